@@ -1,0 +1,47 @@
+"""Everything qc raises on purpose.
+
+::
+
+    QCError
+    ├── FrameError              one file is at fault; the night goes on
+    │   ├── UnreadableFrame     not a FITS file that can be read to its end
+    │   ├── IncompleteHeader    a keyword that decides is missing or makes no sense
+    │   ├── UnknownImageType    a calibration frame of a kind nobody has described
+    │   ├── WrongShape          the pixels are not what the header's setup promises
+    │   └── NotForUs            readable and healthy, but not ours to judge: recorded as skipped
+    └── ConfigurationError      the installation is at fault; the program stops
+
+A message says which file, what was expected, what was found, and what to do about it.
+"""
+
+
+class QCError(Exception):
+    """Base of every error qc raises on purpose."""
+
+
+class FrameError(QCError):
+    """One frame cannot be judged; the others can."""
+
+
+class UnreadableFrame(FrameError):  # noqa: N818 - says what it is
+    """The file is not a FITS image that can be read to its end."""
+
+
+class IncompleteHeader(FrameError):  # noqa: N818
+    """A keyword that decides is missing, or its value makes no sense."""
+
+
+class UnknownImageType(FrameError):  # noqa: N818
+    """The header says calibration, but of no kind that the instrument file describes."""
+
+
+class WrongShape(FrameError):  # noqa: N818
+    """The images are not of the number or shape that the header's setup promises."""
+
+
+class NotForUs(FrameError):  # noqa: N818
+    """A healthy frame that is not ours to judge: science, fibre mode, a linearity series."""
+
+
+class ConfigurationError(QCError):
+    """The installation, its settings or its thresholds are wrong; nothing can be judged."""
