@@ -1,0 +1,169 @@
+"""Network inputs to embeddings.
+
+Shapes: n inputs of (h, w, 3); d = 2048, the embedding's length.
+"""
+
+import hashlib
+import logging
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embeddings.preprocess import GRID, STRETCHES
+
+Floats = NDArray[np.float32]
+
+logger = logging.getLogger(__name__)
+
+_UNTRAINED_SEED = 20190603
+_FINGERPRINT_DIGITS = 12
+
+
+class WeightsError(Exception):
+    """The weights are missing, damaged, or belong to another network."""
+
+
+class Encoder(Protocol):
+    """Whatever turns network inputs into embeddings.
+
+    Two embeddings may be compared only if their encoders share a fingerprint.
+    """
+
+    @property
+    def name(self) -> str:
+        """Say network, weights and stretch in words: ``resnet50-untrained-physical``."""
+
+    @property
+    def stretch(self) -> str:
+        """Name the stretch, a key of `embeddings.preprocess.STRETCHES`."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Return the name and a digest of everything that shapes an embedding."""
+
+    def embed(self, inputs: Floats) -> Floats:
+        """Return (n, d) float32 embeddings, each of length 1, of (n, h, w, 3) float32 inputs."""
+
+
+class ResNet50Encoder:
+    """The pooled last feature map of Keras' ResNet-50.
+
+    Parameters
+    ----------
+    weights : str
+        ``untrained``: He-normal numbers of a fixed seed, the same on every machine and backend;
+        ``imagenet``: fetched once by Keras; or the path of a ``.weights.h5`` or ``.h5`` file
+        written for this network (without its top).
+    stretch : str
+        The stretch whose output this encoder is to see; part of the fingerprint.
+    batch_size : int
+        Inputs per step; bounds the memory, does not change the result.
+
+    Raises
+    ------
+    WeightsError
+        On first use, if the weights cannot be had; the message says what to do.
+    """
+
+    def __init__(
+        self, weights: str = "untrained", stretch: str = "physical", batch_size: int = 16
+    ) -> None:
+        if stretch not in STRETCHES:
+            raise ValueError(f"no stretch {stretch!r}; there are {', '.join(STRETCHES)}")
+        self.weights = weights
+        self.stretch = stretch
+        self.batch_size = batch_size
+
+    @property
+    def name(self) -> str:
+        """Say network, weights and stretch in words."""
+        return f"resnet50-{Path(self.weights).name.split('.')[0]}-{self.stretch}"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Return the name and a digest of all weights: equal digests, comparable embeddings."""
+        digest = hashlib.sha256()
+        for array in self._network.get_weights():
+            digest.update(np.ascontiguousarray(array, "<f4").tobytes())
+        return f"{self.name}-{digest.hexdigest()[:_FINGERPRINT_DIGITS]}"
+
+    def embed(self, inputs: Floats) -> Floats:
+        """Return the (n, 2048) float32 embeddings of (n, h, w, 3) float32 network inputs.
+
+        Each has length 1: the direction is all that the cosine sees, and stays within float16,
+        which the pooled activations of an untrained network do not.
+        """
+        padded = _pad_to_batches(inputs, self.batch_size)  # one shape: compiled once
+        vectors = self._network.predict(padded, batch_size=self.batch_size, verbose=0)
+        vectors = np.asarray(vectors[: len(inputs)], np.float64)
+        unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return unit.astype(np.float32)
+
+    @cached_property
+    def _network(self) -> Any:
+        return _resnet50(self.weights)
+
+
+def _pad_to_batches(inputs: Floats, batch_size: int) -> Floats:
+    """Repeat the last input until batches are full; a lone input stays alone."""
+    missing = -len(inputs) % batch_size
+    if len(inputs) <= 1 or not missing:
+        return inputs
+    return np.concatenate([inputs, np.repeat(inputs[-1:], missing, axis=0)])
+
+
+def _resnet50(weights: str) -> Any:
+    from keras.applications import ResNet50  # noqa: PLC0415 - seconds to load
+
+    shape = (*GRID, 3)
+    if weights == "imagenet":
+        try:
+            return ResNet50(include_top=False, weights=weights, input_shape=shape, pooling="avg")
+        except Exception as error:  # Keras raises a bare Exception when a download fails
+            raise WeightsError(_NO_IMAGENET.format(reason=str(error).splitlines()[0])) from error
+    network = ResNet50(include_top=False, weights=None, input_shape=shape, pooling="avg")
+    if weights == "untrained":
+        _draw_weights(network)
+    else:
+        _load_weights(network, Path(weights))
+    return network
+
+
+_NO_IMAGENET = (
+    "the ImageNet weights of ResNet-50 could not be fetched ({reason}). On a machine without "
+    "network, fetch resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5 elsewhere and give its "
+    "path as the weights."
+)
+
+
+def _draw_weights(network: Any) -> None:
+    """Set He-normal kernels; leave the rest at the identity that Keras gives it.
+
+    RandomState rather than a Generator: NumPy guarantees its stream for ever, and these numbers
+    must be the same after ten years of updates. Keras' own initialisers differ by backend.
+    """
+    random = np.random.RandomState(_UNTRAINED_SEED)
+    for variable in network.weights:
+        if variable.path.endswith("kernel"):
+            fan_in = int(np.prod(variable.shape[:-1]))
+            kernel = random.standard_normal(tuple(variable.shape)) * np.sqrt(2 / fan_in)
+            variable.assign(kernel.astype(np.float32))
+
+
+def _load_weights(network: Any, path: Path) -> None:
+    if not path.is_file():
+        raise WeightsError(
+            f"{path}: no such weights file. Give the path of a ResNet-50 weights file without "
+            "its top, or one of the names 'untrained' and 'imagenet'."
+        )
+    try:
+        network.load_weights(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise WeightsError(
+            f"{path}: expected the weights of Keras' ResNet-50 without its top, got "
+            f"{str(error).splitlines()[0]!r}. The file is damaged or of another network; fetch "
+            "it again."
+        ) from error
