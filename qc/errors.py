@@ -8,6 +8,7 @@
     │   ├── IncompleteHeader    a keyword that decides is missing or makes no sense
     │   ├── UnknownImageType    a calibration frame of a kind nobody has described
     │   ├── WrongShape          the pixels are not what the header's setup promises
+    │   ├── DeadReadOut         the pixels carry nothing: all are equal, or not numbers
     │   └── NotForUs            readable and healthy, but not ours to judge: recorded as skipped
     └── ConfigurationError      the installation is at fault; the program stops
 
@@ -37,6 +38,10 @@ class UnknownImageType(FrameError):  # noqa: N818
 
 class WrongShape(FrameError):  # noqa: N818
     """The images are not of the number or shape that the header's setup promises."""
+
+
+class DeadReadOut(FrameError):  # noqa: N818
+    """The pixels carry nothing: all of a chip's are equal, or some are not numbers."""
 
 
 class NotForUs(FrameError):  # noqa: N818

@@ -1,11 +1,50 @@
 """FITS files in, frames out: the only module that knows a header keyword."""
 
-from dataclasses import dataclass
-from datetime import date, datetime
+import bz2
+import gzip
+import hashlib
+import io
+import math
+import os
+import re
+import shutil
+import stat
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any, BinaryIO
 
+import ncompress
 import numpy as np
+from astropy.io import fits
+from astropy.utils.exceptions import AstropyUserWarning
 from numpy.typing import NDArray
+
+from qc.errors import (
+    DeadReadOut,
+    FrameError,
+    IncompleteHeader,
+    NotForUs,
+    UnknownImageType,
+    UnreadableFrame,
+    WrongShape,
+)
+from qc.instruments import (
+    Arm,
+    Calibration,
+    Header,
+    Instrument,
+    Layout,
+    Mode,
+    Section,
+    Value,
+    keywords_of,
+)
+
+MAX_BYTES = 512 * 2**20  # a UVES red frame has 35 MB; what is larger is a mistake or an attack
 
 Region = tuple[slice, slice]  # rows, columns: pixels[region] is the part that is meant
 
@@ -82,6 +121,10 @@ class Extension:
         (1 = the exposure of the instrument's manual); 0 for a bias or a dark.
     stretch_adu : float
         Scale of the fixed asinh stretch for this class of frame.
+    frame_class : str
+        Family of the image type: ``bias``, ``dark``, ``flat`` or ``arc``.
+    limits : mapping of str to (float, float)
+        Detector metric -> lowest and highest value that passes without any reference.
     """
 
     number: int
@@ -93,6 +136,8 @@ class Extension:
     detector: Detector
     promised_light: float
     stretch_adu: float
+    frame_class: str = ""
+    limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -116,6 +161,12 @@ class Frame:
         Identity of the template set, e.g. its start time; frames of one set share it.
     template_number, template_size : int
         This frame's number in its set, from 1, and how many the set was to have.
+    calibration : str
+        The kind of calibration as the instrument file names it, e.g. ``dflat``.
+    object : str
+        OBJECT as written; often blank.
+    header : mapping of str to value
+        The few keywords that the instrument file keeps, to be searched later.
     """
 
     path: Path
@@ -129,3 +180,597 @@ class Frame:
     template_number: int
     template_size: int
     extensions: tuple[Extension, ...]
+    calibration: str = ""
+    object: str = ""
+    header: Mapping[str, Value] = field(default_factory=dict)
+
+
+def read_frame(
+    path: Path, instruments: Sequence[Instrument], *, max_bytes: int = MAX_BYTES
+) -> Frame:
+    """Read one calibration frame, compressed or not.
+
+    The compression is told by the content: none, ``.Z``, ``.gz``, ``.bz2``, or FITS tiles
+    (``.fz``). A tile-compressed file is FITS itself, so its sha256 is its own, not that of the
+    file that was packed.
+
+    Parameters
+    ----------
+    instruments : sequence of Instrument
+        The first that recognises the header reads it.
+    max_bytes : int
+        What would grow larger than this when uncompressed is refused.
+
+    Raises
+    ------
+    FrameError
+        One of its subclasses, in one line that names the file; nothing else.
+    """
+    try:
+        return _read_frame(path, instruments, max_bytes)
+    except FrameError as error:
+        raise type(error)(f"{path}: {error}") from None
+
+
+def _read_frame(path: Path, instruments: Sequence[Instrument], max_bytes: int) -> Frame:
+    content = _decompress(_read_bytes(path, max_bytes), max_bytes)
+    with warnings.catch_warnings():
+        # What astropy would have us know of odd cards either does not matter or ends in a
+        # FrameError of ours.
+        warnings.simplefilter("ignore", AstropyUserWarning)
+        units = tuple(_units(content))
+        images = tuple(unit for unit in units if unit.shape)
+        header = _merge_headers(units, images)
+        instrument = _recognise(header, instruments)
+        calibration = _judge_kind(header, instrument)
+        return _build_frame(path, content, images, header, instrument, calibration, max_bytes)
+
+
+# --- bytes ---------------------------------------------------------------------------------------
+
+
+def _read_bytes(path: Path, max_bytes: int) -> bytes:
+    try:
+        before = path.stat()
+        if not stat.S_ISREG(before.st_mode):
+            raise UnreadableFrame("expected a file, got a directory or a device")
+        if before.st_size > max_bytes:
+            raise UnreadableFrame(f"expected at most {max_bytes} bytes, got {before.st_size}")
+        with path.open("rb") as file:
+            content = file.read(max_bytes + 1)
+            after = os.fstat(file.fileno())
+    except (OSError, ValueError) as error:
+        raise UnreadableFrame(f"cannot be read: {_reason(error)}") from None
+    if not content:
+        raise UnreadableFrame("the file is empty: still being written, or lost")
+    if (len(content), after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+        raise UnreadableFrame(
+            f"expected {before.st_size} bytes, got {len(content)} that changed meanwhile: "
+            "still being written"
+        )
+    return content
+
+
+def _reason(error: Exception) -> str:
+    told = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(str(told).split())
+
+
+class _Sink(io.BytesIO):
+    """A buffer that refuses to grow beyond a limit, so that a decompression bomb ends early."""
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__()
+        self.max_bytes = max_bytes
+
+    def write(self, piece: Any) -> int:
+        if self.tell() + len(piece) > self.max_bytes:
+            raise UnreadableFrame(f"expected at most {self.max_bytes} bytes uncompressed, got more")
+        return super().write(piece)
+
+
+def _decompress(content: bytes, max_bytes: int) -> bytes:
+    unpack = next((f for magic, f in _UNPACKERS.items() if content.startswith(magic)), None)
+    if unpack is None:
+        return content
+    sink = _Sink(max_bytes)
+    try:
+        unpack(io.BytesIO(content), sink)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise UnreadableFrame(
+            f"expected to uncompress to the end, got after {sink.tell()} bytes: "
+            f"{_reason(error)}; still being written, or damaged"
+        ) from None
+    return sink.getvalue()
+
+
+def _unpack_lzw(packed: BinaryIO, sink: BinaryIO) -> None:
+    ncompress.decompress(packed, sink)
+
+
+def _unpack_gzip(packed: BinaryIO, sink: BinaryIO) -> None:
+    with gzip.open(packed) as file:
+        shutil.copyfileobj(file, sink, _PIECE_BYTES)
+
+
+def _unpack_bzip2(packed: BinaryIO, sink: BinaryIO) -> None:
+    with bz2.open(packed) as file:
+        shutil.copyfileobj(file, sink, _PIECE_BYTES)
+
+
+_PIECE_BYTES = 2**20
+_UNPACKERS: Mapping[bytes, Callable[[BinaryIO, BinaryIO], None]] = {
+    b"\x1f\x9d": _unpack_lzw,
+    b"\x1f\x8b": _unpack_gzip,
+    b"BZh": _unpack_bzip2,
+}
+
+
+# --- FITS units ----------------------------------------------------------------------------------
+
+_BLOCK = 2880
+_CARD = 80
+_MAX_HEADER_BYTES = 2**20  # 13 000 cards; UVES has 500
+_MAX_AXES = 999
+_END = re.compile(rb"(?:.{80})*?END {77}", re.DOTALL)
+_DTYPES = {8: ">u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """One header and data unit.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Of its image, slowest axis first; empty where it has none.
+    data : memoryview
+        Its data as stored, without the padding.
+    """
+
+    index: int
+    header: Header
+    shape: tuple[int, ...]
+    bits: int
+    tiled: bool
+    data: memoryview
+
+
+def _units(content: bytes) -> Iterator[_Unit]:
+    """Walk over the units; astropy reads the cards, but not how much of a file is missing."""
+    if not content.startswith(b"SIMPLE  ="):
+        raise UnreadableFrame(f"expected a FITS file, got one that begins with {content[:8]!r}")
+    start, index = 0, 0
+    while index == 0 or content.startswith(b"XTENSION", start):
+        found = _END.match(content, start, start + _MAX_HEADER_BYTES)
+        if found is None:
+            raise _truncated(f"the end of header {index}", len(content))
+        data_start = start + _padded(found.end() - start)
+        header = _header_values(content[start : found.end()])
+        size = _data_bytes(header)
+        if data_start + _padded(size) > len(content):
+            raise _truncated(f"at least {data_start + _padded(size)} bytes", len(content))
+        yield _unit(index, header, memoryview(content)[data_start : data_start + size])
+        start, index = data_start + _padded(size), index + 1
+
+
+def _truncated(expected: str, size: int) -> UnreadableFrame:
+    return UnreadableFrame(
+        f"expected {expected}, got a file of {size} bytes: still being written, or truncated"
+    )
+
+
+def _padded(size: int) -> int:
+    return -(-size // _BLOCK) * _BLOCK
+
+
+def _header_values(cards: bytes) -> dict[str, Value]:
+    """Read the cards that can be read; a broken card is an absent one, a repeated one counts once.
+
+    An absent card that matters is missed later, by name.
+    """
+    values: dict[str, Value] = {}
+    for card in fits.Header.fromstring(cards.decode("ascii", "replace")).cards:
+        try:
+            keyword, value = card.keyword, card.value
+        except (fits.VerifyError, ValueError, ArithmeticError):
+            continue
+        value = value.strip() if isinstance(value, str) else value
+        if isinstance(value, str | int | float) and value != "" and math.isfinite(_size(value)):
+            values.setdefault(keyword.removeprefix("ESO "), value)
+    return values
+
+
+def _size(value: Value) -> float:
+    return value if isinstance(value, float) else 0.0
+
+
+def _data_bytes(header: Header) -> int:
+    axes = _axes(header, "NAXIS")
+    groups = _whole(header, "GCOUNT", 1) * (_whole(header, "PCOUNT", 0) + math.prod(axes))
+    return _bits(header, "BITPIX") // 8 * groups if axes else 0
+
+
+def _axes(header: Header, keyword: str) -> tuple[int, ...]:
+    """Give the lengths of the axes as FITS orders them, fastest first."""
+    count = _whole(header, keyword, None)
+    if count > _MAX_AXES:
+        raise UnreadableFrame(f"expected {keyword} up to {_MAX_AXES}, got {count}")
+    return tuple(_whole(header, f"{keyword}{n}", None) for n in range(1, count + 1))
+
+
+def _bits(header: Header, keyword: str) -> int:
+    bits = header.get(keyword)
+    if bits not in _DTYPES:
+        raise UnreadableFrame(f"expected {keyword} of {', '.join(map(str, _DTYPES))}, got {bits!r}")
+    return abs(int(bits))
+
+
+def _whole(header: Header, keyword: str, default: int | None) -> int:
+    value = header.get(keyword, default)
+    if type(value) is not int or value < 0:
+        raise UnreadableFrame(f"expected {keyword} to be a whole number, got {value!r}")
+    return value
+
+
+def _unit(index: int, header: Header, data: memoryview) -> _Unit:
+    tiled = header.get("ZIMAGE") is True
+    if not tiled and header.get("XTENSION", "IMAGE") != "IMAGE":
+        return _Unit(index, header, (), 8, tiled=False, data=data)
+    prefix = "Z" if tiled else ""
+    axes = _axes(header, f"{prefix}NAXIS")
+    shape = axes[::-1] if math.prod(axes) else ()
+    _bits(header, f"{prefix}BITPIX")
+    return _Unit(index, header, shape, int(header[f"{prefix}BITPIX"]), tiled=tiled, data=data)
+
+
+def _merge_headers(units: Sequence[_Unit], images: Sequence[_Unit]) -> dict[str, Value]:
+    """Put the primary header over the first image's: window and binning are in the primary only."""
+    first = images[0].header if images else {}
+    return {**first, **units[0].header, "IMAGES": len(images), "HDUS": len(units)}
+
+
+# --- pixels --------------------------------------------------------------------------------------
+
+Pixels = NDArray[np.uint16] | NDArray[np.float32]
+
+
+def _read_pixels(unit: _Unit, content: bytes, max_bytes: int) -> Pixels:
+    """Read one image: (ny, nx), uint16 where the file has no more, or else float32, in ADU."""
+    if unit.tiled:
+        return _read_tiles(unit, content, max_bytes)
+    raw = np.frombuffer(unit.data, _DTYPES[unit.bits]).reshape(unit.shape)
+    scale, zero = (_real(unit.header, key) for key in ("BSCALE", "BZERO"))
+    scale = 1.0 if scale is None else scale
+    zero = 0.0 if zero is None else zero
+    if unit.bits in {16, 32} and (scale, zero) == (1.0, 2.0 ** (unit.bits - 1)):
+        return _unsigned(raw)
+    with np.errstate(all="ignore"):
+        return (raw.astype(np.float64) * scale + zero).astype(np.float32)
+
+
+def _unsigned(raw: NDArray[Any]) -> Pixels:
+    """Undo FITS's way to store unsigned numbers: flip the top bit; no copy to float in between."""
+    native = raw.byteswap().view(f"u{raw.itemsize}")
+    native ^= native.dtype.type(1 << (8 * raw.itemsize - 1))
+    return native if native.dtype == np.uint16 else native.astype(np.float32)
+
+
+def _read_tiles(unit: _Unit, content: bytes, max_bytes: int) -> Pixels:
+    promised = math.prod(unit.shape) * abs(unit.bits) // 8
+    if promised > max_bytes:
+        raise UnreadableFrame(f"expected at most {max_bytes} bytes uncompressed, got {promised}")
+    try:
+        with fits.open(io.BytesIO(content)) as units:
+            pixels = np.asarray(units[unit.index].data)
+    except Exception as error:  # noqa: BLE001 - on damaged tiles the decoder raises anything
+        raise UnreadableFrame(f"image {unit.index} cannot be unpacked: {_reason(error)}") from None
+    if pixels.shape != unit.shape:
+        raise UnreadableFrame(f"expected tiles of {unit.shape} pixels, got {pixels.shape}")
+    return pixels if pixels.dtype == np.uint16 else pixels.astype(np.float32)
+
+
+def _check_alive(pixels: Pixels, image: int, chip: str) -> None:
+    lowest, highest = pixels.min(), pixels.max()
+    if not (np.isfinite(lowest) and np.isfinite(highest)):
+        raise DeadReadOut(f"image {image} ({chip}): expected numbers, got pixels that are not")
+    if lowest == highest:
+        raise DeadReadOut(f"dead read-out: every pixel of image {image} ({chip}) is {lowest} ADU")
+
+
+# --- header --------------------------------------------------------------------------------------
+
+_EARLIEST, _LATEST = 1970, 2100  # years
+_MAX_BINNING = 16
+_NAME = re.compile(r"[\w.:+-]{1,100}")
+_SUFFIX = re.compile(r"\.(fits?|fts)(\.(Z|gz|fz|bz2))?$", re.IGNORECASE)
+
+
+def _recognise(header: Header, instruments: Sequence[Instrument]) -> Instrument:
+    for instrument in instruments:
+        if instrument.recognises(header):
+            return instrument
+    keywords = keywords_of(instrument.match for instrument in instruments)
+    if not any(keyword in header for keyword in keywords):
+        raise IncompleteHeader(f"missing or blank: {', '.join(keywords)}")
+    known = ", ".join(instrument.name for instrument in instruments)
+    raise IncompleteHeader(f"expected one of {known}, got {_quote(header, keywords)}")
+
+
+def _judge_kind(header: Header, instrument: Instrument) -> Calibration:
+    skip_keywords = keywords_of(skip.when for skip in instrument.skip)
+    why = instrument.skip_reason(header)
+    if why:
+        raise NotForUs(f"{why} ({_quote(header, skip_keywords)})")
+    calibration = instrument.calibration(header)
+    if calibration:
+        return calibration
+    keywords = keywords_of(
+        [(instrument.calibrations_have,), *(one.when for one in instrument.calibrations)]
+    )
+    decisive = [key for key in keywords if instrument.always_decides(key)]
+    _require(header, [(key,) for key in decisive])
+    known = ", ".join(one.name for one in instrument.calibrations)
+    raise UnknownImageType(f"expected one of {known}, got {_quote(header, keywords)}")
+
+
+def _quote(header: Header, keywords: Sequence[str]) -> str:
+    """Spell keywords with their values, in one line of reasonable length."""
+    told = (f"{key} = {header[key]!r:.60}" for key in keywords if key in header)
+    return ", ".join(told) or f"none of {', '.join(keywords)}"
+
+
+def _require(header: Header, groups: Sequence[Sequence[str]]) -> None:
+    missing = [" or ".join(keys) for keys in groups if keys and _first(header, keys) is None]
+    if missing:
+        raise IncompleteHeader(f"missing or blank: {', '.join(missing)}")
+
+
+def _first(header: Header, keywords: Sequence[str]) -> Value | None:
+    return next((header[key] for key in keywords if key in header), None)
+
+
+def _text(header: Header, keywords: Sequence[str]) -> str:
+    value = _first(header, keywords)
+    return "" if value is None else str(value)
+
+
+def _real(
+    header: Header, *keywords: str, lowest: float = -math.inf, highest: float = math.inf
+) -> float | None:
+    value = _first(header, keywords)
+    if value is None:
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        number = math.nan
+    if isinstance(value, bool) or not (math.isfinite(number) and lowest <= number <= highest):
+        raise IncompleteHeader(f"{_quote(header, keywords)}: expected a number that makes sense")
+    return number
+
+
+def _count(header: Header, keywords: Sequence[str]) -> int:
+    """Read a count that decides nothing: 1 where it is absent or odd."""
+    value = _first(header, keywords)
+    return value if type(value) is int and value > 0 else 1
+
+
+def _binning(header: Header, keywords: Sequence[str]) -> tuple[int, int]:
+    """Read x and y binning, from two keywords or from one such as ``'1 2'``."""
+    parts = " ".join(str(header[key]) for key in keywords).split()
+    try:
+        bin_x, bin_y = (int(part) for part in parts)
+    except ValueError:
+        bin_x = bin_y = 0
+    if not (0 < bin_x <= _MAX_BINNING and 0 < bin_y <= _MAX_BINNING):
+        raise IncompleteHeader(f"{_quote(header, keywords)}: expected a binning such as 1 and 2")
+    return bin_x, bin_y
+
+
+def _observed_at(header: Header, instrument: Instrument) -> datetime:
+    names = instrument.keywords
+    told = _text(header, names.observed_at)
+    if names.time_of_day and "T" not in told:
+        told = f"{told}T{_text(header, names.time_of_day)}"
+    try:
+        observed_at = datetime.fromisoformat(told)
+    except ValueError:
+        observed_at = datetime.min
+    if not _EARLIEST <= observed_at.year <= _LATEST:
+        keywords = (*names.observed_at, *names.time_of_day)
+        raise IncompleteHeader(f"{_quote(header, keywords)}: expected a date and time")
+    return (observed_at if observed_at.tzinfo else observed_at.replace(tzinfo=UTC)).astimezone(UTC)
+
+
+def _archive_name(header: Header, instrument: Instrument, path: Path) -> str:
+    told = _text(header, instrument.keywords.archive_name)
+    return _SUFFIX.sub("", told if _NAME.fullmatch(told) else path.name)
+
+
+# --- the frame -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Light:
+    """What the extensions of one frame have in common."""
+
+    instrument: Instrument
+    calibration: Calibration
+    arm: Arm
+    mode: Mode
+    binning: tuple[int, int]
+    read_mode: str
+    wavelength_nm: float | None
+    slit_arcsec: float | None
+    optics: str
+    exposure_s: float
+
+
+def _build_frame(
+    path: Path,
+    content: bytes,
+    images: Sequence[_Unit],
+    header: Header,
+    instrument: Instrument,
+    calibration: Calibration,
+    max_bytes: int,
+) -> Frame:
+    arm_name = _arm_name(header, instrument)
+    light = _read_light(header, instrument, calibration, instrument.arms[arm_name])
+    layout = _choose_layout(instrument, arm_name, images, light.binning)
+    pixels = [_read_pixels(unit, content, max_bytes) for unit in images]
+    names = instrument.keywords
+    observed_at = _observed_at(header, instrument)
+    return Frame(
+        path=path,
+        name=_archive_name(header, instrument, path),
+        sha256=hashlib.sha256(content).hexdigest(),
+        instrument=instrument.name,
+        observed_at=observed_at,
+        night=instrument.night_of(observed_at),
+        exposure_s=light.exposure_s,
+        template=_text(header, names.template),
+        template_number=_count(header, names.template_number),
+        template_size=_count(header, names.template_size),
+        extensions=tuple(_extension(one, pixels[one.image - 1], light) for one in layout.sections),
+        calibration=calibration.name,
+        object=_text(header, names.object),
+        header={key: header[key] for key in names.kept if key in header},
+    )
+
+
+def _arm_name(header: Header, instrument: Instrument) -> str:
+    arm_name = instrument.arm_name(header)
+    if arm_name is None:
+        keywords = keywords_of(arm.when for arm in instrument.arms.values())
+        raise IncompleteHeader(
+            f"expected a sign of {' or '.join(instrument.arms)}, got {_quote(header, keywords)}"
+        )
+    return arm_name
+
+
+def _read_light(
+    header: Header, instrument: Instrument, calibration: Calibration, arm: Arm
+) -> _Light:
+    names, lit = instrument.keywords, calibration.light
+    in_path = [arm.wavelength_nm, arm.slit_arcsec] if lit else []
+    binning = [(key,) for key in names.binning]
+    _require(header, [names.observed_at, names.exposure_s, *binning, *in_path])
+    wavelength_nm = _real(header, *arm.wavelength_nm, lowest=1, highest=1e5) if lit else None
+    slit_arcsec = _real(header, *arm.slit_arcsec, lowest=0, highest=1e3) if lit else None
+    return _Light(
+        instrument=instrument,
+        calibration=calibration,
+        arm=arm,
+        mode=instrument.mode(header),
+        binning=_binning(header, names.binning),
+        read_mode=_read_mode(header, instrument),
+        wavelength_nm=None if wavelength_nm is None else round(wavelength_nm, 1),
+        slit_arcsec=None if slit_arcsec is None else round(slit_arcsec, 2),
+        optics=_optics(header, arm) if lit else "",
+        exposure_s=_real(header, *names.exposure_s, lowest=0, highest=1e6) or 0.0,
+    )
+
+
+def _read_mode(header: Header, instrument: Instrument) -> str:
+    read_mode = instrument.read_mode(header)
+    if read_mode is None:
+        keywords = keywords_of(mode.when for mode in instrument.read_modes)
+        known = ", ".join(mode.name for mode in instrument.read_modes)
+        raise IncompleteHeader(f"expected a read mode of {known}, got {_quote(header, keywords)}")
+    return read_mode
+
+
+def _optics(header: Header, arm: Arm) -> str:
+    told = (_first(header, keywords) for keywords in arm.optics)
+    parts = (f"{one:.1f}" if isinstance(one, float) else str(one) for one in told if one)
+    return " ".join(part for part in parts if part.upper() not in {"FREE", "OUT"})[:200]
+
+
+def _choose_layout(
+    instrument: Instrument, arm_name: str, images: Sequence[_Unit], binning: tuple[int, int]
+) -> Layout:
+    bin_x, bin_y = binning
+    got = [unit.shape for unit in images]
+    expected = [
+        (layout, [(layout.shape[0] // bin_y, layout.shape[1] // bin_x)] * layout.images)
+        for layout in instrument.layouts_of(arm_name)
+    ]
+    for layout, shapes in expected:
+        if shapes == got:
+            return layout
+    options = " or ".join(_spell_shapes(shapes) for _, shapes in expected)
+    raise WrongShape(
+        f"expected {options} ({arm_name}, binning {bin_x}x{bin_y}), got {_spell_shapes(got)}"
+    )
+
+
+def _spell_shapes(shapes: Sequence[tuple[int, ...]]) -> str:
+    """Spell rows x columns: ``2 images of 4096x2148``."""
+    each = [str(shape[0]) + "".join(f"x{n}" for n in shape[1:]) for shape in shapes[:5]]
+    if len(shapes) > 1 and len(set(shapes)) == 1:
+        return f"{len(shapes)} images of {each[0]}"
+    return f"{len(shapes)} image{'s' * (len(shapes) != 1)}" + (
+        f" of {', '.join(each)}" * bool(each)
+    )
+
+
+def _extension(section: Section, image: Pixels, light: _Light) -> Extension:
+    pixels = np.ascontiguousarray(image[section.area.slices(image.shape, light.binning)])
+    _check_alive(pixels, section.image, section.chip)
+    setup = _setup(section, light)
+    calibration, shape = light.calibration, pixels.shape
+    detector, limits = _detector(section.chip, light)
+    return Extension(
+        number=section.number,
+        setup=setup,
+        pixels=pixels,
+        light=section.light.slices(shape, light.binning),
+        prescan=section.prescan and section.prescan.slices(shape, light.binning),
+        overscan=section.overscan and section.overscan.slices(shape, light.binning),
+        detector=detector,
+        promised_light=_promised_light(setup, light),
+        stretch_adu=calibration.stretch_adu,
+        frame_class=calibration.frame_class,
+        limits={**limits, **calibration.limits},
+    )
+
+
+def _setup(section: Section, light: _Light) -> Setup:
+    bin_x, bin_y = light.binning
+    number, instrument = section.number, light.instrument
+    return Setup(
+        image_type=instrument.image_type(light.calibration, light.mode, light.arm, number),
+        chip=section.chip,
+        binning=f"{bin_x}x{bin_y}",
+        read_mode=light.read_mode,
+        wavelength_nm=light.wavelength_nm,
+        slit_arcsec=light.slit_arcsec,
+        optics=light.optics,
+    )
+
+
+def _detector(chip: str, light: _Light) -> tuple[Detector, Mapping[str, tuple[float, float]]]:
+    read_modes = light.instrument.chips[chip].read_modes
+    numbers = read_modes.get(light.read_mode)
+    if numbers is None:
+        known = ", ".join(read_modes)
+        raise IncompleteHeader(f"{chip}: expected a read mode of {known}, got {light.read_mode}")
+    detector = Detector(
+        numbers.gain_e_per_adu, numbers.read_noise_adu, numbers.bias_adu, numbers.saturation_adu
+    )
+    return detector, numbers.limits
+
+
+def _promised_light(setup: Setup, light: _Light) -> float:
+    if not light.calibration.light:
+        return 0.0
+    return light.exposure_s / light.instrument.standard_exposure_s(
+        light.calibration,
+        wavelength_nm=setup.wavelength_nm,
+        slit_arcsec=setup.slit_arcsec,
+        mode=light.mode,
+        read_mode=setup.read_mode,
+        binning=setup.binning,
+    )
