@@ -98,8 +98,8 @@ class ResNet50Encoder:
         """
         padded = _pad_to_batches(inputs, self.batch_size)  # one shape: compiled once
         vectors = self._network.predict(padded, batch_size=self.batch_size, verbose=0)
-        vectors = np.asarray(vectors[: len(inputs)], np.float64)
-        unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        pooled = np.asarray(vectors[: len(inputs)], np.float64)
+        unit: NDArray[np.float64] = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
         return unit.astype(np.float32)
 
     @cached_property

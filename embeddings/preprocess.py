@@ -66,6 +66,27 @@ def _band_statistics(band: NDArray[np.generic], columns: NDArray[np.int_]) -> Fl
     return np.stack([mean + offset, spread, peak + offset], axis=-1).astype(np.float32)  # (w, 3)
 
 
+def at_standard_light(statistics: Floats, zero_adu: float, light: float) -> Floats:
+    """Scale a lamp's frame to the exposure that its setup calls standard.
+
+    So that twice the exposure time, which the header explains, does not look like a fault, and
+    half the light, which nothing explains, does.
+
+    Parameters
+    ----------
+    statistics : (..., h, w, 3) float32 array
+        Block mean, standard deviation and maximum, ADU.
+    zero_adu : float
+        The level without light.
+    light : float
+        What the header promises, 1 for the standard exposure; 0 (no lamp) leaves all as it is.
+    """
+    if not light:
+        return statistics
+    zero = np.array([zero_adu, 0, zero_adu], np.float32)
+    return (statistics - zero) / np.float32(light) + zero
+
+
 def physical(statistics: Floats, zero_adu: float, scale_adu: float) -> Floats:
     """Stretch by a fixed asinh: the same ADU give the same number in every frame.
 

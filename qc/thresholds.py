@@ -7,34 +7,40 @@ the date from which they hold; the newest entry not later than the frame applies
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date
+from itertools import pairwise
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
 
 from qc.errors import ConfigurationError
 
 
-@dataclass(frozen=True)
-class MetricLimit:
+class MetricLimit(BaseModel):
     """Limits on a metric's |z| against its reference: `warn` is reported, `alarm` is anomalous."""
 
-    warn: float
-    alarm: float
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    warn: Annotated[float, Field(gt=0)]
+    alarm: Annotated[float, Field(gt=0)]
+
+    @model_validator(mode="after")
+    def _warn_before_alarm(self) -> "MetricLimit":
+        if self.warn > self.alarm:
+            raise ValueError(f"warn {self.warn} is above alarm {self.alarm}")
+        return self
 
 
-@dataclass(frozen=True)
-class Threshold:
+class Threshold(BaseModel):
     """The limits of one image type from one date on.
 
     Attributes
     ----------
     since : date
-        First night on which it holds.
+        First night on which it holds; the file calls it ``from``.
     encoder : str
         Fingerprint of the encoder it was tuned for: another encoder has other distances.
     merge_height : float
@@ -46,13 +52,19 @@ class Threshold:
         The reason and its author.
     """
 
-    since: date
-    encoder: str
-    merge_height: float
-    false_alarms: float
-    metrics: Mapping[str, MetricLimit]
-    why: str
-    by: str
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    since: Annotated[date, Field(alias="from")]
+    encoder: Annotated[str, Field(min_length=1)]
+    merge_height: Annotated[float, Field(gt=0, le=2)]
+    false_alarms: Annotated[float, Field(gt=0, lt=1)]
+    metrics: dict[str, MetricLimit]
+    why: Annotated[str, Field(min_length=1)]
+    by: Annotated[str, Field(min_length=1)]
+
+
+Entries = Annotated[tuple[Threshold, ...], Field(min_length=1)]
+_FILE = TypeAdapter(dict[str, Entries])
 
 
 @dataclass(frozen=True)
@@ -97,92 +109,47 @@ def read_thresholds(path: Path, image_types: Iterable[str]) -> Thresholds:
     except (OSError, YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigurationError(f"{path}: cannot be read as YAML: {reason}") from error
-    types = _mapping(path, document, "the file")
-    missing = sorted(set(image_types) - set(types))
+    try:
+        entries = _FILE.validate_python(document)
+    except ValidationError as error:
+        raise ConfigurationError(_first_error(path, document, error)) from error
+    _check_types(path, entries, image_types)
+    _check_order(path, document, entries)
+    return Thresholds(path, hashlib.sha256(content).hexdigest(), entries)
+
+
+def _first_error(path: Path, document: Any, error: ValidationError) -> str:
+    # A misspelt key is at once unknown and missing: the unknown one is what the author sees.
+    first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
+    keys = ": ".join(map(str, first["loc"]))
+    got = "" if first["type"] == "missing" else f", got {first['input']!r}"
+    return f"{path}:{_line(document, first['loc'])}: {keys}: {first['msg']}{got}"
+
+
+def _line(document: Any, keys: Iterable[str | int]) -> int:
+    """Return the line, from 1, of the innermost of `keys` that the document holds."""
+    line = 0
+    for key in keys:
+        try:
+            position = document.lc.data[key]
+            document = document[key]
+        except (AttributeError, KeyError, IndexError, TypeError):
+            break
+        line = position[0]
+    return line + 1
+
+
+def _check_types(path: Path, entries: Mapping[str, Any], image_types: Iterable[str]) -> None:
+    missing = sorted(set(image_types) - entries.keys())
     if missing:
         raise ConfigurationError(f"{path}: no thresholds for {', '.join(missing)}; add an entry")
-    entries = {name: _entries(path, types, name) for name in types}
-    digest = hashlib.sha256(content).hexdigest()
-    return Thresholds(path, digest, MappingProxyType(entries))
 
 
-def _entries(path: Path, types: CommentedMap, name: str) -> tuple[Threshold, ...]:
-    items = types[name]
-    where = f"{path}:{types.lc.key(name)[0] + 1}: {name}"
-    if not isinstance(items, CommentedSeq) or not items:
-        raise ConfigurationError(f"{where}: expected a list of dated entries, got {items!r}")
-    entries = tuple(_entry(path, name, item) for item in items)
-    dates = [entry.since for entry in entries]
-    if dates != sorted(dates):
-        listed = ", ".join(map(str, dates))
-        raise ConfigurationError(f"{where}: entries out of order of date: {listed}")
-    return entries
-
-
-_READERS = {
-    "from": lambda value: _date(value),
-    "encoder": lambda value: _text(value),
-    "merge_height": lambda value: _number(value, 0, 2),
-    "false_alarms": lambda value: _number(value, 0, 1),
-    "metrics": lambda value: _limits(value),
-    "why": lambda value: _text(value),
-    "by": lambda value: _text(value),
-}
-
-
-def _entry(path: Path, name: str, item: Any) -> Threshold:
-    raw = _mapping(path, item, name)
-    wrong = raw.keys() ^ _READERS.keys()
-    if wrong:
-        unknown, absent = sorted(raw.keys() - _READERS.keys()), sorted(_READERS.keys() - raw.keys())
-        where = raw.lc.key(unknown[0])[0] if unknown else raw.lc.line
-        raise ConfigurationError(
-            f"{path}:{where + 1}: {name}: unknown keys {unknown}, missing keys {absent}"
-        )
-    values = {}
-    for key, reader in _READERS.items():
-        try:
-            values[key] = reader(raw[key])
-        except (ValueError, TypeError) as error:
-            line = raw.lc.key(key)[0] + 1
-            raise ConfigurationError(f"{path}:{line}: {name}: {key}: {error}") from error
-    return Threshold(since=values.pop("from"), **values)
-
-
-def _mapping(path: Path, value: Any, name: str) -> CommentedMap:
-    if not isinstance(value, CommentedMap):
-        raise ConfigurationError(f"{path}: {name}: expected keys and values, got {value!r}")
-    return value
-
-
-def _date(value: Any) -> date:
-    if isinstance(value, datetime) or not isinstance(value, date):
-        raise ValueError(f"expected a date like 2010-01-01, got {value!r}")  # noqa: TRY004
-    return value
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"expected some words, got {value!r}")
-    return str(value)
-
-
-def _number(value: Any, low: float, high: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low < value <= high:
-        raise ValueError(f"expected a number above {low} and up to {high}, got {value!r}")
-    return float(value)
-
-
-def _limits(value: Any) -> Mapping[str, MetricLimit]:
-    if not isinstance(value, CommentedMap):
-        raise ValueError(f"expected metric names with warn and alarm, got {value!r}")  # noqa: TRY004
-    return MappingProxyType({name: _limit(name, limit) for name, limit in value.items()})
-
-
-def _limit(name: str, value: Any) -> MetricLimit:
-    if not isinstance(value, CommentedMap) or value.keys() != {"warn", "alarm"}:
-        raise ValueError(f"{name}: expected warn and alarm, got {value!r}")
-    limit = MetricLimit(*(_number(value[key], 0, float("inf")) for key in ("warn", "alarm")))
-    if limit.warn > limit.alarm:
-        raise ValueError(f"{name}: warn {limit.warn} is above alarm {limit.alarm}")
-    return limit
+def _check_order(path: Path, document: Any, entries: Mapping[str, tuple[Threshold, ...]]) -> None:
+    for name, dated in entries.items():
+        for i, (before, after) in enumerate(pairwise(dated), start=1):
+            if after.since < before.since:
+                raise ConfigurationError(
+                    f"{path}:{_line(document, (name, i, 'from'))}: {name}: from: {after.since} "
+                    f"comes after {before.since}; put the entries in order of date"
+                )

@@ -1,0 +1,707 @@
+"""The tables, and the questions asked of them. The caller owns the transaction."""
+
+import getpass
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    ColumnElement,
+    DateTime,
+    Dialect,
+    Engine,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    MetaData,
+    ScalarSelect,
+    String,
+    UniqueConstraint,
+    and_,
+    create_engine,
+    delete,
+    event,
+    exists,
+    func,
+    or_,
+    select,
+)
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    Session,
+    mapped_column,
+    relationship,
+)
+from sqlalchemy.types import TypeDecorator
+
+from embeddings.encoder import Encoder
+from qc.frames import Frame, Setup
+from qc.judge import REFERENCE_NEEDED, Evidence, Status, Verdict
+from qc.thresholds import Threshold
+
+REFERENCE_NEWEST = 200  # a longer memory dilutes the present state; a shorter one has thin tails
+_BUSY_MS = 60_000  # how long SQLite waits for another writer before it gives up
+
+
+class UTCDateTime(TypeDecorator[datetime]):
+    """An aware UTC datetime, on databases that forget the zone."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Store naive UTC."""
+        del dialect
+        return value.astimezone(UTC).replace(tzinfo=None) if value else None
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Load aware UTC."""
+        del dialect
+        return value.replace(tzinfo=UTC) if value else None
+
+
+class Vector(TypeDecorator[NDArray[np.float32]]):
+    """A (d,) float32 array, each value within float16's range, as little-endian float16 bytes.
+
+    Rounding to float16 moves a cosine distance by about 1e-8: a thousandth of the smallest
+    threshold in use.
+    """
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def process_bind_param(
+        self, value: NDArray[np.float32] | None, dialect: Dialect
+    ) -> bytes | None:
+        """Pack."""
+        del dialect
+        return None if value is None else value.astype("<f2").tobytes()
+
+    def process_result_value(
+        self, value: bytes | None, dialect: Dialect
+    ) -> NDArray[np.float32] | None:
+        """Unpack."""
+        del dialect
+        return None if value is None else np.frombuffer(value, "<f2").astype(np.float32)
+
+
+class BlockArray(TypeDecorator[NDArray[np.float32]]):
+    """An (h, w, 3) float32 array of ADU above zero level, as deflated float16 with its shape."""
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def process_bind_param(
+        self, value: NDArray[np.float32] | None, dialect: Dialect
+    ) -> bytes | None:
+        """Pack: height and width as two little-endian 16-bit numbers, then the values."""
+        del dialect
+        if value is None:
+            return None
+        shape = np.array(value.shape[:2], "<u2").tobytes()
+        largest = np.finfo(np.float16).max
+        return shape + zlib.compress(value.clip(-largest, largest).astype("<f2").tobytes(), 1)
+
+    def process_result_value(
+        self, value: bytes | None, dialect: Dialect
+    ) -> NDArray[np.float32] | None:
+        """Unpack."""
+        del dialect
+        if value is None:
+            return None
+        h, w = np.frombuffer(value[:4], "<u2")
+        halves = np.frombuffer(zlib.decompress(value[4:]), "<f2")
+        return halves.reshape(int(h), int(w), -1).astype(np.float32)
+
+
+class FrameState(StrEnum):
+    """What became of a file."""
+
+    PROCESSED = "processed"
+    FAILED = "failed"  # something is wrong with it: tried again at each run
+    SKIPPED = "skipped"  # nothing is wrong with it, but it is not ours to judge
+    KNOWN = "known"  # was processed or skipped before; never stored
+
+
+class LabelName(StrEnum):
+    """What a person may say of an extension."""
+
+    GOOD = "good"
+    BAD = "bad"
+    VALID_OUTLIER = "valid-outlier"  # a real change: accept it, and start a new epoch
+
+
+class Base(DeclarativeBase):
+    """Names every constraint, so that a migration can find it again."""
+
+    metadata = MetaData(
+        naming_convention={
+            "pk": "pk_%(table_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_name)s",
+            "ix": "ix_%(table_name)s_%(column_0_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+        }
+    )
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        datetime: UTCDateTime,
+        dict[str, float]: JSON,
+        list[str]: JSON,
+    }
+
+
+class FrameRow(Base):
+    """One file seen. What its header says is known only once it has been processed."""
+
+    __tablename__ = "frame"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    state: Mapped[FrameState] = mapped_column(String(16))
+    reason: Mapped[str] = mapped_column(default="")
+    path: Mapped[str] = mapped_column(index=True)
+    file_bytes: Mapped[int] = mapped_column(BigInteger)
+    modified_ns: Mapped[int] = mapped_column(BigInteger)
+    processed_at: Mapped[datetime]
+    sha256: Mapped[str | None] = mapped_column(String(64), unique=True)
+    name: Mapped[str] = mapped_column(index=True)
+    instrument: Mapped[str | None]
+    observed_at: Mapped[datetime | None] = mapped_column(index=True)
+    night: Mapped[date | None] = mapped_column(index=True)
+    exposure_s: Mapped[float | None]
+    template: Mapped[str | None] = mapped_column(index=True)
+    template_number: Mapped[int | None]
+    template_size: Mapped[int | None]
+    extensions: Mapped[list["ExtensionRow"]] = relationship(
+        back_populates="frame", order_by="ExtensionRow.number"
+    )
+
+    __table_args__ = (
+        # A file that was not processed has one row, however often it is tried.
+        Index(
+            "uq_frame_path_unprocessed",
+            "path",
+            unique=True,
+            sqlite_where=state != FrameState.PROCESSED,
+            postgresql_where=state != FrameState.PROCESSED,
+        ),
+    )
+
+
+class ExtensionRow(Base):
+    """One detector's image in a processed frame."""
+
+    __tablename__ = "extension"
+    __table_args__ = (
+        UniqueConstraint("frame_id", "number"),
+        Index("ix_extension_setup", "image_type", "chip", "binning", "read_mode"),
+    )
+    id: Mapped[int] = mapped_column(primary_key=True)
+    frame_id: Mapped[int] = mapped_column(ForeignKey("frame.id", ondelete="CASCADE"))
+    number: Mapped[int]
+    image_type: Mapped[str]
+    chip: Mapped[str]
+    binning: Mapped[str]
+    read_mode: Mapped[str]
+    wavelength_nm: Mapped[float | None]
+    slit_arcsec: Mapped[float | None]
+    optics: Mapped[str]
+    frame_class: Mapped[str]
+    ny: Mapped[int]
+    nx: Mapped[int]
+    pixels_sha256: Mapped[str] = mapped_column(String(64), index=True)
+    promised_light: Mapped[float]
+    zero_adu: Mapped[float]
+    stretch_adu: Mapped[float]
+    metrics: Mapped[dict[str, float]]
+    frame: Mapped[FrameRow] = relationship(back_populates="extensions")
+
+    @property
+    def setup(self) -> Setup:
+        """Return what must be equal for another extension to be comparable."""
+        return Setup(**{name: getattr(self, name) for name in Setup.__dataclass_fields__})
+
+
+class BlockStatisticsRow(Base):
+    """The block statistics of one extension: its picture, and what references are made of."""
+
+    __tablename__ = "block_statistics"
+    extension_id: Mapped[int] = mapped_column(
+        ForeignKey("extension.id", ondelete="CASCADE"), primary_key=True
+    )
+    above_zero_adu: Mapped[NDArray[np.float32]] = mapped_column(BlockArray)  # std: as it is
+
+
+class EncoderRow(Base):
+    """One way to make embeddings; two compare only if they share it."""
+
+    __tablename__ = "encoder"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(unique=True)
+    name: Mapped[str]
+    stretch: Mapped[str]
+
+
+class EmbeddingRow(Base):
+    """What one encoder made of one extension."""
+
+    __tablename__ = "embedding"
+    __table_args__ = (UniqueConstraint("extension_id", "encoder_id"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    extension_id: Mapped[int] = mapped_column(ForeignKey("extension.id", ondelete="CASCADE"))
+    encoder_id: Mapped[int] = mapped_column(ForeignKey("encoder.id"))
+    vector: Mapped[NDArray[np.float32]] = mapped_column(Vector)
+
+
+class VerdictRow(Base):
+    """One judgement of one extension, with all that is needed to understand it later.
+
+    Never overwritten: judging again adds a row, and the newest counts.
+    """
+
+    __tablename__ = "verdict"
+    __table_args__ = (Index("ix_verdict_extension_encoder", "extension_id", "encoder_id"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    extension_id: Mapped[int] = mapped_column(ForeignKey("extension.id", ondelete="CASCADE"))
+    encoder_id: Mapped[int] = mapped_column(ForeignKey("encoder.id"))
+    judged_at: Mapped[datetime]
+    status: Mapped[Status] = mapped_column(String(16))
+    score: Mapped[float]
+    reasons: Mapped[list[str]]
+    merge_height: Mapped[float | None]
+    threshold: Mapped[float]
+    thresholds_digest: Mapped[str] = mapped_column(String(64))
+    reference_size: Mapped[int]
+    widened: Mapped[str]
+    z: Mapped[dict[str, float]]
+    nearest_id: Mapped[int | None] = mapped_column(ForeignKey("extension.id", ondelete="SET NULL"))
+
+
+class LabelRow(Base):
+    """A person's answer. Never overwritten: the newest counts."""
+
+    __tablename__ = "label"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    extension_id: Mapped[int] = mapped_column(
+        ForeignKey("extension.id", ondelete="CASCADE"), index=True
+    )
+    label: Mapped[LabelName] = mapped_column(String(16))
+    kind: Mapped[str]
+    who: Mapped[str]
+    at: Mapped[datetime]
+    note: Mapped[str]
+
+
+class EpochRow(Base):
+    """An intervention: from that night on, references start anew."""
+
+    __tablename__ = "epoch"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    scope: Mapped[str] = mapped_column(index=True)  # an image type, or an instrument's name
+    since: Mapped[date]
+    why: Mapped[str]
+    who: Mapped[str]
+    at: Mapped[datetime]
+
+
+class AlertRow(Base):
+    """An e-mail owed for a verdict; `sent_at` is null until it has left."""
+
+    __tablename__ = "alert"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    verdict_id: Mapped[int] = mapped_column(
+        ForeignKey("verdict.id", ondelete="CASCADE"), unique=True
+    )
+    owed_at: Mapped[datetime]
+    sent_at: Mapped[datetime | None]
+
+
+class JobRunRow(Base):
+    """What ran, when, and how it ended."""
+
+    __tablename__ = "job_run"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    job: Mapped[str] = mapped_column(index=True)
+    started_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+    outcome: Mapped[str] = mapped_column(default="")
+
+
+@dataclass(frozen=True)
+class File:
+    """A file as the disk shows it, unread."""
+
+    path: Path
+    size_bytes: int
+    modified_ns: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of one extension, its pixels left behind.
+
+    Attributes
+    ----------
+    statistics : (h, w, 3) float32 array
+        Block mean, standard deviation and maximum, ADU.
+    pixels_sha256 : str
+        Hex digest of the pixels: equal digests, the same read-out.
+    """
+
+    number: int
+    setup: Setup
+    shape: tuple[int, int]
+    frame_class: str
+    zero_adu: float
+    stretch_adu: float
+    promised_light: float
+    limits: Mapping[str, tuple[float, float]]
+    statistics: NDArray[np.float32]
+    metrics: Mapping[str, float]
+    pixels_sha256: str
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The nominal extensions that a new one is held against, newest first.
+
+    Attributes
+    ----------
+    extension_ids : tuple of m int
+    embeddings : (m, d) float32 array
+    metrics : tuple of m mappings
+    widened : str
+        What was let vary to find enough, in words; empty for the exact setup.
+    """
+
+    extension_ids: tuple[int, ...]
+    embeddings: NDArray[np.float32]
+    metrics: tuple[Mapping[str, float], ...]
+    widened: str
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One extension with all that was learnt from it, ready to be recorded."""
+
+    measured: Measured
+    embedding: NDArray[np.float32]
+    evidence: Evidence
+    verdict: Verdict
+    threshold: Threshold
+    nearest_id: int | None
+
+
+def connect(url: str) -> Engine:
+    """Return an engine; on SQLite with a write-ahead log, foreign keys, and time for others."""
+    engine = create_engine(url)
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def for_writing(engine: Engine) -> Engine:
+    """Return the same engine, its transactions begun so that they can wait for another writer."""
+    return engine.execution_options(writes=True)
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # transactions begin where _begin_sqlite says
+    connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _begin_sqlite(connection: Any) -> None:
+    # A transaction that first reads and later writes cannot wait for another writer: SQLite
+    # refuses it at once, whatever the time-out. One that takes the write lock first can.
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def is_known(session: Session, file: File) -> bool:
+    """Say whether this very file was processed or skipped before, without reading it."""
+    return (
+        session.scalar(
+            select(
+                exists().where(
+                    FrameRow.path == str(file.path),
+                    FrameRow.file_bytes == file.size_bytes,
+                    FrameRow.modified_ns == file.modified_ns,
+                    FrameRow.state != FrameState.FAILED,
+                )
+            )
+        )
+        is True
+    )
+
+
+def frame_with_digest(session: Session, sha256: str) -> FrameRow | None:
+    """Return the processed frame with these FITS bytes, wherever it lay."""
+    return session.scalar(select(FrameRow).where(FrameRow.sha256 == sha256))
+
+
+def epoch_start(session: Session, image_type: str, instrument: str, night: date) -> date:
+    """Return the night from which frames of `night` may have references."""
+    since = session.scalar(
+        select(func.max(EpochRow.since)).where(
+            EpochRow.scope.in_((image_type, instrument)), EpochRow.since <= night
+        )
+    )
+    return since or date.min
+
+
+def duplicate_of(session: Session, measured: Measured, frame: Frame) -> str:
+    """Return the name of another frame with the very same pixels, or an empty string."""
+    name = session.scalar(
+        select(FrameRow.name)
+        .join(FrameRow.extensions)
+        .where(
+            ExtensionRow.pixels_sha256 == measured.pixels_sha256,
+            FrameRow.sha256 != frame.sha256,
+        )
+        .limit(1)
+    )
+    return name or ""
+
+
+def reference_for(session: Session, frame: Frame, setup: Setup, fingerprint: str) -> Reference:
+    """Return the newest nominal extensions of the setup and epoch, of nights before the frame's.
+
+    Frames of the same night never vouch for each other: five biases with one fault would.
+
+    Where the exact setup has fewer than 20, the slit width may vary (what it does to the light
+    is allowed for by the light that the header promises).
+    """
+    widened, rows = "", _nominal(session, frame, setup, fingerprint)
+    if len(rows) < REFERENCE_NEEDED and setup.slit_arcsec is not None:
+        free = frozenset({"slit_arcsec"})
+        widened, rows = "any slit width", _nominal(session, frame, setup, fingerprint, free)
+    return Reference(
+        extension_ids=tuple(row.id for row in rows),
+        embeddings=np.stack([row.vector for row in rows]) if rows else np.empty((0, 0), np.float32),
+        metrics=tuple(row.metrics for row in rows),
+        widened=widened,
+    )
+
+
+def _nominal(
+    session: Session,
+    frame: Frame,
+    setup: Setup,
+    fingerprint: str,
+    free: frozenset[str] = frozenset(),
+) -> Sequence[Any]:
+    """Return id, metrics and embedding of the newest nominal extensions of a setup."""
+    since = epoch_start(session, setup.image_type, frame.instrument, frame.night)
+    query = (
+        select(ExtensionRow.id, ExtensionRow.metrics, EmbeddingRow.vector)
+        .join(ExtensionRow.frame)
+        .join(EmbeddingRow, EmbeddingRow.extension_id == ExtensionRow.id)
+        .join(EncoderRow, EncoderRow.id == EmbeddingRow.encoder_id)
+        .where(
+            EncoderRow.fingerprint == fingerprint,
+            *_same_setup(setup, free),
+            FrameRow.instrument == frame.instrument,
+            FrameRow.night < frame.night,
+            FrameRow.night >= since,
+            _is_nominal(),
+        )
+        .order_by(FrameRow.observed_at.desc())
+        .limit(REFERENCE_NEWEST)
+    )
+    return session.execute(query).all()
+
+
+def _same_setup(setup: Setup, free: frozenset[str]) -> list[ColumnElement[bool]]:
+    names = [name for name in Setup.__dataclass_fields__ if name not in free]
+    return [
+        getattr(ExtensionRow, name).is_not_distinct_from(getattr(setup, name)) for name in names
+    ]
+
+
+def _is_nominal() -> ColumnElement[bool]:
+    """Let a person's newest word count, and without one the encoder's newest verdict."""
+    label = newest_label()
+    status = (
+        select(VerdictRow.status)
+        .where(
+            VerdictRow.extension_id == ExtensionRow.id,
+            VerdictRow.encoder_id == EmbeddingRow.encoder_id,
+        )
+        .order_by(VerdictRow.id.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    accepted = label.in_((LabelName.GOOD, LabelName.VALID_OUTLIER))
+    return or_(accepted, and_(label.is_(None), status == Status.NOMINAL))
+
+
+def newest_label() -> ScalarSelect[LabelName]:
+    """Return the newest label of the extension in the enclosing query, as a subquery."""
+    return (
+        select(LabelRow.label)
+        .where(LabelRow.extension_id == ExtensionRow.id)
+        .order_by(LabelRow.id.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+
+
+def record_frame(
+    session: Session,
+    file: File,
+    frame: Frame,
+    judged: Sequence[Judged],
+    *,
+    encoder: Encoder,
+    thresholds_digest: str,
+    label: LabelName | None = None,
+) -> bool:
+    """Keep a frame and everything learnt from it; return False if another was first.
+
+    An anomalous verdict owes an alert in the same transaction, unless a person has already
+    answered for the frame.
+    """
+    if frame_with_digest(session, frame.sha256):
+        session.execute(delete(FrameRow).where(_unprocessed(file)))
+        return False
+    row = _frame_row(session, file)
+    row.state, row.reason = FrameState.PROCESSED, ""
+    for field in _FRAME_FIELDS:
+        setattr(row, field, getattr(frame, field))
+    encoder_id = _encoder_id(session, encoder)
+    for each in judged:
+        _record_extension(session, row, each, encoder_id, thresholds_digest, label)
+    return True
+
+
+_FRAME_FIELDS = (
+    "sha256",
+    "name",
+    "instrument",
+    "observed_at",
+    "night",
+    "exposure_s",
+    "template",
+    "template_number",
+    "template_size",
+)
+
+
+def _record_extension(
+    session: Session,
+    row: FrameRow,
+    judged: Judged,
+    encoder_id: int,
+    thresholds_digest: str,
+    label: LabelName | None,
+) -> None:
+    extension = _extension_row(row, judged.measured)
+    session.add(extension)
+    session.flush()
+    verdict = _verdict_row(extension.id, encoder_id, judged, thresholds_digest)
+    session.add_all(
+        [
+            _block_statistics_row(extension.id, judged.measured),
+            EmbeddingRow(extension_id=extension.id, encoder_id=encoder_id, vector=judged.embedding),
+            verdict,
+        ]
+    )
+    session.flush()
+    if label is not None:
+        session.add(_label_row(extension.id, label))
+    elif judged.verdict.status is Status.ANOMALOUS:
+        session.add(AlertRow(verdict_id=verdict.id, owed_at=_now()))
+
+
+def _extension_row(row: FrameRow, measured: Measured) -> ExtensionRow:
+    setup = {name: getattr(measured.setup, name) for name in Setup.__dataclass_fields__}
+    return ExtensionRow(
+        frame=row,
+        number=measured.number,
+        frame_class=measured.frame_class,
+        ny=measured.shape[0],
+        nx=measured.shape[1],
+        pixels_sha256=measured.pixels_sha256,
+        promised_light=measured.promised_light,
+        zero_adu=measured.zero_adu,
+        stretch_adu=measured.stretch_adu,
+        metrics=dict(measured.metrics),
+        **setup,
+    )
+
+
+def _verdict_row(
+    extension_id: int, encoder_id: int, judged: Judged, thresholds_digest: str
+) -> VerdictRow:
+    return VerdictRow(
+        extension_id=extension_id,
+        encoder_id=encoder_id,
+        judged_at=_now(),
+        status=judged.verdict.status,
+        score=judged.verdict.score,
+        reasons=list(judged.verdict.reasons),
+        merge_height=judged.evidence.merge_height,
+        threshold=judged.threshold.merge_height,
+        thresholds_digest=thresholds_digest,
+        reference_size=judged.evidence.reference_size,
+        widened=judged.evidence.widened,
+        z=dict(judged.evidence.z),
+        nearest_id=judged.nearest_id,
+    )
+
+
+def _block_statistics_row(extension_id: int, measured: Measured) -> BlockStatisticsRow:
+    zero = np.array([measured.zero_adu, 0, measured.zero_adu], np.float32)
+    return BlockStatisticsRow(extension_id=extension_id, above_zero_adu=measured.statistics - zero)
+
+
+def _label_row(extension_id: int, label: LabelName) -> LabelRow:
+    return LabelRow(
+        extension_id=extension_id, label=label, kind="", who=getpass.getuser(), at=_now(), note=""
+    )
+
+
+def record_unprocessed(session: Session, file: File, state: FrameState, reason: str) -> None:
+    """Keep that a file failed or was skipped, and why; it is read again if it changes."""
+    row = _frame_row(session, file)
+    row.state, row.reason = state, reason
+
+
+def _frame_row(session: Session, file: File) -> FrameRow:
+    """Return the row of a file that was tried before and not processed, or a new one."""
+    row = session.scalar(select(FrameRow).where(_unprocessed(file)))
+    if row is None:
+        row = FrameRow(path=str(file.path), name=file.path.name)
+        session.add(row)
+    row.file_bytes, row.modified_ns, row.processed_at = file.size_bytes, file.modified_ns, _now()
+    return row
+
+
+def _unprocessed(file: File) -> ColumnElement[bool]:
+    return and_(FrameRow.path == str(file.path), FrameRow.state != FrameState.PROCESSED)
+
+
+def _encoder_id(session: Session, encoder: Encoder) -> int:
+    row = session.scalar(select(EncoderRow).where(EncoderRow.fingerprint == encoder.fingerprint))
+    if row is None:
+        row = EncoderRow(
+            fingerprint=encoder.fingerprint, name=encoder.name, stretch=encoder.stretch
+        )
+        session.add(row)
+        session.flush()
+    return row.id
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,161 @@
+"""What the numbers mean. Pure: no file, no clock, no database."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from qc.metrics import METRICS
+from qc.thresholds import Threshold
+
+REFERENCE_NEEDED = 20  # below, a cluster and a robust z-score say more of the sample than the frame
+
+
+class Status(StrEnum):
+    """The outcome of judging one extension."""
+
+    NOMINAL = "NOMINAL"
+    ANOMALOUS = "ANOMALOUS"
+    UNDECIDED = "UNDECIDED"  # too few references to compare with, and nothing absolute is wrong
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was measured of one extension; no opinion.
+
+    Attributes
+    ----------
+    merge_height : float or None
+        Cosine distance at which it joins its references; None without two of them.
+    reference_size : int
+        Nominal extensions it was held against.
+    widened : str
+        What was let vary to find enough references, in words; empty for the exact setup.
+    metrics : mapping of name to float
+        The detector numbers, in the units of `qc.metrics.METRICS`.
+    z : mapping of name to float
+        Their robust z-scores against the reference.
+    duplicate_of : str
+        Name of another frame with the very same pixels; empty if there is none.
+    """
+
+    merge_height: float | None
+    reference_size: int
+    widened: str
+    metrics: Mapping[str, float]
+    z: Mapping[str, float]
+    duplicate_of: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A status, how far the evidence is beyond or within the limits, and why in words.
+
+    Attributes
+    ----------
+    score : float
+        The strongest evidence in units of its own limit: above 1 is anomalous.
+    reasons : tuple of str
+        Strongest first. A nominal frame may have some: its warnings.
+    """
+
+    status: Status
+    score: float
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Finding:
+    """One piece of evidence held against its limit."""
+
+    ratio: float  # 1 = at the limit
+    words: str
+    worth_saying: bool
+
+
+def judge(
+    evidence: Evidence, threshold: Threshold, absolute: Mapping[str, tuple[float, float]]
+) -> Verdict:
+    """Hold the evidence against the limits; any one strong piece suffices.
+
+    Parameters
+    ----------
+    absolute : mapping of metric name to (low, high)
+        The instrument's own limits, which hold without any reference.
+    """
+    enough = evidence.reference_size >= REFERENCE_NEEDED
+    findings = [*_absolute_findings(evidence, absolute), *_duplicate_findings(evidence)]
+    if enough:
+        findings += [
+            *_distance_findings(evidence, threshold),
+            *_metric_findings(evidence, threshold),
+        ]
+    findings.sort(key=lambda finding: -finding.ratio)
+    score = findings[0].ratio if findings else 0.0
+    reasons = [finding.words for finding in findings if finding.worth_saying]
+    if not enough:
+        reasons.append(
+            f"only {evidence.reference_size} reference frames, {REFERENCE_NEEDED} needed: "
+            "judged by the instrument's own limits alone"
+        )
+    if score > 1:
+        return Verdict(Status.ANOMALOUS, score, tuple(reasons))
+    return Verdict(Status.NOMINAL if enough else Status.UNDECIDED, score, tuple(reasons))
+
+
+def _distance_findings(evidence: Evidence, threshold: Threshold) -> list[_Finding]:
+    if evidence.merge_height is None:
+        return []
+    ratio = evidence.merge_height / threshold.merge_height
+    words = (
+        f"joins its {evidence.reference_size} references at cosine distance "
+        f"{evidence.merge_height:.2g}, {ratio:.1f} times the threshold {threshold.merge_height:.2g}"
+    )
+    if evidence.widened:
+        words += f" (references: {evidence.widened})"
+    return [_Finding(ratio, words, ratio > 1)]
+
+
+def _metric_findings(evidence: Evidence, threshold: Threshold) -> list[_Finding]:
+    return [
+        _metric_finding(name, evidence.metrics[name], evidence.z[name], limit.warn, limit.alarm)
+        for name, limit in threshold.metrics.items()
+        if name in evidence.z
+    ]
+
+
+def _metric_finding(name: str, value: float, z: float, warn: float, alarm: float) -> _Finding:
+    words = f"{name} {_with_unit(name, value)}, {z:+.1f} sigma from its references"
+    return _Finding(abs(z) / alarm, words, abs(z) > warn)
+
+
+def _absolute_findings(
+    evidence: Evidence, absolute: Mapping[str, tuple[float, float]]
+) -> list[_Finding]:
+    return [
+        _absolute_finding(name, evidence.metrics[name], low, high)
+        for name, (low, high) in absolute.items()
+        if name in evidence.metrics
+    ]
+
+
+def _absolute_finding(name: str, value: float, low: float, high: float) -> _Finding:
+    half_width = (high - low) / 2
+    ratio = abs(value - (low + high) / 2) / half_width
+    words = f"{name} {_with_unit(name, value)}, outside the instrument's {low:g} to {high:g}"
+    return _Finding(ratio, words, ratio > 1)
+
+
+def _duplicate_findings(evidence: Evidence) -> list[_Finding]:
+    if not evidence.duplicate_of:
+        return []
+    words = f"has the very same pixels as {evidence.duplicate_of}"
+    return [_Finding(_CERTAIN, words, worth_saying=True)]
+
+
+_CERTAIN = 100.0  # two read-outs never agree in every pixel: no scale, only a rank among the worst
+
+
+def _with_unit(name: str, value: float) -> str:
+    metric = METRICS.get(name)
+    unit = f" {metric.unit}" if metric and metric.unit else ""
+    return f"{value:.4g}{unit}"

@@ -1,0 +1,232 @@
+"""From disk to verdict, top to bottom. Read this first."""
+
+import hashlib
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embeddings.clustering import cosine_distances, merge_height
+from embeddings.preprocess import STRETCHES, at_standard_light, block_statistics
+from qc import database
+from qc.database import File, FrameState, Judged, LabelName, Measured, Reference
+from qc.errors import FrameError, NotForUs, UnreadableFrame
+from qc.frames import Extension, Frame, read_frame
+from qc.judge import Evidence, judge
+from qc.metrics import measure, z_scores
+from qc.runtime import Runtime
+
+Floats = NDArray[np.float32]
+
+logger = logging.getLogger(__name__)
+
+_REFERENCES_TO_CLUSTER = 2  # a tree of reference and new needs two references to be a tree
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one file: its state and why, and the verdict of each extension."""
+
+    path: Path
+    state: FrameState
+    reason: str = ""
+    judged: tuple[Judged, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Arrival:
+    """A frame that has been read and measured; `frame` has lost its pixels."""
+
+    file: File
+    frame: Frame
+    measured: tuple[Measured, ...]
+
+
+def process_frame(path: Path, runtime: Runtime, label: LabelName | None = None) -> Outcome:
+    """Follow one file from disk to verdict; all of it is stored, or none.
+
+    Parameters
+    ----------
+    label : LabelName, optional
+        What a person has already said of this frame.
+
+    Raises
+    ------
+    FrameError
+        If this file cannot be judged. Nothing has been stored.
+    """
+    arrival = _read_and_measure(_stat(path), runtime)
+    embeddings = _embed([arrival], runtime)
+    return _judge_and_record(arrival, embeddings, runtime, label)
+
+
+def process_frames(
+    paths: Iterable[Path], runtime: Runtime, label: LabelName | None = None
+) -> Iterator[Outcome]:
+    """Process many files in order of their names, which in an ESO archive is that of time.
+
+    A file that was processed before costs a look at its date. One that cannot be judged is
+    recorded with the reason, and the night goes on.
+
+    Yields
+    ------
+    Outcome
+        One for each path, as soon as it is stored.
+    """
+    ordered = sorted(paths, key=lambda path: (path.name, path))
+    step = runtime.settings.batch_frames
+    for start in range(0, len(ordered), step):
+        arrivals = []
+        for path in ordered[start : start + step]:
+            arrived = _arrive(path, runtime)
+            if isinstance(arrived, Outcome):
+                yield arrived
+            else:
+                arrivals.append(arrived)
+        embeddings = _embed(arrivals, runtime)  # (n, d)
+        for arrival in arrivals:
+            own, embeddings = np.split(embeddings, [len(arrival.measured)])
+            yield _judge_and_record(arrival, own, runtime, label)
+
+
+def _arrive(path: Path, runtime: Runtime) -> _Arrival | Outcome:
+    """Read and measure a file; or say why not, which is then on record."""
+    file = File(path, 0, 0)
+    try:
+        file = _stat(path)
+        with runtime.reads() as session:
+            if database.is_known(session, file):
+                return Outcome(path, FrameState.KNOWN)
+        return _read_and_measure(file, runtime)
+    except FrameError as error:
+        state = FrameState.SKIPPED if isinstance(error, NotForUs) else FrameState.FAILED
+        with runtime.writes.begin() as session:
+            database.record_unprocessed(session, file, state, str(error))
+        logger.log(_LEVEL[state], "%s: %s", state, error)
+        return Outcome(path, state, str(error))
+
+
+_LEVEL = {FrameState.SKIPPED: logging.INFO, FrameState.FAILED: logging.WARNING}
+
+
+def _stat(path: Path) -> File:
+    path = path.resolve()
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise UnreadableFrame(f"{path}: {error.strerror}") from error
+    return File(path, status.st_size, status.st_mtime_ns)
+
+
+def _read_and_measure(file: File, runtime: Runtime) -> _Arrival:
+    frame = read_frame(file.path, runtime.instruments)
+    measured = tuple(_measure(extension) for extension in frame.extensions)
+    return _Arrival(file, replace(frame, extensions=()), measured)
+
+
+def _measure(extension: Extension) -> Measured:
+    return Measured(
+        number=extension.number,
+        setup=extension.setup,
+        shape=extension.pixels.shape,
+        frame_class=extension.frame_class,
+        zero_adu=extension.detector.bias_adu,
+        stretch_adu=extension.stretch_adu,
+        promised_light=extension.promised_light,
+        limits=extension.limits,
+        statistics=block_statistics(extension.pixels),
+        metrics=measure(extension),
+        pixels_sha256=hashlib.sha256(extension.pixels.tobytes()).hexdigest(),
+    )
+
+
+def _embed(arrivals: Sequence[_Arrival], runtime: Runtime) -> Floats:
+    """Return the embeddings of all extensions, in order: (n, d)."""
+    inputs = [
+        network_input(measured, runtime.encoder.stretch)
+        for arrival in arrivals
+        for measured in arrival.measured
+    ]
+    return runtime.encoder.embed(np.stack(inputs)) if inputs else np.empty((0, 0), np.float32)
+
+
+def network_input(measured: Measured, stretch: str) -> Floats:
+    """Return what the encoder sees of an extension: (h, w, 3)."""
+    statistics = at_standard_light(
+        measured.statistics,
+        measured.metrics.get("bias_level", measured.zero_adu),
+        measured.promised_light,
+    )
+    return STRETCHES[stretch](statistics, measured.zero_adu, measured.stretch_adu)
+
+
+def _judge_and_record(
+    arrival: _Arrival, embeddings: Floats, runtime: Runtime, label: LabelName | None
+) -> Outcome:
+    judged = tuple(
+        _judge(arrival.frame, measured, embedding, runtime)
+        for measured, embedding in zip(arrival.measured, embeddings, strict=True)
+    )
+    with runtime.writes.begin() as session:
+        is_new = database.record_frame(
+            session,
+            arrival.file,
+            arrival.frame,
+            judged,
+            encoder=runtime.encoder,
+            thresholds_digest=runtime.thresholds.digest,
+            label=label,
+        )
+    if not is_new:
+        return Outcome(arrival.file.path, FrameState.KNOWN)
+    for each in judged:
+        logger.info(
+            "%s[%d] %s: %s, score %.2f",
+            arrival.frame.name,
+            each.measured.number,
+            each.measured.setup.image_type,
+            each.verdict.status,
+            each.verdict.score,
+        )
+    return Outcome(arrival.file.path, FrameState.PROCESSED, judged=judged)
+
+
+def _judge(frame: Frame, measured: Measured, embedding: Floats, runtime: Runtime) -> Judged:
+    """Answer the one question: does this extension belong with its kind."""
+    encoder = runtime.encoder.fingerprint
+    threshold = runtime.thresholds.threshold(measured.setup.image_type, frame.night, encoder)
+    with runtime.reads() as session:
+        reference = database.reference_for(session, frame, measured.setup, encoder)
+        twin = database.duplicate_of(session, measured, frame)
+    evidence = _weigh(measured, embedding, reference, twin)
+    return Judged(
+        measured=measured,
+        embedding=embedding,
+        evidence=evidence,
+        verdict=judge(evidence, threshold, measured.limits),
+        threshold=threshold,
+        nearest_id=_nearest(embedding, reference),
+    )
+
+
+def _weigh(measured: Measured, embedding: Floats, reference: Reference, twin: str) -> Evidence:
+    m = len(reference.extension_ids)
+    enough = m >= _REFERENCES_TO_CLUSTER
+    return Evidence(
+        merge_height=merge_height(reference.embeddings, embedding) if enough else None,
+        reference_size=m,
+        widened=reference.widened,
+        metrics=measured.metrics,
+        z=z_scores(measured.metrics, reference.metrics),
+        duplicate_of=twin,
+    )
+
+
+def _nearest(embedding: Floats, reference: Reference) -> int | None:
+    if not reference.extension_ids:
+        return None
+    distances = cosine_distances(reference.embeddings, embedding[np.newaxis])[:, 0]
+    return reference.extension_ids[int(distances.argmin())]
