@@ -2,7 +2,7 @@
 
 import getpass
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from enum import StrEnum
@@ -49,6 +49,7 @@ from qc.judge import REFERENCE_NEEDED, Evidence, Status, Verdict
 from qc.thresholds import Threshold
 
 REFERENCE_NEWEST = 200  # a longer memory dilutes the present state; a shorter one has thin tails
+_ROWS_AT_ONCE = 500  # bounds the memory of a question about ten years
 _BUSY_MS = 60_000  # how long SQLite waits for another writer before it gives up
 
 
@@ -555,6 +556,106 @@ def newest_label() -> ScalarSelect[LabelName]:
         .limit(1)
         .scalar_subquery()
     )
+
+
+@dataclass(frozen=True)
+class Finding:
+    """An extension with its frame, the newest verdict on it and the newest label, if any."""
+
+    frame: FrameRow
+    extension: ExtensionRow
+    verdict: VerdictRow
+    fingerprint: str
+    label: LabelRow | None
+
+
+def findings(session: Session, first: date, last: date = date.max) -> Iterator[Finding]:
+    """Yield every judged extension of these nights, oldest first, with its newest verdict."""
+    newest_verdict = (
+        select(func.max(VerdictRow.id))
+        .where(VerdictRow.extension_id == ExtensionRow.id)
+        .scalar_subquery()
+    )
+    newest_label_id = (
+        select(func.max(LabelRow.id))
+        .where(LabelRow.extension_id == ExtensionRow.id)
+        .scalar_subquery()
+    )
+    query = (
+        select(FrameRow, ExtensionRow, VerdictRow, EncoderRow.fingerprint, LabelRow)
+        .join(ExtensionRow, ExtensionRow.frame_id == FrameRow.id)
+        .join(VerdictRow, VerdictRow.id == newest_verdict)
+        .join(EncoderRow, EncoderRow.id == VerdictRow.encoder_id)
+        .outerjoin(LabelRow, LabelRow.id == newest_label_id)
+        .where(FrameRow.night >= first, FrameRow.night <= last)
+        .order_by(FrameRow.observed_at, FrameRow.id, ExtensionRow.number)
+    )
+    for row in session.execute(query.execution_options(yield_per=_ROWS_AT_ONCE)):
+        yield Finding(*row)
+
+
+def unprocessed(session: Session) -> Sequence[FrameRow]:
+    """Return the files that failed or were skipped, newest first."""
+    return session.scalars(
+        select(FrameRow)
+        .where(FrameRow.state != FrameState.PROCESSED)
+        .order_by(FrameRow.processed_at.desc())
+    ).all()
+
+
+def newest_night(session: Session) -> date | None:
+    """Return the newest night of which a frame was processed."""
+    return session.scalar(select(func.max(FrameRow.night)))
+
+
+def frame_states(session: Session) -> Mapping[str, int]:
+    """Return how many files are in each state."""
+    query = select(FrameRow.state, func.count()).group_by(FrameRow.state)
+    return {state: count for state, count in session.execute(query)}
+
+
+def alerts_owed(session: Session) -> int:
+    """Return how many alerts have not been sent."""
+    query = select(func.count()).select_from(AlertRow).where(AlertRow.sent_at.is_(None))
+    return session.scalar(query) or 0
+
+
+def last_processed_at(session: Session) -> datetime | None:
+    """Return when a file was last taken in."""
+    return session.scalar(select(func.max(FrameRow.processed_at)))
+
+
+def frames_named(session: Session, name: str) -> Sequence[FrameRow]:
+    """Return the processed frames of an archive name, a file name or a path; newest first."""
+    stem = Path(name).name.split(".fits")[0]
+    return session.scalars(
+        select(FrameRow)
+        .where(
+            FrameRow.state == FrameState.PROCESSED,
+            or_(
+                FrameRow.name == stem,
+                FrameRow.path == name,
+                FrameRow.path.endswith(f"/{name}", autoescape=True),
+            ),
+        )
+        .order_by(FrameRow.id.desc())
+    ).all()
+
+
+def embedding_of(session: Session, extension_id: int, encoder_id: int) -> NDArray[np.float32]:
+    """Return one encoder's embedding of an extension: (d,)."""
+    query = select(EmbeddingRow.vector).where(
+        EmbeddingRow.extension_id == extension_id, EmbeddingRow.encoder_id == encoder_id
+    )
+    return session.scalars(query).one()
+
+
+def block_statistics_of(session: Session, extension_id: int) -> NDArray[np.float32] | None:
+    """Return an extension's (h, w, 3) block statistics in ADU above zero, if still kept."""
+    query = select(BlockStatisticsRow.above_zero_adu).where(
+        BlockStatisticsRow.extension_id == extension_id
+    )
+    return session.scalar(query)
 
 
 def record_frame(
