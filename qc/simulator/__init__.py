@@ -1,0 +1,54 @@
+"""UVES calibration frames that never were: a spectrograph, its chips, its faults, its nights.
+
+`simulate` writes nights of raw frames with a truth table; `render` makes one exposure in memory;
+`inject` spoils an image that some instrument has read out.
+"""
+
+from qc.simulator.faults import (
+    FAULTS,
+    INJECTABLE,
+    STRENGTHS,
+    Case,
+    Fault,
+    inject,
+    make_case,
+    possible_faults,
+)
+from qc.simulator.history import Intervention, State, interventions, state_at
+from qc.simulator.nights import simulate
+from qc.simulator.pixel_faults import Injection
+from qc.simulator.plan import (
+    DEMO_PLAN,
+    FULL_PLAN,
+    Exposure,
+    Plan,
+    Stream,
+    plan_night,
+    plan_nights,
+)
+from qc.simulator.render import render
+
+__all__ = [
+    "DEMO_PLAN",
+    "FAULTS",
+    "FULL_PLAN",
+    "INJECTABLE",
+    "STRENGTHS",
+    "Case",
+    "Exposure",
+    "Fault",
+    "Injection",
+    "Intervention",
+    "Plan",
+    "State",
+    "Stream",
+    "inject",
+    "interventions",
+    "make_case",
+    "plan_night",
+    "plan_nights",
+    "possible_faults",
+    "render",
+    "simulate",
+    "state_at",
+]

@@ -1,0 +1,579 @@
+"""Everything that can go wrong with a frame, how much of it, and in which frames.
+
+Kinds and amounts follow what is on record for UVES, its sister instruments and CCD spectrographs
+in general. ``faint`` is just visible to a careful eye; where a kind cannot be seen at a strength,
+it is not offered at that strength.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from astropy.io import fits
+
+from qc.simulator.detector import Pixels, Region
+from qc.simulator.pixel_faults import PIXEL_FAULTS, Injection, Readout
+from qc.simulator.plan import CLASSES, Exposure
+
+STRENGTHS = ("gross", "moderate", "faint")
+_LESS = ("gross", "moderate")
+_DARK = ("bias", "dark")
+_FLATS = ("flat", "dflat", "orderdef")
+_ARCS = ("arc", "fmtchk")
+_LIT = (*_FLATS, *_ARCS)
+_ALL_CHIPS = ("BLUE", "REDU", "REDL")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One kind of fault.
+
+    Attributes
+    ----------
+    description : str
+        One sentence for people.
+    classes : mapping of image class to strengths
+        Where it can occur, and how strong it must be there to be seen.
+    scope : str
+        ``chip``: one chip has it; ``all``: the whole frame.
+    amount : mapping of strength to float
+        How much; its unit is `unit`.
+    chips : tuple of str
+        Chips that can have it.
+    """
+
+    kind: str
+    description: str
+    classes: Mapping[str, tuple[str, ...]]
+    scope: str
+    amount: Mapping[str, float]
+    unit: str
+    chips: tuple[str, ...] = _ALL_CHIPS
+
+
+@dataclass(frozen=True)
+class Case:
+    """A fault that a frame has.
+
+    Attributes
+    ----------
+    hdus : tuple of int
+        Extensions that have it; the others are nominal.
+    """
+
+    kind: str
+    strength: str
+    hdus: tuple[int, ...]
+
+    @property
+    def amount(self) -> float:
+        """How much of it, in the fault's unit."""
+        return FAULTS[self.kind].amount[self.strength]
+
+    def hits(self, hdu: int) -> bool:
+        """Whether an extension has it."""
+        return hdu in self.hdus
+
+
+def _in(
+    *classes: str, less: tuple[str, ...] = (), only_gross: tuple[str, ...] = ()
+) -> Mapping[str, tuple[str, ...]]:
+    """Return strengths by class: all three in `classes`, two in `less`, one in `only_gross`."""
+    return (
+        dict.fromkeys(classes, STRENGTHS)
+        | dict.fromkeys(less, _LESS)
+        | dict.fromkeys(only_gross, STRENGTHS[:1])
+    )
+
+
+def _amounts(gross: float, moderate: float = 0.0, faint: float = 0.0) -> Mapping[str, float]:
+    return dict(zip(STRENGTHS, (gross, moderate, faint), strict=True))
+
+
+_NOISES, _SHARE, _TIMES, _UNBINNED = "read noises", "share of the light", "times", "unbinned px"
+_EVERY_GROSS = _in(only_gross=CLASSES)
+_LEVEL = _in(*_DARK, *_ARCS, less=_FLATS)
+_FAINT_LIGHT = _in(*_DARK, *_ARCS)
+_RED = ("REDU", "REDL")
+
+_FILE_FAULTS = (
+    Fault(
+        "chip_missing",
+        "One of the two red images is not in the file.",
+        _EVERY_GROSS,
+        "all",
+        _amounts(1),
+        "chips",
+        _RED,
+    ),
+    Fault(
+        "chips_swapped",
+        "The two red images have changed places.",
+        _EVERY_GROSS,
+        "all",
+        _amounts(1),
+        "chips",
+        _RED,
+    ),
+    Fault(
+        "chip_duplicated",
+        "Both red extensions hold the same chip's image.",
+        _EVERY_GROSS,
+        "chip",
+        _amounts(1),
+        "chips",
+        _RED,
+    ),
+    Fault(
+        "keyword_missing",
+        "A header keyword that decides is missing.",
+        _in(*CLASSES),
+        "all",
+        _amounts(1, 1, 1),
+        "keywords",
+    ),
+    Fault(
+        "binning_misreported",
+        "The header's binning is not that of the image.",
+        _EVERY_GROSS,
+        "all",
+        _amounts(1),
+        _TIMES,
+    ),
+    Fault(
+        "frame_repeated",
+        "The image is that of the frame before.",
+        _EVERY_GROSS,
+        "all",
+        _amounts(1),
+        "frames",
+    ),
+    Fault(
+        "truncated_readout",
+        "The read-out stopped early; the last rows are zero.",
+        _in(*CLASSES),
+        "chip",
+        _amounts(0.7, 0.3, 0.04),
+        "share of the rows",
+    ),
+)
+
+_READOUT_FAULTS = (
+    Fault(
+        "dead_output",
+        "The converter hears no chip: one value everywhere.",
+        _EVERY_GROSS,
+        "chip",
+        _amounts(1),
+        "outputs",
+    ),
+    Fault(
+        "wrong_gain",
+        "The chip was read with the other gain than the header says.",
+        _EVERY_GROSS,
+        "all",
+        _amounts(1),
+        "modes",
+    ),
+    Fault(
+        "bias_jump",
+        "The level of the whole image is off.",
+        _LEVEL,
+        "chip",
+        _amounts(15, 5, 1.5),
+        _NOISES,
+    ),
+    Fault(
+        "bias_step",
+        "The level changes in the middle of the read-out.",
+        _LEVEL,
+        "chip",
+        _amounts(12, 4, 1.2),
+        _NOISES,
+    ),
+    Fault(
+        "bias_ramp",
+        "The level drifts during the read-out.",
+        _LEVEL,
+        "chip",
+        _amounts(15, 5, 1.5),
+        _NOISES,
+    ),
+    Fault(
+        "settling_level",
+        "The level has not settled when the read-out begins.",
+        _LEVEL,
+        "chip",
+        _amounts(40, 10, 3),
+        _NOISES,
+    ),
+    Fault(
+        "lost_pixels",
+        "The read-out lost or gained pixels; all that follows lies sideways.",
+        _in(*_LIT),
+        "chip",
+        _amounts(20, 6, 2),
+        "px",
+    ),
+    Fault(
+        "pattern_noise",
+        "An electrical pick-up draws stripes over the image.",
+        _in(*_DARK, less=_ARCS),
+        "chip",
+        _amounts(4, 1.5, 0.6),
+        "read noises, peak to peak",
+    ),
+    Fault(
+        "read_noise_excess",
+        "The read noise is too high.",
+        _in(*_DARK, less=_ARCS),
+        "chip",
+        _amounts(4, 2, 1.35),
+        _TIMES,
+    ),
+    Fault(
+        "stuck_bit",
+        "One bit of the converter is always set.",
+        _in(*_DARK, *_ARCS, less=_FLATS),
+        "chip",
+        _amounts(9, 6, 3),
+        "number of the bit",
+    ),
+)
+
+_DETECTOR_FAULTS = (
+    Fault(
+        "hot_column",
+        "A bright column has appeared.",
+        _in(*_DARK, *_ARCS),
+        "chip",
+        _amounts(150, 25, 5),
+        _NOISES,
+    ),
+    Fault(
+        "dead_column",
+        "Two columns have lost their sensitivity.",
+        _in("flat", "dflat"),
+        "chip",
+        _amounts(1.0, 0.5, 0.2),
+        _SHARE,
+    ),
+    Fault(
+        "hot_pixels",
+        "A cluster of hot pixels has appeared.",
+        _FAINT_LIGHT,
+        "chip",
+        _amounts(2000, 400, 100),
+        _NOISES,
+    ),
+    Fault(
+        "light_leak",
+        "Stray light falls on the chip.",
+        _FAINT_LIGHT,
+        "chip",
+        _amounts(15, 5, 1.5),
+        _NOISES,
+    ),
+    Fault(
+        "amplifier_glow",
+        "A corner of the chip shines.",
+        _FAINT_LIGHT,
+        "chip",
+        _amounts(100, 25, 6),
+        _NOISES,
+    ),
+    Fault(
+        "glow_band", "A band of rows is raised.", _FAINT_LIGHT, "chip", _amounts(30, 8, 2), _NOISES
+    ),
+    Fault(
+        "raised_dark",
+        "The dark current is raised, as after a controller's restart.",
+        _in("dark"),
+        "chip",
+        _amounts(8, 3, 1),
+        _NOISES,
+    ),
+    Fault(
+        "cosmic_storm",
+        "Far too many cosmic rays hit the chip.",
+        _in(*_DARK, *_ARCS, less=_FLATS),
+        "all",
+        _amounts(3000, 900, 300),
+        "hits",
+    ),
+    Fault(
+        "remnant",
+        "Saturated lines of an earlier arc are still in the silicon.",
+        _in(*_DARK),
+        "chip",
+        _amounts(30, 8, 2.5),
+        _NOISES,
+        ("REDU",),
+    ),
+)
+
+_PATH_FAULTS = (
+    Fault(
+        "format_shift",
+        "The spectrum lies elsewhere on the chip.",
+        _in(*_LIT),
+        "all",
+        _amounts(60, 10, 3),
+        _UNBINNED,
+    ),
+    Fault(
+        "defocus",
+        "The image is out of focus.",
+        _in(*_LIT),
+        "all",
+        _amounts(8, 4, 2),
+        f"{_UNBINNED}, sigma",
+    ),
+    Fault(
+        "slit_width_wrong",
+        "The slit is wider than the header says.",
+        _in(*_ARCS, less=("flat", "dflat")),
+        "all",
+        _amounts(10, 2.5, 1.6),
+        _TIMES,
+    ),
+    Fault(
+        "slit_length_wrong",
+        "The slit is shorter than the header says.",
+        _in("flat", "dflat", "arc"),
+        "all",
+        _amounts(0.35, 0.6, 0.85),
+        _TIMES,
+    ),
+    Fault(
+        "dust",
+        "A grain of dust shadows the chip.",
+        _in("flat", "dflat"),
+        "chip",
+        _amounts(0.6, 0.3, 0.12),
+        _SHARE,
+    ),
+    Fault(
+        "frost",
+        "The chip's window is contaminated.",
+        _in("flat", "dflat"),
+        "chip",
+        _amounts(0.8, 0.4, 0.15),
+        _SHARE,
+    ),
+    Fault(
+        "vignetting",
+        "One side of the chip is in the shade.",
+        _in("flat", "dflat", less=_ARCS),
+        "chip",
+        _amounts(0.9, 0.55, 0.25),
+        _SHARE,
+    ),
+    Fault(
+        "reflection",
+        "A ghost out of focus lies on the spectrum.",
+        _in("flat", "dflat"),
+        "chip",
+        _amounts(0.5, 0.12, 0.03),
+        "bright levels",
+    ),
+    Fault(
+        "shutter_trail",
+        "The shutter stayed open while the chip was read.",
+        _in(*_FLATS, less=("arc",)),
+        "all",
+        _amounts(1.0, 0.25, 0.06),
+        "read time / exposure",
+    ),
+)
+
+_LAMP_FAULTS = (
+    Fault(
+        "lamp_off",
+        "The lamp did not shine.",
+        _in(only_gross=_LIT),
+        "all",
+        _amounts(0.0005),
+        "times",
+    ),
+    Fault(
+        "lamp_weak",
+        "The lamp was much too weak.",
+        _in(*_LIT),
+        "all",
+        _amounts(0.04, 0.2, 0.45),
+        _TIMES,
+    ),
+    Fault(
+        "overexposed",
+        "There is far too much light; pixels saturate and bleed.",
+        _in("flat", "dflat", "arc"),
+        "all",
+        _amounts(12, 6, 3),
+        _TIMES,
+    ),
+    Fault(
+        "lamp_wrong",
+        "Another lamp shone than the header says.",
+        _in("flat", "dflat"),
+        "all",
+        _amounts(1.0, 0.6, 0.3),
+        _SHARE,
+    ),
+    Fault(
+        "lamp_dying",
+        "The thorium lines have faded against the argon lines.",
+        _in(*_ARCS),
+        "all",
+        _amounts(0.05, 0.25, 0.5),
+        "thorium's brightness",
+    ),
+    Fault(
+        "arc_in_flat",
+        "The arc lamp was on during a flat.",
+        _in("flat", "dflat"),
+        "all",
+        _amounts(12, 3, 0.8),
+        "standard arcs",
+    ),
+    Fault(
+        "flat_in_arc",
+        "The flat-field lamp was on during an arc.",
+        _in(*_ARCS),
+        "all",
+        _amounts(0.3, 0.03, 0.004),
+        "standard flats",
+    ),
+)
+
+_SETTING_FAULTS = (
+    Fault(
+        "setting_wrong",
+        "The grating was set to another wavelength than the header says.",
+        _in(less=_LIT),
+        "all",
+        _amounts(2, 1),
+        "gratings or wavelengths",
+    ),
+    Fault(
+        "order_filter_missing",
+        "Light of another spectral order lies over the spectrum.",
+        _in("flat", "dflat"),
+        "all",
+        _amounts(0.3, 0.08, 0.02),
+        "standard peaks",
+    ),
+    Fault(
+        "mislabelled",
+        "The header describes another kind of frame than the image shows.",
+        _EVERY_GROSS,
+        "all",
+        _amounts(1),
+        "frames",
+    ),
+)
+
+FAULTS: Mapping[str, Fault] = {
+    fault.kind: fault
+    for fault in (
+        *_FILE_FAULTS,
+        *_READOUT_FAULTS,
+        *_DETECTOR_FAULTS,
+        *_PATH_FAULTS,
+        *_LAMP_FAULTS,
+        *_SETTING_FAULTS,
+    )
+}
+INJECTABLE = tuple(PIXEL_FAULTS)
+_MISSING_KEYWORDS = {"gross": "DPR TYPE", "moderate": "DET WIN1 BINX", "faint": "EXPTIME"}
+
+
+def inject(
+    pixels: Pixels,
+    *,
+    light: Region,
+    gain_e_per_adu: float,
+    read_noise_adu: float,
+    bias_adu: float,
+    kind: str,
+    strength: str,
+    rng: np.random.Generator,
+) -> Injection:
+    """Spoil an image that has been read out, by whatever instrument.
+
+    Parameters
+    ----------
+    pixels : (ny, nx) uint16 array
+        ADU. Not changed.
+    light : Region
+        Rows and columns that light can reach.
+    kind : str
+        One of `INJECTABLE`.
+    strength : str
+        One of `STRENGTHS`; the kind must be offered at it.
+
+    Returns
+    -------
+    Injection
+        The image, and the box that holds the fault.
+
+    Raises
+    ------
+    ValueError
+        If the kind cannot be injected, or not at this strength.
+    """
+    if kind not in PIXEL_FAULTS:
+        raise ValueError(f"{kind!r} cannot be injected into an image; known: {INJECTABLE}")
+    if not any(strength in offered for offered in FAULTS[kind].classes.values()):
+        raise ValueError(f"{kind!r} is not offered at strength {strength!r}")
+    image = Readout(pixels, light, gain_e_per_adu, read_noise_adu, bias_adu)
+    return PIXEL_FAULTS[kind](image, FAULTS[kind].amount[strength], rng)
+
+
+def possible_faults(exposure: Exposure) -> tuple[Fault, ...]:
+    """Return the faults that an exposure can have, in the order of `FAULTS`."""
+    image_class = exposure.stream.image_class
+    return tuple(
+        fault
+        for fault in FAULTS.values()
+        if image_class in fault.classes
+        and set(fault.chips) & set(exposure.chips)
+        and (fault.kind != "frame_repeated" or exposure.number > 1)
+    )
+
+
+def draw_case(exposure: Exposure, rate: float, rng: np.random.Generator) -> Case | None:
+    """Draw whether an exposure has a fault, and which; every kind is as likely.
+
+    Parameters
+    ----------
+    rate : float
+        Fraction of exposures with a fault, 0 to 1.
+    """
+    if rng.random() >= rate:
+        return None
+    faults = possible_faults(exposure)
+    fault = faults[rng.integers(len(faults))]
+    strength = str(rng.choice(fault.classes[exposure.stream.image_class]))
+    return make_case(exposure, fault.kind, strength, rng)
+
+
+def make_case(exposure: Exposure, kind: str, strength: str, rng: np.random.Generator) -> Case:
+    """Give an exposure a fault; where one chip has it, draw which."""
+    fault = FAULTS[kind]
+    if fault.scope == "all" or len(exposure.chips) != len(exposure.hdus):
+        return Case(kind, strength, exposure.hdus)
+    chips = zip(exposure.hdus, exposure.chips, strict=True)
+    able = [hdu for hdu, chip in chips if chip in fault.chips]
+    return Case(kind, strength, (int(rng.choice(able)),))
+
+
+def spoil_header(header: fits.Header, case: Case) -> None:
+    """Do to a primary header, in place, what a fault does to it."""
+    if case.kind == "keyword_missing":
+        name = _MISSING_KEYWORDS[case.strength]
+        del header[name if name == "EXPTIME" else f"HIERARCH ESO {name}"]
+    if case.kind == "binning_misreported":
+        for axis in ("BINX", "BINY"):
+            key = f"HIERARCH ESO DET WIN1 {axis}"
+            header[key] = 3 - header[key]

@@ -1,0 +1,454 @@
+"""Faults that act on an image already read out, of any instrument.
+
+One function each: an image and an amount in, an image and a box out. What they add carries its own
+photon noise; what they dim loses the right share of it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter, zoom
+
+from qc.simulator.detector import CONVERTER_LIMIT_ADU, Pixels, Region, add_cosmics, bleed, digitize
+
+Floats32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Readout:
+    """An image as read, and what must be known to change it without a seam.
+
+    Attributes
+    ----------
+    pixels : (ny, nx) uint16 array
+        ADU.
+    light : Region
+        Rows and columns that light can reach.
+    """
+
+    pixels: Pixels
+    light: Region
+    gain_e_per_adu: float
+    read_noise_adu: float
+    bias_adu: float
+
+    @property
+    def lit_shape(self) -> tuple[int, int]:
+        """Rows and columns of the part that light can reach."""
+        ny, nx = self.pixels[self.light].shape
+        return ny, nx
+
+    def light_e(self) -> Floats32:
+        """Return electrons above bias in the light's part, noise and all: float32."""
+        above = self.pixels[self.light].astype(np.float32) - np.float32(self.bias_adu)
+        return above * np.float32(self.gain_e_per_adu)
+
+    def with_light(self, electrons: Floats32) -> Pixels:
+        """Return the image with other electrons in the light's part."""
+        adu = electrons / np.float32(self.gain_e_per_adu) + np.float32(self.bias_adu)
+        changed = self.pixels.copy()
+        changed[self.light] = digitize(adu)
+        return changed
+
+    def plus(self, adu: Floats32) -> Pixels:
+        """Return the image with something added everywhere; `adu` broadcasts to (ny, nx)."""
+        return digitize(self.pixels + adu.astype(np.float32))
+
+
+@dataclass(frozen=True)
+class Injection:
+    """A spoilt image.
+
+    Attributes
+    ----------
+    pixels : (ny, nx) uint16 array
+        ADU.
+    box : Region
+        Rows and columns that hold the fault; the whole light's part where it has no place.
+    """
+
+    pixels: Pixels
+    box: Region
+
+
+PixelFault = Callable[[Readout, float, np.random.Generator], Injection]
+
+
+def _everywhere(image: Readout) -> Region:
+    ny, nx = image.pixels.shape
+    return slice(0, ny), slice(0, nx)
+
+
+def _within_light(image: Readout, rows: slice, columns: slice) -> Region:
+    """Return a box of the light's part in coordinates of the whole image."""
+    y, x = image.light[0].start or 0, image.light[1].start or 0
+    ny, nx = image.lit_shape
+    return (
+        slice(y + max(rows.start, 0), y + min(rows.stop, ny)),
+        slice(x + max(columns.start, 0), x + min(columns.stop, nx)),
+    )
+
+
+def _dimmed(image: Readout, factor: Floats32 | float, rng: np.random.Generator) -> Pixels:
+    """Return the image with its light multiplied; thinned light keeps Poisson's noise.
+
+    Brightening cannot make up noise that is missing: above 1 the image is smoother than real.
+    """
+    light = image.light_e()
+    factor = np.float32(factor) if isinstance(factor, float) else factor
+    ron_e = np.float32(image.read_noise_adu * image.gain_e_per_adu)
+    variance = factor * (1 - factor) * np.maximum(light, 0) + (1 - factor * factor) * ron_e**2
+    noise = rng.standard_normal(light.shape, dtype=np.float32)
+    return image.with_light(light * factor + noise * np.sqrt(np.maximum(variance, 0)))
+
+
+def _brightened(image: Readout, extra_adu: Floats32, rng: np.random.Generator) -> Pixels:
+    """Return the image with light or charge added to the light's part, and its photon noise."""
+    extra_e = np.maximum(extra_adu, 0) * np.float32(image.gain_e_per_adu)
+    noise = rng.standard_normal(image.lit_shape, dtype=np.float32) * np.sqrt(extra_e)
+    return image.with_light(image.light_e() + extra_e + noise)
+
+
+def _noise(image: Readout, rows: int, rng: np.random.Generator) -> Pixels:
+    """Return rows of a bias."""
+    adu = rng.standard_normal((rows, image.pixels.shape[1]), dtype=np.float32)
+    return digitize(adu * np.float32(image.read_noise_adu) + np.float32(image.bias_adu))
+
+
+def _bumps(shape: tuple[int, int], cells: int, rng: np.random.Generator) -> Floats32:
+    """Return a smooth random field, 0 to 1, with `cells` bumps along each side."""
+    coarse = rng.random((cells, cells)).astype(np.float32)
+    ny, nx = shape
+    field = zoom(coarse, (ny / cells, nx / cells), order=1, grid_mode=True, mode="nearest")
+    low, high = field.min(), field.max()
+    smooth: Floats32 = (field - low) / (high - low)
+    return smooth
+
+
+# --- read-out ------------------------------------------------------------------------------------
+
+
+def truncated_readout(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
+    """Lose the last rows: they are zero. `amount`: their share."""
+    ny, nx = image.pixels.shape
+    first = int(ny * (1 - amount * rng.uniform(0.9, 1.0)))
+    pixels = image.pixels.copy()
+    pixels[first:] = 0
+    return Injection(pixels, (slice(first, ny), slice(0, nx)))
+
+
+def dead_output(image: Readout, _amount: float, rng: np.random.Generator) -> Injection:
+    """Read a converter that hears no chip: one value everywhere."""
+    value = rng.choice([0, int(image.bias_adu), CONVERTER_LIMIT_ADU])
+    return Injection(np.full_like(image.pixels, value), _everywhere(image))
+
+
+def bias_jump(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
+    """Shift the level of the whole image. `amount`: read noises."""
+    shift_adu = amount * image.read_noise_adu * rng.choice([-1, 1])
+    return Injection(image.plus(np.float32([[shift_adu]])), _everywhere(image))
+
+
+def bias_step(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
+    """Shift the level from some row on. `amount`: read noises."""
+    ny, nx = image.pixels.shape
+    first = int(ny * rng.uniform(0.2, 0.8))
+    step = np.zeros((ny, 1), np.float32)
+    step[first:] = amount * image.read_noise_adu * rng.choice([-1, 1])
+    return Injection(image.plus(step), (slice(first, ny), slice(0, nx)))
+
+
+def bias_ramp(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
+    """Let the level drift from the first row to the last. `amount`: read noises."""
+    height_adu = amount * image.read_noise_adu * rng.choice([-1, 1])
+    ramp = np.linspace(0, height_adu, len(image.pixels), dtype=np.float32)[:, None]
+    return Injection(image.plus(ramp), _everywhere(image))
+
+
+def settling_level(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
+    """Start high and settle within the first rows. `amount`: read noises at the first row."""
+    ny, nx = image.pixels.shape
+    scale = ny * rng.uniform(0.04, 0.12)
+    tail = np.exp(-np.arange(ny, dtype=np.float32) / np.float32(scale))[:, None]
+    pixels = image.plus(np.float32(amount * image.read_noise_adu) * tail)
+    return Injection(pixels, (slice(0, int(3 * scale)), slice(0, nx)))
+
+
+def lost_pixels(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
+    """Lose, or read twice, pixels of the stream: from there on all lie sideways.
+
+    `amount`: pixels. The stream runs through the prescan and overscan, row after row.
+    """
+    ny, nx = image.pixels.shape
+    lost, first = int(amount), int(ny * rng.uniform(0.1, 0.7))
+    stream = image.pixels[first:].ravel()
+    filler = _noise(image, 1, rng)[0, :lost]
+    if rng.random() < 0.5:
+        stream = np.concatenate([stream[lost:], filler])
+    else:
+        stream = np.concatenate([filler, stream[:-lost]])
+    pixels = np.concatenate([image.pixels[:first], stream.reshape(-1, nx)])
+    return Injection(pixels, (slice(first, ny), slice(0, nx)))
+
+
+def pattern_noise(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
+    """Add a pick-up: a wave in read-out time, of any phase. `amount`: read noises, peak to peak.
+
+    50 Hz repeats every 2.1 unbinned rows at 225 kHz; power supplies are faster.
+    """
+    ny, nx = image.pixels.shape
+    period_px = nx * 10 ** rng.uniform(-1.8, 0.4)
+    time = np.arange(ny)[:, None] * nx + np.arange(nx)[None, :]
+    wave = np.sin(2 * np.pi * (time / period_px + rng.random())).astype(np.float32)
+    wave *= np.float32(amount * image.read_noise_adu / 2)
+    return Injection(image.plus(wave), _everywhere(image))
+
+
+def read_noise_excess(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
+    """Read with more noise. `amount`: times the chip's own."""
+    noise = rng.standard_normal(image.pixels.shape, dtype=np.float32)
+    noise *= np.float32(image.read_noise_adu * np.sqrt(amount**2 - 1))
+    return Injection(image.plus(noise), _everywhere(image))
+
+
+def stuck_bit(image: Readout, amount: float, _rng: np.random.Generator) -> Injection:
+    """Let one bit of the converter be always set. `amount`: its number."""
+    return Injection(image.pixels | np.uint16(1 << int(amount)), _everywhere(image))
+
+
+# --- detector ------------------------------------------------------------------------------------
+
+
+def hot_column(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
+    """Add a bright column that was not there, over part of its length. `amount`: read noises."""
+    ny, nx = image.lit_shape
+    column, first = int(rng.integers(nx // 20, nx - nx // 20)), int(ny * rng.uniform(0, 0.5))
+    extra = np.zeros((ny, nx), np.float32)
+    extra[first:, column] = amount * image.read_noise_adu
+    box = _within_light(image, slice(first, ny), slice(column, column + 1))
+    return Injection(_only(image, _brightened(image, extra, rng), box), box)
+
+
+def dead_column(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
+    """Make two columns insensitive over part of their length. `amount`: the share of light lost."""
+    ny, nx = image.lit_shape
+    column, first = int(rng.integers(nx // 4, nx - nx // 4)), int(ny * rng.uniform(0, 0.4))
+    factor = np.ones((ny, nx), np.float32)
+    factor[first:, column : column + 2] = 1 - amount
+    box = _within_light(image, slice(first, ny), slice(column, column + 2))
+    return Injection(_only(image, _dimmed(image, factor, rng), box), box)
+
+
+def hot_pixels(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
+    """Add a cluster of 40 hot pixels within 14 by 14. `amount`: read noises, on the average."""
+    ny, nx = image.lit_shape
+    y, x = int(rng.integers(8, ny - 22)), int(rng.integers(8, nx - 22))
+    extra = np.zeros((ny, nx), np.float32)
+    brightness = amount * image.read_noise_adu * rng.gamma(2, 0.5, 40)
+    extra[y + rng.integers(0, 14, 40), x + rng.integers(0, 14, 40)] = brightness
+    box = _within_light(image, slice(y, y + 14), slice(x, x + 14))
+    return Injection(_only(image, _brightened(image, extra, rng), box), box)
+
+
+def _only(image: Readout, changed: Pixels, box: Region) -> Pixels:
+    """Return the image with the change inside the box alone."""
+    pixels = image.pixels.copy()
+    pixels[box] = changed[box]
+    return pixels
+
+
+def light_leak(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
+    """Add stray light that falls off from one side. `amount`: read noises where it is brightest."""
+    ny, nx = image.lit_shape
+    y, x = np.linspace(-1, 1, ny)[:, None], np.linspace(-1, 1, nx)[None, :]
+    angle = rng.uniform(0, 2 * np.pi)
+    slope = (1 + (x * np.cos(angle) + y * np.sin(angle)) / np.sqrt(2)) / 2
+    extra = (amount * image.read_noise_adu * slope**1.5).astype(np.float32)
+    return Injection(_brightened(image, extra, rng), image.light)
+
+
+def amplifier_glow(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
+    """Let a corner of the chip shine. `amount`: read noises in the corner."""
+    ny, nx = image.lit_shape
+    reach_y, reach_x = ny * rng.uniform(0.05, 0.12), nx * rng.uniform(0.08, 0.16)
+    y, x = np.arange(ny)[:, None], np.arange(nx)[None, :]
+    at_right = bool(rng.random() < 0.5)
+    glow = np.exp(-np.hypot(y / reach_y, (nx - 1 - x if at_right else x) / reach_x))
+    extra = (amount * image.read_noise_adu * glow).astype(np.float32)
+    width = int(2 * reach_x)
+    columns = slice(nx - width, nx) if at_right else slice(0, width)
+    box = _within_light(image, slice(0, int(2 * reach_y)), columns)
+    return Injection(_brightened(image, extra, rng), box)
+
+
+def glow_band(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
+    """Raise a band of 1.5 % of the rows, as a former chip of UVES had. `amount`: read noises."""
+    ny, nx = image.lit_shape
+    height = max(ny * 0.015, 4)
+    row = ny * rng.uniform(0.1, 0.9)
+    profile = np.exp(-(((np.arange(ny) - row) / (height / 2)) ** 4))[:, None]
+    extra = np.broadcast_to(amount * image.read_noise_adu * profile, (ny, nx)).astype(np.float32)
+    rows = slice(int(row - 0.6 * height), int(row + 0.6 * height) + 1)
+    return Injection(_brightened(image, extra, rng), _within_light(image, rows, slice(0, nx)))
+
+
+def raised_dark(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
+    """Add dark current everywhere, tenfold in warm pixels. `amount`: read noises."""
+    extra = np.full(image.lit_shape, amount * image.read_noise_adu, np.float32)
+    warm = rng.random(image.lit_shape, dtype=np.float32) < 0.001
+    extra[warm] *= 10
+    return Injection(_brightened(image, extra, rng), image.light)
+
+
+def cosmic_storm(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
+    """Add cosmic rays, as of an hour within a minute. `amount`: hits."""
+    charge = image.light_e()
+    add_cosmics(charge, int(amount), (1, 1), rng)
+    return Injection(image.with_light(charge), image.light)
+
+
+# --- light path ----------------------------------------------------------------------------------
+
+
+def format_shift(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
+    """Move the light by whole pixels in a random direction. `amount`: pixels.
+
+    What comes in from beyond the chip's edge is the edge's mirror image: nobody knows it.
+    """
+    angle = rng.uniform(0, 2 * np.pi)
+    move = [round(amount * np.sin(angle)), round(amount * np.cos(angle))]
+    if not any(move):
+        move[1] = 1
+    light = image.pixels[image.light]
+    ny, nx = light.shape
+    rows = _mirrored(np.arange(ny) - move[0], ny)
+    columns = _mirrored(np.arange(nx) - move[1], nx)
+    pixels = image.pixels.copy()
+    pixels[image.light] = light[np.ix_(rows, columns)]
+    return Injection(pixels, image.light)
+
+
+def _mirrored(index: NDArray[np.intp], length: int) -> NDArray[np.intp]:
+    index = np.abs(index)
+    return np.where(index >= length, 2 * length - 2 - index, index)
+
+
+def defocus(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
+    """Blur the light, then give it its noise back. `amount`: Gaussian sigma in pixels."""
+    light = gaussian_filter(image.light_e(), amount)
+    ron_e = np.float32(image.read_noise_adu * image.gain_e_per_adu)
+    noise = rng.standard_normal(light.shape, dtype=np.float32)
+    noisy = light + noise * np.sqrt(np.maximum(light, 0) + ron_e**2)
+    return Injection(image.with_light(noisy), image.light)
+
+
+def dust(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
+    """Put a grain, or a hair, near the focus. `amount`: the share of light it takes."""
+    ny, nx = image.lit_shape
+    y, x = int(ny * rng.uniform(0.2, 0.8)), int(nx * rng.uniform(0.2, 0.8))
+    radius = float(rng.uniform(10, 30))
+    rows, columns = np.arange(ny)[:, None], np.arange(nx)[None, :]
+    distance = np.hypot(rows - y, columns - x) / radius
+    factor = (1 - amount * np.exp(-(distance**4))).astype(np.float32)
+    reach = int(1.2 * radius)
+    box = _within_light(image, slice(y - reach, y + reach), slice(x - reach, x + reach))
+    return Injection(_only(image, _dimmed(image, factor, rng), box), box)
+
+
+def frost(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
+    """Dim the light in speckles, as ice on a window does. `amount`: the most that is lost."""
+    speckles = 0.6 * _bumps(image.lit_shape, 12, rng) + 0.4 * _bumps(image.lit_shape, 90, rng)
+    factor = (1 - amount * speckles).astype(np.float32)
+    return Injection(_dimmed(image, factor, rng), image.light)
+
+
+def vignetting(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
+    """Shade one side of the chip. `amount`: the share of light lost at the edge."""
+    ny, nx = image.lit_shape
+    side = int(rng.integers(0, 4))
+    place = np.linspace(0, 1, (ny, ny, nx, nx)[side], dtype=np.float32)[:: (1, -1)[side % 2]]
+    shade = amount * np.clip((place - 0.55) / 0.45, 0, 1) ** 1.5
+    factor = np.broadcast_to(1 - (shade[:, None] if side < 2 else shade), (ny, nx))
+    rows = (slice(int(0.6 * ny), ny), slice(0, int(0.4 * ny)), slice(0, ny), slice(0, ny))[side]
+    columns = (slice(0, nx), slice(0, nx), slice(int(0.6 * nx), nx), slice(0, int(0.4 * nx)))[side]
+    pixels = _dimmed(image, factor.astype(np.float32), rng)
+    return Injection(pixels, _within_light(image, rows, columns))
+
+
+def reflection(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
+    """Add an out-of-focus ghost: a soft ring. `amount`: of the image's bright level."""
+    ny, nx = image.lit_shape
+    y, x = ny * rng.uniform(0.25, 0.75), nx * rng.uniform(0.25, 0.75)
+    radius = nx * rng.uniform(0.06, 0.14)
+    distance = np.hypot(np.arange(ny)[:, None] - y, np.arange(nx)[None, :] - x) / radius
+    ring = np.exp(-(distance**6)) * (0.4 + 0.6 * distance**2)
+    bright_adu = max(float(np.percentile(image.pixels[image.light], 98)) - image.bias_adu, 0.0)
+    extra = (amount * bright_adu * ring).astype(np.float32)
+    rows = slice(int(y - radius), int(y + radius))
+    columns = slice(int(x - radius), int(x + radius))
+    return Injection(_brightened(image, extra, rng), _within_light(image, rows, columns))
+
+
+def shutter_trail(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
+    """Read with the shutter open: light smears along columns. `amount`: read time / exposure."""
+    light = image.light_e()
+    smear = np.maximum(light.mean(axis=0, keepdims=True), 0) / np.float32(image.gain_e_per_adu)
+    extra = np.broadcast_to(np.float32(amount) * smear, light.shape)
+    return Injection(_brightened(image, extra, rng), image.light)
+
+
+# --- lamp ----------------------------------------------------------------------------------------
+
+
+def lamp_off(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
+    """Leave a trace of scattered light where the lamp should have been. `amount`: what is left."""
+    return Injection(_dimmed(image, amount, rng), image.light)
+
+
+def lamp_weak(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
+    """Dim the lamp. `amount`: what is left of its light."""
+    return Injection(_dimmed(image, amount, rng), image.light)
+
+
+def overexposed(image: Readout, amount: float, _rng: np.random.Generator) -> Injection:
+    """Brighten the light until pixels are full and bleed. `amount`: times."""
+    full_e = CONVERTER_LIMIT_ADU * image.gain_e_per_adu
+    light = bleed(image.light_e() * np.float32(amount), full_e)
+    return Injection(image.with_light(light), image.light)
+
+
+PIXEL_FAULTS: Mapping[str, PixelFault] = {
+    function.__name__: function
+    for function in (
+        truncated_readout,
+        dead_output,
+        bias_jump,
+        bias_step,
+        bias_ramp,
+        settling_level,
+        lost_pixels,
+        pattern_noise,
+        read_noise_excess,
+        stuck_bit,
+        hot_column,
+        dead_column,
+        hot_pixels,
+        light_leak,
+        amplifier_glow,
+        glow_band,
+        raised_dark,
+        cosmic_storm,
+        format_shift,
+        defocus,
+        dust,
+        frost,
+        vignetting,
+        reflection,
+        shutter_trail,
+        lamp_off,
+        lamp_weak,
+        overexposed,
+    )
+}

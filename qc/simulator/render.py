@@ -1,0 +1,285 @@
+"""One exposure from the lamp to the 16-bit image, in health and in sickness."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qc.simulator import spectrograph
+from qc.simulator.detector import (
+    CHIPS,
+    OVERSCAN_PX,
+    PRESCAN_PX,
+    Electrons,
+    Pixels,
+    expose,
+    light_region,
+    light_shape,
+    read_out,
+    sensitivity,
+)
+from qc.simulator.faults import Case, inject
+from qc.simulator.history import State
+from qc.simulator.pixel_faults import PIXEL_FAULTS
+from qc.simulator.plan import HIGH_GAIN_FASTER, Exposure
+from qc.simulator.spectrograph import SETTINGS, Optics, standard_exposure_s
+
+_GRATING_REPEAT_PX = 0.03  # a setting returns to within 1/20 px (UVES User Manual P110.1)
+_LAMP_REPEAT = 0.008
+_BIAS_REPEAT_ADU = 0.08
+_OTHER_GAIN = {
+    "225kHz low": "50kHz high",
+    "50kHz high": "225kHz low",
+    "625kHz low": "50kHz high",
+}
+_OTHER_LAMP = {"FFL1": "FFL4", "FFL2": "FFL4", "FFL3": "FFL1", "FFL4": "FFL2", "D2": "FFL2"}
+_NEAR_SETTING = {
+    346: 390, 390: 437, 437: 390, 520: 564, 564: 580, 580: 564, 600: 580, 760: 860, 860: 760,
+}  # fmt: skip
+_FAR_SETTING = {
+    346: 437, 390: 346, 437: 346, 520: 860, 564: 860, 580: 860, 600: 760, 760: 564, 860: 580,
+}  # fmt: skip
+_SHOWN_INSTEAD = {"flat": "arc", "dflat": "arc", "orderdef": "arc"}  # all others show a flat
+
+
+@dataclass(frozen=True)
+class _View:
+    """What one chip sees of one exposure."""
+
+    exposure: Exposure
+    state: State
+    chip: str
+    optics: Optics
+    setting_nm: int
+
+    def standard_s(self, lamp: str) -> float:
+        """Return the exposure that a lamp needs here for a peak of 30 000 ADU."""
+        seconds = standard_exposure_s(self.setting_nm, lamp)
+        fast = self.exposure.stream.read_mode == "50kHz high"
+        return seconds / HIGH_GAIN_FASTER if fast else seconds
+
+    def lit_by(self, lamp: str, exposure_s: float, thorium: float = 1.0) -> Electrons:
+        """Return expected electrons of a lamp in the light's part."""
+        binning = self.exposure.stream.binning
+        if lamp == "ThAr":
+            rate = spectrograph.arc(self.setting_nm, self.chip, binning, self.optics, thorium)
+        else:
+            rate = spectrograph.flat(self.setting_nm, self.chip, binning, lamp, self.optics)
+        rate *= np.float32(exposure_s * self.state.lamp_output[lamp])
+        rate *= sensitivity(self.chip, binning)
+        return rate
+
+
+def render(
+    exposure: Exposure, state: State, rng: np.random.Generator, fault: Case | None = None
+) -> dict[int, Pixels]:
+    """Return the raw images of one exposure by HDU number.
+
+    Parameters
+    ----------
+    fault : Case or None
+        With the same generator, the frame differs from the healthy one by the fault alone.
+
+    Returns
+    -------
+    dict of int to (ny, nx) uint16 array
+        ADU; 0 for a blue frame, 1 (REDU) and 2 (REDL) for a red one, 1 and 2 for the halves of a
+        blue frame that is read through two ports.
+    """
+    fault_rng = rng.spawn(1)[0]
+    bent = rng.normal(0, _GRATING_REPEAT_PX, 2)
+    bend = fault_rng.uniform(0, 2 * np.pi)  # one direction for all chips
+    lamp_factor = np.float32(rng.normal(1, _LAMP_REPEAT))
+    images = {}
+    for hdu, chip in zip(exposure.hdus, exposure.chips, strict=False):
+        case = fault if fault is not None and fault.hits(hdu) else None
+        optics = _misaligned(_aligned(exposure.optics, state, chip, bent), case, bend)
+        light = lamp_factor * _light(exposure, state, chip, optics, case)
+        images[hdu] = _detect(exposure, state, chip, light, rng, case)
+        if case is not None and case.kind in PIXEL_FAULTS and case.kind not in _OPTICS_FAULTS:
+            images[hdu] = _spoil(images[hdu], exposure, state, chip, case, fault_rng)
+    if exposure.stream.two_ports:
+        return _halves(images[1])
+    return _misfile(images, fault) if fault is not None else images
+
+
+def _aligned(optics: Optics, state: State, chip: str, repeat_px: NDArray[np.float64]) -> Optics:
+    """Return the optics as they are today on one chip."""
+    x, y = state.shift_px[chip]
+    return replace(
+        optics,
+        shift_x_px=x + repeat_px[0],
+        shift_y_px=y + repeat_px[1],
+        blur_px=state.blur_px,
+    )
+
+
+def _shifted(optics: Optics, amount: float, angle: float) -> Optics:
+    return replace(
+        optics,
+        shift_x_px=optics.shift_x_px + amount * np.cos(angle),
+        shift_y_px=optics.shift_y_px + amount * np.sin(angle),
+    )
+
+
+# Where the optics can be asked, they are: no image operation knows what lies beyond the edge.
+_OPTICS_FAULTS: Mapping[str, Callable[[Optics, float, float], Optics]] = {
+    "format_shift": _shifted,
+    "defocus": lambda optics, amount, _: replace(optics, blur_px=amount),
+    "slit_width_wrong": lambda optics, amount, _: replace(
+        optics, slit_arcsec=optics.slit_arcsec * amount
+    ),
+    "slit_length_wrong": lambda optics, amount, _: replace(
+        optics, slit_length_arcsec=optics.slit_length_arcsec * amount
+    ),
+}
+
+
+def _misaligned(optics: Optics, case: Case | None, angle: float) -> Optics:
+    if case is None or case.kind not in _OPTICS_FAULTS:
+        return optics
+    return _OPTICS_FAULTS[case.kind](optics, case.amount, angle)
+
+
+def _light(
+    exposure: Exposure, state: State, chip: str, optics: Optics, case: Case | None
+) -> Electrons:
+    """Return expected electrons of light on a chip; zeros for a healthy bias or dark."""
+    setting_nm = exposure.stream.setting_nm
+    dark = setting_nm is None
+    if setting_nm is None:
+        setting_nm = 390 if chip == "BLUE" else 760
+        optics = replace(optics, slit_length_arcsec=SETTINGS[setting_nm].slit_length_arcsec)
+    view = _View(exposure, state, chip, optics, setting_nm)
+    if case is not None and case.kind in _LIGHT_FAULTS:
+        return _LIGHT_FAULTS[case.kind](view, case)
+    if dark:
+        return np.zeros(light_shape(chip, exposure.stream.binning), np.float32)
+    return view.lit_by(_lamp(view), exposure.exposure_s)
+
+
+def _lamp(view: _View) -> str:
+    lamp = view.exposure.lamp
+    assert lamp is not None
+    return lamp
+
+
+def _remnant(view: _View, case: Case) -> Electrons:
+    """Return the ghost of an arc: lines that were full leave a little of themselves."""
+    read = CHIPS[view.chip].modes[view.exposure.stream.read_mode]
+    arc = view.lit_by("ThAr", view.standard_s("ThAr"))
+    held = np.minimum(arc / (0.5 * read.gain_e_per_adu * 65535), 1)
+    held[held < 0.05] = 0
+    ghost: Electrons = held * np.float32(case.amount * read.read_noise_e)
+    return ghost
+
+
+def _other_lamp(view: _View, case: Case) -> Electrons:
+    lamp, seconds = _lamp(view), view.exposure.exposure_s
+    share = np.float32(case.amount)
+    own_s, other_s = view.standard_s(lamp), view.standard_s(_OTHER_LAMP[lamp])
+    other = view.lit_by(_OTHER_LAMP[lamp], seconds * other_s / own_s)
+    return (1 - share) * view.lit_by(lamp, seconds) + share * other
+
+
+def _dying_lamp(view: _View, case: Case) -> Electrons:
+    return view.lit_by("ThAr", view.exposure.exposure_s, thorium=case.amount)
+
+
+def _second_lamp(view: _View, case: Case) -> Electrons:
+    own = view.lit_by(_lamp(view), view.exposure.exposure_s)
+    second = "ThAr" if case.kind == "arc_in_flat" else SETTINGS[view.setting_nm].lamp
+    return own + view.lit_by(second, case.amount * view.standard_s(second))
+
+
+def _wrong_setting(view: _View, case: Case) -> Electrons:
+    settings = _FAR_SETTING if case.strength == "gross" else _NEAR_SETTING
+    other = replace(view, setting_nm=settings[view.setting_nm])
+    lamp = _lamp(view)
+    return other.lit_by(lamp, view.exposure.exposure_s)
+
+
+def _second_order(view: _View, case: Case) -> Electrons:
+    """Add another order of the cross-disperser: its echelle orders lie across our own."""
+    own = view.lit_by(_lamp(view), view.exposure.exposure_s)
+    other = replace(view, setting_nm=_FAR_SETTING[view.setting_nm])
+    lamp = SETTINGS[other.setting_nm].lamp
+    return own + other.lit_by(lamp, case.amount * other.standard_s(lamp))
+
+
+def _another_kind(view: _View, _case: Case) -> Electrons:
+    """Return what the header does not say: an arc for a flat, a flat for all others."""
+    shown = _SHOWN_INSTEAD.get(view.exposure.stream.image_class, "flat")
+    lamp = "ThAr" if shown == "arc" else SETTINGS[view.setting_nm].lamp
+    return view.lit_by(lamp, view.standard_s(lamp))
+
+
+_LIGHT_FAULTS: Mapping[str, Callable[[_View, Case], Electrons]] = {
+    "remnant": _remnant,
+    "lamp_wrong": _other_lamp,
+    "lamp_dying": _dying_lamp,
+    "arc_in_flat": _second_lamp,
+    "flat_in_arc": _second_lamp,
+    "setting_wrong": _wrong_setting,
+    "order_filter_missing": _second_order,
+    "mislabelled": _another_kind,
+}
+
+
+def _detect(
+    exposure: Exposure,
+    state: State,
+    chip: str,
+    light: Electrons,
+    rng: np.random.Generator,
+    case: Case | None,
+) -> Pixels:
+    """Expose a chip to its light and read it."""
+    stream = exposure.stream
+    mode = stream.read_mode
+    if case is not None and case.kind == "wrong_gain":
+        mode = _OTHER_GAIN[mode]
+    charge = expose(light, chip, stream.binning, exposure.exposure_s, rng)
+    offset = state.bias_offset_adu[chip] + rng.normal(0, _BIAS_REPEAT_ADU)
+    return read_out(charge, chip, mode, stream.binning, offset, rng)
+
+
+def _spoil(
+    pixels: Pixels,
+    exposure: Exposure,
+    state: State,
+    chip: str,
+    case: Case,
+    rng: np.random.Generator,
+) -> Pixels:
+    """Do to a chip's image what its fault does."""
+    read = CHIPS[chip].modes[exposure.stream.read_mode]
+    return inject(
+        pixels,
+        light=light_region(chip, exposure.stream.binning),
+        gain_e_per_adu=read.gain_e_per_adu,
+        read_noise_adu=read.read_noise_adu,
+        bias_adu=read.bias_adu + state.bias_offset_adu[chip],
+        kind=case.kind,
+        strength=case.strength,
+        rng=rng,
+    ).pixels
+
+
+def _misfile(images: dict[int, Pixels], case: Case) -> dict[int, Pixels]:
+    """Do what happens to a red frame's images on their way into the file."""
+    if case.kind == "chip_missing":
+        return {1: images[1]}
+    if case.kind == "chips_swapped":
+        return {1: images[2], 2: images[1]}
+    if case.kind == "chip_duplicated":
+        (copy,) = case.hdus
+        return images | {copy: images[3 - copy]}
+    return images
+
+
+def _halves(pixels: Pixels) -> dict[int, Pixels]:
+    """Split a blue image at its middle: each port reads one half with the scan on its side."""
+    middle = PRESCAN_PX + (pixels.shape[1] - PRESCAN_PX - OVERSCAN_PX) // 2
+    return {1: pixels[:, :middle], 2: pixels[:, middle:]}

@@ -1,0 +1,544 @@
+"""Light on the chips before any detector has touched it: traces, blaze, lamps, lines.
+
+Geometry comes from ``orders.csv``: for each setting, chip and order, where the order lies and which
+wavelength falls there, at five places along it (UVES physical model, checked against published
+line lists). Everything is computed in the raw file's orientation: rows run along the orders,
+wavelength falling with the row; blue columns go to redder orders, red columns to bluer ones.
+"""
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from importlib import resources
+
+import numpy as np
+from numpy.polynomial import polynomial
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter, zoom
+from scipy.special import ndtr
+
+from qc.simulator.detector import CHIPS, Binning, Electrons, light_shape
+
+Floats = NDArray[np.float64]
+
+STANDARD_PEAK_ADU = 30_000.0  # UVES User Manual P110.1, table 4.2
+PSF_SIGMA_PX = 0.95  # with the slit's width below, lines of 2.5 px at 0.4" and 3.5 px at 1.0"
+SLIT_PX_PER_ARCSEC = 3.4  # along the dispersion; measured on arcs of 2012 and 2024
+SLIT_TILT = 0.035  # rows per column
+_PLACES = np.linspace(0, 1, 5)  # along the dispersion axis, where orders.csv has its values
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A standard setting (UVES User Manual P110.1, tables 2.4 and 4.2).
+
+    Attributes
+    ----------
+    slit_length_arcsec : float
+        Of a flat or an arc; order definitions and format checks use a pinhole-like 0.5".
+    flat_s, arc_s : float
+        Exposure for a peak of 30 000 ADU, unbinned, low gain, 1" slit.
+    """
+
+    nm: int
+    arm: str
+    disperser: str
+    order_filter: str
+    slit_length_arcsec: float
+    lamp: str
+    flat_s: float
+    arc_s: float
+
+
+_CD1, _CD2, _CD3, _CD4 = "CD#1", "CD#2", "CD#3", "CD#4"
+
+SETTINGS: Mapping[int, Setting] = {
+    setting.nm: setting
+    for setting in (
+        Setting(346, "blue", _CD1, "HER_5", 10.0, "FFL1", 22.0, 22.0),
+        Setting(390, "blue", _CD2, "HER_5", 8.0, "FFL2", 100.0, 38.0),
+        Setting(437, "blue", _CD2, "HER_5", 10.0, "FFL2", 100.0, 38.0),
+        Setting(520, "red", _CD3, "SHP700", 8.9, "FFL3", 9.0, 30.0),
+        Setting(564, "red", _CD3, "SHP700", 11.0, "FFL3", 9.0, 30.0),
+        Setting(580, "red", _CD3, "SHP700", 12.0, "FFL3", 9.0, 30.0),
+        Setting(600, "red", _CD3, "SHP700", 12.0, "FFL3", 9.0, 30.0),
+        Setting(760, "red", _CD4, "BK7_5", 8.0, "FFL4", 24.0, 6.0),
+        Setting(860, "red", _CD4, "OG590", 12.0, "FFL4", 22.0, 6.0),
+    )
+}
+DEUTERIUM_S = 145.0  # deuterium lamp at 346, same source
+LAMPS = ("FFL1", "FFL2", "FFL3", "FFL4", "D2", "ThAr")
+_DICHROIC_EDGE_NM = {"DICHR#1": 452.0, "DICHR#2": 545.0}  # manual: under-exposed near the edge
+_SHORTEST_NM, _LONGEST_NM = 295.0, 1070.0
+
+
+@dataclass(frozen=True)
+class Optics:
+    """How the light reaches the chip in one exposure.
+
+    Attributes
+    ----------
+    shift_x_px, shift_y_px : float
+        Of the whole format, unbinned raw pixels.
+    blur_px : float
+        Gaussian sigma of defocus, unbinned, beyond the spectrograph's own.
+    path : str
+        INS MODE: ``BLUE``, ``RED``, ``DICHR#1``, ``DICHR#2``.
+    """
+
+    slit_arcsec: float
+    slit_length_arcsec: float
+    path: str
+    shift_x_px: float = 0.0
+    shift_y_px: float = 0.0
+    blur_px: float = 0.0
+
+
+@dataclass(frozen=True)
+class OrderTable:
+    """All orders of one setting on one chip; n of them.
+
+    Attributes
+    ----------
+    number : (n,) float array
+    trace : (3, n) float array
+        Polynomial in the place along the dispersion axis (0 to 1): cross-dispersion px, from 1,
+        pipeline orientation.
+    wavelength : (4, n) float array
+        Polynomial likewise, nm.
+    blaze_nm : (n,) float array
+    arcsec_per_px : (n,) float array
+        Across the order, unbinned.
+    """
+
+    number: Floats
+    trace: Floats
+    wavelength: Floats
+    blaze_nm: Floats
+    arcsec_per_px: Floats
+
+
+@dataclass(frozen=True)
+class Orders:
+    """Where the n orders are on ny binned rows.
+
+    Attributes
+    ----------
+    column : (n, ny) float array
+        Centre, binned, in the light's part, from 0.
+    wavelength_nm : (n, ny) float array
+    blaze : (n, ny) float array
+        Blaze function, 0 to 1.
+    half_slit : (n,) float array
+        Half the slit's length, binned columns.
+    """
+
+    column: Floats
+    wavelength_nm: Floats
+    blaze: Floats
+    half_slit: Floats
+
+
+@cache
+def order_table(setting_nm: int, chip: str) -> OrderTable:
+    """Read one setting's orders on one chip from ``orders.csv``."""
+    text = (resources.files("qc.simulator") / "orders.csv").read_text(encoding="ascii")
+    rows = [
+        row
+        for row in csv.DictReader(text.splitlines())
+        if row["setting_nm"] == str(setting_nm) and row["chip"] == chip
+    ]
+    across = np.array([[float(row[f"y_at_x{p}"]) for row in rows] for p in (0, 25, 50, 75, 100)])
+    nm = np.array([[float(row[f"nm_at_x{p}"]) for row in rows] for p in (0, 25, 50, 75, 100)])
+    return OrderTable(
+        number=np.array([float(row["order"]) for row in rows]),
+        trace=np.atleast_2d(polynomial.polyfit(_PLACES, across, 2)),
+        wavelength=np.atleast_2d(polynomial.polyfit(_PLACES, nm, 3)),
+        blaze_nm=np.array([float(row["blaze_nm"]) for row in rows]),
+        arcsec_per_px=np.array([float(row["slitscale_arcsec_per_px"]) for row in rows]),
+    )
+
+
+def place_orders(setting_nm: int, chip: str, binning: Binning, optics: Optics) -> Orders:
+    """Return where the orders of a setting are in this exposure."""
+    table = order_table(setting_nm, chip)
+    bin_x, bin_y = binning
+    rows, columns = CHIPS[chip].rows, CHIPS[chip].columns
+    row = (np.arange(rows // bin_y) + 0.5) * bin_y - 0.5 - optics.shift_y_px  # unbinned, from 0
+    place = (rows - 1 - row) / (rows - 1)  # both arms: wavelength falls with the row
+    across = polynomial.polyval(place, table.trace)  # (n, ny)
+    column = (across - 1 if chip == "BLUE" else columns - across) + optics.shift_x_px
+    wavelength = polynomial.polyval(place, table.wavelength)
+    # The sinc of the blaze has its first zero one free spectral range from the centre.
+    phase = table.number[:, None] * (1 - table.blaze_nm[:, None] / wavelength)
+    return Orders(
+        column=(column + 0.5) / bin_x - 0.5,
+        wavelength_nm=wavelength,
+        blaze=np.sinc(phase) ** 2,
+        half_slit=optics.slit_length_arcsec / table.arcsec_per_px / 2 / bin_x,
+    )
+
+
+def lamp_spectrum(lamp: str, wavelength_nm: Floats) -> Floats:
+    """Return photons per pixel of a continuum lamp, any unit, same shape as `wavelength_nm`."""
+    if lamp == "D2":
+        return _deuterium(wavelength_nm)
+    kelvin = {"FFL1": 3200, "FFL2": 3100, "FFL3": 2900, "FFL4": 2700}[lamp]
+    planck = wavelength_nm**-4 / np.expm1(1.4388e7 / (kelvin * wavelength_nm))
+    # Colour filters before the blue lamps flatten the rise to the red; not documented in detail.
+    centre, width = {"FFL1": (330, 45), "FFL2": (395, 60), "FFL3": (560, 170), "FFL4": (800, 300)}[
+        lamp
+    ]
+    return planck * np.exp(-0.5 * ((wavelength_nm - centre) / width) ** 2)
+
+
+def _deuterium(wavelength_nm: Floats) -> Floats:
+    """Return a continuum that rises to the ultraviolet, with molecular lines beyond 350 nm."""
+    grid, lines = _deuterium_lines()
+    return np.exp(-(wavelength_nm - 300) / 45) + np.interp(wavelength_nm, grid, lines)
+
+
+@cache
+def _deuterium_lines() -> tuple[Floats, Floats]:
+    """Return a wavelength grid and the lines' brightness on it, both (n,)."""
+    rng = np.random.default_rng(1932)
+    grid = np.arange(_SHORTEST_NM, 660, 0.003)
+    brightness = np.zeros_like(grid)
+    where = np.searchsorted(grid, rng.uniform(352, 655, 900))
+    np.add.at(brightness, where, 10 ** rng.normal(-0.6, 0.45, where.size))
+    return grid, gaussian_filter(brightness, 2.2) * 5.5
+
+
+def transmission(path: str, arm: str, wavelength_nm: Floats) -> Floats:
+    """Return what dichroic and air let through, 0 to 1."""
+    through = 1 - np.interp(wavelength_nm, *_air())
+    if path in _DICHROIC_EDGE_NM:
+        steps = (wavelength_nm - _DICHROIC_EDGE_NM[path]) / (-5.0 if arm == "blue" else 5.0)
+        edge = 1 / (1 + np.exp(-np.clip(steps, -50, 50)))
+        through *= edge * (0.97 + 0.03 * np.sin(wavelength_nm / 4.0)) / 1.1
+    return through
+
+
+@cache
+def _air() -> tuple[Floats, Floats]:
+    """Return wavelengths and depths of the oxygen and water lines in a few metres of air."""
+    rng = np.random.default_rng(760)
+    grid = np.arange(680, _LONGEST_NM, 0.002)
+    depth = np.zeros_like(grid)
+    for first, last, lines, deepest in (
+        (686.7, 692.0, 40, 0.05),  # O2 B
+        (716.0, 732.0, 120, 0.04),  # H2O
+        (759.4, 770.0, 60, 0.16),  # O2 A
+        (813.0, 835.0, 120, 0.05),  # H2O
+        (928.0, 978.0, 260, 0.12),  # H2O
+    ):
+        where = np.searchsorted(grid, rng.uniform(first, last, lines))
+        np.maximum.at(depth, where, deepest * rng.uniform(0.1, 1, lines))
+    return grid, gaussian_filter(depth, 3.0) * 7.5
+
+
+@cache
+def _brightest(setting_nm: int, lamp: str) -> float:
+    """Return the highest value of lamp times blaze on all chips of a setting."""
+    arm = SETTINGS[setting_nm].arm
+    optics = Optics(1.0, 10.0, arm.upper())
+    peaks = []
+    for chip in chips_of(arm):
+        orders = place_orders(setting_nm, chip, (2, 2), optics)
+        light = lamp_spectrum(lamp, orders.wavelength_nm) * orders.blaze
+        peaks.append(np.percentile(light, 99.8))  # a deuterium line may stand out of it
+    return float(max(peaks))
+
+
+def chips_of(arm: str) -> tuple[str, ...]:
+    """Return the chips of an arm in the order of a raw file's extensions."""
+    return ("BLUE",) if arm == "blue" else ("REDU", "REDL")
+
+
+def standard_exposure_s(setting_nm: int, lamp: str) -> float:
+    """Return the exposure for a peak of 30 000 ADU: unbinned, low gain, 1" slit."""
+    if lamp == "ThAr":
+        return SETTINGS[setting_nm].arc_s
+    return DEUTERIUM_S if lamp == "D2" else SETTINGS[setting_nm].flat_s
+
+
+def flat(setting_nm: int, chip: str, binning: Binning, lamp: str, optics: Optics) -> Electrons:
+    """Return a continuum lamp seen through the slit.
+
+    Returns
+    -------
+    (ny, nx) float32 array
+        Electrons per second and binned pixel, the light's part only.
+    """
+    setting = SETTINGS[setting_nm]
+    orders = place_orders(setting_nm, chip, binning, optics)
+    spectrum = lamp_spectrum(lamp, orders.wavelength_nm) * orders.blaze
+    spectrum *= transmission(optics.path, setting.arm, orders.wavelength_nm)
+    low_gain = CHIPS[chips_of(setting.arm)[-1]].modes["225kHz low"].gain_e_per_adu
+    peak_e_s = STANDARD_PEAK_ADU * low_gain / standard_exposure_s(setting_nm, _own(lamp, setting))
+    peak_e_s *= optics.slit_arcsec * binning[0] * binning[1]
+    spectrum *= peak_e_s / _brightest(setting_nm, lamp)
+    scene = draw_orders(orders, spectrum, chip, binning, optics.blur_px)
+    scene *= _fringes(setting_nm, chip, binning)
+    scene += np.float32(peak_e_s) * _diffuse(setting_nm, chip, binning, lamp, optics.path)
+    return scene
+
+
+def _own(lamp: str, setting: Setting) -> str:
+    """Return the lamp whose table entry sets the brightness: the setting's own, or deuterium."""
+    return "D2" if lamp == "D2" else setting.lamp
+
+
+def draw_orders(
+    orders: Orders, spectrum: Floats, chip: str, binning: Binning, blur_px: float
+) -> Electrons:
+    """Paint each order's spectrum along its trace with the slit's profile.
+
+    Parameters
+    ----------
+    spectrum : (n, ny) float array
+        Brightness of a fully lit binned pixel.
+    """
+    ny, nx = light_shape(chip, binning)
+    scene = np.zeros((ny, nx), np.float32)
+    sigma = _edge_sigma(binning[0], blur_px)
+    row = np.arange(ny)[:, None]
+    for centre, brightness, half in zip(orders.column, spectrum, orders.half_slit, strict=True):
+        reach = int(half + 4 * sigma + 1)
+        first = np.floor(centre).astype(np.intp) - reach
+        column = first[:, None] + np.arange(2 * reach + 2)  # (ny, w)
+        inside = (column >= 0) & (column < nx)
+        if not inside.any():
+            continue
+        distance = (column - centre[:, None]).astype(np.float32)
+        value = slit_profile(distance, half, sigma) * brightness[:, None].astype(np.float32)
+        value[~inside] = 0
+        scene[row, np.clip(column, 0, nx - 1)] += value
+    return scene
+
+
+def _edge_sigma(bin_x: int, blur_px: float) -> float:
+    """Return the softness of the slit's ends in binned columns: image quality and pixel."""
+    return float(np.sqrt(1.0 + blur_px**2 + bin_x**2 / 12) / bin_x)
+
+
+def slit_profile(distance: Electrons, half: float, sigma: float) -> Electrons:
+    """Return the slit's image across an order: soft ends, 3 % uneven.
+
+    Parameters
+    ----------
+    distance : float32 array, any shape
+        Binned columns from the order's centre.
+    """
+    lit: Electrons = ndtr((half - np.abs(distance)) / np.float32(sigma))
+    along = distance / np.float32(half)
+    return lit * (1 + np.float32(0.012) * along - np.float32(0.02) * (along * along - 0.3))
+
+
+@lru_cache(maxsize=6)
+def _fringes(setting_nm: int, chip: str, binning: Binning) -> Electrons | np.float32:
+    """Return interference in the silicon: none below 650 nm, 40 % (EEV), 10 % (MIT) at 850 nm."""
+    optics = Optics(1.0, 10.0, "RED")
+    orders = place_orders(setting_nm, chip, binning, optics)
+    reddest = orders.wavelength_nm.max()
+    if chip == "BLUE" or reddest < 650:
+        return np.float32(1)
+    thickness_um, contrast = (15.0, 0.2) if chip == "REDL" else (20.0, 0.05)
+    nm = _wavelength_map(orders, light_shape(chip, binning))
+    rng = np.random.default_rng(np.random.SeedSequence([850, *chip.encode()]))
+    bumps = _smooth_field(rng, light_shape(chip, binning), 24)
+    depth = contrast * np.clip((nm - 650) / 200, 0, 1.2) ** 1.5
+    # Silicon: n = 3.6; the bumps bend the fringes into the usual wood grain.
+    phase = 4 * np.pi * 3.6e3 * (thickness_um + 0.35 * bumps) / nm
+    pattern: Electrons = (1 + depth * np.cos(phase)).astype(np.float32)
+    return pattern
+
+
+def _wavelength_map(orders: Orders, shape: tuple[int, int]) -> Electrons:
+    """Return the wavelength that falls on each pixel, from the nearest order: (ny, nx) nm."""
+    nm = np.empty(shape, np.float32)
+    column = np.arange(shape[1])
+    for row in range(shape[0]):
+        by_column = np.argsort(orders.column[:, row])
+        centres = orders.column[by_column, row]
+        nearest = np.searchsorted((centres[1:] + centres[:-1]) / 2, column)
+        nm[row] = orders.wavelength_nm[by_column, row][nearest]
+    return nm
+
+
+def _smooth_field(rng: np.random.Generator, shape: tuple[int, int], cells: int) -> Electrons:
+    """Return a random field of unit scatter with `cells` bumps along each side."""
+    coarse = gaussian_filter(rng.standard_normal((cells, cells)), 0.7)
+    field: Electrons = zoom(
+        (coarse / coarse.std()).astype(np.float32),
+        (shape[0] / cells, shape[1] / cells),
+        order=3,
+        grid_mode=True,
+        mode="nearest",
+    )
+    return field
+
+
+@lru_cache(maxsize=6)
+def _diffuse(setting_nm: int, chip: str, binning: Binning, lamp: str, path: str) -> Electrons:
+    """Return scattered light between the orders and faint ghost orders, peak of the orders = 1.
+
+    Ghosts are steeper and about twice as far apart: below 1 % on EEV chips, more on MIT's at 860.
+    """
+    setting = SETTINGS[setting_nm]
+    optics = Optics(1.0, setting.slit_length_arcsec, path)
+    coarse: Binning = (16, 16)
+    orders = place_orders(setting_nm, chip, coarse, optics)
+    spectrum = lamp_spectrum(lamp, orders.wavelength_nm) * orders.blaze
+    spectrum *= transmission(path, setting.arm, orders.wavelength_nm) / _brightest(setting_nm, lamp)
+    blocks = draw_orders(orders, spectrum, chip, coarse, 0.0)
+    glow = gaussian_filter(blocks, 9, mode="nearest") * 0.025 + 0.0015 * blocks.mean()
+    shape = light_shape(chip, binning)
+    factor = shape[0] / glow.shape[0], shape[1] / glow.shape[1]
+    scene: Electrons = zoom(glow, factor, order=1, grid_mode=True, mode="nearest")
+    return scene + _ghosts(setting_nm, chip, binning, spectrum.max(axis=1))
+
+
+def _ghosts(setting_nm: int, chip: str, binning: Binning, brightness: Floats) -> Electrons:
+    """Return every second order again, steeper, in focus, at a fraction of a per cent."""
+    strength = 0.015 if (setting_nm, chip) == (860, "REDU") else 0.004
+    optics = Optics(1.0, SETTINGS[setting_nm].slit_length_arcsec, "RED", shift_x_px=37.0)
+    orders = place_orders(setting_nm, chip, binning, optics)
+    half_chip = light_shape(chip, binning)[0] / 2
+    lean = 1 + 0.6 * (np.arange(orders.column.shape[1]) - half_chip) / half_chip
+    middle = orders.column.mean(axis=1, keepdims=True)
+    steeper = Orders(
+        column=(middle + (orders.column - middle) * 2.2 + 20 * (lean - 1))[::2],
+        wavelength_nm=orders.wavelength_nm[::2],
+        blaze=orders.blaze[::2],
+        half_slit=orders.half_slit[::2],
+    )
+    spectrum = strength * brightness[::2, None] * steeper.blaze
+    return draw_orders(steeper, spectrum, chip, binning, 0.5)
+
+
+@dataclass(frozen=True)
+class LineList:
+    """Lines of the thorium-argon lamp, by wavelength.
+
+    Attributes
+    ----------
+    wavelength_nm : (n,) float array
+    rate_e_s : (n,) float array
+        Peak of an unbinned pixel at full blaze, where the standard arc takes 30 s.
+    argon : (n,) bool array
+        The others are thorium's.
+    """
+
+    wavelength_nm: Floats
+    rate_e_s: Floats
+    argon: NDArray[np.bool_]
+
+
+@cache
+def line_list() -> LineList:
+    """Return a lamp with the statistics of real arcs, always the same one.
+
+    50 to 100 lines to an order; brightness log-normal over two decades with a brighter tail; from
+    690 nm on, argon lines that saturate (UVES User Manual P110.1; arcs of 2012 and 2024).
+    """
+    rng = np.random.default_rng(1889)
+    lines = []
+    edges = np.arange(_SHORTEST_NM, _LONGEST_NM, 5.0)
+    for first in edges:
+        density_per_nm = 26 * (350 / first) ** 0.9
+        lines.append(rng.uniform(first, first + 5, rng.poisson(5 * density_per_nm)))
+    wavelength = np.sort(np.concatenate(lines))
+    argon = rng.random(wavelength.size) < 0.25
+    decades = rng.normal(0.1, 0.65, wavelength.size)
+    decades += (rng.random(wavelength.size) < 0.02) * rng.uniform(0.5, 1.6, wavelength.size)
+    red_argon = argon & (wavelength > 690) & (rng.random(wavelength.size) < 0.04)
+    decades[red_argon] = rng.uniform(1.6, 4.4, red_argon.sum())
+    return LineList(wavelength, 10**decades, argon)
+
+
+@dataclass(frozen=True)
+class LineImages:
+    """Where n images of lines fall on the binned chip, and how bright they are."""
+
+    row: Floats
+    column: Floats
+    peak_e_s: Floats
+    half_slit: Floats
+
+
+def arc(
+    setting_nm: int, chip: str, binning: Binning, optics: Optics, thorium: float = 1.0
+) -> Electrons:
+    """Return the thorium-argon lamp seen through the slit.
+
+    Parameters
+    ----------
+    thorium : float
+        Brightness of thorium's lines; a dying lamp loses them and brightens in argon.
+
+    Returns
+    -------
+    (ny, nx) float32 array
+        Electrons per second and binned pixel, the light's part only.
+    """
+    orders = place_orders(setting_nm, chip, binning, optics)
+    images = _line_images(setting_nm, orders, optics, thorium)
+    shape = light_shape(chip, binning)
+    area = binning[0] * binning[1]
+    scene = np.full(shape, images.peak_e_s.sum() / (shape[0] * shape[1]) * 0.2 * area, np.float32)
+    inside = (images.column > -images.half_slit) & (images.column < shape[1] + images.half_slit)
+    _draw_lines(scene, images, inside & (images.peak_e_s > 0.01), binning, optics)
+    return scene
+
+
+def _line_images(setting_nm: int, orders: Orders, optics: Optics, thorium: float) -> LineImages:
+    """Find each line in every order that shows it."""
+    lines = line_list()
+    element = np.where(lines.argon, 1 / np.sqrt(thorium), thorium)
+    rate = lines.rate_e_s * element * 30.0 / standard_exposure_s(setting_nm, "ThAr")
+    ny = orders.column.shape[1]
+    found = []
+    for number, nm in enumerate(orders.wavelength_nm):
+        seen = slice(*np.searchsorted(lines.wavelength_nm, (nm[-1], nm[0])))
+        row = np.interp(lines.wavelength_nm[seen], nm[::-1], np.arange(ny)[::-1])
+        through = np.interp(row, np.arange(ny), orders.blaze[number])
+        column = np.interp(row, np.arange(ny), orders.column[number])
+        half = np.full(row.size, orders.half_slit[number])
+        arm = SETTINGS[setting_nm].arm
+        through = through * transmission(optics.path, arm, lines.wavelength_nm[seen])
+        found.append(np.stack([row, column, rate[seen] * through, half]))
+    return LineImages(*np.concatenate(found, axis=1))
+
+
+def _draw_lines(
+    scene: Electrons,
+    images: LineImages,
+    wanted: NDArray[np.bool_],
+    binning: Binning,
+    optics: Optics,
+) -> None:
+    """Add slightly tilted slit images to a scene, in place; charge is kept when binning."""
+    bin_x, bin_y = binning
+    ny, nx = scene.shape
+    sigma = np.sqrt(PSF_SIGMA_PX**2 + optics.blur_px**2 + bin_y**2 / 12) / bin_y
+    half_width = SLIT_PX_PER_ARCSEC * optics.slit_arcsec / 2 / bin_y
+    edge = _edge_sigma(bin_x, optics.blur_px)
+    tilt = SLIT_TILT * bin_x / bin_y
+    half = images.half_slit[wanted, None, None]
+    reach_x = int(half.max(initial=1) + 3 * edge + 1)
+    reach_y = int(half_width + 4 * sigma + tilt * reach_x + 1)
+    centre_y, centre_x = images.row[wanted, None, None], images.column[wanted, None, None]
+    row = np.floor(centre_y).astype(np.intp) + np.arange(-reach_y, reach_y + 2)[:, None]
+    column = np.floor(centre_x).astype(np.intp) + np.arange(-reach_x, reach_x + 2)
+    away_x = (column - centre_x).astype(np.float32)  # (n, 1, w)
+    away_y = (row - centre_y).astype(np.float32) - np.float32(tilt) * away_x  # (n, h, w)
+    profile = ndtr((away_y + np.float32(half_width)) / np.float32(sigma))
+    profile -= ndtr((away_y - np.float32(half_width)) / np.float32(sigma))
+    # A narrow slit spreads over its neighbours; a wide one keeps the peak.
+    profile *= slit_profile(away_x, half.astype(np.float32), edge)
+    profile *= (images.peak_e_s[wanted, None, None] * bin_x * bin_y).astype(np.float32)
+    inside = (row >= 0) & (row < ny) & (column >= 0) & (column < nx)
+    place = (row * nx + column)[inside]
+    scene += np.bincount(place, profile[inside], ny * nx).reshape(ny, nx).astype(np.float32)
