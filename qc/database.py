@@ -611,7 +611,7 @@ def newest_night(session: Session) -> date | None:
 def frame_states(session: Session) -> Mapping[str, int]:
     """Return how many files are in each state."""
     query = select(FrameRow.state, func.count()).group_by(FrameRow.state)
-    return {state: count for state, count in session.execute(query)}
+    return dict(session.execute(query).tuples())
 
 
 def alerts_owed(session: Session) -> int:

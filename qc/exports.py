@@ -1,0 +1,188 @@
+"""What is stored, as tables for people's own tools."""
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import date
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pandas as pd
+from astropy.table import Table
+from sqlalchemy.orm import Session
+
+from qc import database
+from qc.database import Finding
+from qc.errors import ConfigurationError
+from qc.metrics import METRICS
+
+
+class What(StrEnum):
+    """The tables that can be exported."""
+
+    VERDICTS = "verdicts"
+    EMBEDDINGS = "embeddings"
+    LABELS = "labels"
+    METRICS = "metrics"
+
+
+class Format(StrEnum):
+    """The formats that they can be written in."""
+
+    CSV = "csv"
+    PARQUET = "parquet"
+    VOTABLE = "votable"
+
+
+_IDENTITY = ("file", "extension", "image_type", "observed_at")
+_SETUP = ("chip", "binning", "read_mode", "wavelength_nm", "slit_arcsec", "optics")
+_COLUMNS = {
+    What.VERDICTS: (
+        *_IDENTITY,
+        "status",
+        "merge_height",
+        "threshold",
+        "score",
+        "reasons",
+        "predicted_type",
+        "predicted_kind",
+        "fingerprint",
+        "reference_size",
+        "widened",
+        "label",
+        "judged_at",
+        "night",
+        *_SETUP,
+        "path",
+    ),
+    What.EMBEDDINGS: (*_IDENTITY, "fingerprint", "embedding"),
+    What.LABELS: (*_IDENTITY, "label", "kind", "who", "at", "note"),
+    What.METRICS: (*_IDENTITY, "exposure_s", *_SETUP, *METRICS),
+}
+
+
+def read_table(session: Session, what: What, since: date | None = None) -> pd.DataFrame:
+    """Return one row for each extension that was judged (or labelled), oldest first.
+
+    Parameters
+    ----------
+    since : date, optional
+        The first night wanted.
+    """
+    found = database.findings(session, since or date.min)
+    records = [record for finding in found for record in _RECORDS[what](session, finding)]
+    return pd.DataFrame.from_records(records, columns=list(_COLUMNS[what]))
+
+
+def _identity(finding: Finding) -> dict[str, Any]:
+    return {
+        "file": Path(finding.frame.path).name,
+        "extension": finding.extension.number,
+        "image_type": finding.extension.image_type,
+        "observed_at": finding.frame.observed_at,
+    }
+
+
+def _setup(finding: Finding) -> dict[str, Any]:
+    return {name: getattr(finding.extension, name) for name in _SETUP}
+
+
+def _verdict_records(_session: Session, finding: Finding) -> Iterator[dict[str, Any]]:
+    verdict, label = finding.verdict, finding.label
+    yield {
+        **_identity(finding),
+        **_setup(finding),
+        "status": str(verdict.status),
+        "merge_height": verdict.merge_height,
+        "threshold": verdict.threshold,
+        "score": verdict.score,
+        "reasons": "; ".join(verdict.reasons),
+        "predicted_type": "",  # no classifier has judged it
+        "predicted_kind": "",
+        "fingerprint": finding.fingerprint,
+        "reference_size": verdict.reference_size,
+        "widened": verdict.widened,
+        "label": str(label.label) if label else "",
+        "judged_at": verdict.judged_at,
+        "night": finding.frame.night,
+        "path": finding.frame.path,
+    }
+
+
+def _embedding_records(session: Session, finding: Finding) -> Iterator[dict[str, Any]]:
+    vector = database.embedding_of(session, finding.extension.id, finding.verdict.encoder_id)
+    yield {
+        **_identity(finding),
+        "fingerprint": finding.fingerprint,
+        "embedding": vector.tolist(),
+    }
+
+
+def _label_records(_session: Session, finding: Finding) -> Iterator[dict[str, Any]]:
+    if label := finding.label:
+        names = ("label", "kind", "who", "at", "note")
+        yield {**_identity(finding), **{name: getattr(label, name) for name in names}}
+
+
+def _metric_records(_session: Session, finding: Finding) -> Iterator[dict[str, Any]]:
+    yield {
+        **_identity(finding),
+        **_setup(finding),
+        "exposure_s": finding.frame.exposure_s,
+        **finding.extension.metrics,
+    }
+
+
+_RECORDS: dict[What, Callable[[Session, Finding], Iterator[dict[str, Any]]]] = {
+    What.VERDICTS: _verdict_records,
+    What.EMBEDDINGS: _embedding_records,
+    What.LABELS: _label_records,
+    What.METRICS: _metric_records,
+}
+
+
+def write_table(table: pd.DataFrame, form: Format, stream: BinaryIO) -> None:
+    """Write a table as CSV, Parquet or VOTable.
+
+    An embedding is a list of numbers in Parquet, and JSON where a cell holds only text.
+
+    Raises
+    ------
+    ConfigurationError
+        If the format needs a library that is not installed.
+    """
+    if form is Format.PARQUET:
+        _write_parquet(table, stream)
+    elif form is Format.CSV:
+        flat = _flat(table)
+        stream.write(flat.to_csv(index=False, date_format="%Y-%m-%dT%H:%M:%S.%fZ").encode())
+    else:
+        Table.from_pandas(_textual(_flat(table))).write(stream, format="votable")
+
+
+def _write_parquet(table: pd.DataFrame, stream: BinaryIO) -> None:
+    try:
+        table.to_parquet(stream, index=False)
+    except ImportError as error:
+        raise ConfigurationError(
+            "Parquet needs pyarrow: pip install 'calibration-qc[parquet]', or use --format csv"
+        ) from error
+
+
+def _flat(table: pd.DataFrame) -> pd.DataFrame:
+    """Write lists as JSON: a cell of CSV or VOTable holds text or a number."""
+    if "embedding" not in table:
+        return table
+    return table.assign(embedding=[json.dumps(vector) for vector in table["embedding"]])
+
+
+def _textual(table: pd.DataFrame) -> pd.DataFrame:
+    """Write dates and words as plain strings, missing ones empty: VOTable knows no others."""
+    text = [str(name) for name in table.columns if not pd.api.types.is_numeric_dtype(table[name])]
+    return table.assign(**{name: [_spell(value) for value in table[name]] for name in text})
+
+
+def _spell(value: Any) -> str:
+    if value is None or value is pd.NaT:
+        return ""
+    return str(value.isoformat()) if hasattr(value, "isoformat") else str(value)
