@@ -1,0 +1,482 @@
+"""Pictures for the report and the review pages: data in, picture out.
+
+Images are PNG bytes, line drawings are SVG text ready to stand inside an HTML page. The same data
+give the same bytes, so that a report can be compared with yesterday's. The colours are Okabe and
+Ito's, which colour-blind readers can tell apart, and no meaning hangs on colour alone. Drawings
+are 13 cm wide with 11-point text: still readable when a telephone shrinks them to its width.
+"""
+
+import io
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from html import escape
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.cluster.hierarchy import leaves_list
+
+Floats = NDArray[np.float32] | NDArray[np.float64]
+
+BLACK, GREY, PALE = "#222222", "#767676", "#d9d9d9"
+RED, BLUE = "#d55e00", "#0072b2"  # Okabe & Ito's vermilion and blue
+HEAT = (213, 94, 0)  # RED as RGB
+TEXT_PT = 11
+GREYS = 48  # more cannot be told apart, and a noisy picture of more would not be small
+HEAT_OPACITY = 0.8  # at full strength: what lies beneath must remain visible
+DOTS_AS_SVG = 300  # more dots than this are drawn as one embedded image
+PROFILE_POINTS = 256  # about one per printed half millimetre
+STATUSES = {  # marker, fill, edge, size in points: shape and fill say it again without colour
+    "nominal": ("o", GREY, "none", 4),
+    "undecided": ("o", "none", BLUE, 5),
+    "anomalous": ("D", RED, BLACK, 6),
+}
+
+
+def limits(*images: Floats, least_span_adu: float = 10.0) -> tuple[float, float]:
+    """Choose one black and one white for pictures that are to be compared.
+
+    Parameters
+    ----------
+    images : (h, w) float arrays
+        ADU; each may have its own shape.
+    least_span_adu : float
+        Keeps the noise of an empty frame from looking dramatic.
+
+    Returns
+    -------
+    vmin, vmax : float
+        ADU: the lowest of all 0.5 and the highest of all 99.5 percentiles.
+    """
+    ends = np.array([np.nanpercentile(image, [0.5, 99.5]) for image in images])
+    low, high = float(ends[:, 0].min()), float(ends[:, 1].max())
+    short = max(least_span_adu - (high - low), 0) / 2
+    return low - short, high + short
+
+
+def thumbnail(
+    statistic: Floats,
+    *,
+    zero_adu: float,
+    scale_adu: float,
+    aspect: float,
+    vmin: float | None = None,
+    vmax: float | None = None,
+    overlay: Floats | None = None,
+) -> bytes:
+    """Draw one block statistic of an extension in grey, row 0 at the bottom.
+
+    The stretch is ``asinh((value - zero_adu) / scale_adu)`` between fixed ends, so that equal
+    greys mean equal counts in every picture drawn with the same ends.
+
+    Parameters
+    ----------
+    statistic : (h, w) float array
+        ADU.
+    zero_adu, scale_adu : float
+        Where the stretch is steepest, and up to where it is nearly linear.
+    aspect : float
+        Height over width of the detector's light-sensitive area.
+    vmin, vmax : float, optional
+        Black and white, ADU; those of `limits` where absent.
+    overlay : (a, b) float array, optional
+        A heat map over the whole picture, 0 (clear) to 1 (as strong as it gets). Its scale is the
+        caller's: a map normalised to its own maximum would glow on good frames too.
+
+    Returns
+    -------
+    bytes
+        PNG with a palette, `w` pixels wide.
+    """
+    low, high = limits(statistic)
+    low, high = low if vmin is None else vmin, high if vmax is None else vmax
+    black, value, white = (
+        np.arcsinh((level - zero_adu) / scale_adu) for level in (low, statistic, high)
+    )
+    shown = np.nan_to_num((value - black) / max(white - black, 1e-9)).clip(0, 1)
+    grey = (np.rint(shown * (GREYS - 1)) * (255 / (GREYS - 1))).astype(np.uint8)[::-1]
+    width = grey.shape[1]
+    # Repeated rows are sharp, and cost nothing once compressed; interpolated ones do.
+    picture = Image.fromarray(grey).resize((width, round(width * aspect)), Image.Resampling.NEAREST)
+    if overlay is not None:
+        picture = _with_heat(picture, overlay[::-1])
+    return _png(picture)
+
+
+def dendrogram(merges: Floats, *, threshold: float, marked: int) -> str:
+    """Draw the tree of a reference and one new frame, with the height at which it is cut.
+
+    Heights are drawn on a logarithmic scale: cosine distances of good frames differ by decades.
+
+    Parameters
+    ----------
+    merges : (n - 1, 4) float array
+        As `scipy.cluster.hierarchy.linkage` returns them.
+    threshold : float
+        Cosine distance above which a frame stands apart.
+    marked : int
+        Index of the new frame among the n leaves.
+
+    Returns
+    -------
+    str
+        SVG.
+    """
+    links, holds_marked = _links(merges, marked)  # (n - 1, 4, 2), (n - 1,)
+    heights = merges[:, 2]
+    lowest = min(heights[heights > 0].min(initial=threshold), threshold) / 3
+    links[..., 1] = links[..., 1].clip(lowest)
+    joins_at = float(heights[holds_marked].min())
+    colour = RED if joins_at > threshold else BLUE
+    figure, axes = _drawing()
+    axes.add_collection(LineCollection(list(links[~holds_marked]), colors=GREY, linewidths=0.7))
+    axes.add_collection(LineCollection(list(links[holds_marked]), colors=colour, linewidths=0.9))
+    place = _leaf_places(merges)[marked]
+    axes.plot([place, place], [lowest, joins_at], color=colour, linewidth=2.5)
+    on_the_right = place > len(merges) / 2
+    axes.set(xlim=(-1, len(merges) + 1), ylim=(lowest, max(heights.max(), threshold) * 3))
+    axes.set(xticks=[], ylabel="cosine distance")
+    _make_logarithmic(axes)
+    _label_leaf(axes, f"this frame: {joins_at:.2g}", (place, max(heights.max(), lowest)), colour)
+    axes.axhline(threshold, color=BLACK, linestyle="--", linewidth=1)
+    _note(axes, f"threshold {threshold:.2g}", threshold, side="left" if on_the_right else "right")
+    return _svg(figure, f"Tree of {len(merges) + 1} frames; the new one joins at {joins_at:.2g}")
+
+
+def trend(
+    times: Sequence[datetime],
+    values: Floats,
+    statuses: Sequence[str],
+    *,
+    limit: float | None = None,
+    title: str,
+    unit: str,
+    events: Sequence[tuple[datetime, str]] = (),
+) -> str:
+    """Draw a metric or a score against time.
+
+    Parameters
+    ----------
+    times : sequence of n datetimes
+        UTC, in any order.
+    values : (n,) float array
+        In `unit`; drawn logarithmically where they are positive and span more than 1000.
+    statuses : sequence of n str
+        ``nominal``, ``anomalous`` or ``undecided``.
+    limit : float, optional
+        Drawn as a line.
+    events : sequence of (when, label)
+        Interventions, drawn as vertical lines.
+
+    Returns
+    -------
+    str
+        SVG; many dots are embedded in it as one image.
+    """
+    figure, axes = _drawing()
+    when, found = np.array(times, "O"), np.array(statuses, "U")
+    for status, (marker, fill, edge, size) in STATUSES.items():
+        these = found == status
+        if these.any():
+            [dots] = axes.plot(when[these], values[these], marker, label=status, markersize=size)
+            dots.set(markerfacecolor=fill, markeredgecolor=edge)
+            dots.set_rasterized(bool(these.sum() > DOTS_AS_SVG))
+    if values.min(initial=np.inf) > 0 and values.max() > 1000 * values.min():
+        _make_logarithmic(axes)
+    if limit is not None:
+        axes.axhline(limit, color=BLACK, linestyle="--", linewidth=1)
+        _note(axes, f"limit {limit:.4g}", limit, side="right")
+    _draw_events(axes, events)
+    _date_axis(axes)
+    axes.set_ylabel(unit)
+    axes.set_title(title, loc="left", fontsize=TEXT_PT, fontweight="bold", pad=8)
+    _legend(figure, axes)
+    return _svg(figure, f"{title} against time, {len(values)} values")
+
+
+def profile(
+    reference_lo: Floats,
+    reference_mid: Floats,
+    reference_hi: Floats,
+    new: Floats,
+    *,
+    along: str = "row",
+    unit: str = "ADU",
+) -> str:
+    """Draw a row or column profile over the band of its references, and the difference below.
+
+    Where thousands of points fall on hundreds, the band keeps its width and the new profile
+    keeps its outliers.
+
+    Parameters
+    ----------
+    reference_lo, reference_mid, reference_hi, new : (n,) float arrays
+        In `unit`, e.g. percentiles 1, 50 and 99 of the references, and the new frame.
+    along : str
+        What is counted along the horizontal axis.
+
+    Returns
+    -------
+    str
+        SVG.
+    """
+    starts, low, middle, high, drawn = _thinned(reference_lo, reference_mid, reference_hi, new)
+    outside = (drawn < low) | (drawn > high)
+    figure, (upper, lower) = _two_panels()
+    for axes, zero in ((upper, np.zeros_like(middle)), (lower, middle)):
+        axes.fill_between(starts, low - zero, high - zero, color=PALE, label="references")
+        axes.plot(starts, drawn - zero, color=BLUE, linewidth=1, label="this frame")
+        where = starts[outside], (drawn - zero)[outside]
+        axes.plot(*where, ".", color=RED, markersize=5, label="outside")
+    upper.plot(starts, middle, color=GREY, linewidth=0.6)
+    lower.axhline(0, color=GREY, linewidth=0.6)
+    lower.set(xlabel=along, ylabel=f"difference\n[{unit}]")
+    upper.set(ylabel=f"[{unit}]", xlim=(0, len(new)))
+    _legend(figure, upper)
+    share = np.mean((new < reference_lo) | (new > reference_hi))
+    return _svg(figure, f"Profile along {along}: {share:.1%} outside the references")
+
+
+def precision_recall(
+    precision: Floats, recall: Floats, *, chosen: int, title: str, threshold: float
+) -> str:
+    """Draw precision against recall, with the threshold in use.
+
+    Parameters
+    ----------
+    precision, recall : (k,) float arrays
+        One point per threshold, along the curve.
+    chosen : int
+        Index of the point of the threshold in use.
+    threshold : float
+        Its value, for the label.
+
+    Returns
+    -------
+    str
+        SVG.
+    """
+    figure, axes = _drawing(height_in=3.8)
+    for score in (0.6, 0.8, 0.9):
+        _draw_equal_f1(axes, score)
+    axes.plot(recall, precision, color=BLUE, linewidth=1.8, drawstyle="steps-post")
+    at = float(recall[chosen]), float(precision[chosen])
+    axes.plot(*at, "D", color=RED, markeredgecolor=BLACK, markersize=8, clip_on=False, zorder=5)
+    text = f"threshold {threshold:.2g}\nprecision {at[1]:.2f}\nrecall {at[0]:.2f}"
+    axes.annotate(
+        text, (0.04, 0.06), xycoords="axes fraction", color=BLACK, fontsize=TEXT_PT, bbox=_PAPER
+    )
+    axes.set(xlim=(0, 1.02), ylim=(0, 1.04), xlabel="recall", ylabel="precision")
+    axes.set_title(title, loc="left", fontsize=TEXT_PT, fontweight="bold")
+    return _svg(figure, f"{title}: precision {at[1]:.2f} at recall {at[0]:.2f}")
+
+
+_SVG_SETTINGS: dict[Any, Any] = {
+    "svg.hashsalt": "qc",
+    "svg.fonttype": "none",  # text remains text: small, searchable, read aloud
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],  # equally wide, or narrower
+}
+_PAPER = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5}
+
+
+def _with_heat(picture: Image.Image, heat: Floats) -> Image.Image:
+    smooth = Image.fromarray(heat.astype(np.float32)).resize(
+        picture.size, Image.Resampling.BILINEAR
+    )
+    opacity = HEAT_OPACITY * np.asarray(smooth).clip(0, 1)[..., np.newaxis]  # (h, w, 1)
+    grey = np.asarray(picture, np.float32)[..., np.newaxis]
+    mixed = (1 - opacity) * grey + opacity * np.array(HEAT, np.float32)  # (h, w, 3)
+    return Image.fromarray(np.rint(mixed).astype(np.uint8)).quantize(GREYS)
+
+
+def _png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _drawing(height_in: float = 2.9) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(5.2, height_in), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    _tidy(axes)
+    return figure, axes
+
+
+def _make_logarithmic(axes: Axes) -> None:
+    """Scale heights by decades, and label them 0.001 and not with a tiny raised -3."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _two_panels() -> tuple[Figure, tuple[Axes, Axes]]:
+    figure = Figure(figsize=(5.2, 4.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    upper, lower = figure.subplots(2, sharex=True, height_ratios=(3, 2))
+    _tidy(upper)
+    _tidy(lower)
+    figure.align_ylabels()
+    return figure, (upper, lower)
+
+
+def _tidy(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=TEXT_PT - 1, colors=BLACK)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.label.set(fontsize=TEXT_PT, color=BLACK)
+
+
+def _note(axes: Axes, text: str, height: float, *, side: str) -> None:
+    """Write just above a horizontal line, at one end of it."""
+    axes.annotate(
+        text,
+        (0.01 if side == "left" else 0.99, height),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, 3),
+        textcoords="offset points",
+        ha=side,
+        fontsize=TEXT_PT - 1,
+        color=BLACK,
+        bbox=_PAPER,
+        zorder=1.5,  # data are drawn over it
+    )
+
+
+def _svg(figure: Figure, description: str) -> str:
+    """Write without date, version or random identifiers, and with two decimals of a point."""
+    buffer = io.StringIO()
+    nameless = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with mpl.rc_context(_SVG_SETTINGS):
+        figure.savefig(buffer, format="svg", metadata=nameless, dpi=200)
+    text = buffer.getvalue()
+    drawing = re.sub(r' (?:d|x|y)="[^"]+"', _shortened, text[text.index("<svg") :])
+    return drawing.replace("<svg", f'<svg role="img" aria-label="{escape(description)}"', 1)
+
+
+def _shortened(coordinates: re.Match[str]) -> str:
+    return re.sub(r"(\d\.\d\d)\d+", r"\1", coordinates[0])
+
+
+def _leaf_places(merges: Floats) -> NDArray[np.int64]:
+    """Horizontal place of each leaf, such that no branches cross; (n,)."""
+    order = leaves_list(np.asarray(merges, np.float64))
+    return np.argsort(order)
+
+
+def _links(merges: Floats, marked: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Compute the brackets of the tree, and which of them hold the marked leaf.
+
+    Returns
+    -------
+    links : (n - 1, 4, 2) float64 array
+        Four corners (place, height) of each merge.
+    holds_marked : (n - 1,) bool array
+    """
+    leaves = len(merges) + 1
+    nodes = np.zeros((2 * leaves - 1, 2))  # place and height of each leaf, then of each merge
+    nodes[:leaves, 0] = _leaf_places(merges)
+    holds = np.zeros(2 * leaves - 1, bool)
+    holds[marked] = True
+    links = np.empty((leaves - 1, 4, 2))
+    for number, (left, right) in enumerate(merges[:, :2].astype(int)):
+        ends, height = nodes[[left, right]], merges[number, 2]
+        links[number, [0, 3]] = ends
+        links[number, [1, 2]] = np.column_stack([ends[:, 0], [height, height]])
+        nodes[leaves + number] = ends[:, 0].mean(), height
+        holds[leaves + number] = holds[left] or holds[right]
+    return links, holds[leaves:]
+
+
+def _label_leaf(axes: Axes, text: str, above: tuple[float, float], colour: str) -> None:
+    """Write above the tree, away from the nearer edge."""
+    on_the_right = above[0] > np.mean(axes.get_xlim())
+    axes.annotate(
+        text,
+        above,
+        xytext=(0, 4),
+        textcoords="offset points",
+        ha="right" if on_the_right else "left",
+        color=colour,
+        fontsize=TEXT_PT,
+        fontweight="bold",
+        bbox=_PAPER,
+    )
+
+
+def _draw_events(axes: Axes, events: Sequence[tuple[datetime, str]]) -> None:
+    for when, label in events:
+        place = float(date2num(when))  # type: ignore[no-untyped-call]
+        axes.axvline(place, color=BLUE, linewidth=1, linestyle=":")
+        axes.annotate(
+            label,
+            (place, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(3, -2),
+            textcoords="offset points",
+            va="top",
+            fontsize=TEXT_PT - 2,
+            color=BLUE,
+            bbox=_PAPER,
+        )
+
+
+def _date_axis(axes: Axes) -> None:
+    locator = AutoDateLocator(tz=UTC, minticks=3, maxticks=6)  # type: ignore[no-untyped-call]
+    axes.xaxis.set_major_locator(locator)
+    formatter = ConciseDateFormatter(locator, tz=UTC)  # type: ignore[no-untyped-call]
+    axes.xaxis.set_major_formatter(formatter)
+    axes.xaxis.get_offset_text().set_fontsize(TEXT_PT - 1)
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        figure.legend(
+            handles, labels, loc="outside lower center", frameon=False, fontsize=TEXT_PT, ncols=3
+        )
+
+
+def _thinned(
+    low: Floats, middle: Floats, high: Floats, new: Floats
+) -> tuple[NDArray[np.int64], Floats, Floats, Floats, Floats]:
+    """Reduce profiles to a few hundred points: where they start, (k,), and their values, (k,).
+
+    The new profile is represented by the value furthest from the middle of the band.
+    """
+    starts = np.unique(np.linspace(0, len(new), PROFILE_POINTS, endpoint=False).astype(int))
+    lengths = np.diff(starts, append=len(new))
+    away = new - middle
+    peaks, dips = np.maximum.reduceat(away, starts), np.minimum.reduceat(away, starts)
+    furthest = np.where(peaks > -dips, peaks, dips)
+    mean = np.add.reduceat(middle, starts) / lengths
+    below = np.minimum.reduceat(low - middle, starts)
+    above = np.maximum.reduceat(high - middle, starts)
+    return starts, mean + below, mean, mean + above, mean + furthest
+
+
+def _draw_equal_f1(axes: Axes, score: float) -> None:
+    """Draw where precision and recall have one harmonic mean: ``p = F r / (2 r - F)``."""
+    recall = np.linspace(score / (2 - score), 1, 50)
+    axes.plot(recall, score * recall / (2 * recall - score), color=PALE, linewidth=1)
+    axes.annotate(
+        f"F1 {score}",
+        (1, score / (2 - score)),
+        xytext=(-2, -3),
+        textcoords="offset points",
+        ha="right",
+        va="top",
+        fontsize=TEXT_PT - 2,
+        color=GREY,
+        bbox=_PAPER,
+        zorder=1.5,
+    )
