@@ -183,7 +183,7 @@ def sensitivity(chip: str, binning: Binning) -> Electrons:
 def _add_speck(response: Electrons, rng: np.random.Generator, binning: Binning) -> None:
     """Multiply a grain of dust of 2 to 8 px and a few per cent into the response."""
     ny, nx = response.shape
-    y, x = rng.integers(0, ny), rng.integers(0, nx)
+    y, x = int(rng.integers(0, ny)), int(rng.integers(0, nx))
     radius_px, depth = rng.uniform(2, 8), rng.uniform(0.01, 0.05)
     reach = int(4 * radius_px)
     rows = np.arange(max(0, y - reach), min(ny, y + reach))[:, None]
@@ -298,7 +298,8 @@ def bias_shape(chip: str, mode: str, binning: Binning) -> Electrons:
     light = light_region(chip, binning)
     for blemish in CHIPS[chip].blemishes:
         shape[light][_place(blemish, chip, binning)] += blemish.offset_adu
-    return shape.astype(np.float32)
+    rounded: Electrons = shape.astype(np.float32)
+    return rounded
 
 
 def read_out(

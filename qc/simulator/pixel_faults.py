@@ -54,7 +54,7 @@ class Readout:
 
     def plus(self, adu: Floats32) -> Pixels:
         """Return the image with something added everywhere; `adu` broadcasts to (ny, nx)."""
-        return digitize(self.pixels + adu.astype(np.float32))
+        return digitize(self.pixels.astype(np.float32) + adu)
 
 
 @dataclass(frozen=True)
@@ -91,13 +91,12 @@ def _within_light(image: Readout, rows: slice, columns: slice) -> Region:
     )
 
 
-def _dimmed(image: Readout, factor: Floats32 | float, rng: np.random.Generator) -> Pixels:
+def _dimmed(image: Readout, factor: Floats32 | np.float32, rng: np.random.Generator) -> Pixels:
     """Return the image with its light multiplied; thinned light keeps Poisson's noise.
 
     Brightening cannot make up noise that is missing: above 1 the image is smoother than real.
     """
     light = image.light_e()
-    factor = np.float32(factor) if isinstance(factor, float) else factor
     ron_e = np.float32(image.read_noise_adu * image.gain_e_per_adu)
     variance = factor * (1 - factor) * np.maximum(light, 0) + (1 - factor * factor) * ron_e**2
     noise = rng.standard_normal(light.shape, dtype=np.float32)
@@ -148,7 +147,7 @@ def dead_output(image: Readout, _amount: float, rng: np.random.Generator) -> Inj
 def bias_jump(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
     """Shift the level of the whole image. `amount`: read noises."""
     shift_adu = amount * image.read_noise_adu * rng.choice([-1, 1])
-    return Injection(image.plus(np.float32([[shift_adu]])), _everywhere(image))
+    return Injection(image.plus(np.full((1, 1), shift_adu, np.float32)), _everywhere(image))
 
 
 def bias_step(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
@@ -404,12 +403,12 @@ def shutter_trail(image: Readout, amount: float, rng: np.random.Generator) -> In
 
 def lamp_off(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
     """Leave a trace of scattered light where the lamp should have been. `amount`: what is left."""
-    return Injection(_dimmed(image, amount, rng), image.light)
+    return Injection(_dimmed(image, np.float32(amount), rng), image.light)
 
 
 def lamp_weak(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
     """Dim the lamp. `amount`: what is left of its light."""
-    return Injection(_dimmed(image, amount, rng), image.light)
+    return Injection(_dimmed(image, np.float32(amount), rng), image.light)
 
 
 def overexposed(image: Readout, amount: float, _rng: np.random.Generator) -> Injection:

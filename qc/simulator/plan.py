@@ -296,6 +296,7 @@ def _requested_s(stream: Stream, rng: np.random.Generator) -> float:
     if stream.read_mode == "50kHz high":
         standard_s /= HIGH_GAIN_FASTER
     if lamp == "ThAr":
-        return round(max(standard_s * rng.choice([0.6, 0.8, 1.0]), _SHORTEST_FLAT_S), 2)
+        share = float(rng.choice([0.6, 0.8, 1.0]))
+        return round(max(standard_s * share, _SHORTEST_FLAT_S), 2)
     habit = float(np.clip(np.exp(rng.normal(-0.35, 0.45)), 0.2, 1.5))
     return round(max(standard_s / stream.slit_arcsec * habit, _SHORTEST_FLAT_S), 1)

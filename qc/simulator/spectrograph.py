@@ -169,7 +169,7 @@ def place_orders(setting_nm: int, chip: str, binning: Binning, optics: Optics) -
     place = (rows - 1 - row) / (rows - 1)  # both arms: wavelength falls with the row
     across = polynomial.polyval(place, table.trace)  # (n, ny)
     column = (across - 1 if chip == "BLUE" else columns - across) + optics.shift_x_px
-    wavelength = polynomial.polyval(place, table.wavelength)
+    wavelength = np.asarray(polynomial.polyval(place, table.wavelength), np.float64)
     # The sinc of the blaze has its first zero one free spectral range from the centre.
     phase = table.number[:, None] * (1 - table.blaze_nm[:, None] / wavelength)
     return Orders(
@@ -207,7 +207,7 @@ def _deuterium_lines() -> tuple[Floats, Floats]:
     brightness = np.zeros_like(grid)
     where = np.searchsorted(grid, rng.uniform(352, 655, 900))
     np.add.at(brightness, where, 10 ** rng.normal(-0.6, 0.45, where.size))
-    return grid, gaussian_filter(brightness, 2.2) * 5.5
+    return grid, gaussian_filter(brightness, 2.2) * 2.5
 
 
 def transmission(path: str, arm: str, wavelength_nm: Floats) -> Floats:
@@ -301,21 +301,20 @@ def draw_orders(
         Brightness of a fully lit binned pixel.
     """
     ny, nx = light_shape(chip, binning)
-    scene = np.zeros((ny, nx), np.float32)
+    # A column more on either side takes what falls beyond the edge.
+    scene = np.zeros((ny, nx + 2), np.float32)
     sigma = _edge_sigma(binning[0], blur_px)
     row = np.arange(ny)[:, None]
     for centre, brightness, half in zip(orders.column, spectrum, orders.half_slit, strict=True):
         reach = int(half + 4 * sigma + 1)
         first = np.floor(centre).astype(np.intp) - reach
         column = first[:, None] + np.arange(2 * reach + 2)  # (ny, w)
-        inside = (column >= 0) & (column < nx)
-        if not inside.any():
-            continue
         distance = (column - centre[:, None]).astype(np.float32)
-        value = slit_profile(distance, half, sigma) * brightness[:, None].astype(np.float32)
-        value[~inside] = 0
-        scene[row, np.clip(column, 0, nx - 1)] += value
-    return scene
+        value = slit_profile(distance, np.float32(half), sigma) * brightness[:, None].astype(
+            np.float32
+        )
+        scene[row, np.clip(column + 1, 0, nx + 1)] += value
+    return scene[:, 1:-1].copy()
 
 
 def _edge_sigma(bin_x: int, blur_px: float) -> float:
@@ -323,17 +322,20 @@ def _edge_sigma(bin_x: int, blur_px: float) -> float:
     return float(np.sqrt(1.0 + blur_px**2 + bin_x**2 / 12) / bin_x)
 
 
-def slit_profile(distance: Electrons, half: float, sigma: float) -> Electrons:
+def slit_profile(distance: Electrons, half: Electrons | np.float32, sigma: float) -> Electrons:
     """Return the slit's image across an order: soft ends, 3 % uneven.
 
     Parameters
     ----------
     distance : float32 array, any shape
         Binned columns from the order's centre.
+    half : float32 or float32 array that broadcasts
+        Half the slit's length in binned columns.
     """
     lit: Electrons = ndtr((half - np.abs(distance)) / np.float32(sigma))
-    along = distance / np.float32(half)
-    return lit * (1 + np.float32(0.012) * along - np.float32(0.02) * (along * along - 0.3))
+    along = distance / half
+    lit *= 1 + np.float32(0.012) * along - np.float32(0.02) * (along * along - 0.3)
+    return lit
 
 
 @lru_cache(maxsize=6)
@@ -451,8 +453,8 @@ def line_list() -> LineList:
         lines.append(rng.uniform(first, first + 5, rng.poisson(5 * density_per_nm)))
     wavelength = np.sort(np.concatenate(lines))
     argon = rng.random(wavelength.size) < 0.25
-    decades = rng.normal(0.1, 0.65, wavelength.size)
-    decades += (rng.random(wavelength.size) < 0.02) * rng.uniform(0.5, 1.6, wavelength.size)
+    decades = rng.normal(0.2, 0.65, wavelength.size)
+    decades += (rng.random(wavelength.size) < 0.025) * rng.uniform(0.5, 2.2, wavelength.size)
     red_argon = argon & (wavelength > 690) & (rng.random(wavelength.size) < 0.04)
     decades[red_argon] = rng.uniform(1.6, 4.4, red_argon.sum())
     return LineList(wavelength, 10**decades, argon)
@@ -534,7 +536,7 @@ def _draw_lines(
     column = np.floor(centre_x).astype(np.intp) + np.arange(-reach_x, reach_x + 2)
     away_x = (column - centre_x).astype(np.float32)  # (n, 1, w)
     away_y = (row - centre_y).astype(np.float32) - np.float32(tilt) * away_x  # (n, h, w)
-    profile = ndtr((away_y + np.float32(half_width)) / np.float32(sigma))
+    profile: Electrons = ndtr((away_y + np.float32(half_width)) / np.float32(sigma))
     profile -= ndtr((away_y - np.float32(half_width)) / np.float32(sigma))
     # A narrow slit spreads over its neighbours; a wide one keeps the peak.
     profile *= slit_profile(away_x, half.astype(np.float32), edge)
