@@ -33,6 +33,7 @@ from qc.errors import (
     WrongShape,
 )
 from qc.instruments import (
+    Area,
     Arm,
     Calibration,
     Header,
@@ -494,7 +495,7 @@ def _recognise(header: Header, instruments: Sequence[Instrument]) -> Instrument:
     if not any(keyword in header for keyword in keywords):
         raise IncompleteHeader(f"missing or blank: {', '.join(keywords)}")
     known = ", ".join(instrument.name for instrument in instruments)
-    raise IncompleteHeader(f"expected one of {known}, got {_quote(header, keywords)}")
+    raise NotForUs(f"expected one of {known}, got {_quote(header, keywords)}")
 
 
 def _judge_kind(header: Header, instrument: Instrument) -> Calibration:
@@ -576,8 +577,8 @@ def _observed_at(header: Header, instrument: Instrument) -> datetime:
     try:
         observed_at = datetime.fromisoformat(told)
     except ValueError:
-        observed_at = datetime.min
-    if not _EARLIEST <= observed_at.year <= _LATEST:
+        observed_at = None
+    if observed_at is None or not _EARLIEST <= observed_at.year <= _LATEST:
         keywords = (*names.observed_at, *names.time_of_day)
         raise IncompleteHeader(f"{_quote(header, keywords)}: expected a date and time")
     return (observed_at if observed_at.tzinfo else observed_at.replace(tzinfo=UTC)).astimezone(UTC)
@@ -717,24 +718,34 @@ def _spell_shapes(shapes: Sequence[tuple[int, ...]]) -> str:
 
 
 def _extension(section: Section, image: Pixels, light: _Light) -> Extension:
-    pixels = np.ascontiguousarray(image[section.area.slices(image.shape, light.binning)])
+    part = image[section.area.slices(_shape(image), light.binning)]
+    pixels: Pixels = np.ascontiguousarray(part)  # type: ignore[assignment] # keeps the dtype
     _check_alive(pixels, section.image, section.chip)
     setup = _setup(section, light)
-    calibration, shape = light.calibration, pixels.shape
+    calibration, shape = light.calibration, _shape(pixels)
     detector, limits = _detector(section.chip, light)
     return Extension(
         number=section.number,
         setup=setup,
         pixels=pixels,
         light=section.light.slices(shape, light.binning),
-        prescan=section.prescan and section.prescan.slices(shape, light.binning),
-        overscan=section.overscan and section.overscan.slices(shape, light.binning),
+        prescan=_slices(section.prescan, shape, light.binning),
+        overscan=_slices(section.overscan, shape, light.binning),
         detector=detector,
         promised_light=_promised_light(setup, light),
         stretch_adu=calibration.stretch_adu,
         frame_class=calibration.frame_class,
         limits={**limits, **calibration.limits},
     )
+
+
+def _shape(image: Pixels) -> tuple[int, int]:
+    ny, nx = image.shape
+    return ny, nx
+
+
+def _slices(area: Area | None, shape: tuple[int, int], binning: tuple[int, int]) -> Region | None:
+    return None if area is None else area.slices(shape, binning)
 
 
 def _setup(section: Section, light: _Light) -> Setup:
