@@ -658,6 +658,41 @@ def block_statistics_of(session: Session, extension_id: int) -> NDArray[np.float
     return session.scalar(query)
 
 
+def reference_of(session: Session, finding: Finding) -> Reference:
+    """Return what a judged extension would be held against if it were judged today."""
+    facts = {name: getattr(finding.frame, name) for name in _FRAME_FIELDS}
+    frame = Frame(path=Path(finding.frame.path), extensions=(), **facts)
+    return reference_for(session, frame, finding.extension.setup, finding.fingerprint)
+
+
+def unprocessed_between(session: Session, start: datetime, end: datetime) -> Sequence[FrameRow]:
+    """Return the files that failed or were skipped and may have been taken in a span of a day.
+
+    Nobody knows when a file was taken that could not be read: those that have one of the span's
+    dates in their names, or changed on disk within it.
+    """
+    first_ns, last_ns = (int(when.timestamp()) * 10**9 for when in (start, end))
+    query = (
+        select(FrameRow)
+        .where(
+            FrameRow.state != FrameState.PROCESSED,
+            or_(
+                FrameRow.name.contains(start.date().isoformat()),
+                FrameRow.name.contains(end.date().isoformat()),
+                and_(FrameRow.modified_ns >= first_ns, FrameRow.modified_ns < last_ns),
+            ),
+        )
+        .order_by(FrameRow.name)
+    )
+    return session.scalars(query).all()
+
+
+def epochs_between(session: Session, first: date, last: date) -> Sequence[EpochRow]:
+    """Return the interventions of these nights, oldest first."""
+    query = select(EpochRow).where(EpochRow.since >= first, EpochRow.since <= last)
+    return session.scalars(query.order_by(EpochRow.since, EpochRow.id)).all()
+
+
 def record_frame(
     session: Session,
     file: File,
