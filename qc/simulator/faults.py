@@ -409,7 +409,7 @@ _LAMP_FAULTS = (
         "There is far too much light; pixels saturate and bleed.",
         _in("flat", "dflat", "arc"),
         "all",
-        _amounts(12, 6, 3),
+        _amounts(40, 8, 3),
         _TIMES,
     ),
     Fault(
@@ -441,7 +441,7 @@ _LAMP_FAULTS = (
         "The flat-field lamp was on during an arc.",
         _in(*_ARCS),
         "all",
-        _amounts(0.3, 0.03, 0.004),
+        _amounts(0.3, 0.03, 0.003),
         "standard flats",
     ),
 )

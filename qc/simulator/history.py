@@ -20,8 +20,8 @@ _INTERVENTIONS_PER_YEAR = 4
 _REASONS = (
     "grating unit realigned",
     "camera refocused",
-    "electronics serviced",
-    "slit unit serviced",
+    "instrument opened",
+    "cross-disperser unit serviced",
 )
 
 

@@ -97,7 +97,7 @@ def render(
         optics = _misaligned(_aligned(exposure.optics, state, chip, bent), case, bend)
         light = lamp_factor * _light(exposure, state, chip, optics, case)
         images[hdu] = _detect(exposure, state, chip, light, rng, case)
-        if case is not None and case.kind in PIXEL_FAULTS and case.kind not in _OPTICS_FAULTS:
+        if case is not None and case.kind in _READ_OUT_FAULTS:
             images[hdu] = _spoil(images[hdu], exposure, state, chip, case, fault_rng)
     if exposure.stream.two_ports:
         return _halves(images[1])
@@ -123,7 +123,6 @@ def _shifted(optics: Optics, amount: float, angle: float) -> Optics:
     )
 
 
-# Where the optics can be asked, they are: no image operation knows what lies beyond the edge.
 _OPTICS_FAULTS: Mapping[str, Callable[[Optics, float, float], Optics]] = {
     "format_shift": _shifted,
     "defocus": lambda optics, amount, _: replace(optics, blur_px=amount),
@@ -175,6 +174,11 @@ def _remnant(view: _View, case: Case) -> Electrons:
     return ghost
 
 
+def _other_brightness(view: _View, case: Case) -> Electrons:
+    """Scale the lamp before the chip sees it: columns, cosmic rays and noise stay true."""
+    return view.lit_by(_lamp(view), view.exposure.exposure_s * case.amount)
+
+
 def _other_lamp(view: _View, case: Case) -> Electrons:
     lamp, seconds = _lamp(view), view.exposure.exposure_s
     share = np.float32(case.amount)
@@ -217,6 +221,9 @@ def _another_kind(view: _View, _case: Case) -> Electrons:
 
 _LIGHT_FAULTS: Mapping[str, Callable[[_View, Case], Electrons]] = {
     "remnant": _remnant,
+    "lamp_off": _other_brightness,
+    "lamp_weak": _other_brightness,
+    "overexposed": _other_brightness,
     "lamp_wrong": _other_lamp,
     "lamp_dying": _dying_lamp,
     "arc_in_flat": _second_lamp,
@@ -225,6 +232,10 @@ _LIGHT_FAULTS: Mapping[str, Callable[[_View, Case], Electrons]] = {
     "order_filter_missing": _second_order,
     "mislabelled": _another_kind,
 }
+
+
+# Where optics or lamp can be asked, they are; the rest is done to the image as read.
+_READ_OUT_FAULTS = PIXEL_FAULTS.keys() - _OPTICS_FAULTS.keys() - _LIGHT_FAULTS.keys()
 
 
 def _detect(

@@ -203,11 +203,11 @@ def _deuterium(wavelength_nm: Floats) -> Floats:
 def _deuterium_lines() -> tuple[Floats, Floats]:
     """Return a wavelength grid and the lines' brightness on it, both (n,)."""
     rng = np.random.default_rng(1932)
-    grid = np.arange(_SHORTEST_NM, 660, 0.003)
+    grid = np.arange(_SHORTEST_NM, 660, 0.001)
     brightness = np.zeros_like(grid)
     where = np.searchsorted(grid, rng.uniform(352, 655, 900))
     np.add.at(brightness, where, 10 ** rng.normal(-0.6, 0.45, where.size))
-    return grid, gaussian_filter(brightness, 2.2) * 2.5
+    return grid, gaussian_filter(brightness, 3.0) * 3.4  # as wide as a 1" slit
 
 
 def transmission(path: str, arm: str, wavelength_nm: Floats) -> Floats:
@@ -281,7 +281,9 @@ def flat(setting_nm: int, chip: str, binning: Binning, lamp: str, optics: Optics
     spectrum *= peak_e_s / _brightest(setting_nm, lamp)
     scene = draw_orders(orders, spectrum, chip, binning, optics.blur_px)
     scene *= _fringes(setting_nm, chip, binning)
-    scene += np.float32(peak_e_s) * _diffuse(setting_nm, chip, binning, lamp, optics.path)
+    scene += np.float32(peak_e_s) * _diffuse(
+        setting_nm, chip, binning, lamp, optics.path, optics.slit_length_arcsec
+    )
     return scene
 
 
@@ -383,13 +385,15 @@ def _smooth_field(rng: np.random.Generator, shape: tuple[int, int], cells: int) 
 
 
 @lru_cache(maxsize=6)
-def _diffuse(setting_nm: int, chip: str, binning: Binning, lamp: str, path: str) -> Electrons:
+def _diffuse(
+    setting_nm: int, chip: str, binning: Binning, lamp: str, path: str, slit_length_arcsec: float
+) -> Electrons:
     """Return scattered light between the orders and faint ghost orders, peak of the orders = 1.
 
     Ghosts are steeper and about twice as far apart: below 1 % on EEV chips, more on MIT's at 860.
     """
     setting = SETTINGS[setting_nm]
-    optics = Optics(1.0, setting.slit_length_arcsec, path)
+    optics = Optics(1.0, slit_length_arcsec, path)
     coarse: Binning = (16, 16)
     orders = place_orders(setting_nm, chip, coarse, optics)
     spectrum = lamp_spectrum(lamp, orders.wavelength_nm) * orders.blaze
@@ -399,13 +403,15 @@ def _diffuse(setting_nm: int, chip: str, binning: Binning, lamp: str, path: str)
     shape = light_shape(chip, binning)
     factor = shape[0] / glow.shape[0], shape[1] / glow.shape[1]
     scene: Electrons = zoom(glow, factor, order=1, grid_mode=True, mode="nearest")
-    return scene + _ghosts(setting_nm, chip, binning, spectrum.max(axis=1))
+    return scene + _ghosts(setting_nm, chip, binning, slit_length_arcsec, spectrum.max(axis=1))
 
 
-def _ghosts(setting_nm: int, chip: str, binning: Binning, brightness: Floats) -> Electrons:
+def _ghosts(
+    setting_nm: int, chip: str, binning: Binning, slit_length_arcsec: float, brightness: Floats
+) -> Electrons:
     """Return every second order again, steeper, in focus, at a fraction of a per cent."""
     strength = 0.015 if (setting_nm, chip) == (860, "REDU") else 0.004
-    optics = Optics(1.0, SETTINGS[setting_nm].slit_length_arcsec, "RED", shift_x_px=37.0)
+    optics = Optics(1.0, slit_length_arcsec, "RED", shift_x_px=37.0)
     orders = place_orders(setting_nm, chip, binning, optics)
     half_chip = light_shape(chip, binning)[0] / 2
     lean = 1 + 0.6 * (np.arange(orders.column.shape[1]) - half_chip) / half_chip
