@@ -7,7 +7,6 @@ import io
 import math
 import os
 import re
-import shutil
 import stat
 import warnings
 import zlib
@@ -15,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import ncompress
 import numpy as np
@@ -257,50 +256,61 @@ def _reason(error: Exception) -> str:
     return " ".join(str(told).split())
 
 
-class _Sink(io.BytesIO):
-    """A buffer that refuses to grow beyond a limit, so that a decompression bomb ends early."""
-
-    def __init__(self, max_bytes: int) -> None:
-        super().__init__()
-        self.max_bytes = max_bytes
-
-    def write(self, piece: Any) -> int:
-        if self.tell() + len(piece) > self.max_bytes:
-            raise UnreadableFrame(f"expected at most {self.max_bytes} bytes uncompressed, got more")
-        return super().write(piece)
-
-
 def _decompress(content: bytes, max_bytes: int) -> bytes:
     unpack = next((f for magic, f in _UNPACKERS.items() if content.startswith(magic)), None)
     if unpack is None:
         return content
-    sink = _Sink(max_bytes)
+    unpacked = io.BytesIO()
     try:
-        unpack(io.BytesIO(content), sink)
+        unpack(content, unpacked, max_bytes)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise UnreadableFrame(
-            f"expected to uncompress to the end, got after {sink.tell()} bytes: "
+            f"expected to uncompress to the end, got after {unpacked.tell()} bytes: "
             f"{_reason(error)}; still being written, or damaged"
         ) from None
-    return sink.getvalue()
+    if unpacked.tell() > max_bytes:
+        raise UnreadableFrame(f"expected at most {max_bytes} bytes uncompressed, got more")
+    return unpacked.getvalue()
 
 
-def _unpack_lzw(packed: BinaryIO, sink: BinaryIO) -> None:
-    ncompress.decompress(packed, sink)
+class _Packed(io.BytesIO):
+    """Packed bytes that seem to end once too much has come out of them.
+
+    A decompression bomb must be stopped from this end: ncompress flushes its output in a C++
+    destructor, where an exception of the writer would abort the whole process. It asks for 1 KiB
+    at a time, from which LZW can make 32 MiB at most.
+    """
+
+    def __init__(self, content: bytes, unpacked: io.BytesIO, max_bytes: int) -> None:
+        super().__init__(content)
+        self.unpacked, self.max_bytes = unpacked, max_bytes
+
+    def read(self, size: int | None = -1) -> bytes:
+        return b"" if self.unpacked.tell() > self.max_bytes else super().read(size)
 
 
-def _unpack_gzip(packed: BinaryIO, sink: BinaryIO) -> None:
-    with gzip.open(packed) as file:
-        shutil.copyfileobj(file, sink, _PIECE_BYTES)
+def _unpack_lzw(content: bytes, unpacked: io.BytesIO, max_bytes: int) -> None:
+    ncompress.decompress(_Packed(content, unpacked, max_bytes), unpacked)
 
 
-def _unpack_bzip2(packed: BinaryIO, sink: BinaryIO) -> None:
-    with bz2.open(packed) as file:
-        shutil.copyfileobj(file, sink, _PIECE_BYTES)
+def _unpack_gzip(content: bytes, unpacked: io.BytesIO, max_bytes: int) -> None:
+    with gzip.open(io.BytesIO(content)) as file:
+        _copy(file, unpacked, max_bytes)
+
+
+def _unpack_bzip2(content: bytes, unpacked: io.BytesIO, max_bytes: int) -> None:
+    with bz2.open(io.BytesIO(content)) as file:
+        _copy(file, unpacked, max_bytes)
+
+
+def _copy(file: io.BufferedIOBase, unpacked: io.BytesIO, max_bytes: int) -> None:
+    """Copy up to the first piece beyond the limit."""
+    while unpacked.tell() <= max_bytes and (piece := file.read(_PIECE_BYTES)):
+        unpacked.write(piece)
 
 
 _PIECE_BYTES = 2**20
-_UNPACKERS: Mapping[bytes, Callable[[BinaryIO, BinaryIO], None]] = {
+_UNPACKERS: Mapping[bytes, Callable[[bytes, io.BytesIO, int], None]] = {
     b"\x1f\x9d": _unpack_lzw,
     b"\x1f\x8b": _unpack_gzip,
     b"BZh": _unpack_bzip2,
@@ -310,7 +320,6 @@ _UNPACKERS: Mapping[bytes, Callable[[BinaryIO, BinaryIO], None]] = {
 # --- FITS units ----------------------------------------------------------------------------------
 
 _BLOCK = 2880
-_CARD = 80
 _MAX_HEADER_BYTES = 2**20  # 13 000 cards; UVES has 500
 _MAX_AXES = 999
 _END = re.compile(rb"(?:.{80})*?END {77}", re.DOTALL)
