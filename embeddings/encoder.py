@@ -4,7 +4,11 @@ Shapes: n inputs of (h, w, 3); d = 2048, the embedding's length.
 """
 
 import hashlib
-import logging
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,8 +19,6 @@ from numpy.typing import NDArray
 from embeddings.preprocess import GRID, STRETCHES
 
 Floats = NDArray[np.float32]
-
-logger = logging.getLogger(__name__)
 
 _UNTRAINED_SEED = 20190603
 _FINGERPRINT_DIGITS = 12
@@ -115,8 +117,31 @@ def _pad_to_batches(inputs: Floats, batch_size: int) -> Floats:
     return np.concatenate([inputs, np.repeat(inputs[-1:], missing, axis=0)])
 
 
+@contextmanager
+def _quiet_start() -> Iterator[None]:
+    """Keep a backend's start-up chatter off the terminal; show it if the start fails.
+
+    TensorFlow's native half writes it before any of its log levels is in force, so that only
+    the file descriptor can be turned away.
+    """
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as chatter:
+        os.dup2(chatter.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            os.lseek(chatter.fileno(), 0, os.SEEK_SET)
+            os.write(terminal, chatter.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+
+
 def _resnet50(weights: str) -> Any:
-    from keras.applications import ResNet50  # noqa: PLC0415 - seconds to load
+    with _quiet_start():
+        from keras.applications import ResNet50  # noqa: PLC0415 - seconds to load
 
     shape = (*GRID, 3)
     if weights == "imagenet":

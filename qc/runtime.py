@@ -3,6 +3,7 @@
 The only place that reads the environment and names concrete classes.
 """
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from qc.database import connect, for_writing
 from qc.errors import ConfigurationError
 from qc.installation import shipped
 from qc.instruments import Instrument, read_instruments
-from qc.schema import check_schema
+from qc.schema import check_schema, upgrade_schema
 from qc.thresholds import Thresholds, read_thresholds
 
 SETTINGS_FILE = "qc.toml"
@@ -81,6 +82,36 @@ class Settings(BaseSettings):
         return self.database or f"sqlite:///{self.project / 'qc.db'}"
 
 
+_NEW_SETTINGS = """\
+# A qc project. Each key may also be given in the environment: weights as QC_WEIGHTS.
+
+# weights = "untrained"           # or "imagenet", or the path of a weights file
+# stretch = "physical"            # or "minmax", "zscale", "asinh"
+# thresholds = "thresholds.yaml"
+# instruments = "instruments"     # a folder of further instrument files
+# database = ""                   # an SQLAlchemy URL; empty: qc.db in this folder
+# batch_frames = 16               # frames read before the encoder is called
+"""
+
+
+def create_project(project: Path) -> None:
+    """Make a folder in which every command works; what is there already stays as it is.
+
+    Settings and thresholds to be edited, and a database at this version's schema.
+    """
+    project.mkdir(parents=True, exist_ok=True)
+    if not (project / SETTINGS_FILE).exists():
+        (project / SETTINGS_FILE).write_text(_NEW_SETTINGS)
+    settings = read_settings(project)
+    if not thresholds_file(settings).is_relative_to(settings.project):
+        shutil.copyfile(thresholds_file(settings), settings.project / settings.thresholds)
+    engine = connect(settings.database_url)
+    try:
+        upgrade_schema(engine)
+    finally:
+        engine.dispose()
+
+
 def read_settings(project: Path) -> Settings:
     """Read the settings of a project folder.
 
@@ -91,8 +122,7 @@ def read_settings(project: Path) -> Settings:
     """
     if not project.is_dir():
         raise ConfigurationError(
-            f"{project}: no such project folder; make one with 'qc db upgrade --project {project}' "
-            "after creating the folder, or try 'qc demo'"
+            f"{project}: no such project folder; make one with 'qc db upgrade --project {project}'"
         )
     try:
         return Settings(project=project.resolve())

@@ -1,7 +1,8 @@
 """thresholds.yaml, read once into values that cannot change.
 
 The file is the QC scientist's: hand-edited, reviewed, in git. Each image type has entries with
-the date from which they hold; the newest entry not later than the frame applies.
+the date from which they hold; the newest entry not later than the frame applies. A key may name
+several image types, with spaces between, that share their entries.
 """
 
 import hashlib
@@ -113,9 +114,12 @@ def read_thresholds(path: Path, image_types: Iterable[str]) -> Thresholds:
         entries = _FILE.validate_python(document)
     except ValidationError as error:
         raise ConfigurationError(_first_error(path, document, error)) from error
-    _check_types(path, entries, image_types)
     _check_order(path, document, entries)
-    return Thresholds(path, hashlib.sha256(content).hexdigest(), entries)
+    by_type = _by_image_type(path, entries)
+    missing = sorted(set(image_types) - by_type.keys())
+    if missing:
+        raise ConfigurationError(f"{path}: no thresholds for {', '.join(missing)}; add an entry")
+    return Thresholds(path, hashlib.sha256(content).hexdigest(), by_type)
 
 
 def _first_error(path: Path, document: Any, error: ValidationError) -> str:
@@ -139,10 +143,14 @@ def _line(document: Any, keys: Iterable[str | int]) -> int:
     return line + 1
 
 
-def _check_types(path: Path, entries: Mapping[str, Any], image_types: Iterable[str]) -> None:
-    missing = sorted(set(image_types) - entries.keys())
-    if missing:
-        raise ConfigurationError(f"{path}: no thresholds for {', '.join(missing)}; add an entry")
+def _by_image_type(path: Path, entries: Mapping[str, Any]) -> dict[str, tuple[Threshold, ...]]:
+    by_type: dict[str, tuple[Threshold, ...]] = {}
+    for key, dated in entries.items():
+        for name in key.split():
+            if name in by_type:
+                raise ConfigurationError(f"{path}: {name} is in two keys, the second {key!r}")
+            by_type[name] = dated
+    return by_type
 
 
 def _check_order(path: Path, document: Any, entries: Mapping[str, tuple[Threshold, ...]]) -> None:

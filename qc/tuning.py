@@ -1,4 +1,4 @@
-"""Nominal frames to limits: how odd may a good frame look?"""
+"""Nominal frames to limits: how odd a good frame may look."""
 
 from collections.abc import Mapping, Sequence
 
