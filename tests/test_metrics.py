@@ -176,10 +176,10 @@ def test_one_cosmic_ray_is_no_column():
 def test_a_hot_column_is_found_between_tilted_orders():
     y, x = np.mgrid[:NY, : NX - 2 * MARGIN]
     pixels = lit(500 * (1 + np.sin(2 * np.pi * (x - 60 * y / NY) / 40)))
-    before = measure(extension(pixels, promised_light=1.0))["column_defect"]
+    before = measure(extension(pixels, promised_light=1.0))["column_contrast"]
     pixels[:, 77] += 300
-    after = measure(extension(pixels, promised_light=1.0))["column_defect"]
-    assert after - before == pytest.approx(300, abs=30)
+    after = measure(extension(pixels, promised_light=1.0))["column_contrast"]
+    assert after - before == pytest.approx(300 / 500, rel=0.1)  # 500 ADU is the mean light
 
 
 def test_stripes_are_structure_of_their_own_axis():
@@ -302,9 +302,10 @@ def test_every_value_is_finite_and_described(level, promised_light):
 
 
 def test_every_metric_is_measured_on_some_frame():
-    arc = lit(emission() + 0.1 * stripes())
-    both = measure(extension(noisy())) | measure(extension(arc, promised_light=1.0))
-    assert both.keys() == METRICS.keys()
+    bias = measure(extension(noisy()))
+    arc = measure(extension(lit(emission()), promised_light=1.0))
+    flat = measure(extension(lit(stripes()), promised_light=1.0))
+    assert (bias | arc | flat).keys() == METRICS.keys()
 
 
 def test_a_value_is_shown_with_its_unit():
@@ -344,3 +345,10 @@ def test_metrics_that_too_few_references_have_get_no_score():
     scores = z_scores({"bias_level": 201.0, "line_width": 9.0}, references)
     assert list(scores) == ["bias_level"]
     assert scores["bias_level"] == pytest.approx(20 / np.sqrt(4 / 3))
+
+
+def test_the_exposure_time_is_not_mistaken_for_a_fault():
+    short = measure(extension(lit(stripes()), promised_light=0.5))
+    long = measure(extension(lit(10 * stripes()), promised_light=5.0))
+    for name in ("light_ratio", "peak_ratio", "column_contrast", "order_contrast"):
+        assert long[name] == pytest.approx(short[name], abs=METRICS[name].floor)
