@@ -19,7 +19,6 @@ from tests.builders import (
     Cards,
     cards,
     frame_bytes,
-    header_of,
     pixels,
     short_uves,
     tile_compressed_bytes,
@@ -51,9 +50,10 @@ def read_or_refuse(folder: Path, content: bytes) -> Frame | FrameError:
     try:
         return read_frame(path, [UVES])
     except FrameError as error:
-        assert "\n" not in str(error)
-        assert len(str(error)) < 2000
-        return error
+        refusal = error
+    assert "\n" not in str(refusal)
+    assert len(str(refusal)) < 2000
+    return refusal
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -232,7 +232,7 @@ def test_a_frame_exactly_as_large_as_allowed_is_read(tmp_path):
 @pytest.mark.parametrize("suffix", [".fits.Z", ".fits.gz", ".fits.bz2"])
 def test_a_decompression_bomb_is_refused_before_it_fills_the_memory(tmp_path, suffix):
     mib = 2**20
-    bomb = write(tmp_path / f"bomb{suffix}", bytes(256 * mib))
+    bomb = write(tmp_path / f"bomb{suffix}", bytes(128 * mib))
     assert bomb.stat().st_size < mib
     program = f"""
         from pathlib import Path
@@ -241,7 +241,7 @@ def test_a_decompression_bomb_is_refused_before_it_fills_the_memory(tmp_path, su
         from qc.frames import read_frame
         before_kib = getrusage(RUSAGE_SELF).ru_maxrss
         try:
-            read_frame(Path({str(bomb)!r}), [], max_bytes={16 * mib})
+            read_frame(Path({str(bomb)!r}), [], max_bytes={8 * mib})
         except UnreadableFrame as error:
             print(error)
         print((getrusage(RUSAGE_SELF).ru_maxrss - before_kib) // 1024, "MiB")
@@ -254,8 +254,8 @@ def test_a_decompression_bomb_is_refused_before_it_fills_the_memory(tmp_path, su
     )
     assert done.returncode == 0, done.stderr
     refusal, grown = done.stdout.splitlines()
-    assert f"expected at most {16 * mib} bytes uncompressed, got more" in refusal
-    assert int(grown.split()[0]) < 128
+    assert f"expected at most {8 * mib} bytes uncompressed, got more" in refusal
+    assert int(grown.split()[0]) < 64
 
 
 def test_tiles_that_promise_too_much_are_not_unpacked(tmp_path):
@@ -263,7 +263,3 @@ def test_tiles_that_promise_too_much_are_not_unpacked(tmp_path):
     huge = content.replace(b"ZNAXIS1 =                 2148", b"ZNAXIS1 =            999999999", 1)
     assert huge != content
     assert isinstance(read_or_refuse(tmp_path, huge), FrameError)
-
-
-def test_a_header_is_ascii(tmp_path):
-    assert header_of(cards()).tostring().isascii()
