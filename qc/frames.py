@@ -386,19 +386,21 @@ def _header_values(cards: bytes) -> dict[str, Value]:
         except (fits.VerifyError, ValueError, ArithmeticError):
             continue
         value = value.strip() if isinstance(value, str) else value
-        if isinstance(value, str | int | float) and value != "" and math.isfinite(_size(value)):
+        if _is_told(value):
             values.setdefault(keyword.removeprefix("ESO "), value)
     return values
 
 
-def _size(value: Value) -> float:
-    return value if isinstance(value, float) else 0.0
+def _is_told(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, str | int) and value != ""
 
 
 def _data_bytes(header: Header) -> int:
     axes = _axes(header, "NAXIS")
     groups = _whole(header, "GCOUNT", 1) * (_whole(header, "PCOUNT", 0) + math.prod(axes))
-    return _bits(header, "BITPIX") // 8 * groups if axes else 0
+    return abs(_bits(header, "BITPIX")) // 8 * groups if axes else 0
 
 
 def _axes(header: Header, keyword: str) -> tuple[int, ...]:
@@ -413,7 +415,7 @@ def _bits(header: Header, keyword: str) -> int:
     bits = header.get(keyword)
     if bits not in _DTYPES:
         raise UnreadableFrame(f"expected {keyword} of {', '.join(map(str, _DTYPES))}, got {bits!r}")
-    return abs(int(bits))
+    return int(bits)
 
 
 def _whole(header: Header, keyword: str, default: int | None) -> int:
@@ -430,8 +432,14 @@ def _unit(index: int, header: Header, data: memoryview) -> _Unit:
     prefix = "Z" if tiled else ""
     axes = _axes(header, f"{prefix}NAXIS")
     shape = axes[::-1] if math.prod(axes) else ()
-    _bits(header, f"{prefix}BITPIX")
-    return _Unit(index, header, shape, int(header[f"{prefix}BITPIX"]), tiled=tiled, data=data)
+    bits = _bits(header, f"{prefix}BITPIX")
+    promised = math.prod(shape) * abs(bits) // 8 if shape else 0
+    if not tiled and promised != len(data):
+        raise UnreadableFrame(
+            f"expected {promised} bytes of pixels in unit {index}, got PCOUNT and GCOUNT that make "
+            f"it {len(data)}"
+        )
+    return _Unit(index, header, shape, bits, tiled=tiled, data=data)
 
 
 def _merge_headers(units: Sequence[_Unit], images: Sequence[_Unit]) -> dict[str, Value]:
@@ -450,9 +458,8 @@ def _read_pixels(unit: _Unit, content: bytes, max_bytes: int) -> Pixels:
     if unit.tiled:
         return _read_tiles(unit, content, max_bytes)
     raw = np.frombuffer(unit.data, _DTYPES[unit.bits]).reshape(unit.shape)
-    scale, zero = (_real(unit.header, key) for key in ("BSCALE", "BZERO"))
-    scale = 1.0 if scale is None else scale
-    zero = 0.0 if zero is None else zero
+    scale = _real_or(1.0, unit.header, "BSCALE")
+    zero = _real_or(0.0, unit.header, "BZERO")
     if unit.bits in {16, 32} and (scale, zero) == (1.0, 2.0 ** (unit.bits - 1)):
         return _unsigned(raw)
     with np.errstate(all="ignore"):
@@ -558,6 +565,11 @@ def _real(
     if isinstance(value, bool) or not (math.isfinite(number) and lowest <= number <= highest):
         raise IncompleteHeader(f"{_quote(header, keywords)}: expected a number that makes sense")
     return number
+
+
+def _real_or(default: float, header: Header, keyword: str) -> float:
+    number = _real(header, keyword)
+    return default if number is None else number
 
 
 def _count(header: Header, keywords: Sequence[str]) -> int:

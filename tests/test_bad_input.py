@@ -133,6 +133,13 @@ def test_any_structure_that_the_header_claims_is_read_or_refused(tmp_path, keywo
     read_or_refuse(tmp_path, content)
 
 
+def test_an_image_in_groups_is_refused(tmp_path):
+    place = BLUE_FILE.find(b"OBJECT")
+    card = b"GCOUNT  =                    0".ljust(80)
+    refusal = read_or_refuse(tmp_path, BLUE_FILE[:place] + card + BLUE_FILE[place + 80 :])
+    assert "expected 128880 bytes of pixels in unit 0" in str(refusal)
+
+
 @FUZZ
 @given(card=st.binary(min_size=80, max_size=80))
 def test_any_card_is_read_or_left_out(tmp_path, card):
