@@ -23,6 +23,7 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     ScalarSelect,
+    Select,
     String,
     UniqueConstraint,
     and_,
@@ -571,6 +572,19 @@ class Finding:
 
 def findings(session: Session, first: date, last: date = date.max) -> Iterator[Finding]:
     """Yield every judged extension of these nights, oldest first, with its newest verdict."""
+    query = _findings_query().where(FrameRow.night >= first, FrameRow.night <= last)
+    for row in session.execute(query.execution_options(yield_per=_ROWS_AT_ONCE)):
+        yield Finding(*row)
+
+
+def findings_of(session: Session, frame_id: int) -> list[Finding]:
+    """Return the extensions of one frame, each with its newest verdict."""
+    return [
+        Finding(*row) for row in session.execute(_findings_query().where(FrameRow.id == frame_id))
+    ]
+
+
+def _findings_query() -> Select[FrameRow, ExtensionRow, VerdictRow, str, LabelRow]:
     newest_verdict = (
         select(func.max(VerdictRow.id))
         .where(VerdictRow.extension_id == ExtensionRow.id)
@@ -581,17 +595,24 @@ def findings(session: Session, first: date, last: date = date.max) -> Iterator[F
         .where(LabelRow.extension_id == ExtensionRow.id)
         .scalar_subquery()
     )
-    query = (
+    return (
         select(FrameRow, ExtensionRow, VerdictRow, EncoderRow.fingerprint, LabelRow)
         .join(ExtensionRow, ExtensionRow.frame_id == FrameRow.id)
         .join(VerdictRow, VerdictRow.id == newest_verdict)
         .join(EncoderRow, EncoderRow.id == VerdictRow.encoder_id)
         .outerjoin(LabelRow, LabelRow.id == newest_label_id)
-        .where(FrameRow.night >= first, FrameRow.night <= last)
         .order_by(FrameRow.observed_at, FrameRow.id, ExtensionRow.number)
     )
-    for row in session.execute(query.execution_options(yield_per=_ROWS_AT_ONCE)):
-        yield Finding(*row)
+
+
+def name_of(session: Session, extension_id: int) -> str:
+    """Return an extension as people write it: the frame's name and the HDU number."""
+    row = session.execute(
+        select(FrameRow.name, ExtensionRow.number)
+        .join(ExtensionRow.frame)
+        .where(ExtensionRow.id == extension_id)
+    ).one()
+    return f"{row.name}[{row.number}]"
 
 
 def unprocessed(session: Session) -> Sequence[FrameRow]:
@@ -611,6 +632,27 @@ def newest_night(session: Session) -> date | None:
 def frame_states(session: Session) -> Mapping[str, int]:
     """Return how many files are in each state."""
     query = select(FrameRow.state, func.count()).group_by(FrameRow.state)
+    return dict(session.execute(query).tuples())
+
+
+def verdict_counts(session: Session) -> Mapping[str, int]:
+    """Return how many extensions have which newest verdict."""
+    newest = select(func.max(VerdictRow.id)).group_by(VerdictRow.extension_id)
+    query = (
+        select(VerdictRow.status, func.count())
+        .where(VerdictRow.id.in_(newest))
+        .group_by(VerdictRow.status)
+    )
+    return dict(session.execute(query).tuples())
+
+
+def encoder_counts(session: Session) -> Mapping[str, int]:
+    """Return how many embeddings each encoder made, by its fingerprint."""
+    query = (
+        select(EncoderRow.fingerprint, func.count())
+        .join(EmbeddingRow, EmbeddingRow.encoder_id == EncoderRow.id)
+        .group_by(EncoderRow.fingerprint)
+    )
     return dict(session.execute(query).tuples())
 
 

@@ -10,6 +10,7 @@
     │   ├── WrongShape          the pixels are not what the header's setup promises
     │   ├── DeadReadOut         the pixels carry nothing: all are equal, or not numbers
     │   └── NotForUs            readable and healthy, but not ours to judge: recorded as skipped
+    ├── UnknownFrame            a question about a frame that was never processed
     └── ConfigurationError      the installation is at fault; the program stops
 
 A message says which file, what was expected, what was found, and what to do about it.
@@ -46,6 +47,10 @@ class DeadReadOut(FrameError):  # noqa: N818
 
 class NotForUs(FrameError):  # noqa: N818
     """A healthy frame that is not ours to judge: science, fibre mode, a linearity series."""
+
+
+class UnknownFrame(QCError):  # noqa: N818
+    """The frame that was asked about has not been processed."""
 
 
 class ConfigurationError(QCError):

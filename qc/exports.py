@@ -12,8 +12,8 @@ from astropy.table import Table
 from sqlalchemy.orm import Session
 
 from qc import database
-from qc.database import Finding
-from qc.errors import ConfigurationError
+from qc.database import Finding, FrameState
+from qc.errors import ConfigurationError, UnknownFrame
 from qc.metrics import METRICS
 
 
@@ -141,6 +141,58 @@ _RECORDS: dict[What, Callable[[Session, Finding], Iterator[dict[str, Any]]]] = {
 }
 
 
+def frame_records(session: Session, name: str) -> list[dict[str, Any]]:
+    """Return all that is known of one frame, a record for each extension.
+
+    Raises
+    ------
+    UnknownFrame
+        If no processed frame has this archive name, file name or path.
+    """
+    frames = database.frames_named(session, name)
+    if not frames:
+        raise UnknownFrame(
+            f"{name}: no processed frame of that archive name, file name or path; "
+            "'qc status' lists the files that could not be read"
+        )
+    found = database.findings_of(session, frames[0].id)
+    return [_frame_record(session, finding) for finding in found]
+
+
+def _frame_record(session: Session, finding: Finding) -> dict[str, Any]:
+    [record] = _verdict_records(session, finding)
+    nearest = finding.verdict.nearest_id
+    z = finding.verdict.z
+    metrics = finding.extension.metrics
+    return {
+        **record,
+        "exposure_s": finding.frame.exposure_s,
+        "promised_light": finding.extension.promised_light,
+        "template": finding.frame.template,
+        "reasons": finding.verdict.reasons,
+        "nearest_reference": database.name_of(session, nearest) if nearest else "",
+        "metrics": {key: {"value": value, "z": z.get(key)} for key, value in metrics.items()},
+    }
+
+
+def project_status(session: Session) -> dict[str, Any]:
+    """Return what is stored, what failed, what is owed, and how fresh it is."""
+    failed = [
+        f"{row.path}: {row.reason}"
+        for row in database.unprocessed(session)
+        if row.state == FrameState.FAILED
+    ]
+    return {
+        "files": database.frame_states(session),
+        "verdicts": database.verdict_counts(session),
+        "newest_night": database.newest_night(session),
+        "last_processed_at": database.last_processed_at(session),
+        "alerts_owed": database.alerts_owed(session),
+        "encoders": database.encoder_counts(session),
+        "failed": failed,
+    }
+
+
 def write_table(table: pd.DataFrame, form: Format, stream: BinaryIO) -> None:
     """Write a table as CSV, Parquet or VOTable.
 
@@ -158,6 +210,14 @@ def write_table(table: pd.DataFrame, form: Format, stream: BinaryIO) -> None:
         stream.write(flat.to_csv(index=False, date_format="%Y-%m-%dT%H:%M:%S.%fZ").encode())
     else:
         Table.from_pandas(_textual(_flat(table))).write(stream, format="votable")
+
+
+def write_table_file(table: pd.DataFrame, form: Format, path: Path) -> None:
+    """Write a table to a file; what was there stays until the new one is whole."""
+    unfinished = path.with_name(f".{path.name}.part")
+    with unfinished.open("wb") as stream:
+        write_table(table, form, stream)
+    unfinished.replace(path)
 
 
 def _write_parquet(table: pd.DataFrame, stream: BinaryIO) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from qc import database
 from qc.database import File, FrameState, Judged, LabelName, Measured, Reference
 from qc.errors import FrameError, NotForUs, UnreadableFrame
 from qc.frames import Extension, Frame, read_frame
-from qc.judge import Evidence, judge
+from qc.judge import Evidence, Status, judge
 from qc.metrics import measure, z_scores
 from qc.runtime import Runtime
 
@@ -35,6 +36,13 @@ class Outcome:
     reason: str = ""
     judged: tuple[Judged, ...] = ()
 
+    @property
+    def is_anomalous(self) -> bool:
+        """Say whether a person should look: an extension stands apart, or the file is broken."""
+        return self.state is FrameState.FAILED or any(
+            each.verdict.status is Status.ANOMALOUS for each in self.judged
+        )
+
 
 @dataclass(frozen=True)
 class _Arrival:
@@ -43,6 +51,22 @@ class _Arrival:
     file: File
     frame: Frame
     measured: tuple[Measured, ...]
+
+
+def find_frames(paths: Iterable[Path]) -> list[Path]:
+    """Return the files given, and the FITS files below the folders given."""
+    found = []
+    for path in paths:
+        if path.is_dir():
+            found += [
+                one for one in path.rglob("*") if _FITS_NAME.search(one.name) and one.is_file()
+            ]
+        else:
+            found.append(path)
+    return found
+
+
+_FITS_NAME = re.compile(r"\.(fits|fit|fts)(\.(Z|gz|bz2|fz))?$", re.IGNORECASE)
 
 
 def process_frame(path: Path, runtime: Runtime, label: LabelName | None = None) -> Outcome:

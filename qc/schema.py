@@ -44,6 +44,25 @@ def check_schema(engine: Engine) -> None:
         )
 
 
+def check_integrity(engine: Engine) -> None:
+    """Make sure that the schema is this version's and that SQLite finds its file sound.
+
+    Raises
+    ------
+    ConfigurationError
+        If it is not; the message says what was found.
+    """
+    check_schema(engine)
+    differences = schema_differences(engine)
+    if differences:
+        raise ConfigurationError(f"{_location(engine)}: differs from this version: {differences}")
+    if engine.dialect.name == "sqlite":
+        with engine.connect() as connection:
+            found = connection.exec_driver_sql("PRAGMA integrity_check").scalar_one()
+        if found != "ok":
+            raise ConfigurationError(f"{_location(engine)}: damaged: {found}; restore a copy")
+
+
 def schema_differences(engine: Engine) -> list[Any]:
     """Return what Alembic finds different between the database and the declared tables."""
     with engine.connect() as connection:

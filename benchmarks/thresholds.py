@@ -1,0 +1,205 @@
+"""Tune the thresholds that come with the program, on simulated nominal nights alone.
+
+``python -m benchmarks.thresholds --out thresholds.yaml``
+
+Every stream of the full UVES plan is taken a few times a night in the 2x2 mode, and those of the
+forerunner's image types in the unbinned mode too. No frame has a fault. Each is judged against
+the nights before it, as on a real night; the limits are where one nominal frame in a thousand
+would lie.
+"""
+
+import argparse
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+from rich.progress import Progress
+
+from embeddings.encoder import ResNet50Encoder
+from qc import database
+from qc.database import Finding, LabelName
+from qc.instruments import Instrument, read_instruments
+from qc.judge import REFERENCE_NEEDED
+from qc.pipeline import process_frames
+from qc.runtime import create_project, open_runtime, read_settings
+from qc.simulator import FULL_PLAN, Plan, Stream, simulate
+from qc.thresholds import MetricLimit
+from qc.tuning import metric_limits, tail_quantile
+
+SEED = 20100101  # no other benchmark, test or demonstration uses it
+FIRST_NIGHT = date(2026, 1, 1)
+FALSE_ALARMS = 0.001
+_UNBINNED_TOO = {
+    ("bias", None),
+    ("arc", 437),
+    ("arc", 580),
+    ("flat", 390),
+    ("flat", 564),
+    ("dflat", 346),
+}
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """What was learnt: merge heights by image type, metric limits by class of frame."""
+
+    heights: dict[str, float]
+    counts: dict[str, int]
+    metrics: dict[str, dict[str, MetricLimit]]
+
+
+def main() -> None:
+    """Simulate, judge, fit, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--nights", type=int, default=36)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    encoder = ResNet50Encoder()
+    instruments = read_instruments()
+    with tempfile.TemporaryDirectory() as folder:
+        findings = _judge_nominal_nights(Path(folder), arguments.nights, instruments, encoder)
+        limits = _fit(findings)
+    arguments.out.write_text(_document(limits, instruments, encoder.fingerprint))
+
+
+def tuning_plan() -> Plan:
+    """Return the full plan with each stream short and nightly."""
+    return Plan(streams=tuple(_short_streams(FULL_PLAN.streams)), aborted=0.0)
+
+
+def _short_streams(streams: Iterable[Stream]) -> Iterator[Stream]:
+    for stream in streams:
+        binned = stream.binning != (1, 1)
+        if binned or (stream.image_class, stream.setting_nm) in _UNBINNED_TOO:
+            yield replace(stream, set_size=2 if binned else 1, every_nights=1)
+
+
+def _judge_nominal_nights(
+    folder: Path, nights: int, instruments: Sequence[Instrument], encoder: ResNet50Encoder
+) -> list[Finding]:
+    project = folder / "project"
+    project.mkdir()
+    no_limits = _document(_Limits({}, {}, {}), instruments, encoder.fingerprint)
+    (project / "thresholds.yaml").write_text(no_limits)
+    create_project(project)
+    with Progress() as bars, open_runtime(read_settings(project)) as runtime:
+        simulated = bars.add_task("simulate")
+        paths = simulate(
+            folder / "frames",
+            nights=nights,
+            start=FIRST_NIGHT,
+            faults=0,
+            seed=SEED,
+            plan=tuning_plan(),
+            progress=lambda done, total: bars.update(simulated, completed=done, total=total),
+        )
+        outcomes = process_frames(paths, runtime, LabelName.GOOD)
+        for _ in bars.track(outcomes, total=len(paths), description="judge"):
+            pass
+        with runtime.reads() as session:
+            return list(database.findings(session, FIRST_NIGHT))
+
+
+def _fit(findings: Sequence[Finding]) -> _Limits:
+    heights, z_scores = defaultdict(list), defaultdict(list)
+    for found in findings:
+        if found.verdict.reference_size >= REFERENCE_NEEDED:
+            assert found.verdict.merge_height is not None
+            heights[found.extension.image_type].append(found.verdict.merge_height)
+            z_scores[found.extension.frame_class].append(found.verdict.z)
+    return _Limits(
+        {name: tail_quantile(np.array(some), FALSE_ALARMS) for name, some in heights.items()},
+        {name: len(some) for name, some in heights.items()},
+        {name: metric_limits(some, FALSE_ALARMS) for name, some in z_scores.items()},
+    )
+
+
+_HEADER = """\
+# Thresholds by image type. The newest entry not later than the frame's night applies, of those
+# made for the encoder in use. A key may name several image types that share their entries.
+#
+#   merge_height   cosine distance above which a frame stands apart from its references
+#   false_alarms   the rate per frame that this was tuned for
+#   metrics        |z| of a detector number against the references: warn is for the report,
+#                  alarm makes the frame anomalous
+#
+# Made by: python -m benchmarks.thresholds
+"""
+
+
+def _document(limits: _Limits, instruments: Sequence[Instrument], fingerprint: str) -> str:
+    """Return the YAML file: a tuned entry for each simulated type, one for the rest of a class."""
+    sections = [_HEADER]
+    written: set[str] = set()
+    for frame_class, types in _by_class(instruments).items():
+        tuned = [name for name in types if name in limits.heights]
+        rest = [name for name in types if name not in limits.heights]
+        for name in tuned:
+            why = f"tuned from {limits.counts[name]} simulated nominal frames, none bad"
+            entry = _entry(
+                limits, name, frame_class, limits.heights[name], why, fingerprint, written
+            )
+            sections.append(entry)
+        if rest:
+            height = max((limits.heights[name] for name in tuned), default=_ANY)
+            why = f"not tuned: the widest of the simulated {frame_class} types"
+            names = " ".join(rest)
+            sections.append(_entry(limits, names, frame_class, height, why, fingerprint, written))
+    return "\n".join(sections)
+
+
+_ANY = 2.0  # no cosine distance is greater
+
+
+def _by_class(instruments: Sequence[Instrument]) -> dict[str, list[str]]:
+    by_class = defaultdict(list)
+    for instrument in instruments:
+        for name in instrument.image_types():
+            calibration = instrument.calibration_of(name)
+            assert calibration is not None
+            by_class[calibration.frame_class].append(name)
+    return by_class
+
+
+def _entry(
+    limits: _Limits,
+    names: str,
+    frame_class: str,
+    height: float,
+    why: str,
+    fingerprint: str,
+    written: set[str],
+) -> str:
+    return (
+        f"{names}:\n"
+        f"  - from: 2000-01-01\n"
+        f"    encoder: {fingerprint}\n"
+        f"    merge_height: {height:.3g}\n"
+        f"    false_alarms: {FALSE_ALARMS}\n"
+        f"    metrics: {_metrics(limits, frame_class, written)}\n"
+        f"    why: {why}\n"
+        f"    by: benchmarks.thresholds\n"
+    )
+
+
+def _metrics(limits: _Limits, frame_class: str, written: set[str]) -> str:
+    """Write a class's limits out where they first occur, and refer to them afterwards."""
+    metrics = limits.metrics.get(frame_class, {})
+    if not metrics:
+        return "{}"
+    if frame_class in written:
+        return f"*{frame_class}"
+    written.add(frame_class)
+    lines = [
+        f"      {name}: {{warn: {limit.warn}, alarm: {limit.alarm}}}"
+        for name, limit in metrics.items()
+    ]
+    return "\n".join([f"&{frame_class}", *lines])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""A project to try things on: a simulated history and a night with faults, judged and reported."""
+
+import csv
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+from sqlalchemy.orm import Session
+
+from qc import database
+from qc.database import FrameState, LabelName
+from qc.errors import ConfigurationError
+from qc.judge import Status
+from qc.pipeline import process_frames
+from qc.reports import write_report
+from qc.runtime import Runtime, create_project, open_runtime, read_settings
+from qc.simulator import simulate
+
+Progress = Callable[[str, int, int], None]  # what is being done, how many are done, of how many
+
+HISTORY_NIGHTS = 16  # arcs are the rarest, two a night: 32 references, 20 needed
+FIRST_NIGHT = date(2026, 7, 1)
+FAULTS = 0.35  # of the night's frames; far more than on a real night, so that there is a choice
+
+
+@dataclass(frozen=True)
+class Found:
+    """How many extensions of the night had a fault of one kind and strength, and were noticed."""
+
+    fault: str
+    strength: str
+    image_types: tuple[str, ...]
+    extensions: int
+    noticed: int
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """Where the demonstration lies, and how it went.
+
+    Attributes
+    ----------
+    found : tuple of Found
+        By kind of fault and strength.
+    nominal, false_alarms : int
+        Extensions of the night without a fault, and how many of them were flagged.
+    """
+
+    project: Path
+    report: Path
+    night: date
+    found: tuple[Found, ...]
+    nominal: int
+    false_alarms: int
+
+
+def create_demo(project: Path, *, seed: int, progress: Progress) -> DemoResult:
+    """Simulate, process, judge and report; leave a project in which every command works.
+
+    Raises
+    ------
+    ConfigurationError
+        If the folder exists and is not empty.
+    """
+    if project.exists() and (not project.is_dir() or any(project.iterdir())):
+        raise ConfigurationError(f"{project}: exists and is not an empty folder; give another")
+    create_project(project)
+    night = FIRST_NIGHT + timedelta(days=HISTORY_NIGHTS)
+    archive, inbox = project / "archive", project / "inbox"
+    history = simulate(
+        archive,
+        nights=HISTORY_NIGHTS,
+        start=FIRST_NIGHT,
+        faults=0,
+        seed=seed,
+        progress=lambda done, total: progress("simulate the history", done, total),
+    )
+    new = simulate(
+        inbox,
+        nights=1,
+        start=night,
+        faults=FAULTS,
+        seed=seed,
+        progress=lambda done, total: progress("simulate the night", done, total),
+    )
+    with open_runtime(read_settings(project)) as runtime:
+        _process(history, runtime, LabelName.GOOD, "learn the history", progress)
+        _process(new, runtime, None, "judge the night", progress)
+        progress("write the report", 0, 1)
+        report = write_report(runtime, night, datetime.now(UTC))
+        progress("write the report", 1, 1)
+        with runtime.reads() as session:
+            return _result(session, project, report, night)
+
+
+def _process(
+    paths: list[Path],
+    runtime: Runtime,
+    label: LabelName | None,
+    what: str,
+    progress: Progress,
+) -> None:
+    progress(what, 0, len(paths))
+    for done, _ in enumerate(process_frames(paths, runtime, label), start=1):
+        progress(what, done, len(paths))
+
+
+def _result(session: Session, project: Path, report: Path, night: date) -> DemoResult:
+    truth = _read_truth(project / "inbox" / "truth.csv")
+    noticed = _noticed(session, night)
+    groups = defaultdict(list)
+    for row in truth:
+        groups[row["fault"], row["strength"]].append(row)
+    nominal = groups.pop(("", ""), [])
+    found = tuple(
+        Found(
+            fault=fault,
+            strength=strength,
+            image_types=tuple(sorted({row["image_type"] for row in rows})),
+            extensions=len(rows),
+            noticed=sum(noticed(row) for row in rows),
+        )
+        for (fault, strength), rows in sorted(groups.items())
+    )
+    return DemoResult(project, report, night, found, len(nominal), sum(map(noticed, nominal)))
+
+
+def _read_truth(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def _noticed(session: Session, night: date) -> Callable[[dict[str, str]], bool]:
+    """Return a test of a row of the truth: was it judged anomalous, or refused as broken."""
+    anomalous = {
+        (Path(found.frame.path).name, str(found.extension.number))
+        for found in database.findings(session, night)
+        if found.verdict.status == Status.ANOMALOUS
+    }
+    broken = {
+        Path(row.path).name
+        for row in database.unprocessed(session)
+        if row.state == FrameState.FAILED
+    }
+    return lambda row: row["file"] in broken or (row["file"], row["extension"]) in anomalous
