@@ -146,7 +146,7 @@ def _document(limits: _Limits, instruments: Sequence[Instrument], fingerprint: s
             sections.append(entry)
         if rest:
             height = max((limits.heights[name] for name in tuned), default=_ANY)
-            why = f"not tuned: the widest of the simulated {frame_class} types"
+            why = f"not tuned, the widest of the simulated {frame_class} types"
             names = " ".join(rest)
             sections.append(_entry(limits, names, frame_class, height, why, fingerprint, written))
     return "\n".join(sections)

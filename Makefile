@@ -1,0 +1,43 @@
+# make demo   simulate a night of calibration frames, judge it, write the report
+# make test   every check: format, lint, types, tests, migrations
+#
+# Each makes its own virtual environment in .venv, with the versions that were tested.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+
+.PHONY: demo test format clean
+
+demo: .venv/installed
+	rm -rf demo
+	$(BIN)/qc demo --out demo
+
+test: .venv/installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest -n 2
+	mkdir -p build && rm -f build/check.db
+	QC_DATABASE=sqlite:///build/check.db $(BIN)/alembic upgrade head
+	QC_DATABASE=sqlite:///build/check.db $(BIN)/alembic check
+
+format: .venv/installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv build demo
+
+.venv/python:
+	$(PYTHON) -m venv .venv
+	touch $@
+
+.venv/installed: .venv/python pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
