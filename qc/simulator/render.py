@@ -291,6 +291,10 @@ def _misfile(images: dict[int, Pixels], case: Case) -> dict[int, Pixels]:
 
 
 def _halves(pixels: Pixels) -> dict[int, Pixels]:
-    """Split a blue image at its middle: each port reads one half with the scan on its side."""
+    """Split a blue image at its middle; each port has a prescan and an overscan of its own."""
     middle = PRESCAN_PX + (pixels.shape[1] - PRESCAN_PX - OVERSCAN_PX) // 2
-    return {1: pixels[:, :middle], 2: pixels[:, middle:]}
+    # The ports' scans are one image's, half a chip apart in time: no two rows share their noise.
+    other = np.roll(pixels, len(pixels) // 2, axis=0)
+    left = np.hstack([pixels[:, :middle], other[:, -OVERSCAN_PX:]])
+    right = np.hstack([other[:, :PRESCAN_PX], pixels[:, middle:]])
+    return {1: left, 2: right}

@@ -1,0 +1,362 @@
+"""Simulated frames: what an astronomer would check before believing them."""
+
+import csv
+import io
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import ncompress
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from qc.simulator import (
+    DEMO_PLAN,
+    FULL_PLAN,
+    Plan,
+    State,
+    Stream,
+    interventions,
+    plan_night,
+    render,
+    simulate,
+    state_at,
+)
+from qc.simulator.detector import CHIPS, light_region, light_shape
+from qc.simulator.headers import primary_header
+from qc.simulator.nights import frame_bytes
+from qc.simulator.plan import HIGH_GAIN_FASTER
+from qc.simulator.spectrograph import (
+    SETTINGS,
+    Optics,
+    arc,
+    chips_of,
+    flat,
+    line_list,
+    order_table,
+    place_orders,
+    standard_exposure_s,
+)
+
+NIGHT = date(2018, 4, 1)
+UNBINNED: dict[str, Any] = {"binning": (1, 1), "read_mode": "225kHz low"}
+AS_NEW = State(
+    temperature_c=14.0,
+    pressure_hpa=743.0,
+    shift_px=dict.fromkeys(CHIPS, (0.0, 0.0)),
+    bias_offset_adu=dict.fromkeys(CHIPS, 0.0),
+    lamp_output=dict.fromkeys(("FFL1", "FFL2", "FFL3", "FFL4", "D2", "ThAr"), 1.0),
+)
+
+
+def expose(image_class, arm, path, setting_nm=None, number=1, **changes):
+    stream = Stream(image_class, arm, path, setting_nm, **changes)
+    return list(plan_night(Plan((stream,), aborted=0.0), NIGHT, seed=1))[number - 1]
+
+
+def images_of(exposure, state=AS_NEW, seed=0):
+    return render(exposure, state, np.random.default_rng(seed))
+
+
+def headers_of(exposure):
+    return primary_header(exposure, AS_NEW)
+
+
+@pytest.mark.parametrize(
+    ("arm", "mode", "shape"),
+    [
+        ("blue", {}, (1500, 1074)),
+        ("blue", UNBINNED, (3000, 2148)),
+        ("red", {}, (2048, 1074)),
+        ("red", UNBINNED, (4096, 2148)),
+    ],
+)
+def test_a_raw_image_is_as_large_as_the_manual_says(arm, mode, shape):
+    images = images_of(expose("bias", arm, arm.upper(), **mode))
+    assert {pixels.shape for pixels in images.values()} == {shape}
+    assert {pixels.dtype for pixels in images.values()} == {np.dtype(np.uint16)}
+
+
+def test_a_blue_frame_is_its_primary_and_a_red_one_has_the_redder_chip_first():
+    assert list(images_of(expose("bias", "blue", "BLUE"))) == [0]
+    exposure = expose("bias", "red", "RED")
+    content = frame_bytes(headers_of(exposure), exposure, images_of(exposure))
+    with fits.open(io.BytesIO(content)) as hdus:
+        assert hdus[0].data is None
+        assert [hdu.header["ESO DET CHIP1 NAME"][:3] for hdu in hdus[1:]] == ["MIT", "EEV"]
+        assert hdus[0].header["ESO DET WIN1 BINX"] == 2
+        assert "ESO DET WIN1 BINX" not in hdus[1].header
+
+
+def test_pixels_are_written_as_unsigned_16_bits():
+    exposure = expose("bias", "blue", "BLUE")
+    images = images_of(exposure)
+    content = frame_bytes(headers_of(exposure), exposure, images)
+    with fits.open(io.BytesIO(content), do_not_scale_image_data=True) as hdus:
+        assert (hdus[0].header["BITPIX"], hdus[0].header["BZERO"]) == (16, 32768)
+    with fits.open(io.BytesIO(content)) as hdus:
+        np.testing.assert_array_equal(hdus[0].data, images[0])
+
+
+def test_two_ports_give_two_halves_of_the_blue_chip():
+    mode: dict[str, Any] = {"binning": (1, 1), "read_mode": "625kHz low"}
+    exposure = expose("arc", "blue", "BLUE", 437, **mode)
+    images = images_of(exposure)
+    assert {hdu: pixels.shape for hdu, pixels in images.items()} == {
+        1: (3000, 1124),
+        2: (3000, 1124),
+    }
+    assert [exposure.image_type(hdu) for hdu in exposure.hdus] == ["UBW1", "UBW2"]
+
+
+@pytest.mark.parametrize("mode", ["225kHz low", "50kHz high"])
+@pytest.mark.parametrize("arm", ["blue", "red"])
+def test_read_noise_in_the_overscan_is_the_manuals(arm, mode):
+    exposure = expose("bias", arm, arm.upper(), read_mode=mode)
+    for (hdu, pixels), chip in zip(images_of(exposure).items(), chips_of(arm), strict=True):
+        expected_adu = CHIPS[chip].modes[mode].read_noise_adu
+        assert pixels[:, -20:].std() == pytest.approx(expected_adu, rel=0.03), hdu
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+def test_a_bias_level_is_100_to_250_adu(chip):
+    assert all(100 <= mode.bias_adu <= 250 for mode in CHIPS[chip].modes.values())
+
+
+@pytest.mark.parametrize("setting_nm", SETTINGS)
+def test_a_flat_of_standard_exposure_peaks_at_30_000_adu(setting_nm):
+    setting = SETTINGS[setting_nm]
+    optics = Optics(1.0, setting.slit_length_arcsec, setting.arm.upper())
+    exposure_s = standard_exposure_s(setting_nm, setting.lamp) / HIGH_GAIN_FASTER
+    peaks = []
+    for chip in chips_of(setting.arm):
+        electrons = flat(setting_nm, chip, (2, 2), setting.lamp, optics) * exposure_s
+        gain = CHIPS[chip].modes["50kHz high"].gain_e_per_adu
+        peaks.append(np.percentile(electrons, 99.9) / gain)
+    assert 25_000 < max(peaks) < 40_000
+
+
+def test_light_stays_out_of_prescan_and_overscan():
+    pixels = images_of(expose("flat", "blue", "DICHR#1", 390))[0]
+    rows, columns = light_region("BLUE", (2, 2))
+    level = CHIPS["BLUE"].modes["50kHz high"].bias_adu
+    assert np.median(pixels[rows, columns]) > level + 300
+    assert np.median(pixels[:, : columns.start]) == pytest.approx(level, abs=3)
+    assert np.median(pixels[:, columns.stop + 4 :]) == pytest.approx(level, abs=3)
+
+
+@pytest.mark.parametrize(("setting_nm", "chip"), [(390, "BLUE"), (580, "REDL"), (860, "REDU")])
+def test_orders_lie_where_the_table_says(setting_nm, chip):
+    setting = SETTINGS[setting_nm]
+    optics = Optics(1.0, 2.0, setting.arm.upper())
+    scene = flat(setting_nm, chip, (1, 1), setting.lamp, optics)
+    rows, columns = light_shape(chip, (1, 1))
+    y_at_x50 = order_table(setting_nm, chip).trace.T @ [1, 0.5, 0.25]
+    expected = y_at_x50 - 1 if chip == "BLUE" else columns - y_at_x50
+    for column in expected[(expected > 30) & (expected < columns - 30)]:
+        near = np.arange(round(column) - 15, round(column) + 16)
+        light = scene[rows // 2, near] - scene[rows // 2, near].min()
+        assert (near * light).sum() / light.sum() == pytest.approx(column, abs=1.0)
+
+
+def test_wavelength_falls_along_the_rows_and_red_columns_go_to_bluer_orders():
+    for setting_nm, chip, redder_to_the_right in ((437, "BLUE", True), (580, "REDL", False)):
+        optics = Optics(1.0, 10.0, "RED")
+        orders = place_orders(setting_nm, chip, (2, 2), optics)
+        assert (np.diff(orders.wavelength_nm, axis=1) < 0).all()
+        by_column = np.argsort(orders.column[:, 0])
+        steps = np.diff(orders.wavelength_nm[by_column, 0])
+        assert (steps > 0).all() == redder_to_the_right
+
+
+@pytest.mark.parametrize(("slit_arcsec", "fwhm_px"), [(0.4, 2.5), (1.0, 3.5)])
+def test_arc_lines_are_as_wide_as_in_real_arcs(slit_arcsec, fwhm_px):
+    row, column, optics = brightest_lonely_line(slit_arcsec)
+    near = slice(row - 12, row + 13)
+    profile = arc(437, "BLUE", (1, 1), optics)[near, column]
+    profile = profile - np.median(profile)
+    fine = np.interp(np.linspace(0, 24, 2401), np.arange(25), profile)
+    assert (fine > fine.max() / 2).sum() / 100 == pytest.approx(fwhm_px, abs=0.5)
+
+
+def brightest_lonely_line(slit_arcsec):
+    optics = Optics(slit_arcsec, 10.0, "BLUE")
+    lines, orders = line_list(), place_orders(437, "BLUE", (1, 1), optics)
+    middle = len(orders.wavelength_nm) // 2
+    nm = orders.wavelength_nm[middle]
+    gap_nm = np.minimum(
+        np.diff(lines.wavelength_nm, prepend=0), np.diff(lines.wavelength_nm, append=9999)
+    )
+    good = (gap_nm > 0.03) & (lines.wavelength_nm > nm[2000]) & (lines.wavelength_nm < nm[1000])
+    brightest = np.flatnonzero(good)[np.argmax(lines.rate_e_s[good])]
+    row = round(np.interp(-lines.wavelength_nm[brightest], -nm, np.arange(nm.size)))
+    return row, round(orders.column[middle, row]), optics
+
+
+def test_argon_saturates_beyond_700_nm_and_nowhere_else():
+    assert images_of(expose("arc", "red", "DICHR#2", 860))[1].max() == 65535
+    pixels = images_of(expose("arc", "blue", "BLUE", 437))[0]
+    assert (pixels == 65535).mean() < 1e-4
+
+
+def test_a_wider_slit_brightens_a_flat_but_not_an_arc():
+    narrow, wide = Optics(0.8, 10.0, "BLUE"), Optics(1.6, 10.0, "BLUE")
+    flats = [flat(437, "BLUE", (2, 2), "FFL2", optics).max() for optics in (narrow, wide)]
+    arcs = [arc(437, "BLUE", (1, 1), optics).max() for optics in (narrow, wide)]
+    assert flats[1] / flats[0] == pytest.approx(2, rel=0.01)
+    assert arcs[1] / arcs[0] < 1.3
+
+
+def test_permanent_hot_columns_grow_with_the_exposure():
+    column = (1748 - 1) // 2
+    heights = []
+    for image_class, exposure_s in (("bias", 0.0), ("dark", 3600.0)):
+        pixels = images_of(expose(image_class, "red", "RED", exposure_s=exposure_s))[2]
+        heights.append(np.median(pixels[:900, column]) - np.median(pixels[:900, column - 3]))
+    assert heights[0] > 1
+    assert heights[1] > 100 * heights[0]
+
+
+def test_cosmic_rays_come_with_the_exposure_and_never_twice_at_one_place():
+    dark = expose("dark", "blue", "BLUE", exposure_s=3600.0)
+    one, two = (images_of(dark, seed=seed)[0][:, 300:] > 400 for seed in (1, 2))
+    assert 1000 < one.sum() < 20_000
+    assert (one & two).sum() < 0.05 * one.sum()
+
+
+def test_the_bias_level_settles_and_wanders_by_less_than_an_adu():
+    noon = datetime(2018, 4, 2, 12, tzinfo=UTC)
+    week = [state_at(noon + timedelta(hours=6 * n), 1).bias_offset_adu["BLUE"] for n in range(28)]
+    assert np.std(week) < 1
+    early, late = (noon.replace(hour=9, minute=minute) for minute in (0, 59))
+    settled = state_at(early, 1).bias_offset_adu["REDL"] - state_at(late, 1).bias_offset_adu["REDL"]
+    assert 0.2 < settled < 1.2
+
+
+def test_lamps_fade_until_they_are_replaced():
+    days = [datetime(2018, 1, 1, 10, tzinfo=UTC) + timedelta(days=n) for n in range(0, 1500, 5)]
+    output = np.array([state_at(day, 1).lamp_output["FFL2"] for day in days])
+    steps = np.diff(output)
+    assert (steps < 0).mean() > 0.95
+    assert (steps > 0.05).sum() >= 2
+
+
+def test_an_intervention_moves_the_format_for_good():
+    first, *_, last = interventions(2018, seed=1)
+    assert len(interventions(2018, seed=1)) >= 3
+    x_px = [
+        state_at(first.when + timedelta(days=days), 1).shift_px["BLUE"][0] for days in (-1, 1, 2)
+    ]
+    assert abs(x_px[1] - x_px[2]) < 0.2
+    assert abs(x_px[0] - x_px[1]) > 0.3
+    assert last.when > first.when
+
+
+def test_a_red_flat_has_its_object_on_the_first_frame_only():
+    frames = [expose("flat", "red", "DICHR#1", 564, number=number) for number in (1, 2, 5)]
+    assert [headers_of(frame)["OBJECT"] for frame in frames] == ["LAMP,FLAT", "", ""]
+    assert headers_of(expose("flat", "blue", "DICHR#1", 390, number=2))["OBJECT"] == "LAMP,FLAT"
+
+
+def test_a_header_has_the_cards_that_decide():
+    exposure = expose("flat", "blue", "DICHR#1", 390)
+    header = headers_of(exposure)
+    expected = {
+        "INSTRUME": "UVES",
+        "ESO DPR CATG": "CALIB",
+        "ESO DPR TYPE": "LAMP,FLAT",
+        "ESO DPR TECH": "ECHELLE",
+        "ESO INS MODE": "DICHR#1",
+        "ESO INS PATH": "BLUE",
+        "ESO INS GRAT1 NAME": "CD#2",
+        "ESO INS GRAT1 WLEN": 390.0,
+        "ESO INS SLIT2 WID": 1.0,
+        "ESO DET CHIPS": 1,
+        "ESO DET OUT1 CONAD": 0.54,
+        "ESO DET OUT1 GAIN": 1.85,  # its inverse: ESO's GAIN is ADU per electron
+        "ESO TPL NEXP": 5,
+        "ARCFILE": f"{exposure.archive_name}.fits",
+    }
+    assert {key: header[key] for key in expected} == expected
+    assert header["ORIGFILE"] == "UVES_DIC1B_FLAT092_0001.fits"
+    assert header["EXPTIME"] == pytest.approx(exposure.requested_s, abs=0.003)
+
+
+def test_a_bias_tells_nothing_of_the_light_path():
+    header = headers_of(expose("bias", "red", "RED"))
+    assert header["EXPTIME"] == 0
+    assert not any(
+        key.startswith(("ESO INS MODE", "ESO INS GRAT", "ESO INS SLIT")) for key in header
+    )
+
+
+def test_a_night_is_taken_the_morning_after_in_order_of_time():
+    exposures = list(plan_night(FULL_PLAN, NIGHT, seed=1))
+    starts = [exposure.start for exposure in exposures]
+    assert starts == sorted(set(starts))
+    assert {start.date() for start in starts} == {NIGHT + timedelta(days=1)}
+    assert starts[0].hour >= 9
+    assert starts[-1].hour < 22
+    assert 50 < len(exposures) < 200
+
+
+def test_flats_of_a_setting_vary_in_exposure_from_set_to_set():
+    stream = Stream("flat", "blue", "DICHR#1", 390)
+    nights = [NIGHT + timedelta(days=n) for n in range(60)]
+    sets = [list(plan_night(Plan((stream,)), night, seed=1)) for night in nights]
+    times = np.array([frames[0].requested_s for frames in sets])
+    assert np.percentile(times, 90) > 2.5 * np.percentile(times, 10)
+    assert {len(frames) for frames in sets} > {5}  # some sets are cut short
+    assert all(np.ptp([frame.exposure_s for frame in frames]) < 0.005 for frames in sets)
+
+
+def test_the_full_plan_has_every_image_type_of_the_calibration_plan():
+    nights = [NIGHT + timedelta(days=n) for n in range(31)]
+    types = {
+        exposure.image_type(hdu)
+        for night in nights
+        for exposure in plan_night(FULL_PLAN, night, seed=1)
+        for hdu in exposure.hdus
+    }
+    forerunner = "UBB0 URB1 URB2 UBW1 UBW2 UD1BF0 UD1BDF0 URW1 URW2 UD1RF1 UD1RF2"
+    assert types >= {*forerunner.split(), "UBW0", "UD2RF1", "UBO0", "URK1", "UBD0"}
+
+
+def test_the_same_seed_gives_the_same_bytes_with_any_number_of_workers(tmp_path):
+    plan = Plan(DEMO_PLAN.streams[:3], aborted=0.0)
+    story: dict[str, Any] = {"nights": 1, "start": NIGHT, "faults": 0.3, "plan": plan}
+    one = simulate(tmp_path / "one", seed=7, workers=1, **story)
+    two = simulate(tmp_path / "two", seed=7, workers=2, compressed=True, **story)
+    assert [path.name for path in two] == [f"{path.name}.Z" for path in one]
+    for plain, packed in zip(one, two, strict=True):
+        assert ncompress.decompress(packed.read_bytes()) == plain.read_bytes()
+    other = simulate(tmp_path / "other", seed=8, workers=1, **story)
+    assert other[0].read_bytes() != one[0].read_bytes()
+
+
+def test_the_truth_has_a_row_for_each_extension_of_every_file(tmp_path):
+    told = []
+    plan = Plan((replace(DEMO_PLAN.streams[0], set_size=3), DEMO_PLAN.streams[1]), aborted=0.0)
+    paths = simulate(
+        tmp_path,
+        nights=2,
+        start=NIGHT,
+        faults=0.5,
+        seed=3,
+        plan=plan,
+        workers=1,
+        progress=lambda done, total: told.append((done, total)),
+    )
+    with (tmp_path / "truth.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["file", "extension", "image_type", "fault", "strength"]
+    expected = []
+    for path in paths:
+        with fits.open(path) as hdus:
+            expected += [(path.name, str(n)) for n, hdu in enumerate(hdus) if hdu.data is not None]
+    assert [(row["file"], row["extension"]) for row in rows] == expected
+    assert {path.parent.name for path in paths} == {"2018-04-01", "2018-04-02"}
+    assert told == [(n, 16) for n in range(1, 17)]
+    assert 3 <= len({row["file"] for row in rows if row["fault"]}) <= 13
+    assert all(bool(row["fault"]) == bool(row["strength"]) for row in rows)
