@@ -35,6 +35,7 @@ from qc.instruments import (
     Area,
     Arm,
     Calibration,
+    ChipNumbers,
     Header,
     Instrument,
     Layout,
@@ -221,9 +222,11 @@ def _read_frame(path: Path, instruments: Sequence[Instrument], max_bytes: int) -
         units = tuple(_units(content))
         images = tuple(unit for unit in units if unit.shape)
         header = _merge_headers(units, images)
-        instrument = _recognise(header, instruments)
-        calibration = _judge_kind(header, instrument)
-        return _build_frame(path, content, images, header, instrument, calibration, max_bytes)
+        exposure = _read_exposure(header, _recognise(header, instruments))
+        layout = _choose_layout(exposure, images)
+        pixels = tuple(_read_pixels(unit, content, max_bytes) for unit in images)
+    extensions = tuple(_extension(one, pixels[one.image - 1], exposure) for one in layout.sections)
+    return _build_frame(path, content, header, exposure, extensions)
 
 
 # --- bytes ---------------------------------------------------------------------------------------
@@ -237,7 +240,7 @@ def _read_bytes(path: Path, max_bytes: int) -> bytes:
         if before.st_size > max_bytes:
             raise UnreadableFrame(f"expected at most {max_bytes} bytes, got {before.st_size}")
         with path.open("rb") as file:
-            content = file.read(max_bytes + 1)
+            content = file.read(before.st_size + 1)  # one more: it may be growing
             after = os.fstat(file.fileno())
     except (OSError, ValueError) as error:
         raise UnreadableFrame(f"cannot be read: {_reason(error)}") from None
@@ -499,6 +502,8 @@ def _check_alive(pixels: Pixels, image: int, chip: str) -> None:
 
 _EARLIEST, _LATEST = 1970, 2100  # years
 _MAX_BINNING = 16
+_HUGE = 1e12  # beyond any wavelength, width, exposure or pixel
+_LONGEST = 200  # characters kept of a description
 _NAME = re.compile(r"[\w.:+-]{1,100}")
 _SUFFIX = re.compile(r"\.(fits?|fts)(\.(Z|gz|fz|bz2))?$", re.IGNORECASE)
 
@@ -552,9 +557,8 @@ def _text(header: Header, keywords: Sequence[str]) -> str:
     return "" if value is None else str(value)
 
 
-def _real(
-    header: Header, *keywords: str, lowest: float = -math.inf, highest: float = math.inf
-) -> float | None:
+def _real(header: Header, *keywords: str, lowest: float = -_HUGE) -> float | None:
+    """Read a number; None where no keyword has one, an error where it makes no sense."""
     value = _first(header, keywords)
     if value is None:
         return None
@@ -562,7 +566,7 @@ def _real(
         number = float(value)
     except (ValueError, OverflowError):
         number = math.nan
-    if isinstance(value, bool) or not (math.isfinite(number) and lowest <= number <= highest):
+    if isinstance(value, bool) or not lowest <= number <= _HUGE:
         raise IncompleteHeader(f"{_quote(header, keywords)}: expected a number that makes sense")
     return number
 
@@ -614,12 +618,12 @@ def _archive_name(header: Header, instrument: Instrument, path: Path) -> str:
 
 
 @dataclass(frozen=True)
-class _Light:
+class _Exposure:
     """What the extensions of one frame have in common."""
 
     instrument: Instrument
     calibration: Calibration
-    arm: Arm
+    arm_name: str
     mode: Mode
     binning: tuple[int, int]
     read_mode: str
@@ -629,37 +633,30 @@ class _Light:
     exposure_s: float
 
 
-def _build_frame(
-    path: Path,
-    content: bytes,
-    images: Sequence[_Unit],
-    header: Header,
-    instrument: Instrument,
-    calibration: Calibration,
-    max_bytes: int,
-) -> Frame:
+def _read_exposure(header: Header, instrument: Instrument) -> _Exposure:
+    calibration = _judge_kind(header, instrument)
     arm_name = _arm_name(header, instrument)
-    light = _read_light(header, instrument, calibration, instrument.arms[arm_name])
-    layout = _choose_layout(instrument, arm_name, images, light.binning)
-    pixels = [_read_pixels(unit, content, max_bytes) for unit in images]
-    names = instrument.keywords
-    observed_at = _observed_at(header, instrument)
-    return Frame(
-        path=path,
-        name=_archive_name(header, instrument, path),
-        sha256=hashlib.sha256(content).hexdigest(),
-        instrument=instrument.name,
-        observed_at=observed_at,
-        night=instrument.night_of(observed_at),
-        exposure_s=light.exposure_s,
-        template=_text(header, names.template),
-        template_number=_count(header, names.template_number),
-        template_size=_count(header, names.template_size),
-        extensions=tuple(_extension(one, pixels[one.image - 1], light) for one in layout.sections),
-        calibration=calibration.name,
-        object=_text(header, names.object),
-        header={key: header[key] for key in names.kept if key in header},
+    names, arm, lit = instrument.keywords, instrument.arms[arm_name], calibration.light
+    in_path = [arm.wavelength_nm, arm.slit_arcsec] if lit else []
+    binning = [(key,) for key in names.binning]
+    _require(header, [names.observed_at, names.exposure_s, *binning, *in_path])
+    return _Exposure(
+        instrument=instrument,
+        calibration=calibration,
+        arm_name=arm_name,
+        mode=instrument.mode(header),
+        binning=_binning(header, names.binning),
+        read_mode=_read_mode(header, instrument),
+        wavelength_nm=_rounded(_real(header, *arm.wavelength_nm, lowest=1), 1) if lit else None,
+        slit_arcsec=_rounded(_real(header, *arm.slit_arcsec, lowest=0), 2) if lit else None,
+        optics=_optics(header, arm) if lit else "",
+        exposure_s=_real(header, *names.exposure_s, lowest=0) or 0.0,
     )
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    """Round away what encoders make of one and the same setting."""
+    return None if value is None else round(value, digits)
 
 
 def _arm_name(header: Header, instrument: Instrument) -> str:
@@ -670,29 +667,6 @@ def _arm_name(header: Header, instrument: Instrument) -> str:
             f"expected a sign of {' or '.join(instrument.arms)}, got {_quote(header, keywords)}"
         )
     return arm_name
-
-
-def _read_light(
-    header: Header, instrument: Instrument, calibration: Calibration, arm: Arm
-) -> _Light:
-    names, lit = instrument.keywords, calibration.light
-    in_path = [arm.wavelength_nm, arm.slit_arcsec] if lit else []
-    binning = [(key,) for key in names.binning]
-    _require(header, [names.observed_at, names.exposure_s, *binning, *in_path])
-    wavelength_nm = _real(header, *arm.wavelength_nm, lowest=1, highest=1e5) if lit else None
-    slit_arcsec = _real(header, *arm.slit_arcsec, lowest=0, highest=1e3) if lit else None
-    return _Light(
-        instrument=instrument,
-        calibration=calibration,
-        arm=arm,
-        mode=instrument.mode(header),
-        binning=_binning(header, names.binning),
-        read_mode=_read_mode(header, instrument),
-        wavelength_nm=None if wavelength_nm is None else round(wavelength_nm, 1),
-        slit_arcsec=None if slit_arcsec is None else round(slit_arcsec, 2),
-        optics=_optics(header, arm) if lit else "",
-        exposure_s=_real(header, *names.exposure_s, lowest=0, highest=1e6) or 0.0,
-    )
 
 
 def _read_mode(header: Header, instrument: Instrument) -> str:
@@ -706,26 +680,23 @@ def _read_mode(header: Header, instrument: Instrument) -> str:
 
 def _optics(header: Header, arm: Arm) -> str:
     told = (_first(header, keywords) for keywords in arm.optics)
-    parts = (f"{one:.1f}" if isinstance(one, float) else str(one) for one in told if one)
-    return " ".join(part for part in parts if part.upper() not in {"FREE", "OUT"})[:200]
+    parts = (f"{one:.4g}" if isinstance(one, float) else str(one) for one in told if one)
+    return " ".join(part for part in parts if part.upper() not in {"FREE", "OUT"})[:_LONGEST]
 
 
-def _choose_layout(
-    instrument: Instrument, arm_name: str, images: Sequence[_Unit], binning: tuple[int, int]
-) -> Layout:
-    bin_x, bin_y = binning
+def _choose_layout(exposure: _Exposure, images: Sequence[_Unit]) -> Layout:
+    bin_x, bin_y = exposure.binning
     got = [unit.shape for unit in images]
     expected = [
         (layout, [(layout.shape[0] // bin_y, layout.shape[1] // bin_x)] * layout.images)
-        for layout in instrument.layouts_of(arm_name)
+        for layout in exposure.instrument.layouts_of(exposure.arm_name)
     ]
     for layout, shapes in expected:
         if shapes == got:
             return layout
     options = " or ".join(_spell_shapes(shapes) for _, shapes in expected)
-    raise WrongShape(
-        f"expected {options} ({arm_name}, binning {bin_x}x{bin_y}), got {_spell_shapes(got)}"
-    )
+    setup = f"{exposure.arm_name}, binning {bin_x}x{bin_y}"
+    raise WrongShape(f"expected {options} ({setup}), got {_spell_shapes(got)}")
 
 
 def _spell_shapes(shapes: Sequence[tuple[int, ...]]) -> str:
@@ -738,25 +709,29 @@ def _spell_shapes(shapes: Sequence[tuple[int, ...]]) -> str:
     )
 
 
-def _extension(section: Section, image: Pixels, light: _Light) -> Extension:
-    part = image[section.area.slices(_shape(image), light.binning)]
+def _extension(section: Section, image: Pixels, exposure: _Exposure) -> Extension:
+    part = image[section.area.slices(_shape(image), exposure.binning)]
     pixels: Pixels = np.ascontiguousarray(part)  # type: ignore[assignment] # keeps the dtype
     _check_alive(pixels, section.image, section.chip)
-    setup = _setup(section, light)
-    calibration, shape = light.calibration, _shape(pixels)
-    detector, limits = _detector(section.chip, light)
+    setup, chip = _setup(section, exposure), _chip_numbers(section.chip, exposure)
+    calibration, shape = exposure.calibration, _shape(pixels)
     return Extension(
         number=section.number,
         setup=setup,
         pixels=pixels,
-        light=section.light.slices(shape, light.binning),
-        prescan=_slices(section.prescan, shape, light.binning),
-        overscan=_slices(section.overscan, shape, light.binning),
-        detector=detector,
-        promised_light=_promised_light(setup, light),
+        light=section.light.slices(shape, exposure.binning),
+        prescan=_slices(section.prescan, shape, exposure.binning),
+        overscan=_slices(section.overscan, shape, exposure.binning),
+        detector=Detector(
+            gain_e_per_adu=chip.gain_e_per_adu,
+            read_noise_adu=chip.read_noise_adu,
+            bias_adu=chip.bias_adu,
+            saturation_adu=chip.saturation_adu,
+        ),
+        promised_light=_promised_light(setup, exposure),
         stretch_adu=calibration.stretch_adu,
         frame_class=calibration.frame_class,
-        limits={**limits, **calibration.limits},
+        limits={**chip.limits, **calibration.limits},
     )
 
 
@@ -769,40 +744,68 @@ def _slices(area: Area | None, shape: tuple[int, int], binning: tuple[int, int])
     return None if area is None else area.slices(shape, binning)
 
 
-def _setup(section: Section, light: _Light) -> Setup:
-    bin_x, bin_y = light.binning
-    number, instrument = section.number, light.instrument
+def _setup(section: Section, exposure: _Exposure) -> Setup:
+    instrument = exposure.instrument
+    bin_x, bin_y = exposure.binning
     return Setup(
-        image_type=instrument.image_type(light.calibration, light.mode, light.arm, number),
+        image_type=instrument.image_type(
+            exposure.calibration,
+            exposure.mode,
+            instrument.arms[exposure.arm_name],
+            section.number,
+        ),
         chip=section.chip,
         binning=f"{bin_x}x{bin_y}",
-        read_mode=light.read_mode,
-        wavelength_nm=light.wavelength_nm,
-        slit_arcsec=light.slit_arcsec,
-        optics=light.optics,
+        read_mode=exposure.read_mode,
+        wavelength_nm=exposure.wavelength_nm,
+        slit_arcsec=exposure.slit_arcsec,
+        optics=exposure.optics,
     )
 
 
-def _detector(chip: str, light: _Light) -> tuple[Detector, Mapping[str, tuple[float, float]]]:
-    read_modes = light.instrument.chips[chip].read_modes
-    numbers = read_modes.get(light.read_mode)
-    if numbers is None:
+def _chip_numbers(chip: str, exposure: _Exposure) -> ChipNumbers:
+    read_modes = exposure.instrument.chips[chip].read_modes
+    if exposure.read_mode not in read_modes:
         known = ", ".join(read_modes)
-        raise IncompleteHeader(f"{chip}: expected a read mode of {known}, got {light.read_mode}")
-    detector = Detector(
-        numbers.gain_e_per_adu, numbers.read_noise_adu, numbers.bias_adu, numbers.saturation_adu
-    )
-    return detector, numbers.limits
+        raise IncompleteHeader(f"{chip}: expected a read mode of {known}, got {exposure.read_mode}")
+    return read_modes[exposure.read_mode]
 
 
-def _promised_light(setup: Setup, light: _Light) -> float:
-    if not light.calibration.light:
+def _promised_light(setup: Setup, exposure: _Exposure) -> float:
+    if not exposure.calibration.light:
         return 0.0
-    return light.exposure_s / light.instrument.standard_exposure_s(
-        light.calibration,
+    return exposure.exposure_s / exposure.instrument.standard_exposure_s(
+        exposure.calibration,
         wavelength_nm=setup.wavelength_nm,
         slit_arcsec=setup.slit_arcsec,
-        mode=light.mode,
+        mode=exposure.mode,
         read_mode=setup.read_mode,
         binning=setup.binning,
+    )
+
+
+def _build_frame(
+    path: Path,
+    content: bytes,
+    header: Header,
+    exposure: _Exposure,
+    extensions: tuple[Extension, ...],
+) -> Frame:
+    instrument, names = exposure.instrument, exposure.instrument.keywords
+    observed_at = _observed_at(header, instrument)
+    return Frame(
+        path=path,
+        name=_archive_name(header, instrument, path),
+        sha256=hashlib.sha256(content).hexdigest(),
+        instrument=instrument.name,
+        observed_at=observed_at,
+        night=instrument.night_of(observed_at),
+        exposure_s=exposure.exposure_s,
+        template=_text(header, names.template),
+        template_number=_count(header, names.template_number),
+        template_size=_count(header, names.template_size),
+        extensions=extensions,
+        calibration=exposure.calibration.name,
+        object=_text(header, names.object),
+        header={key: header[key] for key in names.kept if key in header},
     )

@@ -56,7 +56,7 @@ def test_the_setup_is_what_the_header_says(read):
     setup = extension.setup
     assert (setup.binning, setup.read_mode) == ("1x1", "225kHz low")
     assert (setup.wavelength_nm, setup.slit_arcsec) == (437.0, 1.0)
-    assert setup.optics == "CD#2 HER_5 10.0"
+    assert setup.optics == "CD#2 HER_5 10"
 
 
 def test_jitter_of_encoders_does_not_make_a_new_setup(read):
