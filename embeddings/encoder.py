@@ -106,7 +106,8 @@ class ResNet50Encoder:
 
     @cached_property
     def _network(self) -> Any:
-        return _resnet50(self.weights)
+        with _quiet_start():
+            return _resnet50(self.weights)
 
 
 def _pad_to_batches(inputs: Floats, batch_size: int) -> Floats:
@@ -140,8 +141,7 @@ def _quiet_start() -> Iterator[None]:
 
 
 def _resnet50(weights: str) -> Any:
-    with _quiet_start():
-        from keras.applications import ResNet50  # noqa: PLC0415 - seconds to load
+    from keras.applications import ResNet50  # noqa: PLC0415 - seconds to load
 
     shape = (*GRID, 3)
     if weights == "imagenet":

@@ -45,7 +45,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class _Arrival:
+class Arrival:
     """A frame that has been read and measured; `frame` has lost its pixels."""
 
     file: File
@@ -82,9 +82,10 @@ def process_frame(path: Path, runtime: Runtime, label: LabelName | None = None) 
     FrameError
         If this file cannot be judged. Nothing has been stored.
     """
-    arrival = _read_and_measure(_stat(path), runtime)
-    embeddings = _embed([arrival], runtime)
-    return _judge_and_record(arrival, embeddings, runtime, label)
+    arrival = read_and_measure(path, runtime)
+    embeddings = embed([arrival], runtime)
+    judged = judge_frame(arrival, embeddings, runtime)
+    return record(arrival, judged, runtime, label)
 
 
 def process_frames(
@@ -110,13 +111,13 @@ def process_frames(
                 yield arrived
             else:
                 arrivals.append(arrived)
-        embeddings = _embed(arrivals, runtime)  # (n, d)
+        embeddings = embed(arrivals, runtime)  # (n, d)
         for arrival in arrivals:
             own, embeddings = np.split(embeddings, [len(arrival.measured)])
-            yield _judge_and_record(arrival, own, runtime, label)
+            yield record(arrival, judge_frame(arrival, own, runtime), runtime, label)
 
 
-def _arrive(path: Path, runtime: Runtime) -> _Arrival | Outcome:
+def _arrive(path: Path, runtime: Runtime) -> Arrival | Outcome:
     """Read and measure a file; or say why not, which is then on record."""
     file = File(path, 0, 0)
     try:
@@ -124,7 +125,7 @@ def _arrive(path: Path, runtime: Runtime) -> _Arrival | Outcome:
         with runtime.reads() as session:
             if database.is_known(session, file):
                 return Outcome(path, FrameState.KNOWN)
-        return _read_and_measure(file, runtime)
+        return read_and_measure(path, runtime)
     except FrameError as error:
         state = FrameState.SKIPPED if isinstance(error, NotForUs) else FrameState.FAILED
         with runtime.writes.begin() as session:
@@ -145,10 +146,18 @@ def _stat(path: Path) -> File:
     return File(path, status.st_size, status.st_mtime_ns)
 
 
-def _read_and_measure(file: File, runtime: Runtime) -> _Arrival:
+def read_and_measure(path: Path, runtime: Runtime) -> Arrival:
+    """Read a file and reduce each of its images to block statistics and detector numbers.
+
+    Raises
+    ------
+    FrameError
+        If it cannot be read to its end, or is not a frame that can be judged.
+    """
+    file = _stat(path)
     frame = read_frame(file.path, runtime.instruments)
     measured = tuple(_measure(extension) for extension in frame.extensions)
-    return _Arrival(file, replace(frame, extensions=()), measured)
+    return Arrival(file, replace(frame, extensions=()), measured)
 
 
 def _measure(extension: Extension) -> Measured:
@@ -167,7 +176,7 @@ def _measure(extension: Extension) -> Measured:
     )
 
 
-def _embed(arrivals: Sequence[_Arrival], runtime: Runtime) -> Floats:
+def embed(arrivals: Sequence[Arrival], runtime: Runtime) -> Floats:
     """Return the embeddings of all extensions, in order: (n, d)."""
     inputs = [
         network_input(measured, runtime.encoder.stretch)
@@ -187,13 +196,18 @@ def network_input(measured: Measured, stretch: str) -> Floats:
     return STRETCHES[stretch](statistics, measured.zero_adu, measured.stretch_adu)
 
 
-def _judge_and_record(
-    arrival: _Arrival, embeddings: Floats, runtime: Runtime, label: LabelName | None
-) -> Outcome:
-    judged = tuple(
+def judge_frame(arrival: Arrival, embeddings: Floats, runtime: Runtime) -> tuple[Judged, ...]:
+    """Hold each extension of a frame against its references."""
+    return tuple(
         _judge(arrival.frame, measured, embedding, runtime)
         for measured, embedding in zip(arrival.measured, embeddings, strict=True)
     )
+
+
+def record(
+    arrival: Arrival, judged: tuple[Judged, ...], runtime: Runtime, label: LabelName | None
+) -> Outcome:
+    """Keep a frame and everything learnt from it, all or nothing, unless another was first."""
     with runtime.writes.begin() as session:
         is_new = database.record_frame(
             session,
