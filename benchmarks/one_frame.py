@@ -1,0 +1,112 @@
+"""Where the time goes for one full-size red frame, from ``.fits.Z`` on disk to its verdicts.
+
+``python -m benchmarks.one_frame``
+
+The history holds unbinned biases of the night before; each stage is repeated and its median
+given, beside the floor that decompression alone sets (``zcat`` of the same file).
+"""
+
+import argparse
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from qc import pipeline
+from qc.database import LabelName
+from qc.frames import read_frame
+from qc.metrics import measure
+from qc.pipeline import process_frames
+from qc.runtime import Runtime, create_project, open_runtime, read_settings
+from qc.simulator import Plan, Stream, simulate
+from embeddings.preprocess import block_statistics
+
+REPEATS = 5
+_BIASES = Stream("bias", "red", "RED", None, binning=(1, 1), read_mode="225kHz low", set_size=40)
+
+
+def main() -> None:
+    """Make the frames, time the stages, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--references", type=int, default=40, help="frames of the night before")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        project = Path(folder)
+        create_project(project)
+        *history, new = _simulate(project, arguments.references)
+        with open_runtime(read_settings(project)) as runtime:
+            for _ in process_frames(history, runtime, LabelName.GOOD):
+                pass
+            _print(new, _stages(new, runtime), arguments.references)
+
+
+def _simulate(project: Path, references: int) -> list[Path]:
+    history = _biases(project / "archive", date(2026, 7, 1), references)
+    return [*history, *_biases(project / "inbox", date(2026, 7, 2), 1)]
+
+
+def _biases(folder: Path, night: date, count: int) -> list[Path]:
+    plan = Plan(streams=(replace(_BIASES, set_size=count),), aborted=0.0)
+    return simulate(folder, nights=1, start=night, faults=0, seed=77, compressed=True, plan=plan)
+
+
+def _stages(path: Path, runtime: Runtime) -> dict[str, float]:
+    """Return the median milliseconds of each stage and of the whole."""
+    frame = read_frame(path, runtime.instruments)
+    arrival = pipeline.read_and_measure(path, runtime)
+    embeddings = pipeline.embed([arrival], runtime)
+    return {
+        "decompression alone (zcat)": _median_ms(lambda: _zcat(path)),
+        "read: decompress, digest, parse": _median_ms(
+            lambda: read_frame(path, runtime.instruments)
+        ),
+        "block statistics, both chips": _median_ms(
+            lambda: [block_statistics(each.pixels) for each in frame.extensions]
+        ),
+        "detector numbers, both chips": _median_ms(
+            lambda: [measure(each) for each in frame.extensions]
+        ),
+        "embeddings, both chips": _median_ms(lambda: pipeline.embed([arrival], runtime)),
+        "references, linkage, verdicts": _median_ms(
+            lambda: pipeline.judge_frame(arrival, embeddings, runtime)
+        ),
+        "whole, recorded": _whole_ms(path, runtime),
+    }
+
+
+def _zcat(path: Path) -> None:
+    subprocess.run(["zcat", path], stdout=subprocess.DEVNULL, check=True)  # noqa: S603, S607
+
+
+def _median_ms(work: Callable[[], object]) -> float:
+    times = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        work()
+        times.append(1000 * (time.perf_counter() - start))
+    return statistics.median(times)
+
+
+def _whole_ms(path: Path, runtime: Runtime) -> float:
+    start = time.perf_counter()
+    pipeline.process_frame(path, runtime)
+    return 1000 * (time.perf_counter() - start)
+
+
+def _print(path: Path, stages: dict[str, float], references: int) -> None:
+    size_mb = path.stat().st_size / 1e6
+    table = Table("stage", "ms", title=f"{path.name}, {size_mb:.1f} MB, {references} references")
+    for name, milliseconds in stages.items():
+        table.add_row(name, f"{milliseconds:.0f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
