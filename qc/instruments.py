@@ -18,10 +18,19 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic.dataclasses import dataclass
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from qc.errors import ConfigurationError
@@ -37,7 +46,27 @@ def _listed(value: Any) -> Any:
     return value if isinstance(value, list | tuple) else [value]
 
 
-Condition = dict[str, Annotated[tuple[Value | None, ...], BeforeValidator(_listed)]]
+def _comparable(value: Value | None) -> Value | None:
+    """Refuse a comparison with something that is no number."""
+    if isinstance(value, str) and value[:2] in _COMPARISONS:
+        float(value[2:])
+    return value
+
+
+def _zone(name: str) -> str:
+    """Refuse a time zone that does not exist."""
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, OSError):
+        raise ValueError(f"no time zone {name!r}") from None
+    return name
+
+
+_COMPARISONS = {"<=": operator.le, ">=": operator.ge}
+
+Positive = Annotated[float, Field(gt=0)]
+Expected = Annotated[Value | None, AfterValidator(_comparable)]
+Condition = dict[str, Annotated[tuple[Expected, ...], BeforeValidator(_listed)]]
 """Keyword -> what its value may be; all must hold.
 
 A string may have wildcards (``*,SLIC#*``) and is compared without case; ``">=3"`` and ``"<=0.001"``
@@ -51,8 +80,6 @@ Span = tuple[int, int]
 """First and one-past-last pixel, unbinned, counted from 0."""
 Limits = dict[str, tuple[float, float]]
 """Name of a detector metric -> lowest and highest value that passes without any reference."""
-
-_COMPARISONS = {"<=": operator.le, ">=": operator.ge}
 
 
 def matches(when: tuple[Condition, ...], header: Header) -> bool:
@@ -155,7 +182,7 @@ class Mode:
 
     code: str
     when: When
-    exposure_factor: float = 1.0
+    exposure_factor: Positive = 1.0
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -170,10 +197,10 @@ class ReadMode:
 class ChipNumbers:
     """What one chip does in one read mode; the units are in the names."""
 
-    gain_e_per_adu: float
-    read_noise_adu: float
+    gain_e_per_adu: Positive
+    read_noise_adu: Positive
     bias_adu: float
-    saturation_adu: float
+    saturation_adu: Positive
     limits: Limits = field(default_factory=dict)
 
 
@@ -265,11 +292,11 @@ class Calibration:
     letter: str
     when: When
     light: bool
-    stretch_adu: float
+    stretch_adu: Positive
     lamp: str | None = None
     slit_scales: bool = False
-    expected_every_days: float | None = None
-    set_size: int = 1
+    expected_every_days: Positive | None = None
+    set_size: Annotated[int, Field(ge=1)] = 1
     limits: Limits = field(default_factory=dict)
 
 
@@ -279,7 +306,7 @@ class Speed:
 
     read_mode: str
     binning: str
-    times: float
+    times: Positive
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -298,8 +325,8 @@ class Instrument:
     name: str
     prefix: str
     match: When
-    time_zone: str
-    night_starts_utc_hour: float
+    time_zone: Annotated[str, AfterValidator(_zone)]
+    night_starts_utc_hour: Annotated[float, Field(ge=0, lt=24)]
     keywords: KeywordNames
     arms: dict[str, Arm]
     layouts: tuple[Layout, ...]
@@ -309,7 +336,7 @@ class Instrument:
     calibrations_have: Condition = field(default_factory=dict)
     skip: tuple[Skip, ...] = ()
     modes: tuple[Mode, ...] = ()
-    standard_exposures: dict[str, dict[float, float]] = field(default_factory=dict)
+    standard_exposures: dict[str, dict[float, Positive]] = field(default_factory=dict)
     speeds: tuple[Speed, ...] = ()
     faults: tuple[FaultKind, ...] = ()
 
@@ -471,10 +498,10 @@ def _line(node: Any, location: tuple[int | str, ...]) -> int:
     """Find the line of the deepest part of a location that the file has."""
     line = 1
     for part in location:
-        if isinstance(node, Mapping) and part in node:
-            line = node.lc.key(part)[0] + 1  # type: ignore[attr-defined]
-        elif isinstance(node, Sequence) and isinstance(part, int) and part < len(node):
-            line = node.lc.item(part)[0] + 1  # type: ignore[attr-defined]
+        if isinstance(node, CommentedMap) and part in node:
+            line = node.lc.key(part)[0] + 1
+        elif isinstance(node, CommentedSeq) and isinstance(part, int) and part < len(node):
+            line = node.lc.item(part)[0] + 1
         else:
             break
         node = node[part]

@@ -5,6 +5,8 @@ import pytest
 
 from qc.errors import ConfigurationError
 from qc.instruments import Area, matches, read_instrument, read_instruments
+from qc.simulator.detector import CHIPS
+from qc.simulator.faults import FAULTS
 
 PACKAGED = resources.files("qc") / "instruments"
 UVES = read_instrument(PACKAGED / "uves.yaml")
@@ -182,6 +184,21 @@ def test_every_chip_passes_its_own_limits():
                 assert low < promised < high
 
 
+def test_the_simulated_chips_are_the_ones_that_the_file_describes():
+    for name, simulated in CHIPS.items():
+        described = UVES.chips[name].read_modes
+        assert described.keys() == simulated.modes.keys()
+        for mode, promised in described.items():
+            read = simulated.modes[mode]
+            assert promised.gain_e_per_adu == read.gain_e_per_adu
+            assert promised.bias_adu == read.bias_adu
+            assert promised.read_noise_adu == pytest.approx(read.read_noise_adu, abs=0.1)
+
+
+def test_every_simulated_fault_has_a_name_that_people_can_give():
+    assert FAULTS.keys() <= {fault.name for fault in UVES.faults}
+
+
 def test_people_can_always_call_a_fault_other_or_ask_for_discussion():
     for instrument in read_instruments():
         names = [fault.name for fault in instrument.faults]
@@ -233,6 +250,20 @@ def test_a_missing_key_deep_inside_is_told_with_the_line_of_what_lacks_it(edited
 def test_a_value_of_the_wrong_kind_is_told(edited):
     with pytest.raises(ConfigurationError, match=r"night_starts_utc_hour: .*number"):
         edited("night_starts_utc_hour: 22", "night_starts_utc_hour: late")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ("America/Santiago", "America/Nowhere", "time_zone: .*no time zone"),
+        ("night_starts_utc_hour: 22", "night_starts_utc_hour: 24", "less than 24"),
+        ("deuterium: {346: 145}", "deuterium: {346: 0}", "deuterium.* greater than 0"),
+        ('HDUS: ">=4"', 'HDUS: ">=many"', "HDUS.*could not convert"),
+    ],
+)
+def test_a_value_that_cannot_be_is_told(edited, old, new, complaint):
+    with pytest.raises(ConfigurationError, match=complaint):
+        edited(old, new)
 
 
 def test_a_name_that_nothing_describes_is_told(edited):
