@@ -96,13 +96,14 @@ class ResNet50Encoder:
         """Return the (n, 2048) float32 embeddings of (n, h, w, 3) float32 network inputs.
 
         Each has length 1: the direction is all that the cosine sees, and stays within float16,
-        which the pooled activations of an untrained network do not.
+        which the pooled activations of an untrained network do not. The values are rounded to
+        float16, so that what is stored can be judged again with the same result.
         """
         padded = _pad_to_batches(inputs, self.batch_size)  # one shape: compiled once
         vectors = self._network.predict(padded, batch_size=self.batch_size, verbose=0)
         pooled = np.asarray(vectors[: len(inputs)], np.float64)
         unit: NDArray[np.float64] = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
-        return unit.astype(np.float32)
+        return unit.astype(np.float16).astype(np.float32)
 
     @cached_property
     def _network(self) -> Any:
