@@ -14,6 +14,7 @@ from astropy.io import fits
 from qc.simulator import (
     DEMO_PLAN,
     FULL_PLAN,
+    Exposure,
     Plan,
     State,
     Stream,
@@ -23,7 +24,7 @@ from qc.simulator import (
     simulate,
     state_at,
 )
-from qc.simulator.detector import CHIPS, light_region, light_shape
+from qc.simulator.detector import CHIPS, Pixels, light_region, light_shape
 from qc.simulator.headers import primary_header
 from qc.simulator.nights import frame_bytes
 from qc.simulator.plan import HIGH_GAIN_FASTER
@@ -50,16 +51,23 @@ AS_NEW = State(
 )
 
 
-def expose(image_class, arm, path, setting_nm=None, number=1, **changes):
+def expose(
+    image_class: str,
+    arm: str,
+    path: str,
+    setting_nm: int | None = None,
+    number: int = 1,
+    **changes: Any,
+) -> Exposure:
     stream = Stream(image_class, arm, path, setting_nm, **changes)
     return list(plan_night(Plan((stream,), aborted=0.0), NIGHT, seed=1))[number - 1]
 
 
-def images_of(exposure, state=AS_NEW, seed=0):
-    return render(exposure, state, np.random.default_rng(seed))
+def images_of(exposure: Exposure, seed: int = 0) -> dict[int, Pixels]:
+    return render(exposure, AS_NEW, np.random.default_rng(seed))
 
 
-def headers_of(exposure):
+def headers_of(exposure: Exposure) -> fits.Header:
     return primary_header(exposure, AS_NEW)
 
 
@@ -180,7 +188,7 @@ def test_arc_lines_are_as_wide_as_in_real_arcs(slit_arcsec, fwhm_px):
     assert (fine > fine.max() / 2).sum() / 100 == pytest.approx(fwhm_px, abs=0.5)
 
 
-def brightest_lonely_line(slit_arcsec):
+def brightest_lonely_line(slit_arcsec: float) -> tuple[int, int, Optics]:
     optics = Optics(slit_arcsec, 10.0, "BLUE")
     lines, orders = line_list(), place_orders(437, "BLUE", (1, 1), optics)
     middle = len(orders.wavelength_nm) // 2

@@ -233,7 +233,7 @@ _READOUT_FAULTS = (
     ),
     Fault(
         "stuck_bit",
-        "One bit of the converter is always set.",
+        "One bit of the converter hangs.",
         _in(*_DARK, *_ARCS, less=_FLATS),
         "chip",
         _amounts(9, 6, 3),

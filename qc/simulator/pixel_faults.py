@@ -213,8 +213,11 @@ def read_noise_excess(image: Readout, amount: float, rng: np.random.Generator) -
 
 
 def stuck_bit(image: Readout, amount: float, _rng: np.random.Generator) -> Injection:
-    """Let one bit of the converter be always set. `amount`: its number."""
-    return Injection(image.pixels | np.uint16(1 << int(amount)), _everywhere(image))
+    """Let one bit of the converter hang, at what it is not in a bias. `amount`: its number."""
+    bit = 1 << int(amount)
+    hangs_low = int(image.bias_adu) & bit
+    pixels = image.pixels & np.uint16(0xFFFF ^ bit) if hangs_low else image.pixels | np.uint16(bit)
+    return Injection(pixels, _everywhere(image))
 
 
 # --- detector ------------------------------------------------------------------------------------
