@@ -223,6 +223,21 @@ def test_an_empty_file_is_refused(tmp_path):
     assert "the file is empty" in str(read_or_refuse(tmp_path, b""))
 
 
+class GrowingPath(type(Path())):  # type: ignore[misc]
+    """A file that is written to between being seen and being read."""
+
+    def open(self, mode="r", *rest):
+        with super().open("ab") as file:
+            file.write(bytes(2880))
+        return super().open(mode, *rest)
+
+
+def test_a_file_that_grows_while_it_is_read_is_still_being_written(tmp_path):
+    path = GrowingPath(write(tmp_path / "frame.fits", BLUE_FILE))
+    with pytest.raises(UnreadableFrame, match="changed meanwhile: still being written"):
+        read_frame(path, [UVES])
+
+
 def test_a_file_larger_than_allowed_is_refused_unread(tmp_path):
     path = write(tmp_path / "frame.fits", BLUE_FILE)
     with pytest.raises(UnreadableFrame, match="expected at most 1000 bytes"):

@@ -5,6 +5,7 @@ import pytest
 
 from qc.errors import ConfigurationError
 from qc.instruments import Area, matches, read_instrument, read_instruments
+from qc.metrics import METRICS
 from qc.simulator.detector import CHIPS
 from qc.simulator.faults import FAULTS
 
@@ -182,6 +183,13 @@ def test_every_chip_passes_its_own_limits():
             ):
                 low, high = numbers.limits[name]
                 assert low < promised < high
+
+
+def test_limits_are_set_on_numbers_that_are_measured():
+    for instrument in read_instruments():
+        numbers = [one for chip in instrument.chips.values() for one in chip.read_modes.values()]
+        for limited in (*numbers, *instrument.calibrations):
+            assert limited.limits.keys() <= METRICS.keys()
 
 
 def test_the_simulated_chips_are_the_ones_that_the_file_describes():
