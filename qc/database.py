@@ -588,11 +588,13 @@ def _findings_query() -> Select[FrameRow, ExtensionRow, VerdictRow, str, LabelRo
     newest_verdict = (
         select(func.max(VerdictRow.id))
         .where(VerdictRow.extension_id == ExtensionRow.id)
+        .correlate(ExtensionRow)
         .scalar_subquery()
     )
     newest_label_id = (
         select(func.max(LabelRow.id))
         .where(LabelRow.extension_id == ExtensionRow.id)
+        .correlate(ExtensionRow)
         .scalar_subquery()
     )
     return (
