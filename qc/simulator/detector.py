@@ -282,7 +282,7 @@ def _pour(columns: Electrons, excess: Electrons, full_e: float) -> None:
         carried -= taken
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=12)
 def bias_shape(chip: str, mode: str, binning: Binning) -> Electrons:
     """Structure that every frame carries, ADU: the start of a row, a slow slope, columns.
 

@@ -116,6 +116,15 @@ def _noise(image: Readout, rows: int, rng: np.random.Generator) -> Pixels:
     return digitize(adu * np.float32(image.read_noise_adu) + np.float32(image.bias_adu))
 
 
+def _bright_place(image: Readout, rng: np.random.Generator) -> tuple[int, int]:
+    """Return a row and column of the light's part, off its edges, where there is light to lose."""
+    ny, nx = image.lit_shape
+    tried = [(int(ny * y), int(nx * x)) for y, x in rng.uniform(0.2, 0.8, (12, 2))]
+    light = image.pixels[image.light]
+    brightness = [light[y - 5 : y + 6, x - 5 : x + 6].mean() for y, x in tried]
+    return tried[int(np.argmax(brightness))]
+
+
 def _bumps(shape: tuple[int, int], cells: int, rng: np.random.Generator) -> Floats32:
     """Return a smooth random field, 0 to 1, with `cells` bumps along each side."""
     coarse = rng.random((cells, cells)).astype(np.float32)
@@ -236,7 +245,8 @@ def hot_column(image: Readout, amount: float, rng: np.random.Generator) -> Injec
 def dead_column(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
     """Make two columns insensitive over part of their length. `amount`: the share of light lost."""
     ny, nx = image.lit_shape
-    column, first = int(rng.integers(nx // 4, nx - nx // 4)), int(ny * rng.uniform(0, 0.4))
+    (row, column), reach = _bright_place(image, rng), ny * rng.uniform(0.1, 0.4)
+    first = max(int(row - reach), 0)
     factor = np.ones((ny, nx), np.float32)
     factor[first:, column : column + 2] = 1 - amount
     box = _within_light(image, slice(first, ny), slice(column, column + 2))
@@ -349,7 +359,7 @@ def defocus(image: Readout, amount: float, rng: np.random.Generator) -> Injectio
 def dust(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
     """Put a grain, or a hair, near the focus. `amount`: the share of light it takes."""
     ny, nx = image.lit_shape
-    y, x = int(ny * rng.uniform(0.2, 0.8)), int(nx * rng.uniform(0.2, 0.8))
+    y, x = _bright_place(image, rng)
     radius = float(rng.uniform(10, 30))
     rows, columns = np.arange(ny)[:, None], np.arange(nx)[None, :]
     distance = np.hypot(rows - y, columns - x) / radius
@@ -382,7 +392,7 @@ def vignetting(image: Readout, amount: float, rng: np.random.Generator) -> Injec
 def reflection(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
     """Add an out-of-focus ghost: a soft ring. `amount`: of the image's bright level."""
     ny, nx = image.lit_shape
-    y, x = ny * rng.uniform(0.25, 0.75), nx * rng.uniform(0.25, 0.75)
+    y, x = _bright_place(image, rng)
     radius = nx * rng.uniform(0.06, 0.14)
     distance = np.hypot(np.arange(ny)[:, None] - y, np.arange(nx)[None, :] - x) / radius
     ring = np.exp(-(distance**6)) * (0.4 + 0.6 * distance**2)

@@ -168,7 +168,7 @@ def _remnant(view: _View, case: Case) -> Electrons:
     """Return the ghost of an arc: lines that were full leave a little of themselves."""
     read = CHIPS[view.chip].modes[view.exposure.stream.read_mode]
     arc = view.lit_by("ThAr", view.standard_s("ThAr"))
-    held = np.minimum(arc / (0.5 * read.gain_e_per_adu * 65535), 1)
+    held = np.minimum(arc / (0.1 * read.gain_e_per_adu * 65535), 1)
     held[held < 0.05] = 0
     ghost: Electrons = held * np.float32(case.amount * read.read_noise_e)
     return ghost
