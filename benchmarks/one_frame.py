@@ -19,6 +19,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from embeddings.preprocess import block_statistics
 from qc import pipeline
 from qc.database import LabelName
 from qc.frames import read_frame
@@ -26,7 +27,6 @@ from qc.metrics import measure
 from qc.pipeline import process_frames
 from qc.runtime import Runtime, create_project, open_runtime, read_settings
 from qc.simulator import Plan, Stream, simulate
-from embeddings.preprocess import block_statistics
 
 REPEATS = 5
 _BIASES = Stream("bias", "red", "RED", None, binning=(1, 1), read_mode="225kHz low", set_size=40)
