@@ -14,6 +14,7 @@ from enum import StrEnum
 from functools import cached_property
 from importlib.metadata import version
 from math import comb
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -30,6 +31,7 @@ from qc.frames import Setup
 from qc.instruments import Calibration, Instrument, Layout, Mode
 from qc.judge import Status
 from qc.metrics import METRICS, Metric
+from qc.runtime import Runtime
 from qc.thresholds import Thresholds
 
 Floats = NDArray[np.float32]
@@ -112,8 +114,7 @@ class Cell:
 class MatrixRow:
     """One kind of calibration; a cell is None where the chip has not had it lately."""
 
-    mode: str
-    calibration: str
+    name: str
     lamp: str
     cells: tuple[Cell | None, ...]
 
@@ -225,8 +226,6 @@ class Trend:
 
     image_type: str
     chip: str
-    mode: str
-    calibration: str
     setup: Setup
     pictures: tuple[Picture, ...]
 
@@ -256,6 +255,8 @@ class Report:
     ----------
     ends : datetime
         When the night is over for every instrument.
+    names : mapping of str to str
+        What people call each image type.
     idle : tuple of str
         Instruments that had no frame lately.
     strays : mapping of str to int
@@ -271,6 +272,7 @@ class Report:
     generated_at: datetime
     encoder: NamedEncoder
     thresholds_digest: str
+    names: Mapping[str, str]
     findings: tuple[Finding, ...]
     matrices: tuple[Matrix, ...]
     idle: tuple[str, ...]
@@ -372,6 +374,7 @@ def build_report(
         generated_at=generated_at.astimezone(UTC),
         encoder=encoder,
         thresholds_digest=thresholds.digest if thresholds else "",
+        names={kind.image_type: kind.name for kind in kinds},
         findings=tonight,
         matrices=tuple(matrix for matrix in matrices if matrix.rows),
         idle=tuple(matrix.instrument for matrix in matrices if not matrix.rows),
@@ -390,6 +393,49 @@ def build_report(
         versions={"calibration-qc": version("calibration-qc"), "Python": platform.python_version()},
     )
     return _environment().get_template("report.html.j2").render(report=report)
+
+
+def write_report(
+    runtime: Runtime,
+    night: date | None,
+    now: datetime,
+    file: Path | None = None,
+    *,
+    progress: Progress | None = None,
+) -> Path:
+    """Write the report of a night as a file; nothing that was there is lost if that fails.
+
+    Parameters
+    ----------
+    night : date, optional
+        The newest that has frames, where absent.
+    file : Path, optional
+        ``reports/<night>.html`` in the project folder, where absent.
+
+    Raises
+    ------
+    ConfigurationError
+        If no night is given and none has frames.
+    """
+    with runtime.reads() as session:
+        night = night or database.newest_night(session)
+        if night is None:
+            raise ConfigurationError("no frame has been processed yet: there is no night to report")
+        page = build_report(
+            session,
+            night,
+            instruments=runtime.instruments,
+            encoder=runtime.encoder,
+            thresholds=runtime.thresholds,
+            generated_at=now,
+            progress=progress,
+        )
+    file = file or runtime.settings.project / "reports" / f"{night}.html"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    half_written = file.with_name(f".{file.name}.part")
+    half_written.write_text(page, encoding="utf-8")
+    half_written.replace(file)
+    return file
 
 
 def standing(finding: Finding) -> Standing:
@@ -457,6 +503,11 @@ class _Kind:
     calibration: Calibration
     chip: str
     together: frozenset[str]
+
+    @property
+    def name(self) -> str:
+        """Say it to people: ``D1 flat``."""
+        return f"{self.mode} {self.calibration.name}".lstrip()
 
 
 def _kinds(instrument: Instrument) -> tuple[_Kind, ...]:
@@ -538,10 +589,9 @@ def _ends(instrument: Instrument, night: date) -> datetime:
 
 
 def _matrix_row(kinds: Sequence[_Kind], chips: Sequence[str], view: _NightView) -> MatrixRow:
-    calibration = kinds[0].calibration
     on_chip = [[kind for kind in kinds if kind.chip == chip] for chip in chips]
     cells = tuple(_cell(here, view) if here else None for here in on_chip)
-    return MatrixRow(kinds[0].mode, calibration.name, calibration.lamp or "", cells)
+    return MatrixRow(kinds[0].name, kinds[0].calibration.lamp or "", cells)
 
 
 def _cell(kinds: Sequence[_Kind], view: _NightView) -> Cell:
@@ -781,7 +831,7 @@ def _grey(kind: str, image: Floats, extension: ExtensionRow, ends: tuple[float, 
         vmin=black,
         vmax=white,
     )
-    return Picture(kind, _address("image/png", png), f"{black:.4g} to {white:.4g} ADU")
+    return Picture(kind, _address("image/png", png), f"{black:.0f} to {white:.0f} ADU")
 
 
 def _difference(kind: str, away: Floats, extension: ExtensionRow) -> Picture:
@@ -871,7 +921,7 @@ def _trend(kind: _Kind, findings: Sequence[Finding], epochs: Sequence[EpochRow])
         measured = [one for one in alike if name in one.extension.metrics]
         values = [one.extension.metrics[name] for one in measured]
         drawings.append(_draw_trend(name, measured, values, METRICS[name].unit, events))
-    return Trend(kind.image_type, kind.chip, kind.mode, kind.calibration.name, setup, (*drawings,))
+    return Trend(kind.image_type, kind.chip, setup, tuple(drawings))
 
 
 def _worst_of_each_night(findings: Iterable[Finding]) -> list[Finding]:
@@ -924,7 +974,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"score": _score, "age": _age, "utc": _utc, "setup": _setup}
+    environment.filters |= {"score": _score, "age": _age, "sigma": _sigma, "utc": _utc}
+    environment.filters["setup"] = _setup
     environment.globals |= {
         "standing": standing,
         "listed": LISTED,
@@ -936,6 +987,10 @@ def _environment() -> Environment:
 
 def _score(value: float) -> str:
     return f"{value:.2f}" if value < 10 else f"{value:.0f}"
+
+
+def _sigma(value: float) -> str:
+    return f"{value:+.1f}" if abs(value) < 100 else f"{value:+.0f}"
 
 
 def _age(value: timedelta) -> str:
