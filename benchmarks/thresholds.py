@@ -1,6 +1,6 @@
 """Tune the thresholds that come with the program, on simulated nominal nights alone.
 
-``python -m benchmarks.thresholds --out thresholds.yaml``
+``python -m benchmarks.thresholds --work /tmp/tuning --out thresholds.yaml``
 
 Every stream of the full UVES plan is taken a few times a night in the 2x2 mode, and those of the
 forerunner's image types in the unbinned mode too. No frame has a fault. Each is judged against
@@ -9,7 +9,6 @@ would lie.
 """
 
 import argparse
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -56,13 +55,13 @@ def main() -> None:
     """Simulate, judge, fit, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--nights", type=int, default=36)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="thresholds.yaml to write")
+    parser.add_argument("--work", type=Path, required=True, help="folder for frames and database")
     arguments = parser.parse_args()
     encoder = ResNet50Encoder()
     instruments = read_instruments()
-    with tempfile.TemporaryDirectory() as folder:
-        findings = _judge_nominal_nights(Path(folder), arguments.nights, instruments, encoder)
-        limits = _fit(findings)
+    findings = _judge_nominal_nights(arguments.work, arguments.nights, instruments, encoder)
+    limits = _fit(findings)
     arguments.out.write_text(_document(limits, instruments, encoder.fingerprint))
 
 
@@ -82,7 +81,7 @@ def _judge_nominal_nights(
     folder: Path, nights: int, instruments: Sequence[Instrument], encoder: ResNet50Encoder
 ) -> list[Finding]:
     project = folder / "project"
-    project.mkdir()
+    project.mkdir(parents=True, exist_ok=True)
     no_limits = _document(_Limits({}, {}, {}), instruments, encoder.fingerprint)
     (project / "thresholds.yaml").write_text(no_limits)
     create_project(project)
