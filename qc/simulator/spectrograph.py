@@ -363,24 +363,25 @@ def _wavelength_map(orders: Orders, shape: tuple[int, int]) -> Electrons:
     """Return the wavelength that falls on each pixel, from the nearest order: (ny, nx) nm."""
     nm = np.empty(shape, np.float32)
     column = np.arange(shape[1])
+    by_column = np.argsort(orders.column[:, 0])  # orders never cross
+    centres, wavelengths = orders.column[by_column], orders.wavelength_nm[by_column]
     for row in range(shape[0]):
-        by_column = np.argsort(orders.column[:, row])
-        centres = orders.column[by_column, row]
-        nearest = np.searchsorted((centres[1:] + centres[:-1]) / 2, column)
-        nm[row] = orders.wavelength_nm[by_column, row][nearest]
+        between = (centres[1:, row] + centres[:-1, row]) / 2
+        nm[row] = wavelengths[np.searchsorted(between, column), row]
     return nm
 
 
 def _smooth_field(rng: np.random.Generator, shape: tuple[int, int], cells: int) -> Electrons:
     """Return a random field of unit scatter with `cells` bumps along each side."""
     coarse = gaussian_filter(rng.standard_normal((cells, cells)), 0.7)
-    field: Electrons = zoom(
-        (coarse / coarse.std()).astype(np.float32),
-        (shape[0] / cells, shape[1] / cells),
-        order=3,
-        grid_mode=True,
-        mode="nearest",
-    )
+    smooth = zoom((coarse / coarse.std()).astype(np.float32), 8, order=3)
+    return _stretched(smooth, shape)
+
+
+def _stretched(coarse: Electrons, shape: tuple[int, int]) -> Electrons:
+    """Interpolate a smooth field linearly onto a larger grid."""
+    factor = shape[0] / coarse.shape[0], shape[1] / coarse.shape[1]
+    field: Electrons = zoom(coarse, factor, order=1, grid_mode=True, mode="nearest")
     return field
 
 
@@ -401,9 +402,9 @@ def _diffuse(
     blocks = draw_orders(orders, spectrum, chip, coarse, 0.0)
     glow = gaussian_filter(blocks, 9, mode="nearest") * 0.025 + 0.0015 * blocks.mean()
     shape = light_shape(chip, binning)
-    factor = shape[0] / glow.shape[0], shape[1] / glow.shape[1]
-    scene: Electrons = zoom(glow, factor, order=1, grid_mode=True, mode="nearest")
-    return scene + _ghosts(setting_nm, chip, binning, slit_length_arcsec, spectrum.max(axis=1))
+    return _stretched(glow, shape) + _ghosts(
+        setting_nm, chip, binning, slit_length_arcsec, spectrum.max(axis=1)
+    )
 
 
 def _ghosts(
