@@ -24,7 +24,7 @@ from qc.simulator import (
     simulate,
     state_at,
 )
-from qc.simulator.detector import CHIPS, Pixels, light_region, light_shape
+from qc.simulator.detector import CHIPS, Pixels, bleed, light_region, light_shape
 from qc.simulator.headers import primary_header
 from qc.simulator.nights import frame_bytes
 from qc.simulator.plan import HIGH_GAIN_FASTER
@@ -214,6 +214,16 @@ def test_a_wider_slit_brightens_a_flat_but_not_an_arc():
     arcs = [arc(437, "BLUE", (1, 1), optics).max() for optics in (narrow, wide)]
     assert flats[1] / flats[0] == pytest.approx(2, rel=0.01)
     assert arcs[1] / arcs[0] < 1.3
+
+
+def test_charge_that_does_not_fit_runs_along_its_column():
+    charge = np.zeros((40, 3), np.float32)
+    charge[20, 1] = 1050.0
+    bled = bleed(charge.copy(), full_e=100.0)
+    assert bled.sum() == 1050.0
+    assert bled.max() == 100.0
+    assert (bled[:, 1] > 0).sum() == 11  # 10.5 pixels' worth, half of the excess either way
+    assert not bled[:, [0, 2]].any()
 
 
 def test_permanent_hot_columns_grow_with_the_exposure():

@@ -68,7 +68,8 @@ def simulate(  # noqa: PLR0913 - one door, every choice named
     compressed : bool
         Write ``.fits.Z``, as ESO's archive does.
     workers : int or None
-        Processes; None takes one per core, 1 stays in this process.
+        Processes; None takes one per core, 1 stays in this process. They are spawned: a script
+        that asks for several must guard its own start with ``__name__ == "__main__"``.
     progress : callable or None
         Told after each frame how many are written, and of how many.
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from qc.simulator import spectrograph
 from qc.simulator.detector import (
     CHIPS,
+    CONVERTER_LIMIT_ADU,
     OVERSCAN_PX,
     PRESCAN_PX,
     Electrons,
@@ -168,8 +169,9 @@ def _remnant(view: _View, case: Case) -> Electrons:
     """Return the ghost of an arc: lines that were full leave a little of themselves."""
     read = CHIPS[view.chip].modes[view.exposure.stream.read_mode]
     arc = view.lit_by("ThAr", view.standard_s("ThAr"))
-    held = np.minimum(arc / (0.1 * read.gain_e_per_adu * 65535), 1)
-    held[held < 0.05] = 0
+    # Traps fill where a line has much to hold: at a fiftieth of saturation, a standard arc later.
+    held = np.minimum(arc / (0.02 * read.gain_e_per_adu * CONVERTER_LIMIT_ADU), 1)
+    held[held < 0.3] = 0
     ghost: Electrons = held * np.float32(case.amount * read.read_noise_e)
     return ghost
 
