@@ -139,10 +139,22 @@ def _absolute_findings(
 
 
 def _absolute_finding(name: str, value: float, low: float, high: float) -> _Finding:
-    half_width = (high - low) / 2
-    ratio = abs(value - (low + high) / 2) / half_width
+    ratio = _ratio_to_range(value, low, high)
     words = f"{name} {_with_unit(name, value)}, outside the instrument's {low:g} to {high:g}"
     return _Finding(ratio, words, ratio > 1)
+
+
+def _ratio_to_range(value: float, low: float, high: float) -> float:
+    """Return the distance from the best value, 1 at the limits: the middle, or 0 if low is 0.
+
+    A range that starts at 0 belongs to a share or a count of something bad. Were its middle the
+    best, every healthy frame would stand at the limit.
+    """
+    best = (low + high) / 2 if low else 0.0
+    reach = max(high - best, best - low)
+    if reach == 0:
+        return 0.0 if value == best else _CERTAIN
+    return abs(value - best) / reach
 
 
 def _duplicate_findings(evidence: Evidence) -> list[_Finding]:
@@ -152,7 +164,7 @@ def _duplicate_findings(evidence: Evidence) -> list[_Finding]:
     return [_Finding(_CERTAIN, words, worth_saying=True)]
 
 
-_CERTAIN = 100.0  # two read-outs never agree in every pixel: no scale, only a rank among the worst
+_CERTAIN = 100.0  # no scale, only a rank among the worst: two read-outs never agree in every pixel
 
 
 def _with_unit(name: str, value: float) -> str:

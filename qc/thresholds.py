@@ -13,11 +13,20 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from qc.errors import ConfigurationError
+from qc.errors import ConfigurationError, IncompleteHeader
+from qc.metrics import METRICS
 
 
 class MetricLimit(BaseModel):
@@ -33,6 +42,12 @@ class MetricLimit(BaseModel):
         if self.warn > self.alarm:
             raise ValueError(f"warn {self.warn} is above alarm {self.alarm}")
         return self
+
+
+def _known_metric(name: str) -> str:
+    if name not in METRICS:
+        raise ValueError("no such metric; a limit on it would never bite")
+    return name
 
 
 class Threshold(BaseModel):
@@ -59,7 +74,7 @@ class Threshold(BaseModel):
     encoder: Annotated[str, Field(min_length=1)]
     merge_height: Annotated[float, Field(gt=0, le=2)]
     false_alarms: Annotated[float, Field(gt=0, lt=1)]
-    metrics: dict[str, MetricLimit]
+    metrics: dict[Annotated[str, AfterValidator(_known_metric)], MetricLimit]
     why: Annotated[str, Field(min_length=1)]
     by: Annotated[str, Field(min_length=1)]
 
@@ -82,15 +97,28 @@ class Thresholds:
         Raises
         ------
         ConfigurationError
-            If there is none.
+            If this or any other type has none for the encoder: better at the first frame than at
+            midnight.
+        IncompleteHeader
+            If there is one, but the frame is older. A clock that went wrong must not stop the
+            night.
         """
-        entries = self.entries.get(image_type, ())
-        valid = [e for e in entries if e.since <= night and e.encoder == encoder]
-        if not valid:
-            known = ", ".join(sorted({e.encoder for e in entries})) or "none"
+        own = {
+            name: [entry for entry in entries if entry.encoder == encoder]
+            for name, entries in self.entries.items()
+        }
+        missing = [name for name, entries in own.items() if not entries]
+        if missing:
+            known = ", ".join(sorted({each.encoder for each in self.entries[missing[0]]}))
             raise ConfigurationError(
-                f"{self.path}: {image_type}: no entry valid on {night} for encoder {encoder} "
+                f"{self.path}: {' '.join(missing)}: no entry for encoder {encoder} "
                 f"(entries are for: {known}). Thresholds belong to one encoder; tune them for it."
+            )
+        valid = [entry for entry in own[image_type] if entry.since <= night]
+        if not valid:
+            raise IncompleteHeader(
+                f"{image_type} of the night {night}: its thresholds begin on "
+                f"{own[image_type][0].since}; if the header's date is right, add an older entry"
             )
         return valid[-1]
 
@@ -107,7 +135,7 @@ def read_thresholds(path: Path, image_types: Iterable[str]) -> Thresholds:
     try:
         content = path.read_bytes()
         document = YAML(typ="rt").load(content)
-    except (OSError, YAMLError) as error:
+    except (OSError, UnicodeDecodeError, YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigurationError(f"{path}: cannot be read as YAML: {reason}") from error
     try:
@@ -115,8 +143,9 @@ def read_thresholds(path: Path, image_types: Iterable[str]) -> Thresholds:
     except ValidationError as error:
         raise ConfigurationError(_first_error(path, document, error)) from error
     _check_order(path, document, entries)
-    by_type = _by_image_type(path, entries)
-    missing = sorted(set(image_types) - by_type.keys())
+    known = set(image_types)
+    by_type = _by_image_type(path, document, entries, known)
+    missing = sorted(known - by_type.keys())
     if missing:
         raise ConfigurationError(f"{path}: no thresholds for {', '.join(missing)}; add an entry")
     return Thresholds(path, hashlib.sha256(content).hexdigest(), by_type)
@@ -125,7 +154,7 @@ def read_thresholds(path: Path, image_types: Iterable[str]) -> Thresholds:
 def _first_error(path: Path, document: Any, error: ValidationError) -> str:
     # A misspelt key is at once unknown and missing: the unknown one is what the author sees.
     first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
-    keys = ": ".join(map(str, first["loc"]))
+    keys = ": ".join(str(key) for key in first["loc"] if key != "[key]") or "the file"
     got = "" if first["type"] == "missing" else f", got {first['input']!r}"
     return f"{path}:{_line(document, first['loc'])}: {keys}: {first['msg']}{got}"
 
@@ -143,12 +172,17 @@ def _line(document: Any, keys: Iterable[str | int]) -> int:
     return line + 1
 
 
-def _by_image_type(path: Path, entries: Mapping[str, Any]) -> dict[str, tuple[Threshold, ...]]:
+def _by_image_type(
+    path: Path, document: Any, entries: Mapping[str, tuple[Threshold, ...]], known: set[str]
+) -> dict[str, tuple[Threshold, ...]]:
     by_type: dict[str, tuple[Threshold, ...]] = {}
     for key, dated in entries.items():
+        where = f"{path}:{_line(document, (key,))}"
         for name in key.split():
+            if name not in known:
+                raise ConfigurationError(f"{where}: {name}: no instrument has this image type")
             if name in by_type:
-                raise ConfigurationError(f"{path}: {name} is in two keys, the second {key!r}")
+                raise ConfigurationError(f"{where}: {name}: is in an earlier key too")
             by_type[name] = dated
     return by_type
 
