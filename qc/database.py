@@ -1,6 +1,7 @@
 """The tables, and the questions asked of them. The caller owns the transaction."""
 
 import getpass
+import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import (
     JSON,
+    URL,
     BigInteger,
     ColumnElement,
     DateTime,
@@ -30,11 +32,11 @@ from sqlalchemy import (
     create_engine,
     delete,
     event,
-    exists,
     func,
     or_,
     select,
 )
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import (
     DeclarativeBase,
     Mapped,
@@ -45,6 +47,7 @@ from sqlalchemy.orm import (
 from sqlalchemy.types import TypeDecorator
 
 from embeddings.encoder import Encoder
+from qc.errors import ConfigurationError
 from qc.frames import Frame, Setup
 from qc.judge import REFERENCE_NEEDED, Evidence, Status, Verdict
 from qc.thresholds import Threshold
@@ -63,7 +66,11 @@ class UTCDateTime(TypeDecorator[datetime]):
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         """Store naive UTC."""
         del dialect
-        return value.astimezone(UTC).replace(tzinfo=None) if value else None
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"{value}: a time without a zone could be any of 24")
+        return value.astimezone(UTC).replace(tzinfo=None)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         """Load aware UTC."""
@@ -401,9 +408,19 @@ class Judged:
     nearest_id: int | None
 
 
-def connect(url: str) -> Engine:
-    """Return an engine; on SQLite with a write-ahead log, foreign keys, and time for others."""
-    engine = create_engine(url)
+def connect(url: str | URL) -> Engine:
+    """Return an engine; on SQLite with a write-ahead log, foreign keys, and time for others.
+
+    Raises
+    ------
+    ConfigurationError
+        If the address makes no sense, or its driver is not installed.
+    """
+    try:
+        engine = create_engine(url)
+    except (ArgumentError, ImportError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigurationError(f"database {str(url)!r}: {reason}") from error
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
@@ -431,20 +448,44 @@ def _begin_sqlite(connection: Any) -> None:
 
 
 def is_known(session: Session, file: File) -> bool:
-    """Say whether this very file was processed or skipped before, without reading it."""
-    return (
-        session.scalar(
-            select(
-                exists().where(
-                    FrameRow.path == str(file.path),
-                    FrameRow.file_bytes == file.size_bytes,
-                    FrameRow.modified_ns == file.modified_ns,
-                    FrameRow.state != FrameState.FAILED,
-                )
-            )
-        )
-        is True
+    """Say whether this very file was processed or skipped before, without reading it.
+
+    One that could not be read since then is to be read again.
+    """
+    rows = session.scalars(select(FrameRow).where(FrameRow.path == str(file.path))).all()
+    return all(row.state != FrameState.FAILED for row in rows) and any(
+        (row.file_bytes, row.modified_ns) == (file.size_bytes, file.modified_ns) for row in rows
     )
+
+
+def recognise(session: Session, file: File, sha256: str, label: LabelName | None = None) -> bool:
+    """Say whether these FITS bytes were processed before, wherever they lay.
+
+    If so, what was wrong with this file is mended; and if it is the one that was processed then,
+    it need not be read a third time for having been touched.
+    """
+    row = frame_with_digest(session, sha256)
+    if row is None:
+        return False
+    session.execute(delete(FrameRow).where(_unprocessed(file)))
+    if row.path == str(file.path):
+        row.file_bytes, row.modified_ns = file.size_bytes, file.modified_ns
+    if label is not None:
+        _label_unlabelled(session, row, label)
+    return True
+
+
+def certify(session: Session, file: File, label: LabelName) -> None:
+    """Label the extensions of a processed file, save those that a person has spoken about."""
+    for row in session.scalars(select(FrameRow).where(FrameRow.path == str(file.path))):
+        _label_unlabelled(session, row, label)
+
+
+def _label_unlabelled(session: Session, row: FrameRow, label: LabelName) -> None:
+    for extension in row.extensions:
+        spoken = session.scalar(select(LabelRow).where(LabelRow.extension_id == extension.id))
+        if spoken is None:
+            session.add(_label_row(extension.id, label))
 
 
 def frame_with_digest(session: Session, sha256: str) -> FrameRow | None:
@@ -463,13 +504,17 @@ def epoch_start(session: Session, image_type: str, instrument: str, night: date)
 
 
 def duplicate_of(session: Session, measured: Measured, frame: Frame) -> str:
-    """Return the name of another frame with the very same pixels, or an empty string."""
+    """Return the name of another frame with the very same pixels, or an empty string.
+
+    A frame whose header the archive has edited since is no other frame.
+    """
     name = session.scalar(
         select(FrameRow.name)
         .join(FrameRow.extensions)
         .where(
             ExtensionRow.pixels_sha256 == measured.pixels_sha256,
             FrameRow.sha256 != frame.sha256,
+            FrameRow.name != frame.name,
         )
         .limit(1)
     )
@@ -752,8 +797,7 @@ def record_frame(
     An anomalous verdict owes an alert in the same transaction, unless a person has already
     answered for the frame.
     """
-    if frame_with_digest(session, frame.sha256):
-        session.execute(delete(FrameRow).where(_unprocessed(file)))
+    if recognise(session, file, frame.sha256, label):
         return False
     row = _frame_row(session, file)
     row.state, row.reason = FrameState.PROCESSED, ""
@@ -848,8 +892,15 @@ def _block_statistics_row(extension_id: int, measured: Measured) -> BlockStatist
 
 def _label_row(extension_id: int, label: LabelName) -> LabelRow:
     return LabelRow(
-        extension_id=extension_id, label=label, kind="", who=getpass.getuser(), at=_now(), note=""
+        extension_id=extension_id, label=label, kind="", who=_user(), at=_now(), note=""
     )
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may run under a number that has no name
+        return str(os.getuid())
 
 
 def record_unprocessed(session: Session, file: File, state: FrameState, reason: str) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,20 +12,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embeddings.clustering import cosine_distances, merge_height
-from embeddings.preprocess import STRETCHES, at_standard_light, block_statistics
+from embeddings.preprocess import GRID, STRETCHES, at_standard_light, block_statistics
 from qc import database
 from qc.database import File, FrameState, Judged, LabelName, Measured, Reference
-from qc.errors import FrameError, NotForUs, UnreadableFrame
+from qc.errors import (
+    ConfigurationError,
+    DeadReadOut,
+    FrameError,
+    NotForUs,
+    UnreadableFrame,
+    WrongShape,
+)
 from qc.frames import Extension, Frame, read_frame
 from qc.judge import Evidence, Status, judge
 from qc.metrics import measure, z_scores
 from qc.runtime import Runtime
+from qc.thresholds import Threshold
 
 Floats = NDArray[np.float32]
 
 logger = logging.getLogger(__name__)
 
 _REFERENCES_TO_CLUSTER = 2  # a tree of reference and new needs two references to be a tree
+_BRIGHTEST_ADU = 1e12  # beyond it squares overflow float32; no detector has a millionth of it
 
 
 @dataclass(frozen=True)
@@ -46,24 +56,39 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Arrival:
-    """A frame that has been read and measured; `frame` has lost its pixels."""
+    """A frame that has been read and measured; `frame` has lost its pixels.
+
+    Attributes
+    ----------
+    measured, thresholds : tuple
+        One for each extension.
+    """
 
     file: File
     frame: Frame
     measured: tuple[Measured, ...]
+    thresholds: tuple[Threshold, ...]
 
 
 def find_frames(paths: Iterable[Path]) -> list[Path]:
-    """Return the files given, and the FITS files below the folders given."""
-    found = []
+    """Return the files given, and the FITS files below the folders given, each once.
+
+    Raises
+    ------
+    UnreadableFrame
+        If one of `paths` does not exist: a slip of the pen, not a lost frame.
+    """
+    found: list[Path] = []
     for path in paths:
         if path.is_dir():
             found += [
                 one for one in path.rglob("*") if _FITS_NAME.search(one.name) and one.is_file()
             ]
-        else:
+        elif path.exists():
             found.append(path)
-    return found
+        else:
+            raise UnreadableFrame(f"{path}: no such file or folder")
+    return list(dict.fromkeys(found))
 
 
 _FITS_NAME = re.compile(r"\.(fits|fit|fts)(\.(Z|gz|bz2|fz))?$", re.IGNORECASE)
@@ -75,7 +100,7 @@ def process_frame(path: Path, runtime: Runtime, label: LabelName | None = None) 
     Parameters
     ----------
     label : LabelName, optional
-        What a person has already said of this frame.
+        What a person has already said of this frame; an earlier word stands.
 
     Raises
     ------
@@ -106,7 +131,7 @@ def process_frames(
     for start in range(0, len(ordered), step):
         arrivals = []
         for path in ordered[start : start + step]:
-            arrived = _arrive(path, runtime)
+            arrived = _arrive(path, runtime, label)
             if isinstance(arrived, Outcome):
                 yield arrived
             else:
@@ -117,28 +142,48 @@ def process_frames(
             yield record(arrival, judge_frame(arrival, own, runtime), runtime, label)
 
 
-def _arrive(path: Path, runtime: Runtime) -> Arrival | Outcome:
+def _arrive(path: Path, runtime: Runtime, label: LabelName | None) -> Arrival | Outcome:
     """Read and measure a file; or say why not, which is then on record."""
-    file = File(path, 0, 0)
+    file = File(_printable(path), 0, 0)
     try:
-        file = _stat(path)
-        with runtime.reads() as session:
-            if database.is_known(session, file):
-                return Outcome(path, FrameState.KNOWN)
-        return read_and_measure(path, runtime)
+        file = _stat(file.path)
+        if _is_known(file, runtime, label):
+            return Outcome(file.path, FrameState.KNOWN)
+        frame = read_frame(file.path, runtime.instruments)
+        with runtime.writes.begin() as session:
+            if database.recognise(session, file, frame.sha256, label):
+                return Outcome(file.path, FrameState.KNOWN)
+        return _measure_frame(file, frame, runtime)
     except FrameError as error:
         state = FrameState.SKIPPED if isinstance(error, NotForUs) else FrameState.FAILED
         with runtime.writes.begin() as session:
             database.record_unprocessed(session, file, state, str(error))
         logger.log(_LEVEL[state], "%s: %s", state, error)
-        return Outcome(path, state, str(error))
+        return Outcome(file.path, state, str(error))
+
+
+def _is_known(file: File, runtime: Runtime, label: LabelName | None) -> bool:
+    with runtime.reads() as session:
+        known = database.is_known(session, file)
+    if known and label is not None:
+        with runtime.writes.begin() as session:
+            database.certify(session, file, label)
+    return known
 
 
 _LEVEL = {FrameState.SKIPPED: logging.INFO, FrameState.FAILED: logging.WARNING}
 
 
+def _printable(path: Path) -> Path:
+    """Return the absolute path, links followed, in characters that a database can hold.
+
+    A name that is not UTF-8 is spelt with backslashes, and no such file will be found.
+    """
+    real = os.path.realpath(path)  # Path.resolve raises at a loop of links
+    return Path(real.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))
+
+
 def _stat(path: Path) -> File:
-    path = path.resolve()
     try:
         status = path.stat()
     except OSError as error:
@@ -154,10 +199,35 @@ def read_and_measure(path: Path, runtime: Runtime) -> Arrival:
     FrameError
         If it cannot be read to its end, or is not a frame that can be judged.
     """
-    file = _stat(path)
-    frame = read_frame(file.path, runtime.instruments)
+    file = _stat(_printable(path))
+    return _measure_frame(file, read_frame(file.path, runtime.instruments), runtime)
+
+
+def _measure_frame(file: File, frame: Frame, runtime: Runtime) -> Arrival:
+    encoder = runtime.encoder.fingerprint
+    thresholds = tuple(
+        runtime.thresholds.threshold(extension.setup.image_type, frame.night, encoder)
+        for extension in frame.extensions
+    )
+    for extension in frame.extensions:
+        _check_measurable(file, extension)
     measured = tuple(_measure(extension) for extension in frame.extensions)
-    return Arrival(file, replace(frame, extensions=()), measured)
+    return Arrival(file, replace(frame, extensions=()), measured, thresholds)
+
+
+def _check_measurable(file: File, extension: Extension) -> None:
+    """Refuse what would stop the night, or go through it as infinity."""
+    ny, nx = extension.pixels.shape
+    if ny < GRID[0] or nx < GRID[1]:
+        raise WrongShape(
+            f"{file.path}: expected at least {GRID[0]}x{GRID[1]} pixels, got {ny}x{nx}"
+        )
+    highest = max(abs(float(extension.pixels.min())), abs(float(extension.pixels.max())))
+    if highest / (extension.promised_light or 1) > _BRIGHTEST_ADU:
+        raise DeadReadOut(
+            f"{file.path}: expected pixels of a detector, got up to {highest:.3g} ADU at "
+            f"{extension.promised_light:.3g} of the standard exposure"
+        )
 
 
 def _measure(extension: Extension) -> Measured:
@@ -183,7 +253,15 @@ def embed(arrivals: Sequence[Arrival], runtime: Runtime) -> Floats:
         for arrival in arrivals
         for measured in arrival.measured
     ]
-    return runtime.encoder.embed(np.stack(inputs)) if inputs else np.empty((0, 0), np.float32)
+    if not inputs:
+        return np.empty((0, 0), np.float32)
+    embeddings = runtime.encoder.embed(np.stack(inputs))
+    if not np.isfinite(embeddings).all():
+        raise ConfigurationError(
+            f"encoder {runtime.encoder.fingerprint}: gave an embedding that is not of numbers; "
+            "its weights are damaged, or not for this network"
+        )
+    return embeddings
 
 
 def network_input(measured: Measured, stretch: str) -> Floats:
@@ -199,8 +277,10 @@ def network_input(measured: Measured, stretch: str) -> Floats:
 def judge_frame(arrival: Arrival, embeddings: Floats, runtime: Runtime) -> tuple[Judged, ...]:
     """Hold each extension of a frame against its references."""
     return tuple(
-        _judge(arrival.frame, measured, embedding, runtime)
-        for measured, embedding in zip(arrival.measured, embeddings, strict=True)
+        _judge(arrival.frame, measured, embedding, threshold, runtime)
+        for measured, embedding, threshold in zip(
+            arrival.measured, embeddings, arrival.thresholds, strict=True
+        )
     )
 
 
@@ -232,10 +312,11 @@ def record(
     return Outcome(arrival.file.path, FrameState.PROCESSED, judged=judged)
 
 
-def _judge(frame: Frame, measured: Measured, embedding: Floats, runtime: Runtime) -> Judged:
+def _judge(
+    frame: Frame, measured: Measured, embedding: Floats, threshold: Threshold, runtime: Runtime
+) -> Judged:
     """Answer the one question: does this extension belong with its kind."""
     encoder = runtime.encoder.fingerprint
-    threshold = runtime.thresholds.threshold(measured.setup.image_type, frame.night, encoder)
     with runtime.reads() as session:
         reference = database.reference_for(session, frame, measured.setup, encoder)
         twin = database.duplicate_of(session, measured, frame)
