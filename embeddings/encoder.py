@@ -149,7 +149,7 @@ def _resnet50(weights: str) -> Any:
         try:
             return ResNet50(include_top=False, weights=weights, input_shape=shape, pooling="avg")
         except Exception as error:  # Keras raises a bare Exception when a download fails
-            raise WeightsError(_NO_IMAGENET.format(reason=str(error).splitlines()[0])) from error
+            raise WeightsError(_NO_IMAGENET.format(reason=_first_line(error))) from error
     network = ResNet50(include_top=False, weights=None, input_shape=shape, pooling="avg")
     if weights == "untrained":
         _draw_weights(network)
@@ -190,6 +190,9 @@ def _load_weights(network: Any, path: Path) -> None:
     except (OSError, ValueError, KeyError) as error:
         raise WeightsError(
             f"{path}: expected the weights of Keras' ResNet-50 without its top, got "
-            f"{str(error).splitlines()[0]!r}. The file is damaged or of another network; fetch "
-            "it again."
+            f"{_first_line(error)!r}. The file is damaged or of another network; fetch it again."
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

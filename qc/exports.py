@@ -215,9 +215,12 @@ def write_table(table: pd.DataFrame, form: Format, stream: BinaryIO) -> None:
 def write_table_file(table: pd.DataFrame, form: Format, path: Path) -> None:
     """Write a table to a file; what was there stays until the new one is whole."""
     unfinished = path.with_name(f".{path.name}.part")
-    with unfinished.open("wb") as stream:
-        write_table(table, form, stream)
-    unfinished.replace(path)
+    try:
+        with unfinished.open("wb") as stream:
+            write_table(table, form, stream)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _write_parquet(table: pd.DataFrame, stream: BinaryIO) -> None:

@@ -8,17 +8,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session, sessionmaker
 
 from embeddings.encoder import Encoder, ResNet50Encoder
+from embeddings.preprocess import STRETCHES
 from qc.database import connect, for_writing
 from qc.errors import ConfigurationError
 from qc.installation import shipped
@@ -27,6 +31,13 @@ from qc.schema import check_schema, upgrade_schema
 from qc.thresholds import Thresholds, read_thresholds
 
 SETTINGS_FILE = "qc.toml"
+_NAMED_WEIGHTS = ("untrained", "imagenet")
+
+
+def _known_stretch(name: str) -> str:
+    if name not in STRETCHES:
+        raise ValueError(f"there are {', '.join(STRETCHES)}")
+    return name
 
 
 class Settings(BaseSettings):
@@ -58,8 +69,8 @@ class Settings(BaseSettings):
     thresholds: Path = Path("thresholds.yaml")
     instruments: Path | None = None
     weights: str = "untrained"
-    stretch: str = "physical"
-    batch_frames: int = 16
+    stretch: Annotated[str, AfterValidator(_known_stretch)] = "physical"
+    batch_frames: Annotated[int, Field(gt=0)] = 16
 
     @classmethod
     def settings_customise_sources(
@@ -77,9 +88,33 @@ class Settings(BaseSettings):
         return init_settings, env_settings, file
 
     @property
-    def database_url(self) -> str:
-        """Return where the database is."""
-        return self.database or f"sqlite:///{self.project / 'qc.db'}"
+    def database_url(self) -> URL:
+        """Return where the database is.
+
+        Raises
+        ------
+        ConfigurationError
+            If the setting is not a URL.
+        """
+        if not self.database:
+            return URL.create("sqlite", database=str(self.project / "qc.db"))
+        try:
+            url = make_url(self.database)
+        except ArgumentError as error:
+            raise ConfigurationError(f"database: {error}, got {self.database!r}") from error
+        is_file = url.get_backend_name() == "sqlite" and url.database not in {None, "", ":memory:"}
+        return url.set(database=str(self.project / str(url.database))) if is_file else url
+
+    @property
+    def weights_name(self) -> str:
+        """Return the encoder's weights: a name, or the path of a file."""
+        named = self.weights in _NAMED_WEIGHTS
+        return self.weights if named else str(self.project / self.weights)
+
+    @property
+    def instruments_folder(self) -> Path | None:
+        """Return the folder of further instrument files."""
+        return None if self.instruments is None else self.project / self.instruments
 
 
 _NEW_SETTINGS = """\
@@ -98,13 +133,22 @@ def create_project(project: Path) -> None:
     """Make a folder in which every command works; what is there already stays as it is.
 
     Settings and thresholds to be edited, and a database at this version's schema.
+
+    Raises
+    ------
+    ConfigurationError
+        If the folder cannot be made or written to, or its settings are wrong.
     """
-    project.mkdir(parents=True, exist_ok=True)
-    if not (project / SETTINGS_FILE).exists():
-        (project / SETTINGS_FILE).write_text(_NEW_SETTINGS)
-    settings = read_settings(project)
-    if not thresholds_file(settings).is_relative_to(settings.project):
-        shutil.copyfile(thresholds_file(settings), settings.project / settings.thresholds)
+    try:
+        project.mkdir(parents=True, exist_ok=True)
+        if not (project / SETTINGS_FILE).exists():
+            (project / SETTINGS_FILE).write_text(_NEW_SETTINGS)
+        settings = read_settings(project)
+        own_thresholds = settings.project / settings.thresholds
+        if not own_thresholds.exists():
+            shutil.copyfile(shipped("thresholds.yaml"), own_thresholds)
+    except OSError as error:
+        raise ConfigurationError(f"{project}: cannot be made a project: {error}") from error
     engine = connect(settings.database_url)
     try:
         upgrade_schema(engine)
@@ -126,9 +170,14 @@ def read_settings(project: Path) -> Settings:
         )
     try:
         return Settings(project=project.resolve())
-    except (ValidationError, ValueError) as error:
-        reason = " ".join(str(error).split())
+    except ValidationError as error:
+        reason = "; ".join(
+            f"{'.'.join(map(str, each['loc']))}: {each['msg']}, got {each['input']!r}"
+            for each in error.errors()
+        )
         raise ConfigurationError(f"{project / SETTINGS_FILE} or QC_*: {reason}") from error
+    except (ValueError, OSError) as error:
+        raise ConfigurationError(f"{project / SETTINGS_FILE}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -159,7 +208,7 @@ def open_runtime(settings: Settings) -> Iterator[Runtime]:
         If the settings, the thresholds or the instrument files are wrong, or the database is
         not at the schema of this version.
     """
-    instruments = read_instruments(settings.instruments)
+    instruments = read_instruments(settings.instruments_folder)
     image_types = [code for instrument in instruments for code in instrument.image_types()]
     engine = connect(settings.database_url)
     try:
@@ -168,7 +217,7 @@ def open_runtime(settings: Settings) -> Iterator[Runtime]:
             settings=settings,
             instruments=instruments,
             thresholds=read_thresholds(thresholds_file(settings), image_types),
-            encoder=ResNet50Encoder(settings.weights, settings.stretch),
+            encoder=ResNet50Encoder(settings.weights_name, settings.stretch),
             reads=sessionmaker(engine),
             writes=sessionmaker(for_writing(engine)),
         )
@@ -177,6 +226,10 @@ def open_runtime(settings: Settings) -> Iterator[Runtime]:
 
 
 def thresholds_file(settings: Settings) -> Path:
-    """Return the project's thresholds file, or the one that came with the program."""
+    """Return the project's thresholds file; without one, the one that came with the program.
+
+    A file that was named in the settings is never replaced by another: it must be there.
+    """
     own = settings.project / settings.thresholds
-    return own if own.exists() else shipped("thresholds.yaml")
+    named = "thresholds" in settings.model_fields_set
+    return own if named or own.exists() else shipped("thresholds.yaml")

@@ -1,5 +1,7 @@
 """Bring a database to the schema of this version, and tell when it is not."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from alembic import command
@@ -7,6 +9,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -16,10 +19,17 @@ from qc.installation import shipped
 
 
 def upgrade_schema(engine: Engine) -> None:
-    """Run the migrations that the database lacks; a new one gets them all."""
+    """Run the migrations that the database lacks; a new one gets them all.
+
+    Raises
+    ------
+    ConfigurationError
+        If the database cannot be opened or written to, or is of a newer version.
+    """
     config = _config()
     config.attributes["engine"] = engine
-    command.upgrade(config, "head")
+    with _one_line(engine):
+        command.upgrade(config, "head")
 
 
 def check_schema(engine: Engine) -> None:
@@ -31,12 +41,8 @@ def check_schema(engine: Engine) -> None:
         If it cannot be reached, is empty, or is at another revision.
     """
     expected = ScriptDirectory.from_config(_config()).get_current_head()
-    try:
-        with engine.connect() as connection:
-            found = MigrationContext.configure(connection).get_current_revision()
-    except SQLAlchemyError as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
-        raise ConfigurationError(f"{_location(engine)}: cannot be opened: {reason}") from error
+    with _one_line(engine), engine.connect() as connection:
+        found = MigrationContext.configure(connection).get_current_revision()
     if found != expected:
         raise ConfigurationError(
             f"{_location(engine)}: schema {found or 'empty'}, expected {expected}; "
@@ -53,14 +59,30 @@ def check_integrity(engine: Engine) -> None:
         If it is not; the message says what was found.
     """
     check_schema(engine)
-    differences = schema_differences(engine)
+    with _one_line(engine):
+        differences = schema_differences(engine)
+        damages = _damages(engine) if engine.dialect.name == "sqlite" else []
     if differences:
         raise ConfigurationError(f"{_location(engine)}: differs from this version: {differences}")
-    if engine.dialect.name == "sqlite":
-        with engine.connect() as connection:
-            found = connection.exec_driver_sql("PRAGMA integrity_check").scalar_one()
-        if found != "ok":
-            raise ConfigurationError(f"{_location(engine)}: damaged: {found}; restore a copy")
+    if damages:
+        first = " ".join(damages[0].split())
+        raise ConfigurationError(f"{_location(engine)}: damaged: {first}; restore a copy")
+
+
+def _damages(engine: Engine) -> list[str]:
+    with engine.connect() as connection:
+        found = connection.exec_driver_sql("PRAGMA integrity_check").scalars().all()
+    return [] if found == ["ok"] else [str(each) for each in found]
+
+
+@contextmanager
+def _one_line(engine: Engine) -> Iterator[None]:
+    """Turn what a database may say into one line of ours."""
+    try:
+        yield
+    except (SQLAlchemyError, CommandError) as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise ConfigurationError(f"{_location(engine)}: cannot be used: {reason}") from error
 
 
 def schema_differences(engine: Engine) -> list[Any]:
@@ -71,7 +93,8 @@ def schema_differences(engine: Engine) -> list[Any]:
 
 def _config() -> Config:
     config = Config()
-    config.set_main_option("script_location", str(shipped("migrations")))
+    folder = str(shipped("migrations")).replace("%", "%%")  # ConfigParser would expand it
+    config.set_main_option("script_location", folder)
     return config
 
 
