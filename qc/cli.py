@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import sys
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from qc.demo import DemoResult
@@ -40,8 +42,9 @@ app = typer.Typer(
 db = typer.Typer(help="Make a project, bring its database up to date, or check it.")
 app.add_typer(db, name="db", no_args_is_help=True)
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+# A file may be called [red]x.fits or :smile:.fits; what people named is printed as it is.
+out = Console(highlight=False, markup=False, emoji=False)
+err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 Project = Annotated[
     Path,
@@ -120,13 +123,13 @@ def _demo_table(result: "DemoResult") -> Table:
     table.add_column("extensions", justify="right")
     table.add_column("found", justify="right")
     for row in result.found:
-        mark = "" if row.noticed == row.extensions else "[bold red]"
+        style = "" if row.noticed == row.extensions else "bold red"
         table.add_row(
             row.fault,
             row.strength,
             " ".join(row.image_types),
             str(row.extensions),
-            f"{mark}{row.noticed}",
+            Text(str(row.noticed), style),
         )
     table.add_section()
     extensions = sum(row.extensions for row in result.found)
@@ -228,7 +231,7 @@ def _print_outcomes(outcomes: "list[Outcome]") -> None:
                     outcome.path.name,
                     str(judged.measured.number),
                     judged.measured.setup.image_type,
-                    "[bold red]ANOMALOUS",
+                    Text("ANOMALOUS", "bold red"),
                     f"{judged.verdict.score:.1f}",
                     judged.verdict.reasons[0],
                 )
@@ -363,8 +366,10 @@ def db_check(project: Project = Path()) -> None:
     from qc.schema import check_integrity
 
     engine = connect(read_settings(project).database_url)
-    check_integrity(engine)
-    engine.dispose()
+    try:
+        check_integrity(engine)
+    finally:
+        engine.dispose()
     out.print("The database is at this version's schema and intact.")
 
 
@@ -401,21 +406,28 @@ def _print_json(document: Any) -> None:
 
 
 def main() -> None:
-    """Run the command; end a mistake in one line."""
+    """Run the command; end a mistake in one line, and a bug in full. Neither is exit code 1."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's greetings are no news
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
     try:
         app()
-    except Exception as error:
-        if not _is_mistake(error):
-            raise
-        err.print(f"[bold red]qc:[/] {error}", soft_wrap=True)
+    except Exception as error:  # noqa: BLE001 - told in full, unless it is a mistake
+        mistake = _mistake(error)
+        if mistake:
+            err.print(Text("qc:", "bold red"), mistake, soft_wrap=True)
+        else:
+            traceback.print_exc()
         sys.exit(MISTAKE)
 
 
-def _is_mistake(error: Exception) -> bool:
-    """Tell a mistake that is ours or the user's to mend from a bug, which must be heard in full."""
+def _mistake(error: Exception) -> str:
+    """Say in one line what is the user's or the machine's to mend; nothing of a bug."""
+    from sqlalchemy.exc import OperationalError
+
     from embeddings.encoder import WeightsError
     from qc.errors import QCError
 
-    return isinstance(error, QCError | WeightsError)
+    if isinstance(error, OperationalError):  # a full disk, a lock held for a minute
+        error = ConnectionError(f"the database: {error.orig}")
+    known = isinstance(error, QCError | WeightsError | OSError)
+    return " ".join(str(error).split()) if known else ""
