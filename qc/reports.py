@@ -884,17 +884,13 @@ def _moved(
 
 
 def _warning_limits(finding: Finding, thresholds: Thresholds | None) -> Mapping[str, float]:
-    assert finding.frame.night is not None
-    if thresholds is not None:
-        try:
-            entry = thresholds.threshold(
-                finding.extension.image_type, finding.frame.night, finding.fingerprint
-            )
-        except ConfigurationError:  # judged by an encoder that the file no longer knows
-            pass
-        else:
-            return {name: each.warn for name, each in entry.metrics.items() if name in METRICS}
-    return dict.fromkeys(METRICS, WARN_SIGMA)
+    """Return the warning limits in force; the page must be had even where there are none."""
+    night = finding.frame.night or date.max
+    known = thresholds.entries.get(finding.extension.image_type, ()) if thresholds else ()
+    valid = [e for e in known if e.encoder == finding.fingerprint and e.since <= night]
+    if not valid:
+        return dict.fromkeys(METRICS, WARN_SIGMA)
+    return {name: each.warn for name, each in valid[-1].metrics.items() if name in METRICS}
 
 
 def _median(name: str, reference: Reference) -> float | None:
