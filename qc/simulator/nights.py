@@ -95,11 +95,16 @@ def _plan_jobs(
     exposures: Sequence[Exposure], faults: float, seed: int, out: Path, suffix: str
 ) -> list[_Job]:
     """Decide what is wrong with each exposure and where it goes."""
-    jobs = []
-    for before, one in zip([None, *exposures], exposures, strict=False):
+    jobs: list[_Job] = []
+    for one in exposures:
         case = draw_case(one, faults, frame_rng(seed, one, "fault"))
-        repeated = before is not None and case is not None and case.kind == "frame_repeated"
-        shown = before if repeated and before is not None else one
+        shown = one
+        if case is not None and case.kind == "frame_repeated":
+            before = jobs[-1] if jobs else None
+            if before is None or before.case is not None:
+                case = None  # the truth would have two names for what is wrong
+            else:
+                shown = before.exposure
         jobs.append(_Job(one, shown, case, seed, _path(out, one, suffix)))
     return jobs
 
