@@ -106,6 +106,7 @@ class Cell:
     score: float | None
     frames: int
     anomalous: int
+    labelled: int
     age: timedelta
     anchor: str
 
@@ -182,12 +183,12 @@ class Portrait:
     ----------
     pictures : tuple of Picture
         Each `kind` says what it shows: ``mean``, ``nearest mean``, ``difference`` ...
-    references_drawn : int
-        In the scatter of how many references the difference is shown; 0 without a difference.
+    references : int
+        How many there are now; not always as many as at the time of the verdict.
     """
 
     pictures: tuple[Picture, ...]
-    references_drawn: int
+    references: int
     nearest: ExtensionRow | None
     moved: tuple[Moved, ...]
     tree: Picture | None
@@ -607,6 +608,7 @@ def _cell(kinds: Sequence[_Kind], view: _NightView) -> Cell:
         score=max((one.verdict.score for one in findings), default=None),
         frames=len({one.frame.id for one in findings}),
         anomalous=standings.count(Standing.ANOMALOUS),
+        labelled=sum(one.label is not None for one in findings),
         age=view.ends - max(view.newest[name] for name in names),
         anchor=anchors[0] if anchors else f"type-{names[0]}",
     )
@@ -698,12 +700,10 @@ class _Looks:
     ----------
     centre, scatter : (h, w, 3) float32 arrays
         Median and standard deviation of their block statistics, ADU.
-    count : int
     """
 
     centre: Floats
     scatter: Floats
-    count: int
 
 
 class _Gallery:
@@ -725,7 +725,7 @@ class _Gallery:
         nearest = self.session.get(ExtensionRow, finding.verdict.nearest_id or 0)
         return Portrait(
             pictures=self._pictures(finding.extension, nearest, looks),
-            references_drawn=looks.count if looks else 0,
+            references=len(reference.extension_ids),
             nearest=nearest,
             moved=_moved(finding, reference, self.thresholds),
             tree=self._tree(finding, reference),
@@ -774,7 +774,7 @@ class _Gallery:
         stack = np.stack(seen)  # (m, h, w, 3)
         scatter = stack.std(axis=0, ddof=1)
         floor = np.percentile(scatter, 10, axis=(0, 1)).clip(LEAST_SCATTER_ADU)
-        return _Looks(np.median(stack, axis=0), np.maximum(scatter, floor), len(seen))
+        return _Looks(np.median(stack, axis=0), np.maximum(scatter, floor))
 
     def _pictures(
         self, extension: ExtensionRow, nearest: ExtensionRow | None, looks: _Looks | None

@@ -329,6 +329,16 @@ def test_what_a_person_called_good_is_not_anomalous_but_stays_in_sight(session, 
     assert "the lamp was new" in page.text
 
 
+def test_references_that_changed_since_the_verdict_are_counted_again(session, uves):
+    ids = history(session, BIAS, nights=30)
+    record(session, score=8)  # held against 30
+    assert "its 30 references" in (page := Page(report(session, uves))).text
+    assert "the verdict was reached with" not in page.text
+    label(session, ids[0], LabelName.BAD)
+    page = Page(report(session, uves))
+    assert "its 29 references; the verdict was reached with 30" in page.text
+
+
 def test_what_a_person_called_bad_is_anomalous_whatever_its_score(session, uves):
     [number] = record(session)
     label(session, number, LabelName.BAD)
