@@ -205,27 +205,28 @@ def read_and_measure(path: Path, runtime: Runtime) -> Arrival:
 
 def _measure_frame(file: File, frame: Frame, runtime: Runtime) -> Arrival:
     encoder = runtime.encoder.fingerprint
-    thresholds = tuple(
-        runtime.thresholds.threshold(extension.setup.image_type, frame.night, encoder)
-        for extension in frame.extensions
-    )
-    for extension in frame.extensions:
-        _check_measurable(file, extension)
+    try:
+        thresholds = tuple(
+            runtime.thresholds.threshold(extension.setup.image_type, frame.night, encoder)
+            for extension in frame.extensions
+        )
+        for extension in frame.extensions:
+            _check_measurable(extension)
+    except FrameError as error:
+        raise type(error)(f"{file.path}: {error}") from None
     measured = tuple(_measure(extension) for extension in frame.extensions)
     return Arrival(file, replace(frame, extensions=()), measured, thresholds)
 
 
-def _check_measurable(file: File, extension: Extension) -> None:
+def _check_measurable(extension: Extension) -> None:
     """Refuse what would stop the night, or go through it as infinity."""
     ny, nx = extension.pixels.shape
     if ny < GRID[0] or nx < GRID[1]:
-        raise WrongShape(
-            f"{file.path}: expected at least {GRID[0]}x{GRID[1]} pixels, got {ny}x{nx}"
-        )
+        raise WrongShape(f"expected at least {GRID[0]}x{GRID[1]} pixels, got {ny}x{nx}")
     highest = max(abs(float(extension.pixels.min())), abs(float(extension.pixels.max())))
     if highest / (extension.promised_light or 1) > _BRIGHTEST_ADU:
         raise DeadReadOut(
-            f"{file.path}: expected pixels of a detector, got up to {highest:.3g} ADU at "
+            f"expected pixels of a detector, got up to {highest:.3g} ADU at "
             f"{extension.promised_light:.3g} of the standard exposure"
         )
 

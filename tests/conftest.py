@@ -1,0 +1,44 @@
+import shutil
+from pathlib import Path
+
+import pytest
+
+from qc.instruments import Instrument
+from qc.runtime import create_project
+from tests.tiny import open_tiny, thresholds_text, write_instrument
+
+
+@pytest.fixture(scope="session")
+def empty_project(tmp_path_factory):
+    """A project folder that nothing has been processed in; not to be written to."""
+    folder = tmp_path_factory.mktemp("empty") / "project"
+    instrument = write_instrument_of(folder)
+    (folder / "thresholds.yaml").write_text(thresholds_text(instrument.image_types()))
+    create_project(folder)
+    return folder
+
+
+def write_instrument_of(folder: Path) -> Instrument:
+    folder.mkdir()
+    return write_instrument(folder / "instruments")
+
+
+@pytest.fixture
+def project(empty_project, tmp_path):
+    """A project folder of the test's own."""
+    return shutil.copytree(empty_project, tmp_path / "project")
+
+
+@pytest.fixture
+def inbox(tmp_path):
+    """A folder for frames."""
+    folder = tmp_path / "inbox"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def runtime(project):
+    """The project, open, with a stand-in for the network."""
+    with open_tiny(project) as opened:
+        yield opened

@@ -1,0 +1,204 @@
+"""A spectrograph with one small chip, its frames, and a stand-in for the network."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy.orm import sessionmaker
+
+from qc.database import LabelName, connect, for_writing
+from qc.instruments import Instrument, Value, read_instrument
+from qc.pipeline import Outcome, process_frames
+from qc.runtime import Runtime, read_settings
+from qc.thresholds import read_thresholds
+from tests.builders import frame_bytes, write
+
+Floats = NDArray[np.float32]
+Change = Callable[[NDArray[np.float64]], None]
+
+NY, NX = 224, 240  # as small as the network's grid allows
+LIT = slice(0, 224)  # columns; those to the right are overscan
+ZERO_ADU, NOISE_ADU = 100, 3
+MERGE_HEIGHT = 0.001
+INSTRUMENT = """\
+name: TINY
+prefix: T
+match: {INSTRUME: TINY}
+time_zone: UTC
+night_starts_utc_hour: 12
+keywords:
+  observed_at: DATE-OBS
+  exposure_s: EXPTIME
+  archive_name: ARCFILE
+  binning: [BINX, BINY]
+skip:
+  - {why: science, when: {KIND: SCIENCE}}
+calibrations:
+  - name: bias
+    frame_class: bias
+    letter: B
+    when: {KIND: BIAS}
+    light: false
+    stretch_adu: 10
+    limits: {saturated_fraction: [0, 0.01]}
+  - {name: flat, frame_class: flat, letter: F, when: {KIND: FLAT}, light: true, stretch_adu: 100}
+arms:
+  camera: {wavelength_nm: WAVELEN, slit_arcsec: SLIT}
+read_modes:
+  - {name: only, when: {INSTRUME: "*"}}
+layouts:
+  - name: whole chip
+    arm: camera
+    images: 1
+    shape: [224, 240]
+    sections:
+      - chip: CCD
+        image: 1
+        number: 0
+        light: {columns: [0, 224]}
+        overscan: {columns: [224, 240]}
+chips:
+  CCD:
+    read_modes:
+      only:
+        gain_e_per_adu: 1
+        read_noise_adu: 3
+        bias_adu: 100
+        saturation_adu: 65535
+        limits: {bias_level: [80, 120]}
+"""
+
+
+class StandIn:
+    """An encoder of thirteen numbers: a constant, and the mean input of each quarter and channel.
+
+    Frames of equal looks point in one direction, to 1e-5; light on one third turns them by far.
+    """
+
+    name = "stand-in"
+    stretch = "physical"
+    fingerprint = "stand-in-1"
+
+    def embed(self, inputs: Floats) -> Floats:
+        n = len(inputs)
+        quarters = inputs.reshape(n, 2, 112, 2, 112, 3).mean(axis=(2, 4)).reshape(n, 12)
+        vectors = np.hstack([np.full((n, 1), 50.0), quarters])
+        unit: Floats = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return unit.astype(np.float32)
+
+
+def thresholds_text(image_types: Sequence[str], encoder: str = StandIn.fingerprint) -> str:
+    """A complete thresholds file, the same limits for every type."""
+    entry = (
+        f"{{from: 2000-01-01, encoder: {encoder}, merge_height: {MERGE_HEIGHT}, "
+        "false_alarms: 0.001, metrics: {bias_level: {warn: 6, alarm: 12}}, why: a test, by: me}"
+    )
+    return "".join(f"{name}: [{entry}]\n" for name in image_types)
+
+
+def write_instrument(folder: Path) -> Instrument:
+    """Write the instrument file, as an operator would, and read it."""
+    folder.mkdir(exist_ok=True)
+    path = folder / "tiny.yaml"
+    path.write_text(INSTRUMENT)
+    return read_instrument(path)
+
+
+@contextmanager
+def open_tiny(project: Path, encoder: StandIn | None = None) -> Iterator[Runtime]:
+    """Open a project made by the `project` fixture, without a network."""
+    settings = read_settings(project)
+    instrument = write_instrument(project / "instruments")
+    engine = connect(settings.database_url)
+    yield Runtime(
+        settings=settings,
+        instruments=(instrument,),
+        thresholds=read_thresholds(project / "thresholds.yaml", instrument.image_types()),
+        encoder=encoder or StandIn(),
+        reads=sessionmaker(engine),
+        writes=sessionmaker(for_writing(engine)),
+    )
+    engine.dispose()
+
+
+def write_frame(
+    folder: Path,
+    night: int = 1,
+    number: int = 0,
+    *,
+    kind: str = "BIAS",
+    change: Change | None = None,
+    suffix: str = ".fits",
+    **cards: Value,
+) -> Path:
+    """Write a frame of its own noise, taken ``number`` minutes into the night.
+
+    A night is counted in days from the evening of 2026-01-01.
+    """
+    told = cards_of(night, number, kind) | cards
+    image = _image(kind, seed=[100 + night, number])
+    if change:
+        change(image)
+    pixels = image.round().clip(0, 65535).astype(np.uint16)
+    name = f"TINY.{_observed(night, number)}{suffix}"
+    return write(folder / name, frame_bytes(told, pixels))
+
+
+def cards_of(night: int = 1, number: int = 0, kind: str = "BIAS") -> dict[str, Value]:
+    """Cards of a frame."""
+    observed = _observed(night, number)
+    return {
+        "INSTRUME": "TINY",
+        "KIND": kind,
+        "DATE-OBS": observed,
+        "EXPTIME": 1.0,
+        "ARCFILE": f"TINY.{observed}.fits",
+        "BINX": 1,
+        "BINY": 1,
+        "WAVELEN": 500.0,
+        "SLIT": 1.0,
+    }
+
+
+def _observed(night: int, number: int) -> str:
+    observed = datetime(2026, 1, 1, 20, tzinfo=UTC) + timedelta(days=night - 1, minutes=number)
+    return f"{observed:%Y-%m-%dT%H:%M:%S}"
+
+
+def _image(kind: str, seed: list[int]) -> NDArray[np.float64]:
+    image = np.random.default_rng(seed).normal(ZERO_ADU, NOISE_ADU, (NY, NX))
+    if kind == "FLAT":
+        image[:, LIT] += 1000
+    return image
+
+
+def light_leak(image: NDArray[np.float64]) -> None:
+    """Stray light of 100 ADU on the upper third."""
+    image[2 * NY // 3 :, LIT] += 100
+
+
+def bias_jump(image: NDArray[np.float64]) -> None:
+    """The whole image 50 ADU up: beyond the limits of the instrument itself."""
+    image += 50
+
+
+def write_history(
+    folder: Path, frames: int = 20, night: int = 1, kind: str = "BIAS", **cards: Any
+) -> list[Path]:
+    """Write nominal frames of one night."""
+    return [write_frame(folder, night, number, kind=kind, **cards) for number in range(frames)]
+
+
+def process(runtime: Runtime, *paths: Path, label: LabelName | None = None) -> list[Outcome]:
+    return list(process_frames(paths, runtime, label))
+
+
+def touch(path: Path, seconds: int = 1) -> None:
+    """Let a file look changed, without changing it."""
+    status = path.stat()
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + seconds * 10**9))
