@@ -124,7 +124,7 @@ def _metric_findings(evidence: Evidence, threshold: Threshold) -> list[_Finding]
 
 
 def _metric_finding(name: str, value: float, z: float, warn: float, alarm: float) -> _Finding:
-    words = f"{name} {_with_unit(name, value)}, {z:+.1f} sigma from its references"
+    words = f"{_in_words(name, value)}, {z:+.1f} sigma from its references"
     return _Finding(abs(z) / alarm, words, abs(z) > warn)
 
 
@@ -140,7 +140,7 @@ def _absolute_findings(
 
 def _absolute_finding(name: str, value: float, low: float, high: float) -> _Finding:
     ratio = _ratio_to_range(value, low, high)
-    words = f"{name} {_with_unit(name, value)}, outside the instrument's {low:g} to {high:g}"
+    words = f"{_in_words(name, value)}, outside the instrument's {low:g} to {high:g}"
     return _Finding(ratio, words, ratio > 1)
 
 
@@ -167,7 +167,6 @@ def _duplicate_findings(evidence: Evidence) -> list[_Finding]:
 _CERTAIN = 100.0  # no scale, only a rank among the worst: two read-outs never agree in every pixel
 
 
-def _with_unit(name: str, value: float) -> str:
-    metric = METRICS.get(name)
-    unit = f" {metric.unit}" if metric and metric.unit else ""
-    return f"{value:.4g}{unit}"
+def _in_words(name: str, value: float) -> str:
+    spelled = name.replace("_", " ")
+    return f"{spelled} {METRICS[name].show(value) if name in METRICS else f'{value:.4g}'}"

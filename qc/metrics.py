@@ -402,9 +402,12 @@ def _structure(view: _View) -> dict[str, float]:
 
 
 def _scatter(profile: Floats) -> float:
-    """Take the standard deviation within 2 ADU of the median: ESO's QC1 "structure"."""
+    """Take the standard deviation within 2 ADU of the median: ESO's QC1 "structure".
+
+    A profile with nothing there, in two halves of different level say, is taken whole.
+    """
     near = profile[np.abs(profile - np.median(profile)) <= 2]
-    return float(near.std(dtype=np.float64))
+    return float((near if near.size else profile).std(dtype=np.float64))
 
 
 def _leaks(view: _View) -> dict[str, float]:
