@@ -679,7 +679,7 @@ def newest_night(session: Session) -> date | None:
 def frame_states(session: Session) -> Mapping[str, int]:
     """Return how many files are in each state."""
     query = select(FrameRow.state, func.count()).group_by(FrameRow.state)
-    return dict(session.execute(query).tuples())
+    return dict(session.execute(query).tuples().all())
 
 
 def verdict_counts(session: Session) -> Mapping[str, int]:
@@ -690,7 +690,7 @@ def verdict_counts(session: Session) -> Mapping[str, int]:
         .where(VerdictRow.id.in_(newest))
         .group_by(VerdictRow.status)
     )
-    return dict(session.execute(query).tuples())
+    return dict(session.execute(query).tuples().all())
 
 
 def encoder_counts(session: Session) -> Mapping[str, int]:
@@ -700,7 +700,7 @@ def encoder_counts(session: Session) -> Mapping[str, int]:
         .join(EmbeddingRow, EmbeddingRow.encoder_id == EncoderRow.id)
         .group_by(EncoderRow.fingerprint)
     )
-    return dict(session.execute(query).tuples())
+    return dict(session.execute(query).tuples().all())
 
 
 def alerts_owed(session: Session) -> int:
