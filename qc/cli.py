@@ -12,7 +12,7 @@ import os
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -345,8 +345,19 @@ def status(project: Project = Path(), as_json: AsJson = False) -> None:
         return
     table = Table(show_header=False)
     for name, value in found.items():
-        table.add_row(name.replace("_", " "), str(value))
+        table.add_row(name.replace("_", " "), _in_lines(value))
     out.print(table)
+
+
+def _in_lines(value: Any) -> str:
+    """Write a value of the status as a person would: a count or an item a line."""
+    if isinstance(value, Mapping):
+        value = [f"{count:6d} {name}" for name, count in value.items()]
+    if isinstance(value, list):
+        return "\n".join(value) or "none"
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M} UT"
+    return "none yet" if value is None else str(value)
 
 
 @db.command("upgrade")

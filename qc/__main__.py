@@ -1,0 +1,5 @@
+"""``python -m qc`` is ``qc``."""
+
+from qc.cli import main
+
+main()
