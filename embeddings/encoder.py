@@ -7,6 +7,7 @@ import hashlib
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -186,7 +187,10 @@ def _load_weights(network: Any, path: Path) -> None:
             "its top, or one of the names 'untrained' and 'imagenet'."
         )
     try:
-        network.load_weights(path)
+        with warnings.catch_warnings():
+            # A hundred of them for a file of another network; the error that follows says it once.
+            warnings.simplefilter("ignore", UserWarning)
+            network.load_weights(path)
     except (OSError, ValueError, KeyError) as error:
         raise WeightsError(
             f"{path}: expected the weights of Keras' ResNet-50 without its top, got "
