@@ -23,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 from ruamel.yaml import YAML
+from ruamel.yaml.constructor import RoundTripConstructor
 from ruamel.yaml.error import YAMLError
 
 from qc.errors import ConfigurationError, IncompleteHeader
@@ -123,6 +124,13 @@ class Thresholds:
         return valid[-1]
 
 
+class _Constructor(RoundTripConstructor):
+    """Leaves dates as they are written: of 2026-02-30, YAML would say neither line nor key."""
+
+
+_Constructor.add_constructor("tag:yaml.org,2002:timestamp", lambda _, node: str(node.value))
+
+
 def read_thresholds(path: Path, image_types: Iterable[str]) -> Thresholds:
     """Read the thresholds of every image type.
 
@@ -132,9 +140,11 @@ def read_thresholds(path: Path, image_types: Iterable[str]) -> Thresholds:
         If the file cannot be read, lacks a type, or holds an unknown key, a value out of range
         or dates out of order; the message names line and key.
     """
+    yaml = YAML(typ="rt")
+    yaml.Constructor = _Constructor
     try:
         content = path.read_bytes()
-        document = YAML(typ="rt").load(content)
+        document = yaml.load(content)
     except (OSError, UnicodeDecodeError, YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigurationError(f"{path}: cannot be read as YAML: {reason}") from error

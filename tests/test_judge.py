@@ -1,0 +1,125 @@
+import pytest
+
+from qc.judge import Evidence, Status, judge
+from qc.thresholds import Threshold
+
+THRESHOLD = Threshold.model_validate(
+    {
+        "from": "2020-01-01",
+        "encoder": "e",
+        "merge_height": 0.001,
+        "false_alarms": 0.001,
+        "metrics": {
+            "bias_level": {"warn": 4, "alarm": 8},
+            "read_noise": {"warn": 6, "alarm": 10},
+        },
+        "why": "a test",
+        "by": "me",
+    }
+)
+LIMITS = {"bias_level": (80.0, 120.0), "saturated_fraction": (0.0, 0.01)}
+METRICS = {"bias_level": 100.0, "read_noise": 3.0, "saturated_fraction": 0.0}
+
+
+def evidence(**changes) -> Evidence:
+    plain = {
+        "merge_height": 0.0005,
+        "reference_size": 20,
+        "widened": "",
+        "metrics": METRICS,
+        "z": {},
+    }
+    return Evidence(**{**plain, **changes})
+
+
+def judged(limits=LIMITS, **changes):
+    return judge(evidence(**changes), THRESHOLD, limits)
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "score"),
+    [
+        ({}, "NOMINAL", 0.5),
+        ({"merge_height": 0.001}, "NOMINAL", 1.0),
+        ({"merge_height": 0.0011}, "ANOMALOUS", 1.1),
+        ({"z": {"bias_level": 8.0}}, "NOMINAL", 1.0),
+        ({"z": {"bias_level": -8.1}}, "ANOMALOUS", 8.1 / 8),
+        ({"z": {"read_noise": 9.0}}, "NOMINAL", 0.9),
+        ({"z": {"line_width": 99.0}}, "NOMINAL", 0.5),  # no limit is set on it
+        ({"metrics": {"bias_level": 80.0}}, "NOMINAL", 1.0),
+        ({"metrics": {"bias_level": 120.0}}, "NOMINAL", 1.0),
+        ({"metrics": {"bias_level": 130.0}}, "ANOMALOUS", 1.5),
+        ({"metrics": {"saturated_fraction": 0.0}}, "NOMINAL", 0.5),
+        ({"metrics": {"saturated_fraction": 0.01}}, "NOMINAL", 1.0),
+        ({"metrics": {"saturated_fraction": 0.02}}, "ANOMALOUS", 2.0),
+        ({"duplicate_of": "another"}, "ANOMALOUS", 100.0),
+    ],
+)
+def test_the_score_is_the_strongest_evidence_in_units_of_its_limit(changes, status, score):
+    verdict = judged(**changes)
+    assert (verdict.status, verdict.score) == (status, pytest.approx(score))
+
+
+@pytest.mark.parametrize("size", [0, 1, 19])
+def test_below_twenty_references_a_frame_is_undecided(size):
+    verdict = judged(reference_size=size, merge_height=1.5, z={"bias_level": 99.0})
+    assert verdict.status is Status.UNDECIDED
+    assert verdict.score == 0
+    assert verdict.reasons == (
+        f"only {size} reference frames, 20 needed: judged by the instrument's own limits alone",
+    )
+
+
+def test_absolute_limits_bite_without_any_reference():
+    verdict = judged(merge_height=None, reference_size=0, metrics={"bias_level": 140.0}, z={})
+    assert (verdict.status, verdict.score) == (Status.ANOMALOUS, 2.0)
+    assert verdict.reasons[0] == "bias level 140.00 ADU, outside the instrument's 80 to 120"
+    assert "only 0 reference frames" in verdict.reasons[1]
+
+
+def test_a_duplicate_needs_no_reference_either():
+    verdict = judged(merge_height=None, reference_size=0, duplicate_of="UVES.2024")
+    assert verdict.status is Status.ANOMALOUS
+    assert verdict.reasons[0] == "has the very same pixels as UVES.2024"
+
+
+def test_the_strongest_reason_comes_first():
+    verdict = judged(merge_height=0.003, z={"bias_level": 40.0, "read_noise": 7.0}, metrics=METRICS)
+    assert verdict.score == 5
+    assert verdict.reasons == (
+        "bias level 100.00 ADU, +40.0 sigma from its references",
+        "joins its 20 references at cosine distance 0.003, 3.0 times the threshold 0.001",
+        "read noise 3.000 ADU, +7.0 sigma from its references",
+    )
+
+
+def test_a_nominal_frame_may_carry_a_warning():
+    verdict = judged(z={"bias_level": -5.0})
+    assert verdict.status is Status.NOMINAL
+    assert verdict.reasons == ("bias level 100.00 ADU, -5.0 sigma from its references",)
+
+
+def test_a_nominal_frame_without_a_warning_has_no_reasons():
+    assert judged().reasons == ()
+
+
+def test_widened_references_are_named_with_the_distance():
+    verdict = judged(merge_height=0.002, widened="any slit width")
+    assert verdict.reasons[0].endswith("the threshold 0.001 (references: any slit width)")
+
+
+@pytest.mark.parametrize(("value", "status"), [(0.0, "NOMINAL"), (1e-6, "ANOMALOUS")])
+def test_limits_may_be_one_value(value, status):
+    verdict = judged(limits={"dead_fraction": (0.0, 0.0)}, metrics={"dead_fraction": value})
+    assert verdict.status == status
+
+
+@pytest.mark.parametrize("limit", [(0.1, 0.3), (176.0, 216.1), (-1.7, 0.3), (1e-9, 1e-7)])
+def test_a_value_at_a_limit_passes_whatever_the_rounding(limit):
+    for value in limit:
+        verdict = judged(limits={"read_noise": limit}, metrics={"read_noise": value})
+        assert verdict.status is Status.NOMINAL
+
+
+def test_a_metric_that_was_not_measured_is_no_evidence():
+    assert judged(metrics={}, z={}).score == 0.5
