@@ -36,5 +36,6 @@ def migrate(connection: Connection) -> None:
         context.run_migrations()
 
 
-with for_writing(engine_to_migrate()).connect() as connection:
+# One transaction, which takes the write lock first: two upgrades at once wait for each other.
+with for_writing(engine_to_migrate()).begin() as connection:
     migrate(connection)

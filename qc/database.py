@@ -2,8 +2,10 @@
 
 import getpass
 import os
+import sqlite3
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from enum import StrEnum
@@ -47,7 +49,7 @@ from sqlalchemy.orm import (
 from sqlalchemy.types import TypeDecorator
 
 from embeddings.encoder import Encoder
-from qc.errors import ConfigurationError
+from qc.errors import ConfigurationError, UnknownFrame
 from qc.frames import Frame, Setup
 from qc.judge import REFERENCE_NEEDED, Evidence, Status, Verdict
 from qc.thresholds import Threshold
@@ -435,7 +437,9 @@ def for_writing(engine: Engine) -> Engine:
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # transactions begin where _begin_sqlite says
     connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
-    connection.execute("PRAGMA journal_mode = WAL")
+    with suppress(sqlite3.OperationalError):
+        # Two that switch a new file at once do not wait for each other; either's switch is enough.
+        connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA foreign_keys = ON")
 
@@ -622,11 +626,33 @@ def findings(session: Session, first: date, last: date = date.max) -> Iterator[F
         yield Finding(*row)
 
 
-def findings_of(session: Session, frame_id: int) -> list[Finding]:
-    """Return the extensions of one frame, each with its newest verdict."""
-    return [
-        Finding(*row) for row in session.execute(_findings_query().where(FrameRow.id == frame_id))
-    ]
+def findings_named(session: Session, name: str) -> list[Finding]:
+    """Return the extensions of the newest frame of an archive name, a file name or a path.
+
+    Raises
+    ------
+    UnknownFrame
+        If no processed frame has that name.
+    """
+    frames = frames_named(session, name)
+    if not frames:
+        raise UnknownFrame(
+            f"{name}: no processed frame of that archive name, file name or path; "
+            "'qc status' lists the files that could not be read"
+        )
+    query = _findings_query().where(FrameRow.id == frames[0].id)
+    return [Finding(*row) for row in session.execute(query)]
+
+
+def findings_alike(session: Session, finding: Finding, first: date, last: date) -> list[Finding]:
+    """Return every judged extension of one's instrument and setup of these nights, oldest first."""
+    query = _findings_query().where(
+        *_same_setup(finding.extension.setup, free=frozenset()),
+        FrameRow.instrument == finding.frame.instrument,
+        FrameRow.night >= first,
+        FrameRow.night <= last,
+    )
+    return [Finding(*row) for row in session.execute(query)]
 
 
 def _findings_query() -> Select[FrameRow, ExtensionRow, VerdictRow, str, LabelRow]:
@@ -679,7 +705,7 @@ def newest_night(session: Session) -> date | None:
 def frame_states(session: Session) -> Mapping[str, int]:
     """Return how many files are in each state."""
     query = select(FrameRow.state, func.count()).group_by(FrameRow.state)
-    return dict(session.execute(query).tuples().all())
+    return {name: count for name, count in session.execute(query)}  # noqa: C416 - a Result has keys
 
 
 def verdict_counts(session: Session) -> Mapping[str, int]:
@@ -690,7 +716,7 @@ def verdict_counts(session: Session) -> Mapping[str, int]:
         .where(VerdictRow.id.in_(newest))
         .group_by(VerdictRow.status)
     )
-    return dict(session.execute(query).tuples().all())
+    return {name: count for name, count in session.execute(query)}  # noqa: C416 - a Result has keys
 
 
 def encoder_counts(session: Session) -> Mapping[str, int]:
@@ -700,7 +726,7 @@ def encoder_counts(session: Session) -> Mapping[str, int]:
         .join(EmbeddingRow, EmbeddingRow.encoder_id == EncoderRow.id)
         .group_by(EncoderRow.fingerprint)
     )
-    return dict(session.execute(query).tuples().all())
+    return {name: count for name, count in session.execute(query)}  # noqa: C416 - a Result has keys
 
 
 def alerts_owed(session: Session) -> int:

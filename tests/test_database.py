@@ -1,0 +1,255 @@
+import getpass
+from datetime import UTC, date, datetime, timedelta, timezone
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sqlalchemy import select, text
+from sqlalchemy.orm import Session
+
+from qc import database
+from qc.database import (
+    EmbeddingRow,
+    EncoderRow,
+    ExtensionRow,
+    File,
+    FrameRow,
+    FrameState,
+    JobRunRow,
+    LabelName,
+    LabelRow,
+    connect,
+)
+from qc.errors import ConfigurationError
+from qc.frames import Frame, Setup
+from tests.tiny import light_leak, process, write_frame, write_history
+
+SETUP = Setup("TB0", "CCD", "1x1", "only")
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def session(runtime):
+    with runtime.writes() as opened:
+        yield opened
+
+
+def nominal(session: Session, number: int, embedding: list[float]) -> ExtensionRow:
+    """A certified extension taken `number` hours after noon of 2026-01-01"""
+    when = NOON + timedelta(hours=number)
+    frame = FrameRow(
+        state=FrameState.PROCESSED,
+        path=f"/archive/{number}.fits",
+        file_bytes=1,
+        modified_ns=1,
+        processed_at=NOON,
+        sha256=str(number),
+        name=f"TINY.{number}",
+        instrument="TINY",
+        observed_at=when,
+        night=when.date(),
+    )
+    extension = ExtensionRow(
+        frame=frame,
+        number=0,
+        frame_class="bias",
+        ny=224,
+        nx=240,
+        pixels_sha256=str(number),
+        promised_light=0.0,
+        zero_adu=100.0,
+        stretch_adu=10.0,
+        metrics={"bias_level": float(number)},
+        **{name: getattr(SETUP, name) for name in Setup.__dataclass_fields__},
+    )
+    session.add(extension)
+    session.flush()
+    encoder_id = session.scalar(select(EncoderRow.id))
+    if encoder_id is None:
+        encoder = EncoderRow(fingerprint="e", name="e", stretch="physical")
+        session.add(encoder)
+        session.flush()
+        encoder_id = encoder.id
+    session.add_all(
+        [
+            EmbeddingRow(
+                extension_id=extension.id,
+                encoder_id=encoder_id,
+                vector=np.array(embedding, np.float32),
+            ),
+            LabelRow(
+                extension_id=extension.id,
+                label=LabelName.GOOD,
+                kind="",
+                who="me",
+                at=NOON,
+                note="",
+            ),
+        ]
+    )
+    return extension
+
+
+def frame_of(night: date) -> Frame:
+    return Frame(
+        path=Path("new.fits"),
+        name="new",
+        sha256="new",
+        instrument="TINY",
+        observed_at=NOON,
+        night=night,
+        exposure_s=0.0,
+        template="",
+        template_number=1,
+        template_size=1,
+        extensions=(),
+    )
+
+
+def test_the_reference_is_the_newest_200_newest_first(session):
+    rows = [nominal(session, number, [1.0, float(number)]) for number in range(203)]
+    reference = database.reference_for(session, frame_of(date(2026, 2, 1)), SETUP, "e")
+    assert reference.extension_ids == tuple(row.id for row in rows[:2:-1])
+    assert reference.embeddings[:, 1].tolist() == list(range(202, 2, -1))
+    assert reference.metrics[0] == {"bias_level": 202.0}
+
+
+def test_embeddings_of_another_encoder_are_no_reference(session):
+    nominal(session, 1, [1.0, 0.0])
+    reference = database.reference_for(session, frame_of(date(2026, 2, 1)), SETUP, "other")
+    assert reference.extension_ids == ()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Setup("TF0", "CCD", "1x1", "only"),
+        Setup("TB0", "CCD2", "1x1", "only"),
+        Setup("TB0", "CCD", "2x2", "only"),
+        Setup("TB0", "CCD", "1x1", "fast"),
+        Setup("TB0", "CCD", "1x1", "only", wavelength_nm=500.0),
+        Setup("TB0", "CCD", "1x1", "only", optics="slicer"),
+    ],
+)
+def test_another_setup_has_other_references(session, other):
+    nominal(session, 1, [1.0, 0.0])
+    assert (
+        database.reference_for(session, frame_of(date(2026, 2, 1)), other, "e").extension_ids == ()
+    )
+
+
+def test_a_valid_outlier_is_accepted_as_reference(session):
+    row = nominal(session, 1, [1.0, 0.0])
+    for label in (LabelName.BAD, LabelName.VALID_OUTLIER):
+        session.add(LabelRow(extension_id=row.id, label=label, kind="", who="me", at=NOON, note=""))
+    reference = database.reference_for(session, frame_of(date(2026, 2, 1)), SETUP, "e")
+    assert reference.extension_ids == (row.id,)
+
+
+def test_times_come_back_in_utc_whatever_the_zone_they_went_in_with(session):
+    chile = timezone(timedelta(hours=-3))
+    session.add(JobRunRow(job="x", started_at=datetime(2026, 1, 1, 22, 30, tzinfo=chile)))
+    session.flush()
+    session.expire_all()
+    assert session.scalar(select(JobRunRow.started_at)) == datetime(2026, 1, 2, 1, 30, tzinfo=UTC)
+    assert session.scalar(text("SELECT started_at FROM job_run")) == "2026-01-02 01:30:00.000000"
+
+
+def test_a_time_without_a_zone_is_refused(session):
+    session.add(JobRunRow(job="x", started_at=NOON.replace(tzinfo=None)))
+    with pytest.raises(Exception, match="a time without a zone could be any of 24"):
+        session.flush()
+
+
+def test_an_embedding_is_stored_as_little_endian_halves(session):
+    nominal(session, 1, [0.5, -0.25, 0.125])
+    stored = session.scalar(text("SELECT vector FROM embedding"))
+    assert stored == np.array([0.5, -0.25, 0.125], "<f2").tobytes()
+    assert database.embedding_of(session, 1, 1).tolist() == [0.5, -0.25, 0.125]
+
+
+def test_block_statistics_come_back_above_zero_to_a_thousandth(runtime, inbox):
+    [outcome] = process(runtime, write_frame(inbox, kind="FLAT"))
+    measured = outcome.judged[0].measured
+    with runtime.reads() as opened:
+        stored = database.block_statistics_of(opened, 1)
+    assert stored is not None
+    assert stored.shape == (224, 224, 3)
+    zero = np.array([100, 0, 100])
+    assert np.allclose(stored, measured.statistics - zero, rtol=1e-3, atol=1e-2)
+
+
+def test_a_file_is_known_by_path_size_and_date(session):
+    file = File(Path("/a.fits"), 10, 20)
+    assert not database.is_known(session, file)
+    database.record_unprocessed(session, file, FrameState.SKIPPED, "science")
+    session.flush()
+    assert database.is_known(session, file)
+    for other in (("/b.fits", 10, 20), ("/a.fits", 11, 20), ("/a.fits", 10, 21)):
+        assert not database.is_known(session, File(Path(other[0]), *other[1:]))
+
+
+def test_a_failed_file_is_not_known(session):
+    file = File(Path("/a.fits"), 10, 20)
+    database.record_unprocessed(session, file, FrameState.FAILED, "broken")
+    session.flush()
+    assert not database.is_known(session, file)
+
+
+def test_counts_and_findings_take_the_newest_verdict_and_label(runtime, inbox):
+    process(runtime, *write_history(inbox), label=LabelName.GOOD)
+    process(runtime, write_frame(inbox, 2, change=light_leak))
+    (inbox / "broken.fits").write_bytes(b"?")
+    process(runtime, inbox / "broken.fits")
+    with runtime.writes.begin() as opened:
+        opened.add(LabelRow(extension_id=1, label="bad", kind="k", who="me", at=NOON, note=""))
+    with runtime.reads() as opened:
+        assert database.frame_states(opened) == {"processed": 21, "failed": 1}
+        assert database.verdict_counts(opened) == {"UNDECIDED": 20, "ANOMALOUS": 1}
+        assert database.encoder_counts(opened) == {"stand-in-1": 21}
+        assert database.alerts_owed(opened) == 1
+        assert database.newest_night(opened) == date(2026, 1, 2)
+        found = list(database.findings(opened, date.min))
+        labels = [one.label.label if one.label else None for one in found]
+        assert labels == ["bad", *["good"] * 19, None]
+        second = date(2026, 1, 2)
+        assert [one.frame.night for one in database.findings(opened, second)] == [second]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "TINY.2026-01-01T20:00:00",
+        "TINY.2026-01-01T20:00:00.fits",
+        "TINY.2026-01-01T20:00:00.fits.Z",
+        "inbox/TINY.2026-01-01T20:00:00.fits",
+        "elsewhere/TINY.2026-01-01T20:00:00.fits",
+    ],
+)
+def test_a_frame_is_found_by_archive_name_file_name_and_path(runtime, inbox, name):
+    process(runtime, *write_history(inbox, frames=2))
+    with runtime.reads() as opened:
+        assert [row.id for row in database.frames_named(opened, name)] == [1]
+
+
+@pytest.mark.parametrize("name", ["", "%", "_", "TINY", ".fits", "/"])
+def test_a_name_is_no_pattern(runtime, inbox, name):
+    process(runtime, write_frame(inbox))
+    with runtime.reads() as opened:
+        assert list(database.frames_named(opened, name)) == []
+
+
+def test_a_user_without_a_name_is_a_number(runtime, inbox, monkeypatch):
+    def nobody():
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    monkeypatch.setattr(getpass, "getuser", nobody)
+    process(runtime, write_frame(inbox), label=LabelName.GOOD)
+    with runtime.reads() as opened:
+        assert opened.scalar(select(LabelRow.who)).isdecimal()
+
+
+@pytest.mark.parametrize("url", ["nonsense", "nodialect://x", "postgresql+nodriver://x/y"])
+def test_an_address_that_makes_no_sense_is_told(url):
+    with pytest.raises(ConfigurationError, match="database "):
+        connect(url)
