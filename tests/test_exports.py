@@ -1,0 +1,175 @@
+import csv
+import io
+import json
+from datetime import date
+
+import numpy as np
+import pandas as pd
+import pytest
+from astropy.table import Table
+
+from qc import database
+from qc.database import LabelName
+from qc.errors import UnknownFrame
+from qc.exports import (
+    Format,
+    What,
+    frame_records,
+    project_status,
+    read_table,
+    write_table,
+    write_table_file,
+)
+from qc.metrics import METRICS
+from tests.tiny import light_leak, process, write_frame, write_history
+
+PROMISED = ["file", "extension", "image_type", "observed_at", "status", "merge_height"]
+PROMISED += ["threshold", "score", "reasons", "predicted_type", "predicted_kind", "fingerprint"]
+HOSTILE = '[red]=1+1, "x" <b>&amp;\';λ.fits'
+
+
+@pytest.fixture
+def judged(runtime, inbox):
+    """Twenty certified frames, and one with a leak under a name made to annoy."""
+    process(runtime, *write_history(inbox), label=LabelName.GOOD)
+    leak = write_frame(inbox, night=2, change=light_leak)
+    process(runtime, leak.rename(inbox / HOSTILE))
+    return runtime
+
+
+def table_of(runtime, what, since=None) -> pd.DataFrame:
+    with runtime.reads() as session:
+        return read_table(session, what, since)
+
+
+def written(table: pd.DataFrame, form: Format) -> io.BytesIO:
+    stream = io.BytesIO()
+    write_table(table, form, stream)
+    stream.seek(0)
+    return stream
+
+
+def test_the_table_of_verdicts_begins_with_the_promised_columns(judged):
+    table = table_of(judged, What.VERDICTS)
+    assert list(table.columns)[: len(PROMISED)] == PROMISED
+    assert len(table) == 21
+
+
+def test_a_row_says_what_was_judged(judged):
+    row = table_of(judged, What.VERDICTS).iloc[-1]
+    assert (row["file"], row["extension"], row["image_type"]) == (HOSTILE, 0, "TB0")
+    assert (row["status"], row["threshold"], row["fingerprint"]) == (
+        "ANOMALOUS",
+        0.001,
+        "stand-in-1",
+    )
+    assert row["score"] == pytest.approx(row["merge_height"] / row["threshold"])
+    assert row["observed_at"] == pd.Timestamp("2026-01-02T20:00:00Z")
+    assert row["label"] == ""
+    assert set(table_of(judged, What.VERDICTS)["label"][:20]) == {"good"}
+
+
+def test_csv_is_what_any_reader_of_csv_can_read(judged):
+    table = table_of(judged, What.VERDICTS)
+    stream = written(table, Format.CSV)
+    rows = list(csv.DictReader(io.StringIO(stream.getvalue().decode())))
+    assert rows[-1]["file"] == HOSTILE
+    assert rows[-1]["observed_at"] == "2026-01-02T20:00:00.000000Z"
+    assert rows[0]["merge_height"] == ""  # no references then
+    back = pd.read_csv(stream)
+    assert back["score"].to_numpy() == pytest.approx(table["score"].to_numpy())
+
+
+def test_votable_opens_in_astropy(judged):
+    back = Table.read(written(table_of(judged, What.VERDICTS), Format.VOTABLE), format="votable")
+    assert back.colnames[: len(PROMISED)] == PROMISED
+    assert str(back["file"][-1]) == HOSTILE
+    assert str(back["observed_at"][-1]) == "2026-01-02T20:00:00+00:00"
+    assert float(back["score"][-1]) > 1
+
+
+def test_parquet_keeps_times_and_lists(judged):
+    pytest.importorskip("pyarrow")
+    verdicts = pd.read_parquet(written(table_of(judged, What.VERDICTS), Format.PARQUET))
+    assert verdicts["observed_at"].iloc[-1] == pd.Timestamp("2026-01-02T20:00:00Z")
+    embeddings = pd.read_parquet(written(table_of(judged, What.EMBEDDINGS), Format.PARQUET))
+    with judged.reads() as session:
+        stored = database.embedding_of(session, 21, 1)
+    assert np.array_equal(np.float32(embeddings["embedding"].iloc[-1]), stored)
+
+
+@pytest.mark.parametrize("form", [Format.CSV, Format.VOTABLE])
+def test_embeddings_are_json_where_a_cell_holds_only_text(judged, form):
+    stream = written(table_of(judged, What.EMBEDDINGS), form)
+    if form is Format.CSV:
+        cell = pd.read_csv(stream)["embedding"].iloc[0]
+    else:
+        cell = str(Table.read(stream, format="votable")["embedding"][0])
+    assert len(json.loads(cell)) == 13
+
+
+@pytest.mark.parametrize("what", What)
+@pytest.mark.parametrize("form", Format)
+def test_nothing_stored_gives_a_table_without_rows(runtime, what, form):
+    stream = written(table_of(runtime, what), form)
+    if form is Format.CSV:
+        assert len(pd.read_csv(stream)) == 0
+    elif form is Format.PARQUET:
+        assert len(pd.read_parquet(stream)) == 0
+    else:
+        assert len(Table.read(stream, format="votable")) == 0
+
+
+def test_metrics_have_a_column_each_and_labels_a_row_each(judged):
+    metrics = table_of(judged, What.METRICS)
+    assert set(METRICS) <= set(metrics.columns)
+    assert metrics["bias_level"].between(99, 101).all()
+    labels = table_of(judged, What.LABELS)
+    assert labels["label"].tolist() == ["good"] * 20
+
+
+def test_since_is_the_first_night_wanted(judged):
+    assert len(table_of(judged, What.VERDICTS, date(2026, 1, 2))) == 1
+    assert len(table_of(judged, What.VERDICTS, date(2026, 1, 3))) == 0
+
+
+def test_a_table_file_is_whole_or_not_there(judged, tmp_path):
+    class Full(pd.DataFrame):
+        def to_csv(self, *_arguments, **_options):
+            raise OSError("No space left on device")
+
+    target = tmp_path / "t.csv"
+    write_table_file(table_of(judged, What.LABELS), Format.CSV, target)
+    before = target.read_bytes()
+    with pytest.raises(OSError, match="No space"):
+        write_table_file(Full(), Format.CSV, target)
+    assert target.read_bytes() == before
+    assert [path.name for path in tmp_path.glob("*t.csv*")] == ["t.csv"]
+
+
+def test_a_frame_is_told_with_its_metrics_and_its_nearest_reference(judged):
+    with judged.reads() as session:
+        [record] = frame_records(session, HOSTILE)
+    assert record["status"] == "ANOMALOUS"
+    assert record["nearest_reference"].startswith("TINY.2026-01-01T20:")
+    assert record["nearest_reference"].endswith("[0]")
+    assert record["metrics"]["gradient_y"]["z"] > 100
+
+
+def test_a_frame_that_was_never_processed_is_told(runtime):
+    with (
+        runtime.reads() as session,
+        pytest.raises(UnknownFrame, match="nothing: no processed frame"),
+    ):
+        frame_records(session, "nothing")
+
+
+def test_the_status_counts_and_lists_failures(judged, inbox):
+    (inbox / "broken.fits").write_bytes(b"?")
+    process(judged, inbox / "broken.fits")
+    with judged.reads() as session:
+        status = project_status(session)
+    assert status["files"] == {"processed": 21, "failed": 1}
+    assert (status["alerts_owed"], status["newest_night"]) == (1, date(2026, 1, 2))
+    [failure] = status["failed"]
+    assert "expected a FITS file" in failure
