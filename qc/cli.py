@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import traceback
+import webbrowser
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -271,8 +272,8 @@ def show(
         for record in records:
             out.print(_show_table(record))
     if page:
-        out.print(f"Page: {page}", soft_wrap=True)
-        typer.launch(page.as_uri())
+        (err if as_json else out).print(f"Page: {page}", soft_wrap=True)
+        webbrowser.open(page.as_uri())  # where there is none, the path has been said
     if any(record["status"] == "ANOMALOUS" for record in records):
         raise typer.Exit(ANOMALIES)
 

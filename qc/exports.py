@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from qc import database
 from qc.database import Finding, FrameState
-from qc.errors import ConfigurationError, UnknownFrame
+from qc.errors import ConfigurationError
 from qc.metrics import METRICS
 
 
@@ -47,6 +47,7 @@ _COLUMNS = {
         "predicted_type",
         "predicted_kind",
         "fingerprint",
+        "residual",
         "reference_size",
         "widened",
         "label",
@@ -100,6 +101,7 @@ def _verdict_records(_session: Session, finding: Finding) -> Iterator[dict[str, 
         "predicted_type": "",  # no classifier has judged it
         "predicted_kind": "",
         "fingerprint": finding.fingerprint,
+        "residual": verdict.residual,
         "reference_size": verdict.reference_size,
         "widened": verdict.widened,
         "label": str(label.label) if label else "",
@@ -149,14 +151,7 @@ def frame_records(session: Session, name: str) -> list[dict[str, Any]]:
     UnknownFrame
         If no processed frame has this archive name, file name or path.
     """
-    frames = database.frames_named(session, name)
-    if not frames:
-        raise UnknownFrame(
-            f"{name}: no processed frame of that archive name, file name or path; "
-            "'qc status' lists the files that could not be read"
-        )
-    found = database.findings_of(session, frames[0].id)
-    return [_frame_record(session, finding) for finding in found]
+    return [_frame_record(session, one) for one in database.findings_named(session, name)]
 
 
 def _frame_record(session: Session, finding: Finding) -> dict[str, Any]:

@@ -124,7 +124,7 @@ def _metric_findings(evidence: Evidence, threshold: Threshold) -> list[_Finding]
 
 
 def _metric_finding(name: str, value: float, z: float, warn: float, alarm: float) -> _Finding:
-    words = f"{_in_words(name, value)}, {z:+.1f} sigma from its references"
+    words = f"{_in_words(name, value)}, {_distance_in_words(z)} its references"
     return _Finding(abs(z) / alarm, words, abs(z) > warn)
 
 
@@ -164,7 +164,14 @@ def _duplicate_findings(evidence: Evidence) -> list[_Finding]:
     return [_Finding(_CERTAIN, words, worth_saying=True)]
 
 
+_GROSS_SIGMA = 1000  # how much further says no more
 _CERTAIN = 100.0  # no scale, only a rank among the worst: two read-outs never agree in every pixel
+
+
+def _distance_in_words(z: float) -> str:
+    if abs(z) <= _GROSS_SIGMA:
+        return f"{z:+.1f} sigma from"
+    return f"more than {_GROSS_SIGMA} sigma {'above' if z > 0 else 'below'}"
 
 
 def _in_words(name: str, value: float) -> str:

@@ -32,6 +32,9 @@ RED, BLUE = "#d55e00", "#0072b2"  # Okabe & Ito's vermilion and blue
 HEAT = (213, 94, 0)  # RED as RGB
 TEXT_PT = 11
 GREYS = 48  # more cannot be told apart, and a noisy picture of more would not be small
+BELOW, WITHIN, ABOVE = (0, 90, 158), (244, 243, 241), (200, 80, 0)  # blue, off-white, orange
+STEPS = 10  # from the middle to either end of a difference: few, so that the picture is small
+LEAST_REACH, MOST_REACH = 5.0, 20.0  # sigma: a faint fault is seen, a gross one saturates
 HEAT_OPACITY = 0.8  # at full strength: what lies beneath must remain visible
 DOTS_AS_SVG = 300  # more dots than this are drawn as one embedded image
 PROFILE_POINTS = 256  # about one per printed half millimetre
@@ -104,12 +107,47 @@ def thumbnail(
     )
     shown = np.nan_to_num((value - black) / max(white - black, 1e-9)).clip(0, 1)
     grey = (np.rint(shown * (GREYS - 1)) * (255 / (GREYS - 1))).astype(np.uint8)[::-1]
-    width = grey.shape[1]
-    # Repeated rows are sharp, and cost nothing once compressed; interpolated ones do.
-    picture = Image.fromarray(grey).resize((width, round(width * aspect)), Image.Resampling.NEAREST)
+    picture = _shaped(Image.fromarray(grey), aspect)
     if overlay is not None:
         picture = _with_heat(picture, overlay[::-1])
     return _png(picture)
+
+
+def reach(away: Floats) -> float:
+    """Choose the ends of a difference map: what one block in 200 exceeds, within 5 to 20 sigma.
+
+    Parameters
+    ----------
+    away : (h, w) float array
+        Sigma.
+    """
+    furthest = float(np.nanpercentile(np.abs(away), 99.5))
+    return float(np.ceil(np.clip(furthest, LEAST_REACH, MOST_REACH)))
+
+
+def difference(away: Floats, *, aspect: float, reach_sigma: float) -> bytes:
+    """Draw how far an extension is from its references, row 0 at the bottom.
+
+    Off-white is as usual, blue below and orange above: neighbours in no kind of colour blindness.
+
+    Parameters
+    ----------
+    away : (h, w) float array
+        Sigma.
+    aspect : float
+        Height over width of the detector's light-sensitive area.
+    reach_sigma : float
+        Where the colours end, on either side.
+
+    Returns
+    -------
+    bytes
+        PNG with a palette, `w` pixels wide.
+    """
+    level = np.rint(np.nan_to_num(away / reach_sigma).clip(-1, 1) * STEPS) + STEPS
+    picture = Image.fromarray(level.astype(np.uint8)[::-1], "P")
+    picture.putpalette(_diverging())
+    return _png(_shaped(picture, aspect))
 
 
 def dendrogram(merges: Floats, *, threshold: float, marked: int) -> str:
@@ -142,13 +180,12 @@ def dendrogram(merges: Floats, *, threshold: float, marked: int) -> str:
     axes.add_collection(LineCollection(list(links[holds_marked]), colors=colour, linewidths=0.9))
     place = _leaf_places(merges)[marked]
     axes.plot([place, place], [lowest, joins_at], color=colour, linewidth=2.5)
-    on_the_right = place > len(merges) / 2
     axes.set(xlim=(-1, len(merges) + 1), ylim=(lowest, max(heights.max(), threshold) * 3))
     axes.set(xticks=[], ylabel="cosine distance")
     _make_logarithmic(axes)
     _label_leaf(axes, f"this frame: {joins_at:.2g}", (place, max(heights.max(), lowest)), colour)
     axes.axhline(threshold, color=BLACK, linestyle="--", linewidth=1)
-    _note(axes, f"threshold {threshold:.2g}", threshold, side="left" if on_the_right else "right")
+    _note(axes, f"threshold {threshold:.2g}", threshold, side=_free_side(place / len(merges)))
     return _svg(figure, f"Tree of {len(merges) + 1} frames; the new one joins at {joins_at:.2g}")
 
 
@@ -161,6 +198,7 @@ def trend(
     title: str,
     unit: str,
     events: Sequence[tuple[datetime, str]] = (),
+    marked: int | None = None,
 ) -> str:
     """Draw a metric or a score against time.
 
@@ -176,6 +214,8 @@ def trend(
         Drawn as a line.
     events : sequence of (when, label)
         Interventions, drawn as vertical lines.
+    marked : int, optional
+        Index of the value that the drawing is about.
 
     Returns
     -------
@@ -195,6 +235,9 @@ def trend(
     if limit is not None:
         axes.axhline(limit, color=BLACK, linestyle="--", linewidth=1)
         _note(axes, f"limit {limit:.4g}", limit, side="right")
+    if marked is not None:
+        [ring] = axes.plot(when[marked], values[marked], "o", label="this frame", markersize=13)
+        ring.set(markerfacecolor="none", markeredgecolor=BLACK)
     _draw_events(axes, events)
     _date_axis(axes)
     axes.set_ylabel(unit)
@@ -298,6 +341,22 @@ def _with_heat(picture: Image.Image, heat: Floats) -> Image.Image:
     return Image.fromarray(np.rint(mixed).astype(np.uint8)).quantize(GREYS)
 
 
+def _shaped(picture: Image.Image, aspect: float) -> Image.Image:
+    # Repeated rows are sharp, and cost nothing once compressed; interpolated ones do.
+    height = round(picture.width * aspect)
+    return picture.resize((picture.width, height), Image.Resampling.NEAREST)
+
+
+def _diverging() -> bytes:
+    """Return the palette of a difference, from below to above."""
+    places = np.arange(-STEPS, STEPS + 1)
+    channels = [
+        np.interp(places, (-STEPS, 0, STEPS), ends)
+        for ends in zip(BELOW, WITHIN, ABOVE, strict=True)
+    ]
+    return np.rint(np.column_stack(channels)).astype(np.uint8).tobytes()
+
+
 def _png(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", optimize=True)
@@ -397,6 +456,11 @@ def _links(merges: Floats, marked: int) -> tuple[NDArray[np.float64], NDArray[np
     return links, holds[leaves:]
 
 
+def _free_side(place: float) -> str:
+    """Return where the label of a leaf at 0 (left) to 1 is not: it runs towards the middle."""
+    return "left" if 0.3 < place <= 0.5 or place > 0.7 else "right"
+
+
 def _label_leaf(axes: Axes, text: str, above: tuple[float, float], colour: str) -> None:
     """Write above the tree, away from the nearer edge."""
     on_the_right = above[0] > np.mean(axes.get_xlim())
@@ -442,7 +506,13 @@ def _legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         figure.legend(
-            handles, labels, loc="outside lower center", frameon=False, fontsize=TEXT_PT, ncols=3
+            handles,
+            labels,
+            loc="outside lower center",
+            frameon=False,
+            fontsize=TEXT_PT,
+            ncols=4,
+            columnspacing=1,
         )
 
 

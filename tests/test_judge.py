@@ -93,6 +93,14 @@ def test_the_strongest_reason_comes_first():
     )
 
 
+def test_what_is_gross_is_said_without_digits():
+    verdict = judged(z={"bias_level": -1000.4, "read_noise": 54142.6})
+    assert verdict.reasons == (
+        "read noise 3.000 ADU, more than 1000 sigma above its references",
+        "bias level 100.00 ADU, more than 1000 sigma below its references",
+    )
+
+
 def test_a_nominal_frame_may_carry_a_warning():
     verdict = judged(z={"bias_level": -5.0})
     assert verdict.status is Status.NOMINAL

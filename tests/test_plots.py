@@ -149,6 +149,46 @@ def test_heat_is_seen_where_it_is_and_nowhere_else():
     assert heated[3, 60].tolist() == pytest.approx(plain[3, 60].tolist(), abs=3)
 
 
+def coloured(away):
+    png = plots.difference(np.array(away, float), aspect=1, reach_sigma=10)
+    return np.asarray(opened(png).convert("RGB")).astype(int)
+
+
+def test_a_difference_is_blue_below_pale_as_usual_and_orange_above():
+    [[below, usual, above]] = coloured([[-10, 0.2, 10]] * 3)[:1].tolist()
+    assert below == list(plots.BELOW)
+    assert usual == list(plots.WITHIN)
+    assert above == list(plots.ABOVE)
+
+
+def test_a_difference_beyond_the_ends_is_as_at_the_ends_and_none_is_as_usual():
+    [row] = coloured([[-900, np.nan, 900]] * 3)[:1].tolist()
+    assert row == coloured([[-10, 0, 10]] * 3)[0].tolist()
+
+
+def test_the_first_row_of_a_difference_is_at_the_bottom():
+    assert coloured([[0, 0], [10, 10]])[:, 0].tolist() == [list(plots.ABOVE), list(plots.WITHIN)]
+
+
+def test_a_faint_difference_and_a_gross_one_are_both_in_reach():
+    assert plots.reach(np.full((9, 9), 0.5)) == 5
+    assert plots.reach(np.full((9, 9), -11.5)) == 12
+    assert plots.reach(np.full((9, 9), 8000)) == 20
+
+
+def test_one_cosmic_ray_does_not_stretch_a_difference():
+    away = np.zeros((224, 224))
+    away[7, 7] = 3000
+    assert plots.reach(away) == 5
+
+
+def test_a_noisy_difference_is_small_and_always_the_same():
+    noise = np.random.default_rng(0).normal(0, 1, (224, 224))
+    png = plots.difference(noise, aspect=1.9, reach_sigma=5)
+    assert len(png) < 30_000
+    assert png == plots.difference(noise, aspect=1.9, reach_sigma=5)
+
+
 def test_a_noisy_thumbnail_is_small():
     noise = np.random.default_rng(0).normal(200, 1, (224, 224))
     vmin, vmax = plots.limits(noise)
@@ -200,6 +240,11 @@ def test_limit_and_events_are_named():
     drawn = history(10, limit=200.5, events=[(START + timedelta(days=3), "new controller")])
     assert "limit 200.5" in drawn
     assert "new controller" in drawn
+
+
+def test_the_value_that_a_trend_is_about_is_ringed():
+    assert "this frame" in history(10, marked=9)
+    assert "this frame" not in history(10)
 
 
 def test_many_dots_become_one_image():

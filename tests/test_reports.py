@@ -13,15 +13,26 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.stats import hypergeom
+from sqlalchemy import delete
 from sqlalchemy.orm import Session, sessionmaker
 
 from qc import database
-from qc.database import EpochRow, File, FrameState, Judged, LabelName, LabelRow, Measured
-from qc.errors import ConfigurationError
+from qc.database import (
+    BlockStatisticsRow,
+    EpochRow,
+    File,
+    FrameState,
+    Judged,
+    LabelName,
+    LabelRow,
+    Measured,
+)
+from qc.errors import ConfigurationError, UnknownFrame
 from qc.frames import Frame, Setup
 from qc.instruments import Instrument, read_instruments
 from qc.judge import Evidence, Status, Verdict
-from qc.reports import SAMPLE_SIZE, build_report, missed_at_most, write_report
+from qc.nights import SAMPLE_SIZE, missed_at_most
+from qc.reports import build_frame_page, build_report, write_frame_page, write_report
 from qc.runtime import Runtime, Settings
 from qc.schema import upgrade_schema
 from qc.thresholds import MetricLimit, Threshold, Thresholds
@@ -157,7 +168,8 @@ def record(
         thresholds_digest=THRESHOLDS.digest,
     )
     session.flush()
-    [row] = database.frames_named(session, frame.name)
+    row = database.frame_with_digest(session, frame.sha256)
+    assert row is not None
     return [extension.id for extension in row.extensions]
 
 
@@ -528,6 +540,119 @@ def runtime_of(project: Path, session: Session, uves: Instrument) -> Runtime:
     sessions = sessionmaker(session.get_bind())
     settings = Settings(project=project)
     return Runtime(settings, (uves,), THRESHOLDS, ENCODER, sessions, sessions)
+
+
+def frame_page(session: Session, uves: Instrument, name: str) -> str:
+    return build_frame_page(
+        session, name, instruments=[uves], thresholds=THRESHOLDS, generated_at=ENDED
+    )
+
+
+def test_a_frame_has_a_card_for_each_of_its_extensions_nominal_or_not(session, uves):
+    history(session, *RED_BIAS)
+    record(session, *RED_BIAS, name="UVES.mine")
+    page = Page(frame_page(session, uves, "UVES.mine"))
+    assert page.all("article", "id") == ["hdu-0", "hdu-1"]
+    assert "0.30 · bias on REDU URB1 · nominal" in page.text
+    assert "nothing is beyond its limit" in page.text
+
+
+def test_the_card_of_a_frame_is_the_one_of_the_report(session, uves):
+    nearest = history(session, BIAS)[-1]
+    why = ("bias level 182 ADU, +80.0 sigma from its references",)
+    blocks = statistics(4)
+    record(session, score=8, reasons=why, blocks=blocks, nearest_id=nearest, name="UVES.mine")
+    card = Page(frame_page(session, uves, "UVES.mine"))
+    in_report = Page(report(session, uves))
+    assert why[0] in card.text
+    pictures = {"This frame, mean", "Nearest nominal", "Difference"}
+    for page in (card, in_report):
+        assert pictures <= set(page.all("img", "alt"))
+        assert "bias level 182.0" in page.text
+        assert "All 2 detector numbers" in page.text
+    shown = [set(page.all("img", "src")) for page in (card, in_report)]
+    assert len(shown[0] & shown[1]) == 4  # the three pictures and the tree
+
+
+def test_a_frame_is_ringed_in_the_history_of_its_setup(session, uves):
+    history(session, BIAS, nights=25)
+    record(session, name="UVES.mine")
+    record(session, at=MORNING + timedelta(days=2))
+    record(session, RED_BIAS[0])
+    [drawn] = [one for one in drawings(frame_page(session, uves, "UVES.mine")) if "bias" in one]
+    assert "bias level against time, 27 values" in drawn
+    assert "this frame" in drawn
+
+
+def test_a_frame_without_references_pictures_or_night_before_has_a_page(session, uves):
+    [number] = record(session, name="UVES.first", status=Status.UNDECIDED)
+    session.execute(delete(BlockStatisticsRow).where(BlockStatisticsRow.extension_id == number))
+    page = Page(frame_page(session, uves, "UVES.first"))
+    assert "no picture kept" in page.text
+    assert "bias on BLUE UBB0 · undecided" in page.text
+
+
+def test_gross_scores_and_sigmas_are_said_without_digits(session, uves):
+    history(session, BIAS)
+    record(session, score=8081, blocks=statistics(100))  # 2000 sigma up
+    record(session, score=1000, blocks=statistics(-100))
+    page = Page(report(session, uves))
+    assert page.text.count(">1000 ") >= 2  # in the matrix and on the card
+    assert "8081" not in page.text
+    assert ">+1000 " in page.text
+    assert "<-1000 " in page.text
+
+
+@pytest.mark.parametrize(
+    "name", [HOSTILE, "../../escaped", "..", "/etc/passwd", ".hidden", "ö" * 300]
+)
+def test_a_hostile_name_stays_text_and_its_page_stays_in_the_project(tmp_path, session, uves, name):
+    project = tmp_path / "project"
+    project.mkdir()
+    history(session, BIAS, nights=3)
+    [number] = record(
+        session, score=9, name=name, reasons=(HOSTILE,), path=Path(f"/in/{HOSTILE}/a.fits")
+    )
+    label(session, number, LabelName.BAD, HOSTILE)
+    session.commit()
+    before = set(tmp_path.rglob("*"))
+    written = write_frame_page(runtime_of(project, session, uves), f"/in/{HOSTILE}/a.fits")
+    html = written.read_text(encoding="utf-8")
+    assert "<script" not in html
+    assert html.count("&lt;script&gt;") >= 3
+    assert set(tmp_path.rglob("*")) - before == {project / "frames", written}
+    assert written.parent == project / "frames"
+    assert not written.name.startswith(".")
+
+
+def test_the_page_of_a_frame_is_called_as_it_is_and_needs_nothing_but_itself(
+    tmp_path, session, uves
+):
+    record(session, name="UVES.2024-03-17T09:30:00.123")
+    session.commit()
+    runtime = runtime_of(tmp_path, session, uves)
+    written = write_frame_page(runtime, "UVES.2024-03-17T09:30:00.123.fits")
+    assert written == tmp_path / "frames" / "UVES.2024-03-17T09:30:00.123.html"
+    page = Page(written.read_text(encoding="utf-8"))
+    assert all(
+        one.startswith(("data:", "#")) for one in [*page.all("*", "src"), *page.all("*", "href")]
+    )
+
+
+def test_a_frame_that_was_never_processed_has_no_page(tmp_path, session, uves):
+    with pytest.raises(UnknownFrame, match="no processed frame"):
+        write_frame_page(runtime_of(tmp_path, session, uves), "UVES.nobody")
+    assert not (tmp_path / "frames").exists()
+
+
+def test_a_page_that_cannot_be_written_leaves_nothing_half_written(tmp_path, session, uves):
+    record(session)
+    session.commit()
+    target = tmp_path / "reports" / "2024-03-16.html"
+    target.mkdir(parents=True)  # a folder in its place
+    with pytest.raises(OSError, match="directory"):
+        write_report(runtime_of(tmp_path, session, uves), None, ENDED)
+    assert list(target.parent.iterdir()) == [target]
 
 
 def test_progress_runs_to_its_end(session, uves):

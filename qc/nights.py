@@ -1,0 +1,490 @@
+"""One night as a person would ask after it: what came, what did not, what stands apart."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, time, timedelta
+from enum import StrEnum
+from functools import cached_property
+from math import comb
+
+import numpy as np
+from sqlalchemy.orm import Session
+
+from qc import database
+from qc.database import Finding, FrameRow, FrameState, LabelName
+from qc.instruments import Calibration, Instrument, Layout, Mode
+from qc.judge import Status
+
+HISTORY_NIGHTS = 60
+SEEN_WITHIN = timedelta(days=30)  # an image type not had for longer is not missed
+SAMPLE_SIZE = 40  # what can be looked at in two minutes
+CONFIDENCE = 0.95
+TOLD_TIME = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d)[:_](\d\d)[:_](\d\d)")
+
+
+class Standing(StrEnum):
+    """Where an image type stands tonight, a person's word included; the gravest first."""
+
+    ANOMALOUS = "anomalous"
+    ABSENT = "absent"
+    UNDECIDED = "undecided"
+    WARNING = "warning"
+    NOMINAL = "nominal"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What an instrument takes on one chip: an image type, and its place in the matrix.
+
+    Attributes
+    ----------
+    together : frozenset of str
+        The image types that one file of this kind holds.
+    """
+
+    image_type: str
+    instrument: str
+    mode: str
+    calibration: Calibration
+    chip: str
+    together: frozenset[str]
+
+    @property
+    def name(self) -> str:
+        """Say it to people: ``D1 flat``."""
+        return f"{self.mode} {self.calibration.name}".lstrip()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One image type on one chip tonight.
+
+    Attributes
+    ----------
+    image_types : tuple of str
+        More than one only where a chip is read through two ports.
+    absent : tuple of str
+        Those of them that were expected and did not come.
+    score : float or None
+        The worst of the night; None without frames.
+    age : timedelta
+        Of the newest frame ever seen, at the end of the night.
+    """
+
+    image_types: tuple[str, ...]
+    absent: tuple[str, ...]
+    standing: Standing
+    score: float | None
+    frames: int
+    anomalous: int
+    labelled: int
+    age: timedelta
+    anchor: str
+
+
+@dataclass(frozen=True)
+class MatrixRow:
+    """One kind of calibration; a cell is None where the chip has not had it lately."""
+
+    name: str
+    lamp: str
+    cells: tuple[Cell | None, ...]
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """All chips of an instrument by all kinds of calibration that it has had lately."""
+
+    instrument: str
+    ends: datetime
+    chips: tuple[str, ...]
+    rows: tuple[MatrixRow, ...]
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """List the image types that should have come and did not."""
+        cells = [cell for row in self.rows for cell in row.cells if cell]
+        return tuple(name for cell in cells for name in cell.absent)
+
+
+@dataclass(frozen=True)
+class IncompleteSet:
+    """A template that ended early."""
+
+    template: str
+    image_types: tuple[str, ...]
+    frames: int
+    size: int
+    missing: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Event:
+    """Anomalies of one template set, chip and image type: most often one fault.
+
+    Attributes
+    ----------
+    findings : tuple of Finding
+        The worst first.
+    frames : int
+        Extensions of that chip in the set, anomalous or not.
+    """
+
+    anchor: str
+    findings: tuple[Finding, ...]
+    frames: int
+
+    @property
+    def worst(self) -> Finding:
+        """Return the one that stands for all."""
+        return self.findings[0]
+
+    @property
+    def is_open(self) -> bool:
+        """Say whether no person has called all of them good."""
+        return any(standing(one) is Standing.ANOMALOUS for one in self.findings)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A random choice of the night's nominal extensions, and what it proves if all are good.
+
+    Attributes
+    ----------
+    findings : tuple of Finding
+        Those of one setup stand together.
+    population : int
+        How many there were to choose from.
+    """
+
+    findings: tuple[Finding, ...]
+    population: int
+
+    @property
+    def missed_at_most(self) -> int:
+        """Bound the anomalies in the population if none is in the sample."""
+        return missed_at_most(self.population, len(self.findings))
+
+
+@dataclass(frozen=True)
+class Night:
+    """What is known of one night.
+
+    Attributes
+    ----------
+    evening : date
+        The day on which it began.
+    ends : datetime
+        When it is over for every instrument.
+    kinds : tuple of Kind
+        All that the instruments take.
+    history : tuple of Finding
+        Of the last 60 nights, this one included, oldest first.
+    matrices : tuple of Matrix
+        Of the instruments that had a frame lately; the others are `idle`.
+    strays : mapping of str to int
+        Image types judged tonight that no instrument file describes any more.
+    unread : tuple of FrameRow
+        Files that failed or were skipped.
+    """
+
+    evening: date
+    ends: datetime
+    kinds: tuple[Kind, ...]
+    history: tuple[Finding, ...]
+    matrices: tuple[Matrix, ...]
+    idle: tuple[str, ...]
+    events: tuple[Event, ...]
+    incomplete: tuple[IncompleteSet, ...]
+    strays: Mapping[str, int]
+    unread: tuple[FrameRow, ...]
+    sample: Sample
+
+    @property
+    def names(self) -> Mapping[str, str]:
+        """Say what people call each image type."""
+        return {kind.image_type: kind.name for kind in self.kinds}
+
+    @cached_property
+    def findings(self) -> tuple[Finding, ...]:
+        """List the extensions judged tonight."""
+        return tuple(one for one in self.history if one.frame.night == self.evening)
+
+    @cached_property
+    def standings(self) -> Counter[Standing]:
+        """Count the extensions by standing, and the absent image types."""
+        counts = Counter(standing(one) for one in self.findings)
+        counts[Standing.ABSENT] = sum(len(matrix.absent) for matrix in self.matrices)
+        return counts
+
+    @property
+    def frames(self) -> int:
+        """Count the frames that were judged."""
+        return len({one.frame.id for one in self.findings})
+
+    @property
+    def instruments(self) -> str:
+        """Name the instruments that are in use, or else all."""
+        return ", ".join([matrix.instrument for matrix in self.matrices] or self.idle)
+
+    @property
+    def failed(self) -> tuple[FrameRow, ...]:
+        """List the files that could not be judged."""
+        return tuple(row for row in self.unread if row.state == FrameState.FAILED)
+
+    @property
+    def skipped(self) -> tuple[FrameRow, ...]:
+        """List the files that are not ours to judge."""
+        return tuple(row for row in self.unread if row.state == FrameState.SKIPPED)
+
+
+def read_night(session: Session, evening: date, instruments: Sequence[Instrument]) -> Night:
+    """Return all that is known of a night."""
+    first = evening - timedelta(days=HISTORY_NIGHTS - 1)
+    history = tuple(database.findings(session, first, evening))
+    tonight = tuple(one for one in history if one.frame.night == evening)
+    events = _events(tonight)
+    matrices = [_matrix(one, evening, history, events) for one in instruments]
+    kinds = tuple(kind for one in instruments for kind in kinds_of(one))
+    return Night(
+        evening=evening,
+        ends=max(matrix.ends for matrix in matrices),
+        kinds=kinds,
+        history=history,
+        matrices=tuple(matrix for matrix in matrices if matrix.rows),
+        idle=tuple(matrix.instrument for matrix in matrices if not matrix.rows),
+        events=events,
+        incomplete=_incomplete_sets(tonight),
+        strays=_strays(tonight, kinds),
+        unread=_unread(session, matrices),
+        sample=_sample(evening, tonight),
+    )
+
+
+def standing(finding: Finding) -> Standing:
+    """Say where an extension stands: a person's newest word outranks the verdict."""
+    if finding.label is not None:
+        return Standing.ANOMALOUS if finding.label.label == LabelName.BAD else Standing.NOMINAL
+    if finding.verdict.status == Status.NOMINAL and finding.verdict.reasons:
+        return Standing.WARNING
+    return Standing(finding.verdict.status.lower())
+
+
+def missed_at_most(population: int, sampled: int) -> int:
+    """Bound the anomalies among `population` extensions when none is among `sampled` of them.
+
+    The largest number K for which a clean sample still has a chance of 5 %, that is
+    ``C(N - K, n) / C(N, n) >= 0.05``: exact for a finite night, where the well-known rule of
+    three (Hanley & Lippman-Hand 1983, JAMA 249, 1743) is for an endless one. See Wright 1991,
+    Exact Confidence Bounds when Sampling from Small Finite Universes.
+    """
+    ways = comb(population, sampled)
+    return max(
+        k
+        for k in range(population - sampled + 1)
+        if comb(population - k, sampled) >= (1 - CONFIDENCE) * ways
+    )
+
+
+def kinds_of(instrument: Instrument) -> tuple[Kind, ...]:
+    """List what an instrument can take, in the order of its file, each image type once."""
+    kinds = {
+        kind.image_type: kind
+        for calibration in instrument.calibrations
+        for mode in (Mode("", ()), *instrument.modes)
+        for layout in instrument.layouts
+        for kind in _kinds_of_layout(instrument, calibration, mode, layout)
+    }
+    return tuple(kinds.values())
+
+
+def _kinds_of_layout(
+    instrument: Instrument, calibration: Calibration, mode: Mode, layout: Layout
+) -> list[Kind]:
+    arm = instrument.arms[layout.arm]
+    names = [instrument.image_type(calibration, mode, arm, one.number) for one in layout.sections]
+    shown = mode.code if calibration.light else ""
+    return [
+        Kind(name, instrument.name, shown, calibration, section.chip, frozenset(names))
+        for name, section in zip(names, layout.sections, strict=True)
+    ]
+
+
+def by_image_type(findings: Iterable[Finding]) -> Mapping[str, Sequence[Finding]]:
+    """Group findings by image type, in their order."""
+    found: dict[str, list[Finding]] = defaultdict(list)
+    for one in findings:
+        found[one.extension.image_type].append(one)
+    return found
+
+
+# --- the matrix -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Tonight:
+    """What fills the cells of a matrix.
+
+    Attributes
+    ----------
+    newest : mapping of image type to datetime
+        When each was had last, those of the last 30 days only.
+    anchors : mapping of image type to str
+        Of the gravest event of each.
+    """
+
+    ends: datetime
+    newest: Mapping[str, datetime]
+    tonight: Mapping[str, Sequence[Finding]]
+    anchors: Mapping[str, str]
+
+    def is_absent(self, kind: Kind) -> bool:
+        """Say whether it should have come: its plan says so, or the rest of its file did come."""
+        if kind.image_type in self.tonight:
+            return False
+        days = kind.calibration.expected_every_days
+        age = self.ends - self.newest[kind.image_type]
+        is_overdue = days is not None and age > timedelta(days=days)
+        return is_overdue or not kind.together.isdisjoint(self.tonight)
+
+
+def _matrix(
+    instrument: Instrument, night: date, history: Sequence[Finding], events: Sequence[Event]
+) -> Matrix:
+    own = [one for one in history if one.frame.instrument == instrument.name]
+    ends = _ends(instrument, night)
+    last = {one.extension.image_type: one.frame.observed_at for one in own}  # oldest first
+    view = _Tonight(
+        ends=ends,
+        newest={name: at for name, at in last.items() if at and ends - at <= SEEN_WITHIN},
+        tonight=by_image_type(one for one in own if one.frame.night == night),
+        anchors={one.worst.extension.image_type: one.anchor for one in reversed(events)},
+    )
+    places: dict[tuple[str, str], list[Kind]] = defaultdict(list)
+    for kind in kinds_of(instrument):
+        if kind.image_type in view.newest:
+            places[kind.mode, kind.calibration.name].append(kind)
+    chips = tuple(instrument.chips)
+    rows = tuple(_matrix_row(kinds, chips, view) for kinds in places.values())
+    return Matrix(instrument.name, ends, chips, rows)
+
+
+def _ends(instrument: Instrument, night: date) -> datetime:
+    """Return when a night's calibrations are over: the next one's begin."""
+    midnight = datetime.combine(night, time(), UTC)
+    return midnight + timedelta(days=1, hours=instrument.night_starts_utc_hour)
+
+
+def _matrix_row(kinds: Sequence[Kind], chips: Sequence[str], view: _Tonight) -> MatrixRow:
+    on_chip = [[kind for kind in kinds if kind.chip == chip] for chip in chips]
+    cells = tuple(_cell(here, view) if here else None for here in on_chip)
+    return MatrixRow(kinds[0].name, kinds[0].calibration.lamp or "", cells)
+
+
+def _cell(kinds: Sequence[Kind], view: _Tonight) -> Cell:
+    names = tuple(kind.image_type for kind in kinds)
+    absent = tuple(kind.image_type for kind in kinds if view.is_absent(kind))
+    findings = [one for name in names for one in view.tonight.get(name, ())]
+    standings = [standing(one) for one in findings] + [Standing.ABSENT for _ in absent]
+    anchors = [view.anchors[name] for name in names if name in view.anchors]
+    return Cell(
+        image_types=names,
+        absent=absent,
+        standing=_gravest(standings),
+        score=max((one.verdict.score for one in findings), default=None),
+        frames=len({one.frame.id for one in findings}),
+        anomalous=standings.count(Standing.ANOMALOUS),
+        labelled=sum(one.label is not None for one in findings),
+        age=view.ends - max(view.newest[name] for name in names),
+        anchor=anchors[0] if anchors else f"type-{names[0]}",
+    )
+
+
+def _gravest(standings: Sequence[Standing]) -> Standing:
+    """Return the gravest; not due and not there is as it should be."""
+    return min(standings, key=list(Standing).index, default=Standing.NOMINAL)
+
+
+# --- what did not come whole ----------------------------------------------------------------------
+
+
+def _incomplete_sets(tonight: Sequence[Finding]) -> tuple[IncompleteSet, ...]:
+    sets: dict[tuple[str | None, str], list[Finding]] = defaultdict(list)
+    for one in tonight:
+        if one.frame.template:
+            sets[one.frame.instrument, one.frame.template].append(one)
+    found = (_incomplete_set(template, each) for (_, template), each in sets.items())
+    return tuple(one for one in found if one.frames < one.size)
+
+
+def _incomplete_set(template: str, findings: Sequence[Finding]) -> IncompleteSet:
+    size = max(one.frame.template_size or 0 for one in findings)
+    numbers = {one.frame.template_number for one in findings}
+    return IncompleteSet(
+        template=template,
+        image_types=tuple(sorted({one.extension.image_type for one in findings})),
+        frames=len({one.frame.id for one in findings}),
+        size=size,
+        missing=tuple(n for n in range(1, size + 1) if n not in numbers),
+    )
+
+
+def _strays(tonight: Sequence[Finding], kinds: Sequence[Kind]) -> Mapping[str, int]:
+    known = {kind.image_type for kind in kinds}
+    return Counter(
+        one.extension.image_type for one in tonight if one.extension.image_type not in known
+    )
+
+
+def _unread(session: Session, matrices: Sequence[Matrix]) -> tuple[FrameRow, ...]:
+    """Return the night's failed and skipped files, of the instruments that are in use."""
+    in_use = [matrix for matrix in matrices if matrix.rows] or matrices
+    start = min(matrix.ends for matrix in in_use) - timedelta(days=1)
+    end = max(matrix.ends for matrix in in_use)
+    rows = database.unprocessed_between(session, start, end)
+    return tuple(row for row in rows if start <= _taken_at(row) < end)
+
+
+def _taken_at(row: FrameRow) -> datetime:
+    """Guess when a file that could not be read was taken: its name tells, or else the disk."""
+    told = TOLD_TIME.search(row.name)
+    if told is None:
+        return datetime.fromtimestamp(row.modified_ns / 1e9, UTC)
+    day, *clock = told.groups()
+    return datetime.fromisoformat(f"{day}T{':'.join(clock)}+00:00")
+
+
+# --- what stands apart, and what does not ---------------------------------------------------------
+
+
+def _events(tonight: Sequence[Finding]) -> tuple[Event, ...]:
+    """Group the anomalies of each set, chip and image type; what people closed comes last."""
+    groups: dict[tuple[str, str, str], list[Finding]] = defaultdict(list)
+    for one in tonight:
+        template = one.frame.template or one.frame.name
+        groups[template, one.extension.chip, one.extension.image_type].append(one)
+    events = [_event(group) for group in groups.values() if any(map(_is_anomaly, group))]
+    events.sort(key=lambda event: (not event.is_open, -event.worst.verdict.score))
+    return tuple(replace(event, anchor=f"event-{n}") for n, event in enumerate(events, start=1))
+
+
+def _event(group: Sequence[Finding]) -> Event:
+    anomalies = sorted(filter(_is_anomaly, group), key=lambda one: -one.verdict.score)
+    return Event("", tuple(anomalies), len(group))
+
+
+def _is_anomaly(finding: Finding) -> bool:
+    """Say whether it was judged so or called so; a later good word closes it, but hides nothing."""
+    return finding.verdict.status == Status.ANOMALOUS or standing(finding) is Standing.ANOMALOUS
+
+
+def _sample(evening: date, tonight: Sequence[Finding]) -> Sample:
+    """Choose nominal extensions at random, the same ones for every reader of the night."""
+    nominal = [one for one in tonight if one.verdict.status == Status.NOMINAL and one.label is None]
+    size = min(SAMPLE_SIZE, len(nominal))
+    chosen = np.random.default_rng(evening.toordinal()).permutation(len(nominal))[:size]
+    findings = [nominal[index] for index in sorted(chosen)]
+    findings.sort(key=lambda one: str(one.extension.setup))
+    return Sample(tuple(findings), len(nominal))
