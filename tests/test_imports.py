@@ -22,6 +22,7 @@ ORDER = [
     {"qc.judge"},
     {"qc.database"},
     {"qc.schema"},
+    {"qc.expectations"},
     {"qc.plots"},
     {"qc.nights"},
     {"qc.portraits"},
