@@ -237,7 +237,7 @@ def trend(
         _note(axes, f"limit {limit:.4g}", limit, side="right")
     if marked is not None:
         [ring] = axes.plot(when[marked], values[marked], "o", label="this frame", markersize=13)
-        ring.set(markerfacecolor="none", markeredgecolor=BLACK)
+        ring.set(markerfacecolor="none", markeredgecolor=BLACK, clip_on=False)
     _draw_events(axes, events)
     _date_axis(axes)
     axes.set_ylabel(unit)

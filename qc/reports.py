@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -305,6 +306,7 @@ def _rendered(template: str, **context: object) -> str:
     return _environment().get_template(template).render(versions=versions, **context)
 
 
+@cache
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("qc"),

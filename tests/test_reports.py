@@ -296,7 +296,7 @@ def test_every_link_leads_somewhere_and_every_name_is_there_once(session, uves):
     history(session, *RED_BIAS, nights=3)
     history(session, ARC, nights=10)
     for _ in range(30):  # more events than have pictures
-        record(session, BIAS, score=3)
+        record(session, replace(BIAS, binning="1x1"), score=3)
     page = Page(report(session, uves))
     names = page.all("*", "id")
     assert len(names) == len(set(names))
@@ -667,7 +667,7 @@ def test_a_bad_night_of_150_frames_stays_below_8_megabytes(session, uves):
     full = 224
     nearest = history(session, BIAS, grid=full)[-1]
     for number in range(150):
-        blocks = statistics(grid=full)
+        blocks = statistics(grid=full if number >= 120 else 16)  # the worst have pictures
         blocks[40:60, 50:90] += 20  # a fault that leaves the noise to be compressed
         record(
             session,
