@@ -44,9 +44,10 @@ _UNBINNED_TOO = {
 
 @dataclass(frozen=True)
 class _Limits:
-    """What was learnt: merge heights by image type, metric limits by class of frame."""
+    """What was learnt: heights and residuals by image type, metric limits by class of frame."""
 
     heights: dict[str, float]
+    residuals: dict[str, float]
     counts: dict[str, int]
     metrics: dict[str, dict[str, MetricLimit]]
 
@@ -82,7 +83,7 @@ def _judge_nominal_nights(
 ) -> list[Finding]:
     project = folder / "project"
     project.mkdir(parents=True, exist_ok=True)
-    no_limits = _document(_Limits({}, {}, {}), instruments, encoder.fingerprint)
+    no_limits = _document(_Limits({}, {}, {}, {}), instruments, encoder.fingerprint)
     (project / "thresholds.yaml").write_text(no_limits)
     create_project(project)
     with Progress() as bars, open_runtime(read_settings(project)) as runtime:
@@ -104,14 +105,17 @@ def _judge_nominal_nights(
 
 
 def _fit(findings: Sequence[Finding]) -> _Limits:
-    heights, z_scores = defaultdict(list), defaultdict(list)
+    heights, residuals, z_scores = defaultdict(list), defaultdict(list), defaultdict(list)
     for found in findings:
         if found.verdict.reference_size >= REFERENCE_NEEDED:
             assert found.verdict.merge_height is not None
+            assert found.verdict.residual is not None
             heights[found.extension.image_type].append(found.verdict.merge_height)
+            residuals[found.extension.image_type].append(found.verdict.residual)
             z_scores[found.extension.frame_class].append(found.verdict.z)
     return _Limits(
         {name: tail_quantile(np.array(some), FALSE_ALARMS) for name, some in heights.items()},
+        {name: tail_quantile(np.array(some), FALSE_ALARMS) for name, some in residuals.items()},
         {name: len(some) for name, some in heights.items()},
         {name: metric_limits(some, FALSE_ALARMS) for name, some in z_scores.items()},
     )
@@ -122,6 +126,8 @@ _HEADER = """\
 # made for the encoder in use. A key may name several image types that share their entries.
 #
 #   merge_height   cosine distance above which a frame stands apart from its references
+#   residual       how far, in robust sigma of held-out references, a pattern may stand out that
+#                  their nominal variation cannot explain
 #   false_alarms   the rate per frame that this was tuned for
 #   metrics        |z| of a detector number against the references: warn is for the report,
 #                  alarm makes the frame anomalous
@@ -136,22 +142,18 @@ def _document(limits: _Limits, instruments: Sequence[Instrument], fingerprint: s
     written: set[str] = set()
     for frame_class, types in _by_class(instruments).items():
         tuned = [name for name in types if name in limits.heights]
-        rest = [name for name in types if name not in limits.heights]
         for name in tuned:
             why = f"tuned from {limits.counts[name]} simulated nominal frames, none bad"
-            entry = _entry(
-                limits, name, frame_class, limits.heights[name], why, fingerprint, written
-            )
-            sections.append(entry)
-        if rest:
-            height = max((limits.heights[name] for name in tuned), default=_ANY)
+            sections.append(_entry(limits, name, [name], frame_class, why, fingerprint, written))
+        if rest := " ".join(name for name in types if name not in limits.heights):
             why = f"not tuned, the widest of the simulated {frame_class} types"
-            names = " ".join(rest)
-            sections.append(_entry(limits, names, frame_class, height, why, fingerprint, written))
+            sections.append(_entry(limits, rest, tuned, frame_class, why, fingerprint, written))
     return "\n".join(sections)
 
 
-_ANY = 2.0  # no cosine distance is greater
+_ANY_HEIGHT = 2.0  # no cosine distance is greater
+_ANY_RESIDUAL = 1000.0
+_LEAST_RESIDUAL = 8.0  # however quiet the simulation: a telescope has more surprises
 
 
 def _by_class(instruments: Sequence[Instrument]) -> dict[str, list[str]]:
@@ -167,17 +169,21 @@ def _by_class(instruments: Sequence[Instrument]) -> dict[str, list[str]]:
 def _entry(
     limits: _Limits,
     names: str,
+    tuned: Sequence[str],
     frame_class: str,
-    height: float,
     why: str,
     fingerprint: str,
     written: set[str],
 ) -> str:
+    """Write the entry of some image types with the widest limits of the tuned ones."""
+    height = max((limits.heights[name] for name in tuned), default=_ANY_HEIGHT)
+    residual = max((limits.residuals[name] for name in tuned), default=_ANY_RESIDUAL)
     return (
         f"{names}:\n"
         f"  - from: 2000-01-01\n"
         f"    encoder: {fingerprint}\n"
         f"    merge_height: {height:.3g}\n"
+        f"    residual: {max(residual, _LEAST_RESIDUAL):.3g}\n"
         f"    false_alarms: {FALSE_ALARMS}\n"
         f"    metrics: {_metrics(limits, frame_class, written)}\n"
         f"    why: {why}\n"

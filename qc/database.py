@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar
@@ -55,7 +55,9 @@ from qc.judge import REFERENCE_NEEDED, Evidence, Status, Verdict
 from qc.thresholds import Threshold
 
 REFERENCE_NEWEST = 200  # a longer memory dilutes the present state; a shorter one has thin tails
+SETTLED_NEWEST = 100  # for what is learnt of whole pictures: more cost time and gain nothing
 _ROWS_AT_ONCE = 500  # bounds the memory of a question about ten years
+_PICTURES_AT_ONCE = 20
 _BUSY_MS = 60_000  # how long SQLite waits for another writer before it gives up
 
 
@@ -287,6 +289,7 @@ class VerdictRow(Base):
     score: Mapped[float]
     reasons: Mapped[list[str]]
     merge_height: Mapped[float | None]
+    residual: Mapped[float | None]
     threshold: Mapped[float]
     thresholds_digest: Mapped[str] = mapped_column(String(64))
     reference_size: Mapped[int]
@@ -371,6 +374,8 @@ class Measured:
     shape: tuple[int, int]
     frame_class: str
     zero_adu: float
+    gain_e_per_adu: float
+    read_noise_adu: float
     stretch_adu: float
     promised_light: float
     limits: Mapping[str, tuple[float, float]]
@@ -386,6 +391,7 @@ class Reference:
     Attributes
     ----------
     extension_ids : tuple of m int
+    nights : tuple of m date
     embeddings : (m, d) float32 array
     metrics : tuple of m mappings
     widened : str
@@ -393,9 +399,22 @@ class Reference:
     """
 
     extension_ids: tuple[int, ...]
+    nights: tuple[date, ...]
     embeddings: NDArray[np.float32]
     metrics: tuple[Mapping[str, float], ...]
     widened: str
+
+    def settled(self, night: date) -> tuple[int, ...]:
+        """Return the newest 100 of the weeks before `night`'s, or of all where those are few.
+
+        The same frames all week long: what is learnt from them need not be learnt every night,
+        and does not depend on when it was.
+        """
+        week = night - timedelta(days=night.weekday())
+        ids = zip(self.extension_ids, self.nights, strict=True)
+        before = [one for one, taken in ids if taken < week]
+        enough = len(before) >= REFERENCE_NEEDED
+        return tuple(before if enough else self.extension_ids)[:SETTLED_NEWEST]
 
 
 @dataclass(frozen=True)
@@ -539,6 +558,7 @@ def reference_for(session: Session, frame: Frame, setup: Setup, fingerprint: str
         widened, rows = "any slit width", _nominal(session, frame, setup, fingerprint, free)
     return Reference(
         extension_ids=tuple(row.id for row in rows),
+        nights=tuple(row.night for row in rows),
         embeddings=np.stack([row.vector for row in rows]) if rows else np.empty((0, 0), np.float32),
         metrics=tuple(row.metrics for row in rows),
         widened=widened,
@@ -552,10 +572,10 @@ def _nominal(
     fingerprint: str,
     free: frozenset[str] = frozenset(),
 ) -> Sequence[Any]:
-    """Return id, metrics and embedding of the newest nominal extensions of a setup."""
+    """Return id, night, metrics and embedding of the newest nominal extensions of a setup."""
     since = epoch_start(session, setup.image_type, frame.instrument, frame.night)
     query = (
-        select(ExtensionRow.id, ExtensionRow.metrics, EmbeddingRow.vector)
+        select(ExtensionRow.id, FrameRow.night, ExtensionRow.metrics, EmbeddingRow.vector)
         .join(ExtensionRow.frame)
         .join(EmbeddingRow, EmbeddingRow.extension_id == ExtensionRow.id)
         .join(EncoderRow, EncoderRow.id == EmbeddingRow.encoder_id)
@@ -765,6 +785,35 @@ def embedding_of(session: Session, extension_id: int, encoder_id: int) -> NDArra
     return session.scalars(query).one()
 
 
+def light_of(session: Session, extension_ids: Sequence[int]) -> NDArray[np.float32]:
+    """Return the block statistics of some extensions above their own bias level: (m, h, w, 3).
+
+    Those whose statistics are no longer kept are left out.
+    """
+    query = (
+        select(BlockStatisticsRow.above_zero_adu, ExtensionRow.zero_adu, ExtensionRow.metrics)
+        .join(ExtensionRow, ExtensionRow.id == BlockStatisticsRow.extension_id)
+        .where(ExtensionRow.id.in_(extension_ids))
+        .order_by(ExtensionRow.id)
+    )
+    found = session.execute(query.execution_options(yield_per=_PICTURES_AT_ONCE))
+    return np.stack(
+        [above_bias(each + _zero(zero), zero, metrics) for each, zero, metrics in found]
+    )
+
+
+def above_bias(
+    statistics: NDArray[np.float32], zero_adu: float, metrics: Mapping[str, float]
+) -> NDArray[np.float32]:
+    """Return (h, w, 3) block statistics above the frame's own bias level, if it has an overscan."""
+    return statistics - _zero(metrics.get("bias_level", zero_adu))
+
+
+def _zero(level_adu: float) -> NDArray[np.float32]:
+    """Return what is to be taken off a mean, a standard deviation and a maximum."""
+    return np.array([level_adu, 0, level_adu], np.float32)
+
+
 def block_statistics_of(session: Session, extension_id: int) -> NDArray[np.float32] | None:
     """Return an extension's (h, w, 3) block statistics in ADU above zero, if still kept."""
     query = select(BlockStatisticsRow.above_zero_adu).where(
@@ -902,6 +951,7 @@ def _verdict_row(
         score=judged.verdict.score,
         reasons=list(judged.verdict.reasons),
         merge_height=judged.evidence.merge_height,
+        residual=judged.evidence.residual,
         threshold=judged.threshold.merge_height,
         thresholds_digest=thresholds_digest,
         reference_size=judged.evidence.reference_size,
@@ -912,8 +962,8 @@ def _verdict_row(
 
 
 def _block_statistics_row(extension_id: int, measured: Measured) -> BlockStatisticsRow:
-    zero = np.array([measured.zero_adu, 0, measured.zero_adu], np.float32)
-    return BlockStatisticsRow(extension_id=extension_id, above_zero_adu=measured.statistics - zero)
+    above_zero_adu = measured.statistics - _zero(measured.zero_adu)
+    return BlockStatisticsRow(extension_id=extension_id, above_zero_adu=above_zero_adu)
 
 
 def _label_row(extension_id: int, label: LabelName) -> LabelRow:

@@ -36,6 +36,11 @@ class Evidence:
         Their robust z-scores against the reference.
     duplicate_of : str
         Name of another frame with the very same pixels; empty if there is none.
+    residual : float or None
+        How far the strongest pattern that nominal variation cannot explain stands out, in robust
+        standard deviations of what held-out references show; None with too few of them.
+    pattern : str
+        That pattern and its place, in words.
     """
 
     merge_height: float | None
@@ -44,6 +49,8 @@ class Evidence:
     metrics: Mapping[str, float]
     z: Mapping[str, float]
     duplicate_of: str = ""
+    residual: float | None = None
+    pattern: str = ""
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,7 @@ def judge(
     if enough:
         findings += [
             *_distance_findings(evidence, threshold),
+            *_residual_findings(evidence, threshold),
             *_metric_findings(evidence, threshold),
         ]
     findings.sort(key=lambda finding: -finding.ratio)
@@ -112,6 +120,17 @@ def _distance_findings(evidence: Evidence, threshold: Threshold) -> list[_Findin
     )
     if evidence.widened:
         words += f" (references: {evidence.widened})"
+    return [_Finding(ratio, words, ratio > 1)]
+
+
+def _residual_findings(evidence: Evidence, threshold: Threshold) -> list[_Finding]:
+    if evidence.residual is None:
+        return []
+    ratio = evidence.residual / threshold.residual
+    words = (
+        f"{evidence.pattern} stands out, {evidence.residual:.1f} sigma beyond its references "
+        f"({threshold.residual:.1f} allowed)"
+    )
     return [_Finding(ratio, words, ratio > 1)]
 
 

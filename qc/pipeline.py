@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from sqlalchemy.orm import Session
 
 from embeddings.clustering import cosine_distances, merge_height
 from embeddings.preprocess import GRID, STRETCHES, at_standard_light, block_statistics
+from embeddings.residual import Residual
 from qc import database
 from qc.database import File, FrameState, Judged, LabelName, Measured, Reference
 from qc.errors import (
@@ -24,7 +26,7 @@ from qc.errors import (
     WrongShape,
 )
 from qc.frames import Extension, Frame, read_frame
-from qc.judge import Evidence, Status, judge
+from qc.judge import REFERENCE_NEEDED, Evidence, Status, judge
 from qc.metrics import measure, z_scores
 from qc.runtime import Runtime
 from qc.thresholds import Threshold
@@ -238,6 +240,8 @@ def _measure(extension: Extension) -> Measured:
         shape=extension.pixels.shape,
         frame_class=extension.frame_class,
         zero_adu=extension.detector.bias_adu,
+        gain_e_per_adu=extension.detector.gain_e_per_adu,
+        read_noise_adu=extension.detector.read_noise_adu,
         stretch_adu=extension.stretch_adu,
         promised_light=extension.promised_light,
         limits=extension.limits,
@@ -321,7 +325,8 @@ def _judge(
     with runtime.reads() as session:
         reference = database.reference_for(session, frame, measured.setup, encoder)
         twin = database.duplicate_of(session, measured, frame)
-    evidence = _weigh(measured, embedding, reference, twin)
+        residual = _residual(session, frame, measured, reference, runtime)
+    evidence = _weigh(measured, embedding, reference, residual, twin)
     return Judged(
         measured=measured,
         embedding=embedding,
@@ -332,17 +337,42 @@ def _judge(
     )
 
 
-def _weigh(measured: Measured, embedding: Floats, reference: Reference, twin: str) -> Evidence:
+def _residual(
+    session: Session, frame: Frame, measured: Measured, reference: Reference, runtime: Runtime
+) -> Residual | None:
+    """Return what nominal variation cannot explain; None with too few references to know it."""
+    if len(reference.extension_ids) < REFERENCE_NEEDED:
+        return None
+    settled = reference.settled(frame.night)
+    return runtime.expectations.residual(session, measured, settled)
+
+
+def _weigh(
+    measured: Measured,
+    embedding: Floats,
+    reference: Reference,
+    residual: Residual | None,
+    twin: str,
+) -> Evidence:
     m = len(reference.extension_ids)
     enough = m >= _REFERENCES_TO_CLUSTER
     return Evidence(
         merge_height=merge_height(reference.embeddings, embedding) if enough else None,
+        residual=residual.score if residual else None,
+        pattern=_in_words(residual, measured) if residual else "",
         reference_size=m,
         widened=reference.widened,
         metrics=measured.metrics,
         z=z_scores(measured.metrics, reference.metrics),
         duplicate_of=twin,
     )
+
+
+def _in_words(residual: Residual, measured: Measured) -> str:
+    """Name the strongest pattern and where on the detector it is."""
+    block = zip(residual.place, measured.shape, measured.statistics.shape[:2], strict=True)
+    y, x = (round((index + 0.5) * pixels / blocks) for index, pixels, blocks in block)
+    return f"a {residual.strongest} around x {x}, y {y}"
 
 
 def _nearest(embedding: Floats, reference: Reference) -> int | None:

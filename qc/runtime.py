@@ -6,7 +6,7 @@ The only place that reads the environment and names concrete classes.
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +25,7 @@ from embeddings.encoder import Encoder, ResNet50Encoder
 from embeddings.preprocess import STRETCHES
 from qc.database import connect, for_writing
 from qc.errors import ConfigurationError
+from qc.expectations import Expectations
 from qc.installation import shipped
 from qc.instruments import Instrument, read_instruments
 from qc.schema import check_schema, upgrade_schema
@@ -196,6 +197,7 @@ class Runtime:
     encoder: Encoder
     reads: sessionmaker[Session]
     writes: sessionmaker[Session]
+    expectations: Expectations = field(default_factory=Expectations)
 
 
 @contextmanager

@@ -62,6 +62,9 @@ class Threshold(BaseModel):
         Fingerprint of the encoder it was tuned for: another encoder has other distances.
     merge_height : float
         Cosine distance above which a frame stands apart, 0 to 2.
+    residual : float
+        How far a pattern may stand out that nominal variation cannot explain, in robust standard
+        deviations of what held-out references show.
     false_alarms : float
         The rate per extension that it was tuned for.
     metrics : mapping of metric name to MetricLimit
@@ -74,6 +77,7 @@ class Threshold(BaseModel):
     since: Annotated[date, Field(alias="from")]
     encoder: Annotated[str, Field(min_length=1)]
     merge_height: Annotated[float, Field(gt=0, le=2)]
+    residual: Annotated[float, Field(gt=0)]
     false_alarms: Annotated[float, Field(gt=0, lt=1)]
     metrics: dict[Annotated[str, AfterValidator(_known_metric)], MetricLimit]
     why: Annotated[str, Field(min_length=1)]

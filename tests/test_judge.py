@@ -8,6 +8,7 @@ THRESHOLD = Threshold.model_validate(
         "from": "2020-01-01",
         "encoder": "e",
         "merge_height": 0.001,
+        "residual": 10.0,
         "false_alarms": 0.001,
         "metrics": {
             "bias_level": {"warn": 4, "alarm": 8},
@@ -24,6 +25,8 @@ METRICS = {"bias_level": 100.0, "read_noise": 3.0, "saturated_fraction": 0.0}
 def evidence(**changes) -> Evidence:
     plain = {
         "merge_height": 0.0005,
+        "residual": 5.0,
+        "pattern": "a level spot around x 3, y 4",
         "reference_size": 20,
         "widened": "",
         "metrics": METRICS,
@@ -131,3 +134,9 @@ def test_a_value_at_a_limit_passes_whatever_the_rounding(limit):
 
 def test_a_metric_that_was_not_measured_is_no_evidence():
     assert judged(metrics={}, z={}).score == 0.5
+
+
+def test_a_pattern_beyond_its_limit_is_anomalous_and_its_place_is_told():
+    verdict = judged(residual=20.0)
+    assert (verdict.status, verdict.score) == ("ANOMALOUS", 2.0)
+    assert verdict.reasons[0].startswith("a level spot around x 3, y 4 stands out, 20.0 sigma")

@@ -20,6 +20,7 @@ UBB0:
       bias_level: {warn: 4, alarm: 8}
     why: the first
     by: me
+    residual: 10
   - from: 2020-01-01
     encoder: e1
     merge_height: 0.0002
@@ -27,6 +28,7 @@ UBB0:
     metrics: *bias
     why: a new chip
     by: me
+    residual: 10
   - from: 2020-01-01
     encoder: e2
     merge_height: 0.3
@@ -34,9 +36,12 @@ UBB0:
     metrics: {}
     why: another network
     by: me
+    residual: 10
 URB1:
-  - {from: 2010-01-01, encoder: e1, merge_height: 1, false_alarms: 0.1, metrics: {}, why: x, by: me}
-  - {from: 2010-01-01, encoder: e2, merge_height: 1, false_alarms: 0.1, metrics: {}, why: x, by: me}
+  - {from: 2010-01-01, encoder: e1, merge_height: 1, residual: 9, false_alarms: 0.1, metrics: {},
+     why: x, by: me}
+  - {from: 2010-01-01, encoder: e2, merge_height: 1, residual: 9, false_alarms: 0.1, metrics: {},
+     why: x, by: me}
 """
 
 
@@ -93,9 +98,10 @@ def test_an_encoder_without_entries_is_told_for_all_types_at_once(tmp_path):
 # One change to the good file each; the line that the message must name; its key and its words.
 MISTAKES = {
     "an unknown key": ("    why: the first", "    wy: the first", 9, "UBB0: 0: wy: Extra"),
-    "a missing key": ("    by: me\n  - from: 2020", "  - from: 2020", 3, "UBB0: 0: by: Field req"),
+    "a missing key": ("    by: me\n", "", 3, "UBB0: 0: by: Field req"),
     "a date that is none": ("from: 2010-01-01", "from: 2010-13-01", 3, "UBB0: 0: from: Input"),
     "a height of zero": ("1.2e-4", "0", 5, "UBB0: 0: merge_height: Input should be greater"),
+    "a residual of zero": ("residual: 10", "residual: 0", 11, "UBB0: 0: residual: Input should"),
     "a height above two": ("1.2e-4", "2.1", 5, "UBB0: 0: merge_height: Input should be less"),
     "a height that is no number": ("1.2e-4", "low", 5, "UBB0: 0: merge_height: Input should be"),
     "a height of nan": ("1.2e-4", ".nan", 5, "UBB0: 0: merge_height: Input should be"),
@@ -104,10 +110,10 @@ MISTAKES = {
     "a limit without an alarm": (", alarm: 8", "", 8, "bias_level: alarm: Field required"),
     "an unknown metric": ("bias_level:", "bias_levl:", 8, "metrics: bias_levl: Value error, no su"),
     "an empty reason": ("why: the first", "why: ''", 9, "UBB0: 0: why: String should have at"),
-    "dates out of order": ("from: 2010", "from: 2021", 11, "UBB0: from: 2020-01-01 comes after"),
+    "dates out of order": ("from: 2010", "from: 2021", 12, "UBB0: from: 2020-01-01 comes after"),
     "no entries": (GOOD, "UBB0: []\nURB1: []\n", 1, "UBB0: Tuple should have at least 1 item"),
-    "a type that is none": ("URB1:", "URB1 URB7:", 25, "URB7: no instrument has this image type"),
-    "a type twice": ("URB1:", "URB1 UBB0:", 25, "UBB0: is in an earlier key too"),
+    "a type that is none": ("URB1:", "URB1 URB7:", 28, "URB7: no instrument has this image type"),
+    "a type twice": ("URB1:", "URB1 UBB0:", 28, "UBB0: is in an earlier key too"),
     "a list": (GOOD, "- a\n- b\n", 1, "the file: Input should be a valid dictionary"),
     "an empty file": (GOOD, "", 1, "the file: Input should be a valid dictionary"),
 }

@@ -95,7 +95,7 @@ class StandIn:
 def thresholds_text(image_types: Sequence[str], encoder: str = StandIn.fingerprint) -> str:
     """A complete thresholds file, the same limits for every type."""
     entry = (
-        f"{{from: 2000-01-01, encoder: {encoder}, merge_height: {MERGE_HEIGHT}, "
+        f"{{from: 2000-01-01, encoder: {encoder}, merge_height: {MERGE_HEIGHT}, residual: 1000, "
         "false_alarms: 0.001, metrics: {bias_level: {warn: 6, alarm: 12}}, why: a test, by: me}"
     )
     return "".join(f"{name}: [{entry}]\n" for name in image_types)

@@ -177,6 +177,7 @@ def upgrade() -> None:
         sa.Column("score", sa.Double(), nullable=False),
         sa.Column("reasons", sa.JSON(), nullable=False),
         sa.Column("merge_height", sa.Double(), nullable=True),
+        sa.Column("residual", sa.Double(), nullable=True),
         sa.Column("threshold", sa.Double(), nullable=False),
         sa.Column("thresholds_digest", sa.String(length=64), nullable=False),
         sa.Column("reference_size", sa.Integer(), nullable=False),

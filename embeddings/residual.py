@@ -1,0 +1,352 @@
+"""What a reference's nominal variation cannot explain in a frame: maps, and a number.
+
+The frames of one setup differ from one another in few ways: the lamp is brighter, the format has
+drifted a tenth of a pixel, the bias level wanders. Those ways are the first principal components
+of the reference. What is left of a frame after them is noise, or something new.
+
+Shapes: m references; (h, w) blocks of pixels; three maps, of the blocks' means, standard
+deviations and maxima, one after the other in a vector of p = 3 h w numbers. All ADU are above the
+zero level.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import uniform_filter
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+
+COMPONENTS = 12  # nominal ways to differ; more begin to explain faults away
+_REFERENCES_PER_COMPONENT = 4
+_FOLDS = 5
+_WINSOR = 8.0  # sigma: a cosmic ray in a reference must not become a component
+_LEAST_SCATTER = 0.7  # sigma of photon and read noise: below, luck
+_FLAT_ERROR = 0.004  # of the light: how well a block repeats at best
+_LEAST_STRUCTURE = 0.01  # of the light: how evenly a block is lit at best
+_LEAST_LIGHT = 1e-3  # a frame without light is still compared, as if with a trace of it
+_OUTLIER = 5.0  # sigma
+_BOUND = 6.0  # sigma
+_IGNORANCE = 20  # references: so few, and a pattern must stand out twice as far
+_MAPS = ("level", "scatter", "peak")
+
+
+@dataclass(frozen=True)
+class Sensor:
+    """What turns light into noise.
+
+    Attributes
+    ----------
+    pixels : (h, w) float32 array
+        Pixels in each block.
+    gain_e_per_adu, read_noise_adu : float
+    lit : bool
+        Whether a lamp shines, so that frames differ in brightness.
+    """
+
+    pixels: Floats
+    gain_e_per_adu: float
+    read_noise_adu: float
+    lit: bool
+
+
+@dataclass(frozen=True)
+class Residual:
+    """What is left of a frame.
+
+    Attributes
+    ----------
+    maps : (3, h, w) float32 array
+        Block means, standard deviations and maxima: the unexplained part, in standard deviations
+        of the references' own.
+    oddness : mapping of name to float
+        How far each pattern stands out, in robust standard deviations of what held-out
+        references show; e.g. ``level spot``, ``scatter column``.
+    """
+
+    maps: Floats
+    oddness: Mapping[str, float]
+
+    @property
+    def strongest(self) -> str:
+        """Name the pattern that stands out most."""
+        return max(self.oddness, key=lambda name: self.oddness[name])
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Return the block, row and column, where the strongest pattern is strongest."""
+        name, shape = self.strongest.split(maxsplit=1)
+        view = _VIEWS[shape](self.maps[_MAPS.index(name)])
+        row, column = np.unravel_index(view.argmax(), view.shape)
+        return int(row), int(column)
+
+    @property
+    def score(self) -> float:
+        """Return how far the strongest pattern stands out."""
+        return self.oddness[self.strongest]
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What frames of one setup look like, and how they differ when nothing is wrong.
+
+    Attributes
+    ----------
+    template : (h, w) float32 array
+        Light of each block in a frame of unit brightness, ADU.
+    structure : (h, w) float32 array
+        Scatter of the light within each block, as a part of it.
+    middle : (p,) float32 array
+        Median of the references' whitened vectors.
+    components : (k, p) float32 array
+        Orthonormal directions of nominal variation.
+    scatter : (p,) float32 array
+        What held-out references have left.
+    pattern_middle, pattern_scatter : (patterns,) float64 arrays
+        Median and robust scatter of each pattern's strength over held-out references; the
+        scatter widened by what so few references leave unknown.
+    """
+
+    sensor: Sensor
+    template: Floats
+    structure: Floats
+    middle: Floats
+    components: Floats
+    scatter: Floats
+    pattern_middle: Doubles
+    pattern_scatter: Doubles
+
+    def residual(self, statistics: Floats) -> Residual:
+        """Return what the expectation cannot explain in (h, w, 3) block statistics."""
+        whitened = _whiten(statistics, self.template, self.structure, self.sensor) - self.middle
+        left = _unexplained(whitened, self.components) / self.scatter
+        maps = left.reshape(len(_MAPS), *self.template.shape)
+        strengths = (_strengths(maps) - self.pattern_middle) / self.pattern_scatter
+        return Residual(maps, MappingProxyType(dict(zip(PATTERNS, strengths, strict=True))))
+
+
+def learn_expectation(references: Floats, sensor: Sensor) -> Expectation:
+    """Learn what is nominal from references alone.
+
+    Parameters
+    ----------
+    references : (m, h, w, 3) float array, m >= 2
+        Block means, standard deviations and maxima, ADU above the zero level.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two references.
+    """
+    if len(references) < 2:
+        raise ValueError(f"need at least 2 references, got {len(references)}")
+    template = _template(references[..., 0], sensor.lit)
+    structure = _structure(references, template, sensor)
+    whitened = np.stack([_whiten(each, template, structure, sensor) for each in references])
+    middle = np.median(whitened, axis=0)
+    whitened -= middle
+    held_out = _held_out(whitened)  # (m, p)
+    scatter = np.maximum(_robust_scatter(held_out), _LEAST_SCATTER).astype(np.float32)
+    shape = (len(_MAPS), *template.shape)
+    strengths = np.stack([_strengths((each / scatter).reshape(shape)) for each in held_out])
+    pattern_middle = np.median(strengths, axis=0)
+    pattern_scatter = np.maximum(_robust_scatter(strengths), _least_pattern_scatter(pattern_middle))
+    pattern_scatter *= 1 + _IGNORANCE / len(references)
+    return Expectation(
+        sensor=sensor,
+        template=template,
+        structure=structure,
+        middle=middle,
+        components=_components(whitened),
+        scatter=scatter,
+        pattern_middle=pattern_middle,
+        pattern_scatter=pattern_scatter,
+    )
+
+
+def pixels_per_block(shape: tuple[int, int], grid: tuple[int, int]) -> Floats:
+    """Return how many pixels of a (ny, nx) image each block of the (h, w) grid holds."""
+    (ny, nx), (h, w) = shape, grid
+    rows = np.diff(np.linspace(0, ny, h + 1).round())
+    columns = np.diff(np.linspace(0, nx, w + 1).round())
+    return np.outer(rows, columns).astype(np.float32)
+
+
+# --- noise ---------------------------------------------------------------------------------------
+
+
+def _template(means: Floats, lit: bool) -> Floats:
+    """Return the light of each block in a frame of unit brightness: (h, w)."""
+    if not lit:
+        dark: Floats = np.median(means, axis=0)
+        return dark.astype(np.float32)
+    totals = means.mean(axis=(1, 2), keepdims=True)
+    first = np.median(means / totals, axis=0)
+    brightness = np.array([_brightness(each, first) for each in means])
+    template: Floats = np.median(means / brightness[:, np.newaxis, np.newaxis], axis=0)
+    return template.astype(np.float32)
+
+
+def _brightness(mean: Floats, template: Floats) -> float:
+    """Return the factor between a frame and the template, from the template's brighter blocks."""
+    bright = template > np.quantile(template, 0.6)
+    return max(float(np.median(mean[bright] / template[bright])), _LEAST_LIGHT)
+
+
+def _expected(mean: Floats, template: Floats, sensor: Sensor) -> tuple[Floats, Floats]:
+    """Return the light expected in each block, ADU, and its variance by photons and read-out."""
+    brightness = _brightness(mean, template) if sensor.lit else 1.0
+    light: Floats = template * np.float32(brightness)
+    photons = np.maximum(light, 0) / np.float32(sensor.gain_e_per_adu)
+    return light, np.asarray(photons + np.float32(sensor.read_noise_adu**2), np.float32)
+
+
+def _structure(references: Floats, template: Floats, sensor: Sensor) -> Floats:
+    """Return how much of each block's scatter grows with the light: slit and order edges do."""
+    parts = np.empty(references.shape[:-1], np.float32)
+    for part, each in zip(parts, references, strict=True):
+        light, variance = _expected(each[..., 0], template, sensor)
+        part[...] = (each[..., 1] ** 2 - variance) / np.maximum(light, 1) ** 2
+    return np.sqrt(np.maximum(np.median(parts, axis=0), _LEAST_STRUCTURE**2)).astype(np.float32)
+
+
+def _whiten(statistics: Floats, template: Floats, structure: Floats, sensor: Sensor) -> Floats:
+    """Return how a frame's blocks differ from what light and noise make of the template: (p,).
+
+    In standard deviations of photon and read noise, so that a short exposure and a long one can
+    be compared, though the one is noisier.
+    """
+    mean, deviation, peak = np.moveaxis(statistics, -1, 0)
+    light, variance = _expected(mean, template, sensor)
+    level = (mean - light) / np.sqrt(variance / sensor.pixels + (_FLAT_ERROR * light) ** 2)
+    spread = variance + (structure * light) ** 2
+    ratio = np.log(np.maximum(deviation, 1e-2) ** 2 / spread)
+    scatter = np.clip(ratio * np.sqrt(sensor.pixels / 2), -60, 60)
+    height = np.clip((peak - light) / np.sqrt(spread), -60, 60)
+    return np.concatenate([level.ravel(), scatter.ravel(), height.ravel()]).astype(np.float32)
+
+
+# --- nominal variation ---------------------------------------------------------------------------
+
+
+def _components(whitened: Floats) -> Floats:
+    """Return the leading principal components of (m, p) vectors: (k, p), k <= m / 4.
+
+    By way of the m x m Gram matrix: m is a hundred, p a hundred thousand.
+    """
+    bounded = np.clip(whitened, -_WINSOR, _WINSOR)
+    bounded -= bounded.mean(axis=0)
+    k = min(COMPONENTS, len(bounded) // _REFERENCES_PER_COMPONENT)
+    values, vectors = np.linalg.eigh(bounded @ bounded.T)
+    leading = vectors[:, ::-1][:, :k] / np.sqrt(np.maximum(values[::-1][:k], 1e-9))
+    return np.asarray(leading.T @ bounded, np.float32)
+
+
+def _unexplained(whitened: Floats, components: Floats) -> Floats:
+    """Take the components out of vectors of (..., p), each found in the bounded vector."""
+    amplitudes = np.clip(whitened, -_WINSOR, _WINSOR) @ components.T
+    return np.asarray(whitened - amplitudes @ components, np.float32)
+
+
+def _held_out(whitened: Floats) -> Floats:
+    """Return what is left of each reference when the others alone have made the components."""
+    left = np.empty_like(whitened)
+    fold = np.arange(len(whitened)) % _FOLDS
+    for number in range(min(_FOLDS, len(whitened))):
+        components = _components(whitened[fold != number])
+        left[fold == number] = _unexplained(whitened[fold == number], components)
+    return left
+
+
+def _robust_scatter(values: Any) -> Doubles:
+    middle = np.median(values, axis=0)
+    return np.asarray(1.4826 * np.median(np.abs(values - middle), axis=0), np.float64)
+
+
+# --- patterns ------------------------------------------------------------------------------------
+
+View = Callable[[Floats], Floats]
+
+_COLUMN_PARTS = 8
+_NEIGHBOURHOOD = 9  # blocks; where many outliers are close together
+
+
+def _around(width: int) -> View:
+    """Average over squares, times the root of their blocks: noise gives about 1 in each place."""
+    return lambda one: np.abs(uniform_filter(_bounded(one), width)) * width
+
+
+def _column(one: Floats) -> Floats:
+    mean = np.abs(_bounded(one).mean(axis=0, keepdims=True)) * np.sqrt(len(one))
+    return np.broadcast_to(mean, one.shape)
+
+
+def _row(one: Floats) -> Floats:
+    return _column(one.T).T
+
+
+def _part_of_column(one: Floats) -> Floats:
+    return np.concatenate([_column(part) for part in np.array_split(one, _COLUMN_PARTS)])
+
+
+def _bounded(one: Floats) -> Floats:
+    """Bound a map, so that a lone cosmic ray is not a patch."""
+    return np.clip(one, -_BOUND, _BOUND)
+
+
+def _density(marked: NDArray[np.bool_] | Floats) -> Floats:
+    return uniform_filter(marked.astype(np.float32), _NEIGHBOURHOOD)
+
+
+# Each turns a map into one that is greatest where the pattern is strongest.
+_VIEWS: Mapping[str, View] = MappingProxyType(
+    {
+        "dark block": lambda one: -one,  # no cosmic ray makes a block darker
+        "spot": _around(3),
+        "cluster": _around(5),
+        "patch": _around(9),
+        "region": _around(27),
+        "column": _column,
+        "row": _row,
+        "part of a column": _part_of_column,
+        "power": lambda one: _density(_bounded(one) ** 2),
+        "outliers": lambda one: _density(np.abs(one) > _OUTLIER),
+        "dark outliers": lambda one: _density(one < -_OUTLIER),
+    }
+)
+_TOTALS: Mapping[str, Callable[[Floats], float]] = MappingProxyType(
+    {
+        "power": lambda one: float((_bounded(one) ** 2).mean()),
+        "outliers": lambda one: _root_of_count(np.abs(one) > _OUTLIER),
+        "dark outliers": lambda one: _root_of_count(one < -_OUTLIER),
+    }
+)
+PATTERNS = tuple(f"{name} {shape}" for name in _MAPS for shape in _VIEWS)
+
+
+def _strengths(maps: Floats) -> Doubles:
+    """Return the strength of each pattern in (3, h, w) maps: (patterns,).
+
+    Of most the greatest value anywhere; of those spread over the frame the total.
+    """
+    return np.array([_strength(one, shape) for one in maps for shape in _VIEWS])
+
+
+def _strength(one: Floats, shape: str) -> float:
+    return _TOTALS[shape](one) if shape in _TOTALS else float(_VIEWS[shape](one).max())
+
+
+def _root_of_count(outliers: NDArray[np.bool_]) -> float:
+    """Return Anscombe's root (1948, Biometrika 35, 246): a count's scatter becomes 1."""
+    return 2 * float(np.sqrt(outliers.sum() + 0.375))
+
+
+def _least_pattern_scatter(middle: Doubles) -> Doubles:
+    """Bound the scatter from below, where few references happen to agree."""
+    floors = {"outliers": 1.0, "dark outliers": 1.0, "power": 1e-3}
+    floor = np.array([floors.get(shape, 0.3) for _ in _MAPS for shape in _VIEWS])
+    return np.asarray(np.maximum(floor, 0.03 * np.abs(middle)))

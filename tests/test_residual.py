@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+
+from embeddings.residual import PATTERNS, Sensor, learn_expectation, pixels_per_block
+
+GRID = (64, 64)
+PIXELS = np.full(GRID, 36, np.float32)  # a block is 6 x 6
+LAMP = Sensor(PIXELS, gain_e_per_adu=0.5, read_noise_adu=4.0, lit=True)
+DARK = Sensor(PIXELS, gain_e_per_adu=0.5, read_noise_adu=4.0, lit=False)
+LIGHT = 2000 * (1.2 + np.sin(np.arange(64) / 3))[np.newaxis, :] * np.ones((64, 1))
+
+
+def frames(rng, n, light=LIGHT, brightness=(1.0,)):
+    """Block statistics of `n` frames with the noise that light and read-out make."""
+    expected = light * np.resize(brightness, n)[:, np.newaxis, np.newaxis]
+    noise = np.sqrt(expected / 0.5 + 4.0**2)
+    mean = expected + rng.standard_normal(expected.shape) * noise / 6
+    deviation = noise * (1 + rng.standard_normal(expected.shape) / np.sqrt(72))
+    peak = expected + noise * (2.1 + 0.4 * rng.standard_normal(expected.shape))
+    return np.stack([mean, deviation, peak], axis=-1).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def lamp():
+    rng = np.random.default_rng(1)
+    return learn_expectation(frames(rng, 60, brightness=rng.uniform(0.2, 2.0, 60)), LAMP)
+
+
+@pytest.mark.parametrize("brightness", [0.3, 1.0, 1.8])
+def test_a_good_frame_is_not_odd_however_long_its_exposure(lamp, brightness):
+    good = frames(np.random.default_rng(2), 20, brightness=(brightness,))
+    assert np.median([lamp.residual(each).score for each in good]) < 8
+
+
+def test_a_dark_spot_of_three_percent_is_odd_and_its_place_is_known(lamp):
+    frame = frames(np.random.default_rng(3), 1)[0]
+    frame[40:44, 20:24, 0] *= 0.97
+    residual = lamp.residual(frame)
+    row, column = residual.place
+    assert residual.score > 10
+    assert residual.strongest.startswith("level")
+    assert 38 <= row <= 45
+    assert 18 <= column <= 25
+
+
+def test_noise_in_one_column_is_odd_in_the_scatter(lamp):
+    frame = frames(np.random.default_rng(4), 1)[0]
+    frame[:, 10, 1] *= 1.3
+    residual = lamp.residual(frame)
+    assert residual.strongest.startswith("scatter")
+    assert residual.place[1] == 10
+
+
+def test_what_the_references_do_themselves_is_explained():
+    """A tilt that half of them have is nominal; the same tilt where none has it is not."""
+    rng = np.random.default_rng(5)
+    tilt = 1 + 0.05 * np.linspace(-1, 1, 64)[:, np.newaxis]
+    steady = frames(rng, 60)
+    tilting = np.concatenate([frames(rng, 30), frames(rng, 30, light=LIGHT * tilt)])
+    tilted = frames(rng, 1, light=LIGHT * tilt)[0]
+    assert learn_expectation(tilting, LAMP).residual(tilted).score < 8
+    assert learn_expectation(steady, LAMP).residual(tilted).score > 30
+
+
+def test_one_cosmic_ray_is_not_a_pattern():
+    rng = np.random.default_rng(6)
+    biases = frames(rng, 60, light=0 * LIGHT)
+    biases[::2, 5, 5] += 300  # every other reference has met one
+    hit = frames(rng, 1, light=0 * LIGHT)[0]
+    hit[30, 30] += 300
+    assert learn_expectation(biases, DARK).residual(hit).score < 8
+
+
+def test_every_pattern_has_a_number(lamp):
+    residual = lamp.residual(frames(np.random.default_rng(7), 1)[0])
+    assert tuple(residual.oddness) == PATTERNS
+    assert np.isfinite(list(residual.oddness.values())).all()
+    assert residual.maps.shape == (3, 64, 64)
+
+
+def test_one_reference_cannot_tell_what_is_nominal():
+    with pytest.raises(ValueError, match="at least 2 references, got 1"):
+        learn_expectation(frames(np.random.default_rng(8), 1), LAMP)
+
+
+def test_the_blocks_share_out_all_pixels():
+    pixels = pixels_per_block((1500, 1074), (224, 224))
+    assert pixels.sum() == 1500 * 1074
+    assert pixels.max() <= 7 * 5
