@@ -147,13 +147,13 @@ def learn_expectation(references: Floats, sensor: Sensor) -> Expectation:
     template = _template(references[..., 0], sensor.lit)
     structure = _structure(references, template, sensor)
     whitened = np.stack([_whiten(each, template, structure, sensor) for each in references])
-    middle = np.median(whitened, axis=0)
+    middle = _median(whitened)
     whitened -= middle
     held_out = _held_out(whitened)  # (m, p)
     scatter = np.maximum(_robust_scatter(held_out), _LEAST_SCATTER).astype(np.float32)
     shape = (len(_MAPS), *template.shape)
     strengths = np.stack([_strengths((each / scatter).reshape(shape)) for each in held_out])
-    pattern_middle = np.median(strengths, axis=0)
+    pattern_middle = _median(strengths)
     pattern_scatter = np.maximum(_robust_scatter(strengths), _least_pattern_scatter(pattern_middle))
     pattern_scatter *= 1 + _IGNORANCE / len(references)
     return Expectation(
@@ -182,12 +182,12 @@ def pixels_per_block(shape: tuple[int, int], grid: tuple[int, int]) -> Floats:
 def _template(means: Floats, lit: bool) -> Floats:
     """Return the light of each block in a frame of unit brightness: (h, w)."""
     if not lit:
-        dark: Floats = np.median(means, axis=0)
+        dark: Floats = _median(means)
         return dark.astype(np.float32)
     totals = means.mean(axis=(1, 2), keepdims=True)
-    first = np.median(means / totals, axis=0)
+    first = _median(means / totals)
     brightness = np.array([_brightness(each, first) for each in means])
-    template: Floats = np.median(means / brightness[:, np.newaxis, np.newaxis], axis=0)
+    template: Floats = _median(means / brightness[:, np.newaxis, np.newaxis])
     return template.astype(np.float32)
 
 
@@ -211,7 +211,7 @@ def _structure(references: Floats, template: Floats, sensor: Sensor) -> Floats:
     for part, each in zip(parts, references, strict=True):
         light, variance = _expected(each[..., 0], template, sensor)
         part[...] = (each[..., 1] ** 2 - variance) / np.maximum(light, 1) ** 2
-    return np.sqrt(np.maximum(np.median(parts, axis=0), _LEAST_STRUCTURE**2)).astype(np.float32)
+    return np.asarray(np.sqrt(np.maximum(_median(parts), _LEAST_STRUCTURE**2)), np.float32)
 
 
 def _whiten(statistics: Floats, template: Floats, structure: Floats, sensor: Sensor) -> Floats:
@@ -262,9 +262,19 @@ def _held_out(whitened: Floats) -> Floats:
     return left
 
 
+def _median(values: Any) -> Any:
+    """Return the median over the first axis.
+
+    By a full sort of rows in memory order, which NumPy has vectorised: five times faster than
+    its selection of the middle for a hundred float32 values in each place.
+    """
+    ordered = np.sort(np.moveaxis(values, 0, -1).copy(order="C"), axis=-1)
+    m = ordered.shape[-1]
+    return (ordered[..., (m - 1) // 2] + ordered[..., m // 2]) / 2
+
+
 def _robust_scatter(values: Any) -> Doubles:
-    middle = np.median(values, axis=0)
-    return np.asarray(1.4826 * np.median(np.abs(values - middle), axis=0), np.float64)
+    return np.asarray(1.4826 * _median(np.abs(values - _median(values))), np.float64)
 
 
 # --- patterns ------------------------------------------------------------------------------------
