@@ -127,8 +127,10 @@ def _residual_findings(evidence: Evidence, threshold: Threshold) -> list[_Findin
     if evidence.residual is None:
         return []
     ratio = evidence.residual / threshold.residual
+    gross = evidence.residual > _GROSS_SIGMA
+    far = f"more than {_GROSS_SIGMA}" if gross else f"{evidence.residual:.1f}"
     words = (
-        f"{evidence.pattern} stands out, {evidence.residual:.1f} sigma beyond its references "
+        f"{evidence.pattern} stands out, {far} sigma beyond its references "
         f"({threshold.residual:.1f} allowed)"
     )
     return [_Finding(ratio, words, ratio > 1)]

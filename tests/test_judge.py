@@ -102,6 +102,7 @@ def test_what_is_gross_is_said_without_digits():
         "read noise 3.000 ADU, more than 1000 sigma above its references",
         "bias level 100.00 ADU, more than 1000 sigma below its references",
     )
+    assert "stands out, more than 1000 sigma beyond" in judged(residual=1001.0).reasons[0]
 
 
 def test_a_nominal_frame_may_carry_a_warning():
