@@ -18,7 +18,7 @@ from qc.instruments import read_instruments
 from qc.simulator import DEMO_PLAN, Plan, Stream, simulate
 
 SEED = 7
-COLUMNS = 6
+COLUMNS = 7
 _TWO_PORT_ARC = Stream("arc", "blue", "BLUE", 437, 0.4, (1, 1), "625kHz low", set_size=1)
 _RED_ARC = Stream("arc", "red", "RED", 860, 1.0, (1, 1), "225kHz low", set_size=1)
 
