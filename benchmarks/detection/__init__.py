@@ -1,0 +1,1 @@
+"""Does the product find bad UVES calibration frames, and leave good ones alone: measured."""

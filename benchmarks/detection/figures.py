@@ -1,0 +1,135 @@
+"""The figures: how well scores tell bad images from good ones. Pure."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
+
+Doubles = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+CONFIDENCE = 0.95
+RESAMPLINGS = 200
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value and the range that contains it with 95 % confidence."""
+
+    value: float
+    low: float
+    high: float
+
+
+def auroc(scores: Doubles, bad: Flags) -> float:
+    """Return the chance that a bad image has a higher score than a good one."""
+    return float(roc_auc_score(bad, scores))
+
+
+def average_precision(scores: Doubles, bad: Flags) -> float:
+    """Return the mean precision over the bad images in order of score."""
+    return float(average_precision_score(bad, scores))
+
+
+def best_threshold(scores: Doubles, bad: Flags) -> float:
+    """Return the threshold of the greatest F1: what lies above it is flagged.
+
+    It takes labels of the very images it is applied to, so no product can have it.
+    """
+    precision, recall, limits = precision_recall_curve(bad, scores)
+    with np.errstate(invalid="ignore"):
+        f1 = np.nan_to_num(2 * precision * recall / (precision + recall))[:-1]
+    best = int(f1.argmax())
+    below = limits[limits < limits[best]]
+    return float((below.max() + limits[best]) / 2) if len(below) else -np.inf
+
+
+def best_f1(scores: Doubles, bad: Flags) -> float:
+    """Return the greatest F1 of any threshold."""
+    return f1_of(scores > best_threshold(scores, bad), bad)
+
+
+def precision_of(flagged: Flags, bad: Flags) -> float:
+    """Return the share of flagged images that are bad; 1 if none is flagged."""
+    return float(bad[flagged].mean()) if flagged.any() else 1.0
+
+
+def recall_of(flagged: Flags, bad: Flags) -> float:
+    """Return the share of bad images that are flagged."""
+    return float(flagged[bad].mean())
+
+
+def f1_of(flagged: Flags, bad: Flags) -> float:
+    """Return the harmonic mean of precision and recall."""
+    precision, recall = precision_of(flagged, bad), recall_of(flagged, bad)
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def false_alarms_of(flagged: Flags, bad: Flags) -> float:
+    """Return the share of good images that are flagged."""
+    return float(flagged[~bad].mean())
+
+
+def recall_at(rate: float, scores: Doubles, bad: Flags) -> float:
+    """Return the recall at a threshold that flags at most this share of the good images."""
+    good = np.sort(scores[~bad])[::-1]
+    limit = good[int(rate * len(good))]  # so many good ones lie above it
+    return recall_of(scores > limit, bad)
+
+
+def wilson(count: int, of: int) -> Interval:
+    """Return a proportion with Wilson's interval (1927, JASA 22, 209)."""
+    if not of:
+        return Interval(float("nan"), 0.0, 1.0)
+    z = float(norm.isf((1 - CONFIDENCE) / 2))
+    share = count / of
+    middle = (share + z**2 / (2 * of)) / (1 + z**2 / of)
+    reach = z * np.sqrt(share * (1 - share) / of + (z / (2 * of)) ** 2) / (1 + z**2 / of)
+    # Rounding must not put the end of the interval on the wrong side of the proportion.
+    return Interval(
+        share, min(max(middle - reach, 0.0), share), max(min(middle + reach, 1.0), share)
+    )
+
+
+Figure = Callable[[Doubles, Flags], float]
+
+
+def bootstrap(
+    figure: Figure, scores: Doubles, bad: Flags, frames: NDArray[np.int_], seed: int = 0
+) -> Interval:
+    """Return a figure with its percentile interval over resampled frames.
+
+    Whole frames are drawn, with all their images: two chips of one exposure share its fault.
+
+    Parameters
+    ----------
+    frames : (n,) int array
+        The frame that each image belongs to.
+    """
+    rng = np.random.default_rng(seed)
+    members = [np.flatnonzero(frames == each) for each in np.unique(frames)]
+    values = []
+    for _ in range(RESAMPLINGS):
+        drawn = np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])
+        if bad[drawn].any() and not bad[drawn].all():
+            values.append(figure(scores[drawn], bad[drawn]))
+    tail = 50 * (1 - CONFIDENCE)
+    low, high = np.percentile(values, [tail, 100 - tail])
+    return Interval(figure(scores, bad), float(low), float(high))
+
+
+def figures_at(threshold: float) -> Mapping[str, Figure]:
+    """Return every figure by name; those of a verdict at a threshold on the score."""
+    return {
+        "auroc": auroc,
+        "average_precision": average_precision,
+        "best_f1": best_f1,
+        "f1": lambda scores, bad: f1_of(scores > threshold, bad),
+        "recall": lambda scores, bad: recall_of(scores > threshold, bad),
+        "precision": lambda scores, bad: precision_of(scores > threshold, bad),
+        "recall_at_1_percent": lambda scores, bad: recall_at(0.01, scores, bad),
+        "recall_at_0.1_percent": lambda scores, bad: recall_at(0.001, scores, bad),
+    }

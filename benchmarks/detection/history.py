@@ -1,0 +1,271 @@
+"""The instrument's history that detection is measured on: nine months, half the test frames bad.
+
+Spring gives the references, labelled good. Tests follow in summer and autumn, unlabelled, judged
+night by night. On 15 October the instrument is opened: a new epoch begins, its references are
+built anew from some good nights, and the tests go on. Every frame goes through the product's own
+pipeline; a night's files are deleted once it is judged.
+"""
+
+import csv
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+
+from qc.database import EpochRow, LabelName
+from qc.pipeline import process_frames
+from qc.runtime import Runtime, create_project, open_runtime, read_settings
+from qc.simulator import (
+    Case,
+    Exposure,
+    Plan,
+    Stream,
+    make_case,
+    plan_night,
+    possible_faults,
+    render,
+    state_at,
+)
+from qc.simulator.faults import spoil_header
+from qc.simulator.headers import primary_header
+from qc.simulator.nights import frame_bytes, frame_rng
+
+SEED = 97  # no tuning, test or demonstration uses it
+OPENED = date(2025, 10, 15)  # the intervention of this seed's year
+ARMS = ("blue", "red")  # a project each, so that two cores can work
+TRUTH_COLUMNS = ("night", "part", "file", "extension", "image_type", "fault", "strength")
+_SET = 5  # frames of one template; each has its own exposure time
+_FILE_FAULTS = {"keyword_missing", "binning_misreported", "frame_repeated"}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A setup, and how many of its frames each kind of night has.
+
+    Attributes
+    ----------
+    faulty : float
+        Share of a test night's frames that are given a fault. Where only one of two chips has
+        it, more frames must have one for as many bad extensions.
+    """
+
+    stream: Stream
+    history: int
+    rebuild: int
+    test: int
+    faulty: float
+
+    def frames(self, part: str) -> int:
+        """Return how many a night of this part has."""
+        return {"reference": self.history, "rebuild": self.rebuild, "test": self.test}[part]
+
+
+@dataclass(frozen=True)
+class Night:
+    """A night to be simulated: labelled good as a reference, or a test."""
+
+    date: date
+    part: str  # reference, rebuild or test
+
+    @property
+    def label(self) -> LabelName | None:
+        """What a person has said of its frames."""
+        return None if self.part == "test" else LabelName.GOOD
+
+
+@dataclass(frozen=True)
+class Shot:
+    """An exposure, what its image shows (itself, or the frame before), and its fault."""
+
+    exposure: Exposure
+    shown: Exposure
+    case: Case | None
+
+    @property
+    def name(self) -> str:
+        """Return the file's name."""
+        return f"{self.exposure.archive_name}.fits"
+
+
+_FAST_ARC = Stream("arc", "blue", "BLUE", 437, 0.4, (1, 1), "625kHz low")
+KINDS = {
+    "blue": (
+        Kind(Stream("bias", "blue", "BLUE"), 6, 8, 30, 0.5),
+        Kind(Stream("flat", "blue", "DICHR#1", 390), 6, 8, 20, 0.5),
+        Kind(Stream("flat", "blue", "DICHR#1", 346), 4, 6, 10, 0.5),
+        Kind(Stream("dflat", "blue", "DICHR#1", 346), 5, 6, 30, 0.5),
+        Kind(_FAST_ARC, 6, 8, 30, 0.62),
+    ),
+    "red": (
+        Kind(Stream("bias", "red", "RED"), 6, 8, 30, 0.64),
+        Kind(Stream("arc", "red", "RED", 580), 6, 8, 22, 0.64),
+        Kind(Stream("arc", "red", "RED", 860), 3, 6, 8, 0.64),
+        Kind(Stream("flat", "red", "DICHR#1", 564), 6, 8, 30, 0.64),
+    ),
+}
+
+
+def _nights() -> Iterator[Night]:
+    for monday, count in ((date(2025, 3, 24), 4), (date(2025, 4, 21), 3), (date(2025, 5, 19), 3)):
+        yield from _in_a_row(monday, count, "reference")
+    for monday in (date(2025, 6, 23), date(2025, 8, 11), date(2025, 9, 29)):
+        yield from _in_a_row(monday, 3, "test")
+    yield from _in_a_row(date(2025, 10, 16), 4, "rebuild")
+    yield from _in_a_row(date(2025, 10, 20), 2, "test")
+    yield from _in_a_row(date(2025, 11, 3), 3, "test")
+
+
+def _in_a_row(first: date, count: int, part: str) -> Iterator[Night]:
+    for number in range(count):
+        yield Night(first + timedelta(days=number), part)
+
+
+NIGHTS = tuple(_nights())
+
+
+def live_through(arm: str, work: Path) -> None:
+    """Simulate and judge every night of one arm that is not yet done.
+
+    Leaves ``project/qc.db`` and ``truth/<night>.csv`` in the folder of the arm.
+    """
+    project, truths = work / arm / "project", work / arm / "truth"
+    truths.mkdir(parents=True, exist_ok=True)
+    create_project(project)
+    shots = plan_shots(arm)
+    with open_runtime(read_settings(project)) as runtime:
+        for night in NIGHTS:
+            truth = truths / f"{night.date}.csv"
+            if not truth.exists():
+                rows = _live_one(night, shots[night.date], work / arm / "frames", runtime)
+                _write_truth(truth, rows)
+                print(f"{datetime.now(UTC):%H:%M:%S} {arm} {night.date} {night.part}", flush=True)
+
+
+def plan_shots(arm: str) -> dict[date, list[Shot]]:
+    """Plan every exposure of an arm and what is wrong with it; the same at every call."""
+    rng = np.random.default_rng(np.random.SeedSequence([SEED, 100, *arm.encode()]))
+    decks = {kind.stream: _Deck(rng) for kind in KINDS[arm]}
+    return {night.date: list(_shots_of(arm, night, decks, rng)) for night in NIGHTS}
+
+
+def _shots_of(
+    arm: str, night: Night, decks: dict[Stream, "_Deck"], rng: np.random.Generator
+) -> Iterator[Shot]:
+    exposures = list(plan_night(_plan(arm, night.part), night.date, SEED))
+    rates = {kind.stream: kind.faulty if night.part == "test" else 0.0 for kind in KINDS[arm]}
+    before: Shot | None = None
+    for one in exposures:
+        stream = replace(one.stream, set_size=_SET)
+        case, shown = None, one
+        if rng.random() < rates[stream]:
+            repeatable = before is not None and before.case is None and one.number > 1
+            case = decks[stream].draw(one, repeatable=repeatable)
+            if case.kind == "frame_repeated" and before is not None:
+                shown = before.exposure
+        before = Shot(one, shown, case)
+        yield before
+
+
+def _plan(arm: str, part: str) -> Plan:
+    """Return a night's streams in sets of five, the last of them smaller."""
+    streams = tuple(
+        replace(kind.stream, set_size=min(_SET, frames - start))
+        for kind in KINDS[arm]
+        for frames in [kind.frames(part)]
+        for start in range(0, frames, _SET)
+    )
+    return Plan(streams, aborted=0.0)
+
+
+class _Deck:
+    """Every kind of fault at every strength, dealt in random order before any comes again."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self._rng = rng
+        self._cards: list[tuple[str, str]] = []
+
+    def draw(self, exposure: Exposure, *, repeatable: bool) -> Case:
+        """Deal the next fault that this exposure can have."""
+        for _ in range(2):
+            for card in self._cards:
+                if card[0] != "frame_repeated" or repeatable:
+                    self._cards.remove(card)
+                    return make_case(exposure, *card, self._rng)
+            self._cards += self._shuffled(exposure)
+        raise AssertionError("a fresh deck has a fault for every exposure")
+
+    def _shuffled(self, exposure: Exposure) -> list[tuple[str, str]]:
+        image_class = exposure.stream.image_class
+        second = replace(exposure, number=2)  # one that a frame comes before
+        cards = [
+            (fault.kind, strength)
+            for fault in possible_faults(second)
+            for strength in fault.classes[image_class]
+        ]
+        self._rng.shuffle(cards)
+        return cards
+
+
+def _live_one(
+    night: Night, shots: Sequence[Shot], folder: Path, runtime: Runtime
+) -> list[tuple[str, ...]]:
+    """Write a night, let the product judge it, delete it; return the truth about it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if night.part == "rebuild":
+        _begin_epoch(runtime)
+    truth = [row for shot in shots for row in _write(shot, folder, night)]
+    paths = [folder / shot.name for shot in shots]
+    for _ in process_frames(paths, runtime, night.label):
+        pass
+    shutil.rmtree(folder)
+    return truth
+
+
+def _begin_epoch(runtime: Runtime) -> None:
+    """Record the intervention, as a person would on the day."""
+    with runtime.writes.begin() as session:
+        if session.query(EpochRow).count() == 0:
+            why, now = "instrument opened", datetime.now(UTC)
+            session.add(EpochRow(scope="UVES", since=OPENED, why=why, who="benchmark", at=now))
+
+
+def _write(shot: Shot, folder: Path, night: Night) -> Iterator[tuple[str, ...]]:
+    """Write one frame; yield a row of truth for each of its images."""
+    images = images_of(shot)
+    state = state_at(shot.shown.start, SEED)
+    header = primary_header(shot.exposure, state)
+    if shot.case is not None:
+        spoil_header(header, shot.case)
+    (folder / shot.name).write_bytes(frame_bytes(header, shot.exposure, images))
+    bad = _bad_hdus(shot, images)
+    for hdu in images:
+        fault = (shot.case.kind, shot.case.strength) if shot.case and hdu in bad else ("", "")
+        image_type = shot.exposure.image_type(hdu)
+        yield (night.date.isoformat(), night.part, shot.name, str(hdu), image_type, *fault)
+
+
+def images_of(shot: Shot, *, healthy: bool = False) -> dict[int, np.ndarray]:
+    """Render a shot's images by HDU, or what they would be without the fault."""
+    rng = frame_rng(SEED, shot.shown, "pixels")
+    case = None if healthy else shot.case
+    return render(shot.shown, state_at(shot.shown.start, SEED), rng, case)
+
+
+def _bad_hdus(shot: Shot, images: dict[int, np.ndarray]) -> Iterable[int]:
+    """Return the images that have the fault: of a chip read in two halves, not always both."""
+    if shot.case is None:
+        return ()
+    if not shot.exposure.stream.two_ports or shot.case.kind in _FILE_FAULTS:
+        return shot.case.hdus
+    twin = images_of(shot, healthy=True)
+    return [hdu for hdu, pixels in images.items() if not np.array_equal(pixels, twin[hdu])]
+
+
+def _write_truth(path: Path, rows: Sequence[tuple[str, ...]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(TRUTH_COLUMNS)
+        table.writerows(rows)

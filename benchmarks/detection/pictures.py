@@ -1,0 +1,136 @@
+"""The pictures of the benchmark."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from sklearn.metrics import precision_recall_curve, roc_curve
+
+from benchmarks.detection.analysis import Scored, is_counted
+from benchmarks.detection.methods import METHODS
+from qc.simulator import STRENGTHS
+
+Doubles = NDArray[np.float64]
+Tables = Mapping[str, Mapping[str, Mapping[str, Any]]]
+
+_RATES = np.geomspace(1e-3, 1, 200)
+_RECALLS = np.linspace(0, 1, 201)
+_COLOURS = ("#999999", "#8c564b", "#e377c2", "#bcbd22", "#17becf", "#1f77b4", "#2ca02c", "#ff7f0e")
+_OURS = "#000000"
+_SHOWN = (1e-3, 1e4)  # the range of scores that is drawn
+_DPI = 110
+
+
+def draw_curves(scored: Sequence[Scored], tables: Tables, path: Path) -> None:
+    """Draw ROC and precision-recall curves, averaged over image types, each with its threshold."""
+    figure = Figure(figsize=(13, 6), layout="constrained")
+    roc, pr = figure.subplots(1, 2)
+    for row, colour in zip(METHODS, (*_COLOURS, _OURS), strict=True):
+        curves = [_curves(scores, bad) for scores, bad in _by_type(scored, row.name)]
+        style = {"color": colour, "lw": 2.2 if colour == _OURS else 1.2}
+        roc.plot(_RATES, np.mean([each for each, _ in curves], axis=0), label=row.name, **style)
+        pr.plot(_RECALLS, np.mean([each for _, each in curves], axis=0), **style)
+        point = {name: _mean(tables[row.name], name) for name in ("false_alarms", "recall")}
+        shown = max(point["false_alarms"], float(_RATES[0]))
+        roc.plot(shown, point["recall"], "o", color=colour, ms=8, mec="white")
+        pr.plot(point["recall"], _mean(tables[row.name], "precision"), "o", color=colour, ms=8)
+    roc.set(xscale="log", xlabel="false alarms per good image", ylabel="recall", ylim=(0, 1.02))
+    roc.legend(loc="lower right", fontsize=8, title="dot: at the threshold")
+    pr.set(xlabel="recall", ylabel="precision", ylim=(0.45, 1.02))
+    for axes in (roc, pr):
+        axes.grid(alpha=0.3)
+    figure.suptitle("Mean over eleven image types")
+    figure.savefig(path, dpi=_DPI)
+
+
+def _by_type(scored: Sequence[Scored], method: str) -> list[tuple[Doubles, NDArray[np.bool_]]]:
+    groups = defaultdict(list)
+    for one in scored:
+        if is_counted(one.sample):
+            truth = one.sample.truth
+            groups[truth.image_type].append((one.scores[method], truth.is_bad))
+    return [
+        (np.array([score for score, _ in some]), np.array([bad for _, bad in some]))
+        for some in groups.values()
+    ]
+
+
+def _curves(scores: Doubles, bad: NDArray[np.bool_]) -> tuple[Doubles, Doubles]:
+    """Return recall at `_RATES` of false alarms, and precision at `_RECALLS`."""
+    rates, recalls, _ = roc_curve(bad, scores)
+    at_rates = recalls[np.searchsorted(rates, _RATES, side="right") - 1]
+    precision, recall, _ = precision_recall_curve(bad, scores)
+    at_recalls = np.array([precision[recall >= each - 1e-9].max() for each in _RECALLS])
+    return np.asarray(at_rates), at_recalls
+
+
+def _mean(table: Mapping[str, Mapping[str, Any]], name: str) -> float:
+    return float(np.mean([figures[name].value for figures in table.values()]))
+
+
+def draw_recall(counts: Mapping[str, Mapping[str, tuple[int, int]]], path: Path) -> None:
+    """Draw recall by kind of fault and strength; each cell says how many of how many."""
+    kinds = sorted(counts, key=lambda kind: _share(counts[kind].values()))
+    grid = np.full((len(kinds), len(STRENGTHS)), np.nan)
+    figure = Figure(figsize=(6.5, 0.3 * len(kinds) + 1.6), layout="constrained")
+    axes = figure.subplots()
+    for i, kind in enumerate(kinds):
+        for j, strength in enumerate(STRENGTHS):
+            if strength in counts[kind]:
+                found, of = counts[kind][strength]
+                grid[i, j] = found / of
+                colour = "white" if found / of < 0.5 else "black"
+                axes.text(j, i, f"{found}/{of}", ha="center", va="center", color=colour, size=8)
+    image = axes.imshow(grid, cmap="viridis", vmin=0, vmax=1, aspect="auto")
+    axes.set_xticks(range(len(STRENGTHS)), STRENGTHS)
+    axes.set_yticks(range(len(kinds)), [kind.replace("_", " ") for kind in kinds], size=8)
+    figure.colorbar(image, label="flagged")
+    figure.savefig(path, dpi=_DPI)
+
+
+def _share(tallies: Any) -> float:
+    found, of = np.sum(list(tallies), axis=0)
+    return float(found / of)
+
+
+def draw_scores(scored: Sequence[Scored], path: Path) -> None:
+    """Draw the product's score of every test image by type, good ones and each strength."""
+    groups = defaultdict(list)
+    for one in scored:
+        if is_counted(one.sample):
+            truth = one.sample.truth
+            score = np.clip(one.scores["ours"], *_SHOWN)
+            groups[truth.image_type, truth.strength or "good"].append(score)
+    types = sorted({image_type for image_type, _ in groups})
+    figure = Figure(figsize=(13, 6), layout="constrained")
+    axes = figure.subplots()
+    for offset, (name, colour) in enumerate(_STRENGTH_COLOURS.items()):
+        _dots(axes, [groups[each, name] for each in types], offset, colour, name)
+    axes.axhline(1, color="black", lw=1)
+    axes.set(yscale="log", ylabel="score (above 1: anomalous)", ylim=_SHOWN)
+    axes.set_xticks(range(len(types)), types)
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend(loc="upper right", ncols=4)
+    figure.savefig(path, dpi=_DPI)
+
+
+_STRENGTH_COLOURS = {
+    "good": "#2ca02c",
+    "faint": "#1f77b4",
+    "moderate": "#ff7f0e",
+    "gross": "#d62728",
+}
+
+
+def _dots(
+    axes: Axes, columns: Sequence[Sequence[float]], offset: int, colour: str, name: str
+) -> None:
+    rng = np.random.default_rng(0)
+    for i, column in enumerate(columns):
+        x = i + 0.2 * (offset - 1.5) + rng.uniform(-0.08, 0.08, len(column))
+        axes.plot(x, column, ".", ms=3, color=colour, label=name if i == 0 else None)
