@@ -395,7 +395,7 @@ def _runtime(project: Path) -> "Iterator[Runtime]":
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Show a bar for each kind of work, on the error stream; nothing where that is no terminal."""
+    """Show a bar for each kind of work, on the error stream; a line where that is no terminal."""
     columns = (
         TextColumn("{task.description:22}"),
         BarColumn(),
@@ -408,6 +408,8 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
         def report(what: str, done: int, total: int) -> None:
             if what not in tasks:
                 tasks[what] = bars.add_task(what, total=total)
+                if not err.is_terminal:
+                    err.print(f"{what} ({total})")
             bars.update(tasks[what], completed=done, total=total)
 
         yield report

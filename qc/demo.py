@@ -20,9 +20,9 @@ from qc.simulator import simulate
 
 Progress = Callable[[str, int, int], None]  # what is being done, how many are done, of how many
 
-HISTORY_NIGHTS = 16  # arcs are the rarest, two a night: 32 references, 20 needed
+HISTORY_NIGHTS = 13  # arcs are the rarest, two a night: 26 references, 20 needed
 FIRST_NIGHT = date(2026, 7, 1)
-FAULTS = 0.35  # of the night's frames; far more than on a real night, so that there is a choice
+FAULTS = 0.5  # of the night's frames; far more than on a real night, so that there is a choice
 
 
 @dataclass(frozen=True)

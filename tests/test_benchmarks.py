@@ -2,6 +2,7 @@ from datetime import timedelta
 
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from benchmarks.detection.evidence import Material
 from benchmarks.detection.figures import (
@@ -50,6 +51,15 @@ def test_average_precision_is_the_mean_over_the_bad_ones():
 def test_the_best_threshold_lies_between_two_scores():
     assert best_threshold(SCORES, BAD) == 1.5
     assert best_f1(SCORES, BAD) == pytest.approx(2 * (2 / 3) * 1 / (2 / 3 + 1))
+
+
+def test_ties_count_as_scikit_learn_counts_them():
+    rng = np.random.default_rng(5)
+    scores, bad = rng.integers(0, 9, 60).astype(float), rng.random(60) < 0.4
+    assert auroc(scores, bad) == pytest.approx(roc_auc_score(bad, scores))
+    assert average_precision(scores, bad) == pytest.approx(average_precision_score(bad, scores))
+    at_best = scores > best_threshold(scores, bad)
+    assert best_f1(scores, bad) == pytest.approx(f1_score(bad, at_best))
 
 
 def test_flags_are_held_against_the_truth():

@@ -71,7 +71,7 @@ def test_process_reads_judges_and_says_how_it_went(qc, installed, inbox):
     paths = [write_frame(inbox, 1, 1), inbox / "[red]x.fits"]
     write_frame(inbox, 1, 2).rename(paths[1])
     run = qc("process", inbox)
-    assert (run.code, run.err) == (0, "")
+    assert (run.code, run.err) == (0, "process (2)\n")
     assert run.out == "2 files: 2 processed, 2 UNDECIDED\n"
     again = qc("process", inbox, "--json")
     assert [one["state"] for one in json.loads(again.out)] == ["known", "known"]
