@@ -26,8 +26,13 @@ def main() -> None:
     arguments = parser.parse_args()
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(len(ARMS), mp_context=context) as pool:
-        list(pool.map(partial(live_through, work=arguments.work), ARMS))
+        list(pool.map(partial(_prepare, work=arguments.work), ARMS))
     _measure([Record(arguments.work, arm) for arm in ARMS], arguments.docs)
+
+
+def _prepare(arm: str, work: Path) -> None:
+    live_through(arm, work)
+    Record(work, arm).embed_as_the_forerunner()
 
 
 def _measure(records: list[Record], docs: Path) -> None:
@@ -56,11 +61,14 @@ def _measure(records: list[Record], docs: Path) -> None:
         report.by_type_section(methods, "f1", "F1 at the threshold by image type"),
         report.rates_section("Verdicts by number of references", "references", sizes),
         report.rates_section("Verdicts by light, of frames of a lamp", "its light", light),
+        report.misses_section(analysis.misses(samples)),
+        report.false_alarms_section(analysis.false_alarms(samples)),
     ]
     report.update_markdown(docs / "detection.md", sections)
     pictures.draw_curves(scores.scored, methods, docs / "pictures" / "detection_curves.png")
     pictures.draw_recall(faults, docs / "pictures" / "detection_recall.png")
     pictures.draw_scores(scores.scored, docs / "pictures" / "detection_scores.png")
+    pictures.draw_misses(analysis.misses(samples), docs / "pictures" / "detection_misses.png")
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ def _brightness(light: NDArray[np.float32]) -> Doubles:
 
 def is_counted(sample: Sample) -> bool:
     """Whether an image is a test, and its fault one that its picture shows."""
-    return sample.truth.part == "test" and sample.truth.fault not in COUNTED_APART
+    return _is_test(sample) and sample.truth.fault not in COUNTED_APART
 
 
 # --- tables --------------------------------------------------------------------------------------
@@ -101,7 +101,8 @@ def product_table(samples: Sequence[Sample]) -> dict[str, dict[str, Any]]:
     """Return the product's figures by image type; a refused file counts as flagged."""
     by_type = defaultdict(list)
     for sample in filter(is_counted, samples):
-        by_type[sample.truth.image_type].append(sample)
+        if sample.finding or sample.truth.is_bad:  # a good chip is lost with its file, not flagged
+            by_type[sample.truth.image_type].append(sample)
     return {name: _product_figures(some) for name, some in sorted(by_type.items())}
 
 
@@ -172,11 +173,26 @@ def recall_by_fault(samples: Iterable[Sample]) -> dict[str, dict[str, tuple[int,
     """Return how many were flagged, of how many, by kind of fault and strength."""
     counts: dict[str, dict[str, tuple[int, int]]] = defaultdict(dict)
     for sample in samples:
-        if sample.truth.is_bad and sample.truth.part == "test":
+        if sample.truth.is_bad and _is_test(sample):
             found, of = counts[sample.truth.fault].get(sample.truth.strength, (0, 0))
             tally = (found + sample.is_flagged, of + 1)
             counts[sample.truth.fault][sample.truth.strength] = tally
     return dict(sorted(counts.items()))
+
+
+def misses(samples: Iterable[Sample]) -> list[Sample]:
+    """Return the bad images that nobody would have been told of."""
+    return [one for one in samples if _is_test(one) and one.truth.is_bad and not one.is_flagged]
+
+
+def false_alarms(samples: Iterable[Sample]) -> list[Sample]:
+    """Return the good images that somebody would have looked at in vain."""
+    judged = [one for one in samples if _is_test(one) and one.finding]
+    return [one for one in judged if not one.truth.is_bad and one.is_flagged]
+
+
+def _is_test(sample: Sample) -> bool:
+    return sample.truth.part == "test"
 
 
 def by_reference_size(samples: Iterable[Sample]) -> dict[str, dict[str, Interval]]:

@@ -143,7 +143,7 @@ class Record:
         for sample in self.samples:
             if sample.finding and sample.reference_size >= REFERENCE_NEEDED:
                 by_setup[sample.truth.night, sample.finding.extension.setup].append(sample)
-        vectors = self._forerunner_embeddings()
+        vectors = self.embed_as_the_forerunner()
         for samples in by_setup.values():
             with self._reads() as session:
                 yield self._group(session, samples, vectors)
@@ -175,8 +175,11 @@ class Record:
         )
         return Group(tuple(samples), references, tests)
 
-    def _forerunner_embeddings(self) -> dict[int, Floats]:
-        """Embed every image as the forerunner did; kept in the folder, as it takes minutes."""
+    def embed_as_the_forerunner(self) -> dict[int, Floats]:
+        """Return the forerunner's embedding of each image by its id.
+
+        Kept in the folder, as it takes minutes.
+        """
         kept = self._folder / "forerunner.npz"
         ids = sorted(one.finding.extension.id for one in self.samples if one.finding)
         if not kept.exists() or np.load(kept)["ids"].tolist() != ids:

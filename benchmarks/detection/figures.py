@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
-from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
+from scipy.stats import norm, rankdata
 
 Doubles = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -26,12 +25,16 @@ class Interval:
 
 def auroc(scores: Doubles, bad: Flags) -> float:
     """Return the chance that a bad image has a higher score than a good one."""
-    return float(roc_auc_score(bad, scores))
+    n_bad, n_good = bad.sum(), (~bad).sum()
+    above = rankdata(scores)[bad].sum() - n_bad * (n_bad + 1) / 2
+    return float(above / (n_bad * n_good))
 
 
 def average_precision(scores: Doubles, bad: Flags) -> float:
     """Return the mean precision over the bad images in order of score."""
-    return float(average_precision_score(bad, scores))
+    _, found, flagged = _cuts(scores, bad)
+    gained = np.diff(found, prepend=0)
+    return float((gained * found / flagged).sum() / found[-1])
 
 
 def best_threshold(scores: Doubles, bad: Flags) -> float:
@@ -39,17 +42,23 @@ def best_threshold(scores: Doubles, bad: Flags) -> float:
 
     It takes labels of the very images it is applied to, so no product can have it.
     """
-    precision, recall, limits = precision_recall_curve(bad, scores)
-    with np.errstate(invalid="ignore"):
-        f1 = np.nan_to_num(2 * precision * recall / (precision + recall))[:-1]
-    best = int(f1.argmax())
-    below = limits[limits < limits[best]]
-    return float((below.max() + limits[best]) / 2) if len(below) else -np.inf
+    cuts, found, flagged = _cuts(scores, bad)
+    best = int((found / (flagged + bad.sum())).argmax())
+    return float(cuts[best : best + 2].mean()) if best + 1 < len(cuts) else -np.inf
 
 
 def best_f1(scores: Doubles, bad: Flags) -> float:
     """Return the greatest F1 of any threshold."""
-    return f1_of(scores > best_threshold(scores, bad), bad)
+    _, found, flagged = _cuts(scores, bad)
+    return float((2 * found / (flagged + bad.sum())).max())
+
+
+def _cuts(scores: Doubles, bad: Flags) -> tuple[Doubles, Doubles, Doubles]:
+    """Return each distinct score, highest first, with the bad and all images at or above it."""
+    order = np.argsort(-scores)
+    ordered = scores[order]
+    last = np.append(np.flatnonzero(np.diff(ordered)), len(ordered) - 1)  # of equal scores
+    return ordered[last], np.cumsum(bad[order])[last].astype(np.float64), last + 1.0
 
 
 def precision_of(flagged: Flags, bad: Flags) -> float:

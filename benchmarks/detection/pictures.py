@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from benchmarks.detection.analysis import Scored, is_counted
+from benchmarks.detection.evidence import Sample
+from benchmarks.detection.history import ARMS, Shot, images_of, plan_shots
 from benchmarks.detection.methods import METHODS
+from embeddings.preprocess import block_statistics
 from qc.simulator import STRENGTHS
 
 Doubles = NDArray[np.float64]
@@ -22,7 +25,7 @@ _RATES = np.geomspace(1e-3, 1, 200)
 _RECALLS = np.linspace(0, 1, 201)
 _COLOURS = ("#999999", "#8c564b", "#e377c2", "#bcbd22", "#17becf", "#1f77b4", "#2ca02c", "#ff7f0e")
 _OURS = "#000000"
-_SHOWN = (1e-3, 1e4)  # the range of scores that is drawn
+_SHOWN = (0.1, 1e4)  # the range of scores that is drawn
 _DPI = 110
 
 
@@ -77,7 +80,7 @@ def draw_recall(counts: Mapping[str, Mapping[str, tuple[int, int]]], path: Path)
     """Draw recall by kind of fault and strength; each cell says how many of how many."""
     kinds = sorted(counts, key=lambda kind: _share(counts[kind].values()))
     grid = np.full((len(kinds), len(STRENGTHS)), np.nan)
-    figure = Figure(figsize=(6.5, 0.3 * len(kinds) + 1.6), layout="constrained")
+    figure = Figure(figsize=(6.5, 0.21 * len(kinds) + 1.2), layout="constrained")
     axes = figure.subplots()
     for i, kind in enumerate(kinds):
         for j, strength in enumerate(STRENGTHS):
@@ -89,13 +92,61 @@ def draw_recall(counts: Mapping[str, Mapping[str, tuple[int, int]]], path: Path)
     image = axes.imshow(grid, cmap="viridis", vmin=0, vmax=1, aspect="auto")
     axes.set_xticks(range(len(STRENGTHS)), STRENGTHS)
     axes.set_yticks(range(len(kinds)), [kind.replace("_", " ") for kind in kinds], size=8)
-    figure.colorbar(image, label="flagged")
+    figure.colorbar(image, label="share flagged", shrink=0.4)
     figure.savefig(path, dpi=_DPI)
 
 
 def _share(tallies: Any) -> float:
     found, of = np.sum(list(tallies), axis=0)
     return float(found / of)
+
+
+def draw_misses(missed: Sequence[Sample], path: Path) -> None:
+    """Draw missed images, one of each kind of fault and image type.
+
+    Above the whole; below the fault alone, around where it is strongest, in standard deviations
+    of a block's noise.
+    """
+    chosen = list({(one.truth.fault, one.truth.image_type): one for one in missed}.values())[:_MOST]
+    if not chosen:
+        return
+    shots = {
+        (arm, shot.name): shot for arm in ARMS for some in plan_shots(arm).values() for shot in some
+    }
+    figure = Figure(figsize=(2.2 * len(chosen), 5), layout="constrained")
+    for column, sample in zip(
+        figure.subplots(2, len(chosen), squeeze=False).T, chosen, strict=True
+    ):
+        _draw_miss(column, sample, shots[sample.arm, sample.truth.file])
+    figure.savefig(path, dpi=_DPI)
+
+
+_MOST = 10
+_AROUND = 16  # blocks on each side
+
+
+def _draw_miss(column: Sequence[Axes], sample: Sample, shot: Shot) -> None:
+    number, truth = sample.truth.extension, sample.truth
+    ill, well = (
+        block_statistics(images_of(shot, healthy=healthy)[number]) for healthy in (False, True)
+    )
+    fault = (ill - well)[..., 0] / np.maximum(np.median(well[..., 1]) / _PIXELS, 1e-3)
+    whole, part = column
+    low, high = np.percentile(ill[..., 0], [1, 99])
+    whole.imshow(ill[..., 0], origin="lower", cmap="gray", vmin=low, vmax=high)
+    y, x = np.unravel_index(np.abs(fault).argmax(), fault.shape)
+    y, x = (int(np.clip(each, _AROUND, len(fault) - _AROUND)) for each in (y, x))
+    box = slice(y - _AROUND, y + _AROUND), slice(x - _AROUND, x + _AROUND)
+    part.imshow(fault[box], origin="lower", cmap="RdBu_r", vmin=-6, vmax=6)
+    whole.plot(x, y, "o", mfc="none", mec="red", ms=12)
+    title = f"{truth.fault.replace('_', ' ')}\n{truth.strength}, {truth.image_type}"
+    whole.set_title(title, size=8)
+    for axes in column:
+        axes.set_xticks([])
+        axes.set_yticks([])
+
+
+_PIXELS = 9.0  # the root of a block's pixels, roughly: for the eye
 
 
 def draw_scores(scored: Sequence[Scored], path: Path) -> None:

@@ -1,14 +1,18 @@
 """The figures as Markdown and JSON."""
 
 import json
+import re
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from benchmarks.detection.evidence import Sample
 from benchmarks.detection.figures import Interval
 from benchmarks.detection.methods import METHODS
+from qc.database import VerdictRow
 
 Table = Mapping[str, Mapping[str, Any]]
 
@@ -121,6 +125,51 @@ def rates_section(title: str, first: str, groups: Mapping[str, Mapping[str, Inte
         for name, rates in groups.items()
     ]
     return f"### {title}\n\n{_markdown((first, 'recall', 'false alarms'), rows)}"
+
+
+def misses_section(samples: Sequence[Sample]) -> str:
+    """List every miss."""
+    head = ("image", "type", "fault", "strength", "score", "references")
+    rows = [
+        [_name(one), one.truth.image_type, one.truth.fault.replace("_", " "), one.truth.strength,
+         f"{_verdict(one).score:.2f}", str(one.reference_size)]
+        for one in sorted(samples, key=lambda one: (one.truth.fault, one.truth.strength))
+    ]  # fmt: skip
+    return f"### Every miss ({len(rows)})\n\n{_markdown(head, rows)}"
+
+
+def false_alarms_section(samples: Sequence[Sample]) -> str:
+    """Count the false alarms by the evidence that raised them."""
+    groups = Counter((one.truth.image_type, _evidence_of(_verdict(one))) for one in samples)
+    worst: dict[tuple[str, str], float] = defaultdict(float)
+    for one in samples:
+        key = (one.truth.image_type, _evidence_of(_verdict(one)))
+        worst[key] = max(worst[key], _verdict(one).score)
+    rows = [
+        [image_type, evidence, str(count), f"{worst[image_type, evidence]:.2f}"]
+        for (image_type, evidence), count in sorted(groups.items())
+    ]
+    head = ("type", "strongest evidence", "false alarms", "highest score")
+    return f"### Every false alarm ({len(samples)})\n\n{_markdown(head, rows)}"
+
+
+def _evidence_of(verdict: VerdictRow) -> str:
+    """Name the kind of a verdict's first reason, without its numbers."""
+    first = verdict.reasons[0]
+    if first.startswith("joins"):
+        return "merge height"
+    if "stands out" in first:
+        return f"residual: {first.removeprefix('a ').split(' around')[0]}"
+    return re.split(r" -?\d", first)[0]
+
+
+def _verdict(sample: Sample) -> VerdictRow:
+    assert sample.finding is not None
+    return sample.finding.verdict
+
+
+def _name(sample: Sample) -> str:
+    return f"{sample.truth.file.removesuffix('.fits')}[{sample.truth.extension}]"
 
 
 def _mean(table: Table, name: str) -> float:
