@@ -100,11 +100,15 @@ class ResNet50Encoder:
         which the pooled activations of an untrained network do not. The values are rounded to
         float16, so that what is stored can be judged again with the same result.
         """
-        padded = _pad_to_batches(inputs, self.batch_size)  # one shape: compiled once
-        vectors = self._network.predict(padded, batch_size=self.batch_size, verbose=0)
-        pooled = np.asarray(vectors[: len(inputs)], np.float64)
+        steps = range(0, len(inputs), self.batch_size)
+        pooled = np.concatenate([self._pool(inputs[i : i + self.batch_size]) for i in steps])
         unit: NDArray[np.float64] = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
         return unit.astype(np.float16).astype(np.float32)
+
+    def _pool(self, inputs: Floats) -> NDArray[np.float64]:
+        """Return the pooled last feature map of one batch: (n, 2048)."""
+        padded = _pad_to_power_of_two(inputs)
+        return np.asarray(self._network.predict_on_batch(padded)[: len(inputs)], np.float64)
 
     @cached_property
     def _network(self) -> Any:
@@ -112,11 +116,9 @@ class ResNet50Encoder:
             return _resnet50(self.weights)
 
 
-def _pad_to_batches(inputs: Floats, batch_size: int) -> Floats:
-    """Repeat the last input until batches are full; a lone input stays alone."""
-    missing = -len(inputs) % batch_size
-    if len(inputs) <= 1 or not missing:
-        return inputs
+def _pad_to_power_of_two(inputs: Floats) -> Floats:
+    """Repeat the last input until there are 1, 2, 4, 8 ...: each shape is compiled for anew."""
+    missing = (1 << (len(inputs) - 1).bit_length()) - len(inputs)
     return np.concatenate([inputs, np.repeat(inputs[-1:], missing, axis=0)])
 
 
