@@ -18,6 +18,7 @@ from benchmarks.detection.figures import (
     wilson,
 )
 from benchmarks.detection.methods import METHODS, Row
+from qc.judge import REFERENCE_NEEDED
 from qc.tuning import tail_quantile
 
 Doubles = NDArray[np.float64]
@@ -91,7 +92,11 @@ def _brightness(light: NDArray[np.float32]) -> Doubles:
 
 def is_counted(sample: Sample) -> bool:
     """Whether an image is a test, and its fault one that its picture shows."""
-    return _is_test(sample) and sample.truth.fault not in COUNTED_APART
+    return _is_test(sample) and _shows_its_fault(sample)
+
+
+def _shows_its_fault(sample: Sample) -> bool:
+    return sample.truth.fault not in COUNTED_APART
 
 
 # --- tables --------------------------------------------------------------------------------------
@@ -196,15 +201,15 @@ def _is_test(sample: Sample) -> bool:
 
 
 def by_reference_size(samples: Iterable[Sample]) -> dict[str, dict[str, Interval]]:
-    """Return recall and false alarms by how many references there were."""
+    """Return recall and false alarms by how many references there were, spring included."""
     groups = defaultdict(list)
-    for sample in filter(is_counted, samples):
-        if sample.finding:
+    for sample in samples:
+        if sample.reference_size >= REFERENCE_NEEDED and _shows_its_fault(sample):
             groups[_bin(sample.reference_size)].append(sample)
     return {name: _rates(groups[name]) for name in _BINS if name in groups}
 
 
-_BINS = {"below 20": 19, "20 to 40": 40, "41 to 100": 100, "101 to 200": 200}
+_BINS = {"20 to 40": 40, "41 to 100": 100, "101 to 200": 200}
 
 
 def _bin(size: int) -> str:
@@ -212,10 +217,13 @@ def _bin(size: int) -> str:
 
 
 def by_brightness(scores: Scores) -> dict[str, dict[str, Interval]]:
-    """Return recall and false alarms of lit images within their references' light, and beyond."""
+    """Return recall and false alarms of lit images within their references' light, and beyond.
+
+    The nights of spring and of the rebuilding included, as far as they had references.
+    """
     groups = defaultdict(list)
     for one in scores.scored:
-        if is_counted(one.sample) and one.brightness >= 0:
+        if _shows_its_fault(one.sample) and one.brightness >= 0:
             inside = one.is_bright_as_references
             where = "within" if inside else "brighter" if one.brightness > 1 else "dimmer"
             groups[where].append(one.sample)
