@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 if TYPE_CHECKING:
@@ -344,7 +344,7 @@ def status(project: Project = Path(), as_json: AsJson = False) -> None:
     if as_json:
         _print_json(found)
         return
-    table = Table(show_header=False)
+    table = Table("", Column(overflow="fold"), show_header=False)
     for name, value in found.items():
         table.add_row(name.replace("_", " "), _in_lines(value))
     out.print(table)

@@ -109,7 +109,7 @@ def _process(
 
 def _result(session: Session, project: Path, report: Path, night: date) -> DemoResult:
     truth = _read_truth(project / "inbox" / "truth.csv")
-    noticed = _noticed(session, night)
+    anomalous, refused = _anomalous(session, night), _refused(session)
     groups = defaultdict(list)
     for row in truth:
         groups[row["fault"], row["strength"]].append(row)
@@ -120,11 +120,12 @@ def _result(session: Session, project: Path, report: Path, night: date) -> DemoR
             strength=strength,
             image_types=tuple(sorted({row["image_type"] for row in rows})),
             extensions=len(rows),
-            noticed=sum(noticed(row) for row in rows),
+            noticed=sum(_key(row) in anomalous or row["file"] in refused for row in rows),
         )
         for (fault, strength), rows in sorted(groups.items())
     )
-    return DemoResult(project, report, night, found, len(nominal), sum(map(noticed, nominal)))
+    false_alarms = sum(_key(row) in anomalous for row in nominal)
+    return DemoResult(project, report, night, found, len(nominal), false_alarms)
 
 
 def _read_truth(path: Path) -> list[dict[str, str]]:
@@ -132,16 +133,20 @@ def _read_truth(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def _noticed(session: Session, night: date) -> Callable[[dict[str, str]], bool]:
-    """Return a test of a row of the truth: was it judged anomalous, or refused as broken."""
-    anomalous = {
+def _key(row: dict[str, str]) -> tuple[str, str]:
+    return row["file"], row["extension"]
+
+
+def _anomalous(session: Session, night: date) -> set[tuple[str, str]]:
+    """Return file and extension of what was judged anomalous."""
+    return {
         (Path(found.frame.path).name, str(found.extension.number))
         for found in database.findings(session, night)
         if found.verdict.status == Status.ANOMALOUS
     }
-    broken = {
-        Path(row.path).name
-        for row in database.unprocessed(session)
-        if row.state == FrameState.FAILED
-    }
-    return lambda row: row["file"] in broken or (row["file"], row["extension"]) in anomalous
+
+
+def _refused(session: Session) -> set[str]:
+    """Return the files that were refused as broken."""
+    unread = database.unprocessed(session)
+    return {Path(row.path).name for row in unread if row.state == FrameState.FAILED}

@@ -173,7 +173,7 @@ def _frame_record(session: Session, finding: Finding) -> dict[str, Any]:
 def project_status(session: Session) -> dict[str, Any]:
     """Return what is stored, what failed, what is owed, and how fresh it is."""
     failed = [
-        f"{row.path}: {row.reason}"
+        row.reason  # which begins with the path
         for row in database.unprocessed(session)
         if row.state == FrameState.FAILED
     ]

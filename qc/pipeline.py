@@ -368,11 +368,22 @@ def _weigh(
     )
 
 
+_QUANTITIES = {"level": "level", "scatter": "noise", "peak": "brightest pixel"}
+_EVERYWHERE = {
+    "power": "the whole frame",
+    "outliers": "many blocks",
+    "dark outliers": "many dark blocks",
+}
+
+
 def _in_words(residual: Residual, measured: Measured) -> str:
-    """Name the strongest pattern and where on the detector it is."""
+    """Say what stands out most, and where on the detector: pixels from 0, as read."""
+    quantity, shape = residual.strongest.split(maxsplit=1)
+    if shape in _EVERYWHERE:
+        return f"the {_QUANTITIES[quantity]} of {_EVERYWHERE[shape]}"
     block = zip(residual.place, measured.shape, measured.statistics.shape[:2], strict=True)
     y, x = (round((index + 0.5) * pixels / blocks) for index, pixels, blocks in block)
-    return f"a {residual.strongest} around x {x}, y {y}"
+    return f"the {_QUANTITIES[quantity]} of a {shape} around x {x}, y {y}"
 
 
 def _nearest(embedding: Floats, reference: Reference) -> int | None:
