@@ -279,16 +279,16 @@ def show(
 
 
 def _show_table(record: dict[str, Any]) -> Table:
-    table = Table(title=f"{record['file']} extension {record['extension']}", show_header=False)
+    title = f"{record['file']} extension {record['extension']}"
+    table = Table("", Column(overflow="fold"), title=title, show_header=False)
+    metrics = record["metrics"]
     for name, value in record.items():
-        if name == "metrics":
-            continue
-        text = "\n".join(map(str, value)) if isinstance(value, list) else str(value)
-        table.add_row(name.replace("_", " "), text)
+        if value not in (None, "", metrics):
+            table.add_row(name.replace("_", " "), _in_lines(value))
     table.add_section()
-    for name, metric in record["metrics"].items():
+    for name, metric in metrics.items():
         z = "" if metric["z"] is None else f"   {metric['z']:+.1f} sigma"
-        table.add_row(name, f"{metric['value']:.5g}{z}")
+        table.add_row(name.replace("_", " "), f"{metric['value']:.5g}{z}")
     return table
 
 
@@ -351,13 +351,15 @@ def status(project: Project = Path(), as_json: AsJson = False) -> None:
 
 
 def _in_lines(value: Any) -> str:
-    """Write a value of the status as a person would: a count or an item a line."""
+    """Write a value as a person would: a count or an item a line, four digits of a number."""
     if isinstance(value, Mapping):
         value = [f"{count:6d} {name}" for name, count in value.items()]
     if isinstance(value, list):
         return "\n".join(value) or "none"
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M} UT"
+    if isinstance(value, float):
+        return f"{value:.4g}"
     return "none yet" if value is None else str(value)
 
 

@@ -337,17 +337,6 @@ class AlertRow(Base):
     sent_at: Mapped[datetime | None]
 
 
-class JobRunRow(Base):
-    """What ran, when, and how it ended."""
-
-    __tablename__ = "job_run"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    job: Mapped[str] = mapped_column(index=True)
-    started_at: Mapped[datetime]
-    ended_at: Mapped[datetime | None]
-    outcome: Mapped[str] = mapped_column(default="")
-
-
 @dataclass(frozen=True)
 class File:
     """A file as the disk shows it, unread."""

@@ -72,18 +72,6 @@ def upgrade() -> None:
         )
 
     op.create_table(
-        "job_run",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("job", sa.String(), nullable=False),
-        sa.Column("started_at", sa.DateTime(), nullable=False),
-        sa.Column("ended_at", sa.DateTime(), nullable=True),
-        sa.Column("outcome", sa.String(), nullable=False),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_job_run")),
-    )
-    with op.batch_alter_table("job_run", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_job_run_job"), ["job"], unique=False)
-
-    op.create_table(
         "extension",
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("frame_id", sa.Integer(), nullable=False),
@@ -235,10 +223,6 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_extension_pixels_sha256"))
 
     op.drop_table("extension")
-    with op.batch_alter_table("job_run", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_job_run_job"))
-
-    op.drop_table("job_run")
     with op.batch_alter_table("frame", schema=None) as batch_op:
         batch_op.drop_index(
             "uq_frame_path_unprocessed",
