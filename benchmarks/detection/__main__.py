@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.detection import analysis, pictures, report
-from benchmarks.detection.evidence import Record
-from benchmarks.detection.history import ARMS, SEED, live_through
+from benchmarks.detection.evidence import Record, prepare
+from benchmarks.detection.history import ARMS, SEED
 from benchmarks.detection.methods import METHODS
 
 
@@ -26,13 +26,8 @@ def main() -> None:
     arguments = parser.parse_args()
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(len(ARMS), mp_context=context) as pool:
-        list(pool.map(partial(_prepare, work=arguments.work), ARMS))
+        list(pool.map(partial(prepare, work=arguments.work), ARMS))
     _measure([Record(arguments.work, arm) for arm in ARMS], arguments.docs)
-
-
-def _prepare(arm: str, work: Path) -> None:
-    live_through(arm, work)
-    Record(work, arm).embed_as_the_forerunner()
 
 
 def _measure(records: list[Record], docs: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.orm import Session, sessionmaker
 
+from benchmarks.detection.history import live_through
 from embeddings.encoder import ResNet50Encoder
 from embeddings.preprocess import STRETCHES
 from qc import database
@@ -204,6 +205,15 @@ def _picture(session: Session, extension_id: int) -> Floats:
 
 def _embedding(session: Session, finding: Finding) -> Floats:
     return database.embedding_of(session, finding.extension.id, finding.verdict.encoder_id)
+
+
+def prepare(arm: str, work: Path) -> None:
+    """Simulate, judge and embed what is not yet in the folder of an arm.
+
+    Here, and not in ``__main__``, so that a spawned process finds it.
+    """
+    live_through(arm, work)
+    Record(work, arm).embed_as_the_forerunner()
 
 
 def read_truth(folder: Path) -> Iterator[Truth]:
