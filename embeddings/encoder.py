@@ -135,6 +135,8 @@ def _quiet_start() -> Iterator[None]:
         os.dup2(chatter.fileno(), 2)
         try:
             yield
+        except WeightsError:
+            raise  # says all there is to say
         except BaseException:
             os.lseek(chatter.fileno(), 0, os.SEEK_SET)
             os.write(terminal, chatter.read())

@@ -11,11 +11,11 @@ from qc import database
 from qc.database import (
     EmbeddingRow,
     EncoderRow,
+    EpochRow,
     ExtensionRow,
     File,
     FrameRow,
     FrameState,
-    JobRunRow,
     LabelName,
     LabelRow,
     connect,
@@ -146,17 +146,21 @@ def test_a_valid_outlier_is_accepted_as_reference(session):
     assert reference.extension_ids == (row.id,)
 
 
+def epoch_at(when) -> EpochRow:
+    return EpochRow(scope="UVES", since=date(2026, 1, 1), why="a test", who="me", at=when)
+
+
 def test_times_come_back_in_utc_whatever_the_zone_they_went_in_with(session):
     chile = timezone(timedelta(hours=-3))
-    session.add(JobRunRow(job="x", started_at=datetime(2026, 1, 1, 22, 30, tzinfo=chile)))
+    session.add(epoch_at(datetime(2026, 1, 1, 22, 30, tzinfo=chile)))
     session.flush()
     session.expire_all()
-    assert session.scalar(select(JobRunRow.started_at)) == datetime(2026, 1, 2, 1, 30, tzinfo=UTC)
-    assert session.scalar(text("SELECT started_at FROM job_run")) == "2026-01-02 01:30:00.000000"
+    assert session.scalar(select(EpochRow.at)) == datetime(2026, 1, 2, 1, 30, tzinfo=UTC)
+    assert session.scalar(text("SELECT at FROM epoch")) == "2026-01-02 01:30:00.000000"
 
 
 def test_a_time_without_a_zone_is_refused(session):
-    session.add(JobRunRow(job="x", started_at=NOON.replace(tzinfo=None)))
+    session.add(epoch_at(NOON.replace(tzinfo=None)))
     with pytest.raises(Exception, match="a time without a zone could be any of 24"):
         session.flush()
 
