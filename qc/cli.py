@@ -221,7 +221,8 @@ def _outcome_records(outcome: "Outcome") -> list[dict[str, Any]]:
 
 
 def _print_outcomes(outcomes: "list[Outcome]") -> None:
-    table = Table("file", "ext", "type", "status", "score", "first reason")
+    file = Column("file", overflow="fold")
+    table = Table(file, "ext", "type", "status", "score", "first reason")
     for outcome in outcomes:
         if not outcome.judged and outcome.reason:
             reason = outcome.reason.removeprefix(f"{outcome.path}: ")
