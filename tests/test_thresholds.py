@@ -169,8 +169,6 @@ def test_nothing_in_the_file_is_executed(tmp_path):
 
 def test_the_thresholds_that_come_with_the_program_cover_every_instrument():
     path = shipped("thresholds.yaml")
-    if not path.read_text().strip():
-        pytest.skip("thresholds.yaml is empty: being tuned anew")
     types = [name for one in read_instruments() for name in one.image_types()]
     thresholds = read_thresholds(path, types)
     encoders = {entry.encoder for entries in thresholds.entries.values() for entry in entries}
