@@ -26,6 +26,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 from rich.text import Text
 
+from qc.choices import Format, What
+
 if TYPE_CHECKING:
     from qc.demo import DemoResult
     from qc.pipeline import Outcome
@@ -78,23 +80,6 @@ class Certified(StrEnum):
     """What a person has already said of all the frames given."""
 
     GOOD = "good"
-
-
-class What(StrEnum):
-    """The tables that can be exported."""
-
-    VERDICTS = "verdicts"
-    EMBEDDINGS = "embeddings"
-    LABELS = "labels"
-    METRICS = "metrics"
-
-
-class TableFormat(StrEnum):
-    """The formats that they can be written in."""
-
-    CSV = "csv"
-    PARQUET = "parquet"
-    VOTABLE = "votable"
 
 
 @app.command()
@@ -318,7 +303,7 @@ def report(
 def export(
     what: Annotated[What, typer.Argument(help="Which table.")],
     since: Day = None,
-    table_format: Annotated[TableFormat, typer.Option("--format")] = TableFormat.CSV,
+    table_format: Annotated[Format, typer.Option("--format")] = Format.CSV,
     file: Annotated[Path | None, typer.Option("--out", help="File; else to the screen.")] = None,
     project: Project = Path(),
 ) -> None:
@@ -326,12 +311,11 @@ def export(
     from qc import exports
 
     with _runtime(project) as runtime, runtime.reads() as session:
-        table = exports.read_table(session, exports.What(what), since.date() if since else None)
-    form = exports.Format(table_format)
+        table = exports.read_table(session, what, since.date() if since else None)
     if file is None:
-        exports.write_table(table, form, sys.stdout.buffer)
+        exports.write_table(table, table_format, sys.stdout.buffer)
     else:
-        exports.write_table_file(table, form, file)
+        exports.write_table_file(table, table_format, file)
         err.print(f"{len(table)} rows in {file}", soft_wrap=True)
 
 

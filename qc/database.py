@@ -2,6 +2,7 @@
 
 import getpass
 import os
+import re
 import sqlite3
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,6 +36,7 @@ from sqlalchemy import (
     delete,
     event,
     func,
+    make_url,
     or_,
     select,
 )
@@ -418,6 +420,23 @@ class Judged:
     nearest_id: int | None
 
 
+def read_url(text: str) -> URL:
+    """Return a database's address.
+
+    Raises
+    ------
+    ConfigurationError
+        If it is no URL.
+    """
+    try:
+        return make_url(text)
+    except ArgumentError:
+        shown = re.sub(r"//.*@", "//***@", text)  # whom it lets in is nobody's business
+        raise ConfigurationError(
+            f"database address: expected a URL like postgresql+psycopg://user@host/name, got {shown!r}"
+        ) from None  # its words quote the URL
+
+
 def connect(url: str | URL) -> Engine:
     """Return an engine; on SQLite with a write-ahead log, foreign keys, and time for others.
 
@@ -426,11 +445,13 @@ def connect(url: str | URL) -> Engine:
     ConfigurationError
         If the address makes no sense, or its driver is not installed.
     """
+    address = read_url(url) if isinstance(url, str) else url
     try:
-        engine = create_engine(url)
+        engine = create_engine(address)
     except (ArgumentError, ImportError) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigurationError(f"database {str(url)!r}: {reason}") from error
+        shown = address.render_as_string(hide_password=True)
+        raise ConfigurationError(f"database {shown!r}: {reason}") from error
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)

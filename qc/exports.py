@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Iterator
 from datetime import date
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -12,27 +11,11 @@ from astropy.table import Table
 from sqlalchemy.orm import Session
 
 from qc import database
+from qc.choices import Format, What
 from qc.database import Finding, FrameState
 from qc.errors import ConfigurationError
+from qc.files import written_whole
 from qc.metrics import METRICS
-
-
-class What(StrEnum):
-    """The tables that can be exported."""
-
-    VERDICTS = "verdicts"
-    EMBEDDINGS = "embeddings"
-    LABELS = "labels"
-    METRICS = "metrics"
-
-
-class Format(StrEnum):
-    """The formats that they can be written in."""
-
-    CSV = "csv"
-    PARQUET = "parquet"
-    VOTABLE = "votable"
-
 
 _IDENTITY = ("file", "extension", "image_type", "observed_at")
 _SETUP = ("chip", "binning", "read_mode", "wavelength_nm", "slit_arcsec", "optics")
@@ -209,13 +192,8 @@ def write_table(table: pd.DataFrame, form: Format, stream: BinaryIO) -> None:
 
 def write_table_file(table: pd.DataFrame, form: Format, path: Path) -> None:
     """Write a table to a file; what was there stays until the new one is whole."""
-    unfinished = path.with_name(f".{path.name}.part")
-    try:
-        with unfinished.open("wb") as stream:
-            write_table(table, form, stream)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with written_whole(path) as stream:
+        write_table(table, form, stream)
 
 
 def _write_parquet(table: pd.DataFrame, stream: BinaryIO) -> None:

@@ -149,7 +149,7 @@ def _arrive(path: Path, runtime: Runtime, label: LabelName | None) -> Arrival | 
     file = File(_printable(path), 0, 0)
     try:
         file = _stat(file.path)
-        if _is_known(file, runtime, label):
+        if _recognise_unread(file, runtime, label):
             return Outcome(file.path, FrameState.KNOWN)
         frame = read_frame(file.path, runtime.instruments)
         with runtime.writes.begin() as session:
@@ -164,7 +164,8 @@ def _arrive(path: Path, runtime: Runtime, label: LabelName | None) -> Arrival | 
         return Outcome(file.path, state, str(error))
 
 
-def _is_known(file: File, runtime: Runtime, label: LabelName | None) -> bool:
+def _recognise_unread(file: File, runtime: Runtime, label: LabelName | None) -> bool:
+    """Say whether the file was processed before; its frames may be certified only now."""
     with runtime.reads() as session:
         known = database.is_known(session, file)
     if known and label is not None:
@@ -247,7 +248,7 @@ def _measure(extension: Extension) -> Measured:
         limits=extension.limits,
         statistics=block_statistics(extension.pixels),
         metrics=measure(extension),
-        pixels_sha256=hashlib.sha256(extension.pixels.tobytes()).hexdigest(),
+        pixels_sha256=hashlib.sha256(np.ascontiguousarray(extension.pixels).data).hexdigest(),
     )
 
 

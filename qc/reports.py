@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 from qc import database
 from qc.database import FrameRow
 from qc.errors import ConfigurationError
+from qc.files import written_whole
 from qc.frames import Setup
 from qc.instruments import Instrument
 from qc.nights import (
@@ -266,12 +267,8 @@ def write_frame_page(runtime: Runtime, name: str) -> Path:
 def _write(file: Path, page: str) -> Path:
     """Write a page; what was there stays until the new one is whole."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(f".{file.name}.part")
-    try:
-        unfinished.write_text(page, encoding="utf-8")
-        unfinished.replace(file)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with written_whole(file) as stream:
+        stream.write(page.encode())
     return file
 
 

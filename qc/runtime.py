@@ -17,13 +17,12 @@ from pydantic_settings import (
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
-from sqlalchemy import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy import URL
 from sqlalchemy.orm import Session, sessionmaker
 
 from embeddings.encoder import Encoder, ResNet50Encoder
 from embeddings.preprocess import STRETCHES
-from qc.database import connect, for_writing
+from qc.database import connect, for_writing, read_url
 from qc.errors import ConfigurationError
 from qc.expectations import Expectations
 from qc.installation import shipped
@@ -99,10 +98,7 @@ class Settings(BaseSettings):
         """
         if not self.database:
             return URL.create("sqlite", database=str(self.project / "qc.db"))
-        try:
-            url = make_url(self.database)
-        except ArgumentError as error:
-            raise ConfigurationError(f"database: {error}, got {self.database!r}") from error
+        url = read_url(self.database)
         is_file = url.get_backend_name() == "sqlite" and url.database not in {None, "", ":memory:"}
         return url.set(database=str(self.project / str(url.database))) if is_file else url
 

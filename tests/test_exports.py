@@ -9,11 +9,10 @@ import pytest
 from astropy.table import Table
 
 from qc import database
+from qc.choices import Format, What
 from qc.database import LabelName
 from qc.errors import UnknownFrame
 from qc.exports import (
-    Format,
-    What,
     frame_records,
     project_status,
     read_table,

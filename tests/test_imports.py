@@ -12,7 +12,7 @@ SLOW = {"keras", "tensorflow"}
 
 # Bottom to top: a module imports only from lines above its own.
 ORDER = [
-    {"qc.errors"},
+    {"qc.errors", "qc.choices", "qc.files"},
     {"qc.installation"},
     {"qc.instruments"},
     {"qc.fitsfile"},

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from embeddings.encoder import ResNet50Encoder
+from qc.database import connect
 from qc.errors import ConfigurationError
 from qc.instruments import read_instruments
 from qc.runtime import create_project, open_runtime, read_settings, thresholds_file
@@ -83,6 +84,13 @@ def test_settings_that_are_no_text_are_told(tmp_path):
 def test_a_database_address_that_makes_no_sense_is_told(tmp_path):
     with pytest.raises(ConfigurationError, match="got 'nonsense'"):
         _ = settings_of(tmp_path, 'database = "nonsense"').database_url
+
+
+@pytest.mark.parametrize("url", ["postgresql+psycopg//me:secret@host/qc", "x://me:secret@h/qc"])
+def test_a_mistake_in_a_database_address_does_not_tell_its_password(tmp_path, url):
+    with pytest.raises(ConfigurationError) as told:
+        connect(settings_of(tmp_path, f'database = "{url}"').database_url)
+    assert "secret" not in str(told.value)
 
 
 def test_a_folder_that_is_no_project_is_told_with_what_to_do(tmp_path):
