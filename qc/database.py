@@ -433,7 +433,8 @@ def read_url(text: str) -> URL:
     except ArgumentError:
         shown = re.sub(r"//.*@", "//***@", text)  # whom it lets in is nobody's business
         raise ConfigurationError(
-            f"database address: expected a URL like postgresql+psycopg://user@host/name, got {shown!r}"
+            "database address: expected a URL like postgresql+psycopg://user@host/name, "
+            f"got {shown!r}"
         ) from None  # its words quote the URL
 
 
