@@ -38,6 +38,7 @@ LINE_RANK = 32  # the line whose height stands for the lamp's brightness
 FFT_PIXELS = 2**16  # about 30 rows: resolves mains pick-up, which repeats every 2 rows
 FFT_SEGMENTS = 8
 LINE_PHASE_PERIOD_PX = 32.0  # well above any nominal drift, so that the phase does not wrap
+CLUSTER_PX = 16  # side of the square in which hot pixels are counted
 FEWEST_REFERENCES = 3  # scatter of fewer is not known
 
 
@@ -98,6 +99,9 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "dead_fraction": Metric("", "Share of pixels below half the bias level.", 1e-6, 7),
         "hot_fraction": Metric(
             "", "Share of single pixels far brighter than all their neighbours.", 2e-6, 7
+        ),
+        "hot_cluster": Metric(
+            "pixels", "Most hot pixels close together, within 16 by 16 pixels.", 0.7, 0
         ),
         "row_structure": Metric(
             "ADU", "Scatter of the row means: horizontal stripes and drifts.", 0.01, 3
@@ -281,13 +285,13 @@ class _Scan:
         Mean of each row, ADU above zero.
     chunks : (c, nx) float32 array
         Column profile of each of up to 64 groups of rows, ADU above zero.
-    hot : int
-        Number of isolated bright pixels.
+    hot : (n, 2) int array
+        Row and column of each isolated bright pixel.
     """
 
     rows: Floats
     chunks: Floats
-    hot: int
+    hot: NDArray[np.int_]
 
 
 def _scan(light: Pixels, zero_adu: float, noise_adu: float) -> _Scan:
@@ -296,31 +300,47 @@ def _scan(light: Pixels, zero_adu: float, noise_adu: float) -> _Scan:
     edges = np.linspace(0, ny, max(1, min(CHUNKS, ny // 4)) + 1).astype(int)
     rows = np.empty(ny, np.float32)
     chunks = np.empty((len(edges) - 1, nx), np.float32)
-    hot = 0
+    hot = []
     for index, (first, last) in enumerate(pairwise(edges)):
         start, stop = max(first - 1, 0), min(last + 1, ny)  # a neighbour on each side
         group = light[start:stop].astype(np.float32)
         group -= np.float32(zero_adu)
-        hot += _isolated(group, 8 * noise_adu)
+        hot.append(np.add(_isolated(group, 8 * noise_adu), (start, 0)))
         own = group[first - start : last - start]
         rows[first:last] = own.mean(axis=1)
         chunks[index] = own.mean(axis=0)
-    return _Scan(rows, chunks, hot)
+    return _Scan(rows, chunks, np.concatenate(hot))
 
 
-def _isolated(group: Floats, excess_adu: float) -> int:
-    """Count pixels more than twice as bright as the brightest of their four neighbours.
+def _isolated(group: Floats, excess_adu: float) -> NDArray[np.int_]:
+    """Find pixels more than twice as bright as the brightest of their eight neighbours: (n, 2).
 
-    Slit images and order edges are at least as bright on one side, and so are bad columns.
+    Slit images and order edges are at least as bright on one side, and so are bad columns; most
+    of a cosmic ray's trail has a neighbour on the trail.
     """
     centre = group[1:-1, 1:-1]
-    beside = np.maximum(group[1:-1, :-2], group[1:-1, 2:])
-    np.maximum(beside, group[:-2, 1:-1], out=beside)
-    np.maximum(beside, group[2:, 1:-1], out=beside)
-    np.maximum(beside, 0, out=beside)
-    beside *= 2
-    beside += np.float32(excess_adu)
-    return int(np.count_nonzero(centre > beside))
+    beside = np.maximum(group[:, :-2], group[:, 2:])
+    three = np.maximum(beside, group[:, 1:-1])
+    around = np.maximum(three[:-2], three[2:])
+    np.maximum(around, beside[1:-1], out=around)
+    np.maximum(around, 0, out=around)
+    around *= 2
+    around += np.float32(excess_adu)
+    return np.argwhere(centre > around) + 1
+
+
+def _most_crowded(places: NDArray[np.int_], shape: tuple[int, ...]) -> int:
+    """Return the greatest number of places, (n, 2), within a square of CLUSTER_PX of the shape.
+
+    Squares overlap by half, so that no cluster is cut by all of them.
+    """
+    half = CLUSTER_PX // 2
+    width = shape[1] // CLUSTER_PX + 2
+    most = 0
+    for shift in ((0, 0), (0, half), (half, 0), (half, half)):
+        y, x = ((places + shift) // CLUSTER_PX).T
+        most = max(most, int(np.bincount(y * width + x, minlength=1).max()))
+    return most
 
 
 def _levels(view: _View) -> dict[str, float]:
@@ -342,7 +362,8 @@ def _counts(view: _View) -> dict[str, float]:
     return {
         "saturated_fraction": saturated / view.light.size,
         "dead_fraction": np.count_nonzero(pixels <= dead_adu) / pixels.size,
-        "hot_fraction": view.scan.hot / view.light.size,
+        "hot_fraction": len(view.scan.hot) / view.light.size,
+        "hot_cluster": _most_crowded(view.scan.hot, view.light.shape),
         "repeated_rows": _repeated_rows(pixels),
     }
 
@@ -364,7 +385,7 @@ def _columns(view: _View) -> dict[str, float]:
     tells them apart, and misses columns that are bad in less than half.
     """
     groups = np.array_split(view.scan.chunks, min(BANDS, len(view.scan.chunks)))
-    bands = np.stack([np.median(group, axis=0) for group in groups])  # (16, nx)
+    bands = np.stack([_lower_median(group) for group in groups])  # (16, nx)
     apart = _apart_from_neighbours(bands)
     if view.lit:
         stands_off = np.abs(np.median(apart, axis=0))
@@ -378,6 +399,15 @@ def _columns(view: _View) -> dict[str, float]:
         return {"column_defect": worst, "defective_columns": number}
     light_adu = max(float(bands.mean()), FAINTEST_LIGHT_ADU)  # order edges grow with it
     return {"column_contrast": worst / light_adu, "defective_columns": number}
+
+
+def _lower_median(group: Floats) -> Floats:
+    """Return the median of (c, nx) over c, of an even number the lower of the two in the middle.
+
+    A cosmic ray along a column that ends in the next chunk brightens two of four.
+    """
+    lower: Floats = np.sort(group, axis=0)[(len(group) - 1) // 2]
+    return lower
 
 
 def _apart_from_neighbours(profiles: Floats) -> Floats:

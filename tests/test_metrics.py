@@ -147,6 +147,19 @@ def test_saturated_dead_and_hot_pixels_are_counted():
     assert values["hot_fraction"] == 1 / light_pixels
 
 
+def test_hot_pixels_close_together_are_a_cluster_and_a_trail_is_one():
+    pixels = noisy()
+    for y, x in ((100, 60), (102, 64), (106, 60), (104, 70), (200, 100)):
+        pixels[y, x] = 900
+    for step in range(12):
+        pixels[220 + step, 90 + step] = 900  # a trail: only its ends might be alone
+    assert measure(extension(pixels))["hot_cluster"] == 4
+
+
+def test_no_hot_pixel_is_no_cluster():
+    assert measure(extension(noisy()))["hot_cluster"] == 0
+
+
 def test_a_frame_of_zeros_is_dead():
     assert measure(extension(constant(0)))["dead_fraction"] == 1
 
@@ -171,6 +184,14 @@ def test_one_cosmic_ray_is_no_column():
     pixels = noisy()
     pixels[99, 77] = 60000
     assert measure(extension(pixels))["defective_columns"] == 0
+
+
+def test_two_cosmic_rays_along_one_column_are_no_column():
+    once = measure(extension(noisy()))["column_defect"]
+    pixels = noisy()
+    for chunk_edge in (NY // 64 * 18, NY // 64 * 50):  # each in two of a band's four chunks
+        pixels[chunk_edge - 2 : chunk_edge + 2, 90] += 5000
+    assert measure(extension(pixels))["column_defect"] < once + 5
 
 
 def test_a_hot_column_is_found_between_tilted_orders():
