@@ -18,7 +18,7 @@ from benchmarks.detection.figures import (
     recall_of,
     wilson,
 )
-from benchmarks.detection.history import ARMS, NIGHTS, OPENED, SEED, plan_shots
+from benchmarks.detection.history import ARMS, TEST, VALIDATION, History, plan_shots
 from benchmarks.detection.methods import naive_pca, nearest
 from benchmarks.detection.report import BEGIN, END, update_markdown
 from qc.simulator import interventions
@@ -95,25 +95,32 @@ def test_the_bootstrap_draws_whole_frames():
     assert found.value == found.low == found.high == 2  # one frame each, or the draw is void
 
 
-def test_tests_come_after_references_on_both_sides_of_the_intervention():
-    assert OPENED in {each.when.date() for each in interventions(OPENED.year, SEED)}
-    parts = [night.part for night in sorted(NIGHTS, key=lambda night: night.date)]
+@pytest.mark.parametrize("history", [VALIDATION, TEST])
+def test_tests_come_after_references_on_both_sides_of_one_intervention(history: History):
+    parts = [night.part for night in sorted(history.nights, key=lambda night: night.date)]
     assert parts == [*["reference"] * 10, *["test"] * 9, *["rebuild"] * 4, *["test"] * 5]
-    rebuilt = min(night.date for night in NIGHTS if night.part == "rebuild")
-    assert timedelta(0) <= rebuilt - OPENED <= timedelta(days=1)
+    rebuilt = min(night.date for night in history.nights if night.part == "rebuild")
+    assert rebuilt - history.opened == timedelta(days=1)
+    first, last = history.nights[0].date, history.nights[-1].date
+    days = [
+        each.when.date()
+        for year in range(first.year, last.year + 1)
+        for each in interventions(year, history.seed)
+    ]
+    assert [day for day in days if first <= day <= last] == [history.opened]
 
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_only_test_nights_have_faults_and_every_strength_comes(arm):
-    shots = plan_shots(arm)
-    faulty = {night.part for night in NIGHTS for shot in shots[night.date] if shot.case}
+    shots = plan_shots(arm, TEST)
+    faulty = {night.part for night in TEST.nights for shot in shots[night.date] if shot.case}
     assert faulty == {"test"}
     cases = [shot.case for some in shots.values() for shot in some if shot.case]
     assert {case.strength for case in cases} == {"gross", "moderate", "faint"}
 
 
 def test_a_repeated_frame_shows_the_one_before_which_is_good():
-    shots = [shot for some in plan_shots("red").values() for shot in some]
+    shots = [shot for some in plan_shots("red", TEST).values() for shot in some]
     names = {shot.name: shot for shot in shots}
     repeated = [shot for shot in shots if shot.case and shot.case.kind == "frame_repeated"]
     assert repeated

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.detection import analysis, pictures, report
 from benchmarks.detection.evidence import Record, prepare
-from benchmarks.detection.history import ARMS, SEED
+from benchmarks.detection.history import ARMS, TEST
 from benchmarks.detection.methods import METHODS
 
 
@@ -26,7 +26,7 @@ def main() -> None:
     arguments = parser.parse_args()
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(len(ARMS), mp_context=context) as pool:
-        list(pool.map(partial(prepare, work=arguments.work), ARMS))
+        list(pool.map(partial(prepare, work=arguments.work, history=TEST), ARMS))
     _measure([Record(arguments.work, arm) for arm in ARMS], arguments.docs)
 
 
@@ -40,7 +40,7 @@ def _measure(records: list[Record], docs: Path) -> None:
     light = analysis.by_brightness(scores)
     costs = {row.name: scores.milliseconds(row) for row in METHODS}
     results = {
-        "seed": SEED,
+        "seed": TEST.seed,
         "product": product,
         "methods": methods,
         "milliseconds": costs,

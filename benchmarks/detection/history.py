@@ -1,9 +1,9 @@
 """The instrument's history that detection is measured on: nine months, half the test frames bad.
 
-Spring gives the references, labelled good. Tests follow in summer and autumn, unlabelled, judged
-night by night. On 15 October the instrument is opened: a new epoch begins, its references are
-built anew from some good nights, and the tests go on. Every frame goes through the product's own
-pipeline; a night's files are deleted once it is judged.
+The first nights give the references, labelled good. Tests follow over months, unlabelled, judged
+night by night. Then the instrument is opened: a new epoch begins, its references are built anew
+from some good nights, and the tests go on. Every frame goes through the product's own pipeline; a
+night's files are deleted once it is judged.
 """
 
 import csv
@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from qc.simulator import (
     Exposure,
     Plan,
     Stream,
+    interventions,
     make_case,
     plan_night,
     possible_faults,
@@ -33,12 +35,69 @@ from qc.simulator.faults import spoil_header
 from qc.simulator.headers import primary_header
 from qc.simulator.nights import frame_bytes, frame_rng
 
-SEED = 97  # no tuning, test or demonstration uses it
-OPENED = date(2025, 10, 15)  # the intervention of this seed's year
 ARMS = ("blue", "red")  # a project each, so that two cores can work
 TRUTH_COLUMNS = ("night", "part", "file", "extension", "image_type", "fault", "strength")
 _SET = 5  # frames of one template; each has its own exposure time
 _FILE_FAULTS = {"keyword_missing", "binning_misreported", "frame_repeated"}
+
+
+_QUIET_DAYS = (206, 22)  # before and after the intervention, without another
+
+
+@dataclass(frozen=True)
+class History:
+    """Nine months of the instrument.
+
+    Attributes
+    ----------
+    seed : int
+        Of the instrument's fate, the pixels and the faults.
+    share : float
+        Part of the test frames that are taken; the references are all taken.
+    """
+
+    seed: int
+    share: float = 1.0
+
+    @cached_property
+    def opened(self) -> date:
+        """Return the day of the first intervention from 2025 on with quiet months around it."""
+        days = [
+            each.when.date()
+            for year in range(2024, 2100)
+            for each in interventions(year, self.seed)
+        ]
+        return next(
+            day
+            for before, day, after in zip(days, days[1:], days[2:], strict=False)
+            if day.year >= 2025
+            and (day - before).days > _QUIET_DAYS[0]
+            and (after - day).days > _QUIET_DAYS[1]
+        )
+
+    @property
+    def nights(self) -> tuple["Night", ...]:
+        """Return the nights that are simulated, in order."""
+        return tuple(
+            Night(self.opened + timedelta(days=first + number), part)
+            for first, count, part in _CALENDAR
+            for number in range(count)
+        )
+
+
+VALIDATION = History(97, share=0.4)  # what was looked at while the detector was built
+TEST = History(239)  # looked at once it was
+_CALENDAR = (  # first day, counted from the intervention; nights in a row; what they are
+    (-205, 4, "reference"),
+    (-177, 3, "reference"),
+    (-149, 3, "reference"),
+    (-114, 3, "test"),
+    (-65, 3, "test"),
+    (-16, 3, "test"),
+    (1, 4, "rebuild"),
+    (5, 2, "test"),
+    (19, 3, "test"),
+)
 
 
 @dataclass(frozen=True)
@@ -58,9 +117,10 @@ class Kind:
     test: int
     faulty: float
 
-    def frames(self, part: str) -> int:
+    def frames(self, part: str, share: float) -> int:
         """Return how many a night of this part has."""
-        return {"reference": self.history, "rebuild": self.rebuild, "test": self.test}[part]
+        test = max(1, round(self.test * share))
+        return {"reference": self.history, "rebuild": self.rebuild, "test": test}[part]
 
 
 @dataclass(frozen=True)
@@ -83,6 +143,7 @@ class Shot:
     exposure: Exposure
     shown: Exposure
     case: Case | None
+    seed: int
 
     @property
     def name(self) -> str:
@@ -93,40 +154,22 @@ class Shot:
 _FAST_ARC = Stream("arc", "blue", "BLUE", 437, 0.4, (1, 1), "625kHz low")
 KINDS = {
     "blue": (
-        Kind(Stream("bias", "blue", "BLUE"), 6, 8, 30, 0.5),
-        Kind(Stream("flat", "blue", "DICHR#1", 390), 6, 8, 20, 0.5),
-        Kind(Stream("flat", "blue", "DICHR#1", 346), 4, 6, 10, 0.5),
-        Kind(Stream("dflat", "blue", "DICHR#1", 346), 5, 6, 30, 0.5),
-        Kind(_FAST_ARC, 6, 8, 30, 0.62),
+        Kind(Stream("bias", "blue", "BLUE"), 6, 8, 31, 0.5),
+        Kind(Stream("flat", "blue", "DICHR#1", 390), 6, 8, 22, 0.5),
+        Kind(Stream("flat", "blue", "DICHR#1", 346), 4, 6, 11, 0.5),
+        Kind(Stream("dflat", "blue", "DICHR#1", 346), 5, 6, 31, 0.5),
+        Kind(_FAST_ARC, 6, 8, 33, 0.6),
     ),
     "red": (
-        Kind(Stream("bias", "red", "RED"), 6, 8, 30, 0.64),
-        Kind(Stream("arc", "red", "RED", 580), 6, 8, 22, 0.64),
+        Kind(Stream("bias", "red", "RED"), 6, 8, 36, 0.75),
+        Kind(Stream("arc", "red", "RED", 580), 6, 8, 23, 0.64),
         Kind(Stream("arc", "red", "RED", 860), 3, 6, 8, 0.64),
-        Kind(Stream("flat", "red", "DICHR#1", 564), 6, 8, 30, 0.64),
+        Kind(Stream("flat", "red", "DICHR#1", 564), 6, 8, 33, 0.64),
     ),
 }
 
 
-def _nights() -> Iterator[Night]:
-    for monday, count in ((date(2025, 3, 24), 4), (date(2025, 4, 21), 3), (date(2025, 5, 19), 3)):
-        yield from _in_a_row(monday, count, "reference")
-    for monday in (date(2025, 6, 23), date(2025, 8, 11), date(2025, 9, 29)):
-        yield from _in_a_row(monday, 3, "test")
-    yield from _in_a_row(date(2025, 10, 16), 4, "rebuild")
-    yield from _in_a_row(date(2025, 10, 20), 2, "test")
-    yield from _in_a_row(date(2025, 11, 3), 3, "test")
-
-
-def _in_a_row(first: date, count: int, part: str) -> Iterator[Night]:
-    for number in range(count):
-        yield Night(first + timedelta(days=number), part)
-
-
-NIGHTS = tuple(_nights())
-
-
-def live_through(arm: str, work: Path) -> None:
+def live_through(arm: str, work: Path, history: History) -> None:
     """Simulate and judge every night of one arm that is not yet done.
 
     Leaves ``project/qc.db`` and ``truth/<night>.csv`` in the folder of the arm.
@@ -134,9 +177,9 @@ def live_through(arm: str, work: Path) -> None:
     project, truths = work / arm / "project", work / arm / "truth"
     truths.mkdir(parents=True, exist_ok=True)
     create_project(project)
-    shots = plan_shots(arm)
+    shots = plan_shots(arm, history)
     with open_runtime(read_settings(project)) as runtime:
-        for night in NIGHTS:
+        for night in history.nights:
             truth = truths / f"{night.date}.csv"
             if not truth.exists():
                 rows = _live_one(night, shots[night.date], work / arm / "frames", runtime)
@@ -144,17 +187,24 @@ def live_through(arm: str, work: Path) -> None:
                 print(f"{datetime.now(UTC):%H:%M:%S} {arm} {night.date} {night.part}", flush=True)
 
 
-def plan_shots(arm: str) -> dict[date, list[Shot]]:
+def plan_shots(arm: str, history: History) -> dict[date, list[Shot]]:
     """Plan every exposure of an arm and what is wrong with it; the same at every call."""
-    rng = np.random.default_rng(np.random.SeedSequence([SEED, 100, *arm.encode()]))
+    rng = np.random.default_rng(np.random.SeedSequence([history.seed, 100, *arm.encode()]))
     decks = {kind.stream: _Deck(rng) for kind in KINDS[arm]}
-    return {night.date: list(_shots_of(arm, night, decks, rng)) for night in NIGHTS}
+    return {
+        night.date: list(_shots_of(arm, night, history, decks, rng)) for night in history.nights
+    }
 
 
 def _shots_of(
-    arm: str, night: Night, decks: dict[Stream, "_Deck"], rng: np.random.Generator
+    arm: str,
+    night: Night,
+    history: History,
+    decks: dict[Stream, "_Deck"],
+    rng: np.random.Generator,
 ) -> Iterator[Shot]:
-    exposures = list(plan_night(_plan(arm, night.part), night.date, SEED))
+    plan = _plan(arm, night.part, history.share)
+    exposures = list(plan_night(plan, night.date, history.seed))
     rates = {kind.stream: kind.faulty if night.part == "test" else 0.0 for kind in KINDS[arm]}
     before: Shot | None = None
     for one in exposures:
@@ -165,16 +215,16 @@ def _shots_of(
             case = decks[stream].draw(one, repeatable=repeatable)
             if case.kind == "frame_repeated" and before is not None:
                 shown = before.exposure
-        before = Shot(one, shown, case)
+        before = Shot(one, shown, case, history.seed)
         yield before
 
 
-def _plan(arm: str, part: str) -> Plan:
+def _plan(arm: str, part: str, share: float) -> Plan:
     """Return a night's streams in sets of five, the last of them smaller."""
     streams = tuple(
         replace(kind.stream, set_size=min(_SET, frames - start))
         for kind in KINDS[arm]
-        for frames in [kind.frames(part)]
+        for frames in [kind.frames(part, share)]
         for start in range(0, frames, _SET)
     )
     return Plan(streams, aborted=0.0)
@@ -215,7 +265,7 @@ def _live_one(
     """Write a night, let the product judge it, delete it; return the truth about it."""
     folder.mkdir(parents=True, exist_ok=True)
     if night.part == "rebuild":
-        _begin_epoch(runtime)
+        _begin_epoch(runtime, night.date - timedelta(days=1))
     truth = [row for shot in shots for row in _write(shot, folder, night)]
     paths = [folder / shot.name for shot in shots]
     for _ in process_frames(paths, runtime, night.label):
@@ -224,18 +274,18 @@ def _live_one(
     return truth
 
 
-def _begin_epoch(runtime: Runtime) -> None:
+def _begin_epoch(runtime: Runtime, since: date) -> None:
     """Record the intervention, as a person would on the day."""
     with runtime.writes.begin() as session:
         if session.query(EpochRow).count() == 0:
             why, now = "instrument opened", datetime.now(UTC)
-            session.add(EpochRow(scope="UVES", since=OPENED, why=why, who="benchmark", at=now))
+            session.add(EpochRow(scope="UVES", since=since, why=why, who="benchmark", at=now))
 
 
 def _write(shot: Shot, folder: Path, night: Night) -> Iterator[tuple[str, ...]]:
     """Write one frame; yield a row of truth for each of its images."""
     images = images_of(shot)
-    state = state_at(shot.shown.start, SEED)
+    state = state_at(shot.shown.start, shot.seed)
     header = primary_header(shot.exposure, state)
     if shot.case is not None:
         spoil_header(header, shot.case)
@@ -249,9 +299,9 @@ def _write(shot: Shot, folder: Path, night: Night) -> Iterator[tuple[str, ...]]:
 
 def images_of(shot: Shot, *, healthy: bool = False) -> dict[int, np.ndarray]:
     """Render a shot's images by HDU, or what they would be without the fault."""
-    rng = frame_rng(SEED, shot.shown, "pixels")
+    rng = frame_rng(shot.seed, shot.shown, "pixels")
     case = None if healthy else shot.case
-    return render(shot.shown, state_at(shot.shown.start, SEED), rng, case)
+    return render(shot.shown, state_at(shot.shown.start, shot.seed), rng, case)
 
 
 def _bad_hdus(shot: Shot, images: dict[int, np.ndarray]) -> Iterable[int]:

@@ -13,7 +13,7 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 
 from benchmarks.detection.analysis import Scored, is_counted
 from benchmarks.detection.evidence import Sample
-from benchmarks.detection.history import ARMS, Shot, images_of, plan_shots
+from benchmarks.detection.history import ARMS, TEST, Shot, images_of, plan_shots
 from benchmarks.detection.methods import METHODS
 from embeddings.preprocess import block_statistics
 from qc.simulator import STRENGTHS
@@ -111,7 +111,10 @@ def draw_misses(missed: Sequence[Sample], path: Path) -> None:
     if not chosen:
         return
     shots = {
-        (arm, shot.name): shot for arm in ARMS for some in plan_shots(arm).values() for shot in some
+        (arm, shot.name): shot
+        for arm in ARMS
+        for some in plan_shots(arm, TEST).values()
+        for shot in some
     }
     figure = Figure(figsize=(2.2 * len(chosen), 5), layout="constrained")
     for column, sample in zip(
