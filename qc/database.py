@@ -52,7 +52,7 @@ from sqlalchemy.types import TypeDecorator
 
 from embeddings.encoder import Encoder
 from qc.errors import ConfigurationError, UnknownFrame
-from qc.frames import Frame, Setup
+from qc.frames import Frame, Region, Setup
 from qc.judge import REFERENCE_NEEDED, Evidence, Status, Verdict
 from qc.thresholds import Threshold
 
@@ -236,6 +236,12 @@ class ExtensionRow(Base):
     zero_adu: Mapped[float]
     stretch_adu: Mapped[float]
     metrics: Mapped[dict[str, float]]
+    gain_e_per_adu: Mapped[float | None]  # None: measured before it was kept
+    read_noise_adu: Mapped[float | None]
+    light_bottom: Mapped[int | None]
+    light_top: Mapped[int | None]
+    light_left: Mapped[int | None]
+    light_right: Mapped[int | None]
     frame: Mapped[FrameRow] = relationship(back_populates="extensions")
 
     @property
@@ -354,6 +360,8 @@ class Measured:
 
     Attributes
     ----------
+    light : Region
+        The pixels that light can reach.
     statistics : (h, w, 3) float32 array
         Block mean, standard deviation and maximum, ADU.
     pixels_sha256 : str
@@ -363,6 +371,7 @@ class Measured:
     number: int
     setup: Setup
     shape: tuple[int, int]
+    light: Region
     frame_class: str
     zero_adu: float
     gain_e_per_adu: float
@@ -942,6 +951,12 @@ def _extension_row(row: FrameRow, measured: Measured) -> ExtensionRow:
         frame_class=measured.frame_class,
         ny=measured.shape[0],
         nx=measured.shape[1],
+        gain_e_per_adu=measured.gain_e_per_adu,
+        read_noise_adu=measured.read_noise_adu,
+        light_bottom=measured.light[0].start,
+        light_top=measured.light[0].stop,
+        light_left=measured.light[1].start,
+        light_right=measured.light[1].stop,
         pixels_sha256=measured.pixels_sha256,
         promised_light=measured.promised_light,
         zero_adu=measured.zero_adu,

@@ -239,6 +239,7 @@ def _measure(extension: Extension) -> Measured:
         number=extension.number,
         setup=extension.setup,
         shape=extension.pixels.shape,
+        light=extension.light,
         frame_class=extension.frame_class,
         zero_adu=extension.detector.bias_adu,
         gain_e_per_adu=extension.detector.gain_e_per_adu,

@@ -187,6 +187,7 @@ def judge_as(
         number=number,
         setup=setup,
         shape=(1500, 1074),
+        light=(slice(0, 1500), slice(25, 1049)),
         frame_class="bias",
         zero_adu=178.0,
         gain_e_per_adu=0.5,
