@@ -27,7 +27,7 @@ _FOLDS = 5
 _WINSOR = 8.0  # sigma: a cosmic ray in a reference must not become a component
 _LEAST_SCATTER = 0.7  # sigma of photon and read noise: below, luck
 _FLAT_ERROR = 0.004  # of the light: how well a block repeats at best
-_LEAST_STRUCTURE = 0.01  # of the light: how evenly a block is lit at best
+_LEAST_STRUCTURE = 0.003  # of the light: how evenly a block is lit at best
 _LEAST_LIGHT = 1e-3  # a frame without light is still compared, as if with a trace of it
 _OUTLIER = 5.0  # sigma
 _BOUND = 6.0  # sigma
@@ -43,12 +43,15 @@ class Sensor:
     ----------
     pixels : (h, w) float32 array
         Pixels in each block.
+    exposed : (h, w) float32 array
+        Share of them that light can reach: what a prescan shows does not grow with the lamp.
     gain_e_per_adu, read_noise_adu : float
     lit : bool
         Whether a lamp shines, so that frames differ in brightness.
     """
 
     pixels: Floats
+    exposed: Floats
     gain_e_per_adu: float
     read_noise_adu: float
     lit: bool
@@ -98,6 +101,8 @@ class Expectation:
     ----------
     template : (h, w) float32 array
         Light of each block in a frame of unit brightness, ADU.
+    dark : (h, w) float32 array
+        What each block shows whatever the brightness, ADU.
     structure : (h, w) float32 array
         Scatter of the light within each block, as a part of it.
     middle : (p,) float32 array
@@ -113,6 +118,7 @@ class Expectation:
 
     sensor: Sensor
     template: Floats
+    dark: Floats
     structure: Floats
     middle: Floats
     components: Floats
@@ -122,11 +128,15 @@ class Expectation:
 
     def residual(self, statistics: Floats) -> Residual:
         """Return what the expectation cannot explain in (h, w, 3) block statistics."""
-        whitened = _whiten(statistics, self.template, self.structure, self.sensor) - self.middle
+        whitened = _whiten(statistics, self._picture, self.structure, self.sensor) - self.middle
         left = _unexplained(whitened, self.components) / self.scatter
         maps = left.reshape(len(_MAPS), *self.template.shape)
         strengths = (_strengths(maps) - self.pattern_middle) / self.pattern_scatter
         return Residual(maps, MappingProxyType(dict(zip(PATTERNS, strengths, strict=True))))
+
+    @property
+    def _picture(self) -> "_Picture":
+        return _Picture(self.template, self.dark)
 
 
 def learn_expectation(references: Floats, sensor: Sensor) -> Expectation:
@@ -144,21 +154,22 @@ def learn_expectation(references: Floats, sensor: Sensor) -> Expectation:
     """
     if len(references) < 2:
         raise ValueError(f"need at least 2 references, got {len(references)}")
-    template = _template(references[..., 0], sensor.lit)
-    structure = _structure(references, template, sensor)
-    whitened = np.stack([_whiten(each, template, structure, sensor) for each in references])
+    picture = _picture(references[..., 0], sensor)
+    structure = _structure(references, picture, sensor)
+    whitened = np.stack([_whiten(each, picture, structure, sensor) for each in references])
     middle = _median(whitened)
     whitened -= middle
     held_out = _held_out(whitened)  # (m, p)
     scatter = np.maximum(_robust_scatter(held_out), _LEAST_SCATTER).astype(np.float32)
-    shape = (len(_MAPS), *template.shape)
+    shape = (len(_MAPS), *structure.shape)
     strengths = np.stack([_strengths((each / scatter).reshape(shape)) for each in held_out])
     pattern_middle = _median(strengths)
     pattern_scatter = np.maximum(_robust_scatter(strengths), _least_pattern_scatter(pattern_middle))
     pattern_scatter *= 1 + _IGNORANCE / len(references)
     return Expectation(
         sensor=sensor,
-        template=template,
+        template=picture.template,
+        dark=picture.dark,
         structure=structure,
         middle=middle,
         components=_components(whitened),
@@ -170,58 +181,92 @@ def learn_expectation(references: Floats, sensor: Sensor) -> Expectation:
 
 def pixels_per_block(shape: tuple[int, int], grid: tuple[int, int]) -> Floats:
     """Return how many pixels of a (ny, nx) image each block of the (h, w) grid holds."""
-    (ny, nx), (h, w) = shape, grid
-    rows = np.diff(np.linspace(0, ny, h + 1).round())
-    columns = np.diff(np.linspace(0, nx, w + 1).round())
+    rows, columns = (np.diff(_edges(n, blocks)) for n, blocks in zip(shape, grid, strict=True))
     return np.outer(rows, columns).astype(np.float32)
+
+
+def exposed_share(
+    light: tuple[slice, slice], shape: tuple[int, int], grid: tuple[int, int]
+) -> Floats:
+    """Return the share of each block of the (h, w) grid within the part that light can reach."""
+    rows, columns = (
+        np.diff(np.clip(_edges(n, blocks), part.start, part.stop)) / np.diff(_edges(n, blocks))
+        for part, n, blocks in zip(light, shape, grid, strict=True)
+    )
+    return np.outer(rows, columns).astype(np.float32)
+
+
+def _edges(n: int, blocks: int) -> Doubles:
+    return np.linspace(0, n, blocks + 1).round()
 
 
 # --- noise ---------------------------------------------------------------------------------------
 
 
-def _template(means: Floats, lit: bool) -> Floats:
-    """Return the light of each block in a frame of unit brightness: (h, w)."""
-    if not lit:
-        dark: Floats = _median(means)
-        return dark.astype(np.float32)
-    totals = means.mean(axis=(1, 2), keepdims=True)
-    first = _median(means / totals)
-    brightness = np.array([_brightness(each, first) for each in means])
-    template: Floats = _median(means / brightness[:, np.newaxis, np.newaxis])
-    return template.astype(np.float32)
+@dataclass(frozen=True)
+class _Picture:
+    """What a frame is made of: light that scales with its brightness, and what does not."""
+
+    template: Floats
+    dark: Floats
+
+    def brightness(self, mean: Floats) -> float:
+        """Return the factor between a frame's light and the template, from its brighter blocks."""
+        bright = self.template > np.quantile(self.template, 0.6)
+        ratios = (mean[bright] - self.dark[bright]) / self.template[bright]
+        return max(float(np.median(ratios)), _LEAST_LIGHT)
 
 
-def _brightness(mean: Floats, template: Floats) -> float:
-    """Return the factor between a frame and the template, from the template's brighter blocks."""
-    bright = template > np.quantile(template, 0.6)
-    return max(float(np.median(mean[bright] / template[bright])), _LEAST_LIGHT)
+def _picture(means: Floats, sensor: Sensor) -> _Picture:
+    if not sensor.lit:
+        level = _median(means).astype(np.float32)
+        return _Picture(level, np.zeros_like(level))
+    dark = _dark(means, sensor.exposed)
+    means = np.where(sensor.exposed > 0, means - dark, 0)
+    first = _median(means / means.mean(axis=(1, 2), keepdims=True))
+    rough = _Picture(first, np.zeros_like(dark))
+    brightness = np.array([rough.brightness(each) for each in means])
+    template = _median(means / brightness[:, np.newaxis, np.newaxis])
+    return _Picture(template.astype(np.float32), dark)
 
 
-def _expected(mean: Floats, template: Floats, sensor: Sensor) -> tuple[Floats, Floats]:
-    """Return the light expected in each block, ADU, and its variance by photons and read-out."""
-    brightness = _brightness(mean, template) if sensor.lit else 1.0
-    light: Floats = template * np.float32(brightness)
+def _dark(means: Floats, exposed: Floats) -> Floats:
+    """Return what blocks show that light cannot reach, and those that it reaches in part."""
+    unexposed = exposed == 0
+    if not unexposed.any():
+        return np.zeros_like(exposed)
+    level = _median(means[:, unexposed])
+    dark: Floats = (1 - exposed) * np.float32(np.median(level))
+    dark[unexposed] = level
+    return dark
+
+
+def _expected(mean: Floats, picture: _Picture, sensor: Sensor) -> tuple[Floats, Floats]:
+    """Return the level expected in each block, ADU, and its variance by photons and read-out."""
+    brightness = picture.brightness(mean) if sensor.lit else 1.0
+    light: Floats = picture.template * np.float32(brightness)
     photons = np.maximum(light, 0) / np.float32(sensor.gain_e_per_adu)
-    return light, np.asarray(photons + np.float32(sensor.read_noise_adu**2), np.float32)
+    variance = np.asarray(photons + np.float32(sensor.read_noise_adu**2), np.float32)
+    return light + picture.dark, variance
 
 
-def _structure(references: Floats, template: Floats, sensor: Sensor) -> Floats:
+def _structure(references: Floats, picture: _Picture, sensor: Sensor) -> Floats:
     """Return how much of each block's scatter grows with the light: slit and order edges do."""
     parts = np.empty(references.shape[:-1], np.float32)
     for part, each in zip(parts, references, strict=True):
-        light, variance = _expected(each[..., 0], template, sensor)
+        light, variance = _expected(each[..., 0], picture, sensor)
         part[...] = (each[..., 1] ** 2 - variance) / np.maximum(light, 1) ** 2
     return np.asarray(np.sqrt(np.maximum(_median(parts), _LEAST_STRUCTURE**2)), np.float32)
 
 
-def _whiten(statistics: Floats, template: Floats, structure: Floats, sensor: Sensor) -> Floats:
+def _whiten(statistics: Floats, picture: _Picture, structure: Floats, sensor: Sensor) -> Floats:
     """Return how a frame's blocks differ from what light and noise make of the template: (p,).
 
     In standard deviations of photon and read noise, so that a short exposure and a long one can
     be compared, though the one is noisier.
     """
     mean, deviation, peak = np.moveaxis(statistics, -1, 0)
-    light, variance = _expected(mean, template, sensor)
+    light, variance = _expected(mean, picture, sensor)
     level = (mean - light) / np.sqrt(variance / sensor.pixels + (_FLAT_ERROR * light) ** 2)
     spread = variance + (structure * light) ** 2
     ratio = np.log(np.maximum(deviation, 1e-2) ** 2 / spread)

@@ -245,6 +245,15 @@ class ExtensionRow(Base):
     frame: Mapped[FrameRow] = relationship(back_populates="extensions")
 
     @property
+    def light(self) -> Region | None:
+        """Return the pixels that light can reach; None if measured before this was kept."""
+        edges = (self.light_bottom, self.light_top, self.light_left, self.light_right)
+        if None in edges:
+            return None
+        bottom, top, left, right = edges
+        return slice(bottom, top), slice(left, right)
+
+    @property
     def setup(self) -> Setup:
         """Return what must be equal for another extension to be comparable."""
         return Setup(**{name: getattr(self, name) for name in Setup.__dataclass_fields__})

@@ -1,12 +1,19 @@
 import numpy as np
 import pytest
 
-from embeddings.residual import PATTERNS, Sensor, learn_expectation, pixels_per_block
+from embeddings.residual import (
+    PATTERNS,
+    Sensor,
+    exposed_share,
+    learn_expectation,
+    pixels_per_block,
+)
 
 GRID = (64, 64)
 PIXELS = np.full(GRID, 36, np.float32)  # a block is 6 x 6
-LAMP = Sensor(PIXELS, gain_e_per_adu=0.5, read_noise_adu=4.0, lit=True)
-DARK = Sensor(PIXELS, gain_e_per_adu=0.5, read_noise_adu=4.0, lit=False)
+EXPOSED = np.ones(GRID, np.float32)
+LAMP = Sensor(PIXELS, EXPOSED, gain_e_per_adu=0.5, read_noise_adu=4.0, lit=True)
+DARK = Sensor(PIXELS, EXPOSED, gain_e_per_adu=0.5, read_noise_adu=4.0, lit=False)
 LIGHT = 2000 * (1.2 + np.sin(np.arange(64) / 3))[np.newaxis, :] * np.ones((64, 1))
 
 
@@ -51,6 +58,20 @@ def test_noise_in_one_column_is_odd_in_the_scatter(lamp):
     assert residual.place[1] == 10
 
 
+def test_what_light_cannot_reach_does_not_grow_with_it():
+    rng = np.random.default_rng(9)
+    light = LIGHT.copy()
+    light[:, :2] = 0
+    exposed = EXPOSED.copy()
+    exposed[:, :2] = 0
+    sensor = Sensor(PIXELS, exposed, gain_e_per_adu=0.5, read_noise_adu=4.0, lit=True)
+    offset = np.array([3, 0, 3], np.float32) * (exposed == 0)[..., np.newaxis]
+    short = learn_expectation(frames(rng, 60, light) + offset, sensor)
+    long = frames(rng, 1, light, brightness=(2.0,))[0]
+    assert short.residual(long + offset).score < 8
+    assert short.residual(long + 2 * offset).score > 30
+
+
 def test_what_the_references_do_themselves_is_explained():
     """A tilt that half of them have is nominal; the same tilt where none has it is not."""
     rng = np.random.default_rng(5)
@@ -81,6 +102,11 @@ def test_every_pattern_has_a_number(lamp):
 def test_one_reference_cannot_tell_what_is_nominal():
     with pytest.raises(ValueError, match="at least 2 references, got 1"):
         learn_expectation(frames(np.random.default_rng(8), 1), LAMP)
+
+
+def test_a_block_half_in_the_prescan_is_half_exposed():
+    share = exposed_share((slice(0, 64), slice(9, 64)), (64, 64), (32, 32))
+    assert share[0, :6].tolist() == [0, 0, 0, 0, 0.5, 1]
 
 
 def test_the_blocks_share_out_all_pixels():
