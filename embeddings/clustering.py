@@ -81,8 +81,19 @@ def merge_height(reference: Floats, new: Floats) -> float:
     reference : (m, d) float array, m >= 1
     new : (d,) float array
     """
-    merges = average_linkage(np.vstack([reference, new]))
-    return float(joining_heights(merges)[-1])
+    return merge_heights(reference, new)[0]
+
+
+def merge_heights(reference: Floats, new: Floats) -> tuple[float, float]:
+    """Return the merge height of `new`, and the median of the references' own in the same tree.
+
+    Parameters
+    ----------
+    reference : (m, d) float array, m >= 1
+    new : (d,) float array
+    """
+    *references, own = joining_heights(average_linkage(np.vstack([reference, new])))
+    return float(own), float(np.median(references))
 
 
 def cut(merges: Doubles, height: float) -> NDArray[np.int32]:

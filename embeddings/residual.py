@@ -69,10 +69,13 @@ class Residual:
     oddness : mapping of name to float
         How far each pattern stands out, in robust standard deviations of what held-out
         references show; e.g. ``level spot``, ``scatter column``.
+    usual : float
+        Median score of held-out references.
     """
 
     maps: Floats
     oddness: Mapping[str, float]
+    usual: float
 
     @property
     def strongest(self) -> str:
@@ -114,6 +117,8 @@ class Expectation:
     pattern_middle, pattern_scatter : (patterns,) float64 arrays
         Median and robust scatter of each pattern's strength over held-out references; the
         scatter widened by what so few references leave unknown.
+    usual : float
+        Median score of held-out references.
     """
 
     sensor: Sensor
@@ -125,6 +130,7 @@ class Expectation:
     scatter: Floats
     pattern_middle: Doubles
     pattern_scatter: Doubles
+    usual: float
 
     def residual(self, statistics: Floats) -> Residual:
         """Return what the expectation cannot explain in (h, w, 3) block statistics."""
@@ -132,7 +138,8 @@ class Expectation:
         left = _unexplained(whitened, self.components) / self.scatter
         maps = left.reshape(len(_MAPS), *self.template.shape)
         strengths = (_strengths(maps) - self.pattern_middle) / self.pattern_scatter
-        return Residual(maps, MappingProxyType(dict(zip(PATTERNS, strengths, strict=True))))
+        oddness = MappingProxyType(dict(zip(PATTERNS, strengths, strict=True)))
+        return Residual(maps, oddness, self.usual)
 
     @property
     def _picture(self) -> "_Picture":
@@ -176,6 +183,7 @@ def learn_expectation(references: Floats, sensor: Sensor) -> Expectation:
         scatter=scatter,
         pattern_middle=pattern_middle,
         pattern_scatter=pattern_scatter,
+        usual=float(np.median(((strengths - pattern_middle) / pattern_scatter).max(axis=1))),
     )
 
 

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from math import log
 
 from qc.metrics import METRICS
-from qc.thresholds import Threshold
+from qc.thresholds import MetricLimit, Threshold
 
 REFERENCE_NEEDED = 20  # below, a cluster and a robust z-score say more of the sample than the frame
 
@@ -41,6 +42,8 @@ class Evidence:
         standard deviations of what held-out references show; None with too few of them.
     pattern : str
         That pattern and its place, in words.
+    usual_merge_height, usual_residual : float
+        Medians over the references, each held against the others.
     """
 
     merge_height: float | None
@@ -51,6 +54,8 @@ class Evidence:
     duplicate_of: str = ""
     residual: float | None = None
     pattern: str = ""
+    usual_merge_height: float = 0.0
+    usual_residual: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class Verdict:
     Attributes
     ----------
     score : float
-        The strongest evidence in units of its own limit: above 1 is anomalous.
+        Of the strongest evidence, 1 at its limit: above is anomalous. See `rarity`.
     reasons : tuple of str
         Strongest first. A nominal frame may have some: its warnings.
     """
@@ -70,11 +75,34 @@ class Verdict:
     reasons: tuple[str, ...] = ()
 
 
+def rarity(score: float, false_alarms: float) -> float:
+    """Return how often a good frame looks as odd as this, by the evidence that is strongest.
+
+    The tail of each kind of evidence is taken for exponential between what is usual among the
+    references, which half of the good frames exceed, and the limit, which `false_alarms` of them
+    do. So the score is the logarithm of the rate, in units of the limit's.
+    """
+    return min(1.0, false_alarms**score)
+
+
+def _calibrated(value: float, usual: float, limit: float, false_alarms: float) -> float:
+    """Return the score of one piece of evidence: 1 at its limit, see `rarity`.
+
+    A reference that is itself half way to the limit, or beyond, does not move the limit.
+    """
+    usual = min(usual, limit / 2)
+    half = min(log(_HALF) / log(false_alarms), 1.0)
+    return max(0.0, 1 - (1 - half) * (limit - value) / (limit - usual))  # exactly 1 at the limit
+
+
+_HALF = 0.5
+
+
 @dataclass(frozen=True)
 class _Finding:
     """One piece of evidence held against its limit."""
 
-    ratio: float  # 1 = at the limit
+    score: float  # 1 = at the limit
     words: str
     worth_saying: bool
 
@@ -91,14 +119,15 @@ def judge(
     """
     enough = evidence.reference_size >= REFERENCE_NEEDED
     findings = [*_absolute_findings(evidence, absolute), *_duplicate_findings(evidence)]
-    if enough:
+    if enough:  # then an absolute limit that holds says nothing: it has no idea what is usual
+        findings = [finding for finding in findings if finding.score > 1]
         findings += [
             *_distance_findings(evidence, threshold),
             *_residual_findings(evidence, threshold),
             *_metric_findings(evidence, threshold),
         ]
-    findings.sort(key=lambda finding: -finding.ratio)
-    score = findings[0].ratio if findings else 0.0
+    findings.sort(key=lambda finding: -finding.score)
+    score = findings[0].score if findings else 0.0
     reasons = [finding.words for finding in findings if finding.worth_saying]
     if not enough:
         reasons.append(
@@ -120,33 +149,48 @@ def _distance_findings(evidence: Evidence, threshold: Threshold) -> list[_Findin
     )
     if evidence.widened:
         words += f" (references: {evidence.widened})"
-    return [_Finding(ratio, words, ratio > 1)]
+    score = _calibrated(
+        evidence.merge_height,
+        evidence.usual_merge_height,
+        threshold.merge_height,
+        threshold.false_alarms,
+    )
+    return [_Finding(score, words, ratio > 1)]
 
 
 def _residual_findings(evidence: Evidence, threshold: Threshold) -> list[_Finding]:
     if evidence.residual is None:
         return []
-    ratio = evidence.residual / threshold.residual
     gross = evidence.residual > _GROSS_SIGMA
     far = f"more than {_GROSS_SIGMA}" if gross else f"{evidence.residual:.1f}"
     words = (
         f"{evidence.pattern} stands out, {far} sigma beyond its references "
         f"({threshold.residual:.1f} allowed)"
     )
-    return [_Finding(ratio, words, ratio > 1)]
+    score = _calibrated(
+        evidence.residual, evidence.usual_residual, threshold.residual, threshold.false_alarms
+    )
+    return [_Finding(score, words, score > 1)]
 
 
 def _metric_findings(evidence: Evidence, threshold: Threshold) -> list[_Finding]:
     return [
-        _metric_finding(name, evidence.metrics[name], evidence.z[name], limit.warn, limit.alarm)
+        _metric_finding(name, evidence, limit, threshold.false_alarms)
         for name, limit in threshold.metrics.items()
         if name in evidence.z
     ]
 
 
-def _metric_finding(name: str, value: float, z: float, warn: float, alarm: float) -> _Finding:
-    words = f"{_in_words(name, value)}, {_distance_in_words(z)} its references"
-    return _Finding(abs(z) / alarm, words, abs(z) > warn)
+def _metric_finding(
+    name: str, evidence: Evidence, limit: MetricLimit, false_alarms: float
+) -> _Finding:
+    z = evidence.z[name]
+    words = f"{_in_words(name, evidence.metrics[name])}, {_distance_in_words(z)} its references"
+    score = _calibrated(abs(z), _USUAL_Z, limit.alarm, false_alarms)
+    return _Finding(score, words, abs(z) > limit.warn)
+
+
+_USUAL_Z = 0.674  # half of a normal distribution lies within
 
 
 def _absolute_findings(

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
-from embeddings.clustering import cosine_distances, merge_height
+from embeddings.clustering import cosine_distances, merge_heights
 from embeddings.preprocess import GRID, STRETCHES, at_standard_light, block_statistics
 from embeddings.residual import Residual
 from qc import database
@@ -358,9 +358,12 @@ def _weigh(
 ) -> Evidence:
     m = len(reference.extension_ids)
     enough = m >= _REFERENCES_TO_CLUSTER
+    height, usual = merge_heights(reference.embeddings, embedding) if enough else (None, 0.0)
     return Evidence(
-        merge_height=merge_height(reference.embeddings, embedding) if enough else None,
+        merge_height=height,
+        usual_merge_height=usual,
         residual=residual.score if residual else None,
+        usual_residual=residual.usual if residual else 0.0,
         pattern=_in_words(residual, measured) if residual else "",
         reference_size=m,
         widened=reference.widened,

@@ -1,6 +1,6 @@
 import pytest
 
-from qc.judge import Evidence, Status, judge
+from qc.judge import Evidence, Status, judge, rarity
 from qc.thresholds import Threshold
 
 THRESHOLD = Threshold.model_validate(
@@ -42,25 +42,40 @@ def judged(limits=LIMITS, **changes):
 @pytest.mark.parametrize(
     ("changes", "status", "score"),
     [
-        ({}, "NOMINAL", 0.5),
+        ({}, "NOMINAL", 0.55),  # half way to its limit, from 0.1
         ({"merge_height": 0.001}, "NOMINAL", 1.0),
-        ({"merge_height": 0.0011}, "ANOMALOUS", 1.1),
+        ({"merge_height": 0.002}, "ANOMALOUS", 1.9),
         ({"z": {"bias_level": 8.0}}, "NOMINAL", 1.0),
-        ({"z": {"bias_level": -8.1}}, "ANOMALOUS", 8.1 / 8),
-        ({"z": {"read_noise": 9.0}}, "NOMINAL", 0.9),
-        ({"z": {"line_width": 99.0}}, "NOMINAL", 0.5),  # no limit is set on it
-        ({"metrics": {"bias_level": 80.0}}, "NOMINAL", 1.0),
-        ({"metrics": {"bias_level": 120.0}}, "NOMINAL", 1.0),
+        ({"z": {"bias_level": -8.1}}, "ANOMALOUS", 1.012),
+        ({"z": {"read_noise": 10.0}}, "NOMINAL", 1.0),
+        ({"z": {"line_width": 99.0}}, "NOMINAL", 0.55),  # no limit is set on it
+        ({"metrics": {"bias_level": 80.0}}, "NOMINAL", 0.55),
+        ({"metrics": {"bias_level": 120.0}}, "NOMINAL", 0.55),
         ({"metrics": {"bias_level": 130.0}}, "ANOMALOUS", 1.5),
-        ({"metrics": {"saturated_fraction": 0.0}}, "NOMINAL", 0.5),
-        ({"metrics": {"saturated_fraction": 0.01}}, "NOMINAL", 1.0),
+        ({"metrics": {"saturated_fraction": 0.0}}, "NOMINAL", 0.55),
+        ({"metrics": {"saturated_fraction": 0.01}}, "NOMINAL", 0.55),
         ({"metrics": {"saturated_fraction": 0.02}}, "ANOMALOUS", 2.0),
         ({"duplicate_of": "another"}, "ANOMALOUS", 100.0),
     ],
 )
-def test_the_score_is_the_strongest_evidence_in_units_of_its_limit(changes, status, score):
+def test_the_score_is_that_of_the_strongest_evidence(changes, status, score):
     verdict = judged(**changes)
-    assert (verdict.status, verdict.score) == (status, pytest.approx(score))
+    assert (verdict.status, verdict.score) == (status, pytest.approx(score, abs=1e-3))
+
+
+@pytest.mark.parametrize("score", [1.0, 2.0, 0.1])
+def test_the_score_counts_how_often_a_good_frame_looks_as_odd(score):
+    assert rarity(score, 0.001) == pytest.approx(0.001**score)
+
+
+def test_half_of_the_good_frames_are_as_odd_as_what_is_usual():
+    verdict = judged(merge_height=0.0003, usual_merge_height=0.0003, residual=None)
+    assert rarity(verdict.score, THRESHOLD.false_alarms) == pytest.approx(0.5)
+
+
+def test_no_reference_moves_the_limit():
+    assert judged(merge_height=0.0011, usual_merge_height=0.005, residual=None).score > 1
+    assert judged(merge_height=0.0010, usual_merge_height=0.005, residual=None).score == 1
 
 
 @pytest.mark.parametrize("size", [0, 1, 19])
@@ -88,7 +103,6 @@ def test_a_duplicate_needs_no_reference_either():
 
 def test_the_strongest_reason_comes_first():
     verdict = judged(merge_height=0.003, z={"bias_level": 40.0, "read_noise": 7.0}, metrics=METRICS)
-    assert verdict.score == 5
     assert verdict.reasons == (
         "bias level 100.00 ADU, +40.0 sigma from its references",
         "joins its 20 references at cosine distance 0.003, 3.0 times the threshold 0.001",
@@ -134,10 +148,10 @@ def test_a_value_at_a_limit_passes_whatever_the_rounding(limit):
 
 
 def test_a_metric_that_was_not_measured_is_no_evidence():
-    assert judged(metrics={}, z={}).score == 0.5
+    assert judged(metrics={}, z={}).score == pytest.approx(0.55, abs=1e-3)
 
 
 def test_a_pattern_beyond_its_limit_is_anomalous_and_its_place_is_told():
     verdict = judged(residual=20.0)
-    assert (verdict.status, verdict.score) == ("ANOMALOUS", 2.0)
+    assert (verdict.status, verdict.score) == ("ANOMALOUS", pytest.approx(1.9, abs=1e-3))
     assert verdict.reasons[0].startswith("a level spot around x 3, y 4 stands out, 20.0 sigma")
