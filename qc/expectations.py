@@ -3,13 +3,24 @@
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
-from embeddings.residual import Expectation, Residual, Sensor, learn_expectation, pixels_per_block
+from embeddings.explain import Explainer, learn_explainer
+from embeddings.residual import (
+    Expectation,
+    Residual,
+    Sensor,
+    exposed_share,
+    learn_expectation,
+    pixels_per_block,
+)
 from qc import database
-from qc.database import Measured
+from qc.database import ExtensionRow, Measured
 
 _KEPT = 24  # 15 MB each: the setups of a busy night
+_EXPLAINED_BY = 30  # of the newest references; a second for a setup
 
 
 @dataclass(frozen=True)
@@ -17,26 +28,71 @@ class Expectations:
     """The expectations in use, the least recently used forgotten first."""
 
     _learnt: OrderedDict[tuple[int, ...], Expectation] = field(default_factory=OrderedDict)
+    _explainers: dict[tuple[int, ...], Explainer] = field(default_factory=dict)
 
     def residual(
         self, session: Session, measured: Measured, reference_ids: tuple[int, ...]
     ) -> Residual:
         """Return what these references' nominal variation cannot explain in an extension."""
+        expectation = self._expectation(session, _sensor_of(measured), reference_ids)
+        light = database.above_bias(measured.statistics, measured.zero_adu, measured.metrics)
+        return expectation.residual(light)
+
+    def explanation(
+        self, session: Session, extension: ExtensionRow, reference_ids: tuple[int, ...]
+    ) -> NDArray[np.float32] | None:
+        """Return where a stored extension differs from these references.
+
+        Returns
+        -------
+        (h, w) float32 array or None
+            1 is as odd as good frames get. None where too little was kept of the extension.
+        """
+        statistics = database.block_statistics_of(session, extension.id)
+        sensor = None if statistics is None else _sensor_of_stored(extension, statistics.shape[:2])
+        if sensor is None:
+            return None
+        expectation = self._expectation(session, sensor, reference_ids)
+        if reference_ids not in self._explainers:
+            newest = database.light_of(session, reference_ids[:_EXPLAINED_BY])
+            maps = (expectation.residual(each).maps for each in newest)
+            self._explainers[reference_ids] = learn_explainer(maps)
+        [light] = database.light_of(session, [extension.id])
+        return self._explainers[reference_ids].explain(expectation.residual(light).maps)
+
+    def _expectation(
+        self, session: Session, sensor: Sensor, reference_ids: tuple[int, ...]
+    ) -> Expectation:
         if reference_ids not in self._learnt:
-            self._learnt[reference_ids] = _learn(session, measured, reference_ids)
+            references = database.light_of(session, reference_ids)
+            self._learnt[reference_ids] = learn_expectation(references, sensor)
         self._learnt.move_to_end(reference_ids)
         while len(self._learnt) > _KEPT:
-            self._learnt.popitem(last=False)
-        light = database.above_bias(measured.statistics, measured.zero_adu, measured.metrics)
-        return self._learnt[reference_ids].residual(light)
+            forgotten, _ = self._learnt.popitem(last=False)
+            self._explainers.pop(forgotten, None)
+        return self._learnt[reference_ids]
 
 
-def _learn(session: Session, measured: Measured, reference_ids: tuple[int, ...]) -> Expectation:
-    references = database.light_of(session, reference_ids)
-    sensor = Sensor(
-        pixels=pixels_per_block(measured.shape, measured.statistics.shape[:2]),
+def _sensor_of(measured: Measured) -> Sensor:
+    grid = measured.statistics.shape[0], measured.statistics.shape[1]
+    return Sensor(
+        pixels=pixels_per_block(measured.shape, grid),
+        exposed=exposed_share(measured.light, measured.shape, grid),
         gain_e_per_adu=measured.gain_e_per_adu,
         read_noise_adu=measured.read_noise_adu,
         lit=measured.promised_light > 0,
     )
-    return learn_expectation(references, sensor)
+
+
+def _sensor_of_stored(extension: ExtensionRow, grid: tuple[int, int]) -> Sensor | None:
+    """Return what turned light into noise; None where it was not yet kept."""
+    light, shape = extension.light, (extension.ny, extension.nx)
+    if light is None or extension.gain_e_per_adu is None or extension.read_noise_adu is None:
+        return None
+    return Sensor(
+        pixels=pixels_per_block(shape, grid),
+        exposed=exposed_share(light, shape, grid),
+        gain_e_per_adu=extension.gain_e_per_adu,
+        read_noise_adu=extension.read_noise_adu,
+        lit=extension.promised_light > 0,
+    )

@@ -36,6 +36,8 @@ BELOW, WITHIN, ABOVE = (0, 90, 158), (244, 243, 241), (200, 80, 0)  # blue, off-
 STEPS = 10  # from the middle to either end of a difference: few, so that the picture is small
 LEAST_REACH, MOST_REACH = 5.0, 20.0  # sigma: a faint fault is seen, a gross one saturates
 HEAT_OPACITY = 0.8  # at full strength: what lies beneath must remain visible
+HEAT_STARTS, HEAT_ENDS = 1.0, 10.0  # times what good frames show: clear up to, full from
+HEAT_LEAST = 0.25  # of full strength: where a map begins must be seen
 DOTS_AS_SVG = 300  # more dots than this are drawn as one embedded image
 PROFILE_POINTS = 256  # about one per printed half millimetre
 STATUSES = {  # marker, fill, edge, size in points: shape and fill say it again without colour
@@ -111,6 +113,23 @@ def thumbnail(
     if overlay is not None:
         picture = _with_heat(picture, overlay[::-1])
     return _png(picture)
+
+
+def heat(times: Floats) -> Floats:
+    """Turn a map of oddness into an overlay, by one logarithmic scale for every frame.
+
+    Parameters
+    ----------
+    times : (h, w) float array
+        As odd as good frames get is 1; up to there the overlay is clear.
+
+    Returns
+    -------
+    (h, w) float array, 0 to 1
+    """
+    decades = np.log(np.maximum(times, HEAT_STARTS) / HEAT_STARTS) / np.log(HEAT_ENDS / HEAT_STARTS)
+    strength = HEAT_LEAST + (1 - HEAT_LEAST) * decades.clip(0, 1)
+    return np.where(times > HEAT_STARTS, strength, 0)
 
 
 def reach(away: Floats) -> float:

@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
 from embeddings.clustering import average_linkage
+from embeddings.explain import brightest_place
 from embeddings.preprocess import at_standard_light
 from qc import database, plots
 from qc.database import EpochRow, ExtensionRow, Finding, Reference
+from qc.expectations import Expectations
 from qc.frames import Setup
+from qc.judge import REFERENCE_NEEDED
 from qc.metrics import METRICS, Metric
 from qc.nights import HISTORY_NIGHTS, Kind, Standing, standing
 from qc.thresholds import Thresholds
@@ -90,6 +93,8 @@ class Portrait:
         All of them.
     tree : Picture or None
         None where there are too few references for one.
+    where : Where or None
+        None with too few references to know what is nominal.
     """
 
     finding: Finding
@@ -99,6 +104,23 @@ class Portrait:
     moved: tuple[Number, ...]
     numbers: tuple[Number, ...]
     tree: Picture | None
+    where: "Where | None"
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where an extension differs from its references: drawn, and in words.
+
+    Attributes
+    ----------
+    picture : Picture
+        The extension's mean under a map of one scale for all frames.
+    words : str
+        Place in pixels as read, from 0, and how odd it is.
+    """
+
+    picture: Picture
+    words: str
 
 
 @dataclass(frozen=True)
@@ -140,6 +162,7 @@ class Gallery:
         self.thresholds = thresholds
         self._references: dict[tuple[Setup, str], Reference] = {}
         self._looks: dict[tuple[Setup, str], _Looks | None] = {}
+        self._expectations = Expectations()
 
     def portrait(self, finding: Finding) -> Portrait:
         """Show one extension beside what it should be like."""
@@ -158,6 +181,7 @@ class Gallery:
             moved=_moved(numbers, _warning_limits(finding, self.thresholds)),
             numbers=numbers,
             tree=self._tree(finding, reference),
+            where=self._where(finding, reference),
         )
 
     def wall(self, findings: Sequence[Finding]) -> tuple[Thumb, ...]:
@@ -229,6 +253,18 @@ class Gallery:
             for picture in _row_of_pictures(plane, seen, beside, away, extension)
         )
 
+    def _where(self, finding: Finding, reference: Reference) -> Where | None:
+        """Draw what the verdict's residual found, by the references of today."""
+        if len(reference.extension_ids) < REFERENCE_NEEDED:
+            return None
+        extension, settled = finding.extension, reference.settled(finding.frame.night or date.max)
+        times = self._expectations.explanation(self.session, extension, settled)
+        seen = self._seen(extension)
+        if times is None or seen is None:
+            return None
+        mean = seen[..., MEAN]
+        return Where(_under_heat(mean, times, extension), _place_in_words(times, extension))
+
     def _tree(self, finding: Finding, reference: Reference) -> Picture | None:
         m = len(reference.extension_ids)
         if m < 2:
@@ -277,6 +313,56 @@ def _difference(kind: str, away: Floats, extension: ExtensionRow) -> Picture:
     reach = plots.reach(away)
     png = plots.difference(away, aspect=_aspect(extension), reach_sigma=reach)
     return Picture(kind, _address("image/png", png), f"-{reach:.0f}", f"+{reach:.0f} sigma")
+
+
+def _under_heat(mean: Floats, times: Floats, extension: ExtensionRow) -> Picture:
+    png = plots.thumbnail(
+        mean,
+        zero_adu=0,
+        scale_adu=extension.stretch_adu,
+        aspect=_aspect(extension),
+        overlay=plots.heat(times),
+    )
+    ends = f"{plots.HEAT_STARTS:g}", f"{plots.HEAT_ENDS:g} times"
+    return Picture("where", _address("image/png", png), *ends)
+
+
+def _place_in_words(times: Floats, extension: ExtensionRow) -> str:
+    """Say where a map is brightest and how far its bright part reaches: pixels from 0, as read."""
+    place = brightest_place(times)
+    y, x = _middle(place.brightest, extension, times.shape)
+    if place.height <= 1:
+        return (
+            f"Nowhere odder than good frames get. The most is {place.height:.2f} times that, "
+            f"around x {x}, y {y}."
+        )
+    (bottom, left), (top, right) = (
+        _middle((place.rows[end], place.columns[end]), extension, times.shape) for end in (0, 1)
+    )
+    return (
+        f"Strongest around x {x}, y {y}: {_times(place.height)} as odd as good frames get. "
+        f"That part reaches from x {left} to {right} and from y {bottom} to {top}; "
+        f"in all, {_percent(place.share)} of the image is odder than good frames."
+    )
+
+
+def _middle(
+    block: tuple[int, int], extension: ExtensionRow, grid: tuple[int, ...]
+) -> tuple[int, int]:
+    """Return the pixel, row and column, in the middle of a block."""
+    y, x = (
+        round((index + 0.5) * pixels / blocks)
+        for index, pixels, blocks in zip(block, (extension.ny, extension.nx), grid, strict=True)
+    )
+    return y, x
+
+
+def _times(height: float) -> str:
+    return f"{height:.1f} times" if height < 10 else f"{height:.0f} times"
+
+
+def _percent(share: float) -> str:
+    return "less than 0.1 %" if share < 0.001 else f"{100 * share:.2g} %"
 
 
 def _aspect(extension: ExtensionRow) -> float:

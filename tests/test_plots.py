@@ -154,6 +154,13 @@ def coloured(away):
     return np.asarray(opened(png).convert("RGB")).astype(int)
 
 
+def test_heat_begins_where_good_frames_end_and_is_full_at_ten_times_that():
+    times = np.array([[0.0, 1.0, 1.001, np.sqrt(10), 10.0, 500.0]])
+    assert plots.heat(times) == pytest.approx(
+        np.array([[0, 0, 0.25, (0.25 + 1) / 2, 1, 1]]), abs=1e-3
+    )
+
+
 def test_a_difference_is_blue_below_pale_as_usual_and_orange_above():
     [[below, usual, above]] = coloured([[-10, 0.2, 10]] * 3)[:1].tolist()
     assert below == list(plots.BELOW)

@@ -271,6 +271,36 @@ def test_an_anomaly_is_shown_beside_its_neighbour_with_reasons_numbers_and_tree(
     assert any("26 frames" in one for one in drawings(html))
 
 
+WHERE = "This frame, coloured where it is odder than good frames get"
+
+
+def test_an_anomaly_is_coloured_where_it_differs_and_the_place_is_named(session, uves):
+    history(session, BIAS)
+    blocks = statistics()
+    blocks[2:14, 5, 0] += 2  # ten times the noise, in the sixth of 16 columns of blocks
+    record(session, score=8, blocks=blocks)
+    page = Page(report(session, uves))
+    assert WHERE in page.all("img", "alt")
+    assert "Strongest around x 369, y" in page.text  # 5.5 of 16 times 1074 pixels
+    assert "as odd as good frames get. That part reaches from x" in page.text
+
+
+def test_a_good_frame_has_a_dark_map(session, uves):
+    history(session, BIAS)
+    blocks = statistics()
+    blocks[...] = 178  # no noise at all: nothing can stand out
+    record(session, blocks=blocks, name="UVES.mine")
+    page = Page(frame_page(session, uves, "UVES.mine"))
+    assert WHERE in page.all("img", "alt")
+    assert "Nowhere odder than good frames get" in page.text
+
+
+def test_with_too_few_references_nobody_says_where(session, uves):
+    history(session, BIAS, nights=19)
+    record(session, score=8, blocks=statistics(4))
+    assert WHERE not in Page(report(session, uves)).all("img", "alt")
+
+
 def test_hostile_names_reasons_setups_and_notes_stay_text(session, uves):
     history(session, BIAS)
     hostile = replace(BIAS, optics=HOSTILE)
@@ -575,7 +605,7 @@ def test_the_card_of_a_frame_is_the_one_of_the_report(session, uves):
         assert "bias level 182.0" in page.text
         assert "All 2 detector numbers" in page.text
     shown = [set(page.all("img", "src")) for page in (card, in_report)]
-    assert len(shown[0] & shown[1]) == 4  # the three pictures and the tree
+    assert len(shown[0] & shown[1]) == 5  # the map, the three pictures and the tree
 
 
 def test_a_frame_is_ringed_in_the_history_of_its_setup(session, uves):
