@@ -45,6 +45,7 @@ from sqlalchemy.orm import (
     DeclarativeBase,
     Mapped,
     Session,
+    contains_eager,
     mapped_column,
     relationship,
 )
@@ -556,7 +557,7 @@ def epoch_start(session: Session, image_type: str, instrument: str, night: date)
 
 
 def duplicate_of(session: Session, measured: Measured, frame: Frame) -> str:
-    """Return the name of another frame with the very same pixels, or an empty string.
+    """Return the name of an earlier frame with the very same pixels, or an empty string.
 
     A frame whose header the archive has edited since is no other frame.
     """
@@ -567,6 +568,7 @@ def duplicate_of(session: Session, measured: Measured, frame: Frame) -> str:
             ExtensionRow.pixels_sha256 == measured.pixels_sha256,
             FrameRow.sha256 != frame.sha256,
             FrameRow.name != frame.name,
+            FrameRow.observed_at <= frame.observed_at,
         )
         .limit(1)
     )
@@ -853,9 +855,62 @@ def block_statistics_of(session: Session, extension_id: int) -> NDArray[np.float
 
 def reference_of(session: Session, finding: Finding) -> Reference:
     """Return what a judged extension would be held against if it were judged today."""
-    facts = {name: getattr(finding.frame, name) for name in _FRAME_FIELDS}
-    frame = Frame(path=Path(finding.frame.path), extensions=(), **facts)
-    return reference_for(session, frame, finding.extension.setup, finding.fingerprint)
+    frame, setup = frame_of(finding.frame), finding.extension.setup
+    return reference_for(session, frame, setup, finding.fingerprint)
+
+
+def frame_of(row: FrameRow) -> Frame:
+    """Return a stored frame, its pixels left behind."""
+    facts = {name: getattr(row, name) for name in _FRAME_FIELDS}
+    return Frame(path=Path(row.path), extensions=(), **facts)
+
+
+def nights_between(session: Session, first: date, last: date) -> Sequence[date]:
+    """Return the nights of which a frame was processed, oldest first."""
+    query = select(FrameRow.night).where(
+        FrameRow.state == FrameState.PROCESSED, FrameRow.night >= first, FrameRow.night <= last
+    )
+    return session.scalars(query.distinct().order_by(FrameRow.night)).all()
+
+
+def extensions_of(session: Session, night: date) -> Sequence[ExtensionRow]:
+    """Return a night's extensions in order of time, with their frames."""
+    query = (
+        select(ExtensionRow)
+        .join(ExtensionRow.frame)
+        .options(contains_eager(ExtensionRow.frame))
+        .where(FrameRow.night == night)
+        .order_by(FrameRow.observed_at, ExtensionRow.number)
+    )
+    return session.scalars(query).all()
+
+
+def measured_of(
+    session: Session, row: ExtensionRow, limits: Mapping[str, tuple[float, float]]
+) -> Measured | None:
+    """Return what was measured of a stored extension; None where too little of it was kept."""
+    above_zero = block_statistics_of(session, row.id)
+    light = row.light
+    if above_zero is None or light is None:
+        return None
+    assert row.gain_e_per_adu is not None  # kept together with the light-sensitive part
+    assert row.read_noise_adu is not None
+    return Measured(
+        number=row.number,
+        setup=row.setup,
+        shape=(row.ny, row.nx),
+        light=light,
+        frame_class=row.frame_class,
+        zero_adu=row.zero_adu,
+        gain_e_per_adu=row.gain_e_per_adu,
+        read_noise_adu=row.read_noise_adu,
+        stretch_adu=row.stretch_adu,
+        promised_light=row.promised_light,
+        limits=limits,
+        statistics=above_zero + _zero(row.zero_adu),
+        metrics=row.metrics,
+        pixels_sha256=row.pixels_sha256,
+    )
 
 
 def unprocessed_between(session: Session, start: datetime, end: datetime) -> Sequence[FrameRow]:
@@ -950,6 +1005,38 @@ def _record_extension(
         session.add(_label_row(extension.id, label))
     elif judged.verdict.status is Status.ANOMALOUS:
         session.add(AlertRow(verdict_id=verdict.id, owed_at=_now()))
+
+
+def record_verdict(
+    session: Session,
+    extension_id: int,
+    judged: Judged,
+    *,
+    encoder: Encoder,
+    thresholds_digest: str,
+) -> None:
+    """Keep another verdict on a stored extension, and its embedding if the encoder is new to it.
+
+    The newest counts; none is replaced. No alert: the frame is not news.
+    """
+    encoder_id = _encoder_id(session, encoder)
+    if find_embedding(session, extension_id, encoder.fingerprint) is None:
+        session.add(
+            EmbeddingRow(extension_id=extension_id, encoder_id=encoder_id, vector=judged.embedding)
+        )
+    session.add(_verdict_row(extension_id, encoder_id, judged, thresholds_digest))
+
+
+def find_embedding(
+    session: Session, extension_id: int, fingerprint: str
+) -> NDArray[np.float32] | None:
+    """Return an extension's embedding by this encoder, (d,), if it has one."""
+    query = (
+        select(EmbeddingRow.vector)
+        .join(EncoderRow, EncoderRow.id == EmbeddingRow.encoder_id)
+        .where(EmbeddingRow.extension_id == extension_id, EncoderRow.fingerprint == fingerprint)
+    )
+    return session.scalar(query)
 
 
 def _extension_row(row: FrameRow, measured: Measured) -> ExtensionRow:

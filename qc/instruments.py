@@ -396,6 +396,18 @@ class Instrument:
         """Give the kind of calibration that an image type stands for."""
         return self._calibrations_by_image_type().get(image_type)
 
+    def limits_of(self, image_type: str, chip: str, read_mode: str) -> Limits:
+        """Give the absolute limits on detector numbers; those of the calibration over the chip's.
+
+        Empty for what the instrument file no longer knows.
+        """
+        calibration = self.calibration_of(image_type)
+        numbers = self.chips[chip].read_modes.get(read_mode) if chip in self.chips else None
+        return {
+            **(numbers.limits if numbers else {}),
+            **(calibration.limits if calibration else {}),
+        }
+
     def image_types(self) -> tuple[str, ...]:
         """List every image type that a frame of this instrument may have."""
         return tuple(self._calibrations_by_image_type())

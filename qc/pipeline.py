@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,15 @@ from embeddings.clustering import cosine_distances, merge_heights
 from embeddings.preprocess import GRID, STRETCHES, at_standard_light, block_statistics
 from embeddings.residual import Residual
 from qc import database
-from qc.database import File, FrameState, Judged, LabelName, Measured, Reference
+from qc.database import (
+    ExtensionRow,
+    File,
+    FrameState,
+    Judged,
+    LabelName,
+    Measured,
+    Reference,
+)
 from qc.errors import (
     ConfigurationError,
     DeadReadOut,
@@ -142,6 +151,60 @@ def process_frames(
         for arrival in arrivals:
             own, embeddings = np.split(embeddings, [len(arrival.measured)])
             yield record(arrival, judge_frame(arrival, own, runtime), runtime, label)
+
+
+def judge_again(
+    runtime: Runtime, first: date = date.min, last: date = date.max
+) -> Iterator[Judged]:
+    """Judge what is stored as if it came today: with today's encoder, thresholds and labels.
+
+    Night after night, so that each is held against references judged anew. A verdict is added,
+    none replaced. What was stored before enough was kept of it is left out.
+    """
+    with runtime.reads() as session:
+        nights = database.nights_between(session, first, last)
+    for night in nights:
+        for row, arrival, embeddings in _stored(night, runtime):
+            [judged] = judge_frame(arrival, embeddings, runtime)
+            with runtime.writes.begin() as session:
+                database.record_verdict(
+                    session,
+                    row.id,
+                    judged,
+                    encoder=runtime.encoder,
+                    thresholds_digest=runtime.thresholds.digest,
+                )
+            yield judged
+
+
+def _stored(night: date, runtime: Runtime) -> Iterator[tuple[ExtensionRow, Arrival, Floats]]:
+    """Yield a night's extensions as arrivals, each with its embedding, (1, d)."""
+    for row in _extensions_of(night, runtime):
+        with runtime.reads() as session:
+            arrival = _arrival_of(session, row, runtime)
+            known = database.find_embedding(session, row.id, runtime.encoder.fingerprint)
+        if arrival is not None:
+            yield row, arrival, embed([arrival], runtime) if known is None else known[np.newaxis]
+
+
+def _extensions_of(night: date, runtime: Runtime) -> Sequence[ExtensionRow]:
+    with runtime.reads() as session:
+        return database.extensions_of(session, night)
+
+
+def _arrival_of(session: Session, row: ExtensionRow, runtime: Runtime) -> Arrival | None:
+    """Return a stored extension as if it had just been read; None if too little was kept."""
+    frame, setup = database.frame_of(row.frame), row.setup
+    [instrument] = [one for one in runtime.instruments if one.name == frame.instrument]
+    limits = instrument.limits_of(setup.image_type, setup.chip, setup.read_mode)
+    measured = database.measured_of(session, row, limits)
+    if measured is None:
+        return None
+    threshold = runtime.thresholds.threshold(
+        setup.image_type, frame.night, runtime.encoder.fingerprint
+    )
+    file = File(frame.path, row.frame.file_bytes, row.frame.modified_ns)
+    return Arrival(file, frame, (measured,), (threshold,))
 
 
 def _arrive(path: Path, runtime: Runtime, label: LabelName | None) -> Arrival | Outcome:

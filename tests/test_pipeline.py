@@ -25,7 +25,7 @@ from qc.database import (
 )
 from qc.errors import ConfigurationError, FrameError, UnreadableFrame
 from qc.judge import Status, Verdict
-from qc.pipeline import Outcome, find_frames, process_frame
+from qc.pipeline import Outcome, find_frames, judge_again, process_frame
 from qc.runtime import Runtime
 from tests.builders import frame_bytes
 from tests.tiny import (
@@ -543,3 +543,27 @@ def test_files_are_taken_in_the_order_of_their_names(runtime, inbox):
     assert [outcome.path for outcome in outcomes] == paths
     with runtime.reads() as session:
         assert session.scalar(select(func.count()).select_from(FrameRow)) == 3
+
+
+def test_what_is_stored_can_be_judged_again_with_the_thresholds_of_today(taught, inbox, project):
+    process(taught, write_frame(inbox, 2, change=light_leak), write_frame(inbox, 3))
+    before = rows(taught, VerdictRow)
+    assert [each.status for each in before[-2:]] == [Status.ANOMALOUS, Status.NOMINAL]
+    lenient = thresholds_text(["TB0", "TF0"]).replace("merge_height: 0.001", "merge_height: 2")
+    (project / "thresholds.yaml").write_text(lenient)
+    with open_tiny(project) as today:
+        judged = list(judge_again(today, date(2026, 1, 2)))
+    after = rows(taught, VerdictRow)
+    assert [each.verdict.status for each in judged] == [Status.NOMINAL, Status.NOMINAL]
+    assert [each.id for each in after[: len(before)]] == [each.id for each in before]  # all kept
+    assert [each.extension_id for each in after[len(before) :]] == [
+        each.extension_id for each in before[-2:]
+    ]
+
+
+def test_judging_again_with_the_same_limits_says_the_same(taught, inbox):
+    process(taught, *write_history(inbox, 3, night=2), write_frame(inbox, 3, change=bias_jump))
+    before = rows(taught, VerdictRow)
+    again = [each.verdict for each in judge_again(taught)]
+    assert [each.status for each in again] == [each.status for each in before]
+    assert [each.score for each in again] == pytest.approx([each.score for each in before])
