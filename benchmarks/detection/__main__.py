@@ -1,69 +1,156 @@
 """Measure detection on a simulated history that nothing was tuned on.
 
-``python -m benchmarks.detection --work /tmp/detection``
+``python -m benchmarks.detection --work /tmp/detection --learn-from /tmp/detection-validation``
 
-Simulates and judges what is not yet in the folder (half an hour on two cores), then scores every
+Simulates and judges what is not yet in the folders (half an hour on two cores), then scores every
 method and writes ``docs/detection.json``, the figures in ``docs/detection.md`` and the pictures.
+The methods that need labelled bad images learn from the second folder's history.
 """
 
 import argparse
 import multiprocessing
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from benchmarks.detection import analysis, pictures, report
-from benchmarks.detection.evidence import Record, prepare
-from benchmarks.detection.history import ARMS, TEST
-from benchmarks.detection.methods import METHODS
+import numpy as np
+
+from benchmarks.detection import (
+    analysis,
+    features,
+    methods,
+    pictures,
+    report,
+    robustness,
+    supervised,
+    unseen,
+    visibility,
+)
+from benchmarks.detection.evidence import Record, Sample, prepare
+from benchmarks.detection.history import ARMS, TEST, VALIDATION, History, plan_shots
+
+_NO_FOLDER = "no methods that learn from bad images: no --learn-from"
+_NO_WEIGHTS = "no network with ImageNet's weights: no --imagenet-resnet50, no --imagenet-vgg16"
+_NO_ENCODER = "no other encoder: no --encoder"
 
 
 def main() -> None:
     """Simulate and judge what is missing; measure; write."""
+    arguments = _parser().parse_args()
+    history = {"test": TEST, "validation": VALIDATION}[arguments.history]
+    _prepare(arguments.work, history)
+    if arguments.learn_from:
+        _prepare(arguments.learn_from, VALIDATION)
+    patches, pooled = features.patches(), _pooled(arguments)
+    rows = (
+        *methods.METHODS[:-4],
+        *methods.rows_of_features(patches, pooled),
+        *methods.METHODS[-4:],
+    )
+    records = [Record(arguments.work, arm, (patches, *pooled)) for arm in ARMS]
+    known = _examples(arguments.learn_from) if arguments.learn_from else None
+    _measure(records, rows, known, history, arguments.docs, _skipped(arguments))
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--work", type=Path, required=True, help="folder for databases; resumable")
-    parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of detection.md")
-    arguments = parser.parse_args()
+    add = parser.add_argument
+    add("--work", type=Path, required=True, help="folder for databases; resumable")
+    add("--history", choices=("test", "validation"), default="test", help="which is in --work")
+    add("--learn-from", type=Path, help="folder for the validation history, with labelled faults")
+    add("--docs", type=Path, default=Path("docs"), help="folder of detection.md")
+    add("--imagenet-resnet50", type=Path, help="Keras' ImageNet weights of ResNet-50, without top")
+    add("--imagenet-vgg16", type=Path, help="Keras' ImageNet weights of VGG16, without top")
+    add("--encoder", action="append", default=[], help="weights of another ResNet-50; repeatable")
+    return parser
+
+
+def _prepare(work: Path, history: History) -> None:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(len(ARMS), mp_context=context) as pool:
-        list(pool.map(partial(prepare, work=arguments.work, history=TEST), ARMS))
-    _measure([Record(arguments.work, arm) for arm in ARMS], arguments.docs)
+        list(pool.map(partial(prepare, work=work, history=history), ARMS))
 
 
-def _measure(records: list[Record], docs: Path) -> None:
+def _pooled(arguments: argparse.Namespace) -> list[features.Extractor]:
+    resnets = [*arguments.encoder, *filter(None, [arguments.imagenet_resnet50])]
+    return [
+        *(features.encoder(str(weights)) for weights in resnets),
+        *(features.vgg16(weights) for weights in {None, arguments.imagenet_vgg16}),
+    ]
+
+
+def _skipped(arguments: argparse.Namespace) -> list[str]:
+    """Say which rows are missing, and why."""
+    given = {
+        _NO_FOLDER: arguments.learn_from,
+        _NO_WEIGHTS: arguments.imagenet_resnet50 or arguments.imagenet_vgg16,
+        _NO_ENCODER: arguments.encoder,
+    }
+    return [reason for reason, value in given.items() if not value]
+
+
+def _examples(work: Path) -> supervised.Examples:
+    """Return every image of a history that had references, with its label."""
+    groups = (group for arm in ARMS for group in Record(work, arm).groups())
+    known = supervised.join(supervised.examples_of(group) for group in groups)
+    return known.only(~np.isin(known.faults, list(analysis.COUNTED_APART)))
+
+
+def _measure(
+    records: Sequence[Record],
+    rows: Sequence[methods.Row],
+    known: supervised.Examples | None,
+    history: History,
+    docs: Path,
+    skipped: Sequence[str],
+) -> None:
     samples = [sample for record in records for sample in record.samples]
-    scores = analysis.score_all(records)
-    product = analysis.product_table(samples)
-    methods = analysis.method_tables(scores)
-    faults = analysis.recall_by_fault(samples)
-    sizes = analysis.by_reference_size(samples)
-    light = analysis.by_brightness(scores)
-    costs = {row.name: scores.milliseconds(row) for row in METHODS}
+    scores = analysis.score_all(records, rows)
+    if known is not None:
+        for learner in supervised.ROWS:
+            scores.teach(learner, known)
+    misses = analysis.misses(samples)
+    visible = _visibility(records, analysis.hard(scores), history)
     results = {
-        "seed": TEST.seed,
-        "product": product,
-        "methods": methods,
-        "milliseconds": costs,
-        "recall_by_fault": faults,
-        "by_reference_size": sizes,
-        "by_brightness": light,
+        "seed": history.seed,
+        "not measured": skipped,
+        "product": analysis.product_table(samples),
+        "methods": analysis.method_tables(scores),
+        "costs": scores.columns,
+        "by_strength": analysis.by_strength(scores),
+        "unseen": unseen.measure(scores, supervised.ROWS, known),
+        "at_budget": analysis.at_budget(scores),
+        "robustness": robustness.measure(records, scores, supervised.TRIED_ON_BAD_LABELS, known),
+        "calibration": analysis.calibration(scores),
+        "recall_by_fault": analysis.recall_by_fault(samples),
+        "by_reference_size": analysis.by_reference_size(samples),
+        "by_brightness": analysis.by_brightness(scores),
+        "signal_to_noise": {sample.name: ratio for sample, ratio in visible.items()},
     }
     report.write_json(docs / "detection.json", results)
-    sections = [
-        report.product_section(product),
-        report.methods_section(methods, costs),
-        report.by_type_section(methods, "auroc", "AUROC by image type"),
-        report.by_type_section(methods, "f1", "F1 at the threshold by image type"),
-        report.rates_section("Verdicts by number of references", "references", sizes),
-        report.rates_section("Verdicts by light, of frames of a lamp", "its light", light),
-        report.misses_section(analysis.misses(samples)),
-        report.false_alarms_section(analysis.false_alarms(samples)),
-    ]
-    report.update_markdown(docs / "detection.md", sections)
-    pictures.draw_curves(scores.scored, methods, docs / "pictures" / "detection_curves.png")
-    pictures.draw_recall(faults, docs / "pictures" / "detection_recall.png")
-    pictures.draw_scores(scores.scored, docs / "pictures" / "detection_scores.png")
-    pictures.draw_misses(analysis.misses(samples), docs / "pictures" / "detection_misses.png")
+    alarms = analysis.false_alarms(samples)
+    tables = report.sections(results, misses, visible, alarms)
+    report.update_markdown(docs / "detection.md", tables)
+    pictures.draw_all(scores, results, misses, history, docs / "pictures")
+
+
+def _visibility(
+    records: Sequence[Record], missed: Sequence[Sample], history: History
+) -> dict[Sample, float]:
+    """Return the signal-to-noise ratio of faults that are in the pictures and were missed."""
+    by_arm = {record.arm: record for record in records}
+    shots = {
+        (arm, shot.name): shot
+        for arm in ARMS
+        for some in plan_shots(arm, history).values()
+        for shot in some
+    }
+    return {
+        one: visibility.of_sample(one, shots[one.arm, one.truth.file], by_arm[one.arm])
+        for one in missed
+        if one.truth.fault not in visibility.IN_THE_HEADER
+    }
 
 
 if __name__ == "__main__":

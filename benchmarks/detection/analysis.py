@@ -2,8 +2,9 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -12,25 +13,35 @@ from numpy.typing import NDArray
 from benchmarks.detection.evidence import Group, Record, Sample
 from benchmarks.detection.figures import (
     Interval,
+    auroc,
     best_threshold,
     bootstrap,
+    calibrated,
     figures_at,
+    recall_at,
+    recall_at_budget,
     wilson,
 )
-from benchmarks.detection.methods import METHODS, Row
-from qc.judge import REFERENCE_NEEDED
+from benchmarks.detection.methods import Row
+from benchmarks.detection.supervised import Examples, Taught, examples_of, join
+from qc.judge import REFERENCE_NEEDED, rarity
+from qc.simulator import STRENGTHS
 from qc.tuning import tail_quantile
 
 Doubles = NDArray[np.float64]
+Flags = NDArray[np.bool_]
 
+OURS = "ours"
 FALSE_ALARMS = 0.001  # what thresholds from nominal frames alone are set for
 COUNTED_APART = {"frame_repeated"}  # its image is a good one: only a comparison of pixels can tell
+BUDGET, NIGHT, RARE = 5, 120, 0.02  # images looked at a night, taken a night, share that is bad
 _REFUSED = 1e6  # a score above all others: the reader would not have it
+_FEWEST = 5  # nominal images of earlier nights, without which a type has no scale
 
 
 @dataclass(frozen=True)
 class Scored:
-    """One image with every method's score of it.
+    """One image with the score of every method that has looked at it.
 
     Attributes
     ----------
@@ -38,12 +49,15 @@ class Scored:
         Mean light in units of the references' brightest; below 0 where no lamp shines.
     dimmest : float
         Mean light of the references' dimmest, likewise.
+    rate : float
+        The false alarms that the limits in force were set for.
     """
 
     sample: Sample
-    scores: Mapping[str, float]
+    scores: dict[str, float] = field(default_factory=dict)
     brightness: float = -1.0
     dimmest: float = -1.0
+    rate: float = FALSE_ALARMS
 
     @property
     def is_bright_as_references(self) -> bool:
@@ -51,39 +65,92 @@ class Scored:
         return self.dimmest <= self.brightness <= 1
 
 
+@dataclass(frozen=True)
+class Column:
+    """A method as it stands in the tables.
+
+    Attributes
+    ----------
+    limit : str
+        See `methods.Row`.
+    milliseconds : float
+        What scoring an image took, what is learnt from references shared out.
+    learning_s : float
+        What learning from labels took, once and for all.
+    """
+
+    name: str
+    limit: str
+    milliseconds: float
+    learning_s: float = 0.0
+
+
 @dataclass
 class Scores:
-    """All scored images, and what each method took."""
+    """All scored images, and the methods that have scored them.
 
-    scored: list[Scored] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    Attributes
+    ----------
+    examples : Examples
+        The same images, in the same order, as classifiers see them.
+    """
 
-    def add(self, group: Group) -> None:
-        """Let every method score a group."""
-        by_row = {}
-        for row in METHODS:
-            start = time.perf_counter()
-            by_row[row.name] = row.score(group.references, group.tests)
-            self.seconds[row.name] += time.perf_counter() - start
-        known, new = (_brightness(each.light) for each in (group.references, group.tests))
-        lit = group.tests.findings[0].extension.promised_light > 0
-        for i, sample in enumerate(group.samples):
-            scores = {name: float(values[i]) for name, values in by_row.items()}
-            light = (new[i] / known.max(), known.min() / known.max()) if lit else (-1.0, -1.0)
-            self.scored.append(Scored(sample, scores, *map(float, light)))
+    scored: list[Scored]
+    columns: list[Column]
+    examples: Examples
 
-    def milliseconds(self, row: Row) -> float:
-        """Return what scoring an image took, the learning from references shared out."""
-        return 1000 * self.seconds[row.name] / max(len(self.scored), 1)
+    def teach(self, taught: Taught, known: Examples) -> None:
+        """Let a method learn from another history, and score every image."""
+        start = time.perf_counter()
+        predict = taught.learn(known)
+        learning_s = time.perf_counter() - start
+        start = time.perf_counter()
+        values = predict(self.examples)
+        milliseconds = 1000 * (time.perf_counter() - start) / len(self.scored)
+        _write(self.scored, taught.name, values)
+        before_ours = len(self.columns) - 1
+        column = Column(taught.name, taught.limit, milliseconds, learning_s)
+        self.columns.insert(before_ours, column)
 
 
-def score_all(records: Iterable[Record]) -> Scores:
+def score_all(records: Iterable[Record], rows: Sequence[Row]) -> Scores:
     """Score every image that was held against enough references."""
-    scores = Scores()
+    scored: list[Scored] = []
+    parts: list[Examples] = []
+    seconds: dict[str, float] = defaultdict(float)
     for record in records:
         for group in record.groups():
-            scores.add(group)
-    return scores
+            own = _scored(group)
+            for row in rows:
+                start = time.perf_counter()
+                _write(own, row.name, row.score(group.references, group.tests))
+                seconds[row.name] += time.perf_counter() - start
+            scored += own
+            parts.append(examples_of(group))
+    columns = [Column(row.name, row.limit, _each(seconds, scored, row.name)) for row in rows]
+    return Scores(scored, columns, join(parts))
+
+
+def _write(scored: Sequence[Scored], name: str, values: Doubles) -> None:
+    for one, value in zip(scored, values, strict=True):
+        if np.isfinite(value):
+            one.scores[name] = float(value)
+
+
+def _each(seconds: Mapping[str, float], scored: Sequence[Scored], name: str) -> float:
+    """Return the milliseconds that each image took of those that were looked at."""
+    return 1000 * seconds[name] / max(sum(name in one.scores for one in scored), 1)
+
+
+def _scored(group: Group) -> list[Scored]:
+    known, new = (_brightness(each.light) for each in (group.references, group.tests))
+    lit = group.tests.findings[0].extension.promised_light > 0
+    rate = group.tests.thresholds.false_alarms
+    bright, dimmest = new / known.max(), float(known.min() / known.max())
+    return [
+        Scored(sample, {}, float(bright[i]), dimmest, rate) if lit else Scored(sample, rate=rate)
+        for i, sample in enumerate(group.samples)
+    ]
 
 
 def _brightness(light: NDArray[np.float32]) -> Doubles:
@@ -137,41 +204,164 @@ def _figures(scores: Doubles, samples: Sequence[Sample], threshold: float) -> di
     bad = np.array([sample.truth.is_bad for sample in samples])
     names = [sample.truth.file for sample in samples]
     frames = np.unique(names, return_inverse=True)[1]
-    return {
-        name: bootstrap(figure, scores, bad, frames)
-        for name, figure in figures_at(threshold).items()
-    }
+    return bootstrap(figures_at(threshold), scores, bad, frames)
 
 
 def method_tables(scores: Scores) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return each method's figures by image type, of what every method could score."""
-    return {row.name: _method_table(row, scores.scored) for row in METHODS}
+    """Return each method's figures by image type, of what it has scored."""
+    return {column.name: _method_table(column, scores.scored) for column in scores.columns}
 
 
-def _method_table(row: Row, scored: Sequence[Scored]) -> dict[str, dict[str, Any]]:
-    tests, spring = defaultdict(list), defaultdict(list)
-    for one in scored:
-        if is_counted(one.sample):
-            tests[one.sample.truth.image_type].append(one)
-        elif one.sample.truth.part == "reference":
-            spring[one.sample.truth.image_type].append(one.scores[row.name])
+def _method_table(column: Column, scored: Sequence[Scored]) -> dict[str, dict[str, Any]]:
+    spring = _spring(scored, column.name)
     return {
-        name: _method_figures(row, some, np.array(spring[name]))
-        for name, some in sorted(tests.items())
+        name: _method_figures(column, some, spring.get(name, np.empty(0)))
+        for name, some in _tests_by_type(scored, column.name).items()
     }
 
 
-def _method_figures(row: Row, scored: Sequence[Scored], spring: Doubles) -> dict[str, Any]:
-    scores = np.array([one.scores[row.name] for one in scored])
-    samples = [one.sample for one in scored]
-    bad = np.array([sample.truth.is_bad for sample in samples])
+def _tests_by_type(scored: Iterable[Scored], method: str) -> dict[str, list[Scored]]:
+    """Return the counted tests that a method has scored, by image type; both good and bad."""
+    groups = defaultdict(list)
+    for one in scored:
+        if is_counted(one.sample) and method in one.scores:
+            groups[one.sample.truth.image_type].append(one)
+    mixed = {name for name, some in groups.items() if 0 < _bad(some).sum() < len(some)}
+    return {name: some for name, some in sorted(groups.items()) if name in mixed}
+
+
+def _spring(scored: Iterable[Scored], method: str) -> dict[str, Doubles]:
+    """Return a method's scores of the nominal images before the tests, by image type."""
+    groups = defaultdict(list)
+    for one in scored:
+        if one.sample.truth.part == "reference" and method in one.scores:
+            groups[one.sample.truth.image_type].append(one.scores[method])
+    return {name: np.array(some) for name, some in groups.items() if len(some) >= _FEWEST}
+
+
+def _method_figures(column: Column, scored: Sequence[Scored], spring: Doubles) -> dict[str, Any]:
+    scores, bad = _of(scored, column.name), _bad(scored)
     threshold = {
         "shipped": lambda: 1.0,
-        "spring": lambda: tail_quantile(spring, FALSE_ALARMS),
+        "spring": lambda: tail_quantile(spring, FALSE_ALARMS) if len(spring) else np.inf,
         "test": lambda: best_threshold(scores, bad),
-    }[row.limit]()
+    }[column.limit]()
     alarms = wilson(int((scores[~bad] > threshold).sum()), int((~bad).sum()))
-    return {**_figures(scores, samples, threshold), "false_alarms": alarms, "threshold": threshold}
+    figures = _figures(scores, [one.sample for one in scored], threshold)
+    return {**figures, "false_alarms": alarms, "threshold": threshold}
+
+
+def _of(scored: Iterable[Scored], method: str) -> Doubles:
+    return np.array([one.scores[method] for one in scored])
+
+
+def _bad(scored: Iterable[Scored]) -> Flags:
+    return np.array([one.sample.truth.is_bad for one in scored])
+
+
+def together(scored: Sequence[Scored], column: Column) -> tuple[list[Scored], Doubles]:
+    """Return every counted test with a score that can be ranked over all image types.
+
+    The product's own score is in units of its limit; any other is put on the scale of its type's
+    nominal images before the tests.
+    """
+    spring = _spring(scored, column.name)
+    chosen: list[Scored] = []
+    values: list[Doubles] = []
+    for name, some in _tests_by_type(scored, column.name).items():
+        if column.limit == "shipped" or name in spring:
+            own = _of(some, column.name)
+            chosen += some
+            values.append(own if column.limit == "shipped" else calibrated(own, spring[name]))
+    return chosen, np.concatenate(values) if values else np.empty(0)
+
+
+def by_strength(
+    scores: Scores, rate: float = FALSE_ALARMS
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Return each method's recall at a rate of false alarms, by strength of the fault.
+
+    ``pooled``: one limit for all image types; ``mean``: one for each type, the mean over them.
+    """
+    return {
+        column.name: {
+            "pooled": _recalls(*together(scores.scored, column), rate),
+            "mean": _mean_recalls(scores.scored, column.name, rate),
+        }
+        for column in scores.columns
+    }
+
+
+def _recalls(scored: Sequence[Scored], values: Doubles, rate: float) -> dict[str, float]:
+    """Return the recall of each strength, each with all good images."""
+    bad, recalls = _bad(scored), {}
+    strengths = np.array([one.sample.truth.strength for one in scored])
+    for strength in STRENGTHS:
+        chosen = ~bad | (strengths == strength) if len(scored) else bad
+        if (strengths == strength).any():
+            recalls[strength] = recall_at(rate, values[chosen], bad[chosen])
+    return recalls
+
+
+def _mean_recalls(scored: Sequence[Scored], method: str, rate: float) -> dict[str, float]:
+    groups = _tests_by_type(scored, method).values()
+    each = [_recalls(some, _of(some, method), rate) for some in groups]
+    return {
+        strength: fmean(found)
+        for strength in STRENGTHS
+        if (found := [one[strength] for one in each if strength in one])
+    }
+
+
+def at_budget(scores: Scores) -> dict[str, float]:
+    """Return each method's recall where people look at the five oddest images of a night."""
+    found = {}
+    for column in scores.columns:
+        scored, values = together(scores.scored, column)
+        if scored:
+            found[column.name] = recall_at_budget(
+                values, _bad(scored), budget=BUDGET, night=NIGHT, share=RARE
+            )
+    return found
+
+
+def calibration(scores: Scores) -> dict[str, Interval]:
+    """Return how many good tests look as odd as so rare a share of good images should.
+
+    See `qc.judge.rarity`: what the product's score promises.
+    """
+    good = [one for one in scores.scored if is_counted(one.sample) and not one.sample.truth.is_bad]
+    chances = np.array([rarity(one.scores[OURS], one.rate) for one in good])
+    return {f"{p:g}": wilson(int((chances < p).sum()), len(good)) for p in _PROMISED}
+
+
+_PROMISED = (0.1, 0.01, 0.001)
+
+
+def hard(scores: Scores) -> list[Sample]:
+    """Return the bad images that the product misses, at its own limit or at 0.1 % pooled."""
+    tests = [one for one in scores.scored if is_counted(one.sample)]
+    good = np.sort(_of((one for one in tests if not one.sample.truth.is_bad), OURS))[::-1]
+    limit = max(1.0, good[int(FALSE_ALARMS * len(good))])
+    return [one.sample for one in tests if one.sample.truth.is_bad and one.scores[OURS] <= limit]
+
+
+def mean_auroc(
+    scored: Sequence[Scored], method: str, which: Callable[[Scored], bool] = lambda _: True
+) -> float:
+    """Return the AUROC averaged over image types, of those images that are wanted."""
+    chosen = [one for one in scored if which(one)]
+    groups = _tests_by_type(chosen, method).values()
+    return fmean(auroc(_of(some, method), _bad(some)) for some in groups)
+
+
+def mean_recall(
+    scored: Sequence[Scored], method: str, rate: float, which: Callable[[Scored], bool]
+) -> float:
+    """Return the recall at a rate of false alarms averaged over image types."""
+    chosen = [one for one in scored if which(one)]
+    groups = _tests_by_type(chosen, method).values()
+    return fmean(recall_at(rate, _of(some, method), _bad(some)) for some in groups)
 
 
 def recall_by_fault(samples: Iterable[Sample]) -> dict[str, dict[str, tuple[int, int]]]:

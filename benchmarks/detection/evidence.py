@@ -2,27 +2,34 @@
 
 import csv
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.orm import Session, sessionmaker
 
-from benchmarks.detection.history import live_through
+from benchmarks.detection.features import Extractor, Picture, extract
+from benchmarks.detection.history import History, live_through
 from embeddings.encoder import ResNet50Encoder
-from embeddings.preprocess import STRETCHES
+from embeddings.preprocess import GRID, STRETCHES, at_standard_light
+from embeddings.residual import Sensor, exposed_share, pixels_per_block
 from qc import database
-from qc.database import Finding, FrameState
-from qc.instruments import read_instruments
+from qc.database import ExtensionRow, Finding, FrameState
+from qc.frames import Setup
+from qc.instruments import ChipNumbers, read_instruments
 from qc.judge import REFERENCE_NEEDED, Status
 from qc.runtime import read_settings
 from qc.thresholds import Threshold, read_thresholds
 
 Floats = NDArray[np.float32]
 _EMBEDDED_AT_ONCE = 64
+_SAMPLE_SEED = 1
+SAMPLED_REFERENCES = 24  # of a setup and part; a large network takes a fifth of a second for each
+SAMPLED_TESTS = 30  # good ones of an image type, and as many bad ones
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,11 @@ class Sample:
     refusal: str
 
     @property
+    def name(self) -> str:
+        """Return the file's name and the number of its image."""
+        return f"{self.truth.file.removesuffix('.fits')}[{self.truth.extension}]"
+
+    @property
     def is_flagged(self) -> bool:
         """Whether a person would be told to look."""
         return self.finding is None or self.finding.verdict.status == Status.ANOMALOUS
@@ -72,28 +84,64 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Sampled:
+    """A network's features of those images that are in the sample.
+
+    Attributes
+    ----------
+    rows : (k,) int array
+        Which of the material's images they are.
+    vectors : (k, ...) float32 array
+    """
+
+    rows: NDArray[np.intp]
+    vectors: Floats
+
+
+@dataclass(frozen=True)
 class Material:
     """Some images of one setup, as every method may use them; n of them, in one order.
 
     Attributes
     ----------
     light : (n, h, w, 3) float32 array
-        Block means, standard deviations and maxima, ADU above the image's own bias level.
+        Block means, standard deviations and maxima, ADU above the image's own bias level. Of
+        references in a `Group`: of the settled ones alone.
+    promised : (n,) float64 array
+        The light that the header promises of each of `light`; 0 where no lamp shines.
     embeddings : (n, d) float32 array
         The product's.
     forerunner : (n, d) float32 array
         The same network's, of the block means stretched to 8 bits image by image.
+    metrics : sequence of n mappings
+        The detector numbers.
     findings : sequence of n Finding
         What the product stored. Empty for references.
     thresholds : Threshold
         The limits in force.
+    features : mapping of extractor's name to Sampled
     """
 
     light: Floats
+    promised: NDArray[np.float64]
     embeddings: Floats
     forerunner: Floats
+    metrics: Sequence[Mapping[str, float]]
     findings: Sequence[Finding]
     thresholds: Threshold
+    features: Mapping[str, Sampled] = field(default_factory=dict)
+
+    def only(self, rows: Sequence[int]) -> "Material":
+        """Return some of the images, without other networks' features."""
+        return Material(
+            light=self.light[rows],
+            promised=self.promised[rows],
+            embeddings=self.embeddings[rows],
+            forerunner=self.forerunner[rows],
+            metrics=[self.metrics[row] for row in rows],
+            findings=[self.findings[row] for row in rows],
+            thresholds=self.thresholds,
+        )
 
 
 @dataclass(frozen=True)
@@ -114,12 +162,15 @@ class Record:
         The folder that `history.live_through` has filled.
     """
 
-    def __init__(self, work: Path, arm: str) -> None:
+    def __init__(self, work: Path, arm: str, extractors: Sequence[Extractor] = ()) -> None:
         settings = read_settings(work / arm / "project")
         self._folder = work / arm
-        self._arm = arm
+        self.arm = arm
         self._reads = sessionmaker(database.connect(settings.database_url))
-        known = [code for each in read_instruments() for code in each.image_types()]
+        self._extractors = extractors
+        instruments = read_instruments()
+        (self._instrument,) = (one for one in instruments if one.name == "UVES")
+        known = [code for each in instruments for code in each.image_types()]
         self.thresholds = read_thresholds(settings.project / settings.thresholds, known)
         self.samples = tuple(self._join())
 
@@ -136,45 +187,157 @@ class Record:
             }
         for truth in read_truth(self._folder / "truth"):
             finding = found.get((truth.file, truth.extension))
-            yield Sample(self._arm, truth, finding, refused.get(truth.file, ""))
+            yield Sample(self.arm, truth, finding, refused.get(truth.file, ""))
 
     def groups(self) -> Iterator[Group]:
         """Yield what was judged against enough references, by night and setup."""
-        by_setup = defaultdict(list)
+        for samples in self.by_night_and_setup().values():
+            with self._reads() as session:
+                yield self._group(session, samples)
+
+    def by_night_and_setup(self) -> dict[tuple[date, Setup], list[Sample]]:
+        """Return what was judged against enough references."""
+        groups = defaultdict(list)
         for sample in self.samples:
             if sample.finding and sample.reference_size >= REFERENCE_NEEDED:
-                by_setup[sample.truth.night, sample.finding.extension.setup].append(sample)
-        vectors = self.embed_as_the_forerunner()
-        for samples in by_setup.values():
-            with self._reads() as session:
-                yield self._group(session, samples, vectors)
+                groups[sample.truth.night, sample.finding.extension.setup].append(sample)
+        return groups
 
-    def _group(
-        self, session: Session, samples: Sequence[Sample], vectors: dict[int, Floats]
-    ) -> Group:
+    def _group(self, session: Session, samples: Sequence[Sample]) -> Group:
         findings = [sample.finding for sample in samples if sample.finding]
         first = findings[0]
         reference = database.reference_of(session, first)
         night = first.frame.night
         assert night is not None
         limits = self.thresholds.threshold(first.extension.image_type, night, first.fingerprint)
-        settled = reference.settled(night)
-        ids = [finding.extension.id for finding in findings]
+        settled = sorted(reference.settled(night))  # as `light_of` orders them
         references = Material(
             light=database.light_of(session, settled),
+            promised=np.array([self._extensions[one].promised_light for one in settled]),
             embeddings=reference.embeddings,
-            forerunner=np.stack([vectors[one] for one in reference.extension_ids]),
+            forerunner=self._forerunner_of(reference.extension_ids),
+            metrics=reference.metrics,
             findings=(),
             thresholds=limits,
+            features=self._features_of(reference.extension_ids),
         )
-        tests = Material(
+        ids = [finding.extension.id for finding in findings]
+        tests = self._material(session, ids, limits)
+        return Group(tuple(samples), references, tests)
+
+    def material(self, samples: Sequence[Sample]) -> Material:
+        """Return any judged images of one setup, in the order given."""
+        findings = [sample.finding for sample in samples if sample.finding]
+        first = findings[0]
+        assert first.frame.night is not None
+        limits = self.thresholds.threshold(
+            first.extension.image_type, first.frame.night, first.fingerprint
+        )
+        with self._reads() as session:
+            return self._material(session, [one.extension.id for one in findings], limits)
+
+    def references_of(self, sample: Sample) -> list[Sample]:
+        """Return the images that one was held against, newest first."""
+        assert sample.finding is not None
+        with self._reads() as session:
+            ids = database.reference_of(session, sample.finding).extension_ids
+        known = {one.finding.extension.id: one for one in self.samples if one.finding}
+        return [known[one] for one in ids]
+
+    def _material(self, session: Session, ids: Sequence[int], limits: Threshold) -> Material:
+        findings = [self._findings[one] for one in ids]
+        return Material(
             light=np.concatenate([database.light_of(session, [one]) for one in ids]),
+            promised=np.array([one.extension.promised_light for one in findings]),
             embeddings=np.stack([_embedding(session, one) for one in findings]),
-            forerunner=np.stack([vectors[one] for one in ids]),
+            forerunner=self._forerunner_of(ids),
+            metrics=[one.extension.metrics for one in findings],
             findings=findings,
             thresholds=limits,
+            features=self._features_of(ids),
         )
-        return Group(tuple(samples), references, tests)
+
+    def sensor(self, extension: ExtensionRow) -> Sensor:
+        """Return what the product's residual knows of an image's detector."""
+        chip = self.chip_numbers(extension)
+        shape = extension.ny, extension.nx
+        light = extension.light
+        assert light is not None
+        return Sensor(
+            pixels=pixels_per_block(shape, GRID),
+            exposed=exposed_share(light, shape, GRID),
+            gain_e_per_adu=chip.gain_e_per_adu,
+            read_noise_adu=chip.read_noise_adu,
+            lit=extension.promised_light > 0,
+        )
+
+    def chip_numbers(self, extension: ExtensionRow) -> ChipNumbers:
+        """Return gain, noise and level of an image's detector as it was read."""
+        return self._instrument.chips[extension.chip].read_modes[extension.read_mode]
+
+    def absolute_limits(self, extension: ExtensionRow) -> Mapping[str, tuple[float, float]]:
+        """Return the instrument's own limits for an image."""
+        calibration = self._instrument.calibration_of(extension.image_type)
+        assert calibration is not None
+        return {**self.chip_numbers(extension).limits, **calibration.limits}
+
+    @cached_property
+    def _findings(self) -> dict[int, Finding]:
+        found = [sample.finding for sample in self.samples if sample.finding]
+        return {finding.extension.id: finding for finding in found}
+
+    @property
+    def _extensions(self) -> Mapping[int, ExtensionRow]:
+        return {id_: finding.extension for id_, finding in self._findings.items()}
+
+    def _forerunner_of(self, ids: Sequence[int]) -> Floats:
+        return np.stack([self._forerunner[one] for one in ids])
+
+    def _features_of(self, ids: Sequence[int]) -> dict[str, Sampled]:
+        return {name: _sampled(known, ids) for name, known in self._features.items()}
+
+    @cached_property
+    def _features(self) -> dict[str, dict[int, Floats]]:
+        """Return each extractor's features of the sample by image's id; kept in the folder."""
+        sample = self._draw_sample()
+        return {
+            one.name: extract(one, sample, self._pictures, self._folder / "features")
+            for one in self._extractors
+        }
+
+    def _draw_sample(self) -> list[int]:
+        """Draw some images of every setup's labelled nights, and some tests of every type."""
+        strata = defaultdict(list)
+        for sample in self.samples:
+            if sample.finding:
+                truth, setup = sample.truth, sample.finding.extension.setup
+                test = truth.part == "test"
+                key = (truth.image_type, truth.is_bad) if test else (setup, truth.part)
+                strata[test, key].append(sample.finding.extension.id)
+        rng = np.random.default_rng(_SAMPLE_SEED)
+        most = {True: SAMPLED_TESTS, False: SAMPLED_REFERENCES}
+        drawn = [rng.permutation(ids)[: most[test]] for (test, _), ids in strata.items()]
+        return sorted(int(one) for some in drawn for one in some)
+
+    def _pictures(self, ids: Sequence[int]) -> Iterator[Picture]:
+        """Yield the network input of some images, as the product makes it."""
+        with self._reads() as session:
+            for one in ids:
+                about = self._findings[one].extension
+                zero = np.array([about.zero_adu, 0, about.zero_adu], np.float32)
+                level = about.metrics.get("bias_level", about.zero_adu)
+                statistics = at_standard_light(
+                    _picture(session, one) + zero, level, about.promised_light
+                )
+                yield STRETCHES["physical"](statistics, about.zero_adu, about.stretch_adu)
+
+    @cached_property
+    def _forerunner(self) -> dict[int, Floats]:
+        return self.embed_as_the_forerunner()
+
+    def extract_features(self) -> None:
+        """Compute and keep every extractor's features."""
+        _ = self._features
 
     def embed_as_the_forerunner(self) -> dict[int, Floats]:
         """Return the forerunner's embedding of each image by its id.
@@ -197,6 +360,12 @@ class Record:
                 yield encoder.embed(STRETCHES["minmax"](pictures, 0, 1))
 
 
+def _sampled(known: Mapping[int, Floats], ids: Sequence[int]) -> Sampled:
+    rows = [row for row, one in enumerate(ids) if one in known]
+    vectors = np.stack([known[ids[row]] for row in rows]) if rows else np.empty((0, 0), np.float32)
+    return Sampled(np.array(rows, np.intp), vectors)
+
+
 def _picture(session: Session, extension_id: int) -> Floats:
     picture = database.block_statistics_of(session, extension_id)
     assert picture is not None
@@ -207,12 +376,12 @@ def _embedding(session: Session, finding: Finding) -> Floats:
     return database.embedding_of(session, finding.extension.id, finding.verdict.encoder_id)
 
 
-def prepare(arm: str, work: Path) -> None:
+def prepare(arm: str, work: Path, history: History) -> None:
     """Simulate, judge and embed what is not yet in the folder of an arm.
 
     Here, and not in ``__main__``, so that a spawned process finds it.
     """
-    live_through(arm, work)
+    live_through(arm, work, history)
     Record(work, arm).embed_as_the_forerunner()
 
 

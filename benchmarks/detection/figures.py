@@ -103,13 +103,58 @@ def wilson(count: int, of: int) -> Interval:
     )
 
 
+def recall_at_budget(
+    scores: Doubles, bad: Flags, *, budget: int, night: int, share: float, seed: int = 0
+) -> float:
+    """Return the recall of people who look at the so many oddest images of each night.
+
+    Nights are drawn from the images given: each has `night` of them, of which as many are bad as
+    chance has it.
+
+    Parameters
+    ----------
+    budget, night : int
+        Images looked at, and images taken, a night.
+    share : float
+        Chance of an image to be bad.
+    """
+    rng = np.random.default_rng(seed)
+    good_ones, bad_ones = np.flatnonzero(~bad), np.flatnonzero(bad)
+    found = taken = 0
+    for number in rng.binomial(night, share, _NIGHTS):
+        some_bad = rng.choice(bad_ones, number)
+        drawn = np.concatenate([rng.choice(good_ones, night - number), some_bad])
+        looked_at = drawn[np.argsort(-scores[drawn], kind="stable")[:budget]]
+        found += int(bad[looked_at].sum())
+        taken += int(number)
+    return found / taken
+
+
+_NIGHTS = 1000
+
+
+def calibrated(scores: Doubles, nominal: Doubles) -> Doubles:
+    """Return scores on the scale of earlier nominal ones: 0 at their median, 1 at their 90th %.
+
+    So that the scores of different image types can be ranked together.
+    """
+    middle, high = np.quantile(nominal, [0.5, 0.9])
+    return np.asarray((scores - middle) / max(high - middle, _LEAST_SPREAD))
+
+
+_LEAST_SPREAD = 1e-12
+
 Figure = Callable[[Doubles, Flags], float]
 
 
 def bootstrap(
-    figure: Figure, scores: Doubles, bad: Flags, frames: NDArray[np.int_], seed: int = 0
-) -> Interval:
-    """Return a figure with its percentile interval over resampled frames.
+    figures: Mapping[str, Figure],
+    scores: Doubles,
+    bad: Flags,
+    frames: NDArray[np.int_],
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Return figures with their percentile intervals over resampled frames.
 
     Whole frames are drawn, with all their images: two chips of one exposure share its fault.
 
@@ -124,10 +169,13 @@ def bootstrap(
     for _ in range(RESAMPLINGS):
         drawn = np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])
         if bad[drawn].any() and not bad[drawn].all():
-            values.append(figure(scores[drawn], bad[drawn]))
+            values.append([figure(scores[drawn], bad[drawn]) for figure in figures.values()])
     tail = 50 * (1 - CONFIDENCE)
-    low, high = np.percentile(values, [tail, 100 - tail])
-    return Interval(figure(scores, bad), float(low), float(high))
+    low, high = np.percentile(values, [tail, 100 - tail], axis=0)
+    return {
+        name: Interval(figure(scores, bad), float(low[i]), float(high[i]))
+        for i, (name, figure) in enumerate(figures.items())
+    }
 
 
 def figures_at(threshold: float) -> Mapping[str, Figure]:

@@ -1,25 +1,36 @@
-"""The methods that are compared: each a function from references and tests to scores.
+"""The methods that need no bad image: each a function from references and tests to scores.
 
-A higher score is odder. To add a row, write a function and name it in `METHODS`.
+A higher score is odder; NaN says that the method has not looked at the image. To add a row, write
+a function and name it in `METHODS`. The methods that learn from labelled bad images are in
+`supervised`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import eigh
+from sklearn.cluster import KMeans
+from sklearn.covariance import LedoitWolf
 from sklearn.decomposition import PCA
 from sklearn.ensemble import IsolationForest
 from sklearn.svm import OneClassSVM
 
 from benchmarks.detection.evidence import Material
+from benchmarks.detection.features import Extractor
 from embeddings.clustering import cosine_distances, merge_height
 
+Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Method = Callable[[Material, Material], Doubles]
+OfFeatures = Callable[[Floats, Floats], Doubles]
 
 _SEED = 0
 _COMPONENTS = 12
+_CLUSTERS = 4
+_EIGENVECTORS = 8
+_FEWEST = 8  # sampled references; fewer say nothing of how good images differ
 
 
 @dataclass(frozen=True)
@@ -67,15 +78,41 @@ def detector_numbers(_references: Material, tests: Material) -> Doubles:
     )
 
 
+# --- embeddings ----------------------------------------------------------------------------------
+
+
 def forerunner(references: Material, tests: Material) -> Doubles:
     """Do as the forerunner did: 8 bits by the image's own extremes, average linkage."""
     return np.array([merge_height(references.forerunner, one) for one in tests.forerunner])
 
 
+def k_means(references: Material, tests: Material) -> Doubles:
+    """Return the distance to the nearest of a few centres of the forerunner's embeddings."""
+    clusters = KMeans(_CLUSTERS, n_init=4, random_state=_SEED).fit(references.forerunner)
+    return np.asarray(clusters.transform(tests.forerunner).min(axis=1), np.float64)
+
+
+def spectral(references: Material, tests: Material) -> Doubles:
+    """Cluster references and tests among the leading eigenvectors of their affinities.
+
+    Ng, Jordan and Weiss (2001), but each image is akin to itself too: else one that is akin to
+    no other has no eigenvector of its own. The score is the distance to the nearest centre of the
+    references.
+    """
+    m = len(references.forerunner)
+    together = np.vstack([references.forerunner, tests.forerunner])
+    distances = cosine_distances(together, together)
+    affinity = np.exp(-distances / np.median(distances[:m, :m]))
+    root = np.sqrt(affinity.sum(axis=1))
+    n = len(together)
+    _, leading = eigh(affinity / np.outer(root, root), subset_by_index=(n - _EIGENVECTORS, n - 1))
+    clusters = KMeans(_CLUSTERS, n_init=4, random_state=_SEED).fit(leading[:m])
+    return np.asarray(clusters.transform(leading[m:]).min(axis=1), np.float64)
+
+
 def nearest(references: Material, tests: Material) -> Doubles:
     """Return the cosine distance to the nearest reference."""
-    nearest_one: Doubles = cosine_distances(tests.embeddings, references.embeddings).min(axis=1)
-    return nearest_one
+    return _nearest(references.embeddings, tests.embeddings)
 
 
 def isolation_forest(references: Material, tests: Material) -> Doubles:
@@ -99,8 +136,70 @@ def naive_pca(references: Material, tests: Material) -> Doubles:
     return np.asarray(np.sqrt(((new - rebuilt) ** 2).mean(axis=1)), np.float64)
 
 
+# --- other networks' features, of a sample of the images -----------------------------------------
+
+
+def of_features(name: str, score: OfFeatures) -> Method:
+    """Return a method that scores the sampled images by an extractor's features."""
+
+    def score_sample(references: Material, tests: Material) -> Doubles:
+        scores = np.full(len(tests.embeddings), np.nan)
+        known, new = references.features[name], tests.features[name]
+        if len(known.rows) >= _FEWEST and len(new.rows):
+            scores[new.rows] = score(known.vectors, new.vectors)
+        return scores
+
+    return score_sample
+
+
+def _nearest(known: Floats, new: Floats) -> Doubles:
+    distances: Doubles = cosine_distances(new, known).min(axis=1)
+    return distances
+
+
+def linked(known: Floats, new: Floats) -> Doubles:
+    """Return the height at which each new vector joins the known ones."""
+    return np.array([merge_height(known, one) for one in new])
+
+
+def nearest_in_place(known: Floats, new: Floats) -> Doubles:
+    """Return the greatest distance of any place to the same place of the nearest reference.
+
+    In units of what the place's references are from one another, as PatchCore's memory (Roth et
+    al. 2022) with one bank for each place.
+    """
+    apart = _distances_in_place(known, known)
+    np.einsum("iip->ip", apart)[...] = np.inf  # no reference is its own neighbour
+    scale = np.median(apart.min(axis=1), axis=0)
+    return np.asarray((_distances_in_place(new, known).min(axis=1) / scale).max(axis=1))
+
+
+def _distances_in_place(a: Floats, b: Floats) -> Doubles:
+    """Return the distances of vectors of (n, y, x, c) and (m, y, x, c): (n, m, places)."""
+    flat_a, flat_b = (each.reshape(len(each), -1, each.shape[-1]) for each in (a, b))
+    return np.stack([np.linalg.norm(one - flat_b, axis=-1) for one in flat_a]).astype(np.float64)
+
+
+def gaussian_in_place(known: Floats, new: Floats) -> Doubles:
+    """Return the greatest Mahalanobis distance of any place to its references.
+
+    As PaDiM (Defard et al. 2021), the covariance shrunk as Ledoit and Wolf (2004) would.
+    """
+    scale = np.maximum(known.std(axis=(0, 1, 2)), 1e-6)  # layers differ in size
+    flat_known, flat_new = (
+        (each / scale).reshape(len(each), -1, each.shape[-1]) for each in (known, new)
+    )
+    distances = [
+        LedoitWolf().fit(flat_known[:, place]).mahalanobis(flat_new[:, place])
+        for place in range(flat_known.shape[1])
+    ]
+    return np.asarray(np.max(distances, axis=0), np.float64)
+
+
 METHODS = (
     Row("forerunner: 8-bit stretch, average linkage", forerunner, "test"),
+    Row("8-bit stretch, k-means", k_means, "spring"),
+    Row("8-bit stretch, spectral clustering", spectral, "spring"),
     Row("isolation forest on embeddings", isolation_forest, "spring"),
     Row("one-class SVM on embeddings", one_class_svm, "spring"),
     Row("nearest reference embedding", nearest, "spring"),
@@ -110,3 +209,16 @@ METHODS = (
     Row("ours: residual alone", residuals, "shipped"),
     Row("ours", ours, "shipped"),
 )
+
+
+def rows_of_features(patches: Extractor, pooled: Sequence[Extractor]) -> tuple[Row, ...]:
+    """Return the rows of what other networks make of the images."""
+    return (
+        Row("patch features, nearest in place *", _of(patches, nearest_in_place), "spring"),
+        Row("patch features, Gaussian in place *", _of(patches, gaussian_in_place), "spring"),
+        *(Row(f"{one.name}, average linkage *", _of(one, linked), "spring") for one in pooled),
+    )
+
+
+def _of(extractor: Extractor, score: OfFeatures) -> Method:
+    return of_features(extractor.name, score)

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from benchmarks.detection.analysis import Scored, is_counted
+from benchmarks.detection.analysis import OURS, Column, Scored, Scores, is_counted
 from benchmarks.detection.evidence import Sample
-from benchmarks.detection.history import ARMS, TEST, Shot, images_of, plan_shots
-from benchmarks.detection.methods import METHODS
+from benchmarks.detection.history import ARMS, History, Shot, images_of, plan_shots
 from embeddings.preprocess import block_statistics
 from qc.simulator import STRENGTHS
 
@@ -23,44 +23,103 @@ Tables = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 _RATES = np.geomspace(1e-3, 1, 200)
 _RECALLS = np.linspace(0, 1, 201)
-_COLOURS = ("#999999", "#8c564b", "#e377c2", "#bcbd22", "#17becf", "#1f77b4", "#2ca02c", "#ff7f0e")
-_OURS = "#000000"
 _SHOWN = (0.1, 1e4)  # the range of scores that is drawn
 _DPI = 110
 
 
-def draw_curves(scored: Sequence[Scored], tables: Tables, path: Path) -> None:
+def draw_all(
+    scores: Scores,
+    results: Mapping[str, Any],
+    misses: Sequence[Sample],
+    history: History,
+    folder: Path,
+) -> None:
+    """Draw every picture of the page."""
+    draw_curves(scores, results["methods"], folder / "detection_curves.png")
+    draw_methods(scores.columns, results, folder / "detection_methods.png")
+    draw_recall(results["recall_by_fault"], folder / "detection_recall.png")
+    draw_scores(scores.scored, folder / "detection_scores.png")
+    draw_misses(misses, history, folder / "detection_misses.png")
+
+
+def draw_curves(scores: Scores, tables: Tables, path: Path) -> None:
     """Draw ROC and precision-recall curves, averaged over image types, each with its threshold."""
-    figure = Figure(figsize=(13, 6), layout="constrained")
+    figure = Figure(figsize=(15, 6), layout="constrained")
     roc, pr = figure.subplots(1, 2)
-    for row, colour in zip(METHODS, (*_COLOURS, _OURS), strict=True):
-        curves = [_curves(scores, bad) for scores, bad in _by_type(scored, row.name)]
-        style = {"color": colour, "lw": 2.2 if colour == _OURS else 1.2}
-        roc.plot(_RATES, np.mean([each for each, _ in curves], axis=0), label=row.name, **style)
+    for number, column in enumerate(scores.columns):
+        curves = [_curves(values, bad) for values, bad in _by_type(scores.scored, column.name)]
+        style = _style(column, number)
+        roc.plot(_RATES, np.mean([each for each, _ in curves], axis=0), label=column.name, **style)
         pr.plot(_RECALLS, np.mean([each for _, each in curves], axis=0), **style)
-        point = {name: _mean(tables[row.name], name) for name in ("false_alarms", "recall")}
+        point = {name: _mean(tables[column.name], name) for name in ("false_alarms", "recall")}
         shown = max(point["false_alarms"], float(_RATES[0]))
-        roc.plot(shown, point["recall"], "o", color=colour, ms=8, mec="white")
-        pr.plot(point["recall"], _mean(tables[row.name], "precision"), "o", color=colour, ms=8)
+        dot = {"color": style["color"], "ms": 7, "mec": "white"}
+        roc.plot(shown, point["recall"], "o", **dot)
+        pr.plot(point["recall"], _mean(tables[column.name], "precision"), "o", **dot)
     roc.set(xscale="log", xlabel="false alarms per good image", ylabel="recall", ylim=(0, 1.02))
-    roc.legend(loc="lower right", fontsize=8, title="dot: at the threshold")
     pr.set(xlabel="recall", ylabel="precision", ylim=(0.45, 1.02))
     for axes in (roc, pr):
         axes.grid(alpha=0.3)
-    figure.suptitle("Mean over eleven image types")
+    figure.legend(loc="outside right center", fontsize=8, title="dot: at the threshold")
+    figure.suptitle("Mean over image types")
     figure.savefig(path, dpi=_DPI)
+
+
+def _style(column: Column, number: int) -> dict[str, Any]:
+    """Return a line's looks: the product's own thick and black, the later ones dashed."""
+    if column.name == OURS:
+        return {"color": "black", "lw": 2.4}
+    colour = colormaps["tab20"](number % 20)
+    return {"color": colour, "lw": 1.2, "ls": "-" if number < 10 else "--"}
+
+
+def draw_methods(columns: Sequence[Column], results: Mapping[str, Any], path: Path) -> None:
+    """Draw what matters of every method, side by side, the best at the top."""
+    names = [column.name for column in columns]
+    values = np.array([_summary(results, name) for name in names])
+    order = np.argsort(-values[:, 0])
+    figure = Figure(figsize=(9, 0.32 * len(names) + 1.2), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(values[order], cmap="viridis", vmin=0.4, vmax=1, aspect="auto")
+    for i, row in enumerate(values[order]):
+        for j, value in enumerate(row):
+            colour = "white" if value < 0.7 else "black"
+            text = "" if np.isnan(value) else f"{value:.3f}"
+            axes.text(j, i, text, ha="center", va="center", color=colour, size=9)
+    axes.set_xticks(range(len(_SUMMARY)), _SUMMARY, size=9)
+    axes.set_yticks(range(len(names)), [names[i] for i in order], size=9)
+    axes.xaxis.tick_top()
+    figure.savefig(path, dpi=_DPI)
+
+
+_SUMMARY = (
+    "AUROC,\nmean of types", "AUROC,\nworst type", "AUROC,\nunseen kinds",
+    "recall at 0.1 %\nfalse alarms", "recall in\nfive a night",
+)  # fmt: skip
+
+
+def _summary(results: Mapping[str, Any], name: str) -> list[float]:
+    table = results["methods"][name]
+    return [
+        _mean(table, "auroc"),
+        min(figures["auroc"].value for figures in table.values()),
+        results["unseen"].get(name, {}).get("auroc", np.nan),
+        _mean(table, "recall_at_0.1_percent"),
+        results["at_budget"].get(name, np.nan),
+    ]
 
 
 def _by_type(scored: Sequence[Scored], method: str) -> list[tuple[Doubles, NDArray[np.bool_]]]:
     groups = defaultdict(list)
     for one in scored:
-        if is_counted(one.sample):
+        if is_counted(one.sample) and method in one.scores:
             truth = one.sample.truth
             groups[truth.image_type].append((one.scores[method], truth.is_bad))
-    return [
+    both = [
         (np.array([score for score, _ in some]), np.array([bad for _, bad in some]))
         for some in groups.values()
     ]
+    return [(scores, bad) for scores, bad in both if 0 < bad.sum() < len(bad)]
 
 
 def _curves(scores: Doubles, bad: NDArray[np.bool_]) -> tuple[Doubles, Doubles]:
@@ -101,7 +160,7 @@ def _share(tallies: Any) -> float:
     return float(found / of)
 
 
-def draw_misses(missed: Sequence[Sample], path: Path) -> None:
+def draw_misses(missed: Sequence[Sample], history: History, path: Path) -> None:
     """Draw missed images, one of each kind of fault and image type.
 
     Above the whole; below the fault alone, around where it is strongest, in standard deviations
@@ -113,7 +172,7 @@ def draw_misses(missed: Sequence[Sample], path: Path) -> None:
     shots = {
         (arm, shot.name): shot
         for arm in ARMS
-        for some in plan_shots(arm, TEST).values()
+        for some in plan_shots(arm, history).values()
         for shot in some
     }
     figure = Figure(figsize=(2.2 * len(chosen), 5), layout="constrained")
@@ -158,7 +217,7 @@ def draw_scores(scored: Sequence[Scored], path: Path) -> None:
     for one in scored:
         if is_counted(one.sample):
             truth = one.sample.truth
-            score = np.clip(one.scores["ours"], *_SHOWN)
+            score = np.clip(one.scores[OURS], *_SHOWN)
             groups[truth.image_type, truth.strength or "good"].append(score)
     types = sorted({image_type for image_type, _ in groups})
     figure = Figure(figsize=(13, 6), layout="constrained")

@@ -9,10 +9,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmarks.detection.evidence import Sample
+from benchmarks.detection.analysis import BUDGET, NIGHT, OURS, RARE, Column
+from benchmarks.detection.evidence import SAMPLED_TESTS, Sample
 from benchmarks.detection.figures import Interval
-from benchmarks.detection.methods import METHODS
+from benchmarks.detection.visibility import INVISIBLE
 from qc.database import VerdictRow
+from qc.simulator import STRENGTHS
 
 Table = Mapping[str, Mapping[str, Any]]
 
@@ -21,7 +23,6 @@ _FORERUNNER_F1 = {
     "UBB0": 0.97, "URB1": 0.89, "URB2": 0.94, "UBW1": 0.73, "UBW2": 0.74, "UD1BF0": 0.73,
     "UD1BDF0": 0.78, "URW1": 0.73, "URW2": 0.74, "UD1RF1": 0.83, "UD1RF2": 0.75,
 }  # fmt: skip
-_RARE = 0.02  # a share of bad frames as on a telescope, for the precision to be expected there
 
 
 def write_json(path: Path, results: Mapping[str, Any]) -> None:
@@ -32,7 +33,10 @@ def write_json(path: Path, results: Mapping[str, Any]) -> None:
 def _plain(value: object) -> Any:
     assert is_dataclass(value)
     assert not isinstance(value, type)
-    return {name: round(number, 6) for name, number in asdict(value).items()}
+    return {
+        name: round(part, 6) if isinstance(part, float) else part
+        for name, part in asdict(value).items()
+    }
 
 
 def update_markdown(path: Path, sections: Sequence[str]) -> None:
@@ -42,6 +46,34 @@ def update_markdown(path: Path, sections: Sequence[str]) -> None:
     _, after = rest.split(END)
     body = "\n\n".join(sections)
     path.write_text(f"{before}{BEGIN}\n\n{body}\n\n{END}{after}", encoding="utf-8")
+
+
+def sections(
+    results: Mapping[str, Any],
+    misses: Sequence[Sample],
+    visible: Mapping[Sample, float],
+    alarms: Sequence[Sample],
+) -> list[str]:
+    """Write every table, in order."""
+    methods, costs = results["methods"], results["costs"]
+    return [
+        product_section(results["product"]),
+        strength_section(results["by_strength"], visible),
+        methods_section(methods, costs, results["not measured"]),
+        operation_section(costs, results),
+        by_type_section(methods, "auroc", "AUROC by image type"),
+        by_type_section(methods, "f1", "F1 at the threshold by image type"),
+        robustness_section(results["robustness"]),
+        calibration_section(results["calibration"]),
+        rates_section(
+            "Verdicts by number of references", "references", results["by_reference_size"]
+        ),
+        rates_section(
+            "Verdicts by light, of frames of a lamp", "its light", results["by_brightness"]
+        ),
+        misses_section(misses, visible),
+        false_alarms_section(alarms),
+    ]
 
 
 def product_section(table: Table) -> str:
@@ -59,10 +91,10 @@ def product_section(table: Table) -> str:
              for name, mean in means.items()]  # fmt: skip
     last.append(f"{fmean(_FORERUNNER_F1.values()):.2f}")
     alarms, recall = means["false_alarms"], means["recall"]
-    rare = recall * _RARE / (recall * _RARE + alarms * (1 - _RARE))
+    rare = recall * RARE / (recall * RARE + alarms * (1 - RARE))
     return (
         f"### The product's verdicts\n\n{_markdown(head, [*rows, last])}\n\n"
-        f"Half of these images are bad. Were {_RARE:.0%} bad, as on a good telescope, the same "
+        f"Half of these images are bad. Were {RARE:.0%} bad, as on a good telescope, the same "
         f"recall and false alarms would mean a precision of {rare:.2f}."
     )
 
@@ -85,21 +117,33 @@ def _product_row(name: str, figures: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def methods_section(tables: Mapping[str, Table], milliseconds: Mapping[str, float]) -> str:
+def methods_section(
+    tables: Mapping[str, Table], columns: Sequence[Column], skipped: Sequence[str]
+) -> str:
     """Write the methods' figures, averaged over image types."""
     head = (
         "method", "AUROC", "worst type", "average precision", "best F1", "F1 at its threshold",
         "recall", "precision", "recall at 1 %", "at 0.1 %", "false alarms", "threshold", "ms",
+        "learning, s",
     )  # fmt: skip
-    rows = []
-    for row in METHODS:
-        table = tables[row.name]
-        means = [f"{_mean(table, name):.3f}" for name in _MEANS]
-        worst = min(table, key=lambda name: table[name]["auroc"].value)
-        means.insert(1, f"{table[worst]['auroc'].value:.3f} {worst}")
-        alarms = _percent(_mean(table, "false_alarms"))
-        rows.append([row.name, *means, alarms, row.limit, f"{milliseconds[row.name]:.1f}"])
-    return f"### Methods on the same images\n\n{_markdown(head, rows)}"
+    rows = [_method_row(column, tables[column.name]) for column in columns]
+    note = (
+        f"\\* Of a sample: {SAMPLED_TESTS} good and {SAMPLED_TESTS} bad test images of each type, "
+        "and as references those drawn of every setup's labelled nights."
+    )
+    missing = [f"Not measured: {reason}." for reason in skipped]
+    return "\n\n".join(
+        ["### Methods on the same images", _markdown(head, rows), " ".join([note, *missing])]
+    )
+
+
+def _method_row(column: Column, table: Table) -> list[str]:
+    means = [f"{_mean(table, name):.3f}" for name in _MEANS]
+    worst = min(table, key=lambda name: table[name]["auroc"].value)
+    means.insert(1, f"{table[worst]['auroc'].value:.3f} {worst}")
+    learning = f"{column.learning_s:.1f}" if column.learning_s else ""
+    alarms = _percent(_mean(table, "false_alarms"))
+    return [column.name, *means, alarms, column.limit, f"{column.milliseconds:.1f}", learning]
 
 
 _MEANS = (
@@ -108,12 +152,83 @@ _MEANS = (
 )  # fmt: skip
 
 
+def strength_section(
+    table: Mapping[str, Mapping[str, Mapping[str, float]]], visible: Mapping[Sample, float]
+) -> str:
+    """Write the product's recall by strength, and every method's."""
+    head = (
+        "method",
+        *(f"{strength}, {how}" for how in ("pooled", "mean of types") for strength in STRENGTHS),
+    )
+    rows = [
+        [name, *(_share(found[how].get(each)) for how in ("pooled", "mean") for each in STRENGTHS)]
+        for name, found in table.items()
+    ]
+    invisible = Counter(one.truth.strength for one, ratio in visible.items() if ratio < INVISIBLE)
+    counts = ", ".join(f"{invisible[strength]} {strength}" for strength in STRENGTHS)
+    return (
+        f"### Recall at 0.1 % of false alarms, by strength\n\n{_markdown(head, rows)}\n\n"
+        f"Of the {len(visible)} faults that `{OURS}` misses here or at its own limit, these could "
+        f"not have been seen by anyone (signal-to-noise ratio of a search that knows the fault "
+        f"exactly below {INVISIBLE:g}): {counts}."
+    )
+
+
+def operation_section(columns: Sequence[Column], results: Mapping[str, Any]) -> str:
+    """Write what each method finds of unknown kinds, and within what people can look at."""
+    head = (
+        "method",
+        "AUROC, unseen kinds",
+        "recall at 1 %, unseen kinds",
+        "recall in five a night",
+    )
+    rows = []
+    for column in columns:
+        unseen, budget = (results[each].get(column.name) for each in ("unseen", "at_budget"))
+        figures = (unseen["auroc"], unseen["recall_at_1_percent"]) if unseen else (None, None)
+        rows.append([column.name, *(_share(each) for each in (*figures, budget))])
+    return (
+        f"### Unseen kinds, and five looks a night\n\n{_markdown(head, rows)}\n\n"
+        "*Unseen*: the kinds are dealt into three; each third in turn is kept from the labels and "
+        "is all that is tested, with every good image. Recall of gross and moderate faults. "
+        f"*Five a night*: nights of {NIGHT} images drawn from the tests, {RARE:.0%} of them bad; "
+        f"people look at the {BUDGET} oddest."
+    )
+
+
+def robustness_section(table: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """Write what wrong labels and few images do."""
+    head = ("method", "", "AUROC", "recall at 1 %", "recall at its limit", "false alarms")
+    rows = [
+        [
+            name,
+            condition,
+            *(_share(figures.get(each)) for each in ("auroc", "recall_at_1_percent", "recall")),
+            _percent(figures["false_alarms"]) if "false_alarms" in figures else "",
+        ]
+        for name, conditions in table.items()
+        for condition, figures in conditions.items()
+    ]
+    return (
+        f"### Wrong labels, few images\n\n{_markdown(head, rows)}\n\n"
+        f"Of `{OURS}` the images are references, of one setup of each type, and wrong ones are bad "
+        "images of earlier nights; of the others, labelled images of each type."
+    )
+
+
+def calibration_section(shares: Mapping[str, Interval]) -> str:
+    """Write how often good images look as odd as the score says."""
+    rows = [[_percent(float(p)), _ranged_percent(share)] for p, share in shares.items()]
+    head = ("a good image looks so odd", "so many of the good tests did")
+    return f"### What the score promises\n\n{_markdown(head, rows)}"
+
+
 def by_type_section(tables: Mapping[str, Table], figure: str, title: str) -> str:
     """Write one figure of every method by image type."""
-    types = list(tables[METHODS[0].name])
+    types = list(tables[OURS])
     rows = [
-        [row.name, *(f"{tables[row.name][name][figure].value:.3f}" for name in types)]
-        for row in METHODS
+        [name, *(f"{table[each][figure].value:.3f}" if each in table else "" for each in types)]
+        for name, table in tables.items()
     ]
     return f"### {title}\n\n{_markdown(('method', *types), rows)}"
 
@@ -127,15 +242,23 @@ def rates_section(title: str, first: str, groups: Mapping[str, Mapping[str, Inte
     return f"### {title}\n\n{_markdown((first, 'recall', 'false alarms'), rows)}"
 
 
-def misses_section(samples: Sequence[Sample]) -> str:
-    """List every miss."""
-    head = ("image", "type", "fault", "strength", "score", "references")
+def misses_section(samples: Sequence[Sample], visible: Mapping[Sample, float]) -> str:
+    """List every miss, with the signal-to-noise ratio that its fault has at best."""
+    head = ("image", "type", "fault", "strength", "score", "references", "signal to noise")
     rows = [
-        [_name(one), one.truth.image_type, one.truth.fault.replace("_", " "), one.truth.strength,
-         f"{_verdict(one).score:.2f}", str(one.reference_size)]
+        [one.name, one.truth.image_type, one.truth.fault.replace("_", " "), one.truth.strength,
+         f"{_verdict(one).score:.2f}", str(one.reference_size), _ratio(visible.get(one))]
         for one in sorted(samples, key=lambda one: (one.truth.fault, one.truth.strength))
     ]  # fmt: skip
     return f"### Every miss ({len(rows)})\n\n{_markdown(head, rows)}"
+
+
+def _ratio(value: float | None) -> str:
+    return "" if value is None else f"{value:.0f}{' (invisible)' if value < INVISIBLE else ''}"
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
 
 
 def false_alarms_section(samples: Sequence[Sample]) -> str:
@@ -166,10 +289,6 @@ def _evidence_of(verdict: VerdictRow) -> str:
 def _verdict(sample: Sample) -> VerdictRow:
     assert sample.finding is not None
     return sample.finding.verdict
-
-
-def _name(sample: Sample) -> str:
-    return f"{sample.truth.file.removesuffix('.fits')}[{sample.truth.extension}]"
 
 
 def _mean(table: Table, name: str) -> float:
