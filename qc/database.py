@@ -870,7 +870,8 @@ def nights_between(session: Session, first: date, last: date) -> Sequence[date]:
     query = select(FrameRow.night).where(
         FrameRow.state == FrameState.PROCESSED, FrameRow.night >= first, FrameRow.night <= last
     )
-    return session.scalars(query.distinct().order_by(FrameRow.night)).all()
+    nights = session.scalars(query.distinct().order_by(FrameRow.night))
+    return [night for night in nights if night is not None]  # a processed frame has one
 
 
 def extensions_of(session: Session, night: date) -> Sequence[ExtensionRow]:

@@ -82,7 +82,7 @@ def rarity(score: float, false_alarms: float) -> float:
     references, which half of the good frames exceed, and the limit, which `false_alarms` of them
     do. So the score is the logarithm of the rate, in units of the limit's.
     """
-    return min(1.0, false_alarms**score)
+    return float(min(1.0, false_alarms**score))
 
 
 def _calibrated(value: float, usual: float, limit: float, false_alarms: float) -> float:

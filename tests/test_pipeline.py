@@ -566,4 +566,5 @@ def test_judging_again_with_the_same_limits_says_the_same(taught, inbox):
     before = rows(taught, VerdictRow)
     again = [each.verdict for each in judge_again(taught)]
     assert [each.status for each in again] == [each.status for each in before]
-    assert [each.score for each in again] == pytest.approx([each.score for each in before])
+    scores = [each.score for each in before]  # of embeddings not yet rounded to float16
+    assert [each.score for each in again] == pytest.approx(scores, rel=1e-3)
