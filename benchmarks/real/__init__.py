@@ -1,0 +1,1 @@
+"""How well faults are found in real frames of other instruments."""
