@@ -5,26 +5,30 @@
 Every stream of the full UVES plan is taken a few times a night in the 2x2 mode, and those of the
 forerunner's image types in the unbinned mode too. No frame has a fault. Each is judged against
 the nights before it, as on a real night; the limits are where one nominal frame in a thousand
-would lie.
+would lie. The two arms of the instrument are simulated and judged side by side; a run that was
+stopped goes on where it was.
 """
 
 import argparse
+import multiprocessing
+import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from rich.progress import Progress
 
 from embeddings.encoder import ResNet50Encoder
 from qc import database
 from qc.database import Finding, LabelName
 from qc.instruments import Instrument, read_instruments
 from qc.judge import REFERENCE_NEEDED
-from qc.pipeline import process_frames
-from qc.runtime import create_project, open_runtime, read_settings
+from qc.pipeline import judge_again, process_frames
+from qc.runtime import Runtime, create_project, open_runtime, read_settings
 from qc.simulator import FULL_PLAN, Plan, Stream, simulate
 from qc.thresholds import MetricLimit
 from qc.tuning import metric_limits, tail_quantile
@@ -32,6 +36,10 @@ from qc.tuning import metric_limits, tail_quantile
 SEED = 20100101  # no other benchmark, test or demonstration uses it
 FIRST_NIGHT = date(2026, 2, 1)  # of this seed's history: no intervention until May, no new lamp
 FALSE_ALARMS = 0.001
+ARMS = ("blue", "red")
+_EVERY_NIGHTS = 2  # so that references and judged frames are weeks apart, as a drift needs
+_SET = 2  # frames of each stream a night
+_TWO_PORTS_SET = 4  # only one stream is read so, and each half has its own image type
 _UNBINNED_TOO = {
     ("bias", None),
     ("arc", 437),
@@ -57,51 +65,71 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--nights", type=int, default=36)
     parser.add_argument("--out", type=Path, required=True, help="thresholds.yaml to write")
-    parser.add_argument("--work", type=Path, required=True, help="folder for frames and database")
+    parser.add_argument("--work", type=Path, required=True, help="folder for databases; resumable")
+    parser.add_argument("--again", action="store_true", help="judge anew what is in the folder")
     arguments = parser.parse_args()
+    judge_arm = partial(
+        judge_nominal_nights, work=arguments.work, nights=arguments.nights, again=arguments.again
+    )
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(len(ARMS), mp_context=context) as pool:
+        found = [finding for some in pool.map(judge_arm, ARMS) for finding in some]
     encoder = ResNet50Encoder()
-    instruments = read_instruments()
-    findings = _judge_nominal_nights(arguments.work, arguments.nights, instruments, encoder)
-    limits = _fit(findings)
-    arguments.out.write_text(_document(limits, instruments, encoder.fingerprint))
+    arguments.out.write_text(_document(_fit(found), read_instruments(), encoder.fingerprint))
 
 
-def tuning_plan() -> Plan:
-    """Return the full plan with each stream short and nightly."""
-    return Plan(streams=tuple(_short_streams(FULL_PLAN.streams)), aborted=0.0)
+def tuning_plan(arm: str) -> Plan:
+    """Return the full plan of an arm with each stream short and nightly."""
+    of_arm = [stream for stream in FULL_PLAN.streams if stream.arm == arm]
+    return Plan(streams=tuple(_short_streams(of_arm)), aborted=0.0)
 
 
 def _short_streams(streams: Iterable[Stream]) -> Iterator[Stream]:
     for stream in streams:
         binned = stream.binning != (1, 1)
         if binned or (stream.image_class, stream.setting_nm) in _UNBINNED_TOO:
-            yield replace(stream, set_size=2 if binned else 1, every_nights=1)
+            size = _TWO_PORTS_SET if stream.two_ports else _SET
+            yield replace(stream, set_size=size, every_nights=1)
 
 
-def _judge_nominal_nights(
-    folder: Path, nights: int, instruments: Sequence[Instrument], encoder: ResNet50Encoder
-) -> list[Finding]:
-    project = folder / "project"
+def judge_nominal_nights(arm: str, work: Path, nights: int, *, again: bool) -> list[Finding]:
+    """Return what the product found on an arm's nominal nights; with no limit set, nothing."""
+    project = work / arm / "project"
     project.mkdir(parents=True, exist_ok=True)
+    instruments, encoder = read_instruments(), ResNet50Encoder()
     no_limits = _document(_Limits({}, {}, {}, {}), instruments, encoder.fingerprint)
     (project / "thresholds.yaml").write_text(no_limits)
     create_project(project)
-    with Progress() as bars, open_runtime(read_settings(project)) as runtime:
-        simulated = bars.add_task("simulate")
-        paths = simulate(
-            folder / "frames",
-            nights=nights,
-            start=FIRST_NIGHT,
-            faults=0,
-            seed=SEED,
-            plan=tuning_plan(),
-            progress=lambda done, total: bars.update(simulated, completed=done, total=total),
-        )
-        outcomes = process_frames(paths, runtime, LabelName.GOOD)
-        for _ in bars.track(outcomes, total=len(paths), description="judge"):
-            pass
+    with open_runtime(read_settings(project)) as runtime:
+        for number in range(nights):
+            night = FIRST_NIGHT + timedelta(days=_EVERY_NIGHTS * number)
+            _live_one(arm, night, work / arm, runtime)
+        if again:
+            for _ in judge_again(runtime):
+                pass
         with runtime.reads() as session:
             return list(database.findings(session, FIRST_NIGHT))
+
+
+def _live_one(arm: str, night: date, folder: Path, runtime: Runtime) -> None:
+    """Simulate a night, let the product judge it, delete it; unless that was done before."""
+    done = folder / f"{night}.done"
+    if done.exists():
+        return
+    paths = simulate(
+        folder / "frames",
+        nights=1,
+        start=night,
+        faults=0,
+        seed=SEED,
+        plan=tuning_plan(arm),
+        workers=1,
+    )
+    for _ in process_frames(paths, runtime, LabelName.GOOD):
+        pass
+    shutil.rmtree(folder / "frames")
+    done.touch()
+    print(f"{datetime.now(UTC):%H:%M:%S} {arm} {night} {len(paths)} frames", flush=True)
 
 
 def _fit(findings: Sequence[Finding]) -> _Limits:
