@@ -3,6 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.explanation import changed_blocks
 from embeddings.explain import Explainer, brightest_place, learn_explainer
 
 GRID = (96, 96)
@@ -102,3 +103,16 @@ def test_a_dark_map_has_a_place_too_but_no_share():
 def test_nothing_can_be_learnt_from_no_frame():
     with pytest.raises(ValueError, match="at least one"):
         learn_explainer([])
+
+
+def test_a_fault_that_changes_a_corner_has_a_place_and_one_that_changes_all_has_none():
+    healthy = np.random.default_rng(1).normal(200, 4, (448, 448)).round()
+    cornered, everywhere, faint = healthy.copy(), healthy + 3, healthy.copy()
+    cornered[:4, :6] += 50  # 2 x 3 blocks of 2 x 2 pixels
+    faint[0, 0] += 0.1
+    changed = changed_blocks(cornered, healthy)
+    assert changed is not None
+    assert changed.sum() == 6
+    assert changed[:2, :3].all()
+    assert changed_blocks(everywhere, healthy) is None
+    assert changed_blocks(faint, healthy) is None  # less than its noise
