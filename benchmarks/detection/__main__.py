@@ -39,16 +39,12 @@ def main() -> None:
     """Simulate and judge what is missing; measure; write."""
     arguments = _parser().parse_args()
     history = {"test": TEST, "validation": VALIDATION}[arguments.history]
-    _prepare(arguments.work, history)
+    networks = _networks(arguments)
+    _prepare(arguments.work, history, networks)
     if arguments.learn_from:
         _prepare(arguments.learn_from, VALIDATION)
-    patches, pooled = features.patches(), _pooled(arguments)
-    rows = (
-        *methods.METHODS[:-4],
-        *methods.rows_of_features(patches, pooled),
-        *methods.METHODS[-4:],
-    )
-    records = [Record(arguments.work, arm, (patches, *pooled)) for arm in ARMS]
+    rows = (*methods.FIELD, *methods.rows_of_features(networks), *methods.OURS)
+    records = [Record(arguments.work, arm, networks) for arm in ARMS]
     known = _examples(arguments.learn_from) if arguments.learn_from else None
     _measure(records, rows, known, history, arguments.docs, _skipped(arguments))
 
@@ -66,18 +62,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _prepare(work: Path, history: History) -> None:
+def _prepare(work: Path, history: History, networks: features.Networks | None = None) -> None:
     context = multiprocessing.get_context("spawn")
+    one_arm = partial(prepare, work=work, history=history, networks=networks)
     with ProcessPoolExecutor(len(ARMS), mp_context=context) as pool:
-        list(pool.map(partial(prepare, work=work, history=history), ARMS))
+        list(pool.map(one_arm, ARMS))
 
 
-def _pooled(arguments: argparse.Namespace) -> list[features.Extractor]:
-    resnets = [*arguments.encoder, *filter(None, [arguments.imagenet_resnet50])]
-    return [
-        *(features.encoder(str(weights)) for weights in resnets),
-        *(features.vgg16(weights) for weights in {None, arguments.imagenet_vgg16}),
-    ]
+def _networks(arguments: argparse.Namespace) -> features.Networks:
+    resnets = (*arguments.encoder, arguments.imagenet_resnet50)
+    vggs = (None, arguments.imagenet_vgg16) if arguments.imagenet_vgg16 else (None,)
+    return features.Networks(tuple(str(each) for each in resnets if each), vggs)
 
 
 def _skipped(arguments: argparse.Namespace) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped] # ships no types
 
 from benchmarks.detection.evidence import Group, Record, Sample
 from benchmarks.detection.figures import (
@@ -118,8 +119,9 @@ def score_all(records: Iterable[Record], rows: Sequence[Row]) -> Scores:
     scored: list[Scored] = []
     parts: list[Examples] = []
     seconds: dict[str, float] = defaultdict(float)
-    for record in records:
-        for group in record.groups():
+    groups = (group for record in records for group in record.groups())
+    with threadpool_limits(1):  # the matrices are small: more threads wait for one another
+        for group in groups:
             own = _scored(group)
             for row in rows:
                 start = time.perf_counter()

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.orm import Session, sessionmaker
 
-from benchmarks.detection.features import Extractor, Picture, extract
+from benchmarks.detection.features import Networks, Picture, extract
 from benchmarks.detection.history import History, live_through
 from embeddings.encoder import ResNet50Encoder
 from embeddings.preprocess import GRID, STRETCHES, at_standard_light
@@ -160,14 +160,16 @@ class Record:
     ----------
     work : Path
         The folder that `history.live_through` has filled.
+    networks : Networks, optional
+        Whose features are wanted too; without, the forerunner's embeddings are left empty.
     """
 
-    def __init__(self, work: Path, arm: str, extractors: Sequence[Extractor] = ()) -> None:
+    def __init__(self, work: Path, arm: str, networks: Networks | None = None) -> None:
         settings = read_settings(work / arm / "project")
         self._folder = work / arm
         self.arm = arm
         self._reads = sessionmaker(database.connect(settings.database_url))
-        self._extractors = extractors
+        self._networks = networks
         instruments = read_instruments()
         (self._instrument,) = (one for one in instruments if one.name == "UVES")
         known = [code for each in instruments for code in each.image_types()]
@@ -291,6 +293,8 @@ class Record:
         return {id_: finding.extension for id_, finding in self._findings.items()}
 
     def _forerunner_of(self, ids: Sequence[int]) -> Floats:
+        if not self._networks:
+            return np.empty((len(ids), 0), np.float32)
         return np.stack([self._forerunner[one] for one in ids])
 
     def _features_of(self, ids: Sequence[int]) -> dict[str, Sampled]:
@@ -299,10 +303,12 @@ class Record:
     @cached_property
     def _features(self) -> dict[str, dict[int, Floats]]:
         """Return each extractor's features of the sample by image's id; kept in the folder."""
+        if not self._networks:
+            return {}
         sample = self._draw_sample()
         return {
             one.name: extract(one, sample, self._pictures, self._folder / "features")
-            for one in self._extractors
+            for one in self._networks.extractors()
         }
 
     def _draw_sample(self) -> list[int]:
@@ -376,13 +382,16 @@ def _embedding(session: Session, finding: Finding) -> Floats:
     return database.embedding_of(session, finding.extension.id, finding.verdict.encoder_id)
 
 
-def prepare(arm: str, work: Path, history: History) -> None:
-    """Simulate, judge and embed what is not yet in the folder of an arm.
+def prepare(arm: str, work: Path, history: History, networks: Networks | None = None) -> None:
+    """Simulate and judge what is not yet in the folder of an arm; let other networks see it.
 
     Here, and not in ``__main__``, so that a spawned process finds it.
     """
     live_through(arm, work, history)
-    Record(work, arm).embed_as_the_forerunner()
+    if networks:
+        record = Record(work, arm, networks)
+        record.embed_as_the_forerunner()
+        record.extract_features()
 
 
 def read_truth(folder: Path) -> Iterator[Truth]:

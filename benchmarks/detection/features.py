@@ -24,7 +24,7 @@ _SEED = 0
 _AT_ONCE = 32
 _PATCH_LAYERS = ("conv3_block4_out", "conv4_block6_out")
 _PATCH_GRID = 14  # places along each side: the coarser of the two layers
-_PATCH_CHANNELS = 48  # of each layer, drawn at random, as PaDiM does (Defard et al. 2021)
+_PATCH_CHANNELS = 32  # of each layer, drawn at random, as PaDiM does (Defard et al. 2021)
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,30 @@ class Extractor:
 
     name: str
     extract: Callable[[Floats], Floats]
+
+
+@dataclass(frozen=True)
+class Networks:
+    """Which networks there are beside the product's; nothing is loaded yet.
+
+    Attributes
+    ----------
+    resnets : tuple of str
+        Weights files of ResNet-50, or names that the product knows.
+    vggs : tuple of Path or None
+        Weights files of VGG16; None for random weights.
+    """
+
+    resnets: tuple[str, ...] = ()
+    vggs: tuple[Path | None, ...] = (None,)
+
+    def pooled(self) -> tuple[Extractor, ...]:
+        """Return those whose last feature map is averaged."""
+        return (*map(encoder, self.resnets), *map(vgg16, self.vggs))
+
+    def extractors(self) -> tuple[Extractor, ...]:
+        """Return all of them."""
+        return (patches(), *self.pooled())
 
 
 def extract(extractor: Extractor, ids: Sequence[int], pictures: Pictures, folder: Path) -> Any:
@@ -79,7 +103,7 @@ def _patches(inputs: Floats) -> Floats:
     network, channels = _patch_network()
     layers = (np.asarray(each) for each in network.predict_on_batch(inputs))
     chosen = [_on_patch_grid(each[..., some]) for each, some in zip(layers, channels, strict=True)]
-    return np.concatenate(chosen, axis=-1)  # (n, 14, 14, 96)
+    return np.concatenate(chosen, axis=-1)  # (n, 14, 14, 64)
 
 
 def _on_patch_grid(layer: Floats) -> Floats:

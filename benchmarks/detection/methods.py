@@ -1,11 +1,11 @@
 """The methods that need no bad image: each a function from references and tests to scores.
 
 A higher score is odder; NaN says that the method has not looked at the image. To add a row, write
-a function and name it in `METHODS`. The methods that learn from labelled bad images are in
+a function and name it in `FIELD`. The methods that learn from labelled bad images are in
 `supervised`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from sklearn.ensemble import IsolationForest
 from sklearn.svm import OneClassSVM
 
 from benchmarks.detection.evidence import Material
-from benchmarks.detection.features import Extractor
+from benchmarks.detection.features import Extractor, Networks, patches
 from embeddings.clustering import cosine_distances, merge_height
 
 Floats = NDArray[np.float32]
@@ -196,7 +196,7 @@ def gaussian_in_place(known: Floats, new: Floats) -> Doubles:
     return np.asarray(np.max(distances, axis=0), np.float64)
 
 
-METHODS = (
+FIELD = (
     Row("forerunner: 8-bit stretch, average linkage", forerunner, "test"),
     Row("8-bit stretch, k-means", k_means, "spring"),
     Row("8-bit stretch, spectral clustering", spectral, "spring"),
@@ -204,6 +204,8 @@ METHODS = (
     Row("one-class SVM on embeddings", one_class_svm, "spring"),
     Row("nearest reference embedding", nearest, "spring"),
     Row("PCA error of block means", naive_pca, "spring"),
+)
+OURS = (
     Row("ours: merge height alone", merge_heights, "shipped"),
     Row("ours: detector numbers alone", detector_numbers, "shipped"),
     Row("ours: residual alone", residuals, "shipped"),
@@ -211,12 +213,16 @@ METHODS = (
 )
 
 
-def rows_of_features(patches: Extractor, pooled: Sequence[Extractor]) -> tuple[Row, ...]:
+def rows_of_features(networks: Networks) -> tuple[Row, ...]:
     """Return the rows of what other networks make of the images."""
+    places = patches()
     return (
-        Row("patch features, nearest in place *", _of(patches, nearest_in_place), "spring"),
-        Row("patch features, Gaussian in place *", _of(patches, gaussian_in_place), "spring"),
-        *(Row(f"{one.name}, average linkage *", _of(one, linked), "spring") for one in pooled),
+        Row("patch features, nearest in place *", _of(places, nearest_in_place), "spring"),
+        Row("patch features, Gaussian in place *", _of(places, gaussian_in_place), "spring"),
+        *(
+            Row(f"{one.name}, average linkage *", _of(one, linked), "spring")
+            for one in networks.pooled()
+        ),
     )
 
 

@@ -189,6 +189,7 @@ def operation_section(columns: Sequence[Column], results: Mapping[str, Any]) -> 
         rows.append([column.name, *(_share(each) for each in (*figures, budget))])
     return (
         f"### Unseen kinds, and five looks a night\n\n{_markdown(head, rows)}\n\n"
+        "![Methods side by side](pictures/detection_methods.png)\n\n"
         "*Unseen*: the kinds are dealt into three; each third in turn is kept from the labels and "
         "is all that is tested, with every good image. Recall of gross and moderate faults. "
         f"*Five a night*: nights of {NIGHT} images drawn from the tests, {RARE:.0%} of them bad; "
