@@ -278,7 +278,7 @@ class DenseClassifier:
         head, _, body = payload.partition(b"\n")
         try:
             return cls._read(json.loads(head[:_LONGEST_HEADER]), body)
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise ClassifierError(
                 f"the classifier is not as this program writes it: {error}"
             ) from error
