@@ -215,7 +215,7 @@ class Record:
         settled = sorted(reference.settled(night))  # as `light_of` orders them
         references = Material(
             light=database.light_of(session, settled),
-            promised=np.array([self._extensions[one].promised_light for one in settled]),
+            promised=np.array([self._findings[one].extension.promised_light for one in settled]),
             embeddings=reference.embeddings,
             forerunner=self._forerunner_of(reference.extension_ids),
             metrics=reference.metrics,
@@ -287,10 +287,6 @@ class Record:
     def _findings(self) -> dict[int, Finding]:
         found = [sample.finding for sample in self.samples if sample.finding]
         return {finding.extension.id: finding for finding in found}
-
-    @property
-    def _extensions(self) -> Mapping[int, ExtensionRow]:
-        return {id_: finding.extension for id_, finding in self._findings.items()}
 
     def _forerunner_of(self, ids: Sequence[int]) -> Floats:
         if not self._networks:
