@@ -28,6 +28,7 @@ _WINSOR = 8.0  # sigma: a cosmic ray in a reference must not become a component
 _LEAST_SCATTER = 0.7  # sigma of photon and read noise: below, luck
 _FLAT_ERROR = 0.004  # of the light: how well a block repeats at best
 _LEAST_STRUCTURE = 0.003  # of the light: how evenly a block is lit at best
+_BRIGHT_PART = 0.3  # of the light that one block in twenty has: bright enough to measure a lamp by
 _LEAST_LIGHT = 1e-3  # a frame without light is still compared, as if with a trace of it
 _OUTLIER = 5.0  # sigma
 _BOUND = 6.0  # sigma
@@ -219,8 +220,13 @@ class _Picture:
     dark: Floats
 
     def brightness(self, mean: Floats) -> float:
-        """Return the factor between a frame's light and the template, from its brighter blocks."""
-        bright = self.template > np.quantile(self.template, 0.6)
+        """Return the factor between a frame's light and the template, from its brighter blocks.
+
+        Of an arc those are the few with a line: the rest is noise, whose ratio is anything.
+        """
+        bright = self.template > max(_BRIGHT_PART * float(np.quantile(self.template, 0.95)), 0)
+        if not bright.any():
+            return _LEAST_LIGHT
         ratios = (mean[bright] - self.dark[bright]) / self.template[bright]
         return max(float(np.median(ratios)), _LEAST_LIGHT)
 

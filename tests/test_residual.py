@@ -72,6 +72,20 @@ def test_what_light_cannot_reach_does_not_grow_with_it():
     assert short.residual(long + 2 * offset).score > 30
 
 
+def test_a_lamp_that_lights_one_block_in_ten_is_measured_by_those():
+    rng = np.random.default_rng(10)
+    lines = np.where(np.arange(64) % 10 == 0, LIGHT, 0)
+    lamp = learn_expectation(frames(rng, 60, lines, brightness=rng.uniform(0.5, 2, 60)), LAMP)
+    for brightness in (0.6, 1.8):
+        assert lamp.residual(frames(rng, 1, lines, brightness=(brightness,))[0]).score < 8
+
+
+def test_a_lamp_that_never_shone_is_no_arithmetic_error():
+    rng = np.random.default_rng(11)
+    dark = learn_expectation(frames(rng, 30, 0 * LIGHT), LAMP)
+    assert np.isfinite(dark.residual(frames(rng, 1, 0 * LIGHT)[0]).score)
+
+
 def test_what_the_references_do_themselves_is_explained():
     """A tilt that half of them have is nominal; the same tilt where none has it is not."""
     rng = np.random.default_rng(5)
