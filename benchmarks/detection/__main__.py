@@ -40,9 +40,9 @@ def main() -> None:
     arguments = _parser().parse_args()
     history = {"test": TEST, "validation": VALIDATION}[arguments.history]
     networks = _networks(arguments)
-    _prepare(arguments.work, history, networks)
+    _prepare(arguments.work, history, again=arguments.again, networks=networks)
     if arguments.learn_from:
-        _prepare(arguments.learn_from, VALIDATION)
+        _prepare(arguments.learn_from, VALIDATION, again=arguments.again)
     rows = (*methods.FIELD, *methods.rows_of_features(networks), *methods.OURS)
     records = [Record(arguments.work, arm, networks) for arm in ARMS]
     known = _examples(arguments.learn_from) if arguments.learn_from else None
@@ -55,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--work", type=Path, required=True, help="folder for databases; resumable")
     add("--history", choices=("test", "validation"), default="test", help="which is in --work")
     add("--learn-from", type=Path, help="folder for the validation history, with labelled faults")
+    add("--again", action="store_true", help="judge anew what is in the folders, as shipped today")
     add("--docs", type=Path, default=Path("docs"), help="folder of detection.md")
     add("--imagenet-resnet50", type=Path, help="Keras' ImageNet weights of ResNet-50, without top")
     add("--imagenet-vgg16", type=Path, help="Keras' ImageNet weights of VGG16, without top")
@@ -62,9 +63,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _prepare(work: Path, history: History, networks: features.Networks | None = None) -> None:
+def _prepare(
+    work: Path, history: History, *, again: bool, networks: features.Networks | None = None
+) -> None:
     context = multiprocessing.get_context("spawn")
-    one_arm = partial(prepare, work=work, history=history, networks=networks)
+    one_arm = partial(prepare, work=work, history=history, again=again, networks=networks)
     with ProcessPoolExecutor(len(ARMS), mp_context=context) as pool:
         list(pool.map(one_arm, ARMS))
 

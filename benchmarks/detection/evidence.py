@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sqlalchemy.orm import Session, sessionmaker
 
 from benchmarks.detection.features import Networks, Picture, extract
-from benchmarks.detection.history import History, live_through
+from benchmarks.detection.history import History, judge_anew, live_through
 from embeddings.encoder import ResNet50Encoder
 from embeddings.preprocess import GRID, STRETCHES, at_standard_light
 from embeddings.residual import Sensor, exposed_share, pixels_per_block
@@ -378,12 +378,23 @@ def _embedding(session: Session, finding: Finding) -> Floats:
     return database.embedding_of(session, finding.extension.id, finding.verdict.encoder_id)
 
 
-def prepare(arm: str, work: Path, history: History, networks: Networks | None = None) -> None:
+def prepare(
+    arm: str,
+    work: Path,
+    history: History,
+    *,
+    again: bool = False,
+    networks: Networks | None = None,
+) -> None:
     """Simulate and judge what is not yet in the folder of an arm; let other networks see it.
+
+    If `again`, what is there already is judged anew, as it would be today.
 
     Here, and not in ``__main__``, so that a spawned process finds it.
     """
     live_through(arm, work, history)
+    if again:
+        judge_anew(arm, work)
     if networks:
         record = Record(work, arm, networks)
         record.embed_as_the_forerunner()

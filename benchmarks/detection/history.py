@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from qc.database import EpochRow, LabelName
-from qc.pipeline import process_frames
+from qc.installation import shipped
+from qc.pipeline import judge_again, process_frames
 from qc.runtime import Runtime, create_project, open_runtime, read_settings
 from qc.simulator import (
     Case,
@@ -37,6 +38,7 @@ from qc.simulator.nights import frame_bytes, frame_rng
 
 ARMS = ("blue", "red")  # a project each, so that two cores can work
 TRUTH_COLUMNS = ("night", "part", "file", "extension", "image_type", "fault", "strength")
+_TOLD_EVERY = 500
 _SET = 5  # frames of one template; each has its own exposure time
 _FILE_FAULTS = {"keyword_missing", "binning_misreported", "frame_repeated"}
 
@@ -185,6 +187,16 @@ def live_through(arm: str, work: Path, history: History) -> None:
                 rows = _live_one(night, shots[night.date], work / arm / "frames", runtime)
                 _write_truth(truth, rows)
                 print(f"{datetime.now(UTC):%H:%M:%S} {arm} {night.date} {night.part}", flush=True)
+
+
+def judge_anew(arm: str, work: Path) -> None:
+    """Judge every stored image of an arm with the encoder and thresholds that ship today."""
+    project = work / arm / "project"
+    shutil.copyfile(shipped("thresholds.yaml"), project / "thresholds.yaml")
+    with open_runtime(read_settings(project)) as runtime:
+        for done, _ in enumerate(judge_again(runtime), start=1):
+            if done % _TOLD_EVERY == 0:
+                print(f"{datetime.now(UTC):%H:%M:%S} {arm} {done} judged anew", flush=True)
 
 
 def plan_shots(arm: str, history: History) -> dict[date, list[Shot]]:
