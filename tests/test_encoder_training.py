@@ -151,6 +151,8 @@ def test_the_figures_of_a_perfect_and_of_a_blind_score():
     tests = replace(_good(4), part=np.full(4, "test"), fault=np.array(["", "", "dust", "frost"]))
     perfect, blind = np.array([1.0, 2, 9, 9]), np.full(4, 3.0)
     assert figures(tests, perfect).by_type == {"UBB0": 1.0}
+    assert figures(tests, perfect).by_limit["1 x"] == 1.0
+    assert figures(tests, perfect).by_limit["3 x"] == 1.0  # 9 is 4.5 times the limit
     assert figures(tests, blind).by_kind == {"dust": 0.5, "frost": 0.5}
     np.testing.assert_allclose(stronger(tests, [perfect, blind])[2:], 9 / 1.99)
 

@@ -101,6 +101,8 @@ def _card(good: Images, recipe: Recipe, tests: Images, found: dict[str, Figures]
             "",
             *_table("image type", {name: each.by_type for name, each in found.items()}),
             "",
+            *_table("faults beyond", {name: each.by_limit for name, each in found.items()}),
+            "",
             *_table("kind of fault", {name: each.by_kind for name, each in found.items()}),
             "",
         ]
@@ -108,7 +110,7 @@ def _card(good: Images, recipe: Recipe, tests: Images, found: dict[str, Figures]
 
 
 def _table(title: str, columns: dict[str, Any]) -> list[str]:
-    """Return a Markdown table of AUROCs, a row for each key of the columns, and their mean."""
+    """Return a Markdown table, a row for each key of the columns, and their mean."""
     keys = sorted(next(iter(columns.values())))
     rows = [[key, *(f"{each[key]:.3f}" for each in columns.values())] for key in keys]
     means = [f"{np.mean(list(each.values())):.4f}" for each in columns.values()]

@@ -22,6 +22,7 @@ Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
 _AT_ONCE = 16
+_TIMES = (1, 1.5, 2, 3)  # nominal limits
 _NOMINAL_LIMIT = 0.99  # quantile of good tests that makes two scores comparable
 
 
@@ -34,10 +35,20 @@ class Embedder(Protocol):
 
 @dataclass(frozen=True)
 class Figures:
-    """How well one score tells bad from good: AUROC of an image type, or of a kind of fault."""
+    """How well one score tells bad from good.
+
+    Attributes
+    ----------
+    by_type, by_kind : mapping of str to float
+        AUROC of an image type, or of a kind of fault.
+    by_limit : mapping of str to float
+        The share of faulty images beyond so many times their type's nominal limit. Where AUROC
+        is near 1, this still tells a narrow escape from a wide one.
+    """
 
     by_type: Mapping[str, float]
     by_kind: Mapping[str, float]
+    by_limit: Mapping[str, float]
 
     @property
     def mean(self) -> float:
@@ -104,7 +115,13 @@ def _sensor(images: Images, index: int) -> Sensor:
 
 
 def figures(images: Images, scores: Doubles) -> Figures:
-    """Return the AUROC of each image type, and of each kind averaged over the types it is in."""
+    """Return the AUROC of each image type, and of each kind averaged over the types it is in.
+
+    Parameters
+    ----------
+    scores : (n,) float64 array
+        The larger, the odder.
+    """
     by_type, by_kind = {}, defaultdict(list)
     for image_type in np.unique(images.image_type):
         tests = (images.image_type == image_type) & (images.part == "test")
@@ -113,7 +130,11 @@ def figures(images: Images, scores: Doubles) -> Figures:
         for kind in np.unique(fault[fault != ""]):
             asked = (fault == "") | (fault == kind)
             by_kind[str(kind)].append(roc_auc_score(fault[asked] != "", score[asked]))
-    return Figures(by_type, {kind: float(np.mean(each)) for kind, each in by_kind.items()})
+    bad = _in_limits(images, scores)[images.fault != ""]
+    by_limit = {f"{times:g} x": float((bad > times).mean()) for times in _TIMES}
+    return Figures(
+        by_type, {kind: float(np.mean(each)) for kind, each in by_kind.items()}, by_limit
+    )
 
 
 def stronger(images: Images, scores: Sequence[Doubles]) -> Doubles:
