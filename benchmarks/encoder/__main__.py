@@ -35,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True, help="folder for everything made")
     parser.add_argument("--nights", type=int, default=5, help="of two exposures, in each epoch")
-    parser.add_argument("--steps", type=int, default=280)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--crop", type=int, default=112, help="blocks along a side")
     parser.add_argument("--workers", type=int, default=2)
     chosen = parser.parse_args()
