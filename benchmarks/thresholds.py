@@ -63,7 +63,7 @@ class _Limits:
 def main() -> None:
     """Simulate, judge, fit, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--nights", type=int, default=36)
+    parser.add_argument("--nights", type=int, default=24)
     parser.add_argument("--out", type=Path, required=True, help="thresholds.yaml to write")
     parser.add_argument("--work", type=Path, required=True, help="folder for databases; resumable")
     parser.add_argument("--again", action="store_true", help="judge anew what is in the folder")

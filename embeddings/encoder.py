@@ -23,6 +23,7 @@ Floats = NDArray[np.float32]
 
 _UNTRAINED_SEED = 20190603
 _FINGERPRINT_DIGITS = 12
+_SHIPPED = Path(__file__).parent / "weights" / "simulated.weights.h5"
 
 
 class WeightsError(Exception):
@@ -57,6 +58,7 @@ class ResNet50Encoder:
     Parameters
     ----------
     weights : str
+        ``simulated``: trained on simulated frames, came with the program (`embeddings/weights`);
         ``untrained``: He-normal numbers of a fixed seed, the same on every machine and backend;
         ``imagenet``: fetched once by Keras; or the path of a ``.weights.h5`` or ``.h5`` file
         written for this network (without its top).
@@ -159,7 +161,7 @@ def _resnet50(weights: str) -> Any:
     if weights == "untrained":
         _draw_weights(network)
     else:
-        _load_weights(network, Path(weights))
+        _load_weights(network, _SHIPPED if weights == "simulated" else Path(weights))
     return network
 
 
@@ -188,7 +190,7 @@ def _load_weights(network: Any, path: Path) -> None:
     if not path.is_file():
         raise WeightsError(
             f"{path}: no such weights file. Give the path of a ResNet-50 weights file without "
-            "its top, or one of the names 'untrained' and 'imagenet'."
+            "its top, or one of the names 'simulated', 'untrained' and 'imagenet'."
         )
     try:
         with warnings.catch_warnings():

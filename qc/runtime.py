@@ -31,7 +31,7 @@ from qc.schema import check_schema, upgrade_schema
 from qc.thresholds import Thresholds, read_thresholds
 
 SETTINGS_FILE = "qc.toml"
-_NAMED_WEIGHTS = ("untrained", "imagenet")
+_NAMED_WEIGHTS = ("simulated", "untrained", "imagenet")
 
 
 def _known_stretch(name: str) -> str:
@@ -117,7 +117,7 @@ class Settings(BaseSettings):
 _NEW_SETTINGS = """\
 # A qc project. Each key may also be given in the environment: weights as QC_WEIGHTS.
 
-# weights = "untrained"           # or "imagenet", or the path of a weights file
+# weights = "untrained"           # or "simulated", "imagenet", the path of a weights file
 # stretch = "physical"            # or "minmax", "zscale", "asinh"
 # thresholds = "thresholds.yaml"
 # instruments = "instruments"     # a folder of further instrument files

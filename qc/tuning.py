@@ -15,6 +15,7 @@ _SMALLEST_TAIL = 10  # excesses; fewer cannot tell an exponential from anything 
 _HEAVIEST_SHAPE = 0.5  # a small sample's fit may find worse; then one outlier would set the limit
 _LEAST_ALARM_Z = 6.0  # however quiet a metric was: a simulation has no surprises, a telescope has
 _WARN_PART = 0.6
+_FURTHEST = 1.2  # times the greatest |z| seen
 
 
 def tail_quantile(sample: Doubles, false_alarms: float) -> float:
@@ -61,7 +62,8 @@ def metric_limits(
 ) -> dict[str, MetricLimit]:
     """Return warn and alarm limits on |z| of every metric that most nominal frames have.
 
-    The rate granted is shared out over the metrics, as any one of them can raise the alarm.
+    The rate granted is shared out over the metrics, as any one of them can raise the alarm. So
+    each is extrapolated to one frame in ten thousand.
     """
     names = sorted({name for each in z_scores for name in each})
     samples = {
@@ -70,9 +72,20 @@ def metric_limits(
     }
     known = {name: sample for name, sample in samples.items() if len(sample) > len(z_scores) / 2}
     return {
-        name: _limit(tail_quantile(sample, false_alarms / len(known)))
+        name: _limit(_furthest_nominal(sample, false_alarms / len(known)))
         for name, sample in known.items()
     }
+
+
+def _furthest_nominal(sample: Doubles, rate: float) -> float:
+    """Return how far out a nominal frame may lie.
+
+    A count that is the same in most frames, of hot pixels close together say, has no tail to fit:
+    what is fitted to its rare other values ends at a hundred sigma.
+    """
+    if np.median(sample) == 0:
+        return _FURTHEST * float(sample.max())
+    return tail_quantile(sample, rate)
 
 
 def _limit(alarm: float) -> MetricLimit:

@@ -13,6 +13,7 @@ from embeddings.preprocess import STRETCHES
 
 # He-normal numbers of a fixed seed: the same on every machine, with every backend, for ever.
 UNTRAINED = "resnet50-untrained-physical-233c98921cb7"
+SIMULATED = "resnet50-simulated-physical-0249b36d4242"  # the file of embeddings/weights
 
 # Keras of NumPy 1, when it saves weights
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -41,6 +42,14 @@ def some_inputs(n: int) -> NDArray[np.float32]:
 def test_the_untrained_weights_are_the_same_everywhere(encoder):
     assert encoder.fingerprint == UNTRAINED
     assert encoder.name == "resnet50-untrained-physical"
+
+
+def test_the_weights_that_came_with_the_program_have_a_name():
+    shipped = ResNet50Encoder("simulated")
+    assert shipped.fingerprint == SIMULATED
+    embeddings = shipped.embed(some_inputs(2))
+    assert np.linalg.norm(embeddings, axis=1) == pytest.approx(1, abs=1e-3)
+    assert 1 - embeddings[0] @ embeddings[1] > 1e-3
 
 
 def test_an_embedding_has_2048_numbers_and_length_one(encoder):
@@ -89,7 +98,7 @@ def test_an_unknown_stretch_is_refused_at_once():
 def test_a_missing_weights_file_is_told_with_what_to_do(tmp_path):
     with pytest.raises(WeightsError, match=r"w\.h5: no such weights file\. Give the path") as told:
         _ = ResNet50Encoder(str(tmp_path / "w.h5")).fingerprint
-    assert "'untrained' and 'imagenet'" in str(told.value)
+    assert "'simulated', 'untrained' and 'imagenet'" in str(told.value)
 
 
 def cut_short(saved, path):

@@ -88,3 +88,9 @@ def test_a_metric_that_few_frames_have_gets_no_limit():
 
 def test_no_frames_give_no_limits():
     assert metric_limits([], 0.001) == {}
+
+
+def test_a_count_that_is_mostly_the_same_keeps_a_limit_near_what_was_seen():
+    sample = [*[0.0] * 280, *[8.0] * 20]  # a heavy tail to any fit
+    limits = metric_limits([{"hot_cluster": value} for value in sample], 0.001)
+    assert limits["hot_cluster"].alarm == pytest.approx(1.2 * 8)

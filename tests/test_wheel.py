@@ -40,6 +40,7 @@ def run(installed, folder, *command):
         "qc/instruments/uves.yaml",
         "qc/templates/report.html.j2",
         "qc/simulator/orders.csv",
+        "embeddings/weights/simulated.weights.h5",
     ],
 )
 def test_what_the_program_needs_travels_in_the_wheel(installed, shipped):

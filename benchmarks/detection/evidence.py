@@ -29,7 +29,7 @@ Floats = NDArray[np.float32]
 _EMBEDDED_AT_ONCE = 64
 _SAMPLE_SEED = 1
 SAMPLED_REFERENCES = 24  # of a setup and part; a large network takes a fifth of a second for each
-SAMPLED_TESTS = 30  # good ones of an image type, and as many bad ones
+SAMPLED_TESTS = 20  # good ones of an image type, and as many bad ones
 
 
 @dataclass(frozen=True)
