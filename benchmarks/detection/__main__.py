@@ -124,6 +124,7 @@ def _measure(
         "recall_by_fault": analysis.recall_by_fault(samples),
         "by_reference_size": analysis.by_reference_size(samples),
         "by_brightness": analysis.by_brightness(scores),
+        "new_lamp": analysis.with_a_new_lamp(samples),
         "signal_to_noise": {sample.name: ratio for sample, ratio in visible.items()},
     }
     report.write_json(docs / "detection.json", results)

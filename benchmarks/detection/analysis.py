@@ -23,6 +23,7 @@ from benchmarks.detection.figures import (
     recall_at_budget,
     wilson,
 )
+from benchmarks.detection.history import NEW_LAMP
 from benchmarks.detection.methods import Row
 from benchmarks.detection.supervised import Examples, Taught, examples_of, join
 from qc.judge import REFERENCE_NEEDED, rarity
@@ -396,7 +397,9 @@ def by_reference_size(samples: Iterable[Sample]) -> dict[str, dict[str, Interval
     """Return recall and false alarms by how many references there were, spring included."""
     groups = defaultdict(list)
     for sample in samples:
-        if sample.reference_size >= REFERENCE_NEEDED and _shows_its_fault(sample):
+        if sample.truth.part == NEW_LAMP or not _shows_its_fault(sample):
+            continue
+        if sample.reference_size >= REFERENCE_NEEDED:
             groups[_bin(sample.reference_size)].append(sample)
     return {name: _rates(groups[name]) for name in _BINS if name in groups}
 
@@ -408,6 +411,15 @@ def _bin(size: int) -> str:
     return next(name for name, largest in _BINS.items() if size <= largest)
 
 
+def with_a_new_lamp(samples: Iterable[Sample]) -> dict[str, dict[str, Interval]]:
+    """Return what is flagged of each type's images whose lamp nobody said is new."""
+    groups = defaultdict(list)
+    for sample in samples:
+        if sample.truth.part == NEW_LAMP and sample.reference_size >= REFERENCE_NEEDED:
+            groups[sample.truth.image_type].append(sample)
+    return {name: _rates(some) for name, some in sorted(groups.items())}
+
+
 def by_brightness(scores: Scores) -> dict[str, dict[str, Interval]]:
     """Return recall and false alarms of lit images within their references' light, and beyond.
 
@@ -415,6 +427,8 @@ def by_brightness(scores: Scores) -> dict[str, dict[str, Interval]]:
     """
     groups = defaultdict(list)
     for one in scores.scored:
+        if one.sample.truth.part == NEW_LAMP:
+            continue
         if _shows_its_fault(one.sample) and one.brightness >= 0:
             inside = one.is_bright_as_references
             where = "within" if inside else "brighter" if one.brightness > 1 else "dimmer"

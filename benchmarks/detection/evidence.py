@@ -37,7 +37,7 @@ class Truth:
     """What is known of one image because it was simulated."""
 
     night: date
-    part: str  # reference, rebuild or test
+    part: str  # reference, rebuild, test or new lamp
     file: str
     extension: int
     image_type: str

@@ -26,6 +26,7 @@ from qc.simulator import (
     Plan,
     Stream,
     interventions,
+    lamp_replacements,
     make_case,
     plan_night,
     possible_faults,
@@ -43,6 +44,7 @@ _SET = 5  # frames of one template; each has its own exposure time
 _FILE_FAULTS = {"keyword_missing", "binning_misreported", "frame_repeated"}
 
 
+NEW_LAMP = "new lamp"  # the part of a test night that its references cannot judge
 _QUIET_DAYS = (206, 22)  # before and after the intervention, without another
 
 
@@ -80,11 +82,14 @@ class History:
     @property
     def nights(self) -> tuple["Night", ...]:
         """Return the nights that are simulated, in order."""
-        return tuple(
-            Night(self.opened + timedelta(days=first + number), part)
-            for first, count, part in _CALENDAR
-            for number in range(count)
-        )
+        nights: list[Night] = []
+        taught = self.opened
+        for first, count, part in _CALENDAR:
+            for number in range(count):
+                night = self.opened + timedelta(days=first + number)
+                taught = taught if part == "test" else night
+                nights.append(Night(taught, night, part))
+        return tuple(nights)
 
 
 VALIDATION = History(97, share=0.4)  # what was looked at while the detector was built
@@ -127,8 +132,15 @@ class Kind:
 
 @dataclass(frozen=True)
 class Night:
-    """A night to be simulated: labelled good as a reference, or a test."""
+    """A night to be simulated: labelled good as a reference, or a test.
 
+    Attributes
+    ----------
+    taught : date
+        The last night that was labelled.
+    """
+
+    taught: date
     date: date
     part: str  # reference, rebuild or test
 
@@ -306,7 +318,23 @@ def _write(shot: Shot, folder: Path, night: Night) -> Iterator[tuple[str, ...]]:
     for hdu in images:
         fault = (shot.case.kind, shot.case.strength) if shot.case and hdu in bad else ("", "")
         image_type = shot.exposure.image_type(hdu)
-        yield (night.date.isoformat(), night.part, shot.name, str(hdu), image_type, *fault)
+        part = NEW_LAMP if _has_new_lamp(shot, night) else night.part
+        yield (night.date.isoformat(), part, shot.name, str(hdu), image_type, *fault)
+
+
+def _has_new_lamp(shot: Shot, night: Night) -> bool:
+    """Say whether a lamp was replaced since the references, which nobody entered as an epoch.
+
+    Good images of it differ from their references and should be told of; they are no test of
+    false alarms, nor their faults of recall.
+    """
+    lamp = shot.exposure.lamp
+    if lamp is None or night.part != "test":
+        return False
+    start = shot.exposure.start
+    return any(
+        night.taught < when.date() and when <= start for when in lamp_replacements(lamp, shot.seed)
+    )
 
 
 def images_of(shot: Shot, *, healthy: bool = False) -> dict[int, np.ndarray]:

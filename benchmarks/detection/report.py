@@ -71,6 +71,11 @@ def sections(
         rates_section(
             "Verdicts by light, of frames of a lamp", "its light", results["by_brightness"]
         ),
+        rates_section(
+            "Images of a new lamp that nobody entered as an epoch (in no other table)",
+            "image type",
+            results["new_lamp"],
+        ),
         misses_section(misses, visible),
         false_alarms_section(alarms),
     ]

@@ -14,7 +14,7 @@ from qc.simulator.faults import (
     make_case,
     possible_faults,
 )
-from qc.simulator.history import Intervention, State, interventions, state_at
+from qc.simulator.history import Intervention, State, interventions, lamp_replacements, state_at
 from qc.simulator.nights import simulate
 from qc.simulator.pixel_faults import Injection
 from qc.simulator.plan import (
@@ -44,6 +44,7 @@ __all__ = [
     "Stream",
     "inject",
     "interventions",
+    "lamp_replacements",
     "make_case",
     "plan_night",
     "plan_nights",

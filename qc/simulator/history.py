@@ -149,6 +149,11 @@ def _lamp_births(lamp: str, seed: int) -> tuple[float, ...]:
     return tuple(births)
 
 
+def lamp_replacements(lamp: str, seed: int) -> tuple[datetime, ...]:
+    """Return when a lamp was put in (UTC), oldest first."""
+    return tuple(datetime.fromtimestamp(86400 * day, UTC) for day in _lamp_births(lamp, seed))
+
+
 def _lamp_output(lamp: str, when: datetime, seed: int) -> float:
     """Return a lamp's brightness: each one a little different, a quarter less at its end."""
     births = _lamp_births(lamp, seed)
