@@ -62,7 +62,8 @@ def test_a_row_says_what_was_judged(judged):
         0.001,
         "stand-in-1",
     )
-    assert row["score"] == pytest.approx(row["merge_height"] / row["threshold"])
+    far = row["merge_height"] / row["threshold"]  # the score: nine tenths of it, and a tenth
+    assert row["score"] == pytest.approx(1 + 0.9 * (far - 1), rel=0.05)
     assert row["observed_at"] == pd.Timestamp("2026-01-02T20:00:00Z")
     assert row["label"] == ""
     assert set(table_of(judged, What.VERDICTS)["label"][:20]) == {"good"}
