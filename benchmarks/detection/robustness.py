@@ -32,7 +32,7 @@ Figures = Mapping[str, float]
 
 _RATE = 0.01
 _SEED = 3
-_MOST = 60  # images of a type that are scored under every condition
+_MOST = 30  # images of a type that are scored under every condition
 _MANY = 0.75  # of the most references that a setup ever has
 
 

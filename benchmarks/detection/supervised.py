@@ -28,9 +28,9 @@ _SEED = 0
 _COARSER = 2  # blocks of 224 x 224 become 112 x 112: 9 to 19 unbinned pixels in one
 _MOST_SIGMA = 50.0
 _PARTNERS = 3  # references that a siamese network compares an image with
-_PASSES = 8
+_PASSES = 4
 _BATCH = 32
-_FILTERS = (16, 32, 64)
+_FILTERS = (8, 16, 32)
 _DROPOUT = 0.4
 _MARGIN = 1.0
 
