@@ -67,6 +67,10 @@ class Trial:
     references: Sequence[Sample]
     spoilt: Sequence[Sample]
 
+    def can_be(self, condition: Condition) -> bool:
+        """Say whether there are bad images enough to be taken for references."""
+        return len(self.spoilt) >= round(condition.wrong * len(self.references))
+
 
 def measure(
     records: Sequence[Record], scores: Scores, taught: Sequence[Taught], known: Examples | None
@@ -78,7 +82,13 @@ def measure(
     images of each type are kept. Figures are means over image types.
     """
     trials = [trial for record in records for trial in choose(record)]
-    results = {OURS: {each.name: _of_ours(trials, each) for each in CONDITIONS}}
+    results = {
+        OURS: {
+            each.name: _of_ours(able, each)
+            for each in CONDITIONS
+            if (able := [trial for trial in trials if trial.can_be(each)])
+        }
+    }
     if known is not None:
         tests = {(trial.record.arm, one.truth) for trial in trials for one in trial.tests}
         rows = [
