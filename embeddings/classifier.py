@@ -23,7 +23,7 @@ from scipy.special import log_softmax, softmax
 from sklearn.decomposition import PCA
 from sklearn.model_selection import StratifiedGroupKFold
 
-from embeddings.encoder import _quiet_start
+from embeddings.encoder import quiet_start
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -482,7 +482,7 @@ _LAYERS = ("hidden", "hidden_bias", "output", "output_bias")
 
 def _network(width: int, c: int, rng: np.random.Generator) -> Any:
     """Return an untrained Keras network with He-normal weights."""
-    with _quiet_start():
+    with quiet_start():
         import keras  # noqa: PLC0415 - seconds to load
 
     network = keras.Sequential(

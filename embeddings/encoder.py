@@ -114,7 +114,7 @@ class ResNet50Encoder:
 
     @cached_property
     def _network(self) -> Any:
-        with _quiet_start():
+        with quiet_start():
             return _resnet50(self.weights)
 
 
@@ -125,7 +125,7 @@ def _pad_to_power_of_two(inputs: Floats) -> Floats:
 
 
 @contextmanager
-def _quiet_start() -> Iterator[None]:
+def quiet_start() -> Iterator[None]:
     """Keep a backend's start-up chatter off the terminal; show it if the start fails.
 
     TensorFlow's native half writes it before any of its log levels is in force, so that only

@@ -34,7 +34,7 @@ class Expectations:
         self, session: Session, measured: Measured, reference_ids: tuple[int, ...]
     ) -> Residual:
         """Return what these references' nominal variation cannot explain in an extension."""
-        expectation = self._expectation(session, _sensor_of(measured), reference_ids)
+        expectation = self._expectation(session, sensor_of(measured), reference_ids)
         light = database.above_bias(measured.statistics, measured.zero_adu, measured.metrics)
         return expectation.residual(light)
 
@@ -48,16 +48,15 @@ class Expectations:
         (h, w) float32 array or None
             1 is as odd as good frames get. None where too little was kept of the extension.
         """
-        statistics = database.block_statistics_of(session, extension.id)
-        sensor = None if statistics is None else _sensor_of_stored(extension, statistics.shape[:2])
-        if sensor is None:
+        measured = database.measured_of(session, extension, limits={})
+        if measured is None:
             return None
-        expectation = self._expectation(session, sensor, reference_ids)
+        expectation = self._expectation(session, sensor_of(measured), reference_ids)
         if reference_ids not in self._explainers:
             newest = database.light_of(session, reference_ids[:_EXPLAINED_BY])
             maps = (expectation.residual(each).maps for each in newest)
             self._explainers[reference_ids] = learn_explainer(maps)
-        [light] = database.light_of(session, [extension.id])
+        light = database.above_bias(measured.statistics, measured.zero_adu, measured.metrics)
         return self._explainers[reference_ids].explain(expectation.residual(light).maps)
 
     def _expectation(
@@ -73,7 +72,8 @@ class Expectations:
         return self._learnt[reference_ids]
 
 
-def _sensor_of(measured: Measured) -> Sensor:
+def sensor_of(measured: Measured) -> Sensor:
+    """Return what turned light into noise in an extension."""
     grid = measured.statistics.shape[0], measured.statistics.shape[1]
     return Sensor(
         pixels=pixels_per_block(measured.shape, grid),
@@ -81,18 +81,4 @@ def _sensor_of(measured: Measured) -> Sensor:
         gain_e_per_adu=measured.gain_e_per_adu,
         read_noise_adu=measured.read_noise_adu,
         lit=measured.promised_light > 0,
-    )
-
-
-def _sensor_of_stored(extension: ExtensionRow, grid: tuple[int, int]) -> Sensor | None:
-    """Return what turned light into noise; None where it was not yet kept."""
-    light, shape = extension.light, (extension.ny, extension.nx)
-    if light is None or extension.gain_e_per_adu is None or extension.read_noise_adu is None:
-        return None
-    return Sensor(
-        pixels=pixels_per_block(shape, grid),
-        exposed=exposed_share(light, shape, grid),
-        gain_e_per_adu=extension.gain_e_per_adu,
-        read_noise_adu=extension.read_noise_adu,
-        lit=extension.promised_light > 0,
     )

@@ -15,10 +15,11 @@ from sqlalchemy.orm import Session, sessionmaker
 from benchmarks.detection.features import Networks, Picture, extract
 from benchmarks.detection.history import History, judge_anew, live_through
 from embeddings.encoder import ResNet50Encoder
-from embeddings.preprocess import GRID, STRETCHES, at_standard_light
-from embeddings.residual import Sensor, exposed_share, pixels_per_block
+from embeddings.preprocess import STRETCHES, at_standard_light
+from embeddings.residual import Sensor
 from qc import database
 from qc.database import ExtensionRow, Finding, FrameState
+from qc.expectations import sensor_of
 from qc.frames import Setup
 from qc.instruments import ChipNumbers, read_instruments
 from qc.judge import REFERENCE_NEEDED, Status
@@ -261,17 +262,10 @@ class Record:
 
     def sensor(self, extension: ExtensionRow) -> Sensor:
         """Return what the product's residual knows of an image's detector."""
-        chip = self.chip_numbers(extension)
-        shape = extension.ny, extension.nx
-        light = extension.light
-        assert light is not None
-        return Sensor(
-            pixels=pixels_per_block(shape, GRID),
-            exposed=exposed_share(light, shape, GRID),
-            gain_e_per_adu=chip.gain_e_per_adu,
-            read_noise_adu=chip.read_noise_adu,
-            lit=extension.promised_light > 0,
-        )
+        with self._reads() as session:
+            measured = database.measured_of(session, extension, limits={})
+        assert measured is not None
+        return sensor_of(measured)
 
     def chip_numbers(self, extension: ExtensionRow) -> ChipNumbers:
         """Return gain, noise and level of an image's detector as it was read."""
@@ -279,9 +273,7 @@ class Record:
 
     def absolute_limits(self, extension: ExtensionRow) -> Mapping[str, tuple[float, float]]:
         """Return the instrument's own limits for an image."""
-        calibration = self._instrument.calibration_of(extension.image_type)
-        assert calibration is not None
-        return {**self.chip_numbers(extension).limits, **calibration.limits}
+        return self._instrument.limits_of(extension.image_type, extension.chip, extension.read_mode)
 
     @cached_property
     def _findings(self) -> dict[int, Finding]:
