@@ -34,10 +34,10 @@ from qc.thresholds import MetricLimit
 from qc.tuning import metric_limits, tail_quantile
 
 SEED = 20100101  # no other benchmark, test or demonstration uses it
-FIRST_NIGHT = date(2026, 2, 1)  # of this seed's history: no intervention until May, no new lamp
+FIRST_NIGHT = date(2026, 1, 18)  # of this seed: no intervention, no new lamp until 2 April
 FALSE_ALARMS = 0.001
 ARMS = ("blue", "red")
-_EVERY_NIGHTS = 2  # so that references and judged frames are weeks apart, as a drift needs
+_EVERY_NIGHTS = 3  # references and judged frames are up to ten weeks apart: a drift shows
 _SET = 2  # frames of each stream a night
 _TWO_PORTS_SET = 4  # only one stream is read so, and each half has its own image type
 _UNBINNED_TOO = {

@@ -39,6 +39,7 @@ FFT_PIXELS = 2**16  # about 30 rows: resolves mains pick-up, which repeats every
 FFT_SEGMENTS = 8
 LINE_PHASE_PERIOD_PX = 32.0  # well above any nominal drift, so that the phase does not wrap
 CLUSTER_PX = 16  # side of the square in which hot pixels are counted
+TRAIL_PX = 1.0  # from a straight line: hot pixels that one cosmic ray left
 FEWEST_REFERENCES = 3  # scatter of fewer is not known
 
 
@@ -101,7 +102,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             "", "Share of single pixels far brighter than all their neighbours.", 2e-6, 7
         ),
         "hot_cluster": Metric(
-            "pixels", "Most hot pixels close together, within 16 by 16 pixels.", 0.7, 0
+            "pixels", "Most hot pixels close together, in 16 by 16, no trail of one ray.", 0.7, 0
         ),
         "row_structure": Metric(
             "ADU", "Scatter of the row means: horizontal stripes and drifts.", 0.01, 3
@@ -332,15 +333,39 @@ def _isolated(group: Floats, excess_adu: float) -> NDArray[np.int_]:
 def _most_crowded(places: NDArray[np.int_], shape: tuple[int, ...]) -> int:
     """Return the greatest number of places, (n, 2), within a square of CLUSTER_PX of the shape.
 
-    Squares overlap by half, so that no cluster is cut by all of them.
+    Squares overlap by half, so that no cluster is cut by all of them. Of places along one line
+    (what is left of a grazing cosmic ray's trail) two count.
     """
     half = CLUSTER_PX // 2
     width = shape[1] // CLUSTER_PX + 2
     most = 0
     for shift in ((0, 0), (0, half), (half, 0), (half, half)):
         y, x = ((places + shift) // CLUSTER_PX).T
-        most = max(most, int(np.bincount(y * width + x, minlength=1).max()))
+        square = y * width + x
+        counts = np.bincount(square)
+        for fullest in np.argsort(counts)[::-1]:
+            if counts[fullest] <= most:
+                break
+            most = max(most, _off_a_line(places[square == fullest]))
     return most
+
+
+def _off_a_line(places: NDArray[np.int_]) -> int:
+    """Return how many of (n, 2) places there are, two for all that lie along the fullest line."""
+    n = len(places)
+    if n <= 2 or n > CLUSTER_PX:  # a trail leaves no more isolated pixels than that
+        return n
+    apart = places - places[:, np.newaxis]  # (n, n, 2)
+    length = np.hypot(*np.moveaxis(apart, -1, 0)) + np.eye(n)
+    y, x = np.moveaxis(apart / length[..., np.newaxis], -1, 0)
+    # From place i, through place j: how far is place k from that line?
+    distance = np.abs(
+        y[:, :, np.newaxis] * apart[:, np.newaxis, :, 1]
+        - x[:, :, np.newaxis] * apart[:, np.newaxis, :, 0]
+    )
+    on_line = (distance <= TRAIL_PX).sum(axis=2)  # a pair i, i counts every place: not a line
+    np.fill_diagonal(on_line, 2)
+    return n - int(on_line.max()) + 2
 
 
 def _levels(view: _View) -> dict[str, float]:

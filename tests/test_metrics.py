@@ -149,11 +149,18 @@ def test_saturated_dead_and_hot_pixels_are_counted():
 
 def test_hot_pixels_close_together_are_a_cluster_and_a_trail_is_one():
     pixels = noisy()
-    for y, x in ((100, 60), (102, 64), (106, 60), (104, 70), (200, 100)):
+    for y, x in ((100, 60), (107, 66), (106, 60), (104, 70), (200, 100)):
         pixels[y, x] = 900
     for step in range(12):
         pixels[220 + step, 90 + step] = 900  # a trail: only its ends might be alone
     assert measure(extension(pixels))["hot_cluster"] == 4
+
+
+def test_what_a_grazing_ray_leaves_along_a_line_is_no_cluster():
+    pixels = noisy()
+    for step in range(7):
+        pixels[100 + 2 * step, 60 + step] = 900  # each alone: none touches the next
+    assert measure(extension(pixels))["hot_cluster"] == 2
 
 
 def test_no_hot_pixel_is_no_cluster():
