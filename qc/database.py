@@ -45,6 +45,7 @@ from sqlalchemy.orm import (
     DeclarativeBase,
     Mapped,
     Session,
+    aliased,
     contains_eager,
     mapped_column,
     relationship,
@@ -171,6 +172,7 @@ class Base(DeclarativeBase):
     type_annotation_map: ClassVar[dict[Any, Any]] = {
         datetime: UTCDateTime,
         dict[str, float]: JSON,
+        dict[str, Any]: JSON,
         list[str]: JSON,
     }
 
@@ -313,11 +315,36 @@ class VerdictRow(Base):
     reference_size: Mapped[int]
     widened: Mapped[str]
     z: Mapped[dict[str, float]]
+    patterns: Mapped[dict[str, float] | None]  # None: judged before they were kept
+    classifier_id: Mapped[int | None] = mapped_column(ForeignKey("classifier.id"))
+    predicted_type: Mapped[str | None]
+    type_probability: Mapped[float | None]
+    predicted_kind: Mapped[str | None]
+    kind_probability: Mapped[float | None]
     nearest_id: Mapped[int | None] = mapped_column(ForeignKey("extension.id", ondelete="SET NULL"))
 
 
+class ClassifierRow(Base):
+    """A classifier and what it was trained on. Of those accepted for an encoder, the newest acts.
+
+    `figures` and `why` say how good it was, and why it was accepted or refused.
+    """
+
+    __tablename__ = "classifier"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64))
+    encoder_id: Mapped[int] = mapped_column(ForeignKey("encoder.id"))
+    trained_at: Mapped[datetime]
+    who: Mapped[str]
+    examples_digest: Mapped[str] = mapped_column(String(64))
+    figures: Mapped[dict[str, Any]]
+    accepted: Mapped[bool]
+    why: Mapped[str]
+    content: Mapped[bytes]
+
+
 class LabelRow(Base):
-    """A person's answer. Never overwritten: the newest counts."""
+    """A person's answer. Never overwritten: the newest counts that no later row undoes."""
 
     __tablename__ = "label"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -329,6 +356,9 @@ class LabelRow(Base):
     who: Mapped[str]
     at: Mapped[datetime]
     note: Mapped[str]
+    undoes_id: Mapped[int | None] = mapped_column(
+        ForeignKey("label.id", ondelete="CASCADE"), unique=True
+    )
 
 
 class EpochRow(Base):
@@ -649,14 +679,21 @@ def _is_nominal() -> ColumnElement[bool]:
 
 
 def newest_label() -> ScalarSelect[LabelName]:
-    """Return the newest label of the extension in the enclosing query, as a subquery."""
+    """Return the label that counts of the extension in the enclosing query, as a subquery."""
     return (
         select(LabelRow.label)
-        .where(LabelRow.extension_id == ExtensionRow.id)
+        .where(LabelRow.extension_id == ExtensionRow.id, *_label_stands())
         .order_by(LabelRow.id.desc())
         .limit(1)
         .scalar_subquery()
     )
+
+
+def _label_stands() -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """Leave out the rows that undo another, and those undone."""
+    undoing = aliased(LabelRow)
+    undone = select(undoing.id).where(undoing.undoes_id == LabelRow.id).exists()
+    return LabelRow.undoes_id.is_(None), ~undone
 
 
 @dataclass(frozen=True)
@@ -715,7 +752,7 @@ def _findings_query() -> Select[FrameRow, ExtensionRow, VerdictRow, str, LabelRo
     )
     newest_label_id = (
         select(func.max(LabelRow.id))
-        .where(LabelRow.extension_id == ExtensionRow.id)
+        .where(LabelRow.extension_id == ExtensionRow.id, *_label_stands())
         .correlate(ExtensionRow)
         .scalar_subquery()
     )
@@ -1080,6 +1117,7 @@ def _verdict_row(
         reference_size=judged.evidence.reference_size,
         widened=judged.evidence.widened,
         z=dict(judged.evidence.z),
+        patterns={name: round(far, 2) for name, far in judged.evidence.patterns.items()},
         nearest_id=judged.nearest_id,
     )
 

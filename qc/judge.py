@@ -1,7 +1,7 @@
 """What the numbers mean. Pure: no file, no clock, no database."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from math import log
 
@@ -42,6 +42,8 @@ class Evidence:
         standard deviations of what held-out references show; None with too few of them.
     pattern : str
         That pattern and its place, in words.
+    patterns : mapping of name to float
+        How far every such pattern stands out, in the same unit.
     usual_merge_height, usual_residual : float
         Medians over the references, each held against the others.
     """
@@ -54,6 +56,7 @@ class Evidence:
     duplicate_of: str = ""
     residual: float | None = None
     pattern: str = ""
+    patterns: Mapping[str, float] = field(default_factory=dict)
     usual_merge_height: float = 0.0
     usual_residual: float = 0.0
 

@@ -428,6 +428,7 @@ def _weigh(
         residual=residual.score if residual else None,
         usual_residual=residual.usual if residual else 0.0,
         pattern=_in_words(residual, measured) if residual else "",
+        patterns=residual.oddness if residual else {},
         reference_size=m,
         widened=reference.widened,
         metrics=measured.metrics,
