@@ -106,22 +106,24 @@ def measure(
 
 
 def choose(record: Record) -> Iterator[Trial]:
-    """Yield a setup and week of each image type, with many references and some past.
+    """Yield a setup and week of each image type, with many references and many bad images past.
 
-    The first night of tests that has three quarters of the most references that any has.
+    The first night of tests that has three quarters of the most references that any has, and bad
+    images enough before it for every condition; without one, the last that has the references.
     """
     groups = record.by_night_and_setup()
     tests = {key: some for key, some in groups.items() if some[0].truth.part == "test"}
-    best: dict[str, tuple[date, Setup]] = {}
     most: dict[str, int] = defaultdict(int)
     for some in tests.values():
         name = some[0].truth.image_type
         most[name] = max(most[name], some[0].reference_size)
-    for key, some in sorted(tests.items(), key=lambda item: item[0][0]):
-        if some[0].reference_size >= _MANY * most[some[0].truth.image_type]:
-            best.setdefault(some[0].truth.image_type, key)
-    for night, setup in best.values():
-        yield _trial(record, tests, night, setup)
+    best: dict[str, Trial] = {}
+    for (night, setup), some in sorted(tests.items(), key=lambda item: item[0][0]):
+        known = best.get(setup.image_type)
+        complete = known is not None and all(map(known.can_be, CONDITIONS))
+        if not complete and some[0].reference_size >= _MANY * most[setup.image_type]:
+            best[setup.image_type] = _trial(record, tests, night, setup)
+    yield from best.values()
 
 
 def _trial(
