@@ -97,6 +97,23 @@ def test_what_the_references_do_themselves_is_explained():
     assert learn_expectation(steady, LAMP).residual(tilted).score > 30
 
 
+def test_a_drift_of_dozens_of_sigma_that_the_references_show_too_is_explained():
+    rng = np.random.default_rng(17)
+    edges = np.zeros((64, 64), np.float32)
+    edges[:, ::8] = 0.2 * LIGHT[:, ::8]  # 50 sigma of a block at an amplitude of 1
+
+    def drifted(amplitudes):
+        some = frames(rng, len(amplitudes))
+        some[..., 0] += edges * np.array(amplitudes)[:, np.newaxis, np.newaxis]
+        return some
+
+    drifting = learn_expectation(drifted(rng.uniform(-0.3, 0.3, 40)), LAMP)
+    new = drifted([0.5])[0]
+    assert drifting.residual(new).score < 15
+    new[40:44, 20:24, 0] *= 0.97
+    assert 39 <= drifting.residual(new).place[0] <= 44
+
+
 def test_one_cosmic_ray_is_not_a_pattern():
     rng = np.random.default_rng(6)
     biases = frames(rng, 60, light=0 * LIGHT)
