@@ -198,7 +198,7 @@ def _outcome_records(outcome: "Outcome") -> list[dict[str, Any]]:
             "status": judged.verdict.status,
             "score": judged.verdict.score,
             "merge_height": judged.evidence.merge_height,
-            "threshold": judged.threshold.merge_height,
+            "threshold": judged.highest_merge,
             "reasons": judged.verdict.reasons,
         }
         for judged in outcome.judged
@@ -265,12 +265,15 @@ def show(
 
 
 def _show_table(record: dict[str, Any]) -> Table:
+    from qc.judge import sample_words
+
     title = f"{record['file']} extension {record['extension']}"
     table = Table("", Column(overflow="fold"), title=title, show_header=False)
     metrics = record["metrics"]
     for name, value in record.items():
         if value not in (None, "", metrics):
-            table.add_row(name.replace("_", " "), _in_lines(value))
+            said = sample_words(value) if name == "reference_size" else _in_lines(value)
+            table.add_row(name.replace("_", " "), said)
     table.add_section()
     for name, metric in metrics.items():
         z = "" if metric["z"] is None else f"   {metric['z']:+.1f} sigma"

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -53,9 +54,10 @@ from sqlalchemy.orm import (
 from sqlalchemy.types import TypeDecorator
 
 from embeddings.encoder import Encoder
+from embeddings.preprocess import appearance
 from qc.errors import ConfigurationError, UnknownFrame
 from qc.frames import Frame, Region, Setup
-from qc.judge import REFERENCE_NEEDED, Evidence, Status, Verdict
+from qc.judge import REFERENCE_NEEDED, Evidence, Status, Verdict, limits_for
 from qc.thresholds import Threshold
 
 REFERENCE_NEWEST = 200  # a longer memory dilutes the present state; a shorter one has thin tails
@@ -239,6 +241,7 @@ class ExtensionRow(Base):
     zero_adu: Mapped[float]
     stretch_adu: Mapped[float]
     metrics: Mapped[dict[str, float]]
+    appearance: Mapped[dict[str, float] | None]  # None: measured before it was kept
     gain_e_per_adu: Mapped[float | None]  # None: measured before it was kept
     read_noise_adu: Mapped[float | None]
     light_bottom: Mapped[int | None]
@@ -310,7 +313,7 @@ class VerdictRow(Base):
     reasons: Mapped[list[str]]
     merge_height: Mapped[float | None]
     residual: Mapped[float | None]
-    threshold: Mapped[float]
+    threshold: Mapped[float]  # what the merge height was held against: the file's, or wider for few
     thresholds_digest: Mapped[str] = mapped_column(String(64))
     reference_size: Mapped[int]
     widened: Mapped[str]
@@ -423,6 +426,11 @@ class Measured:
     metrics: Mapping[str, float]
     pixels_sha256: str
 
+    @cached_property
+    def appearance(self) -> dict[str, float]:
+        """Return how it looks whatever its header says; see `embeddings.preprocess.appearance`."""
+        return appearance(self.statistics, self.metrics.get("bias_level", self.zero_adu))
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -467,6 +475,11 @@ class Judged:
     verdict: Verdict
     threshold: Threshold
     nearest_id: int | None
+
+    @property
+    def highest_merge(self) -> float:
+        """Return the merge height above which it stood apart: the threshold, or wider for few."""
+        return limits_for(self.threshold, self.evidence.reference_size).merge_height
 
 
 def read_url(text: str) -> URL:
@@ -1096,6 +1109,7 @@ def _extension_row(row: FrameRow, measured: Measured) -> ExtensionRow:
         zero_adu=measured.zero_adu,
         stretch_adu=measured.stretch_adu,
         metrics=dict(measured.metrics),
+        appearance=measured.appearance,
         **setup,
     )
 
@@ -1112,7 +1126,7 @@ def _verdict_row(
         reasons=list(judged.verdict.reasons),
         merge_height=judged.evidence.merge_height,
         residual=judged.evidence.residual,
-        threshold=judged.threshold.merge_height,
+        threshold=judged.highest_merge,
         thresholds_digest=thresholds_digest,
         reference_size=judged.evidence.reference_size,
         widened=judged.evidence.widened,

@@ -69,6 +69,8 @@ class Cell:
         Those of them that were expected and did not come.
     score : float or None
         The worst of the night; None without frames.
+    references : int or None
+        Fewest that a verdict of the night was reached with; None without frames.
     age : timedelta
         Of the newest frame ever seen, at the end of the night.
     """
@@ -80,6 +82,7 @@ class Cell:
     frames: int
     anomalous: int
     labelled: int
+    references: int | None
     age: timedelta
     anchor: str
 
@@ -397,6 +400,7 @@ def _cell(kinds: Sequence[Kind], view: _Tonight) -> Cell:
         frames=len({one.frame.id for one in findings}),
         anomalous=standings.count(Standing.ANOMALOUS),
         labelled=sum(one.label is not None for one in findings),
+        references=min((one.verdict.reference_size for one in findings), default=None),
         age=view.ends - max(view.newest[name] for name in names),
         anchor=anchors[0] if anchors else f"type-{names[0]}",
     )

@@ -17,7 +17,7 @@ from qc import database, plots
 from qc.database import EpochRow, ExtensionRow, Finding, Reference
 from qc.expectations import Expectations
 from qc.frames import Setup
-from qc.judge import REFERENCE_NEEDED
+from qc.judge import REFERENCE_NEEDED, limits_for
 from qc.metrics import METRICS, Metric
 from qc.nights import HISTORY_NIGHTS, Kind, Standing, standing
 from qc.thresholds import Thresholds
@@ -420,7 +420,8 @@ def _warning_limits(finding: Finding, thresholds: Thresholds | None) -> Mapping[
     valid = [e for e in known if e.encoder == finding.fingerprint and e.since <= night]
     if not valid:
         return dict.fromkeys(METRICS, WARN_SIGMA)
-    return {name: each.warn for name, each in valid[-1].metrics.items()}
+    limits = limits_for(valid[-1], finding.verdict.reference_size)
+    return {name: each.warn for name, each in limits.metrics.items()}
 
 
 def _median(name: str, reference: Reference) -> float | None:

@@ -23,6 +23,7 @@ from qc.errors import ConfigurationError
 from qc.files import written_whole
 from qc.frames import Setup
 from qc.instruments import Instrument
+from qc.judge import REFERENCE_AMPLE, sample_words
 from qc.nights import (
     CONFIDENCE,
     HISTORY_NIGHTS,
@@ -313,10 +314,11 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"score": _score, "age": _age, "sigma": _sigma, "utc": _utc}
-    environment.filters["setup"] = _setup
+    environment.filters |= {"setup": _setup, "sample": sample_words}
     environment.globals |= {
         "standing": standing,
         "listed": LISTED,
+        "ample": REFERENCE_AMPLE,
         "history_nights": HISTORY_NIGHTS,
         "shown_after_days": SHOWN_AFTER.days,
         "tallest_score": f"{TALLEST_SCORE:g}",

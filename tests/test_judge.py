@@ -1,6 +1,6 @@
 import pytest
 
-from qc.judge import Evidence, Status, judge, rarity
+from qc.judge import Evidence, Status, judge, limits_for, rarity, sample_words, widening
 from qc.thresholds import Threshold
 
 THRESHOLD = Threshold.model_validate(
@@ -27,7 +27,7 @@ def evidence(**changes) -> Evidence:
         "merge_height": 0.0005,
         "residual": 5.0,
         "pattern": "a level spot around x 3, y 4",
-        "reference_size": 20,
+        "reference_size": 100,
         "widened": "",
         "metrics": METRICS,
         "z": {},
@@ -83,9 +83,42 @@ def test_below_twenty_references_a_frame_is_undecided(size):
     verdict = judged(reference_size=size, merge_height=1.5, z={"bias_level": 99.0})
     assert verdict.status is Status.UNDECIDED
     assert verdict.score == 0
-    assert verdict.reasons == (
-        f"only {size} reference frames, 20 needed: judged by the instrument's own limits alone",
-    )
+    [reason] = verdict.reasons
+    assert reason.startswith(f"provisional: only {size} reference frames, 20 needed: judged by")
+
+
+@pytest.mark.parametrize(
+    ("n", "times"), [(0, 1.2045), (20, 1.2045), (50, 1.0685), (100, 1.0), (200, 1.0)]
+)
+def test_limits_are_wider_for_a_small_reference(n, times):
+    assert widening(n) == pytest.approx(times, abs=1e-4)
+    limits = limits_for(THRESHOLD, n)
+    assert limits.merge_height == pytest.approx(0.001 * times, rel=1e-4)
+    assert limits.residual == pytest.approx(10 * times, rel=1e-4)
+    assert limits.metrics["bias_level"].alarm == pytest.approx(8 * times, rel=1e-4)
+    assert (limits.since, limits.false_alarms) == (THRESHOLD.since, THRESHOLD.false_alarms)
+
+
+@pytest.mark.parametrize(
+    "odd", [{"merge_height": 0.0012}, {"residual": 12.0}, {"z": {"bias_level": 9.6}}]
+)
+def test_what_is_odd_beside_a_hundred_may_not_be_beside_twenty(odd):
+    assert judged(**odd, reference_size=100).status is Status.ANOMALOUS
+    assert judged(**odd, reference_size=20).status is Status.NOMINAL
+
+
+def test_reasons_name_the_widened_limit_and_how_few_there_are():
+    odd = {"merge_height": 0.0024, "residual": 24.0, "z": {"bias_level": 19.2}}
+    number, pattern, distance = judged(**odd, reference_size=25).reasons
+    assert number.endswith("sigma from its references (9.3 allowed, widened for n = 25)")
+    assert pattern.endswith("sigma beyond its references (11.7 allowed, widened for n = 25)")
+    assert distance.endswith("2.1 times the threshold 0.0012, widened for n = 25")
+
+
+def test_the_size_of_a_reference_is_said_with_what_it_means():
+    assert sample_words(5) == "n = 5: provisional, 20 needed"
+    assert sample_words(23) == "n = 23: limits 1.18 times as wide"
+    assert sample_words(100) == "n = 100"
 
 
 def test_absolute_limits_bite_without_any_reference():
@@ -105,7 +138,7 @@ def test_the_strongest_reason_comes_first():
     verdict = judged(merge_height=0.003, z={"bias_level": 40.0, "read_noise": 7.0}, metrics=METRICS)
     assert verdict.reasons == (
         "bias level 100.00 ADU, +40.0 sigma from its references",
-        "joins its 20 references at cosine distance 0.003, 3.0 times the threshold 0.001",
+        "joins its 100 references at cosine distance 0.003, 3.0 times the threshold 0.001",
         "read noise 3.000 ADU, +7.0 sigma from its references",
     )
 

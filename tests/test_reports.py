@@ -271,6 +271,15 @@ def test_an_anomaly_is_shown_beside_its_neighbour_with_reasons_numbers_and_tree(
     assert any("26 frames" in one for one in drawings(html))
 
 
+def test_the_size_of_a_small_reference_is_said_and_what_it_means(session, uves):
+    record(session, score=8, blocks=statistics(4))  # judged as if there were thirty references
+    html = report(session, uves)
+    page = Page(html)
+    assert "n = 30, newest" in page.text  # in the matrix
+    assert "n = 30: limits 1.14 times as wide" in page.text
+    assert "below 20 a verdict is provisional" in page.text
+
+
 WHERE = "This frame, coloured where it is odder than good frames get"
 
 
