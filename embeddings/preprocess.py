@@ -17,6 +17,8 @@ GRID = (224, 224)
 _UNIT = (
     50.0  # input units per e-fold: puts noise to saturation into the +-150 that ResNet-50 expects
 )
+_MAPS = ("level", "scatter", "peak")
+_PERCENTS = (1, 5, 25, 50, 75, 95, 99)
 _DISPLAY_WIDTH = 255.0
 _ZSCALE_CONTRAST = 0.25  # Tody's zscale as in IRAF and ds9
 
@@ -85,6 +87,36 @@ def at_standard_light(statistics: Floats, zero_adu: float, light: float) -> Floa
         return statistics
     zero = np.array([zero_adu, 0, zero_adu], np.float32)
     return (statistics - zero) / np.float32(light) + zero
+
+
+def appearance(statistics: Floats, zero_adu: float) -> dict[str, float]:
+    """Return how an image looks whatever its header says: how its blocks' values are distributed.
+
+    Neither the exposure that the header promises nor the stretch of the type that it names is in
+    them, as both are in the network input.
+
+    Parameters
+    ----------
+    statistics : (h, w, 3) float32 array
+        Block mean, standard deviation and maximum, ADU.
+    zero_adu : float
+        The level without light.
+
+    Returns
+    -------
+    mapping of name to float, ADU above the zero level
+        Quantiles of the three maps; and how much neighbouring block means differ along y and x.
+    """
+    excess = statistics - np.array([zero_adu, 0, zero_adu], np.float32)
+    shares = [percent / 100 for percent in _PERCENTS]
+    numbers = {
+        f"{name} {percent} %": float(value)
+        for name, one in zip(_MAPS, np.moveaxis(excess, -1, 0), strict=True)
+        for percent, value in zip(_PERCENTS, np.quantile(one, shares), strict=True)
+    }
+    for axis, name in enumerate(("y", "x")):
+        numbers[f"change along {name}"] = float(np.abs(np.diff(excess[..., 0], axis=axis)).mean())
+    return numbers
 
 
 def physical(statistics: Floats, zero_adu: float, scale_adu: float) -> Floats:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from embeddings.preprocess import (
     GRID,
     STRETCHES,
+    appearance,
     asinh,
     at_standard_light,
     block_statistics,
@@ -149,3 +150,16 @@ def test_half_the_light_that_was_promised_looks_like_half():
 def test_a_frame_without_light_is_left_as_it_is():
     statistics = statistics_of(100)
     assert at_standard_light(statistics, 100, 0) is statistics
+
+
+def test_an_image_looks_the_same_whatever_exposure_its_header_promises():
+    statistics = np.zeros((50, 40, 3), np.float32)
+    statistics[..., 0] = 210 + np.arange(50)[:, np.newaxis]  # a ramp of 1 ADU from row to row
+    statistics[..., 1] = 4
+    statistics[..., 2] = 300
+    seen = appearance(statistics, 210)
+    assert seen["level 50 %"] == pytest.approx(24.5)
+    assert seen["scatter 99 %"] == 4
+    assert seen["peak 1 %"] == 90
+    assert seen["change along y"] == pytest.approx(1)
+    assert seen["change along x"] == 0
