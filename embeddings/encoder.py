@@ -66,6 +66,8 @@ class ResNet50Encoder:
         The stretch whose output this encoder is to see; part of the fingerprint.
     batch_size : int
         Inputs per step; bounds the memory, does not change the result.
+    grid : (int, int)
+        Height and width of the inputs; part of the fingerprint where it is not 224 x 224.
 
     Raises
     ------
@@ -74,18 +76,25 @@ class ResNet50Encoder:
     """
 
     def __init__(
-        self, weights: str = "untrained", stretch: str = "physical", batch_size: int = 16
+        self,
+        weights: str = "untrained",
+        stretch: str = "physical",
+        batch_size: int = 16,
+        grid: tuple[int, int] = GRID,
     ) -> None:
         if stretch not in STRETCHES:
             raise ValueError(f"no stretch {stretch!r}; there are {', '.join(STRETCHES)}")
         self.weights = weights
         self.stretch = stretch
         self.batch_size = batch_size
+        self.grid = grid
 
     @property
     def name(self) -> str:
         """Say network, weights and stretch in words."""
-        return f"resnet50-{Path(self.weights).name.split('.')[0]}-{self.stretch}"
+        weights = Path(self.weights).name.split(".")[0]
+        size = "" if self.grid == GRID else f"-{self.grid[0]}x{self.grid[1]}"
+        return f"resnet50-{weights}-{self.stretch}{size}"
 
     @cached_property
     def fingerprint(self) -> str:
@@ -115,7 +124,7 @@ class ResNet50Encoder:
     @cached_property
     def _network(self) -> Any:
         with quiet_start():
-            return _resnet50(self.weights)
+            return _resnet50(self.weights, self.grid)
 
 
 def _pad_to_power_of_two(inputs: Floats) -> Floats:
@@ -148,10 +157,10 @@ def quiet_start() -> Iterator[None]:
             os.close(terminal)
 
 
-def _resnet50(weights: str) -> Any:
+def _resnet50(weights: str, grid: tuple[int, int]) -> Any:
     from keras.applications import ResNet50  # noqa: PLC0415 - seconds to load
 
-    shape = (*GRID, 3)
+    shape = (*grid, 3)
     if weights == "imagenet":
         try:
             return ResNet50(include_top=False, weights=weights, input_shape=shape, pooling="avg")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embeddings.preprocess import at_standard_light, block_statistics, physical
+from embeddings.preprocess import GRID, at_standard_light, block_statistics, physical
 from qc.errors import FrameError
 from qc.frames import Extension, read_frame
 from qc.instruments import read_instruments
@@ -245,7 +245,7 @@ def join(parts: Sequence[Images]) -> Images:
     )
 
 
-def observe(shot: Shot) -> Iterator[Images]:
+def observe(shot: Shot, grid: tuple[int, int] = GRID) -> Iterator[Images]:
     """Expose and read one frame; yield each of its images that is what it should be."""
     state = state_at(shot.exposure.start, shot.seed)
     images = _render(shot)
@@ -263,7 +263,7 @@ def observe(shot: Shot) -> Iterator[Images]:
     spoilt = _spoilt_hdus(shot, images)
     for extension in frame.extensions:
         if shot.case is None or extension.number in spoilt:
-            yield _image(extension, shot)
+            yield _image(extension, shot, grid)
 
 
 def _render(shot: Shot, *, healthy: bool = False) -> dict[int, NDArray[np.uint16]]:
@@ -280,13 +280,13 @@ def _spoilt_hdus(shot: Shot, images: dict[int, NDArray[np.uint16]]) -> Sequence[
     return [hdu for hdu, pixels in images.items() if not np.array_equal(pixels, twin[hdu])]
 
 
-def _image(extension: Extension, shot: Shot) -> Images:
+def _image(extension: Extension, shot: Shot, grid: tuple[int, int]) -> Images:
     detector, light = extension.detector, extension.light
     zero = np.array([detector.bias_adu, 0, detector.bias_adu], np.float32)
     level = measure(extension).get("bias_level", detector.bias_adu)
     setup = f"{extension.setup} since {last_intervention(shot.exposure.start, shot.seed).when}"
     return Images(
-        light=(block_statistics(extension.pixels) - zero).astype(np.float16)[np.newaxis],
+        light=(block_statistics(extension.pixels, grid) - zero).astype(np.float16)[np.newaxis],
         zero_adu=np.array([level - detector.bias_adu], np.float32),
         promised_light=np.array([extension.promised_light], np.float32),
         stretch_adu=np.array([extension.stretch_adu], np.float32),
