@@ -49,9 +49,9 @@ def main() -> None:
     fine = _images(arguments.work, arguments.workers)
     coarse = replace(fine, light=halved(fine.light))
     ways = {
-        "224 x 224": lambda: _whole(coarse, ResNet50Encoder()),
-        "448 x 448": lambda: _whole(fine, ResNet50Encoder(grid=FINE)),
-        "four tiles of 224 x 224": lambda: _tiled(fine, ResNet50Encoder()),
+        "224 x 224": partial(_whole, coarse, ResNet50Encoder()),
+        "448 x 448": partial(_whole, fine, ResNet50Encoder(grid=FINE)),
+        "four tiles of 224 x 224": partial(_tiled, fine, ResNet50Encoder()),
     }
     print("| input | AUROC, mean of types | worst type | faults beyond 1.5 nominal limits | ms |")
     print("| --- | --- | --- | --- | --- |")
