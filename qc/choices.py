@@ -3,7 +3,13 @@
 Apart from both, as the door must open without loading what lies behind.
 """
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from enum import StrEnum
+
+from qc.errors import InvalidAnswer
+
+_SHOWN = 60  # characters of a word that nobody knows
 
 
 class What(StrEnum):
@@ -21,3 +27,37 @@ class Format(StrEnum):
     CSV = "csv"
     PARQUET = "parquet"
     VOTABLE = "votable"
+
+
+class InForce(StrEnum):
+    """Which entries of the thresholds file judge what is judged again."""
+
+    DATED = "dated"  # those in force on the frame's own night
+    NEWEST = "newest"
+
+
+def chosen(word: str, known: Iterable[str], what: str) -> str:
+    """Return the name that was meant, whatever its case, its hyphens or underscores.
+
+    Raises
+    ------
+    InvalidAnswer
+        If none is; with the one that is nearly so, or else with all.
+    """
+    names = {_plain(name): name for name in known}
+    if _plain(word) in names:
+        return names[_plain(word)]
+    close = get_close_matches(_plain(word)[:_SHOWN], names, n=1)
+    advice = (
+        f"did you mean {names[close[0]]}?" if close else f"there are: {', '.join(names.values())}"
+    )
+    raise InvalidAnswer(f"{shortened(word)!r} is no {what}; {advice}")
+
+
+def _plain(word: str) -> str:
+    return word.strip().casefold().replace("-", "_")
+
+
+def shortened(word: str) -> str:
+    """Return the beginning of a word that may be endless."""
+    return word if len(word) <= _SHOWN else f"{word[:_SHOWN]}…"

@@ -5,9 +5,10 @@ import os
 import re
 import sqlite3
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from functools import cached_property
@@ -64,6 +65,7 @@ REFERENCE_NEWEST = 200  # a longer memory dilutes the present state; a shorter o
 SETTLED_NEWEST = 100  # for what is learnt of whole pictures: more cost time and gain nothing
 _ROWS_AT_ONCE = 500  # bounds the memory of a question about ten years
 _PICTURES_AT_ONCE = 20
+_VECTORS_AT_ONCE = 2000  # 16 MB of ResNet-50 embeddings
 _BUSY_MS = 60_000  # how long SQLite waits for another writer before it gives up
 
 
@@ -365,7 +367,7 @@ class LabelRow(Base):
 
 
 class EpochRow(Base):
-    """An intervention: from that night on, references start anew."""
+    """An intervention: from that night on, references start anew, unless a later row undoes it."""
 
     __tablename__ = "epoch"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -374,6 +376,7 @@ class EpochRow(Base):
     why: Mapped[str]
     who: Mapped[str]
     at: Mapped[datetime]
+    undoes_id: Mapped[int | None] = mapped_column(ForeignKey("epoch.id"), unique=True)
 
 
 class AlertRow(Base):
@@ -579,9 +582,8 @@ def certify(session: Session, file: File, label: LabelName) -> None:
 
 def _label_unlabelled(session: Session, row: FrameRow, label: LabelName) -> None:
     for extension in row.extensions:
-        spoken = session.scalar(select(LabelRow).where(LabelRow.extension_id == extension.id))
-        if spoken is None:
-            session.add(_label_row(extension.id, label))
+        if standing(labels_of(session, [extension.id]).get(extension.id, ())) is None:
+            record_label(session, extension.id, Answer(label, user()))
 
 
 def frame_with_digest(session: Session, sha256: str) -> FrameRow | None:
@@ -593,10 +595,19 @@ def epoch_start(session: Session, image_type: str, instrument: str, night: date)
     """Return the night from which frames of `night` may have references."""
     since = session.scalar(
         select(func.max(EpochRow.since)).where(
-            EpochRow.scope.in_((image_type, instrument)), EpochRow.since <= night
+            EpochRow.scope.in_((image_type, instrument)),
+            EpochRow.since <= night,
+            *_epoch_stands(),
         )
     )
     return since or date.min
+
+
+def _epoch_stands() -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """Leave out the rows that undo another, and those undone."""
+    undoing = aliased(EpochRow)
+    undone = select(undoing.id).where(undoing.undoes_id == EpochRow.id).exists()
+    return EpochRow.undoes_id.is_(None), ~undone
 
 
 def duplicate_of(session: Session, measured: Measured, frame: Frame) -> str:
@@ -702,6 +713,70 @@ def newest_label() -> ScalarSelect[LabelName]:
     )
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a person says of an extension.
+
+    Attributes
+    ----------
+    kind : str
+        Of the fault of a bad one; else empty.
+    at : datetime
+        Aware.
+    """
+
+    label: LabelName
+    who: str
+    kind: str = ""
+    note: str = ""
+    at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+
+def labels_of(session: Session, extension_ids: Sequence[int]) -> dict[int, list[LabelRow]]:
+    """Return all that was ever said of some extensions, by their ids, oldest first.
+
+    What was undone is there, and so are the rows that undo.
+    """
+    said = defaultdict[int, list[LabelRow]](list)
+    for some in _parts(extension_ids):
+        query = select(LabelRow).where(LabelRow.extension_id.in_(some)).order_by(LabelRow.id)
+        for row in session.scalars(query):
+            said[row.extension_id].append(row)
+    return said
+
+
+def standing(said: Iterable[LabelRow]) -> LabelRow | None:
+    """Return the label that counts of all that was said of an extension, oldest first."""
+    rows = list(said)
+    undone = {row.undoes_id for row in rows}
+    stands = [row for row in rows if row.undoes_id is None and row.id not in undone]
+    return stands[-1] if stands else None
+
+
+def record_label(
+    session: Session, extension_id: int, answer: Answer, undoes: LabelRow | None = None
+) -> LabelRow:
+    """Add what a person says of an extension, or that a label is undone; nothing is replaced."""
+    row = LabelRow(
+        extension_id=extension_id,
+        label=answer.label,
+        kind=answer.kind,
+        who=answer.who,
+        at=answer.at,
+        note=answer.note,
+        undoes_id=undoes.id if undoes else None,
+    )
+    session.add(row)
+    session.flush()  # the newest id counts
+    return row
+
+
+def _parts(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    """Cut a list so that each part may stand in one question."""
+    for start in range(0, len(ids), _ROWS_AT_ONCE):
+        yield ids[start : start + _ROWS_AT_ONCE]
+
+
 def _label_stands() -> tuple[ColumnElement[bool], ColumnElement[bool]]:
     """Leave out the rows that undo another, and those undone."""
     undoing = aliased(LabelRow)
@@ -735,14 +810,18 @@ def findings_named(session: Session, name: str) -> list[Finding]:
     UnknownFrame
         If no processed frame has that name.
     """
+    query = _findings_query().where(FrameRow.id == _frame_named(session, name).id)
+    return [Finding(*row) for row in session.execute(query)]
+
+
+def _frame_named(session: Session, name: str) -> FrameRow:
     frames = frames_named(session, name)
     if not frames:
         raise UnknownFrame(
             f"{name}: no processed frame of that archive name, file name or path; "
             "'qc status' lists the files that could not be read"
         )
-    query = _findings_query().where(FrameRow.id == frames[0].id)
-    return [Finding(*row) for row in session.execute(query)]
+    return frames[0]
 
 
 def findings_alike(session: Session, finding: Finding, first: date, last: date) -> list[Finding]:
@@ -754,6 +833,110 @@ def findings_alike(session: Session, finding: Finding, first: date, last: date) 
         FrameRow.night <= last,
     )
     return [Finding(*row) for row in session.execute(query)]
+
+
+def findings_of_type(
+    session: Session, image_type: str, first: date = date.min
+) -> Iterator[Finding]:
+    """Yield every judged extension of an image type from a night on, oldest first."""
+    query = _findings_query().where(ExtensionRow.image_type == image_type, FrameRow.night >= first)
+    for row in session.execute(query.execution_options(yield_per=_ROWS_AT_ONCE)):
+        yield Finding(*row)
+
+
+def findings_with(session: Session, extension_ids: Sequence[int]) -> list[Finding]:
+    """Return these extensions, in this order."""
+    query = _findings_query().where(ExtensionRow.id.in_(extension_ids))
+    found = {row.ExtensionRow.id: Finding(*row) for row in session.execute(query)}
+    return [found[one] for one in extension_ids if one in found]
+
+
+def image_types_seen(session: Session) -> Sequence[str]:
+    """Return the image types of which an extension was processed, by name."""
+    query = select(ExtensionRow.image_type).distinct().order_by(ExtensionRow.image_type)
+    return session.scalars(query).all()
+
+
+def copies(session: Session, image_type: str) -> Mapping[int, str]:
+    """Return the extensions of a type that have the very pixels of an earlier frame, and its name.
+
+    As `duplicate_of` finds them when they come.
+    """
+    earlier_extension, earlier = aliased(ExtensionRow), aliased(FrameRow)
+    query = (
+        select(ExtensionRow.id, earlier.name)
+        .join(ExtensionRow.frame)
+        .join(earlier_extension, earlier_extension.pixels_sha256 == ExtensionRow.pixels_sha256)
+        .join(earlier, earlier.id == earlier_extension.frame_id)
+        .where(
+            ExtensionRow.image_type == image_type,
+            earlier.name != FrameRow.name,
+            earlier.observed_at <= FrameRow.observed_at,
+        )
+    )
+    return {row.id: row.name for row in session.execute(query)}
+
+
+def evidence_of(finding: Finding, duplicate_of: str = "") -> Evidence:
+    """Return the evidence that a stored verdict weighed.
+
+    What is usual among its references is not kept: without it the judge comes to the same status,
+    and to another score.
+    """
+    return Evidence(
+        merge_height=finding.verdict.merge_height,
+        residual=finding.verdict.residual,
+        patterns=finding.verdict.patterns or {},
+        reference_size=finding.verdict.reference_size,
+        widened=finding.verdict.widened,
+        metrics=finding.extension.metrics,
+        z=finding.verdict.z,
+        duplicate_of=duplicate_of,
+    )
+
+
+def vectors(
+    session: Session,
+    fingerprint: str,
+    image_types: Sequence[str] | None = None,
+    *,
+    labelled: bool = False,
+    left_out: int | None = None,
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Yield the embeddings of one encoder a block at a time, oldest first.
+
+    Parameters
+    ----------
+    image_types : sequence of str, optional
+        Only these.
+    labelled : bool
+        Only what a person has spoken about.
+    left_out : int, optional
+        A frame whose extensions are not wanted.
+
+    Yields
+    ------
+    ids : (n,) int array
+        Of extensions.
+    vectors : (n, d) float32 array
+    """
+    query = (
+        select(EmbeddingRow.extension_id, EmbeddingRow.vector)
+        .join(EncoderRow, EncoderRow.id == EmbeddingRow.encoder_id)
+        .join(ExtensionRow, ExtensionRow.id == EmbeddingRow.extension_id)
+        .where(EncoderRow.fingerprint == fingerprint)
+        .order_by(EmbeddingRow.id)
+    )
+    if image_types is not None:
+        query = query.where(ExtensionRow.image_type.in_(image_types))
+    if labelled:
+        query = query.where(newest_label().is_not(None))
+    if left_out is not None:
+        query = query.where(ExtensionRow.frame_id != left_out)
+    rows = session.execute(query.execution_options(yield_per=_VECTORS_AT_ONCE))
+    for block in rows.partitions():
+        ids, found = zip(*block, strict=True)
+        yield np.array(ids, np.int64), np.stack(found)
 
 
 def _findings_query() -> Select[FrameRow, ExtensionRow, VerdictRow, str, LabelRow]:
@@ -776,6 +959,122 @@ def _findings_query() -> Select[FrameRow, ExtensionRow, VerdictRow, str, LabelRo
         .join(EncoderRow, EncoderRow.id == VerdictRow.encoder_id)
         .outerjoin(LabelRow, LabelRow.id == newest_label_id)
         .order_by(FrameRow.observed_at, FrameRow.id, ExtensionRow.number)
+    )
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """An extension that a person speaks of."""
+
+    id: int
+    frame_id: int
+    frame: str
+    number: int
+    image_type: str
+    frame_class: str
+    instrument: str
+    template: str | None
+    observed_at: datetime
+    night: date
+
+    @property
+    def name(self) -> str:
+        """Write it as people do: the frame's name and the HDU number."""
+        return f"{self.frame}[{self.number}]"
+
+
+def extensions_named(session: Session, name: str) -> list[Chosen]:
+    """Return the extensions of the newest frame of an archive name, a file name or a path.
+
+    Raises
+    ------
+    UnknownFrame
+        If no processed frame has that name.
+    """
+    return _chosen(session, FrameRow.id == _frame_named(session, name).id)
+
+
+def extensions_beside(session: Session, one: Chosen) -> list[Chosen]:
+    """Return the extensions of one's image type in its template set, itself among them."""
+    if not one.template:
+        return [one]
+    return _chosen(
+        session,
+        FrameRow.instrument == one.instrument,
+        FrameRow.template == one.template,
+        ExtensionRow.image_type == one.image_type,
+    )
+
+
+def extensions_where(
+    session: Session,
+    image_type: str | None = None,
+    night: date | None = None,
+    status: Status | None = None,
+) -> list[Chosen]:
+    """Return the extensions of a type, of a night, of a newest verdict; None is any."""
+    return _chosen(
+        session,
+        *([ExtensionRow.image_type == image_type] if image_type else []),
+        *([FrameRow.night == night] if night else []),
+        *([_newest_status() == status] if status else []),
+    )
+
+
+def extensions_called(session: Session, names: Collection[str]) -> Mapping[str, list[Chosen]]:
+    """Return the extensions of many archive names, file names or paths, by those names.
+
+    All frames of a name, the newest last. The table is read once, however many the names.
+    """
+    wanted = set(names)
+    stems = defaultdict(set)
+    for name in wanted:
+        stems[_stem(name)].add(name)
+    of_frame: dict[int, set[str]] = {}
+    query = select(FrameRow.id, FrameRow.name, FrameRow.path)
+    processed = query.where(FrameRow.state == FrameState.PROCESSED)
+    for row in session.execute(processed.execution_options(yield_per=_ROWS_AT_ONCE)):
+        found = stems.get(row.name, set()) | ({row.path, Path(row.path).name} & wanted)
+        if found:
+            of_frame[row.id] = found
+    called = defaultdict(list)
+    for some in _parts(list(of_frame)):
+        for one in _chosen(session, FrameRow.id.in_(some)):
+            for name in of_frame[one.frame_id]:
+                called[name].append(one)
+    for each in called.values():
+        each.sort(key=lambda one: (one.frame_id, one.number))
+    return called
+
+
+def _chosen(session: Session, *conditions: ColumnElement[bool]) -> list[Chosen]:
+    query: Any = (  # what a column may lack, a processed frame's row has
+        select(
+            ExtensionRow.id,
+            FrameRow.id,
+            FrameRow.name,
+            ExtensionRow.number,
+            ExtensionRow.image_type,
+            ExtensionRow.frame_class,
+            FrameRow.instrument,
+            FrameRow.template,
+            FrameRow.observed_at,
+            FrameRow.night,
+        )
+        .join(ExtensionRow.frame)
+        .where(*conditions)
+        .order_by(FrameRow.observed_at, FrameRow.id, ExtensionRow.number)
+    )
+    return [Chosen(*row) for row in session.execute(query)]
+
+
+def _newest_status() -> ScalarSelect[Status]:
+    return (
+        select(VerdictRow.status)
+        .where(VerdictRow.extension_id == ExtensionRow.id)
+        .order_by(VerdictRow.id.desc())
+        .limit(1)
+        .scalar_subquery()
     )
 
 
@@ -843,19 +1142,23 @@ def last_processed_at(session: Session) -> datetime | None:
 
 def frames_named(session: Session, name: str) -> Sequence[FrameRow]:
     """Return the processed frames of an archive name, a file name or a path; newest first."""
-    stem = Path(name).name.split(".fits")[0]
     return session.scalars(
         select(FrameRow)
         .where(
             FrameRow.state == FrameState.PROCESSED,
             or_(
-                FrameRow.name == stem,
+                FrameRow.name == _stem(name),
                 FrameRow.path == name,
                 FrameRow.path.endswith(f"/{name}", autoescape=True),
             ),
         )
         .order_by(FrameRow.id.desc())
     ).all()
+
+
+def _stem(name: str) -> str:
+    """Return the archive name in a file name or path."""
+    return Path(name).name.split(".fits")[0]
 
 
 def embedding_of(session: Session, extension_id: int, encoder_id: int) -> NDArray[np.float32]:
@@ -988,8 +1291,33 @@ def unprocessed_between(session: Session, start: datetime, end: datetime) -> Seq
 
 def epochs_between(session: Session, first: date, last: date) -> Sequence[EpochRow]:
     """Return the interventions of these nights, oldest first."""
-    query = select(EpochRow).where(EpochRow.since >= first, EpochRow.since <= last)
+    query = select(EpochRow).where(
+        EpochRow.since >= first, EpochRow.since <= last, *_epoch_stands()
+    )
     return session.scalars(query.order_by(EpochRow.since, EpochRow.id)).all()
+
+
+def epochs(session: Session) -> Sequence[EpochRow]:
+    """Return all that was ever said of interventions, in the order of saying."""
+    return session.scalars(select(EpochRow).order_by(EpochRow.id)).all()
+
+
+def frames_compared(session: Session, scope: str, first: date, last: date) -> int:
+    """Return how many frames of an image type or instrument were held against references."""
+    newest = select(func.max(VerdictRow.id)).group_by(VerdictRow.extension_id)
+    query = (
+        select(func.count(func.distinct(ExtensionRow.frame_id)))
+        .join(ExtensionRow.frame)
+        .join(VerdictRow, VerdictRow.extension_id == ExtensionRow.id)
+        .where(
+            or_(ExtensionRow.image_type == scope, FrameRow.instrument == scope),
+            FrameRow.night >= first,
+            FrameRow.night <= last,
+            VerdictRow.id.in_(newest),
+            VerdictRow.reference_size > 0,
+        )
+    )
+    return session.scalar(query) or 0
 
 
 def record_frame(
@@ -1011,8 +1339,8 @@ def record_frame(
         return False
     row = _frame_row(session, file)
     row.state, row.reason = FrameState.PROCESSED, ""
-    for field in _FRAME_FIELDS:
-        setattr(row, field, getattr(frame, field))
+    for name in _FRAME_FIELDS:
+        setattr(row, name, getattr(frame, name))
     encoder_id = _encoder_id(session, encoder)
     for each in judged:
         _record_extension(session, row, each, encoder_id, thresholds_digest, label)
@@ -1053,7 +1381,7 @@ def _record_extension(
     )
     session.flush()
     if label is not None:
-        session.add(_label_row(extension.id, label))
+        record_label(session, extension.id, Answer(label, user()))
     elif judged.verdict.status is Status.ANOMALOUS:
         session.add(AlertRow(verdict_id=verdict.id, owed_at=_now()))
 
@@ -1141,13 +1469,8 @@ def _block_statistics_row(extension_id: int, measured: Measured) -> BlockStatist
     return BlockStatisticsRow(extension_id=extension_id, above_zero_adu=above_zero_adu)
 
 
-def _label_row(extension_id: int, label: LabelName) -> LabelRow:
-    return LabelRow(
-        extension_id=extension_id, label=label, kind="", who=_user(), at=_now(), note=""
-    )
-
-
-def _user() -> str:
+def user() -> str:
+    """Return who is at the keyboard."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container may run under a number that has no name

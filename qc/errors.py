@@ -11,6 +11,7 @@
     │   ├── DeadReadOut         the pixels carry nothing: all are equal, or not numbers
     │   └── NotForUs            readable and healthy, but not ours to judge: recorded as skipped
     ├── UnknownFrame            a question about a frame that was never processed
+    ├── InvalidAnswer           a person says what cannot be: a misspelt kind, a date to come
     └── ConfigurationError      the installation is at fault; the program stops
 
 A message says which file, what was expected, what was found, and what to do about it.
@@ -51,6 +52,10 @@ class NotForUs(FrameError):  # noqa: N818
 
 class UnknownFrame(QCError):  # noqa: N818
     """The frame that was asked about has not been processed."""
+
+
+class InvalidAnswer(QCError):  # noqa: N818
+    """What a person said of a frame or an instrument cannot be; nothing of it has been kept."""
 
 
 class ConfigurationError(QCError):

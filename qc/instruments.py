@@ -10,6 +10,7 @@ has: ``IMAGES``, how many images it holds, and ``HDUS``, how many units.
 """
 
 import operator
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field
 from datetime import date, datetime, timedelta
@@ -311,11 +312,23 @@ class Speed:
 
 @dataclass(frozen=True, config=_STRICT)
 class FaultKind:
-    """A name that people may give to what is wrong with a frame."""
+    """A name that people may give to what is wrong with a frame.
 
-    name: str
-    sentence: str
-    classes: tuple[str, ...]
+    Attributes
+    ----------
+    classes : tuple of str
+        The frame classes in which it can occur.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=60)]
+    sentence: Annotated[str, Field(min_length=1, max_length=200)]
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+_FITS_EVERYTHING = {
+    "other": "Something else; the note says what.",
+    "needs_discussion": "Not clear; somebody else should look.",
+}
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -411,6 +424,16 @@ class Instrument:
     def image_types(self) -> tuple[str, ...]:
         """List every image type that a frame of this instrument may have."""
         return tuple(self._calibrations_by_image_type())
+
+    def fault_kinds(self, frame_class: str | None = None) -> tuple[FaultKind, ...]:
+        """List what people may call a fault, of one frame class or of all.
+
+        The file's own names, and two that fit everything whether or not the file has them.
+        """
+        every = tuple(dict.fromkeys(one.frame_class for one in self.calibrations))
+        own = [one for one in self.faults if one.name not in _FITS_EVERYTHING]
+        always = [FaultKind(name, said, every) for name, said in _FITS_EVERYTHING.items()]
+        return tuple(one for one in own + always if frame_class in {None, *one.classes})
 
     def _calibrations_by_image_type(self) -> dict[str, Calibration]:
         return {
@@ -534,6 +557,9 @@ def _check_names(path: Traversable, instrument: Instrument) -> None:
     classes = {one.frame_class for one in instrument.calibrations}
     faulty = (name for fault in instrument.faults for name in fault.classes)
     _check("faults", faulty, classes, path)
+    names = Counter(fault.name for fault in instrument.faults)
+    for name in [name for name, count in names.items() if count > 1]:
+        raise ConfigurationError(f"{path}: faults: {name!r} is described more than once")
 
 
 def _check(key: str, used: Iterable[str], described: Iterable[str], path: Traversable) -> None:

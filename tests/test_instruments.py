@@ -205,14 +205,27 @@ def test_the_simulated_chips_are_the_ones_that_the_file_describes():
 
 
 def test_every_simulated_fault_has_a_name_that_people_can_give():
-    assert FAULTS.keys() <= {fault.name for fault in UVES.faults}
+    families = {"dflat": "flat", "orderdef": "flat", "fmtchk": "arc"}
+    offered = {kind.name: kind for kind in UVES.fault_kinds()}
+    for fault in FAULTS.values():
+        kind = offered[fault.kind]
+        assert kind.sentence == fault.description
+        assert {families.get(name, name) for name in fault.classes} <= set(kind.classes)
 
 
 def test_people_can_always_call_a_fault_other_or_ask_for_discussion():
     for instrument in read_instruments():
-        names = [fault.name for fault in instrument.faults]
-        assert {"other", "needs_discussion"} <= set(names)
-        assert len(names) == len(set(names))
+        for frame_class in (None, "bias", "flat", "arc"):
+            names = [kind.name for kind in instrument.fault_kinds(frame_class)]
+            assert names[-2:] == ["other", "needs_discussion"]
+            assert len(names) == len(set(names))
+
+
+def test_only_the_kinds_of_its_class_are_offered_for_a_frame():
+    biases = {kind.name for kind in UVES.fault_kinds("bias")}
+    flats = {kind.name for kind in UVES.fault_kinds("flat")}
+    assert "hot_column" in biases - flats
+    assert "lamp_off" in flats - biases
 
 
 def test_every_packaged_file_is_read():
