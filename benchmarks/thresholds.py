@@ -13,14 +13,12 @@ import argparse
 import multiprocessing
 import shutil
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from pathlib import Path
-
-import numpy as np
 
 from embeddings.encoder import ResNet50Encoder
 from qc import database
@@ -31,7 +29,7 @@ from qc.pipeline import judge_again, process_frames
 from qc.runtime import Runtime, create_project, open_runtime, read_settings
 from qc.simulator import FULL_PLAN, Plan, Stream, simulate
 from qc.thresholds import MetricLimit
-from qc.tuning import metric_limits, tail_quantile
+from qc.tuning import fit_limits
 
 SEED = 20100101  # no other benchmark, test or demonstration uses it
 FIRST_NIGHT = date(2026, 1, 18)  # of this seed: no intervention, no new lamp until 2 April
@@ -57,7 +55,7 @@ class _Limits:
     heights: dict[str, float]
     residuals: dict[str, float]
     counts: dict[str, int]
-    metrics: dict[str, dict[str, MetricLimit]]
+    metrics: dict[str, Mapping[str, MetricLimit]]
 
 
 def main() -> None:
@@ -133,19 +131,19 @@ def _live_one(arm: str, night: date, folder: Path, runtime: Runtime) -> None:
 
 
 def _fit(findings: Sequence[Finding]) -> _Limits:
-    heights, residuals, z_scores = defaultdict(list), defaultdict(list), defaultdict(list)
+    """Fit merge heights and residuals by image type, metrics by class of frame: more of them."""
+    by_type, by_class = defaultdict(list), defaultdict(list)
     for found in findings:
         if found.verdict.reference_size >= REFERENCE_NEEDED:
-            assert found.verdict.merge_height is not None
-            assert found.verdict.residual is not None
-            heights[found.extension.image_type].append(found.verdict.merge_height)
-            residuals[found.extension.image_type].append(found.verdict.residual)
-            z_scores[found.extension.frame_class].append(found.verdict.z)
+            evidence = database.evidence_of(found)
+            by_type[found.extension.image_type].append(evidence)
+            by_class[found.extension.frame_class].append(evidence)
+    types = {name: fit_limits(some, FALSE_ALARMS) for name, some in by_type.items()}
     return _Limits(
-        {name: tail_quantile(np.array(some), FALSE_ALARMS) for name, some in heights.items()},
-        {name: tail_quantile(np.array(some), FALSE_ALARMS) for name, some in residuals.items()},
-        {name: len(some) for name, some in heights.items()},
-        {name: metric_limits(some, FALSE_ALARMS) for name, some in z_scores.items()},
+        {name: limits.merge_height for name, limits in types.items()},
+        {name: limits.residual for name, limits in types.items()},
+        {name: len(some) for name, some in by_type.items()},
+        {name: fit_limits(some, FALSE_ALARMS).metrics for name, some in by_class.items()},
     )
 
 
@@ -181,7 +179,6 @@ def _document(limits: _Limits, instruments: Sequence[Instrument], fingerprint: s
 
 _ANY_HEIGHT = 2.0  # no cosine distance is greater
 _ANY_RESIDUAL = 1000.0
-_LEAST_RESIDUAL = 8.0  # however quiet the simulation: a telescope has more surprises
 
 
 def _by_class(instruments: Sequence[Instrument]) -> dict[str, list[str]]:
@@ -211,7 +208,7 @@ def _entry(
         f"  - from: 2000-01-01\n"
         f"    encoder: {fingerprint}\n"
         f"    merge_height: {height:.3g}\n"
-        f"    residual: {max(residual, _LEAST_RESIDUAL):.3g}\n"
+        f"    residual: {residual:.3g}\n"
         f"    false_alarms: {FALSE_ALARMS}\n"
         f"    metrics: {_metrics(limits, frame_class, written)}\n"
         f"    why: {why}\n"

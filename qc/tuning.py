@@ -1,60 +1,323 @@
-"""Nominal frames to limits: how odd a good frame may look."""
+"""Frames to limits: how odd a good frame may look, and how odd the bad ones do. Pure numbers."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import genpareto
+from scipy.stats import beta
 
-from qc.thresholds import MetricLimit
+from qc.judge import Evidence, widening
+from qc.tails import Interval, Tail, fit_tail, tail_quantile
+from qc.thresholds import MetricLimit, Threshold
 
 Doubles = NDArray[np.float64]
+Booleans = NDArray[np.bool_]
 
-_TAIL = 0.1  # the part of the sample that a tail is fitted to
-_SMALLEST_TAIL = 10  # excesses; fewer cannot tell an exponential from anything else
-_HEAVIEST_SHAPE = 0.5  # a small sample's fit may find worse; then one outlier would set the limit
+NOMINAL_NEEDED = 30  # fewer say next to nothing of their tail
+BAD_NEEDED = 5  # fewer do not make a curve
+MOST_FALSE_ALARMS = 0.05  # of the nominal frames: beyond it, limits lie within the noise
+_KINDS = 3  # of evidence: merge height, residual, metrics
+_PARTS = 5  # of the sample, each held against limits fitted to the others
+_LEAST_HEIGHT = 4e-7  # ten times what rounding an embedding to float16 moves a cosine distance
+_LEAST_RESIDUAL = 8.0  # however quiet the sample was: a telescope has surprises
 _LEAST_ALARM_Z = 6.0  # however quiet a metric was: a simulation has no surprises, a telescope has
 _WARN_PART = 0.6
 _FURTHEST = 1.2  # times the greatest |z| seen
 
 
-def tail_quantile(sample: Doubles, false_alarms: float) -> float:
-    """Return the value that a further nominal frame exceeds at the given rate.
+@dataclass(frozen=True)
+class Limits:
+    """How far each kind of evidence may go, without the date and the reason of a threshold.
 
-    Peaks over threshold: a generalised Pareto distribution is fitted to the excesses over the
-    sample's 90th percentile and extrapolated (Pickands 1975, Ann. Statist. 3, 119).
+    They hold against an ample reference; the judge widens them for a smaller one.
+    """
+
+    merge_height: float
+    residual: float
+    metrics: Mapping[str, MetricLimit]
+
+    def times(self, factor: float) -> "Limits":
+        """Return all of them scaled together."""
+        metrics = {
+            name: MetricLimit(warn=limit.warn * factor, alarm=limit.alarm * factor)
+            for name, limit in self.metrics.items()
+        }
+        return Limits(self.merge_height * factor, self.residual * factor, metrics)
+
+
+def limits_of(threshold: Threshold) -> Limits:
+    """Return a threshold's limits."""
+    return Limits(threshold.merge_height, threshold.residual, threshold.metrics)
+
+
+def ratio(evidence: Evidence, limits: Limits) -> float:
+    """Return the strongest evidence in units of its limit: beyond 1 the judge has an anomaly.
+
+    Unlike the score it needs nothing but the evidence, and scales with the limits.
+    """
+    ratios = [
+        abs(z) / limits.metrics[name].alarm
+        for name, z in evidence.z.items()
+        if name in limits.metrics
+    ]
+    if evidence.merge_height is not None:
+        ratios.append(evidence.merge_height / limits.merge_height)
+    if evidence.residual is not None:
+        ratios.append(evidence.residual / limits.residual)
+    return max(ratios, default=0.0) / widening(evidence.reference_size)
+
+
+def fit_limits(evidence: Sequence[Evidence], false_alarms: float) -> Limits:
+    """Return limits that each kind of a nominal frame's evidence exceeds at the given rate.
 
     Parameters
     ----------
-    sample : (n,) float array
-        Scores of nominal frames alone; no anomaly is needed.
+    evidence : sequence of n Evidence
+        Of nominal frames of one image type, each held against enough references.
     false_alarms : float
-        Rate per frame, 0 to 1.
+        Rate for each of the three kinds; the metrics share theirs.
 
     Raises
     ------
     ValueError
-        If the sample is too small to have a tail (fewer than 2 values).
+        If there are fewer than 2.
     """
-    if len(sample) < 2:
-        raise ValueError(f"need at least 2 nominal frames to set a limit, got {len(sample)}")
-    start = float(np.quantile(sample, 1 - _TAIL))
-    excess = sample[sample > start] - start
-    exceeding = len(excess) / len(sample)
-    if false_alarms >= exceeding:
-        return float(np.quantile(sample, 1 - false_alarms))
-    shape, scale = _fit_tail(excess)
-    return start + float(genpareto.isf(false_alarms / exceeding, shape, scale=scale))
+    heights = [_narrowed(one.merge_height, one) for one in evidence if one.merge_height is not None]
+    residuals = [_narrowed(one.residual, one) for one in evidence if one.residual is not None]
+    z_scores = [{name: _narrowed(z, one) for name, z in one.z.items()} for one in evidence]
+    return Limits(
+        max(tail_quantile(np.array(heights), false_alarms), _LEAST_HEIGHT),
+        max(tail_quantile(np.array(residuals), false_alarms), _LEAST_RESIDUAL),
+        metric_limits(z_scores, false_alarms),
+    )
 
 
-def _fit_tail(excess: Doubles) -> tuple[float, float]:
-    """Return shape and scale of the excesses; an exponential where they are few."""
-    if len(excess) < _SMALLEST_TAIL:
-        return 0.0, float(excess.mean())
-    shape, _, scale = genpareto.fit(excess, floc=0)
-    if shape > _HEAVIEST_SHAPE:
-        return _HEAVIEST_SHAPE, float(excess.mean()) * (1 - _HEAVIEST_SHAPE)
-    return max(float(shape), 0.0), float(scale)  # a bounded tail is a small sample's illusion
+def _narrowed(value: float, evidence: Evidence) -> float:
+    """Return what a piece of evidence would be worth against an ample reference."""
+    return value / widening(evidence.reference_size)
+
+
+def continuing(nominal: Doubles, doubtful: Doubles) -> Booleans:
+    """Say which of the flagged frames that nobody labelled go on where nominal ones leave off.
+
+    The nominal frames known are those that the present limits let through: taken alone, they can
+    only make limits narrower. Taken with all that was flagged, every undiscovered fault would make
+    them wider. So the tail is followed outwards for as long as it has frames: up to where the
+    sample is expected to have its last one, again and again.
+
+    Parameters
+    ----------
+    nominal, doubtful : (n,), (f,) float arrays
+        Ratios to the present limits; n at least `NOMINAL_NEEDED`.
+
+    Returns
+    -------
+    (f,) bool array
+    """
+    accepted = np.zeros(len(doubtful), bool)
+    while True:
+        sample = np.concatenate([nominal, doubtful[accepted]])
+        within = doubtful <= fit_tail(sample).limit(1 / len(sample))
+        if (within <= accepted).all():
+            return accepted
+        accepted |= within
+
+
+def held_out_ratios(evidence: Sequence[Evidence], false_alarms: float) -> Doubles:
+    """Return each nominal frame's ratio to limits that were fitted to the others: (n,).
+
+    Limits on twenty numbers, each fitted to the same hundred frames, sit closer to these than to
+    the next hundred. A frame that had no part in them does not flatter them.
+    """
+    ratios = np.empty(len(evidence))
+    for part in range(_PARTS):
+        others = [one for i, one in enumerate(evidence) if i % _PARTS != part]
+        limits = fit_limits(others, false_alarms)
+        ratios[part::_PARTS] = [ratio(one, limits) for one in evidence[part::_PARTS]]
+    return ratios
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """New limits, and what is to be expected of them.
+
+    Attributes
+    ----------
+    spread : Interval
+        By what factor all of them might as well be scaled; 1 is as they are.
+    false_alarms : Interval
+        The share of nominal frames that they will flag.
+    """
+
+    limits: Limits
+    spread: Interval
+    false_alarms: Interval
+
+
+def tune_to_nominal(evidence: Sequence[Evidence], false_alarms: float) -> Tuned:
+    """Return limits for a granted rate of false alarms, from nominal frames alone.
+
+    Each of the three kinds of evidence gets a third of the rate. Then all are widened together
+    until whole frames, each held against limits that it had no part in, are expected beyond them
+    at the rate.
+
+    Parameters
+    ----------
+    evidence : sequence of n Evidence
+        Of nominal frames in order of time, n at least `NOMINAL_NEEDED`.
+    false_alarms : float
+        Rate per extension.
+    """
+    each = false_alarms / _KINDS
+    limits, tail = fit_limits(evidence, each), fit_tail(held_out_ratios(evidence, each))
+    factor = max(1.0, tail.limit(false_alarms))
+    return Tuned(limits.times(factor), _spread(tail, false_alarms, factor), tail.rates(factor))
+
+
+def _spread(tail: Tail, false_alarms: float, factor: float) -> Interval:
+    ends = tail.limits(false_alarms)
+    return Interval(1.0, min(ends.low / factor, 1.0), max(ends.high / factor, 1.0))
+
+
+class Inseparable(ValueError):  # noqa: N818 - says what it is
+    """No limit that spares nominal frames finds what was asked for."""
+
+
+def tune_to_labels(
+    present: Limits,
+    nominal: Doubles,
+    bad: Doubles,
+    *,
+    false_alarms: float,
+    recall: float | None = None,
+) -> Tuned:
+    """Scale limits together to the best F1, or to the widest that keep a recall.
+
+    Where many do equally well, as where every bad frame is gross, those are taken that come nearest
+    to the granted rate of false alarms.
+
+    Parameters
+    ----------
+    nominal, bad : (n,), (b,) float arrays
+        Ratios to the present limits; infinite for what is anomalous whatever they are.
+    recall : float, optional
+        The part of the bad frames to be found.
+
+    Raises
+    ------
+    Inseparable
+        If that would flag more than one in twenty nominal frames, or finds no bad one.
+    """
+    tail = fit_tail(nominal[np.isfinite(nominal)])
+    factor = _cut(nominal, bad, tail, false_alarms, recall)
+    return Tuned(present.times(factor), _spread(tail, false_alarms, factor), tail.rates(factor))
+
+
+def _cut(
+    nominal: Doubles, bad: Doubles, tail: Tail, false_alarms: float, recall: float | None
+) -> float:
+    """Return the factor; see `tune_to_labels`."""
+    lowest = tail.limit(MOST_FALSE_ALARMS)
+    usual = max(tail.limit(false_alarms), lowest)
+    spans = _spans(nominal, bad, lowest)
+    if recall is not None:
+        if spans[0].recall < recall:
+            raise Inseparable(
+                f"a recall of {recall:g} would flag more than {MOST_FALSE_ALARMS:.0%} of the "
+                f"nominal frames; where that many are flagged, it is {spans[0].recall:.2f}"
+            )
+        widest = [span for span in spans if span.recall >= recall][-1]
+        return min(widest.nearest(np.inf), max(usual, 1.0))
+    best = max(span.f1 for span in spans)
+    if best == 0:
+        raise Inseparable("the frames labelled bad look no odder than nominal ones")
+    cuts = np.array([span.nearest(usual) for span in spans if span.f1 == best])
+    return float(cuts[np.abs(np.log(cuts / usual)).argmin()])
+
+
+@dataclass(frozen=True)
+class _Span:
+    """The cuts between two neighbouring ratios: all of them flag the same frames."""
+
+    low: float
+    high: float
+    recall: float
+    f1: float
+
+    def nearest(self, wanted: float) -> float:
+        """Return the cut nearest to the wanted one that keeps off both ends."""
+        margin = min(_MARGIN, (self.high / self.low) ** 0.5)
+        return float(np.clip(wanted, self.low * margin, self.high / margin))
+
+
+_MARGIN = 1.02
+
+
+def _spans(nominal: Doubles, bad: Doubles, lowest: float) -> list[_Span]:
+    """Return every different cut from the lowest on, in order."""
+    values = np.unique(np.concatenate([nominal, bad]))
+    inner = values[np.isfinite(values) & (values > lowest)]
+    ends = [lowest, *inner, 10 * max(lowest, inner.max(initial=0))]
+    return [_span(nominal, bad, low, high) for low, high in pairwise(ends)]
+
+
+def _span(nominal: Doubles, bad: Doubles, low: float, high: float) -> _Span:
+    found, false = int((bad > low).sum()), int((nominal > low).sum())
+    return _Span(low, high, found / len(bad), 2 * found / (found + false + len(bad)))
+
+
+def expected_of_labels(
+    present: Limits,
+    nominal: Doubles,
+    bad: Doubles,
+    *,
+    false_alarms: float,
+    recall: float | None = None,
+) -> tuple[Interval, Interval]:
+    """Return recall and precision of frames that had no part in choosing the limits.
+
+    The choice is made again on samples drawn with replacement, and tried on the frames not drawn.
+    Parameters are those of `tune_to_labels`.
+    """
+    random = np.random.default_rng(0)
+    counts = np.zeros(4)  # bad found, bad, nominal flagged, nominal
+    for _ in range(_RESAMPLES):
+        some_nominal, other_nominal = _drawn(nominal, random)
+        some_bad, other_bad = _drawn(bad, random)
+        try:
+            tuned = tune_to_labels(
+                present, some_nominal, some_bad, false_alarms=false_alarms, recall=recall
+            )
+        except Inseparable:
+            continue
+        cut = tuned.limits.merge_height / present.merge_height
+        flagged = (other_bad > cut).sum(), (other_nominal > cut).sum()
+        counts += flagged[0], len(other_bad), flagged[1], len(other_nominal)
+    found = len(bad) * counts[0] / max(counts[1], 1)
+    false = len(nominal) * counts[2] / max(counts[3], 1)
+    return share(found, len(bad)), share(found, found + false)
+
+
+_RESAMPLES = 100
+
+
+def _drawn(sample: Doubles, random: np.random.Generator) -> tuple[Doubles, Doubles]:
+    """Return a sample of the sample, with replacement, and what was not drawn."""
+    drawn = random.integers(len(sample), size=len(sample))
+    left = np.ones(len(sample), bool)
+    left[drawn] = False
+    return sample[drawn], sample[left]
+
+
+def share(part: float, whole: float) -> Interval:
+    """Return a share with Jeffreys' interval; of nothing, it may be anything."""
+    if whole == 0:
+        return Interval(0.0, 0.0, 1.0)
+    low, high = (beta.ppf(end, part + 0.5, whole - part + 0.5) for end in (0.025, 0.975))
+    value = part / whole
+    return Interval(value, min(float(low), value), max(float(high), value))
 
 
 def metric_limits(

@@ -12,7 +12,8 @@ SLOW = {"keras", "tensorflow"}
 
 # Bottom to top: a module imports only from lines above its own.
 ORDER = [
-    {"qc.errors", "qc.choices", "qc.files"},
+    {"qc.errors", "qc.files"},
+    {"qc.choices"},
     {"qc.installation"},
     {"qc.instruments"},
     {"qc.fitsfile"},
@@ -20,6 +21,7 @@ ORDER = [
     {"qc.metrics"},
     {"qc.thresholds"},
     {"qc.judge"},
+    {"qc.tails"},
     {"qc.database"},
     {"qc.schema"},
     {"qc.expectations"},
@@ -28,8 +30,9 @@ ORDER = [
     {"qc.portraits"},
     {"qc.tuning"},
     {"qc.runtime"},
-    {"qc.reports", "qc.exports"},
+    {"qc.reports", "qc.exports", "qc.proposals"},
     {"qc.pipeline"},
+    {"qc.history"},
     {"qc.simulator"},
     {"qc.demo"},
     {"qc.cli"},

@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from qc.tuning import metric_limits, tail_quantile
+from qc.tails import tail_quantile
+from qc.tuning import metric_limits
 
 
 def quantiles_of(distribution, n: int, false_alarms: float) -> float:

@@ -28,7 +28,7 @@ from benchmarks.detection.methods import Row
 from benchmarks.detection.supervised import Examples, Taught, examples_of, join
 from qc.judge import REFERENCE_NEEDED, rarity
 from qc.simulator import STRENGTHS
-from qc.tuning import tail_quantile
+from qc.tails import tail_quantile
 
 Doubles = NDArray[np.float64]
 Flags = NDArray[np.bool_]

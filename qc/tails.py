@@ -1,0 +1,186 @@
+"""What nominal frames say of how odd a further one may look: the tail of a sample, extrapolated."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import genpareto
+
+Doubles = NDArray[np.float64]
+
+_TAIL = 0.1  # the part of the sample that a tail is fitted to
+_SMALLEST_TAIL = 10  # excesses; fewer cannot tell an exponential from anything else
+_LARGEST_TAIL = 250  # the further out, the better the Pareto form holds
+_HEAVIEST_SHAPE = 0.5  # a small sample's fit may find worse; then one outlier would set the limit
+
+
+def tail_quantile(sample: Doubles, false_alarms: float) -> float:
+    """Return the value that a further nominal frame exceeds at the given rate.
+
+    Peaks over threshold: a generalised Pareto distribution is fitted to the excesses over the
+    sample's 90th percentile and extrapolated (Pickands 1975, Ann. Statist. 3, 119).
+
+    Parameters
+    ----------
+    sample : (n,) float array
+        Scores of nominal frames alone; no anomaly is needed.
+    false_alarms : float
+        Rate per frame, 0 to 1.
+
+    Raises
+    ------
+    ValueError
+        If the sample is too small to have a tail (fewer than 2 values).
+    """
+    if len(sample) < 2:
+        raise ValueError(f"need at least 2 nominal frames to set a limit, got {len(sample)}")
+    start = float(np.quantile(sample, 1 - _TAIL))
+    excess = sample[sample > start] - start
+    exceeding = len(excess) / len(sample)
+    if false_alarms >= exceeding:
+        return float(np.quantile(sample, 1 - false_alarms))
+    shape, scale = _fit_tail(excess)
+    return start + float(genpareto.isf(false_alarms / exceeding, shape, scale=scale))
+
+
+def _fit_tail(excess: Doubles) -> tuple[float, float]:
+    """Return shape and scale of the excesses; an exponential where they are few."""
+    if len(excess) < _SMALLEST_TAIL:
+        return 0.0, float(excess.mean())
+    shape, _, scale = genpareto.fit(excess, floc=0)
+    if shape > _HEAVIEST_SHAPE:
+        return _HEAVIEST_SHAPE, float(excess.mean()) * (1 - _HEAVIEST_SHAPE)
+    return max(float(shape), 0.0), float(scale)  # a bounded tail is a small sample's illusion
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A number, and what it lies between with a probability of 95 %."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Tail:
+    """What a nominal sample says of its own tail: every tail that may have made it.
+
+    Excesses over `start` follow a generalised Pareto distribution, of a shape and scale that the
+    few of them leave open. So each pair has a weight: its likelihood, with all shapes from an
+    exponential to the heaviest that is believed as likely beforehand.
+
+    Attributes
+    ----------
+    start : float
+    share : float
+        The part of the sample beyond.
+    size : int
+        Of the sample.
+    shapes, scales : (g,) float arrays
+    weights : (g,) float array, of sum 1
+    """
+
+    start: float
+    share: float
+    size: int
+    shapes: Doubles
+    scales: Doubles
+    weights: Doubles
+
+    def rate(self, value: float) -> float:
+        """Return how often a further nominal frame is expected beyond a value."""
+        beyond = _survival(max(value - self.start, 0.0), self.shapes, self.scales)
+        return self.share * float(self.weights @ beyond)
+
+    def limit(self, rate: float) -> float:
+        """Return the value that a further nominal frame is expected beyond at the given rate.
+
+        What a small sample leaves open makes it wider: a heavier tail than the likeliest costs
+        more alarms than a lighter one saves.
+        """
+        if rate >= self.share:
+            return self.start
+        low, high = 0.0, float(self.scales.max())
+        while self.rate(self.start + high) > rate:
+            low, high = high, 2 * high
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if self.rate(self.start + middle) > rate else (low, middle)
+        return self.start + high
+
+    def limits(self, rate: float) -> Interval:
+        """Return `limit`, and between what the value lies that is truly exceeded at the rate."""
+        shapes, scales, shares = self._draws()
+        beyond = _quantile(np.minimum(rate / shares, 1.0), shapes, scales)
+        low, high = self.start + np.quantile(beyond, _ENDS)
+        value = self.limit(rate)
+        return Interval(value, min(float(low), value), max(float(high), value))
+
+    def rates(self, value: float) -> Interval:
+        """Return `rate`, and between what the share of the next thousand frames beyond will lie."""
+        shapes, scales, shares = self._draws()
+        true = shares * _survival(max(value - self.start, 0.0), shapes, scales)
+        seen = _generator().poisson(_NEXT * true) / _NEXT
+        low, high = np.quantile(seen, _ENDS)
+        return Interval(self.rate(value), float(low), float(high))
+
+    def _draws(self) -> tuple[Doubles, Doubles, Doubles]:
+        """Return shape, scale and share of tails drawn by weight: (_DRAWS,) each."""
+        random = _generator()
+        drawn = random.choice(len(self.weights), _DRAWS, p=self.weights)
+        k = self.share * self.size
+        return self.shapes[drawn], self.scales[drawn], random.beta(k, self.size - k + 1, _DRAWS)
+
+
+_HALVINGS = 60
+_DRAWS = 2000
+_NEXT = 1000
+_ENDS = (0.025, 0.975)
+_SHAPES = np.linspace(0, _HEAVIEST_SHAPE, 11)
+_SCALES = np.exp(np.linspace(-2, 2, 81))  # times the mean excess
+
+
+def _generator() -> np.random.Generator:
+    return np.random.default_rng(0)  # the same frames, the same interval
+
+
+def fit_tail(sample: Doubles) -> Tail:
+    """Return what a sample of nominal frames says of its tail.
+
+    Parameters
+    ----------
+    sample : (n,) float array
+        Finite; n at least twice `_SMALLEST_TAIL`.
+    """
+    ordered = np.sort(sample)
+    k = int(np.clip(round(_TAIL * len(sample)), _SMALLEST_TAIL, _LARGEST_TAIL))
+    start = float(ordered[-k - 1])
+    excess = ordered[-k:] - start
+    mean = max(float(excess.mean()), 1e-9 * max(abs(start), 1e-9))  # all alike: hardly a tail
+    shapes, scales = (each.ravel() for each in np.meshgrid(_SHAPES, mean * _SCALES))
+    likelihood = _log_likelihood(excess, shapes[:, np.newaxis], scales[:, np.newaxis])
+    weights = np.exp(likelihood - likelihood.max())
+    return Tail(start, k / len(sample), len(sample), shapes, scales, weights / weights.sum())
+
+
+def _log_likelihood(excess: Doubles, shapes: Doubles, scales: Doubles) -> Doubles:
+    """Return that of each of g Pareto tails, (g, 1): (g,)."""
+    bent = np.maximum(shapes, _NEARLY_EXPONENTIAL)
+    densities = -(1 / bent + 1) * np.log1p(bent * excess / scales) - np.log(scales)  # (g, k)
+    return np.asarray(densities.sum(axis=1), np.float64)
+
+
+def _survival(excess: float, shapes: Doubles, scales: Doubles) -> Doubles:
+    """Return the part of each Pareto tail beyond an excess."""
+    bent = np.maximum(shapes, _NEARLY_EXPONENTIAL)
+    return np.asarray((1 + bent * excess / scales) ** (-1 / bent), np.float64)
+
+
+def _quantile(part: Doubles, shapes: Doubles, scales: Doubles) -> Doubles:
+    """Return the excess that the given part of each Pareto tail lies beyond."""
+    bent = np.maximum(shapes, _NEARLY_EXPONENTIAL)
+    return np.asarray(scales / bent * (part**-bent - 1), np.float64)
+
+
+_NEARLY_EXPONENTIAL = 1e-6

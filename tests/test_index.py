@@ -1,0 +1,63 @@
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.distance import cdist
+
+from embeddings.index import nearest
+
+
+def blocks_of(vectors, size: int):
+    ids = np.arange(len(vectors)) * 10
+    for start in range(0, len(vectors), size):
+        yield ids[start : start + size], vectors[start : start + size]
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(1, 120), st.integers(1, 40), st.integers(1, 130), st.integers(0, 10_000))
+def test_the_nearest_are_those_that_brute_force_finds(n, size, k, seed):
+    rng = np.random.default_rng(seed)
+    vectors = rng.normal(size=(n, 8)).astype(np.float32)
+    query = rng.normal(size=8).astype(np.float32)
+    ids, distances = nearest(query, blocks_of(vectors, size), k)
+    everyone = cdist(query[np.newaxis], vectors.astype(np.float64), "cosine")[0]
+    best = np.argsort(everyone, kind="stable")[:k]
+    assert ids.tolist() == (best * 10).tolist()
+    np.testing.assert_allclose(distances, everyone[best], atol=1e-12)
+
+
+def test_of_equally_near_ones_the_first_to_come_is_first():
+    vectors = np.ones((9, 4), np.float32)
+    ids, distances = nearest(vectors[0], blocks_of(vectors, 2), 5)
+    assert ids.tolist() == [0, 10, 20, 30, 40]
+    assert np.allclose(distances, 0)
+
+
+def test_nothing_to_search_finds_nothing():
+    ids, distances = nearest(np.ones(4, np.float32), [], 3)
+    assert (len(ids), len(distances)) == (0, 0)
+
+
+def test_no_neighbours_cannot_be_looked_for():
+    with pytest.raises(ValueError, match="at least 1 neighbour to look for, got 0"):
+        nearest(np.ones(4, np.float32), [], 0)
+
+
+def test_memory_holds_a_block_and_not_the_history():
+    """A hundred blocks of 2 MB, each made when it is asked for."""
+
+    def history():
+        for number in range(100):
+            vectors = np.random.default_rng(number).normal(size=(256, 2048)).astype(np.float32)
+            yield np.arange(256) + 256 * number, vectors
+
+    tracemalloc.start()
+    try:
+        ids, _ = nearest(np.ones(2048, np.float32), history(), 10)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(ids) == 10
+    assert peak_bytes < 30e6
