@@ -6,7 +6,7 @@ import pytest
 from qc.errors import ConfigurationError, IncompleteHeader
 from qc.installation import shipped
 from qc.instruments import read_instruments
-from qc.thresholds import Thresholds, read_thresholds
+from qc.thresholds import Threshold, Thresholds, read_thresholds, write_entries
 
 TYPES = ["UBB0", "URB1"]
 GOOD = """\
@@ -174,3 +174,157 @@ def test_the_thresholds_that_come_with_the_program_cover_every_instrument():
     encoders = {entry.encoder for entries in thresholds.entries.values() for entry in entries}
     for encoder in encoders:
         assert thresholds.threshold("UBB0", date(2026, 1, 1), encoder).merge_height > 0
+
+
+SHARED = """\
+# Read me first.
+
+TB0 TF0:   # two types
+  # about the first entry
+  - from: 2010-01-01
+    encoder: e1
+    merge_height: 1.20e-4   # a scientist's number
+    residual: 10
+    false_alarms: 0.001
+    metrics: &shared
+      bias_level: {warn: 4, alarm: 8}   # ADU
+    why: the first
+    by: me
+  # indented, behind the entry
+
+# about the next
+TW0:
+- {from: 2010-01-01, encoder: e1, merge_height: 1, residual: 9, false_alarms: 0.1,
+   metrics: *shared, why: 'it''s', by: me}   # a remark
+
+TX0: [{from: 2010-01-01, encoder: e1, merge_height: 1, residual: 9, false_alarms: 0.1,
+       metrics: {}, why: x, by: me}]
+# the end
+"""
+SHARED_TYPES = ["TB0", "TF0", "TW0", "TX0"]
+
+
+def entry(since=date(2020, 2, 29), encoder="e1", **changes) -> Threshold:
+    limits = {
+        "merge_height": 0.00025,
+        "residual": 12.0,
+        "false_alarms": 0.001,
+        "metrics": {"bias_level": {"warn": 3.0, "alarm": 6.0}},
+        "why": "tuned: no #comment, 'quotes' and \"more\"",
+        "by": "A. Störer",
+    }
+    return Threshold.model_validate({"from": since, "encoder": encoder, **limits, **changes})
+
+
+def assert_only_added(before: str, after: str) -> None:
+    """Every line that was there is there, in order; the key that was split apart."""
+    found = iter(after.splitlines())
+    for line in before.splitlines():
+        kept = line.replace("TB0 TF0:", "TB0:").removesuffix("}]")
+        assert any(kept in other for other in found), line
+
+
+@pytest.mark.parametrize("name", SHARED_TYPES)
+def test_a_new_entry_changes_nothing_else(tmp_path, name):
+    text = SHARED if name != "TB0" else SHARED.replace("TB0 TF0:", "TF0 TB0:")
+    before = read(tmp_path, text, SHARED_TYPES)
+    write_entries(before, {name: entry()})
+    after = read_thresholds(before.path, SHARED_TYPES)
+    assert after.entries == {**before.entries, name: (*before.entries[name], entry())}
+    assert_only_added(
+        text.replace("TF0 TB0:", "TB0 TF0:"), before.path.read_text().replace("TF0:", "TB0:", 1)
+    )
+
+
+def test_what_a_type_shares_by_an_anchor_it_goes_on_sharing_when_its_key_is_split(tmp_path):
+    before = read(tmp_path, SHARED, SHARED_TYPES)
+    write_entries(before, {"TF0": entry()})
+    text = before.path.read_text()
+    assert "\nTB0:   # two types\n" in text
+    own = text[text.index("\nTF0:\n") : text.index("# about the next")]
+    assert own.count("metrics: *shared") == 1
+    before.path.write_text(text.replace("alarm: 8}", "alarm: 9}"))
+    after = read_thresholds(before.path, SHARED_TYPES)
+    alarms = [after.entries[name][0].metrics["bias_level"].alarm for name in ("TB0", "TF0", "TW0")]
+    assert alarms == [9, 9, 9]
+    assert after.entries["TF0"][1].metrics["bias_level"].alarm == 6
+
+
+def test_several_entries_are_written_at_once_and_the_next_ones_later(tmp_path):
+    thresholds = read(tmp_path, SHARED, SHARED_TYPES)
+    for year in (2020, 2021):
+        new = entry(date(year, 1, 1))
+        write_entries(thresholds, dict.fromkeys(SHARED_TYPES, new))
+        thresholds = read_thresholds(thresholds.path, SHARED_TYPES)
+        assert all(entries[-1] == new for entries in thresholds.entries.values())
+    assert {len(entries) for entries in thresholds.entries.values()} == {3}
+
+
+def test_the_shipped_file_takes_an_entry_for_every_type_and_is_otherwise_the_same(tmp_path):
+    types = [name for one in read_instruments() for name in one.image_types()]
+    text = shipped("thresholds.yaml").read_text()
+    before = read(tmp_path, text, types)
+    some = ["UBB0", "URB2", "UBB2", "AB1", "UD2RW2", types[-1]]
+    encoder = before.entries["UBB0"][0].encoder
+    new = {name: entry(encoder=encoder) for name in some}
+    write_entries(before, new)
+    after = read_thresholds(before.path, types)
+    assert {name: entries[1:] for name, entries in after.entries.items() if entries[1:]} == {
+        name: (one,) for name, one in new.items()
+    }
+    added = set(before.path.read_text().splitlines()) - set(text.splitlines())
+    assert not [line for line in added if line.startswith("#")]
+
+
+def test_line_ends_permissions_and_links_stay_as_they_are(tmp_path):
+    real = tmp_path / "real.yaml"
+    real.write_bytes(SHARED.replace("\n", "\r\n").encode())
+    real.chmod(0o664)
+    link = tmp_path / "thresholds.yaml"
+    link.symlink_to(real)
+    write_entries(read_thresholds(link, SHARED_TYPES), {"TB0": entry(), "TX0": entry()})
+    assert link.is_symlink()
+    assert real.stat().st_mode & 0o777 == 0o664
+    content = real.read_bytes()
+    assert content.count(b"\n") == content.count(b"\r\n")
+    assert {path.name for path in tmp_path.iterdir()} == {"real.yaml", "thresholds.yaml"}
+
+
+def test_a_file_that_was_changed_meanwhile_is_not_overwritten(tmp_path):
+    thresholds = read(tmp_path, SHARED, SHARED_TYPES)
+    edited = SHARED + "# a word more\n"
+    thresholds.path.write_text(edited)
+    with pytest.raises(ConfigurationError, match="was changed after it had been read; nothing is"):
+        write_entries(thresholds, {"TB0": entry()})
+    assert thresholds.path.read_text() == edited
+
+
+@pytest.mark.parametrize("since", [date(2010, 1, 1), date(2009, 12, 31)])
+def test_an_entry_that_would_not_be_the_newest_is_refused(tmp_path, since):
+    thresholds = read(tmp_path, SHARED, SHARED_TYPES)
+    words = f"TB0: has an entry from 2010-01-01 for encoder e1, so that one from {since} would not"
+    with pytest.raises(ConfigurationError, match=words):
+        write_entries(thresholds, {"TB0": entry(since)})
+    assert thresholds.path.read_text() == SHARED
+
+
+def test_an_entry_of_the_same_day_for_another_encoder_is_added(tmp_path):
+    thresholds = read(tmp_path, SHARED, SHARED_TYPES)
+    write_entries(thresholds, {"TX0": entry(date(2010, 1, 1), "e2")})
+    after = read_thresholds(thresholds.path, SHARED_TYPES)
+    assert [one.encoder for one in after.entries["TX0"]] == ["e1", "e2"]
+
+
+@pytest.mark.parametrize("name", ["UBB0", "URB1"])
+@pytest.mark.parametrize("style", ["block", "flow"])
+def test_a_list_of_entries_that_two_types_share_by_an_anchor_is_refused(tmp_path, name, style):
+    fields = [
+        "from: 2010-01-01", "encoder: e1", "merge_height: 1", "residual: 9", "false_alarms: 0.1",
+        "metrics: {}", "why: x", "by: me",
+    ]  # fmt: skip
+    one = "\n  - " + "\n    ".join(fields) if style == "block" else " [{" + ", ".join(fields) + "}]"
+    text = f"UBB0: &all{one}\nURB1: *all\n"
+    thresholds = read(tmp_path, text)
+    with pytest.raises(ConfigurationError, match="its list of entries is an anchor's, and another"):
+        write_entries(thresholds, {name: entry()})
+    assert thresholds.path.read_text() == text
