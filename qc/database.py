@@ -1068,6 +1068,12 @@ def _chosen(session: Session, *conditions: ColumnElement[bool]) -> list[Chosen]:
     return [Chosen(*row) for row in session.execute(query)]
 
 
+def newest_status(session: Session, extension_id: int) -> Status:
+    """Return how an extension was judged last."""
+    query = select(_newest_status()).where(ExtensionRow.id == extension_id)
+    return Status(session.scalars(query).one())
+
+
 def _newest_status() -> ScalarSelect[Status]:
     return (
         select(VerdictRow.status)
@@ -1225,6 +1231,17 @@ def nights_between(session: Session, first: date, last: date) -> Sequence[date]:
     )
     nights = session.scalars(query.distinct().order_by(FrameRow.night))
     return [night for night in nights if night is not None]  # a processed frame has one
+
+
+def extensions_between(session: Session, first: date, last: date) -> int:
+    """Return how many extensions there are of these nights."""
+    query = (
+        select(func.count())
+        .select_from(ExtensionRow)
+        .join(ExtensionRow.frame)
+        .where(FrameRow.night >= first, FrameRow.night <= last)
+    )
+    return session.scalar(query) or 0
 
 
 def extensions_of(session: Session, night: date) -> Sequence[ExtensionRow]:

@@ -17,6 +17,7 @@ from embeddings.clustering import cosine_distances, merge_heights
 from embeddings.preprocess import GRID, STRETCHES, at_standard_light, block_statistics
 from embeddings.residual import Residual
 from qc import database
+from qc.choices import InForce
 from qc.database import (
     ExtensionRow,
     File,
@@ -79,6 +80,28 @@ class Arrival:
     frame: Frame
     measured: tuple[Measured, ...]
     thresholds: tuple[Threshold, ...]
+
+
+@dataclass(frozen=True)
+class Rejudged:
+    """A stored extension that was judged again.
+
+    Attributes
+    ----------
+    name : str
+        Of its frame.
+    before : Status
+        Of the newest verdict until now.
+    """
+
+    name: str
+    before: Status
+    judged: Judged
+
+    @property
+    def is_changed(self) -> bool:
+        """Say whether it stands elsewhere than before."""
+        return self.before != self.judged.verdict.status
 
 
 def find_frames(paths: Iterable[Path]) -> list[Path]:
@@ -154,19 +177,30 @@ def process_frames(
 
 
 def judge_again(
-    runtime: Runtime, first: date = date.min, last: date = date.max
-) -> Iterator[Judged]:
+    runtime: Runtime,
+    first: date = date.min,
+    last: date = date.max,
+    in_force: InForce = InForce.DATED,
+) -> Iterator[Rejudged]:
     """Judge what is stored as if it came today: with today's encoder, thresholds and labels.
 
     Night after night, so that each is held against references judged anew. A verdict is added,
     none replaced. What was stored before enough was kept of it is left out.
+
+    Parameters
+    ----------
+    first, last : date
+        Nights.
+    in_force : InForce
+        Whether the thresholds' entry of the frame's own night counts, or the newest.
     """
     with runtime.reads() as session:
         nights = database.nights_between(session, first, last)
     for night in nights:
-        for row, arrival, embeddings in _stored(night, runtime):
+        for row, arrival, embeddings in _stored(night, runtime, in_force):
             [judged] = judge_frame(arrival, embeddings, runtime)
             with runtime.writes.begin() as session:
+                before = database.newest_status(session, row.id)
                 database.record_verdict(
                     session,
                     row.id,
@@ -174,14 +208,16 @@ def judge_again(
                     encoder=runtime.encoder,
                     thresholds_digest=runtime.thresholds.digest,
                 )
-            yield judged
+            yield Rejudged(arrival.frame.name, before, judged)
 
 
-def _stored(night: date, runtime: Runtime) -> Iterator[tuple[ExtensionRow, Arrival, Floats]]:
+def _stored(
+    night: date, runtime: Runtime, in_force: InForce
+) -> Iterator[tuple[ExtensionRow, Arrival, Floats]]:
     """Yield a night's extensions as arrivals, each with its embedding, (1, d)."""
     for row in _extensions_of(night, runtime):
         with runtime.reads() as session:
-            arrival = _arrival_of(session, row, runtime)
+            arrival = _arrival_of(session, row, runtime, in_force)
             known = database.find_embedding(session, row.id, runtime.encoder.fingerprint)
         if arrival is not None:
             yield row, arrival, embed([arrival], runtime) if known is None else known[np.newaxis]
@@ -192,7 +228,9 @@ def _extensions_of(night: date, runtime: Runtime) -> Sequence[ExtensionRow]:
         return database.extensions_of(session, night)
 
 
-def _arrival_of(session: Session, row: ExtensionRow, runtime: Runtime) -> Arrival | None:
+def _arrival_of(
+    session: Session, row: ExtensionRow, runtime: Runtime, in_force: InForce
+) -> Arrival | None:
     """Return a stored extension as if it had just been read; None if too little was kept."""
     frame, setup = database.frame_of(row.frame), row.setup
     [instrument] = [one for one in runtime.instruments if one.name == frame.instrument]
@@ -200,9 +238,8 @@ def _arrival_of(session: Session, row: ExtensionRow, runtime: Runtime) -> Arriva
     measured = database.measured_of(session, row, limits)
     if measured is None:
         return None
-    threshold = runtime.thresholds.threshold(
-        setup.image_type, frame.night, runtime.encoder.fingerprint
-    )
+    night = frame.night if in_force is InForce.DATED else date.max
+    threshold = runtime.thresholds.threshold(setup.image_type, night, runtime.encoder.fingerprint)
     file = File(frame.path, row.frame.file_bytes, row.frame.modified_ns)
     return Arrival(file, frame, (measured,), (threshold,))
 

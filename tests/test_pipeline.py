@@ -554,7 +554,10 @@ def test_what_is_stored_can_be_judged_again_with_the_thresholds_of_today(taught,
     with open_tiny(project) as today:
         judged = list(judge_again(today, date(2026, 1, 2)))
     after = rows(taught, VerdictRow)
-    assert [each.verdict.status for each in judged] == [Status.NOMINAL, Status.NOMINAL]
+    now = [each.judged.verdict.status for each in judged]
+    assert now == [Status.NOMINAL, Status.NOMINAL]
+    assert [each.before for each in judged] == [Status.ANOMALOUS, Status.NOMINAL]
+    assert [each.is_changed for each in judged] == [True, False]
     assert [each.id for each in after[: len(before)]] == [each.id for each in before]  # all kept
     assert [each.extension_id for each in after[len(before) :]] == [
         each.extension_id for each in before[-2:]
@@ -564,7 +567,7 @@ def test_what_is_stored_can_be_judged_again_with_the_thresholds_of_today(taught,
 def test_judging_again_with_the_same_limits_says_the_same(taught, inbox):
     process(taught, *write_history(inbox, 3, night=2), write_frame(inbox, 3, change=bias_jump))
     before = rows(taught, VerdictRow)
-    again = [each.verdict for each in judge_again(taught)]
+    again = [each.judged.verdict for each in judge_again(taught)]
     assert [each.status for each in again] == [each.status for each in before]
     scores = [each.score for each in before]  # of embeddings not yet rounded to float16
     assert [each.score for each in again] == pytest.approx(scores, rel=1e-3)
