@@ -23,6 +23,8 @@ ORDER = [
     {"qc.judge"},
     {"qc.tails"},
     {"qc.database"},
+    {"qc.labels"},
+    {"qc.epochs"},
     {"qc.schema"},
     {"qc.expectations"},
     {"qc.plots"},
