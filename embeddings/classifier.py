@@ -1,27 +1,33 @@
-"""What does an image look like? A dense network on embeddings, with calibrated probabilities.
+"""What does an image look like, and what is wrong with it? A dense network on embeddings.
 
-Shapes: n images, d the embedding's length, k detector numbers beside it, q principal components,
-t bins, h hidden units, c classes.
+Two heads. The *type* head sees the embedding and how the image looks; it never sees how the image
+differs from its references, which were chosen by what the header claims. The *kind* head sees all
+of that and how it differs from its references; one probability for each kind, as a frame can have
+two faults.
+
+Shapes: n images, d the embedding's length, k numbers beside it, q principal components, t bins,
+h hidden units, c classes.
 
 Trained by Keras on whichever backend; a trained classifier is a few matrices, and answers in
 NumPy: the same on every machine, in microseconds, without a backend to start.
 """
 
 import hashlib
+import io
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
+from scipy.special import expit, log_expit, log_softmax, logit, softmax
 from sklearn.decomposition import PCA
-from sklearn.model_selection import StratifiedGroupKFold
 
 from embeddings.encoder import quiet_start
 
@@ -30,26 +36,29 @@ Doubles = NDArray[np.float64]
 Arrays = Mapping[str, Floats]
 
 EXAMPLES_NEEDED = 8  # of each class; fewer, and what is learnt is those images
-GROUPS_NEEDED = 2  # of each class: one to learn from, one to be tested on
 MAX_BYTES = 64 * 2**20  # a classifier has one or two million numbers
 _COMPONENTS = 64
+_KEPT_COMPONENTS = 128  # of examples in a file: twice as many as are used
 _EXAMPLES_PER_COMPONENT = 4
-_WHITENINGS = (0.0, 0.5, 1.0)  # 0: components keep their proportions; 1: all count alike
+_WHITENING = 0.5  # 0: components keep their proportions; 1: all count alike
 _BOUND = 10.0  # standard deviations of a component: a gross fault must not drown all others
-_BINS = 32
+_BINS = 16
 _EXAMPLES_PER_BIN = 16
-_HIDDEN = 64
-_VALIDATION_FOLDS = 5
-_SPLITS_TRIED = 10
-_BATCH = 4096
-_LEARNING_RATE = 1e-2
+_HIDDEN = 96
+_HELD_BACK = 0.2  # of the examples, the newest
+_BATCH = 512
+_LEARNING_RATE = 3e-3
 _WEIGHT_DECAY = 1e-2
-_MOST_EPOCHS = 400
-_PATIENCE = 30  # epochs without a better validation loss
+_MOST_EPOCHS = 150
+_UNTESTED_EPOCHS = 30
+_PATIENCE = 15  # epochs without a better validation loss
+_RAREST = 0.02  # a rarer class does not weigh as if it were more frequent than this
 _COLDEST, _HOTTEST = 0.05, 20.0  # temperatures searched
 _MAGIC = b"dense classifier"
-_VERSION = 1
+_VERSION = 2
 _LONGEST_HEADER = 2**20
+TYPE, KIND = "type", "kind"
+_UNKNOWN = "?"
 
 
 class ClassifierError(Exception):
@@ -57,7 +66,41 @@ class ClassifierError(Exception):
 
 
 class TooFewExamplesError(ClassifierError):
-    """A class has too few examples, or all of them from one group."""
+    """A class has too few examples, or all of them are new."""
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Named numbers of n images.
+
+    Attributes
+    ----------
+    values : (n, k) float64 array
+        In any units; NaN where one has no meaning.
+    names : tuple of k str
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit together.
+    """
+
+    values: Doubles
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 2 or self.values.shape[1] != len(self.names):
+            raise ValueError(f"expected (n, {len(self.names)}) numbers, got {self.values.shape}")
+
+    def __getitem__(self, chosen: NDArray[np.int_] | NDArray[np.bool_]) -> "Numbers":
+        """Return those of some of the images."""
+        return Numbers(self.values[chosen], self.names)
+
+    @classmethod
+    def of(cls, records: Sequence[Mapping[str, float]], names: Sequence[str]) -> "Numbers":
+        """Return the named numbers of n records, NaN where a record lacks one."""
+        values = [[record.get(name, np.nan) for name in names] for record in records]
+        return cls(np.array(values, np.float64).reshape(len(records), len(names)), tuple(names))
 
 
 @dataclass(frozen=True)
@@ -69,10 +112,10 @@ class Features:
     embeddings : (n, d) float32 array
     fingerprint : str
         Of the encoder that made them.
-    numbers : (n, k) float array or None
-        Detector numbers beside the embedding, in any units; NaN where one has no meaning.
-    names : tuple of str
-        Names of the k numbers.
+    looks : Numbers
+        How they look, whatever their headers say.
+    differences : Numbers
+        How they differ from their references.
 
     Raises
     ------
@@ -82,48 +125,185 @@ class Features:
 
     embeddings: Floats
     fingerprint: str
-    numbers: Doubles | None = None
-    names: tuple[str, ...] = ()
+    looks: Numbers
+    differences: Numbers
 
     def __post_init__(self) -> None:
         if self.embeddings.ndim != 2:
             raise ValueError(f"expected (n, d) embeddings, got {self.embeddings.shape}")
-        shape = (0,) if self.numbers is None else self.numbers.shape
-        expected = (len(self.embeddings), len(self.names)) if self.names else (0,)
-        if shape != expected:
-            raise ValueError(f"expected numbers of {expected}, got {shape}")
+        lengths = {len(self.embeddings), len(self.looks.values), len(self.differences.values)}
+        if len(lengths) > 1:
+            raise ValueError(f"expected as many numbers as embeddings, got {sorted(lengths)}")
+
+    def __len__(self) -> int:
+        """Return how many images they are of."""
+        return len(self.embeddings)
 
     def __getitem__(self, chosen: NDArray[np.int_] | NDArray[np.bool_]) -> "Features":
-        """Return some of the images."""
-        numbers = None if self.numbers is None else self.numbers[chosen]
-        return Features(self.embeddings[chosen], self.fingerprint, numbers, self.names)
+        """Return those of some of the images."""
+        return Features(
+            self.embeddings[chosen],
+            self.fingerprint,
+            self.looks[chosen],
+            self.differences[chosen],
+        )
 
 
 @dataclass(frozen=True)
-class Training:
-    """How a classifier came about, and what it can do on groups it has not learnt from.
+class Examples:
+    """Labelled images.
 
     Attributes
     ----------
-    examples : mapping of class to int
-        Used in all.
-    validation_groups : tuple of str
-        Held back: for when to stop, and for the temperature.
-    validation_examples : int
-    epochs : int
-        After which it was best.
-    accuracy, log_loss : float
-        On the validation groups, every class counted alike; a little better than on new images,
-        because the stopping and the temperature have seen them.
+    features : Features
+    types : tuple of n str
+        What each shows; empty where nobody knows.
+    kinds : tuple of n frozenset of str, or None
+        What is wrong with each; empty if nothing is; None where nobody knows.
+    days : (n,) int array
+        When each was taken; the newest are held back to learn when to stop.
+    weights : (n,) float64 array
+        How much each counts.
     """
 
-    seed: int
-    examples: Mapping[str, int]
-    validation_groups: tuple[str, ...]
-    validation_examples: int
+    features: Features
+    types: tuple[str, ...]
+    kinds: tuple[frozenset[str] | None, ...]
+    days: NDArray[np.int_]
+    weights: Doubles
+
+    def __post_init__(self) -> None:
+        lengths = {
+            len(self.features), len(self.types), len(self.kinds), len(self.days), len(self.weights)
+        }  # fmt: skip
+        if len(lengths) > 1:
+            raise ValueError(f"expected one of each for every image, got {sorted(lengths)}")
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self.types)
+
+    def __getitem__(self, chosen: NDArray[np.int_] | NDArray[np.bool_]) -> "Examples":
+        """Return some of them."""
+        rows = np.arange(len(self))[chosen]
+        return Examples(
+            self.features[rows],
+            tuple(self.types[row] for row in rows),
+            tuple(self.kinds[row] for row in rows),
+            self.days[rows],
+            self.weights[rows],
+        )
+
+    def save(self) -> bytes:
+        """Return the examples as the content of a file, their embeddings as leading components.
+
+        What a classifier makes of the components it would make of the embeddings.
+        """
+        features = self.features
+        pca = _components(features.embeddings, _KEPT_COMPONENTS)
+        middle = pca.mean_.astype(np.float32)
+        axes = pca.components_.astype(np.float16)  # (q, d)
+        amplitudes = (features.embeddings - middle) @ axes.T.astype(np.float32)
+        content = io.BytesIO()
+        np.savez_compressed(
+            content,
+            fingerprint=np.array(features.fingerprint),
+            middle=middle,
+            axes=axes,
+            amplitudes=amplitudes.astype(np.float32),
+            looks=features.looks.values.astype(np.float32),
+            look_names=np.array(features.looks.names),
+            differences=features.differences.values.astype(np.float32),
+            difference_names=np.array(features.differences.names),
+            types=np.array(self.types),
+            kinds=np.array(
+                [_UNKNOWN if one is None else " ".join(sorted(one)) for one in self.kinds]
+            ),
+            days=self.days,
+            weights=self.weights,
+        )
+        return content.getvalue()
+
+    @classmethod
+    def load(cls, content: bytes) -> Self:
+        """Read what `save` returned; nothing in it is executed."""
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            embeddings = file["middle"] + file["amplitudes"] @ file["axes"].astype(np.float32)
+            looks, differences = (
+                Numbers(file[key].astype(np.float64), tuple(map(str, file[names])))
+                for key, names in (("looks", "look_names"), ("differences", "difference_names"))
+            )
+            features = Features(embeddings, str(file["fingerprint"]), looks, differences)
+            kinds = [
+                None if one == _UNKNOWN else frozenset(one.split())
+                for one in map(str, file["kinds"])
+            ]
+            types = tuple(map(str, file["types"]))
+            return cls(features, types, tuple(kinds), file["days"], file["weights"])
+
+    def __add__(self, other: "Examples") -> "Examples":
+        """Return both, one after the other.
+
+        Raises
+        ------
+        ClassifierError
+            If they are of different encoders or have other numbers.
+        """
+        one, two = self.features, other.features
+        _check_alike(one, two)
+        features = Features(
+            np.concatenate([one.embeddings, two.embeddings]),
+            one.fingerprint,
+            Numbers(np.concatenate([one.looks.values, two.looks.values]), one.looks.names),
+            Numbers(
+                np.concatenate([one.differences.values, two.differences.values]),
+                one.differences.names,
+            ),
+        )
+        return Examples(
+            features,
+            self.types + other.types,
+            self.kinds + other.kinds,
+            np.concatenate([self.days, other.days]),
+            np.concatenate([self.weights, other.weights]),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """One question's answers.
+
+    Attributes
+    ----------
+    classes : tuple of c str
+    names : tuple of str
+        The numbers that it wants beside the embedding.
+    exclusive : bool
+        Whether an image is of exactly one class, or of any number of them.
+    temperature : float
+        What the logits are divided by, so that probabilities are neither bold nor shy.
+    shares : (c,) float64 array
+        The part of the examples that each class was, as weighed in training.
+    epochs : int
+        After which it was best.
+    log_loss : float
+        On the examples held back, classes counted alike.
+    arrays : mapping of name to float32 array
+        The weights, and how inputs are standardised.
+    """
+
+    classes: tuple[str, ...]
+    names: tuple[str, ...]
+    exclusive: bool
+    temperature: float
+    shares: Doubles
     epochs: int
-    accuracy: float
     log_loss: float
+    arrays: Arrays
+
+    def logits(self, embeddings: Floats, numbers: Numbers) -> Doubles:
+        """Return calibrated logits: (n, c)."""
+        return _logits(_inputs(embeddings, numbers, self.arrays), self.arrays) / self.temperature
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,81 +312,63 @@ class DenseClassifier:
 
     Attributes
     ----------
-    classes : tuple of str
-        In the order of the columns of `predict_proba`.
     fingerprint : str
         Of the encoder whose embeddings it knows.
-    names : tuple of str
-        The numbers that it wants beside the embedding.
-    temperature : float
-        What the logits are divided by, so that probabilities are neither bold nor shy.
-    arrays : mapping of name to float32 array
-        The weights, and how inputs are standardised.
+    type_head, kind_head : Head
+    examples : mapping of class to int
+        Those that it was trained on.
     """
 
-    classes: tuple[str, ...]
     fingerprint: str
-    names: tuple[str, ...]
-    temperature: float
-    training: Training
-    arrays: Arrays
+    type_head: Head
+    kind_head: Head
+    examples: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
-    def fit(
-        cls, features: Features, labels: Sequence[str], groups: Sequence[str], *, seed: int = 0
-    ) -> Self:
+    def fit(cls, examples: Examples, *, seed: int = 0) -> Self:
         """Train on labelled images.
 
-        Every class weighs the same, however rare. About a fifth of the groups is held back: they
-        decide when training stops, how much small differences of embeddings count, and the
-        temperature (Guo et al. 2017, ICML 70, 1321). The same examples and seed give the same
-        classifier.
-
-        Parameters
-        ----------
-        labels : n str
-        groups : n str
-            What must not be on both sides of the split, such as the night of each image.
+        The newest fifth decides when training stops and sets the temperature (Guo et al. 2017,
+        ICML 70, 1321); then all are learnt, as long. Every class weighs the same, however rare,
+        down to one in fifty. The same examples and seed give the same classifier. The type is
+        learnt from images that nothing is wrong with.
 
         Raises
         ------
         TooFewExamplesError
-            If there are fewer than two classes, or one is too rare.
+            If there are fewer than two types or no kind with enough examples.
         ClassifierError
             If a feature is not a number.
-        ValueError
-            If the lengths differ.
         """
-        _check_examples(features, labels, groups)
-        classes, truth = np.unique(np.asarray(labels), return_inverse=True)
-        held_back = _split(truth, np.asarray(groups), seed)
-        weights = _class_weights(truth, len(classes))
-        attempts = [
-            _train(_inputs(features, arrays), arrays, truth, weights, held_back, seed)
-            for arrays in _standardisations(features[~held_back])
-        ]
-        best = min(attempts, key=lambda attempt: attempt.loss)
-        logits = _logits(_inputs(features[held_back], best.arrays), best.arrays)
-        temperature = _temperature(logits, truth[held_back], weights[held_back])
-        training = Training(
-            seed=seed,
-            examples=dict(Counter(map(str, labels))),
-            validation_groups=tuple(sorted({str(each) for each in np.asarray(groups)[held_back]})),
-            validation_examples=int(held_back.sum()),
-            epochs=best.epoch,
-            accuracy=_accuracy(logits, truth[held_back], weights[held_back]),
-            log_loss=_log_loss(logits / temperature, truth[held_back], weights[held_back]),
+        _check_finite(examples.features)
+        typed = examples[_rows(examples, _is_typed)]
+        told = examples[_rows(examples, _is_told)]
+        types, kinds = (
+            _enough([[each] for each in typed.types]),
+            _enough([sorted(each or ()) for each in told.kinds]),
         )
-        names = tuple(str(each) for each in classes)
+        if len(types) < 2:
+            raise TooFewExamplesError(
+                f"expected {EXAMPLES_NEEDED} good examples of at least two image types, got "
+                f"{_listed(types)}; label more as good"
+            )
+        if not kinds:
+            raise TooFewExamplesError(
+                f"expected {EXAMPLES_NEEDED} bad examples of at least one kind, got "
+                f"{_counted(told)}; label more as bad"
+            )
+        typed = typed[np.array([each in types for each in typed.types])]
         return cls(
-            names, features.fingerprint, features.names, temperature, training,
-            MappingProxyType(best.arrays),
-        )  # fmt: skip
+            examples.features.fingerprint,
+            _fit(typed, types, _one_of(types, typed), seed, exclusive=True),
+            _fit(told, kinds, _any_of(kinds, told), seed + 1, exclusive=False),
+            {**Counter(typed.types), **Counter(kind for some in told.kinds for kind in some or ())},
+        )
 
-    def predict_proba(self, features: Features) -> Doubles:
-        """Return the probability of each class, as if all were as frequent: (n, c), rows sum to 1.
+    def type_probabilities(self, features: Features) -> Doubles:
+        """Return the probability of each type, as if all were as frequent: (n, c), rows sum to 1.
 
-        An image of none of the classes is still given to one of them.
+        An image of none of the types is still given to one of them.
 
         Raises
         ------
@@ -214,13 +376,34 @@ class DenseClassifier:
             If the embeddings are another encoder's, or other numbers come with them.
         """
         self._check_known(features)
-        _check_finite(features)
-        logits = _logits(_inputs(features, self.arrays), self.arrays)
-        probabilities: Doubles = softmax(logits / self.temperature, axis=1)
+        logits = self.type_head.logits(features.embeddings, _seen(features))
+        probabilities: Doubles = softmax(logits, axis=1)
         return probabilities
 
+    def kind_probabilities(self, features: Features, expected: Mapping[str, float]) -> Doubles:
+        """Return the probability of each kind of fault: (n, c).
+
+        Parameters
+        ----------
+        expected : mapping of kind to float
+            The part of all images that is expected to have it; a kind that is not named is as
+            frequent as it was among the examples.
+
+        Raises
+        ------
+        ClassifierError
+            If the embeddings are another encoder's, or other numbers come with them.
+        """
+        self._check_known(features)
+        head = self.kind_head
+        trained = expit(head.logits(features.embeddings, _all(features)))
+        wanted = [
+            expected.get(name, share) for name, share in zip(head.classes, head.shares, strict=True)
+        ]
+        return with_prior(trained, head.shares, np.array(wanted))
+
     def _check_known(self, features: Features) -> None:
-        length = len(self.arrays["middle"])
+        length = len(self.type_head.arrays["middle"])
         got = features.embeddings.shape[1]
         if (features.fingerprint, got) != (self.fingerprint, length):
             raise ClassifierError(
@@ -228,11 +411,13 @@ class DenseClassifier:
                 f"numbers, these are of {features.fingerprint} with {got}; train it anew on "
                 "embeddings of the encoder in use, or go back to its encoder"
             )
-        if features.names != self.names:
+        names = (_seen(features).names, _all(features).names)
+        if names != (self.type_head.names, self.kind_head.names):
             raise ClassifierError(
-                f"the classifier was trained with the numbers {_listed(self.names)}, got "
-                f"{_listed(features.names)}; train it anew with the numbers that there are"
+                "the classifier was trained with other numbers beside the embedding than these; "
+                "train it anew"
             )
+        _check_finite(features)
 
     @cached_property
     def digest(self) -> str:
@@ -249,15 +434,17 @@ class DenseClassifier:
 
     @cached_property
     def _payload(self) -> bytes:
+        heads = {TYPE: self.type_head, KIND: self.kind_head}
         header = {
-            "classes": self.classes,
             "fingerprint": self.fingerprint,
-            "names": self.names,
-            "temperature": self.temperature,
-            "training": asdict(self.training),
-            "shapes": {name: array.shape for name, array in self.arrays.items()},
+            "examples": dict(self.examples),
+            "heads": {name: _header_of(head) for name, head in heads.items()},
         }
-        numbers = [array.astype("<f4").tobytes() for array in self.arrays.values()]
+        numbers = [
+            array.astype("<f4").tobytes()
+            for head in heads.values()
+            for array in head.arrays.values()
+        ]
         return b"".join([json.dumps(header).encode(), b"\n", *numbers])
 
     @classmethod
@@ -285,49 +472,87 @@ class DenseClassifier:
 
     @classmethod
     def _read(cls, header: dict[str, Any], body: bytes) -> Self:
-        training = dict(header["training"])
-        training["validation_groups"] = tuple(training["validation_groups"])
-        one = cls(
-            classes=tuple(header["classes"]),
-            fingerprint=str(header["fingerprint"]),
-            names=tuple(header["names"]),
-            temperature=float(header["temperature"]),
-            training=Training(**training),
-            arrays=_arrays(header["shapes"], body),
+        heads = header["heads"]
+        shapes = {
+            f"{head}/{name}": shape
+            for head in (TYPE, KIND)
+            for name, shape in heads[head]["shapes"].items()
+        }
+        arrays = _arrays(shapes, body)
+        type_head, kind_head = (
+            _head(heads[head], {name: arrays[f"{head}/{name}"] for name in heads[head]["shapes"]})
+            for head in (TYPE, KIND)
         )
-        if _shapes_of(one) != {name: array.shape for name, array in one.arrays.items()}:
-            raise ValueError("its arrays do not fit together")
-        if not one.temperature > 0:
-            raise ValueError(f"its temperature is {one.temperature}")
-        return one
+        return cls(str(header["fingerprint"]), type_head, kind_head, dict(header["examples"]))
+
+
+def with_prior(probability: Doubles, trained: Any, expected: Any) -> Doubles:
+    """Return probabilities for another share of positives than that of the training.
+
+    ``P_N / (P_N + (pi_N / (1 - pi_N)) ((1 - pi) / pi) (1 - P_N))``, Bayes' rule: a classifier
+    trained on half-and-half would cry wolf where one image in a hundred is bad.
+
+    Parameters
+    ----------
+    probability : float array
+        As trained.
+    trained, expected : float arrays that broadcast with it, 0 to 1, exclusive
+        The share of positives in training, and where it is used.
+    """
+    moved = logit(probability) - logit(trained) + logit(expected)
+    shifted: Doubles = expit(moved)
+    return shifted
 
 
 # --- what it is trained on -----------------------------------------------------------------------
 
 
-def _check_examples(features: Features, labels: Sequence[str], groups: Sequence[str]) -> None:
-    if not len(features.embeddings) == len(labels) == len(groups):
-        raise ValueError(
-            f"expected a label and a group for each of {len(features.embeddings)} images, got "
-            f"{len(labels)} and {len(groups)}"
-        )
-    _check_finite(features)
-    counts = Counter(labels)
-    if len(counts) < 2:
-        raise TooFewExamplesError(
-            f"expected examples of at least two classes, got {_listed(sorted(counts))}; "
-            "label some of another kind"
-        )
-    in_groups = Counter(label for label, _ in set(zip(labels, groups, strict=True)))
-    rare = [
-        f"{label} ({counts[label]} in {in_groups[label]})"
-        for label in sorted(counts)
-        if counts[label] < EXAMPLES_NEEDED or in_groups[label] < GROUPS_NEEDED
-    ]
-    if rare:
-        raise TooFewExamplesError(
-            f"expected at least {EXAMPLES_NEEDED} examples in {GROUPS_NEEDED} groups (nights) of "
-            f"each class, got {_listed(rare)}; label more of them, or leave these classes out"
+def _rows(
+    examples: Examples, chosen: Callable[[str, frozenset[str] | None], bool]
+) -> NDArray[np.bool_]:
+    pairs = zip(examples.types, examples.kinds, strict=True)
+    return np.array([chosen(name, kinds) for name, kinds in pairs], bool)
+
+
+def _is_typed(name: str, kinds: frozenset[str] | None) -> bool:
+    return bool(name) and kinds is not None and not kinds
+
+
+def _is_told(_name: str, kinds: frozenset[str] | None) -> bool:
+    return kinds is not None
+
+
+def _enough(labels: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """Return the classes with enough examples, in order."""
+    counts = Counter(label for some in labels for label in some)
+    return tuple(sorted(name for name, count in counts.items() if count >= EXAMPLES_NEEDED))
+
+
+def _counted(examples: Examples) -> str:
+    counts = Counter(kind for some in examples.kinds for kind in some or ())
+    return _listed([f"{name} ({count})" for name, count in sorted(counts.items())])
+
+
+def _one_of(classes: Sequence[str], examples: Examples) -> Floats:
+    return np.array([[each == name for name in classes] for each in examples.types], np.float32)
+
+
+def _any_of(classes: Sequence[str], examples: Examples) -> Floats:
+    return np.array(
+        [[name in (some or ()) for name in classes] for some in examples.kinds], np.float32
+    )
+
+
+def _check_alike(one: Features, two: Features) -> None:
+    same = (one.fingerprint, one.looks.names, one.differences.names) == (
+        two.fingerprint,
+        two.looks.names,
+        two.differences.names,
+    )
+    if not same:
+        raise ClassifierError(
+            "expected examples of one encoder with the same numbers, got some of "
+            f"{one.fingerprint} and of {two.fingerprint}; judge the older ones again"
         )
 
 
@@ -335,7 +560,7 @@ def _check_finite(features: Features) -> None:
     bad = np.flatnonzero(~np.isfinite(features.embeddings).all(axis=1))
     if len(bad):
         raise ClassifierError(
-            f"{len(bad)} of {len(features.embeddings)} embeddings are not of numbers, the first "
+            f"{len(bad)} of {len(features)} embeddings are not of numbers, the first "
             f"at {bad[0]}; embed these images again"
         )
 
@@ -344,65 +569,75 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names) or "none"
 
 
-def _split(truth: NDArray[np.int_], groups: NDArray[Any], seed: int) -> NDArray[np.bool_]:
-    """Choose the groups to be held back: (n,), True for the images in them.
+def _newest(examples: Examples, targets: Floats) -> NDArray[np.bool_]:
+    """Choose the examples to be held back: (n,), True for those of the newest days.
 
-    About a fifth, such that every class is still there to be learnt, and as many as possible to
-    be tested.
+    About a fifth, whole days; older ones keep an example of every class, or it is not held back.
     """
-    folds = min(_VALIDATION_FOLDS, len(np.unique(groups)))
-    best, most_tested = np.zeros(len(truth), bool), 0
-    for attempt in range(_SPLITS_TRIED):
-        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed + attempt)
-        for learnt, tested in splitter.split(truth, truth, groups):
-            complete = set(truth[learnt]) == set(truth)
-            if complete and len(set(truth[tested])) > most_tested:
-                most_tested = len(set(truth[tested]))
-                best = np.isin(np.arange(len(truth)), tested)
-    if not most_tested:
-        raise TooFewExamplesError(
-            "no group (night) can be held back without losing all examples of a class; label "
-            "some on other nights"
-        )
-    return best
+    start = np.quantile(examples.days, 1 - _HELD_BACK)
+    held_back = np.asarray(examples.days >= start)
+    if held_back.all():
+        held_back = np.asarray(examples.days > examples.days.min())
+    unlearnt = targets[~held_back].sum(axis=0) == 0
+    held_back &= ~(targets[:, unlearnt] > 0).any(axis=1)
+    return held_back
 
 
-def _class_weights(truth: NDArray[np.int_], c: int) -> Doubles:
-    """Return weights that make every class count alike: (n,), of mean 1."""
-    counts = np.bincount(truth, minlength=c)
-    weights: Doubles = len(truth) / (c * counts[truth])
-    return weights
+def _weights_of(targets: Floats, weights: Doubles, *, exclusive: bool) -> tuple[Floats, Doubles]:
+    """Return the weight of each answer, (n, c), and the share that each class then has: (c,).
+
+    Classes count alike, but for those rarer than one in fifty.
+    """
+    own = weights[:, np.newaxis] * targets
+    share = own.sum(axis=0) / weights.sum()
+    if exclusive:
+        each = own / np.maximum(share, _RAREST) / targets.shape[1]
+        total = each.sum()
+        return (each * len(targets) / total).astype(np.float32), each.sum(axis=0) / total
+    positive = own * (_RAREST / np.minimum(np.maximum(share, _RAREST / 10), _RAREST))
+    negative = weights[:, np.newaxis] * (1 - targets)
+    both = positive + negative
+    return both.astype(np.float32), positive.sum(axis=0) / both.sum(axis=0)
 
 
 # --- inputs --------------------------------------------------------------------------------------
 
 
-def _standardisations(features: Features) -> list[dict[str, Floats]]:
-    """Learn several ways to bring embeddings and numbers to unit scatter.
+def _seen(features: Features) -> Numbers:
+    """Return the numbers that the type head may see."""
+    return features.looks
+
+
+def _all(features: Features) -> Numbers:
+    """Return the numbers that the kind head may see."""
+    looks, differences = features.looks, features.differences
+    return Numbers(np.hstack([looks.values, differences.values]), looks.names + differences.names)
+
+
+def _standardisation(embeddings: Floats, numbers: Numbers) -> dict[str, Floats]:
+    """Learn how to bring embeddings and numbers to unit scatter.
 
     The embeddings of an untrained network differ by a thousandth of their length; a network
-    learns nothing from such inputs. Principal components do. Whether the small ones are noise, or
-    all that tells two classes apart, only the held-back examples can say.
+    learns nothing from such inputs. Principal components do.
     """
-    embeddings = features.embeddings.astype(np.float64)
-    q = max(1, min(_COMPONENTS, len(embeddings) // _EXAMPLES_PER_COMPONENT, embeddings.shape[1]))
-    pca = PCA(q, svd_solver="full").fit(embeddings)
+    pca = _components(embeddings, _COMPONENTS)
     scatter = np.sqrt(np.maximum(pca.explained_variance_, np.finfo(np.float32).tiny))
-    edges = _edges(_numbers(features)).astype(np.float32)
-    middle = pca.mean_.astype(np.float32)
-    standardisations = []
-    for whitening in _WHITENINGS:
-        scale = scatter**whitening * scatter[0] ** (1 - whitening)
-        axes = (pca.components_.T / scale).astype(np.float32)
-        standardisations.append({"middle": middle, "axes": axes, "edges": edges})
-    return standardisations
+    scale = scatter**_WHITENING * scatter[0] ** (1 - _WHITENING)
+    return {
+        "middle": pca.mean_.astype(np.float32),
+        "axes": (pca.components_.T / scale).astype(np.float32),
+        "edges": _edges(_finite(numbers)).astype(np.float32),
+    }
 
 
-def _numbers(features: Features) -> Doubles:
-    """Return the numbers, (n, k), infinite ones as missing; k = 0 if there are none."""
-    if features.numbers is None:
-        return np.empty((len(features.embeddings), 0))
-    return np.where(np.isfinite(features.numbers), features.numbers, np.nan).astype(np.float64)
+def _components(embeddings: Floats, most: int) -> PCA:
+    q = max(1, min(most, len(embeddings) // _EXAMPLES_PER_COMPONENT, embeddings.shape[1]))
+    return PCA(q, svd_solver="randomized", random_state=0).fit(embeddings.astype(np.float64))
+
+
+def _finite(numbers: Numbers) -> Doubles:
+    """Return the numbers, (n, k), infinite ones as missing."""
+    return np.where(np.isfinite(numbers.values), numbers.values, np.nan)
 
 
 def _edges(numbers: Doubles) -> Doubles:
@@ -416,74 +651,142 @@ def _edges(numbers: Doubles) -> Doubles:
     return edges
 
 
-def _inputs(features: Features, arrays: Arrays) -> Floats:
+def _inputs(embeddings: Floats, numbers: Numbers, arrays: Arrays) -> Floats:
     """Return what the network sees, all of order 1: (n, q + k t + k).
 
     Components; how far each number fills each bin, 0 to 1, which resolves a number where its
     examples are, whatever its unit and however long its tail (Gorishniy et al. 2022, NeurIPS 35,
     24991); and which numbers are missing.
     """
-    components = (features.embeddings - arrays["middle"]) @ arrays["axes"].astype(np.float64)
-    numbers = _numbers(features)
+    components = (embeddings - arrays["middle"]) @ arrays["axes"].astype(np.float64)
+    values = _finite(numbers)
     low, high = arrays["edges"][:-1], arrays["edges"][1:]
     narrow = np.finfo(np.float32).tiny  # a bin of equal values is a step
-    filled = (numbers[:, np.newaxis] - low) / np.maximum(high - low, narrow)  # (n, t, k)
-    bins = np.nan_to_num(np.clip(filled, 0, 1)).reshape(len(numbers), -1)
+    filled = (values[:, np.newaxis] - low) / np.maximum(high - low, narrow)  # (n, t, k)
+    bins = np.nan_to_num(np.clip(filled, 0, 1)).reshape(len(values), -1)
     bounded = np.clip(components, -_BOUND, _BOUND)
-    return np.hstack([bounded, bins, np.isnan(numbers)]).astype(np.float32)
+    return np.hstack([bounded, bins, np.isnan(values)]).astype(np.float32)
 
 
 # --- the network ---------------------------------------------------------------------------------
 
 
+def _fit(
+    examples: Examples, classes: tuple[str, ...], targets: Floats, seed: int, *, exclusive: bool
+) -> Head:
+    """Learn from all but the newest when to stop and how sure to be; then learn from all."""
+    features = examples.features
+    numbers = _seen(features) if exclusive else _all(features)
+    arrays = _standardisation(features.embeddings, numbers)
+    weights, shares = _weights_of(targets, examples.weights, exclusive=exclusive)
+    lesson = _Lesson(
+        _inputs(features.embeddings, numbers, arrays), targets, weights, exclusive=exclusive
+    )
+    held_back = _newest(examples, targets)
+    epochs, temperature, loss = _rehearse(lesson[~held_back], lesson[held_back], seed)
+    layers = next(islice(_epochs(lesson, seed), epochs - 1, None))
+    return Head(
+        classes=classes,
+        names=numbers.names,
+        exclusive=exclusive,
+        temperature=temperature,
+        shares=shares,
+        epochs=epochs,
+        log_loss=loss,
+        arrays=MappingProxyType({**arrays, **layers}),
+    )
+
+
 @dataclass(frozen=True)
-class _Attempt:
-    """A trained network with its standardisation, at the epoch of least validation loss."""
+class _Lesson:
+    """What a head learns from: inputs (n, q), answers (n, c) of 0 and 1, and their weights."""
 
-    arrays: Arrays
-    epoch: int
-    loss: float
+    inputs: Floats
+    targets: Floats
+    weights: Floats
+    exclusive: bool
+
+    def __getitem__(self, chosen: NDArray[np.int_] | NDArray[np.bool_]) -> "_Lesson":
+        return _Lesson(
+            self.inputs[chosen], self.targets[chosen], self.weights[chosen], self.exclusive
+        )
+
+    def loss(self, logits: Doubles) -> float:
+        """Return the mean log loss of an answer.
+
+        The truth is taken as a little uncertain, as after Laplace's rule of succession (Platt
+        1999, Advances in Large Margin Classifiers, 61): n images without an error do not prove
+        that there never is one, and the temperature would otherwise fall to zero.
+        """
+        doubt = 1 / (len(self.targets) + 2)
+        target = np.clip(self.targets, doubt, 1 - doubt)
+        if self.exclusive:
+            terms = target * log_softmax(logits, axis=1)
+            return -float((self.weights.sum(axis=1) * terms.sum(axis=1)).mean())
+        terms = target * log_expit(logits) + (1 - target) * log_expit(-logits)
+        return -float((self.weights * terms).mean())
 
 
-def _train(
-    inputs: Floats,
-    standardisation: Arrays,
-    truth: NDArray[np.int_],
-    weights: Doubles,
-    held_back: NDArray[np.bool_],
-    seed: int,
-) -> _Attempt:
-    """Train until the validation loss has not fallen for a while.
+def _rehearse(lesson: _Lesson, exam: _Lesson, seed: int) -> tuple[int, float, float]:
+    """Return after how many epochs the exam is passed best, the temperature, and its loss.
+
+    Validation is done in NumPy: Keras takes longer to begin an evaluation than all of it needs.
+    """
+    if not len(exam.inputs):
+        return _UNTESTED_EPOCHS, 1.0, float("nan")
+    best, epochs, least = np.zeros_like(exam.targets, np.float64), 0, np.inf
+    for epoch, layers in enumerate(islice(_epochs(lesson, seed), _MOST_EPOCHS), 1):
+        logits = _logits(exam.inputs, layers)
+        loss = exam.loss(logits)
+        if loss < least:
+            best, epochs, least = logits, epoch, loss
+        elif epoch >= epochs + _PATIENCE:
+            break
+    temperature = _temperature(exam, best)
+    return epochs, temperature, exam.loss(best / temperature)
+
+
+def _temperature(exam: _Lesson, logits: Doubles) -> float:
+    """Return the temperature of the least log loss."""
+    bounds = (np.log(_COLDEST), np.log(_HOTTEST))
+    best = minimize_scalar(
+        lambda warmth: exam.loss(logits / np.exp(warmth)), bounds=bounds, method="bounded"
+    )
+    return float(np.exp(best.x))
+
+
+def _epochs(lesson: _Lesson, seed: int) -> Iterator[Arrays]:
+    """Train for ever; yield the weights after each epoch.
 
     The order of examples and the first weights come from NumPy: Keras' own draws differ by
-    backend and would change the state of everybody's generators. Validation is done in NumPy
-    too: Keras takes longer to begin an evaluation than all of it needs.
+    backend and would change the state of everybody's generators.
     """
     rng = np.random.default_rng(seed)
-    learnt = rng.permutation(np.flatnonzero(~held_back))
-    batches = np.array_split(learnt, -(-len(learnt) // _BATCH))
-    network = _network(inputs.shape[1], int(truth.max()) + 1, rng)
-    best = _Attempt({}, 0, np.inf)
-    for epoch in range(1, _MOST_EPOCHS + 1):
-        for batch in batches:
-            network.train_on_batch(inputs[batch], truth[batch], sample_weight=weights[batch])
-        arrays = {**standardisation, **_weights(network)}
-        logits = _logits(inputs[held_back], arrays)
-        loss = _log_loss(logits, truth[held_back], weights[held_back])
-        if loss < best.loss:
-            best = _Attempt(arrays, epoch, loss)
-        elif epoch >= best.epoch + _PATIENCE:
-            break
-    return best
+    network = _network(lesson.inputs.shape[1], lesson.targets.shape[1], rng, lesson.exclusive)
+    n = len(lesson.inputs)
+    answers = np.stack([lesson.targets, lesson.weights], axis=-1)  # (n, c, 2)
+    while True:
+        order = rng.permutation(n)
+        for batch in np.array_split(order, -(-n // _BATCH)):
+            network.train_on_batch(lesson.inputs[batch], answers[batch])
+        yield _layers(network)
 
 
 _LAYERS = ("hidden", "hidden_bias", "output", "output_bias")
 
 
-def _network(width: int, c: int, rng: np.random.Generator) -> Any:
+def _network(width: int, c: int, rng: np.random.Generator, exclusive: bool) -> Any:
     """Return an untrained Keras network with He-normal weights."""
     with quiet_start():
         import keras  # noqa: PLC0415 - seconds to load
+
+    def loss(answers: Any, logits: Any) -> Any:
+        target, weight = answers[..., 0], answers[..., 1]
+        if exclusive:
+            terms = -target * keras.ops.log_softmax(logits, axis=-1)
+        else:
+            terms = keras.ops.softplus(logits) - target * logits
+        return keras.ops.sum(weight * terms, axis=-1)
 
     network = keras.Sequential(
         [
@@ -497,13 +800,13 @@ def _network(width: int, c: int, rng: np.random.Generator) -> Any:
     network.set_weights([hidden, np.zeros(_HIDDEN), output, np.zeros(c)])
     network.compile(
         optimizer=keras.optimizers.AdamW(_LEARNING_RATE, weight_decay=_WEIGHT_DECAY),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        loss=loss,
         jit_compile=False,  # takes longer than the training
     )
     return network
 
 
-def _weights(network: Any) -> Arrays:
+def _layers(network: Any) -> Arrays:
     arrays = [np.array(array, np.float32) for array in network.get_weights()]
     return dict(zip(_LAYERS, arrays, strict=True))
 
@@ -514,39 +817,40 @@ def _logits(inputs: Floats, arrays: Arrays) -> Doubles:
     return np.asarray(hidden @ arrays["output"] + arrays["output_bias"], np.float64)
 
 
-# --- calibration ---------------------------------------------------------------------------------
-
-
-def _temperature(logits: Doubles, truth: NDArray[np.int_], weights: Doubles) -> float:
-    """Return the temperature of the least log loss.
-
-    The truth is taken as a little uncertain, as after Laplace's rule of succession (Platt 1999,
-    Advances in Large Margin Classifiers, 61): n images without an error do not prove that there
-    never is one, and the temperature would otherwise fall to zero.
-    """
-    n, c = logits.shape
-    doubt = 1 / (n + 2)
-    target = np.full((n, c), doubt / (c - 1))
-    target[np.arange(n), truth] = 1 - doubt
-
-    def loss(log_temperature: float) -> float:
-        terms = target * log_softmax(logits / np.exp(log_temperature), axis=1)
-        return float(-(weights * terms.sum(axis=1)).sum())
-
-    bounds = (np.log(_COLDEST), np.log(_HOTTEST))
-    return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))
-
-
-def _accuracy(logits: Doubles, truth: NDArray[np.int_], weights: Doubles) -> float:
-    return float(np.average(logits.argmax(axis=1) == truth, weights=weights))
-
-
-def _log_loss(logits: Doubles, truth: NDArray[np.int_], weights: Doubles) -> float:
-    losses = -log_softmax(logits, axis=1)[np.arange(len(truth)), truth]
-    return float(np.average(losses, weights=weights))
-
-
 # --- files ---------------------------------------------------------------------------------------
+
+
+def _header_of(head: Head) -> dict[str, Any]:
+    return {
+        "classes": head.classes,
+        "names": head.names,
+        "exclusive": head.exclusive,
+        "temperature": head.temperature,
+        "shares": head.shares.tolist(),
+        "epochs": head.epochs,
+        "log_loss": head.log_loss,
+        "shapes": {name: array.shape for name, array in head.arrays.items()},
+    }
+
+
+def _head(header: dict[str, Any], arrays: Arrays) -> Head:
+    head = Head(
+        classes=tuple(header["classes"]),
+        names=tuple(header["names"]),
+        exclusive=bool(header["exclusive"]),
+        temperature=float(header["temperature"]),
+        shares=np.array(header["shares"], np.float64),
+        epochs=int(header["epochs"]),
+        log_loss=float(header["log_loss"]),
+        arrays=MappingProxyType(dict(arrays)),
+    )
+    if _shapes_of(head) != {name: array.shape for name, array in arrays.items()}:
+        raise ValueError("its arrays do not fit together")
+    if not head.temperature > 0:
+        raise ValueError(f"its temperature is {head.temperature}")
+    if len(head.shares) != len(head.classes) or not (head.shares > 0).all():
+        raise ValueError("its shares of classes do not fit")
+    return head
 
 
 def _check_whole(first: bytes, payload: bytes) -> None:
@@ -574,11 +878,11 @@ def _arrays(shapes: Mapping[str, Sequence[int]], body: bytes) -> Arrays:
     return MappingProxyType({name: part.reshape(tuple(shape)) for (name, shape), part in cut})
 
 
-def _shapes_of(one: DenseClassifier) -> dict[str, tuple[int, ...]]:
-    """Return the shapes that a classifier's arrays must have."""
-    (d, q), h = one.arrays["axes"].shape, one.arrays["hidden_bias"].size
-    t = len(one.arrays["edges"]) - 1
-    k, c = len(one.names), len(one.classes)
+def _shapes_of(head: Head) -> dict[str, tuple[int, ...]]:
+    """Return the shapes that a head's arrays must have."""
+    (d, q), h = head.arrays["axes"].shape, head.arrays["hidden_bias"].size
+    t = len(head.arrays["edges"]) - 1
+    k, c = len(head.names), len(head.classes)
     return {
         "middle": (d,),
         "axes": (d, q),

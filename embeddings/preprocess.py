@@ -19,6 +19,11 @@ _UNIT = (
 )
 _MAPS = ("level", "scatter", "peak")
 _PERCENTS = (1, 5, 25, 50, 75, 95, 99)
+APPEARANCE = (
+    *(f"{name} {percent} %" for name in _MAPS for percent in _PERCENTS),
+    "change along y",
+    "change along x",
+)
 _DISPLAY_WIDTH = 255.0
 _ZSCALE_CONTRAST = 0.25  # Tody's zscale as in IRAF and ds9
 
@@ -109,14 +114,9 @@ def appearance(statistics: Floats, zero_adu: float) -> dict[str, float]:
     """
     excess = statistics - np.array([zero_adu, 0, zero_adu], np.float32)
     shares = [percent / 100 for percent in _PERCENTS]
-    numbers = {
-        f"{name} {percent} %": float(value)
-        for name, one in zip(_MAPS, np.moveaxis(excess, -1, 0), strict=True)
-        for percent, value in zip(_PERCENTS, np.quantile(one, shares), strict=True)
-    }
-    for axis, name in enumerate(("y", "x")):
-        numbers[f"change along {name}"] = float(np.abs(np.diff(excess[..., 0], axis=axis)).mean())
-    return numbers
+    values = [np.quantile(excess[..., each], shares) for each in range(len(_MAPS))]
+    changes = [np.abs(np.diff(excess[..., 0], axis=axis)).mean() for axis in (0, 1)]
+    return dict(zip(APPEARANCE, map(float, (*np.ravel(values), *changes)), strict=True))
 
 
 def physical(statistics: Floats, zero_adu: float, scale_adu: float) -> Floats:

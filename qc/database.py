@@ -58,7 +58,7 @@ from embeddings.encoder import Encoder
 from embeddings.preprocess import appearance
 from qc.errors import ConfigurationError, UnknownFrame
 from qc.frames import Frame, Region, Setup
-from qc.judge import REFERENCE_NEEDED, Evidence, Status, Verdict, limits_for
+from qc.judge import REFERENCE_NEEDED, Evidence, Prediction, Status, Verdict, limits_for
 from qc.thresholds import Threshold
 
 REFERENCE_NEWEST = 200  # a longer memory dilutes the present state; a shorter one has thin tails
@@ -321,7 +321,7 @@ class VerdictRow(Base):
     widened: Mapped[str]
     z: Mapped[dict[str, float]]
     patterns: Mapped[dict[str, float] | None]  # None: judged before they were kept
-    classifier_id: Mapped[int | None] = mapped_column(ForeignKey("classifier.id"))
+    classifier_digest: Mapped[str | None] = mapped_column(String(64))
     predicted_type: Mapped[str | None]
     type_probability: Mapped[float | None]
     predicted_kind: Mapped[str | None]
@@ -1423,6 +1423,24 @@ def record_verdict(
     session.add(_verdict_row(extension_id, encoder_id, judged, thresholds_digest))
 
 
+def newest_classifier(session: Session, fingerprint: str) -> ClassifierRow | None:
+    """Return the newest accepted classifier of an encoder's embeddings, if any was trained."""
+    query = (
+        select(ClassifierRow)
+        .join(EncoderRow, EncoderRow.id == ClassifierRow.encoder_id)
+        .where(EncoderRow.fingerprint == fingerprint, ClassifierRow.accepted)
+        .order_by(ClassifierRow.id.desc())
+        .limit(1)
+    )
+    return session.scalar(query)
+
+
+def record_classifier(session: Session, row: ClassifierRow, encoder: Encoder) -> None:
+    """Keep a classifier, accepted or not."""
+    row.encoder_id = _encoder_id(session, encoder)
+    session.add(row)
+
+
 def find_embedding(
     session: Session, extension_id: int, fingerprint: str
 ) -> NDArray[np.float32] | None:
@@ -1476,9 +1494,22 @@ def _verdict_row(
         reference_size=judged.evidence.reference_size,
         widened=judged.evidence.widened,
         z=dict(judged.evidence.z),
+        **_prediction_columns(judged.evidence.prediction),
         patterns={name: round(far, 2) for name, far in judged.evidence.patterns.items()},
         nearest_id=judged.nearest_id,
     )
+
+
+def _prediction_columns(said: Prediction | None) -> dict[str, Any]:
+    if said is None:
+        return {}
+    return {
+        "classifier_digest": said.classifier_digest,
+        "predicted_type": said.image_type,
+        "type_probability": said.type_probability,
+        "predicted_kind": said.kind,
+        "kind_probability": said.kind_probability,
+    }
 
 
 def _block_statistics_row(extension_id: int, measured: Measured) -> BlockStatisticsRow:

@@ -325,6 +325,7 @@ class FaultKind:
     classes: Annotated[tuple[str, ...], Field(min_length=1)]
 
 
+_IMPOSSIBLE = 1e-6
 _FITS_EVERYTHING = {
     "other": "Something else; the note says what.",
     "needs_discussion": "Not clear; somebody else should look.",
@@ -352,6 +353,7 @@ class Instrument:
     standard_exposures: dict[str, dict[float, Positive]] = field(default_factory=dict)
     speeds: tuple[Speed, ...] = ()
     faults: tuple[FaultKind, ...] = ()
+    fault_rate: Annotated[float, Field(gt=0, lt=1)] = 0.02  # part of the images expected to be bad
 
     def recognises(self, header: Header) -> bool:
         """Say whether a header is of this instrument."""
@@ -434,6 +436,17 @@ class Instrument:
         own = [one for one in self.faults if one.name not in _FITS_EVERYTHING]
         always = [FaultKind(name, said, every) for name, said in _FITS_EVERYTHING.items()]
         return tuple(one for one in own + always if frame_class in {None, *one.classes})
+
+    def expected_faults(self, frame_class: str) -> dict[str, float]:
+        """Give the part of a class's images that is expected to have each kind of fault.
+
+        As much of each that can occur; hardly any of those that cannot.
+        """
+        possible = {one.name for one in self.faults if frame_class in one.classes}
+        each = self.fault_rate / max(len(possible), 1)
+        return {
+            one.name: each if one.name in possible else _IMPOSSIBLE * each for one in self.faults
+        }
 
     def _calibrations_by_image_type(self) -> dict[str, Calibration]:
         return {

@@ -21,6 +21,33 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True)
+class Prediction:
+    """What a classifier says of one extension.
+
+    Attributes
+    ----------
+    image_type : str
+        What it looks like most.
+    type_probability : float
+        Of that.
+    own_probability : float or None
+        Of the type that the header says; None if the classifier has never seen that type.
+    kind : str
+        The most probable fault; empty if it was not asked.
+    kind_probability : float
+    classifier_digest : str
+        Whose words these are.
+    """
+
+    image_type: str
+    type_probability: float
+    own_probability: float | None
+    kind: str = ""
+    kind_probability: float = 0.0
+    classifier_digest: str = ""
+
+
+@dataclass(frozen=True)
 class Evidence:
     """What was measured of one extension; no opinion.
 
@@ -47,6 +74,8 @@ class Evidence:
         How far every such pattern stands out, in the same unit.
     usual_merge_height, usual_residual : float
         Medians over the references, each held against the others.
+    prediction : Prediction or None
+        What the classifier says; None without one for this encoder.
     """
 
     merge_height: float | None
@@ -60,6 +89,7 @@ class Evidence:
     patterns: Mapping[str, float] = field(default_factory=dict)
     usual_merge_height: float = 0.0
     usual_residual: float = 0.0
+    prediction: Prediction | None = None
 
 
 @dataclass(frozen=True)
@@ -159,7 +189,11 @@ def judge(
         The instrument's own limits, which hold without any reference.
     """
     enough = evidence.reference_size >= REFERENCE_NEEDED
-    findings = [*_absolute_findings(evidence, absolute), *_duplicate_findings(evidence)]
+    findings = [
+        *_absolute_findings(evidence, absolute),
+        *_duplicate_findings(evidence),
+        *_type_findings(evidence, threshold),
+    ]
     threshold = limits_for(threshold, evidence.reference_size)
     if enough:  # then an absolute limit that holds says nothing: it has no idea what is usual
         findings = [finding for finding in findings if finding.score > 1]
@@ -171,6 +205,7 @@ def judge(
     findings.sort(key=lambda finding: -finding.score)
     score = findings[0].score if findings else 0.0
     reasons = [finding.words for finding in findings if finding.worth_saying]
+    reasons += _kind_words(evidence.prediction, anomalous=score > 1)
     if not enough:
         reasons.append(
             f"provisional: only {evidence.reference_size} reference frames, {REFERENCE_NEEDED} "
@@ -279,6 +314,30 @@ def _duplicate_findings(evidence: Evidence) -> list[_Finding]:
     return [_Finding(_CERTAIN, words, worth_saying=True)]
 
 
+def _type_findings(evidence: Evidence, threshold: Threshold) -> list[_Finding]:
+    """Hold how improbable the header's type is against the false alarms that are granted."""
+    said = evidence.prediction
+    if said is None or said.own_probability is None:
+        return []
+    score = log(max(said.own_probability, _LEAST_PROBABILITY)) / log(threshold.false_alarms)
+    words = (
+        f"looks like {said.image_type} ({said.type_probability:.0%}), not like what its header says"
+    )
+    return [_Finding(score, words, score > 1)]
+
+
+_LEAST_PROBABILITY = 1e-12  # a classifier that is surer than that has not seen enough
+
+
+def _kind_words(said: Prediction | None, *, anomalous: bool) -> list[str]:
+    """Name the fault, or raise a doubt: the classifier clears nothing, and flags no fault alone."""
+    if said is None or said.kind_probability < _WORTH_NAMING:
+        return []
+    words = f"looks like {said.kind.replace('_', ' ')} ({said.kind_probability:.0%})"
+    return [words if anomalous else f"a doubt: {words}, though all is within its limits"]
+
+
+_WORTH_NAMING = 0.5
 _GROSS_SIGMA = 1000  # how much further says no more
 _CERTAIN = 100.0  # no scale, only a rank among the worst: two read-outs never agree in every pixel
 

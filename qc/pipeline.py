@@ -35,8 +35,9 @@ from qc.errors import (
     UnreadableFrame,
     WrongShape,
 )
+from qc.features import Description, differences_of, looks_of, predict
 from qc.frames import Extension, Frame, read_frame
-from qc.judge import REFERENCE_NEEDED, Evidence, Status, judge
+from qc.judge import REFERENCE_NEEDED, Evidence, Prediction, Status, judge, limits_for
 from qc.metrics import measure, z_scores
 from qc.runtime import Runtime
 from qc.thresholds import Threshold
@@ -429,6 +430,8 @@ def _judge(
         twin = database.duplicate_of(session, measured, frame)
         residual = _residual(session, frame, measured, reference, runtime)
     evidence = _weigh(measured, embedding, reference, residual, twin)
+    prediction = _predict(frame, measured, embedding, evidence, threshold, runtime)
+    evidence = replace(evidence, prediction=prediction)
     return Judged(
         measured=measured,
         embedding=embedding,
@@ -472,6 +475,32 @@ def _weigh(
         z=z_scores(measured.metrics, reference.metrics),
         duplicate_of=twin,
     )
+
+
+def _predict(
+    frame: Frame,
+    measured: Measured,
+    embedding: Floats,
+    evidence: Evidence,
+    threshold: Threshold,
+    runtime: Runtime,
+) -> Prediction | None:
+    """Return what the classifier says: what it looks like, and what is wrong with it."""
+    if runtime.classifier is None:
+        return None
+    enough = evidence.reference_size >= REFERENCE_NEEDED
+    limit = limits_for(threshold, evidence.reference_size).merge_height
+    differences = differences_of(
+        evidence.z, evidence.patterns, evidence.merge_height, evidence.residual, limit
+    )
+    description = Description(
+        embedding,
+        looks_of(measured.appearance, measured.metrics),
+        differences if enough else {},
+    )
+    [instrument] = [one for one in runtime.instruments if one.name == frame.instrument]
+    expected = instrument.expected_faults(measured.frame_class)
+    return predict(runtime.classifier, description, measured.setup.image_type, expected)
 
 
 _QUANTITIES = {"level": "level", "scatter": "noise", "peak": "brightest pixel"}

@@ -7,6 +7,8 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import resources
 from pathlib import Path
 from typing import Annotated
 
@@ -20,9 +22,10 @@ from pydantic_settings import (
 from sqlalchemy import URL
 from sqlalchemy.orm import Session, sessionmaker
 
+from embeddings.classifier import ClassifierError, DenseClassifier, Examples
 from embeddings.encoder import Encoder, ResNet50Encoder
 from embeddings.preprocess import STRETCHES
-from qc.database import connect, for_writing, read_url
+from qc.database import connect, for_writing, newest_classifier, read_url
 from qc.errors import ConfigurationError
 from qc.expectations import Expectations
 from qc.installation import shipped
@@ -195,6 +198,28 @@ class Runtime:
     writes: sessionmaker[Session]
     expectations: Expectations = field(default_factory=Expectations)
 
+    @cached_property
+    def classifier(self) -> DenseClassifier | None:
+        """Return the newest accepted classifier of the encoder's embeddings.
+
+        Without one, that which came with the program if it knows this encoder; else None.
+
+        Raises
+        ------
+        ConfigurationError
+            If it cannot be read.
+        """
+        fingerprint = self.encoder.fingerprint
+        with self.reads() as session:
+            row = newest_classifier(session, fingerprint)
+        try:
+            content = row.content if row else _shipped_classifier()
+            known = DenseClassifier.load(content) if content else None
+        except ClassifierError as error:
+            whose = f"classifier {row.id} of the database" if row else "the program's classifier"
+            raise ConfigurationError(f"{whose}: {error}") from error
+        return known if known and known.fingerprint == fingerprint else None
+
 
 @contextmanager
 def open_runtime(settings: Settings) -> Iterator[Runtime]:
@@ -221,6 +246,17 @@ def open_runtime(settings: Settings) -> Iterator[Runtime]:
         )
     finally:
         engine.dispose()
+
+
+def _shipped_classifier() -> bytes:
+    file = resources.files("embeddings").joinpath("weights", "classifier.dense")
+    return file.read_bytes() if file.is_file() else b""
+
+
+def shipped_examples() -> Examples:
+    """Return the simulated examples that came with the program, faults of every kind."""
+    file = resources.files("embeddings").joinpath("weights", "examples.npz")
+    return Examples.load(file.read_bytes())
 
 
 def thresholds_file(settings: Settings) -> Path:

@@ -21,6 +21,7 @@ ORDER = [
     {"qc.metrics"},
     {"qc.thresholds"},
     {"qc.judge"},
+    {"qc.features"},
     {"qc.tails"},
     {"qc.database"},
     {"qc.labels"},

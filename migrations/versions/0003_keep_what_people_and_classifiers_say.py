@@ -39,24 +39,20 @@ def upgrade() -> None:
         batch_op.create_unique_constraint(batch_op.f("uq_label_undoes_id"), ["undoes_id"])
     with op.batch_alter_table("verdict", schema=None) as batch_op:
         batch_op.add_column(sa.Column("patterns", sa.JSON(), nullable=True))
-        batch_op.add_column(sa.Column("classifier_id", sa.Integer(), nullable=True))
+        batch_op.add_column(sa.Column("classifier_digest", sa.String(length=64), nullable=True))
         batch_op.add_column(sa.Column("predicted_type", sa.String(), nullable=True))
         batch_op.add_column(sa.Column("type_probability", sa.Double(), nullable=True))
         batch_op.add_column(sa.Column("predicted_kind", sa.String(), nullable=True))
         batch_op.add_column(sa.Column("kind_probability", sa.Double(), nullable=True))
-        batch_op.create_foreign_key(
-            batch_op.f("fk_verdict_classifier_id"), "classifier", ["classifier_id"], ["id"]
-        )
 
 
 def downgrade() -> None:
     with op.batch_alter_table("verdict", schema=None) as batch_op:
-        batch_op.drop_constraint(batch_op.f("fk_verdict_classifier_id"), type_="foreignkey")
         batch_op.drop_column("kind_probability")
         batch_op.drop_column("predicted_kind")
         batch_op.drop_column("type_probability")
         batch_op.drop_column("predicted_type")
-        batch_op.drop_column("classifier_id")
+        batch_op.drop_column("classifier_digest")
         batch_op.drop_column("patterns")
     with op.batch_alter_table("label", schema=None) as batch_op:
         batch_op.drop_constraint(batch_op.f("uq_label_undoes_id"), type_="unique")

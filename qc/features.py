@@ -1,0 +1,106 @@
+"""What the classifier is told of an extension."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embeddings.classifier import DenseClassifier, Features, Numbers
+from embeddings.preprocess import APPEARANCE
+from embeddings.residual import PATTERNS
+from qc.judge import Prediction
+from qc.metrics import METRICS
+
+# Of all detector numbers those that are measured whatever the header claims.
+_HEADERLESS = ("bias_level", "read_noise")
+LOOKS = (*APPEARANCE, *_HEADERLESS)
+_HEIGHT, _RESIDUAL = "merge height", "residual"
+DIFFERENCES = (*METRICS, *PATTERNS, _HEIGHT, _RESIDUAL)
+
+
+@dataclass(frozen=True)
+class Description:
+    """What is known of one extension, by name.
+
+    Attributes
+    ----------
+    embedding : (d,) float32 array
+    looks : mapping of name to float
+        How it looks whatever its header says.
+    differences : mapping of name to float
+        How it differs from its references; empty where they are too few to tell.
+    """
+
+    embedding: NDArray[np.float32]
+    looks: Mapping[str, float]
+    differences: Mapping[str, float]
+
+
+def looks_of(appearance: Mapping[str, float], metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return how an extension looks: its blocks' values, and its level and noise."""
+    return {**appearance, **{name: metrics[name] for name in _HEADERLESS if name in metrics}}
+
+
+def differences_of(
+    z: Mapping[str, float],
+    patterns: Mapping[str, float],
+    merge_height: float | None,
+    residual: float | None,
+    threshold: float,
+) -> dict[str, float]:
+    """Return how an extension differs from its references, in sigma and in thresholds."""
+    found = {**z, **patterns}
+    if merge_height is not None:
+        found[_HEIGHT] = merge_height / threshold
+    if residual is not None:
+        found[_RESIDUAL] = residual
+    return found
+
+
+def features_of(descriptions: Sequence[Description], fingerprint: str) -> Features:
+    """Return what the classifier sees of some extensions, whose embeddings are one encoder's."""
+    return Features(
+        np.stack([one.embedding for one in descriptions]),
+        fingerprint,
+        Numbers.of([one.looks for one in descriptions], LOOKS),
+        Numbers.of([one.differences for one in descriptions], DIFFERENCES),
+    )
+
+
+def predict(
+    classifier: DenseClassifier,
+    one: Description,
+    image_type: str,
+    expected_faults: Mapping[str, float],
+) -> Prediction:
+    """Return what the classifier says of one extension.
+
+    Parameters
+    ----------
+    image_type : str
+        What the header says.
+    expected_faults : mapping of kind to float
+        The part of all images of this class that is expected to have it.
+    """
+    features = features_of([one], classifier.fingerprint)
+    types = dict(
+        zip(classifier.type_head.classes, classifier.type_probabilities(features)[0], strict=True)
+    )
+    kinds = _kinds(classifier, features, expected_faults) if one.differences else {"": 0.0}
+    seen, kind = max(types, key=lambda name: types[name]), max(kinds, key=lambda name: kinds[name])
+    return Prediction(
+        image_type=seen,
+        type_probability=float(types[seen]),
+        own_probability=float(types[image_type]) if image_type in types else None,
+        kind=kind,
+        kind_probability=float(kinds[kind]),
+        classifier_digest=classifier.digest,
+    )
+
+
+def _kinds(
+    classifier: DenseClassifier, features: Features, expected: Mapping[str, float]
+) -> dict[str, float]:
+    probabilities = classifier.kind_probabilities(features, expected)[0]
+    return dict(zip(classifier.kind_head.classes, probabilities, strict=True))
