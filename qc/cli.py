@@ -15,7 +15,7 @@ import webbrowser
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,14 +26,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 from rich.text import Text
 
-from qc.choices import Format, What
+from qc.choices import Format, InForce, What
+from qc.errors import InvalidAnswer
 
 if TYPE_CHECKING:
     from qc.demo import DemoResult
-    from qc.pipeline import Outcome
+    from qc.epochs import Entered, Entry
+    from qc.instruments import FaultKind, Instrument
+    from qc.labels import Change
+    from qc.pipeline import Outcome, Rejudged
     from qc.runtime import Runtime
 
 ANOMALIES, MISTAKE = 1, 2
+MANY = 20  # extensions that may be labelled by a filter without a second thought
+LISTED = 50  # lines of what has changed
 
 app = typer.Typer(
     help="Find the calibration frame that does not belong with its kind.",
@@ -160,22 +166,50 @@ def simulate(
 @app.command()
 def process(
     paths: Annotated[
-        list[Path], typer.Argument(help="FITS files (.fits, .Z, .gz, .bz2, .fz), or folders.")
-    ],
-    label: Annotated[
-        Certified | None, typer.Option(help="Take all of them as certified references.")
+        list[Path] | None,
+        typer.Argument(help="FITS files (.fits, .Z, .gz, .bz2, .fz), or folders."),
+    ] = None,
+    certified: Annotated[
+        Certified | None, typer.Option("--label", help="Take all of them as certified references.")
+    ] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Judge what is stored, by today's labels and epochs.")
+    ] = False,
+    since: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="First night judged again.")
+    ] = None,
+    until: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Last night judged again.")
+    ] = None,
+    thresholds: Annotated[
+        InForce | None, typer.Option(help="Judge again by the entry of each night, or the newest.")
     ] = None,
     project: Project = Path(),
     as_json: AsJson = False,
 ) -> None:
     """Read, embed, judge and record frames; those already known cost nothing."""
+    if again == bool(paths):
+        raise typer.BadParameter("give files or folders; or --again, for what is stored")
+    if again and certified:
+        raise typer.BadParameter("--label is for files; 'qc label' is for what is stored")
+    if not again and (since or until or thresholds):
+        raise typer.BadParameter("--since, --until and --thresholds go with --again")
+    if again:
+        first = since.date() if since else date.min
+        last = until.date() if until else date.max
+        _judge_again(project, first, last, thresholds or InForce.DATED, as_json)
+    else:
+        _process(paths or [], certified, project, as_json)
+
+
+def _process(paths: list[Path], certified: Certified | None, project: Path, as_json: bool) -> None:
     from qc.database import LabelName
     from qc.pipeline import find_frames, process_frames
 
     files = find_frames(paths)
     with _runtime(project) as runtime, _progress() as report:
         outcomes = []
-        for outcome in process_frames(files, runtime, LabelName(label) if label else None):
+        for outcome in process_frames(files, runtime, LabelName(certified) if certified else None):
             outcomes.append(outcome)
             report("process", len(outcomes), len(files))
     if as_json:
@@ -225,6 +259,64 @@ def _print_outcomes(outcomes: "list[Outcome]") -> None:
     if table.row_count:
         out.print(table)
     out.print(_count_words(outcomes))
+
+
+def _judge_again(project: Path, first: date, last: date, in_force: InForce, as_json: bool) -> None:
+    from qc.database import extensions_between
+    from qc.pipeline import judge_again
+
+    changed, judged = [], 0
+    with _runtime(project) as runtime, _progress() as report:
+        with runtime.reads() as session:
+            total = extensions_between(session, first, last)
+        for one in judge_again(runtime, first, last, in_force):
+            judged += 1
+            report("judge again", judged, total)
+            if one.is_changed:
+                changed.append(one)
+    records = [_rejudged_record(one) for one in changed]
+    if as_json:
+        _print_json({"judged": judged, "left_out": total - judged, "changed": records})
+    else:
+        _print_rejudged(records, judged, total - judged)
+    if any(record["status"] == "ANOMALOUS" for record in records):
+        raise typer.Exit(ANOMALIES)
+
+
+def _rejudged_record(one: "Rejudged") -> dict[str, Any]:
+    judged = one.judged
+    return {
+        "frame": one.name,
+        "extension": judged.measured.number,
+        "image_type": judged.measured.setup.image_type,
+        "before": one.before,
+        "status": judged.verdict.status,
+        "score": judged.verdict.score,
+        "reference_size": judged.evidence.reference_size,
+        "reasons": judged.verdict.reasons,
+    }
+
+
+def _print_rejudged(records: list[dict[str, Any]], judged: int, left_out: int) -> None:
+    file = Column("frame", overflow="fold")
+    table = Table(file, "type", "before", "now", "score", "n", "first reason")
+    for record in records[:LISTED]:
+        table.add_row(
+            f"{record['frame']}[{record['extension']}]",
+            record["image_type"],
+            record["before"],
+            Text(record["status"], "bold red" if record["status"] == "ANOMALOUS" else ""),
+            f"{record['score']:.1f}",
+            str(record["reference_size"]),
+            next(iter(record["reasons"]), ""),
+        )
+    if table.row_count:
+        out.print(table)
+    if len(records) > LISTED:
+        out.print(f"and {len(records) - LISTED} more; --json lists all")
+    words = f"{judged} extensions judged again: {len(records)} changed status"
+    words += f", {left_out} left out: too little was kept of them" if left_out else ""
+    out.print(words, soft_wrap=True)
 
 
 def _count_words(outcomes: "list[Outcome]") -> str:
@@ -279,6 +371,217 @@ def _show_table(record: dict[str, Any]) -> Table:
         z = "" if metric["z"] is None else f"   {metric['z']:+.1f} sigma"
         table.add_row(name.replace("_", " "), f"{metric['value']:.5g}{z}")
     return table
+
+
+@app.command()
+def label(  # noqa: PLR0913 - each is one word of a sentence
+    frames: Annotated[
+        list[str] | None,
+        typer.Argument(help="Archive names, file names or paths; NAME[1] is one extension."),
+    ] = None,
+    *,
+    said: Annotated[
+        str, typer.Option("--as", metavar="good|bad|valid-outlier", help="What they are.")
+    ] = "",
+    kind: Annotated[str, typer.Option(help="What is wrong with bad ones; see --kinds.")] = "",
+    note: Annotated[str, typer.Option(help="What else there is to say.")] = "",
+    number: Annotated[
+        int | None, typer.Option("--extension", help="Only this HDU of each frame.")
+    ] = None,
+    whole_set: Annotated[
+        bool, typer.Option("--set", help="The same of every frame of the template set.")
+    ] = False,
+    image_type: Annotated[
+        str | None, typer.Option("--type", help="Instead of names: all of an image type.")
+    ] = None,
+    night: Annotated[
+        datetime | None,
+        typer.Option(formats=["%Y-%m-%d"], help="Instead of names: all of a night."),
+    ] = None,
+    status: Annotated[
+        str | None, typer.Option(help="Instead of names: all of a newest verdict.")
+    ] = None,
+    is_undo: Annotated[
+        bool, typer.Option("--undo", help="Undo the label that counts; the one before it counts.")
+    ] = False,
+    file: Annotated[
+        Path | None,
+        typer.Option("--from", help="CSV as 'qc export labels' writes it, or a list of bad files."),
+    ] = None,
+    kinds: Annotated[bool, typer.Option("--kinds", help="List the kinds of fault.")] = False,
+    who: Annotated[str, typer.Option(help="Who says it.", show_default="you")] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="However many they are.")] = False,
+    project: Project = Path(),
+) -> None:
+    """Say what frames are: good, bad and of which kind, or a valid outlier; or undo it."""
+    from qc import labels
+    from qc.database import user
+
+    who = who or user()
+    with _runtime(project) as runtime:
+        if kinds:
+            _print_kinds(labels.taxonomy(runtime.instruments, image_type))
+            return
+        if file:
+            _import_labels(runtime, file, who)
+            return
+        if bool(said) == is_undo:
+            raise InvalidAnswer("say --as good, bad or valid-outlier; or --undo")
+        day = night.date() if night else None
+        answer = labels.read_answer(said, kind, note, who=who) if said else None
+        with runtime.reads() as session:
+            if bool(frames) == bool(image_type or day or status):
+                raise InvalidAnswer("name frames; or choose by --type, --night and --status")
+            if not frames and (whole_set or number is not None):
+                raise InvalidAnswer("--extension and --set go with the names of frames")
+            if frames:
+                found = labels.choose_named(session, frames, number, whole_set=whole_set)
+            else:
+                found = labels.choose_where(session, runtime.instruments, image_type, day, status)
+                _confirm(len(found), yes)
+        with runtime.writes.begin() as session:
+            if answer:
+                changes = labels.answer_for(session, found, answer, runtime.instruments)
+            else:
+                changes = labels.undo(session, found, who, note)
+    _print_changes(changes)
+    if answer and answer.label == "valid-outlier":
+        out.print("If it is to stay so, let references start anew:")
+        for command in labels.epoch_commands(found, answer.note):
+            out.print(f"  {command}", soft_wrap=True)
+
+
+def _import_labels(runtime: "Runtime", file: Path, who: str) -> None:
+    from qc.labels import import_labels
+
+    with runtime.writes.begin() as session:
+        imported = import_labels(session, file, runtime.instruments, who)
+    for refused in imported.refused:
+        out.print(f"line {refused.line}: {refused.why}", soft_wrap=True)
+    out.print(
+        f"{imported.lines} lines: {imported.added} labels added, {imported.known} known already, "
+        f"{len(imported.refused)} lines refused"
+    )
+    if imported.refused:
+        raise typer.Exit(ANOMALIES)
+
+
+def _confirm(count: int, yes: bool) -> None:
+    """Let nobody label a year by a slip."""
+    err.print(f"{count} extensions")
+    if count == 0:
+        raise InvalidAnswer("there is none of that type, night and status")
+    if count <= MANY or yes:
+        return
+    if not sys.stdin.isatty():
+        raise InvalidAnswer(f"{count} extensions are more than {MANY}: say --yes as well")
+    if not typer.confirm("All of them?", err=True):
+        raise InvalidAnswer("nothing was kept")
+
+
+def _print_kinds(kinds: "list[tuple[Instrument, FaultKind]]") -> None:
+    table = Table("instrument", Column("kind", no_wrap=True), "occurs in", "what it is")
+    for instrument, kind in kinds:
+        table.add_row(instrument.name, kind.name, " ".join(kind.classes), kind.sentence)
+    out.print(table)
+
+
+def _print_changes(changes: "list[Change]") -> None:
+    for change in changes[:LISTED]:
+        before = f"(before: {change.before})" if change.is_new else "(as before)"
+        name = f"{change.one.name} {change.one.image_type}"
+        out.print(f"{name}: {change.after} {before}", soft_wrap=True)
+    if len(changes) > LISTED:
+        out.print(f"and {len(changes) - LISTED} more")
+    nights = [change.one.night for change in changes if change.is_new]
+    out.print(f"{len(nights)} of {len(changes)} extensions have another label now")
+    if nights:
+        out.print(f"To judge again what it bears on: qc process --again --since {min(nights)}")
+
+
+@app.command()
+def epoch(
+    scope: Annotated[
+        str | None, typer.Argument(help="An image type, or an instrument's name.")
+    ] = None,
+    since: Annotated[
+        datetime | None,
+        typer.Option("--from", formats=["%Y-%m-%d"], help="First night after the intervention."),
+    ] = None,
+    why: Annotated[str, typer.Option(help="What was done; or why it is undone.")] = "",
+    who: Annotated[str, typer.Option(help="Who says it.", show_default="you")] = "",
+    undone: Annotated[
+        int | None, typer.Option("--undo", help="Number of an epoch that was a slip.")
+    ] = None,
+    listed: Annotated[bool, typer.Option("--list", help="List all; so does no argument.")] = False,
+    project: Project = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Enter an intervention, from whose night on references start anew; or list them all."""
+    from qc import epochs
+    from qc.database import user
+
+    who = who or user()
+    with _runtime(project) as runtime:
+        if scope is None and undone is None:
+            if since or why:
+                raise InvalidAnswer("an epoch needs an image type or instrument before --from")
+            with runtime.reads() as session:
+                _print_log(epochs.read_log(session), as_json)
+        elif listed or (scope is not None and undone is not None):
+            raise InvalidAnswer("enter one epoch, or --undo one, or --list them all")
+        elif undone is not None:
+            with runtime.writes.begin() as session:
+                entered = epochs.undo(session, undone, why, who=who)
+            _print_entered(entered, is_undone=True)
+        elif scope is not None and since is not None:
+            with runtime.writes.begin() as session:
+                entered = epochs.enter(
+                    session, scope, since.date(), why, who=who, instruments=runtime.instruments
+                )
+            _print_entered(entered, is_undone=False)
+        else:
+            raise InvalidAnswer("an epoch needs --from DATE and --why TEXT")
+
+
+def _print_entered(entered: "Entered", *, is_undone: bool) -> None:
+    done = " is undone" if is_undone else ""
+    out.print(f"Epoch No. {entered.number}, {entered.scope} from {entered.since}{done}.")
+    until = "" if entered.last == date.max else f" --until {entered.last}"
+    effect = "count again" if is_undone else "count no longer"
+    if entered.frames:
+        out.print(
+            f"{entered.frames} frames since then were judged with references; those from before "
+            f"it {effect}.\nTo judge them again: qc process --again --since {entered.since}{until}",
+            soft_wrap=True,
+        )
+
+
+def _print_log(log: "list[Entry]", as_json: bool) -> None:
+    records = [
+        {
+            "number": entry.epoch.id,
+            "scope": entry.epoch.scope,
+            "from": entry.epoch.since,
+            "why": entry.epoch.why,
+            "who": entry.epoch.who,
+            "at": entry.epoch.at,
+            "undone_by": entry.undone_by.who if entry.undone_by else None,
+            "undone_why": entry.undone_by.why if entry.undone_by else None,
+        }
+        for entry in log
+    ]
+    if as_json:
+        _print_json(records)
+        return
+    table = Table(
+        "No.", "scope", "from", Column("why", overflow="fold"), "who", "said on", "undone"
+    )
+    for one in records:
+        undone = f"by {one['undone_by']}: {one['undone_why']}" if one["undone_by"] else ""
+        told = (str(one[name]) for name in ("number", "scope", "from", "why", "who"))
+        table.add_row(*told, f"{one['at']:%Y-%m-%d}", undone)
+    out.print(table if records else "No epoch has been entered.")
 
 
 @app.command()

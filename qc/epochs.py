@@ -31,14 +31,17 @@ class Entered:
 
     Attributes
     ----------
-    epoch : EpochRow
+    number : int
+        Of the epoch.
     last : date
         The last night whose references it decides: the next epoch of its scope begins after it.
     frames : int
         Judged with references by now: some of these may no longer count, or may count again.
     """
 
-    epoch: EpochRow
+    number: int
+    scope: str
+    since: date
     last: date
     frames: int
 
@@ -130,7 +133,8 @@ def _record(
     session.add(row)
     session.flush()
     last = _last_night(session, scope, since)
-    return Entered(row, last, database.frames_compared(session, scope, since, last))
+    frames = database.frames_compared(session, scope, since, last)
+    return Entered(undoes.id if undoes else row.id, scope, since, last, frames)
 
 
 def _last_night(session: Session, scope: str, since: date) -> date:

@@ -29,16 +29,12 @@ _CALLED_BAD = re.compile(r"_b(?=(\.fits(\.\w+)?)?$)")
 
 @dataclass(frozen=True)
 class Change:
-    """What an answer did to an extension: the label that counted before, and the one that does."""
+    """What an answer did to an extension: which label counted before, and which does, in words."""
 
     one: Chosen
-    before: LabelRow | None
-    after: LabelRow | None
-
-    @property
-    def is_new(self) -> bool:
-        """Say whether anything was added."""
-        return self.before is not self.after
+    before: str
+    after: str
+    is_new: bool = True
 
 
 # --- which extensions -----------------------------------------------------------------------------
@@ -234,7 +230,7 @@ def answer_for(
         before = database.standing(said.get(one.id, ()))
         is_known = before is not None and _same_words(before, own)
         after = before if is_known else database.record_label(session, one.id, own)
-        changes.append(Change(one, before, after))
+        changes.append(Change(one, in_words(before), in_words(after), not is_known))
     return changes
 
 
@@ -258,7 +254,8 @@ def undo(session: Session, found: Sequence[Chosen], who: str, note: str = "") ->
         if before := database.standing(rows):
             answer = read_answer(before.label, before.kind, note, who=who)
             rows = [*rows, database.record_label(session, one.id, answer, undoes=before)]
-            changes.append(Change(one, before, database.standing(rows)))
+            after = database.standing(rows)
+            changes.append(Change(one, in_words(before), in_words(after)))
     if not changes:
         names = ", ".join(one.name for one in found[:3]) + (" …" if len(found) > 3 else "")
         raise InvalidAnswer(f"nothing to undo: {names or 'no extension'} has no label")
