@@ -1212,6 +1212,16 @@ def block_statistics_of(session: Session, extension_id: int) -> NDArray[np.float
     return session.scalar(query)
 
 
+def appearance_of(session: Session, row: ExtensionRow) -> Mapping[str, float]:
+    """Return how an extension looks; empty where it was measured before this was kept."""
+    if row.appearance is not None:
+        return row.appearance
+    above_zero = block_statistics_of(session, row.id)
+    if above_zero is None:
+        return {}
+    return appearance(above_zero, row.metrics.get("bias_level", row.zero_adu) - row.zero_adu)
+
+
 def reference_of(session: Session, finding: Finding) -> Reference:
     """Return what a judged extension would be held against if it were judged today."""
     frame, setup = frame_of(finding.frame), finding.extension.setup

@@ -60,8 +60,9 @@ def differences_of(
 
 def features_of(descriptions: Sequence[Description], fingerprint: str) -> Features:
     """Return what the classifier sees of some extensions, whose embeddings are one encoder's."""
+    embeddings = [one.embedding for one in descriptions]
     return Features(
-        np.stack([one.embedding for one in descriptions]),
+        np.stack(embeddings) if embeddings else np.empty((0, 0), np.float32),
         fingerprint,
         Numbers.of([one.looks for one in descriptions], LOOKS),
         Numbers.of([one.differences for one in descriptions], DIFFERENCES),

@@ -33,6 +33,7 @@ ORDER = [
     {"qc.portraits"},
     {"qc.tuning"},
     {"qc.runtime"},
+    {"qc.training"},
     {"qc.reports", "qc.exports", "qc.proposals"},
     {"qc.pipeline"},
     {"qc.history"},
