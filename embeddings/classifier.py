@@ -325,13 +325,18 @@ class DenseClassifier:
     examples: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
-    def fit(cls, examples: Examples, *, seed: int = 0) -> Self:
+    def fit(cls, examples: Examples, *, seed: int = 0, least: int = EXAMPLES_NEEDED) -> Self:
         """Train on labelled images.
 
         The newest fifth decides when training stops and sets the temperature (Guo et al. 2017,
         ICML 70, 1321); then all are learnt, as long. Every class weighs the same, however rare,
         down to one in fifty. The same examples and seed give the same classifier. The type is
         learnt from images that nothing is wrong with.
+
+        Parameters
+        ----------
+        least : int
+            Examples that a class must have to be learnt.
 
         Raises
         ------
@@ -343,18 +348,16 @@ class DenseClassifier:
         _check_finite(examples.features)
         typed = examples[_rows(examples, _is_typed)]
         told = examples[_rows(examples, _is_told)]
-        types, kinds = (
-            _enough([[each] for each in typed.types]),
-            _enough([sorted(each or ()) for each in told.kinds]),
-        )
+        types = _enough([[each] for each in typed.types], least)
+        kinds = _enough([sorted(each or ()) for each in told.kinds], least)
         if len(types) < 2:
             raise TooFewExamplesError(
-                f"expected {EXAMPLES_NEEDED} good examples of at least two image types, got "
+                f"expected {least} good examples of at least two image types, got "
                 f"{_listed(types)}; label more as good"
             )
         if not kinds:
             raise TooFewExamplesError(
-                f"expected {EXAMPLES_NEEDED} bad examples of at least one kind, got "
+                f"expected {least} bad examples of at least one kind, got "
                 f"{_counted(told)}; label more as bad"
             )
         typed = typed[np.array([each in types for each in typed.types])]
@@ -522,10 +525,10 @@ def _is_told(_name: str, kinds: frozenset[str] | None) -> bool:
     return kinds is not None
 
 
-def _enough(labels: Sequence[Sequence[str]]) -> tuple[str, ...]:
+def _enough(labels: Sequence[Sequence[str]], least: int) -> tuple[str, ...]:
     """Return the classes with enough examples, in order."""
     counts = Counter(label for some in labels for label in some)
-    return tuple(sorted(name for name, count in counts.items() if count >= EXAMPLES_NEEDED))
+    return tuple(sorted(name for name, count in counts.items() if count >= least))
 
 
 def _counted(examples: Examples) -> str:

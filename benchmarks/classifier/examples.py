@@ -1,0 +1,119 @@
+"""Simulated histories as labelled examples."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy.orm import Session
+
+from benchmarks.detection.evidence import read_truth
+from benchmarks.detection.history import ARMS
+from embeddings.classifier import Examples
+from qc import database
+from qc.database import Finding
+from qc.features import features_of
+from qc.judge import REFERENCE_NEEDED
+from qc.runtime import read_settings
+from qc.training import description_of
+
+# What no picture shows: the pixels are those of a good frame, or the file was refused.
+UNSEEN = frozenset({"frame_repeated", "keyword_missing", "binning_misreported", "chip_missing"})
+
+
+@dataclass(frozen=True)
+class Known:
+    """Labelled examples, and what a simulation knows beside the label.
+
+    Attributes
+    ----------
+    examples : Examples
+    headers : (n,) str array
+        The image type that each header says.
+    strengths : (n,) str array
+        Of the fault; empty without one.
+    """
+
+    examples: Examples
+    headers: NDArray[np.str_]
+    strengths: NDArray[np.str_]
+
+    def __getitem__(self, chosen: NDArray[np.int_] | NDArray[np.bool_]) -> "Known":
+        """Return some of them."""
+        return Known(self.examples[chosen], self.headers[chosen], self.strengths[chosen])
+
+
+def read_history(work: Path) -> Known:
+    """Return the images of a folder that `benchmarks.detection` has filled."""
+    return _join([_of_arm(work / arm) for arm in ARMS])
+
+
+def read_nominal(work: Path) -> Known:
+    """Return the good images of a folder that `benchmarks.thresholds` has filled."""
+    return _join([_of_good_arm(work / arm) for arm in ARMS])
+
+
+def _of_arm(folder: Path) -> Known:
+    with _session(folder) as session:
+        found = {
+            (Path(one.frame.path).name, one.extension.number): one
+            for one in database.findings(session, date.min)
+        }
+        rows = [
+            (found[truth.file, truth.extension], truth.image_type, truth.fault, truth.strength)
+            for truth in read_truth(folder / "truth")
+            if (truth.file, truth.extension) in found and truth.fault not in UNSEEN
+        ]
+        return _known(session, rows)
+
+
+def _of_good_arm(folder: Path) -> Known:
+    with _session(folder) as session:
+        found = database.findings(session, date.min)
+        return _known(session, [(one, one.extension.image_type, "", "") for one in found])
+
+
+def _session(folder: Path) -> Session:
+    return Session(database.connect(read_settings(folder / "project").database_url))
+
+
+def _known(session: Session, rows: Sequence[tuple[Finding, str, str, str]]) -> Known:
+    findings = [finding for finding, *_ in rows]
+    features = features_of(
+        [description_of(session, one) for one in findings], findings[0].fingerprint
+    )
+    examples = Examples(
+        features,
+        types=tuple(image_type for _, image_type, _, _ in rows),
+        kinds=tuple(_kinds(finding, fault) for finding, _, fault, _ in rows),
+        days=np.array(list(_days(findings))),
+        weights=np.ones(len(rows)),
+    )
+    headers = np.array([finding.extension.image_type for finding in findings])
+    return Known(examples, headers, np.array([strength for *_, strength in rows]))
+
+
+def _kinds(finding: Finding, fault: str) -> frozenset[str] | None:
+    """Return what is wrong; unknown where too few references show how the image differs."""
+    if finding.verdict.reference_size < REFERENCE_NEEDED:
+        return None
+    return frozenset({fault} if fault else ())
+
+
+def _days(findings: Sequence[Finding]) -> Iterator[int]:
+    for one in findings:
+        assert one.frame.night is not None  # a processed frame has one
+        yield one.frame.night.toordinal()
+
+
+def _join(parts: Sequence[Known]) -> Known:
+    first, *others = parts
+    for other in others:
+        first = Known(
+            first.examples + other.examples,
+            np.concatenate([first.headers, other.headers]),
+            np.concatenate([first.strengths, other.strengths]),
+        )
+    return first

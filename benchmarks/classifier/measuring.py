@@ -1,0 +1,185 @@
+"""Figures of a classifier on a history that it never saw."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+
+from benchmarks.classifier.examples import Known
+from embeddings.classifier import DenseClassifier, Examples
+from qc.training import NAMED, Share, measure
+
+Doubles = NDArray[np.float64]
+Booleans = NDArray[np.bool_]
+
+CLEAR = ("gross", "moderate")
+_FALSE_ALARMS = 0.001  # what the product grants
+_LABELS = 50
+_TRANSFERRED = 20
+_DRAWS = 5
+_SEED = 9
+
+
+@dataclass(frozen=True)
+class TypeFigures:
+    """How well types are told.
+
+    Attributes
+    ----------
+    by_type : mapping of str to Share
+        Of the good images of a type, those that look like it most.
+    contradicted : Share
+        Of the good images, those whose header the product would contradict: false alarms.
+    exposed : mapping of kind to Share
+        Of the images with such a fault, those whose header it would contradict.
+    """
+
+    by_type: Mapping[str, Share]
+    contradicted: Share
+    exposed: Mapping[str, Share]
+
+
+@dataclass(frozen=True)
+class KindFigures:
+    """How well kinds of fault are told.
+
+    Attributes
+    ----------
+    by_kind : mapping of str to (precision, recall)
+        Gross and moderate faults among good images.
+    clear, faint : Share
+        Macro-F1 of gross and moderate faults, and of faint ones, each among the good images.
+    calibration_error : float
+    """
+
+    by_kind: Mapping[str, tuple[Share, Share]]
+    clear: Share
+    faint: Share
+    calibration_error: float
+
+
+def share(flags: Booleans) -> Share:
+    """Return a share with its Wilson interval."""
+    if not len(flags):
+        return Share(float("nan"), 0.0, 1.0, 0)
+    interval = binomtest(int(flags.sum()), len(flags)).proportion_ci(method="wilson")
+    return Share(float(flags.mean()), float(interval.low), float(interval.high), len(flags))
+
+
+def of_types(classifier: DenseClassifier, known: Known) -> TypeFigures:
+    """Return how well types are told, and headers that lie found out."""
+    seen = classifier.type_probabilities(known.examples.features)
+    classes = np.array(classifier.type_head.classes)
+    place = {name: number for number, name in enumerate(classes)}
+    own = np.array([row[place[name]] for row, name in zip(seen, known.headers, strict=True)])
+    good, faults = known.strengths == "", np.array(fault_of(known))
+    right = classes[seen.argmax(axis=1)] == known.headers
+    return TypeFigures(
+        by_type={
+            str(name): share(right[good & (known.headers == name)])
+            for name in np.unique(known.headers[good])
+        },
+        contradicted=share(own[good] < _FALSE_ALARMS),
+        exposed={
+            str(one): share(own[faults == one] < _FALSE_ALARMS) for one in np.unique(faults) if one
+        },
+    )
+
+
+def fault_of(known: Known) -> list[str]:
+    """Return each image's kind of fault; empty without one, or where it cannot be known."""
+    return [" ".join(one or ()) for one in known.examples.kinds]
+
+
+def of_kinds(classifier: DenseClassifier, known: Known) -> KindFigures:
+    """Return how well kinds are told where references show how an image differs."""
+    told = np.array([one is not None for one in known.examples.kinds])
+    clear = told & np.isin(known.strengths, ("", *CLEAR))
+    faint = told & np.isin(known.strengths, ("", "faint"))
+    found = measure(classifier, known.examples[clear])
+    return KindFigures(
+        by_kind=found.kinds,
+        clear=found.macro_f1,
+        faint=measure(classifier, known.examples[faint]).macro_f1,
+        calibration_error=found.calibration_error,
+    )
+
+
+def of_seldom(classifier: DenseClassifier, known: Known, rate: float) -> Mapping[str, float]:
+    """Return the precision of naming any fault where few images have one, with and without prior.
+
+    The bad images are weighed down to the rate.
+    """
+    told = np.array([one is not None for one in known.examples.kinds])
+    features = known.examples.features[told]
+    bad = np.asarray(known.strengths[told] != "")
+    kinds = classifier.kind_head.classes
+    results = {}
+    for name, expected in (
+        ("as trained", {}),
+        ("moved to the rate", dict.fromkeys(kinds, rate / len(kinds))),
+    ):
+        named = (classifier.kind_probabilities(features, expected) > NAMED).any(axis=1)
+        hits, alarms = rate * named[bad].mean(), (1 - rate) * named[~bad].mean()
+        results[f"{name}: precision"] = float(hits / (hits + alarms))
+        results[f"{name}: recall"] = float(named[bad].mean())
+    return results
+
+
+def retraining(examples: Examples, labels: Examples) -> float:
+    """Return how many seconds it takes to learn anew with fifty more labels."""
+    rows = np.random.default_rng(_SEED).permutation(len(labels))[:_LABELS]
+    start = time.perf_counter()
+    DenseClassifier.fit(examples + labels[rows])
+    return time.perf_counter() - start
+
+
+def transfer(teachers: Examples, other: Known) -> Mapping[str, Sequence[float]]:
+    """Return the macro-F1 of kinds on another instrument, with twenty of its images labelled.
+
+    Twenty bad images are drawn, and as many good ones; the kinds asked for are those among them
+    that the teachers know too. The rest of the instrument's images are the exam.
+    """
+    told = other.examples[np.array([one is not None for one in other.examples.kinds])]
+    clear = told
+    results: dict[str, list[float]] = {"these alone": [], "with the other": [], "other alone": []}
+    for draw in range(_DRAWS):
+        rng = np.random.default_rng([_SEED, draw])
+        rows = _drawn(clear, rng)
+        few = replace(clear[rows], weights=np.full(len(rows), 5.0))
+        exam = clear[np.setdiff1d(np.arange(len(clear)), rows)]
+        asked = {kind for one in few.kinds for kind in one or ()}
+        for name, examples in (
+            ("these alone", few),
+            ("with the other", teachers + few),
+            ("other alone", teachers),
+        ):
+            results[name].append(_macro_f1(examples, exam, asked))
+    return results
+
+
+def _drawn(examples: Examples, rng: np.random.Generator) -> NDArray[np.int_]:
+    bad = np.array([bool(one) for one in examples.kinds])
+    chosen = [rng.permutation(np.flatnonzero(each))[:_TRANSFERRED] for each in (bad, ~bad)]
+    return np.sort(np.concatenate(chosen))
+
+
+def _macro_f1(examples: Examples, exam: Examples, asked: set[str]) -> float:
+    classifier = DenseClassifier.fit(examples, least=1)
+    kept = np.array([not one or bool(one & asked) for one in exam.kinds])
+    exam = exam[kept]
+    f1 = []
+    for kind in sorted(asked):
+        truth = np.array([kind in (one or ()) for one in exam.kinds])
+        if not truth.any():
+            continue
+        if kind not in classifier.kind_head.classes:
+            f1.append(0.0)
+            continue
+        column = classifier.kind_head.classes.index(kind)
+        named = classifier.kind_probabilities(exam.features, {})[:, column] > NAMED
+        f1.append(2 * float((named & truth).sum()) / max(int(named.sum() + truth.sum()), 1))
+    return float(np.mean(f1))
