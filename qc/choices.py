@@ -3,9 +3,10 @@
 Apart from both, as the door must open without loading what lies behind.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from enum import StrEnum
+from fnmatch import fnmatchcase
 
 from qc.errors import InvalidAnswer
 
@@ -51,7 +52,22 @@ def chosen(word: str, known: Iterable[str], what: str) -> str:
     advice = (
         f"did you mean {names[close[0]]}?" if close else f"there are: {', '.join(names.values())}"
     )
-    raise InvalidAnswer(f"{shortened(word)!r} is no {what}; {advice}")
+    raise InvalidAnswer(f"'{shortened(word)}' is no {what}; {advice}")
+
+
+def chosen_all(words: Iterable[str], known: Sequence[str], what: str) -> list[str]:
+    """Return the names that were meant, each once; a word with ``*`` or ``?`` means many.
+
+    Raises
+    ------
+    InvalidAnswer
+        If a word means none.
+    """
+    found: dict[str, None] = {}
+    for word in words:
+        many = [name for name in known if fnmatchcase(_plain(name), _plain(word))]
+        found |= dict.fromkeys(many or [chosen(word, known, what)])
+    return list(found)
 
 
 def _plain(word: str) -> str:
@@ -59,5 +75,6 @@ def _plain(word: str) -> str:
 
 
 def shortened(word: str) -> str:
-    """Return the beginning of a word that may be endless."""
-    return word if len(word) <= _SHOWN else f"{word[:_SHOWN]}…"
+    """Return the beginning of a word that may be endless, or a terminal's commands."""
+    seen = (letter if letter.isprintable() else ascii(letter)[1:-1] for letter in word[:_SHOWN])
+    return "".join(seen) + ("…" if len(word) > _SHOWN else "")

@@ -13,7 +13,7 @@ import sys
 import traceback
 import webbrowser
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from enum import StrEnum
@@ -32,9 +32,11 @@ from qc.errors import InvalidAnswer
 if TYPE_CHECKING:
     from qc.demo import DemoResult
     from qc.epochs import Entered, Entry
+    from qc.history import Likeness
     from qc.instruments import FaultKind, Instrument
     from qc.labels import Change
     from qc.pipeline import Outcome, Rejudged
+    from qc.proposals import Flip, Proposal
     from qc.runtime import Runtime
 
 ANOMALIES, MISTAKE = 1, 2
@@ -551,8 +553,9 @@ def _print_entered(entered: "Entered", *, is_undone: bool) -> None:
     effect = "count again" if is_undone else "count no longer"
     if entered.frames:
         out.print(
-            f"{entered.frames} frames since then were judged with references; those from before "
-            f"it {effect}.\nTo judge them again: qc process --again --since {entered.since}{until}",
+            f"Frames since then that were judged with references: {entered.frames}. Those from "
+            f"before it {effect}.\n"
+            f"To judge them again: qc process --again --since {entered.since}{until}",
             soft_wrap=True,
         )
 
@@ -582,6 +585,162 @@ def _print_log(log: "list[Entry]", as_json: bool) -> None:
         told = (str(one[name]) for name in ("number", "scope", "from", "why", "who"))
         table.add_row(*told, f"{one['at']:%Y-%m-%d}", undone)
     out.print(table if records else "No epoch has been entered.")
+
+
+@app.command()
+def tune(  # noqa: PLR0913, PLR0917 - each is one word of a sentence
+    image_types: Annotated[
+        list[str] | None,
+        typer.Argument(help="Image types, or patterns as 'UD1*'; all that were seen by default."),
+    ] = None,
+    false_alarms: Annotated[
+        float | None,
+        typer.Option(min=1e-6, max=0.5, help="Rate per extension that is granted, e.g. 0.001."),
+    ] = None,
+    recall: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Part of the bad frames to be found.")
+    ] = None,
+    write: Annotated[bool, typer.Option("--write", help="Add them to thresholds.yaml.")] = False,
+    why: Annotated[str, typer.Option(help="The reason, for the file.")] = "",
+    by: Annotated[str, typer.Option(help="Your name, for the file.", show_default="yours")] = "",
+    since: Annotated[
+        datetime | None,
+        typer.Option(formats=["%Y-%m-%d"], help="First night whose frames are looked at."),
+    ] = None,
+    effective: Annotated[
+        datetime | None,
+        typer.Option(
+            "--from", formats=["%Y-%m-%d"], help="Night from which they hold; today by default."
+        ),
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="PNG file to draw them in.")] = None,
+    project: Project = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Propose new limits from what was judged and labelled, and say what they would change."""
+    from qc import database, proposals
+    from qc.files import written_whole
+
+    if false_alarms is not None and recall is not None:
+        raise InvalidAnswer("give --false-alarms or --recall: one limit cannot be set for both")
+    if write and not why.strip():
+        raise InvalidAnswer("--write needs a reason for the file: --why 'a new lamp on 3 March'")
+    goal = proposals.Goal(
+        effective=(effective or datetime.now(UTC)).date(),
+        since=since.date() if since else date.min,
+        false_alarms=false_alarms,
+        recall=recall,
+    )
+    with _runtime(project) as runtime, _progress() as report:
+        found, refused = proposals.propose_all(
+            runtime,
+            image_types or [],
+            goal,
+            why.strip(),
+            by or database.user(),
+            progress=lambda done, total: report("tune", done, total),
+        )
+        if plot:
+            with written_whole(plot) as stream:
+                stream.write(proposals.draw_proposals(found))
+        if write:
+            proposals.write_proposals(runtime, found)
+    if as_json:
+        records = [proposals.proposal_record(one) for one in found]
+        _print_json({"proposals": records, "refused": refused})
+    else:
+        _print_proposals(found, refused)
+    if plot:
+        err.print(f"Picture: {plot}", soft_wrap=True)
+    if write:
+        changed = runtime.thresholds.path
+        err.print(f"{len(found)} entries from {goal.effective} on in {changed}", soft_wrap=True)
+
+
+def _print_proposals(found: "list[Proposal]", refused: "list[str]") -> None:
+    for proposal in found:
+        out.print(_proposal_table(proposal))
+        _print_flips("Newly flagged", proposal.newly_flagged)
+        _print_flips("No longer flagged", proposal.no_longer_flagged)
+        for note in proposal.notes:
+            out.print(f"Note: {note}.", soft_wrap=True)
+        out.print()
+    for sentence in refused:
+        out.print(f"{sentence}.", soft_wrap=True)
+
+
+def _proposal_table(proposal: "Proposal") -> Table:
+    table = Table("", title=f"{proposal.image_type}: {proposal.basis}")
+    for name in ("present", "proposed", "95 % interval"):
+        table.add_column(name, justify="right")
+    for row in proposal.rows():
+        table.add_row(*row)
+    return table
+
+
+_SHOWN_FLIPS = 20
+
+
+def _print_flips(title: str, flips: "Sequence[Flip]") -> None:
+    if not flips:
+        return
+    out.print(f"{title}: {len(flips)} of the past")
+    for flip in flips[:_SHOWN_FLIPS]:
+        said = f"labelled {flip.label} {flip.kind}".strip() if flip.label else "not labelled"
+        line = f"  {flip.name}  {flip.night}  {flip.ratio:.2f} times the new limit, {said}"
+        out.print(line, soft_wrap=True)
+    if len(flips) > _SHOWN_FLIPS:
+        out.print(f"  and {len(flips) - _SHOWN_FLIPS} more")
+
+
+@app.command()
+def similar(
+    frame: Annotated[
+        str, typer.Argument(help="Archive name, file name or path; a new file is only read.")
+    ],
+    k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many.")] = 10,
+    image_type: Annotated[
+        str | None,
+        typer.Option(
+            "--type", help="Among which: an image type, a pattern, or 'any'; its own by default."
+        ),
+    ] = None,
+    labelled: Annotated[
+        bool, typer.Option("--labelled", help="Only what a person has spoken about.")
+    ] = False,
+    extension: Annotated[int | None, typer.Option(help="Only this HDU.")] = None,
+    project: Project = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Find the frames of the whole history that look most like one, and what was said of them."""
+    from dataclasses import asdict
+
+    from qc import history
+
+    with _runtime(project) as runtime:
+        found = history.similar(
+            runtime, frame, k, image_type=image_type, labelled=labelled, extension=extension
+        )
+    if as_json:
+        _print_json([asdict(one) for one in found])
+        return
+    for one in found:
+        for sentence in one.sentences():
+            out.print(sentence, soft_wrap=True)
+        if one.neighbours:
+            out.print(_likeness_table(one))
+
+
+def _likeness_table(likeness: "Likeness") -> Table:
+    table = Table(Column("distance", justify="right"), Column("x threshold", justify="right"))
+    for name in ("frame", "observed", "type", "verdict", "label", "kind", "note"):
+        table.add_column(name, overflow="fold")
+    for one in likeness.neighbours:
+        scale = f"{one.distance / likeness.threshold:.2f}" if likeness.threshold else ""
+        when = f"{one.observed_at:%Y-%m-%d %H:%M}" if one.observed_at else ""
+        words = (one.image_type, one.status, one.label, one.kind, one.note)
+        table.add_row(f"{one.distance:.2g}", scale, one.name, when, *words)
+    return table
 
 
 @app.command()

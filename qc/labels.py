@@ -129,7 +129,7 @@ def read_answer(
             "bad needs a kind, of which 'other' is one; 'qc label --kinds' lists them"
         )
     if name is not LabelName.BAD and kind.strip():
-        raise InvalidAnswer(f"{name} has no kind of fault, got {shortened(kind)!r}")
+        raise InvalidAnswer(f"{name} has no kind of fault, got '{shortened(kind)}'")
     return Answer(
         label=name,
         who=one_line(who, "name of who says it", LONGEST_NAME, needed=True),
@@ -151,7 +151,7 @@ def one_line(text: str, what: str, longest: int, *, needed: bool = False) -> str
     if len(line) > longest:
         raise InvalidAnswer(f"the {what} has {len(line)} characters, at most {longest} are kept")
     if any(category(letter) == "Cc" for letter in line):
-        raise InvalidAnswer(f"the {what} has control characters: {shortened(line)!r}")
+        raise InvalidAnswer(f"the {what} has control characters: '{shortened(line)}'")
     if needed and not line:
         raise InvalidAnswer(f"the {what} is empty")
     return line
@@ -434,7 +434,7 @@ def _meant(line: _Line, called: Mapping[str, Sequence[Chosen]]) -> list[Chosen]:
     if not own:
         types = " and ".join(one.image_type for one in found)
         said = shortened(line.image_type)
-        raise InvalidAnswer(f"{found[0].name}: is {types}, the line says {said!r}")
+        raise InvalidAnswer(f"{found[0].name}: is {types}, the line says '{said}'")
     return own
 
 
@@ -545,7 +545,7 @@ def _number(text: str) -> int | None:
     if not text:
         return None
     if not re.fullmatch(r"\d{1,4}", text, re.ASCII):
-        raise InvalidAnswer(f"extension: expected a number, got {shortened(text)!r}")
+        raise InvalidAnswer(f"extension: expected a number, got '{shortened(text)}'")
     return int(text)
 
 
@@ -558,7 +558,7 @@ def _time(column: str, text: str) -> datetime | None:
         return (read if read.tzinfo else read.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):
         raise InvalidAnswer(
-            f"{column}: expected a time like 2026-01-31T12:00:00Z, got {shortened(text)!r}"
+            f"{column}: expected a time like 2026-01-31T12:00:00Z, got '{shortened(text)}'"
         ) from None
 
 

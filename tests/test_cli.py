@@ -1,4 +1,5 @@
 import json
+import shlex
 import sqlite3
 import sys
 from typing import NamedTuple
@@ -10,7 +11,15 @@ from sqlalchemy.engine import Engine
 from qc.cli import main
 from qc.database import LabelName
 from qc.instruments import read_instruments
-from tests.tiny import light_leak, open_tiny, process, thresholds_text, write_frame, write_history
+from tests.tiny import (
+    bias_jump,
+    light_leak,
+    open_tiny,
+    process,
+    thresholds_text,
+    write_frame,
+    write_history,
+)
 
 UNTRAINED = "resnet50-untrained-physical-233c98921cb7"
 
@@ -112,6 +121,179 @@ def test_export_into_a_folder_that_does_not_exist_is_a_mistake(qc, tmp_path):
     assert_a_mistake(qc("export", "labels", "--out", tmp_path / "no" / "x.csv"), "No such file")
 
 
+FIRST, LEAK = "TINY.2026-01-01T20:00:00", "TINY.2026-01-02T20:00:00"
+
+
+@pytest.mark.usefixtures("judged")
+def test_label_keeps_what_is_said_and_undoes_it(qc):
+    run = qc("label", FIRST, f"{LEAK}[0]", "--as", "bad", "--kind", "light-leak", "--who", "kim")
+    assert (run.code, run.err) == (0, "")
+    first, second, count, again = run.out.splitlines()
+    assert first.startswith(f"{FIRST}[0] TB0: bad, light_leak, says kim on ")
+    assert "(before: good, says " in first
+    assert second.endswith(" (before: no label)")
+    assert count == "2 of 2 extensions have another label now"
+    assert again == "To judge again what it bears on: qc process --again --since 2026-01-01"
+    assert (
+        "0 of 1 extensions"
+        in qc("label", LEAK, "--as", "bad", "--kind", "light_leak", "--who", "kim").out
+    )
+    undone = qc("label", LEAK, "--undo")
+    assert (undone.code, f"{LEAK}[0] TB0: no label (before: bad" in undone.out) == (0, True)
+    assert_a_mistake(qc("label", LEAK, "--undo"), f"nothing to undo: {LEAK}[0] has no label")
+
+
+@pytest.mark.usefixtures("judged")
+def test_label_by_a_filter_asks_for_a_second_thought(qc):
+    run = qc("label", "--type", "TB0", "--as", "good")
+    assert (run.code, run.out) == (2, "")
+    assert run.err == "21 extensions\nqc: 21 extensions are more than 20: say --yes as well\n"
+    told = qc("label", "--type", "TB0", "--as", "good", "--who", "kim", "--yes")
+    assert (told.code, "21 of 21 extensions have another label now" in told.out) == (0, True)
+    run = qc("label", "--night", "2026-01-02", "--status", "anomalous", "--as", "good")
+    assert (run.code, run.err) == (0, "1 extensions\n")
+    run = qc("label", "--night", "2025-01-02", "--undo")
+    assert run.err == "0 extensions\nqc: there is none of that type, night and status\n"
+
+
+@pytest.mark.usefixtures("judged")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([FIRST], "say --as good, bad or valid-outlier; or --undo"),
+        ([FIRST, "--as", "good", "--undo"], "say --as good, bad or valid-outlier; or --undo"),
+        (["--as", "good"], "name frames; or choose by --type, --night and --status"),
+        ([FIRST, "--type", "TB0", "--as", "good"], "name frames; or choose by"),
+        (["--type", "TB0", "--set", "--as", "good"], "--extension and --set go with the names"),
+        ([FIRST, "--as", "bad"], "bad needs a kind, of which 'other' is one"),
+        ([FIRST, "--as", "bad", "--kind", "lamp_off"], "lamp_off cannot occur in a bias"),
+        (["TINY.never", "--as", "good"], "TINY.never: no processed frame"),
+        (["\udcff", "--as", "good"], "\\udcff: no processed frame"),
+        (["--from", "none.csv"], "No such file or directory: 'none.csv'"),
+    ],
+)
+def test_a_label_that_cannot_be_is_a_mistake(qc, arguments, words):
+    assert_a_mistake(qc("label", *arguments), words)
+
+
+@pytest.mark.usefixtures("judged")
+def test_a_valid_outlier_is_told_with_the_epoch_that_it_calls_for(qc):
+    run = qc("label", LEAK, "--as", "valid-outlier", "--note", "a new lamp")
+    command = "  qc epoch TB0 --from 2026-01-02 --why 'a new lamp'"
+    assert run.out.splitlines()[-1] == command
+    assert qc(*shlex.split(command)[1:]).code == 0
+
+
+@pytest.mark.usefixtures("judged")
+def test_label_lists_the_kinds_of_fault(qc):
+    every = qc("label", "--kinds").out
+    assert "lamp_dying" in every
+    assert "The thorium lines have faded" in every
+    biases = qc("label", "--kinds", "--type", "ubb0").out
+    assert "hot_column" in biases
+    assert "lamp_dying" not in biases
+
+
+@pytest.mark.usefixtures("judged")
+def test_labels_go_out_and_come_in(qc, tmp_path):
+    file = tmp_path / "labels.csv"
+    assert qc("export", "labels", "--out", file).code == 0
+    run = qc("label", "--from", file)
+    assert (run.code, run.out) == (
+        0,
+        "20 lines: 0 labels added, 20 known already, 0 lines refused\n",
+    )
+    file.write_text(f"file,label,kind\n{LEAK}.fits,bad,light_leak\nnever.fits,good,\n")
+    run = qc("label", "--from", file)
+    assert (run.code, run.out.splitlines()) == (
+        1,
+        [
+            "line 3: never.fits: no processed frame of that name",
+            "2 lines: 1 labels added, 0 known already, 1 lines refused",
+        ],
+    )
+    file.write_text("kind,file\n")
+    assert_a_mistake(qc("label", "--from", file), "line 1: missing columns: label; expected file")
+
+
+@pytest.mark.usefixtures("judged")
+def test_epoch_enters_lists_and_undoes(qc):
+    assert qc("epoch") == (0, "No epoch has been entered.\n", "")
+    run = qc("epoch", "TB0", "--from", "2026-01-02", "--why", "[bold]new lamp", "--who", "kim")
+    assert (run.code, run.err) == (0, "")
+    assert run.out == (
+        "Epoch No. 1, TB0 from 2026-01-02.\n"
+        "Frames since then that were judged with references: 1. Those from before it count no "
+        "longer.\n"
+        "To judge them again: qc process --again --since 2026-01-02\n"
+    )
+    assert "[bold]new lamp" in qc("epoch", "--list").out
+    [entry] = json.loads(qc("epoch", "--json").out)
+    assert (entry["scope"], entry["from"], entry["who"]) == ("TB0", "2026-01-02", "kim")
+    assert qc("epoch", "--undo", 1, "--why", "a slip").out.startswith("Epoch No. 1, TB0 from 2026")
+    assert json.loads(qc("epoch", "--json").out)[0]["undone_why"] == "a slip"
+
+
+@pytest.mark.usefixtures("judged")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ["TB1", "--from", "2026-01-02", "--why", "x"],
+            "'TB1' is no image type or instrument; did",
+        ),
+        (["TB0", "--why", "x"], "an epoch needs --from DATE and --why TEXT"),
+        (["TB0", "--from", "2026-01-02"], "the reason is empty"),
+        (["TB0", "--from", "2999-01-02", "--why", "x"], "2999-01-02 is still to come"),
+        (["--from", "2026-01-02"], "needs an image type or instrument before --from"),
+        (["TB0", "--undo", "1"], "enter one epoch, or --undo one, or --list them all"),
+        (["--undo", "1", "--why", "x"], "there is no epoch No. 1; there are: none"),
+    ],
+)
+def test_an_epoch_that_cannot_be_is_a_mistake(qc, arguments, words):
+    assert_a_mistake(qc("epoch", *arguments), words)
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(
+    "arguments",
+    [["--again", "x.fits"], ["--again", "--label", "good"], ["x.fits", "--since", "2026-01-01"]],
+)
+def test_process_takes_files_or_what_is_stored(qc, arguments):
+    run = qc("process", *arguments)
+    assert (run.code, run.out) == (2, "")
+
+
+def test_process_again_says_what_has_changed(qc, installed, inbox):
+    write_frame(inbox, 1, 1, change=bias_jump)
+    write_frame(inbox, 1, 2)
+    assert qc("process", inbox).code == 1
+    assert qc("process", "--again") == (
+        0,
+        "2 extensions judged again: 0 changed status\n",
+        "judge again (2)\n",
+    )
+    file = installed / "instruments" / "tiny.yaml"
+    file.write_text(file.read_text().replace("[80, 120]", "[80, 200]"))
+    run = qc("process", "--again", "--until", "2026-01-02", "--thresholds", "newest")
+    assert run.code == 0
+    assert "ANOMALOUS │ UNDECIDED" in run.out
+    assert run.out.splitlines()[-1] == "2 extensions judged again: 1 changed status"
+    file.write_text(file.read_text().replace("[80, 200]", "[80, 120]"))
+    run = qc("process", "--again", "--json")
+    told = json.loads(run.out)
+    assert (run.code, told["judged"], told["left_out"]) == (1, 2, 0)
+    [flip] = told["changed"]
+    assert (flip["before"], flip["status"]) == ("UNDECIDED", "ANOMALOUS")
+    assert qc("process", "--again", "--since", "2026-01-02").out.startswith("0 extensions judged")
+
+
+@pytest.mark.usefixtures("judged")
+def test_show_says_how_many_references_there_are_and_what_that_means(qc):
+    assert "n = 20: limits 1.20 times as wide" in qc("show", LEAK).out
+    assert "n = 0: provisional, 20 needed" in qc("show", FIRST).out
+
+
 @pytest.mark.usefixtures("judged")
 def test_status_is_one_json_document_if_asked(qc):
     run = qc("status", "--json")
@@ -138,7 +320,7 @@ def test_an_unknown_project_is_a_mistake(qc, tmp_path):
 
 def test_a_folder_without_a_database_is_a_mistake(qc, installed):
     (installed / "qc.db").unlink()
-    assert_a_mistake(qc("status"), "schema empty, expected 0002; run 'qc db upgrade'")
+    assert_a_mistake(qc("status"), "schema empty, expected 0005; run 'qc db upgrade'")
 
 
 def test_a_damaged_database_is_a_mistake(qc, installed):
@@ -197,5 +379,5 @@ def test_wrong_usage_is_code_two(qc, arguments):
 def test_help_is_short_and_names_the_commands(qc):
     run = qc("--help")
     assert run.code == 0
-    for name in ("demo", "process", "show", "report", "export", "status", "db"):
+    for name in ("demo", "process", "show", "label", "epoch", "report", "export", "status", "db"):
         assert f" {name} " in run.out

@@ -71,6 +71,9 @@ chips:
         bias_adu: 100
         saturation_adu: 65535
         limits: {bias_level: [80, 120]}
+faults:
+  - {name: light_leak, sentence: Stray light falls on the chip., classes: [bias]}
+  - {name: lamp_off, sentence: The lamp did not shine., classes: [flat]}
 """
 
 
