@@ -670,7 +670,7 @@ def _print_proposals(found: "list[Proposal]", refused: "list[str]") -> None:
 
 
 def _proposal_table(proposal: "Proposal") -> Table:
-    table = Table("", title=f"{proposal.image_type}: {proposal.basis}")
+    table = Table(Column(no_wrap=True), title=f"{proposal.image_type}: {proposal.basis}")
     for name in ("present", "proposed", "95 % interval"):
         table.add_column(name, justify="right")
     for row in proposal.rows():
@@ -732,14 +732,14 @@ def similar(
 
 
 def _likeness_table(likeness: "Likeness") -> Table:
-    table = Table(Column("distance", justify="right"), Column("x threshold", justify="right"))
-    for name in ("frame", "observed", "type", "verdict", "label", "kind", "note"):
-        table.add_column(name, overflow="fold")
+    frame, said = Column("frame", no_wrap=True), Column("what it was", overflow="fold")
+    table = Table(Column("distance", justify="right"), "thresholds", frame, "night", "type", said)
     for one in likeness.neighbours:
         scale = f"{one.distance / likeness.threshold:.2f}" if likeness.threshold else ""
-        when = f"{one.observed_at:%Y-%m-%d %H:%M}" if one.observed_at else ""
-        words = (one.image_type, one.status, one.label, one.kind, one.note)
-        table.add_row(f"{one.distance:.2g}", scale, one.name, when, *words)
+        night = str(one.night) if one.night else ""
+        words = [one.status, one.label, one.kind, one.note]
+        said_of_it = ", ".join(word for word in words if word)
+        table.add_row(f"{one.distance:.2g}", scale, one.name, night, one.image_type, said_of_it)
     return table
 
 

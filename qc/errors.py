@@ -12,6 +12,7 @@
     │   └── NotForUs            readable and healthy, but not ours to judge: recorded as skipped
     ├── UnknownFrame            a question about a frame that was never processed
     ├── InvalidAnswer           a person says what cannot be: a misspelt kind, a date to come
+    ├── CannotTune              what is stored does not say where a limit should be
     └── ConfigurationError      the installation is at fault; the program stops
 
 A message says which file, what was expected, what was found, and what to do about it.
@@ -56,6 +57,10 @@ class UnknownFrame(QCError):  # noqa: N818
 
 class InvalidAnswer(QCError):  # noqa: N818
     """What a person said of a frame or an instrument cannot be; nothing of it has been kept."""
+
+
+class CannotTune(QCError):  # noqa: N818
+    """Too few frames or labels are known to set an image type's limits by; the old ones hold."""
 
 
 class ConfigurationError(QCError):

@@ -8,7 +8,8 @@ are 13 cm wide with 11-point text: still readable when a telephone shrinks them 
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
 from typing import Any
@@ -20,7 +21,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.cluster.hierarchy import leaves_list
@@ -328,18 +329,112 @@ def precision_recall(
         SVG.
     """
     figure, axes = _drawing(height_in=3.8)
+    _draw_curve(axes, precision, recall, chosen, f"threshold {threshold:.2g}\n")
+    axes.set_title(title, loc="left", fontsize=TEXT_PT, fontweight="bold")
+    at = recall[chosen], precision[chosen]
+    return _svg(figure, f"{title}: precision {at[1]:.2f} at recall {at[0]:.2f}")
+
+
+@dataclass(frozen=True)
+class TuningRow:
+    """What there is to see of one image type's limits.
+
+    Attributes
+    ----------
+    merge_heights, residuals : mapping of a group's name to (n,) float array
+        Groups are those of `GROUPS`; any may be empty.
+    present, proposed : (merge height, residual)
+        Limits.
+    curve : (precision, recall, chosen) or None
+        As for `precision_recall`.
+    """
+
+    title: str
+    merge_heights: Mapping[str, Floats]
+    residuals: Mapping[str, Floats]
+    present: tuple[float, float]
+    proposed: tuple[float, float]
+    curve: tuple[Floats, Floats, int] | None
+
+
+def tuning(rows: Sequence[TuningRow]) -> bytes:
+    """Draw a row for each image type: merge heights, residuals, precision against recall.
+
+    Returns
+    -------
+    bytes
+        PNG.
+    """
+    figure = Figure(figsize=(12, 3.4 * len(rows) + 0.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(len(rows), 3, squeeze=False)
+    for row, (heights, residuals, curve) in zip(rows, grid, strict=True):
+        _draw_groups(heights, row.merge_heights, row.present[0], row.proposed[0])
+        _draw_groups(residuals, row.residuals, row.present[1], row.proposed[1])
+        heights.set(xlabel="merge height (cosine distance)", ylabel="extensions")
+        residuals.set(xlabel="residual [sigma]")
+        heights.set_title(row.title, loc="left", fontsize=TEXT_PT + 1, fontweight="bold")
+        _draw_curve_or_none(curve, row.curve)
+        for axes in (heights, residuals, curve):
+            _tidy(axes)
+    _legend(figure, grid[0, 0])
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+GROUPS = {  # face, edge, hatch: told apart without colour
+    "nominal": (PALE, GREY, ""),
+    "bad": ("none", RED, "////"),
+    "unlabelled": ("none", BLUE, "...."),
+}
+
+
+def _draw_groups(axes: Axes, groups: Mapping[str, Floats], present: float, proposed: float) -> None:
+    """Draw how many there are of each value, on a logarithmic scale, and two limits."""
+    every = np.concatenate([*groups.values(), [present, proposed]])
+    lowest = every[every > 0].min()
+    bins = np.geomspace(lowest / 1.5, every.max() * 1.5, 41)
+    for name, (face, edge, hatch) in GROUPS.items():
+        values = np.maximum(groups[name], lowest)
+        look: dict[str, Any] = {"facecolor": face, "edgecolor": edge, "hatch": hatch}
+        shown = f"{name}, flagged" if name == "unlabelled" else name
+        axes.hist(values, bins.tolist(), histtype="stepfilled", label=shown, **look)
+    axes.axvline(present, color=BLACK, linestyle="--", linewidth=1.2, label="present limit")
+    axes.axvline(proposed, color=BLACK, linewidth=1.8, label="proposed limit")
+    axes.set_xscale("log")
+    narrow = bins[-1] < _FEW_DECADES * bins[0]
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+_FEW_DECADES = 60
+
+
+def _draw_curve_or_none(axes: Axes, curve: tuple[Floats, Floats, int] | None) -> None:
+    if curve is not None:
+        _draw_curve(axes, *curve)
+        return
+    axes.set_axis_off()
+    text = "recall unknown:\nno frame is labelled bad"
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY)
+
+
+def _draw_curve(
+    axes: Axes, precision: Floats, recall: Floats, chosen: int, heading: str = ""
+) -> None:
+    """Draw precision against recall over lines of equal F1, and mark one point."""
     for score in (0.6, 0.8, 0.9):
         _draw_equal_f1(axes, score)
     axes.plot(recall, precision, color=BLUE, linewidth=1.8, drawstyle="steps-post")
     at = float(recall[chosen]), float(precision[chosen])
     axes.plot(*at, "D", color=RED, markeredgecolor=BLACK, markersize=8, clip_on=False, zorder=5)
-    text = f"threshold {threshold:.2g}\nprecision {at[1]:.2f}\nrecall {at[0]:.2f}"
+    text = f"{heading}precision {at[1]:.2f}\nrecall {at[0]:.2f}"
     axes.annotate(
         text, (0.04, 0.06), xycoords="axes fraction", color=BLACK, fontsize=TEXT_PT, bbox=_PAPER
     )
     axes.set(xlim=(0, 1.02), ylim=(0, 1.04), xlabel="recall", ylabel="precision")
-    axes.set_title(title, loc="left", fontsize=TEXT_PT, fontweight="bold")
-    return _svg(figure, f"{title}: precision {at[1]:.2f} at recall {at[0]:.2f}")
 
 
 _SVG_SETTINGS: dict[Any, Any] = {

@@ -67,8 +67,8 @@ class Tail:
     """What a nominal sample says of its own tail: every tail that may have made it.
 
     Excesses over `start` follow a generalised Pareto distribution, of a shape and scale that the
-    few of them leave open. So each pair has a weight: its likelihood, with all shapes from an
-    exponential to the heaviest that is believed as likely beforehand.
+    few of them leave open. So each pair has a weight: its likelihood, times how likely the shape
+    was beforehand, which falls from an exponential to the heaviest that is believed.
 
     Attributes
     ----------
@@ -137,6 +137,7 @@ _HALVINGS = 60
 _DRAWS = 2000
 _NEXT = 1000
 _ENDS = (0.025, 0.975)
+_USUAL_SHAPE = 0.15  # of what is noise for the most part; a lognormal's of sigma 0.7 is 0.2
 _SHAPES = np.linspace(0, _HEAVIEST_SHAPE, 11)
 _SCALES = np.exp(np.linspace(-2, 2, 81))  # times the mean excess
 
@@ -160,7 +161,7 @@ def fit_tail(sample: Doubles) -> Tail:
     mean = max(float(excess.mean()), 1e-9 * max(abs(start), 1e-9))  # all alike: hardly a tail
     shapes, scales = (each.ravel() for each in np.meshgrid(_SHAPES, mean * _SCALES))
     likelihood = _log_likelihood(excess, shapes[:, np.newaxis], scales[:, np.newaxis])
-    weights = np.exp(likelihood - likelihood.max())
+    weights = np.exp(likelihood - likelihood.max() - shapes / _USUAL_SHAPE)
     return Tail(start, k / len(sample), len(sample), shapes, scales, weights / weights.sum())
 
 

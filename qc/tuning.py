@@ -1,7 +1,7 @@
 """Frames to limits: how odd a good frame may look, and how odd the bad ones do. Pure numbers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -40,10 +40,7 @@ class Limits:
 
     def times(self, factor: float) -> "Limits":
         """Return all of them scaled together."""
-        metrics = {
-            name: MetricLimit(warn=limit.warn * factor, alarm=limit.alarm * factor)
-            for name, limit in self.metrics.items()
-        }
+        metrics = {name: _scaled(limit, factor) for name, limit in self.metrics.items()}
         return Limits(self.merge_height * factor, self.residual * factor, metrics)
 
 
@@ -84,19 +81,76 @@ def fit_limits(evidence: Sequence[Evidence], false_alarms: float) -> Limits:
     ValueError
         If there are fewer than 2.
     """
+    raw = _fit(evidence, false_alarms)
+    metrics = {name: _limit(limit.alarm) for name, limit in raw.metrics.items()}
+    return replace(at_least(raw, LEAST), metrics=metrics)
+
+
+def _fit(evidence: Sequence[Evidence], false_alarms: float) -> Limits:
+    """Return the same as the frames have it, however quiet they are."""
     heights = [_narrowed(one.merge_height, one) for one in evidence if one.merge_height is not None]
     residuals = [_narrowed(one.residual, one) for one in evidence if one.residual is not None]
     z_scores = [{name: _narrowed(z, one) for name, z in one.z.items()} for one in evidence]
     return Limits(
-        max(tail_quantile(np.array(heights), false_alarms), _LEAST_HEIGHT),
-        max(tail_quantile(np.array(residuals), false_alarms), _LEAST_RESIDUAL),
-        metric_limits(z_scores, false_alarms),
+        max(tail_quantile(np.array(heights), false_alarms), _TINY),
+        max(tail_quantile(np.array(residuals), false_alarms), _TINY),
+        {name: _metric_limit(far) for name, far in _reaches(z_scores, false_alarms).items()},
     )
+
+
+_TINY = 1e-9  # a limit is above zero
 
 
 def _narrowed(value: float, evidence: Evidence) -> float:
     """Return what a piece of evidence would be worth against an ample reference."""
     return value / widening(evidence.reference_size)
+
+
+@dataclass(frozen=True)
+class Least:
+    """Below these no limit goes, however quiet a sample was: a telescope has surprises."""
+
+    merge_height: float
+    residual: float
+    alarm_z: float
+
+
+LEAST = Least(_LEAST_HEIGHT, _LEAST_RESIDUAL, _LEAST_ALARM_Z)
+
+
+def least_of(present: Limits) -> Least:
+    """Return what no limit goes below where a person has set lower ones: theirs."""
+    alarms = [limit.alarm for limit in present.metrics.values()]
+    return Least(
+        min(LEAST.merge_height, present.merge_height),
+        min(LEAST.residual, present.residual),
+        min([LEAST.alarm_z, *alarms]),
+    )
+
+
+def at_least(limits: Limits, least: Least) -> Limits:
+    """Return limits of which none is lower."""
+    metrics = {
+        name: _scaled(limit, max(1.0, least.alarm_z / limit.alarm))
+        for name, limit in limits.metrics.items()
+    }
+    height = min(max(limits.merge_height, least.merge_height), _GREATEST_HEIGHT)
+    return Limits(height, max(limits.residual, least.residual), metrics)
+
+
+_GREATEST_HEIGHT = 2.0  # cosine distance of opposite directions
+
+
+def _beyond_least(evidence: Evidence) -> Evidence:
+    """Return the evidence that some limit may hold against a frame."""
+    factor = widening(evidence.reference_size)
+    height, residual = evidence.merge_height or 0, evidence.residual or 0
+    return replace(
+        evidence,
+        merge_height=height if height > factor * LEAST.merge_height else None,
+        residual=residual if residual > factor * LEAST.residual else None,
+        z={name: z for name, z in evidence.z.items() if abs(z) > factor * LEAST.alarm_z},
+    )
 
 
 def continuing(nominal: Doubles, doubtful: Doubles) -> Booleans:
@@ -125,18 +179,19 @@ def continuing(nominal: Doubles, doubtful: Doubles) -> Booleans:
         accepted |= within
 
 
-def held_out_ratios(evidence: Sequence[Evidence], false_alarms: float) -> Doubles:
-    """Return each nominal frame's ratio to limits that were fitted to the others: (n,).
+def held_out_factors(evidence: Sequence[Evidence], false_alarms: float) -> Doubles:
+    """Return by how much limits that were fitted to the others must be scaled for each: (n,).
 
     Limits on twenty numbers, each fitted to the same hundred frames, sit closer to these than to
     the next hundred. A frame that had no part in them does not flatter them.
     """
-    ratios = np.empty(len(evidence))
+    factors = np.empty(len(evidence))
     for part in range(_PARTS):
         others = [one for i, one in enumerate(evidence) if i % _PARTS != part]
-        limits = fit_limits(others, false_alarms)
-        ratios[part::_PARTS] = [ratio(one, limits) for one in evidence[part::_PARTS]]
-    return ratios
+        limits = _fit(others, false_alarms)
+        own = evidence[part::_PARTS]
+        factors[part::_PARTS] = [ratio(_beyond_least(one), limits) for one in own]
+    return factors
 
 
 @dataclass(frozen=True)
@@ -171,9 +226,10 @@ def tune_to_nominal(evidence: Sequence[Evidence], false_alarms: float) -> Tuned:
         Rate per extension.
     """
     each = false_alarms / _KINDS
-    limits, tail = fit_limits(evidence, each), fit_tail(held_out_ratios(evidence, each))
+    tail = fit_tail(held_out_factors(evidence, each))
     factor = max(1.0, tail.limit(false_alarms))
-    return Tuned(limits.times(factor), _spread(tail, false_alarms, factor), tail.rates(factor))
+    limits = at_least(_fit(evidence, each).times(factor), LEAST)
+    return Tuned(limits, _spread(tail, false_alarms, factor), tail.rates(factor))
 
 
 def _spread(tail: Tail, false_alarms: float, factor: float) -> Interval:
@@ -210,15 +266,18 @@ def tune_to_labels(
     Inseparable
         If that would flag more than one in twenty nominal frames, or finds no bad one.
     """
-    tail = fit_tail(nominal[np.isfinite(nominal)])
-    factor = _cut(nominal, bad, tail, false_alarms, recall)
-    return Tuned(present.times(factor), _spread(tail, false_alarms, factor), tail.rates(factor))
+    factor, tail = _cut(nominal, bad, false_alarms, recall), _finite_tail(nominal)
+    limits = at_least(present.times(factor), least_of(present))
+    return Tuned(limits, _spread(tail, false_alarms, factor), tail.rates(factor))
 
 
-def _cut(
-    nominal: Doubles, bad: Doubles, tail: Tail, false_alarms: float, recall: float | None
-) -> float:
+def _finite_tail(ratios: Doubles) -> Tail:
+    return fit_tail(ratios[np.isfinite(ratios)])
+
+
+def _cut(nominal: Doubles, bad: Doubles, false_alarms: float, recall: float | None) -> float:
     """Return the factor; see `tune_to_labels`."""
+    tail = _finite_tail(nominal)
     lowest = tail.limit(MOST_FALSE_ALARMS)
     usual = max(tail.limit(false_alarms), lowest)
     spans = _spans(nominal, bad, lowest)
@@ -235,6 +294,27 @@ def _cut(
         raise Inseparable("the frames labelled bad look no odder than nominal ones")
     cuts = np.array([span.nearest(usual) for span in spans if span.f1 == best])
     return float(cuts[np.abs(np.log(cuts / usual)).argmin()])
+
+
+def precision_recall(nominal: Doubles, bad: Doubles) -> tuple[Doubles, Doubles, Doubles]:
+    """Return the curve over all cuts, from the widest to the narrowest.
+
+    Parameters
+    ----------
+    nominal, bad : (n,), (b,) float arrays
+        Ratios to some limits, infinite for what is anomalous whatever they are; b at least 1.
+
+    Returns
+    -------
+    cuts, precision, recall : (k,) float arrays
+        Ratios beyond a cut are anomalous.
+    """
+    values = np.unique(np.concatenate([nominal, bad]))[::-1]
+    cuts = np.append(values[np.isfinite(values)], 0.0)
+    found = np.array([(bad > cut).sum() for cut in cuts])
+    false = np.array([(nominal > cut).sum() for cut in cuts])
+    precision = np.where(found + false, found / np.maximum(found + false, 1), 1.0)
+    return cuts, precision, found / len(bad)
 
 
 @dataclass(frozen=True)
@@ -269,7 +349,6 @@ def _span(nominal: Doubles, bad: Doubles, low: float, high: float) -> _Span:
 
 
 def expected_of_labels(
-    present: Limits,
     nominal: Doubles,
     bad: Doubles,
     *,
@@ -287,12 +366,9 @@ def expected_of_labels(
         some_nominal, other_nominal = _drawn(nominal, random)
         some_bad, other_bad = _drawn(bad, random)
         try:
-            tuned = tune_to_labels(
-                present, some_nominal, some_bad, false_alarms=false_alarms, recall=recall
-            )
+            cut = _cut(some_nominal, some_bad, false_alarms, recall)
         except Inseparable:
             continue
-        cut = tuned.limits.merge_height / present.merge_height
         flagged = (other_bad > cut).sum(), (other_nominal > cut).sum()
         counts += flagged[0], len(other_bad), flagged[1], len(other_nominal)
     found = len(bad) * counts[0] / max(counts[1], 1)
@@ -328,6 +404,11 @@ def metric_limits(
     The rate granted is shared out over the metrics, as any one of them can raise the alarm. So
     each is extrapolated to one frame in ten thousand.
     """
+    return {name: _limit(far) for name, far in _reaches(z_scores, false_alarms).items()}
+
+
+def _reaches(z_scores: Sequence[Mapping[str, float]], false_alarms: float) -> dict[str, float]:
+    """Return how far out a nominal frame may lie in each metric that most have."""
     names = sorted({name for each in z_scores for name in each})
     samples = {
         name: np.abs([each[name] for each in z_scores if name in each]).astype(np.float64)
@@ -335,8 +416,7 @@ def metric_limits(
     }
     known = {name: sample for name, sample in samples.items() if len(sample) > len(z_scores) / 2}
     return {
-        name: _limit(_furthest_nominal(sample, false_alarms / len(known)))
-        for name, sample in known.items()
+        name: _furthest_nominal(sample, false_alarms / len(known)) for name, sample in known.items()
     }
 
 
@@ -354,3 +434,12 @@ def _furthest_nominal(sample: Doubles, rate: float) -> float:
 def _limit(alarm: float) -> MetricLimit:
     alarm = round(max(alarm, _LEAST_ALARM_Z), 1)
     return MetricLimit(warn=round(_WARN_PART * alarm, 1), alarm=alarm)
+
+
+def _metric_limit(alarm: float) -> MetricLimit:
+    alarm = max(alarm, _LEAST_ALARM_Z / 2)  # one that never moved may be scaled, too
+    return MetricLimit(warn=_WARN_PART * alarm, alarm=alarm)
+
+
+def _scaled(limit: MetricLimit, factor: float) -> MetricLimit:
+    return MetricLimit(warn=limit.warn * factor, alarm=limit.alarm * factor)

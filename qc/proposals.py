@@ -1,0 +1,616 @@
+"""New limits for an image type, from what was judged of it and what people said."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import date
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qc import database, plots
+from qc.choices import chosen_all
+from qc.database import Finding, LabelName
+from qc.errors import CannotTune, ConfigurationError, IncompleteHeader
+from qc.judge import REFERENCE_NEEDED, Evidence, Status, judge, widening
+from qc.runtime import Runtime
+from qc.tails import Interval
+from qc.thresholds import Threshold, write_entries
+from qc.tuning import (
+    BAD_NEEDED,
+    NOMINAL_NEEDED,
+    Inseparable,
+    Limits,
+    Tuned,
+    continuing,
+    expected_of_labels,
+    limits_of,
+    precision_recall,
+    ratio,
+    share,
+    tune_to_labels,
+    tune_to_nominal,
+)
+
+Doubles = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What limits are wanted for.
+
+    Attributes
+    ----------
+    false_alarms : float or None
+        The rate per extension that is granted; then nominal frames alone decide.
+    recall : float or None
+        The part of the frames labelled bad that is to be found. Without either, the labels'
+        best F1 where there are enough of them, else the rate that was granted before.
+    since : date
+        The first night whose frames are looked at.
+    effective : date
+        The night from which the new limits are to hold.
+    """
+
+    effective: date
+    since: date = date.min
+    false_alarms: float | None = None
+    recall: float | None = None
+
+
+@dataclass(frozen=True)
+class Case:
+    """A judged extension, and what people said of it.
+
+    Attributes
+    ----------
+    is_flagged_anyway : bool
+        Whatever the limits: a copy of another frame, or beyond what the instrument can do.
+    ratio : float
+        Its strongest evidence in units of the present limits.
+    """
+
+    name: str
+    night: date
+    evidence: Evidence
+    label: LabelName | None
+    kind: str
+    is_flagged_anyway: bool
+    ratio: float
+
+    @property
+    def is_flagged(self) -> bool:
+        """Say whether it is anomalous by the present limits."""
+        return self.is_flagged_anyway or self.ratio > 1
+
+    def ratio_to(self, limits: Limits) -> float:
+        """Return its strongest evidence in units of other limits; infinite if flagged anyway."""
+        return np.inf if self.is_flagged_anyway else ratio(self.evidence, limits)
+
+    def is_beyond(self, limits: Limits) -> bool:
+        """Say whether it would be anomalous by others."""
+        return self.ratio_to(limits) > 1
+
+
+@dataclass(frozen=True)
+class History:
+    """An image type's judged extensions, sorted out for tuning; each in order of time.
+
+    Attributes
+    ----------
+    nominal : tuple of Case
+        Labelled good, or let through by the present limits without a label, or flagged a little
+        beyond them as the tail of the others goes on.
+    bad : tuple of Case
+    unexplained : tuple of Case
+        Flagged, and nobody said what they are.
+    outliers : tuple of Case
+        Valid outliers: they were right to stand apart, and are not bad.
+    contradictory : tuple of Case
+        Labelled good and bad under one name.
+    continued : int
+        How many of the nominal ones were flagged and not labelled.
+    """
+
+    nominal: tuple[Case, ...]
+    bad: tuple[Case, ...]
+    unexplained: tuple[Case, ...]
+    outliers: tuple[Case, ...]
+    contradictory: tuple[Case, ...]
+    continued: int
+
+    @property
+    def cases(self) -> tuple[Case, ...]:
+        """Return all of them."""
+        every = (self.nominal, self.bad, self.unexplained, self.outliers, self.contradictory)
+        return tuple(case for some in every for case in some)
+
+
+@dataclass(frozen=True)
+class Flip:
+    """A past extension that new limits would judge otherwise.
+
+    Attributes
+    ----------
+    ratio : float
+        Its strongest evidence in units of the new limits.
+    """
+
+    name: str
+    night: date
+    label: str
+    kind: str
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """New limits for one image type, and what is to be expected of them.
+
+    Attributes
+    ----------
+    basis : str
+        What they were tuned to, in words.
+    merge_height, residual : Interval
+        Where these limits might as well lie.
+    false_alarms : Interval
+        The share of nominal extensions that will be flagged.
+    recall, precision : Interval or None
+        None where no extension is labelled bad.
+    newly_flagged, no_longer_flagged : tuple of Flip
+    notes : tuple of str
+        What was left out, and what would help.
+    """
+
+    image_type: str
+    basis: str
+    present: Threshold
+    proposed: Threshold
+    merge_height: Interval
+    residual: Interval
+    false_alarms: Interval
+    recall: Interval | None
+    precision: Interval | None
+    newly_flagged: tuple[Flip, ...]
+    no_longer_flagged: tuple[Flip, ...]
+    history: History
+    notes: tuple[str, ...]
+
+    def rows(self) -> list[tuple[str, str, str, str]]:
+        """Return a table: what, with the present limits, with the proposed, in between what."""
+        table = [
+            ("merge height", f"{self.present.merge_height:.3g}", *_spelt(self.merge_height, ".3g")),
+            ("residual", f"{self.present.residual:.3g}", *_spelt(self.residual, ".3g")),
+            (f"{len(self.proposed.metrics)} metrics: |z|", *self._metric_words(), ""),
+            ("nominal flagged", *self._counts(self.history.nominal), ""),
+            ("false alarms", "", *_spelt(self.false_alarms, ".1%")),
+        ]
+        if self.recall is None or self.precision is None:
+            return [*table, ("recall", "", "unknown", "none labelled bad")]
+        return [
+            *table,
+            ("bad found", *self._counts(self.history.bad), ""),
+            ("recall", "", *_spelt(self.recall, ".0%")),
+            ("precision", "", *_spelt(self.precision, ".0%")),
+        ]
+
+    def _metric_words(self) -> tuple[str, str]:
+        """Return the least, median and greatest limit on |z|."""
+        words = []
+        for metrics in (self.present.metrics, self.proposed.metrics):
+            alarms = [limit.alarm for limit in metrics.values()]
+            ends = [min(alarms), float(np.median(alarms)), max(alarms)] if alarms else []
+            words.append(" / ".join(f"{value:.3g}" for value in ends) or "none")
+        return words[0], words[1]
+
+    def _counts(self, cases: Sequence[Case]) -> tuple[str, str]:
+        limits = limits_of(self.proposed)
+        before = sum(case.is_flagged for case in cases)
+        after = sum(case.is_beyond(limits) for case in cases)
+        return f"{before} of {len(cases)}", f"{after} of {len(cases)}"
+
+
+def _spelt(interval: Interval, form: str) -> tuple[str, str]:
+    return format(interval.value, form), f"{interval.low:{form}} to {interval.high:{form}}"
+
+
+def propose_all(
+    runtime: Runtime,
+    image_types: Sequence[str],
+    goal: Goal,
+    why: str,
+    by: str,
+    progress: Callable[[int, int], None],
+) -> tuple[list[Proposal], list[str]]:
+    """Propose new limits for some image types, or for all that were ever seen.
+
+    Returns
+    -------
+    proposals : list of Proposal
+    refused : list of str
+        Why there is none for the others, a sentence each.
+
+    Raises
+    ------
+    InvalidAnswer
+        If an image type is none.
+    CannotTune
+        If there is not a single proposal.
+    """
+    found, refused = [], []
+    types = _types(runtime, image_types)
+    for done, image_type in enumerate(types, start=1):
+        try:
+            found.append(propose(runtime, image_type, goal, why, by))
+        except (CannotTune, IncompleteHeader) as error:
+            refused.append(str(error))
+        progress(done, len(types))
+    if not found:
+        raise CannotTune(
+            "; ".join(refused) or "nothing has been processed; there is no type to tune"
+        )
+    return found, refused
+
+
+def _types(runtime: Runtime, words: Sequence[str]) -> Sequence[str]:
+    if words:
+        known = [name for one in runtime.instruments for name in one.image_types()]
+        return chosen_all(words, known, "image type")
+    with runtime.reads() as session:
+        return database.image_types_seen(session)
+
+
+def propose(runtime: Runtime, image_type: str, goal: Goal, why: str, by: str) -> Proposal:
+    """Propose new limits for an image type.
+
+    Every verdict stored with the encoder in use is judged anew, by the present limits and by the
+    new ones: its evidence was kept.
+
+    Raises
+    ------
+    CannotTune
+        If too little is known; the message says what.
+    """
+    encoder = runtime.encoder.fingerprint
+    present = runtime.thresholds.threshold(image_type, goal.effective, encoder)
+    history, notes = read_history(runtime, image_type, present, goal.since)
+    _check_known(image_type, history, goal)
+    choice = _choose(image_type, history, present, goal)
+    proposed = _entry(present, choice, goal, why, by)
+    limits = limits_of(proposed)
+    return Proposal(
+        image_type=image_type,
+        basis=choice.basis,
+        present=present,
+        proposed=proposed,
+        merge_height=_scaled(choice.tuned.spread, proposed.merge_height),
+        residual=_scaled(choice.tuned.spread, proposed.residual),
+        false_alarms=choice.tuned.false_alarms,
+        recall=choice.recall or _recall(history, limits),
+        precision=choice.precision or _precision(history, limits),
+        newly_flagged=_flips(history, limits, flagged=True),
+        no_longer_flagged=_flips(history, limits, flagged=False),
+        history=history,
+        notes=(*notes, *_notes(history)),
+    )
+
+
+def write_proposals(runtime: Runtime, proposals: Sequence[Proposal]) -> None:
+    """Add the proposed limits to the project's thresholds file, all of them or none.
+
+    Raises
+    ------
+    ConfigurationError
+        If the project has no such file of its own, or it cannot take them.
+    """
+    own = runtime.settings.project / runtime.settings.thresholds
+    if runtime.thresholds.path != own:
+        raise ConfigurationError(
+            f"{own}: no such file, and the one that came with the program is not to be changed; "
+            f"make one with 'qc db upgrade --project {runtime.settings.project}'"
+        )
+    write_entries(runtime.thresholds, {one.image_type: one.proposed for one in proposals})
+
+
+def proposal_record(proposal: Proposal) -> dict[str, Any]:
+    """Return a proposal as JSON has it: every flip, every limit."""
+    history = proposal.history
+    sizes = ("nominal", "bad", "unexplained", "outliers", "contradictory")
+    intervals = ("merge_height", "residual", "false_alarms", "recall", "precision")
+    known = {name: getattr(proposal, name) for name in intervals}
+    return {
+        "image_type": proposal.image_type,
+        "basis": proposal.basis,
+        "frames": {name: len(getattr(history, name)) for name in sizes},
+        "present": proposal.present.model_dump(mode="json", by_alias=True),
+        "proposed": proposal.proposed.model_dump(mode="json", by_alias=True),
+        "expected": {name: asdict(value) if value else None for name, value in known.items()},
+        "newly_flagged": [asdict(flip) for flip in proposal.newly_flagged],
+        "no_longer_flagged": [asdict(flip) for flip in proposal.no_longer_flagged],
+        "notes": proposal.notes,
+    }
+
+
+def draw_proposals(proposals: Sequence[Proposal]) -> bytes:
+    """Draw how odd frames of each type were, the limits, and what they find, as PNG."""
+    return plots.tuning([_panel(one) for one in proposals])
+
+
+def _panel(proposal: Proposal) -> plots.TuningRow:
+    history = proposal.history
+    groups = {"nominal": history.nominal, "bad": history.bad, "unlabelled": history.unexplained}
+    return plots.TuningRow(
+        title=proposal.image_type,
+        merge_heights={name: _values(some, "merge_height") for name, some in groups.items()},
+        residuals={name: _values(some, "residual") for name, some in groups.items()},
+        present=(proposal.present.merge_height, proposal.present.residual),
+        proposed=(proposal.proposed.merge_height, proposal.proposed.residual),
+        curve=_curve(proposal),
+    )
+
+
+def _values(cases: Sequence[Case], name: str) -> Doubles:
+    """Return a kind of evidence as if each reference had been ample: (n,)."""
+    found = [
+        getattr(case.evidence, name) / widening(case.evidence.reference_size) for case in cases
+    ]
+    return np.array(found, np.float64)
+
+
+def _curve(proposal: Proposal) -> tuple[Doubles, Doubles, int] | None:
+    """Return precision and recall of the proposed limits scaled together, and where they are."""
+    if not proposal.history.bad:
+        return None
+    limits = limits_of(proposal.proposed)
+    nominal, bad = (
+        np.array([case.ratio_to(limits) for case in some])
+        for some in (proposal.history.nominal, proposal.history.bad)
+    )
+    cuts, precision, recall = precision_recall(nominal, bad)
+    return precision, recall, int(np.flatnonzero(cuts <= 1)[0])
+
+
+def read_history(
+    runtime: Runtime, image_type: str, present: Threshold, since: date
+) -> tuple[History, tuple[str, ...]]:
+    """Return what was judged of an image type, sorted out, and notes on what was not looked at."""
+    with runtime.reads() as session:
+        copies = database.copies(session, image_type)
+        found = list(database.findings_of_type(session, image_type, since))
+        own = [one for one in found if one.fingerprint == runtime.encoder.fingerprint]
+        held = [one for one in own if one.verdict.reference_size >= REFERENCE_NEEDED]
+        cases = [
+            _case(one, present, _absolute(runtime, one), copies.get(one.extension.id, ""))
+            for one in held
+        ]
+    notes = []
+    if other := len(found) - len(own):
+        notes.append(
+            f"last judged with another encoder, so left out: {other}; 'qc process --again' judges "
+            "them with this one"
+        )
+    if few := len(own) - len(held):
+        notes.append(f"judged with fewer than {REFERENCE_NEEDED} references, so left out: {few}")
+    return _sorted_out(cases), tuple(notes)
+
+
+def _absolute(runtime: Runtime, finding: Finding) -> Mapping[str, tuple[float, float]]:
+    [instrument] = [one for one in runtime.instruments if one.name == finding.frame.instrument]
+    one = finding.extension
+    return instrument.limits_of(one.image_type, one.chip, one.read_mode)
+
+
+def _case(
+    finding: Finding,
+    present: Threshold,
+    absolute: Mapping[str, tuple[float, float]],
+    copy_of: str,
+) -> Case:
+    evidence = database.evidence_of(finding, copy_of)
+    nothing_relative = replace(evidence, merge_height=None, residual=None, z={})
+    assert finding.frame.night is not None  # it was judged
+    return Case(
+        name=f"{finding.frame.name}[{finding.extension.number}]",
+        night=finding.frame.night,
+        evidence=evidence,
+        label=finding.label.label if finding.label else None,
+        kind=finding.label.kind if finding.label else "",
+        is_flagged_anyway=_is_anomalous(nothing_relative, present, absolute),
+        ratio=ratio(evidence, limits_of(present)),
+    )
+
+
+def _is_anomalous(
+    evidence: Evidence, threshold: Threshold, absolute: Mapping[str, tuple[float, float]]
+) -> bool:
+    return judge(evidence, threshold, absolute).status is Status.ANOMALOUS
+
+
+def _sorted_out(cases: Sequence[Case]) -> History:
+    said = defaultdict(set)
+    for case in cases:
+        said[case.name].add(case.label)
+    contradictory = {name for name, labels in said.items() if labels >= _OPPOSITES}
+    clear = [case for case in cases if case.name not in contradictory]
+    silent = [case for case in clear if case.label is None]
+    passed = [case for case in clear if case.label == LabelName.GOOD] + [
+        case for case in silent if not case.is_flagged
+    ]
+    flagged = [case for case in silent if case.is_flagged]
+    continued = _continued(passed, flagged)
+    return History(
+        nominal=tuple(sorted((*passed, *continued), key=lambda case: (case.night, case.name))),
+        bad=tuple(case for case in clear if case.label == LabelName.BAD),
+        unexplained=tuple(case for case in flagged if case not in continued),
+        outliers=tuple(case for case in clear if case.label == LabelName.VALID_OUTLIER),
+        contradictory=tuple(case for case in cases if case.name in contradictory),
+        continued=len(continued),
+    )
+
+
+_OPPOSITES = {LabelName.GOOD, LabelName.BAD}
+
+
+def _continued(passed: Sequence[Case], flagged: Sequence[Case]) -> list[Case]:
+    """Return the flagged frames without a label that go on where the nominal ones leave off."""
+    doubtful = [case for case in flagged if not case.is_flagged_anyway]
+    if len(passed) < NOMINAL_NEEDED or not doubtful:
+        return []
+    within = continuing(_ratios(passed), np.array([case.ratio for case in doubtful]))
+    return [case for case, is_within in zip(doubtful, within, strict=True) if is_within]
+
+
+def _ratios(cases: Sequence[Case]) -> Doubles:
+    """Return the ratios to the present limits, infinite for what is flagged anyway: (n,)."""
+    return np.array([np.inf if case.is_flagged_anyway else case.ratio for case in cases])
+
+
+def _check_known(image_type: str, history: History, goal: Goal) -> None:
+    if not history.cases:
+        raise CannotTune(
+            f"{image_type}: no frame has been judged against {REFERENCE_NEEDED} references with "
+            "the encoder in use; there is nothing to tune from"
+        )
+    usable = sum(not case.is_flagged_anyway for case in history.nominal)
+    if usable < NOMINAL_NEEDED:
+        raise CannotTune(
+            f"{image_type}: {usable} nominal frames judged against {REFERENCE_NEEDED} references, "
+            f"{NOMINAL_NEEDED} needed to know how odd a good one may look; the limits stay"
+        )
+    if goal.recall is not None and len(history.bad) < BAD_NEEDED:
+        raise CannotTune(
+            f"{image_type}: {_count(len(history.bad), 'frame')} labelled bad, {BAD_NEEDED} needed "
+            "to know the recall of a limit; label some, or use --false-alarms"
+        )
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """New limits, why they, and the rate of false alarms that they are for."""
+
+    tuned: Tuned
+    basis: str
+    rate: float
+    recall: Interval | None = None
+    precision: Interval | None = None
+
+
+def _choose(image_type: str, history: History, present: Threshold, goal: Goal) -> _Choice:
+    if goal.false_alarms is not None or len(history.bad) < BAD_NEEDED:
+        return _by_rate(history, goal.false_alarms or present.false_alarms)
+    try:
+        return _by_labels(history, present, goal)
+    except Inseparable as error:
+        raise CannotTune(
+            f"{image_type}: {error}; look at the labels again, or use --false-alarms"
+        ) from None
+
+
+def _by_rate(history: History, rate: float) -> _Choice:
+    usable = [case.evidence for case in history.nominal if not case.is_flagged_anyway]
+    words = f"tuned from {len(usable)} nominal frames to {rate:.3g} false alarms"
+    told = f"{_count(len(history.bad), 'frame')} labelled bad" if history.bad else "none bad"
+    return _Choice(tune_to_nominal(usable, rate), f"{words}, {told}", rate)
+
+
+def _by_labels(history: History, present: Threshold, goal: Goal) -> _Choice:
+    nominal, bad = _ratios(history.nominal), _ratios(history.bad)
+    limits, rate = limits_of(present), present.false_alarms
+    tuned = tune_to_labels(limits, nominal, bad, false_alarms=rate, recall=goal.recall)
+    expected = expected_of_labels(nominal, bad, false_alarms=rate, recall=goal.recall)
+    wanted = "the best F1" if goal.recall is None else f"a recall of {goal.recall:g}"
+    basis = f"tuned to {wanted} of {len(bad)} bad and {len(nominal)} nominal frames"
+    return _Choice(tuned, basis, max(tuned.false_alarms.value, _RAREST), *expected)
+
+
+_RAREST = 1e-5  # no sample knows of rarer false alarms
+
+
+def _entry(present: Threshold, choice: _Choice, goal: Goal, why: str, by: str) -> Threshold:
+    """Return the entry for the file, its numbers rounded to three digits."""
+    limits = choice.tuned.limits
+    return Threshold.model_validate(
+        {
+            "from": goal.effective,
+            "encoder": present.encoder,
+            "merge_height": _rounded(limits.merge_height),
+            "residual": _rounded(limits.residual),
+            "false_alarms": _rounded(choice.rate),
+            "metrics": {
+                name: {"warn": _rounded(limit.warn), "alarm": _rounded(limit.alarm)}
+                for name, limit in limits.metrics.items()
+            },
+            "why": f"{why}; {choice.basis}" if why else choice.basis,
+            "by": by,
+        }
+    )
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.3g}")
+
+
+def _scaled(spread: Interval, value: float) -> Interval:
+    return Interval(value, value * spread.low, value * spread.high)
+
+
+def _recall(history: History, limits: Limits) -> Interval | None:
+    found = sum(case.is_beyond(limits) for case in history.bad)
+    return share(found, len(history.bad)) if history.bad else None
+
+
+def _precision(history: History, limits: Limits) -> Interval | None:
+    found = sum(case.is_beyond(limits) for case in history.bad)
+    false = sum(case.is_beyond(limits) for case in history.nominal)
+    return share(found, found + false) if history.bad else None
+
+
+def _flips(history: History, limits: Limits, *, flagged: bool) -> tuple[Flip, ...]:
+    """Return the cases that new limits flag and the present ones do not, or the other way."""
+    flipped = [
+        Flip(
+            name=case.name,
+            night=case.night,
+            label=str(case.label) if case.label else "",
+            kind=case.kind,
+            ratio=ratio(case.evidence, limits),
+        )
+        for case in history.cases
+        if case.is_beyond(limits) == flagged != case.is_flagged
+    ]
+    return tuple(sorted(flipped, key=lambda flip: -flip.ratio))
+
+
+def _notes(history: History) -> Iterator[str]:
+    if history.continued:
+        yield (
+            f"flagged without a label, and counted as nominal: {history.continued}, which go on "
+            "where the others leave off"
+        )
+    if history.unexplained:
+        yield (
+            f"flagged without a label, so left out: {len(history.unexplained)} "
+            f"({_named(history.unexplained)})"
+        )
+    if history.outliers:
+        yield (
+            f"valid outliers, so left out: {len(history.outliers)}, right to stand apart, not bad"
+        )
+    if history.contradictory:
+        yield (
+            f"labelled good and bad under one name, so left out: {len(history.contradictory)} "
+            f"({_named(history.contradictory)})"
+        )
+
+
+_NAMED = 3
+
+
+def _named(cases: Sequence[Case]) -> str:
+    more = f" and {len(cases) - _NAMED} more" if len(cases) > _NAMED else ""
+    return ", ".join(case.name for case in cases[:_NAMED]) + more
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
