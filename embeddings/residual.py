@@ -11,6 +11,7 @@ zero level.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -144,7 +145,7 @@ class Expectation:
         oddness = MappingProxyType(dict(zip(PATTERNS, strengths, strict=True)))
         return Residual(maps, oddness, self.usual)
 
-    @property
+    @cached_property
     def _picture(self) -> "_Picture":
         return _Picture(self.template, self.dark)
 
@@ -226,11 +227,15 @@ class _Picture:
 
         Of an arc those are the few with a line: the rest is noise, whose ratio is anything.
         """
-        bright = self.template > max(_BRIGHT_PART * float(np.quantile(self.template, 0.95)), 0)
-        if not bright.any():
+        if not self._bright.any():
             return _LEAST_LIGHT
-        ratios = (mean[bright] - self.dark[bright]) / self.template[bright]
-        return max(float(np.median(ratios)), _LEAST_LIGHT)
+        light = mean[self._bright] - self.dark[self._bright]
+        return max(float(np.median(light / self.template[self._bright])), _LEAST_LIGHT)
+
+    @cached_property
+    def _bright(self) -> NDArray[np.bool_]:
+        least = _BRIGHT_PART * float(np.quantile(self.template, 0.95))
+        return np.asarray(self.template > max(least, 0))
 
 
 def _picture(means: Floats, sensor: Sensor) -> _Picture:
