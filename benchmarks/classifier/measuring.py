@@ -122,7 +122,8 @@ def of_seldom(classifier: DenseClassifier, known: Known, rate: float) -> Mapping
         ("as trained", {}),
         ("moved to the rate", dict.fromkeys(kinds, rate / len(kinds))),
     ):
-        named = (classifier.kind_probabilities(features, expected) > NAMED).any(axis=1)
+        probabilities = classifier.kind_probabilities(features, expected)
+        named = np.asarray((probabilities > NAMED).any(axis=1))
         hits, alarms = rate * named[bad].mean(), (1 - rate) * named[~bad].mean()
         results[f"{name}: precision"] = float(hits / (hits + alarms))
         results[f"{name}: recall"] = float(named[bad].mean())

@@ -92,6 +92,7 @@ class History:
         return tuple(nights)
 
 
+TRAINING = History(151)  # what the classifier that ships has learnt from
 VALIDATION = History(97, share=0.4)  # what was looked at while the detector was built
 TEST = History(239)  # looked at once it was
 _CALENDAR = (  # first day, counted from the intervention; nights in a row; what they are

@@ -70,14 +70,18 @@ class Verdict:
 
 def judge_fold(fold: Fold, folder: Path, runtime: Runtime) -> list[Verdict]:
     """Let the product see the references, labelled good, and then the tests, unlabelled."""
+    verdicts = zip(fold.tests, outcomes_of(fold, folder, runtime), strict=True)
+    return [_verdict(fold, test, outcome) for test, outcome in verdicts]
+
+
+def outcomes_of(fold: Fold, folder: Path, runtime: Runtime) -> list[Outcome]:
+    """Return what the product made of each test, after the references."""
     with _fresh_memory(folder, runtime) as fresh:
         for night in range(_NIGHTS):
             start = _FIRST_NIGHT + timedelta(days=night)
             _process(fold.references[night::_NIGHTS], start, folder, fresh, LabelName.GOOD)
         made = [test.made for test in fold.tests]
-        outcomes = _process(made, _FIRST_NIGHT + _APART, folder, fresh, None)
-    verdicts = zip(fold.tests, outcomes, strict=True)
-    return [_verdict(fold, test, outcome) for test, outcome in verdicts]
+        return _process(made, _FIRST_NIGHT + _APART, folder, fresh, None)
 
 
 @contextmanager

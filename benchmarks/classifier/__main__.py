@@ -1,0 +1,100 @@
+"""Train the classifier on simulated histories, measure it on another, and keep what ships.
+
+``python -m benchmarks.classifier --train-on A --nominal B --test-on C [--real R] [--ship]``
+
+A and C are folders that ``benchmarks.detection`` has filled (``--history training`` and ``test``),
+B one of ``benchmarks.thresholds``: good images of every type. Writes ``docs/classifier.json``, the
+figures in ``docs/classifier.md`` and pictures; with ``--ship`` also the examples and the
+classifier that come with the program.
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.classifier import measuring, report
+from benchmarks.classifier.examples import Known, read_history, read_nominal
+from benchmarks.classifier.other_instrument import read_efosc2
+from benchmarks.detection.report import update_markdown, write_json
+from embeddings.classifier import DenseClassifier, Examples
+
+WEIGHTS = Path("embeddings/weights")
+_RATE = 0.02  # of bad images, on a good telescope
+_NOMINAL_OF_TYPE = 40  # good examples of a type that the histories do not have
+_SEED = 5
+
+
+def main() -> None:
+    """Read, train, measure, write."""
+    arguments = _parser().parse_args()
+    history, test = read_history(arguments.train_on), read_history(arguments.test_on)
+    known = simulated_examples(history, read_nominal(arguments.nominal))
+    examples = Examples.load(known.save())  # as the program will read them
+    classifier = DenseClassifier.fit(examples)
+    results: dict[str, Any] = {
+        "examples": dict(classifier.examples),
+        "types": measuring.of_types(classifier, test),
+        "kinds": measuring.of_kinds(classifier, test),
+        "seldom": measuring.of_seldom(classifier, test, _RATE),
+        "retraining_s": measuring.retraining(examples, test.examples),
+        "transfer": _transfers(history, arguments.real),
+    }
+    write_json(arguments.docs / "classifier.json", results)
+    update_markdown(arguments.docs / "classifier.md", report.sections(results))
+    report.draw(classifier, test, arguments.docs / "pictures")
+    if arguments.ship:
+        (WEIGHTS / "examples.npz").write_bytes(examples.save())
+        (WEIGHTS / "classifier.dense").write_bytes(classifier.save())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--train-on", type=Path, required=True, help="a history with faults to learn from")
+    add("--nominal", type=Path, required=True, help="good nights of every image type")
+    add("--test-on", type=Path, required=True, help="a history that nothing was tuned on")
+    add("--real", type=Path, help="real frames, for the transfer to EFOSC2")
+    add("--docs", type=Path, default=Path("docs"), help="folder of classifier.md")
+    add("--ship", action="store_true", help="keep examples and classifier as the program's")
+    return parser
+
+
+def simulated_examples(history: Known, nominal: Known) -> Examples:
+    """Return the images of a history, and some good ones of every other image type."""
+    rng = np.random.default_rng(_SEED)
+    others = ~np.isin(nominal.headers, np.unique(history.headers))
+    rows = [
+        row
+        for name in np.unique(nominal.headers[others])
+        for row in rng.permutation(np.flatnonzero(nominal.headers == name))[:_NOMINAL_OF_TYPE]
+    ]
+    return _as_headers_say(history) + nominal.examples[np.sort(rows)]
+
+
+def _as_headers_say(known: Known) -> Examples:
+    return replace(known.examples, types=tuple(map(str, known.headers)))
+
+
+def _transfers(history: Known, real: Path | None) -> dict[str, Any]:
+    """Return how much twenty labelled images are worth beside another instrument's examples."""
+    is_red = np.char.find(known_arm(history), "red") >= 0
+    blue, red = history[~is_red], history[is_red]
+    results = {"blue arm to red arm": measuring.transfer(blue.examples, red)}
+    if real is not None:
+        results["UVES to EFOSC2, real frames"] = measuring.transfer(
+            history.examples, read_efosc2(real)
+        )
+    return results
+
+
+def known_arm(known: Known) -> Any:
+    """Return the arm of each image, by its type: UVES' blue ones have a B after the mode."""
+    blue = np.array([name.lstrip("U").lstrip("D12").startswith("B") for name in known.headers])
+    return np.where(blue, "blue", "red")
+
+
+if __name__ == "__main__":
+    main()

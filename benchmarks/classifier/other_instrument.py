@@ -1,0 +1,58 @@
+"""Real frames of EFOSC2 with injected faults, as labelled examples of another instrument."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.classifier.examples import Known
+from benchmarks.real.archive import BIAS, EFOSC2_ARC, FLAT
+from benchmarks.real.folds import COUNTED, Fold, Test
+from benchmarks.real.judging import outcomes_of
+from benchmarks.real.work import folds_of
+from embeddings.classifier import Examples
+from qc.database import FrameState, Judged
+from qc.features import features_of
+from qc.pipeline import Outcome, describe
+from qc.runtime import create_project, open_runtime, read_settings
+
+
+def read_efosc2(real: Path) -> Known:
+    """Return EFOSC2's biases, flats and arcs: untouched ones, and with faults injected."""
+    with tempfile.TemporaryDirectory() as folder:
+        project = Path(folder) / "project"
+        create_project(project)
+        with open_runtime(read_settings(project)) as runtime:
+            folds = [
+                one for one in folds_of((BIAS, FLAT, EFOSC2_ARC), real) if one.question in COUNTED
+            ]
+            pairs = [
+                pair
+                for fold in folds
+                for pair in _judged(fold, outcomes_of(fold, Path(folder) / "fold", runtime))
+            ]
+            return _known(pairs, runtime.encoder.fingerprint)
+
+
+def _judged(fold: Fold, outcomes: list[Outcome]) -> Iterator[tuple[Test, Judged]]:
+    for test, outcome in zip(fold.tests, outcomes, strict=True):
+        if outcome.state is FrameState.PROCESSED:
+            (judged,) = outcome.judged
+            yield test, judged
+
+
+def _known(pairs: list[tuple[Test, Judged]], fingerprint: str) -> Known:
+    judged = [one for _, one in pairs]
+    descriptions = [
+        describe(one.measured, one.embedding, one.evidence, one.threshold) for one in judged
+    ]
+    types = tuple(one.measured.setup.image_type for one in judged)
+    examples = Examples(
+        features_of(descriptions, fingerprint),
+        types,
+        tuple(frozenset({test.kind} if test.kind else ()) for test, _ in pairs),
+        np.arange(len(pairs)),
+        np.ones(len(pairs)),
+    )
+    return Known(examples, np.array(types), np.array([test.strength for test, _ in pairs]))
