@@ -2,14 +2,18 @@
 
 ``python -m benchmarks.classifier --train-on A --nominal B --test-on C [--real R] [--ship]``
 
-A and C are folders that ``benchmarks.detection`` has filled (``--history training`` and ``test``),
-B one of ``benchmarks.thresholds``: good images of every type. Writes ``docs/classifier.json``, the
+What is not yet in A is simulated (half an hour on two cores). B is a folder that
+``benchmarks.thresholds`` has filled, with good images of every type; C one of
+``benchmarks.detection``. With ``--again`` all of A is judged anew, as shipped today. Writes ``docs/classifier.json``, the
 figures in ``docs/classifier.md`` and pictures; with ``--ship`` also the examples and the
 classifier that come with the program.
 """
 
 import argparse
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,8 @@ import numpy as np
 from benchmarks.classifier import measuring, report
 from benchmarks.classifier.examples import Known, read_history, read_nominal
 from benchmarks.classifier.other_instrument import read_efosc2
+from benchmarks.detection.evidence import prepare
+from benchmarks.detection.history import ARMS, TRAINING
 from benchmarks.detection.report import update_markdown, write_json
 from embeddings.classifier import DenseClassifier, Examples
 
@@ -30,6 +36,7 @@ _SEED = 5
 def main() -> None:
     """Read, train, measure, write."""
     arguments = _parser().parse_args()
+    _prepare(arguments.train_on, again=arguments.again)
     history, test = read_history(arguments.train_on), read_history(arguments.test_on)
     known = simulated_examples(history, read_nominal(arguments.nominal))
     examples = Examples.load(known.save())  # as the program will read them
@@ -50,12 +57,19 @@ def main() -> None:
         (WEIGHTS / "classifier.dense").write_bytes(classifier.save())
 
 
+def _prepare(work: Path, *, again: bool) -> None:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(len(ARMS), mp_context=context) as pool:
+        list(pool.map(partial(prepare, work=work, history=TRAINING, again=again), ARMS))
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--train-on", type=Path, required=True, help="a history with faults to learn from")
     add("--nominal", type=Path, required=True, help="good nights of every image type")
     add("--test-on", type=Path, required=True, help="a history that nothing was tuned on")
+    add("--again", action="store_true", help="judge anew what is in the first folder")
     add("--real", type=Path, help="real frames, for the transfer to EFOSC2")
     add("--docs", type=Path, default=Path("docs"), help="folder of classifier.md")
     add("--ship", action="store_true", help="keep examples and classifier as the program's")
