@@ -4,9 +4,9 @@
 
 What is not yet in A is simulated (half an hour on two cores). B is a folder that
 ``benchmarks.thresholds`` has filled, with good images of every type; C one of
-``benchmarks.detection``. With ``--again`` all of A is judged anew, as shipped today. Writes ``docs/classifier.json``, the
-figures in ``docs/classifier.md`` and pictures; with ``--ship`` also the examples and the
-classifier that come with the program.
+``benchmarks.detection``. With ``--again`` all of A is judged anew, as shipped today. Writes
+``docs/classifier.json``, the figures in ``docs/classifier.md`` and pictures; with ``--ship`` also
+the examples and the classifier that come with the program.
 """
 
 import argparse
