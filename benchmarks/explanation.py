@@ -46,14 +46,11 @@ from qc.simulator import (
     Exposure,
     Plan,
     Stream,
+    expose,
     make_case,
     plan_night,
     possible_faults,
-    render,
-    state_at,
 )
-from qc.simulator.headers import primary_header
-from qc.simulator.nights import frame_bytes, frame_rng
 
 Floats = NDArray[np.float32]
 
@@ -165,9 +162,7 @@ class Camera:
 
     def take(self, exposure: Exposure, case: Case | None = None) -> tuple[Extension, ...]:
         """Return the extensions of an exposure, with a fault or without."""
-        state = state_at(exposure.start, self._seed)
-        images = render(exposure, state, frame_rng(self._seed, exposure, "pixels"), case)
-        self._path.write_bytes(frame_bytes(primary_header(exposure, state), exposure, images))
+        self._path.write_bytes(expose(exposure, self._seed, case).content)
         return read_frame(self._path, self._instruments).extensions
 
 

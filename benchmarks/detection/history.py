@@ -8,7 +8,7 @@ night's files are deleted once it is judged.
 
 import csv
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
@@ -25,6 +25,7 @@ from qc.simulator import (
     Exposure,
     Plan,
     Stream,
+    expose,
     interventions,
     lamp_replacements,
     make_case,
@@ -33,9 +34,7 @@ from qc.simulator import (
     render,
     state_at,
 )
-from qc.simulator.faults import spoil_header
-from qc.simulator.headers import primary_header
-from qc.simulator.nights import frame_bytes, frame_rng
+from qc.simulator.nights import frame_rng
 
 ARMS = ("blue", "red")  # a project each, so that two cores can work
 TRUTH_COLUMNS = ("night", "part", "file", "extension", "image_type", "fault", "strength")
@@ -309,12 +308,9 @@ def _begin_epoch(runtime: Runtime, since: date) -> None:
 
 def _write(shot: Shot, folder: Path, night: Night) -> Iterator[tuple[str, ...]]:
     """Write one frame; yield a row of truth for each of its images."""
-    images = images_of(shot)
-    state = state_at(shot.shown.start, shot.seed)
-    header = primary_header(shot.exposure, state)
-    if shot.case is not None:
-        spoil_header(header, shot.case)
-    (folder / shot.name).write_bytes(frame_bytes(header, shot.exposure, images))
+    exposed = expose(shot.exposure, shot.seed, shot.case, shot.shown)
+    (folder / shot.name).write_bytes(exposed.content)
+    images = exposed.images
     bad = _bad_hdus(shot, images)
     for hdu in images:
         fault = (shot.case.kind, shot.case.strength) if shot.case and hdu in bad else ("", "")
@@ -345,7 +341,7 @@ def images_of(shot: Shot, *, healthy: bool = False) -> dict[int, np.ndarray]:
     return render(shot.shown, state_at(shot.shown.start, shot.seed), rng, case)
 
 
-def _bad_hdus(shot: Shot, images: dict[int, np.ndarray]) -> Iterable[int]:
+def _bad_hdus(shot: Shot, images: Mapping[int, np.ndarray]) -> Iterable[int]:
     """Return the images that have the fault: of a chip read in two halves, not always both."""
     if shot.case is None:
         return ()

@@ -5,7 +5,7 @@ goes on where it was. Frames are read by the product's own reader.
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -25,16 +25,15 @@ from qc.simulator import (
     Exposure,
     Plan,
     Stream,
+    expose,
     make_case,
     plan_night,
     possible_faults,
     render,
     state_at,
 )
-from qc.simulator.faults import spoil_header
-from qc.simulator.headers import primary_header
 from qc.simulator.history import last_intervention
-from qc.simulator.nights import frame_bytes, frame_rng
+from qc.simulator.nights import frame_rng
 
 Floats = NDArray[np.float32]
 
@@ -247,36 +246,31 @@ def join(parts: Sequence[Images]) -> Images:
 
 def observe(shot: Shot, grid: tuple[int, int] = GRID) -> Iterator[Images]:
     """Expose and read one frame; yield each of its images that is what it should be."""
-    state = state_at(shot.exposure.start, shot.seed)
-    images = _render(shot)
-    header = primary_header(shot.exposure, state)
-    if shot.case is not None:
-        spoil_header(header, shot.case)
+    exposed = expose(shot.exposure, shot.seed, shot.case)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{shot.exposure.archive_name}.fits"
-        path.write_bytes(frame_bytes(header, shot.exposure, images))
+        path.write_bytes(exposed.content)
         try:
             frame = read_frame(path, read_instruments())
         except FrameError as error:
             print(f"refused: {shot.case}: {error}", flush=True)
             return
-    spoilt = _spoilt_hdus(shot, images)
+    spoilt = _spoilt_hdus(shot, exposed.images)
     for extension in frame.extensions:
         if shot.case is None or extension.number in spoilt:
             yield _image(extension, shot, grid)
 
 
-def _render(shot: Shot, *, healthy: bool = False) -> dict[int, NDArray[np.uint16]]:
+def _healthy(shot: Shot) -> dict[int, NDArray[np.uint16]]:
     rng = frame_rng(shot.seed, shot.exposure, "pixels")
-    case = None if healthy else shot.case
-    return render(shot.exposure, state_at(shot.exposure.start, shot.seed), rng, case)
+    return render(shot.exposure, state_at(shot.exposure.start, shot.seed), rng, None)
 
 
-def _spoilt_hdus(shot: Shot, images: dict[int, NDArray[np.uint16]]) -> Sequence[int]:
+def _spoilt_hdus(shot: Shot, images: Mapping[int, NDArray[np.uint16]]) -> Sequence[int]:
     """Return the images that have the fault: of a chip read in two halves, not always both."""
     if shot.case is None or not shot.exposure.stream.two_ports:
         return shot.case.hdus if shot.case else ()
-    twin = _render(shot, healthy=True)
+    twin = _healthy(shot)
     return [hdu for hdu, pixels in images.items() if not np.array_equal(pixels, twin[hdu])]
 
 

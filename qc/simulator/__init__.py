@@ -15,7 +15,7 @@ from qc.simulator.faults import (
     possible_faults,
 )
 from qc.simulator.history import Intervention, State, interventions, lamp_replacements, state_at
-from qc.simulator.nights import simulate
+from qc.simulator.nights import Exposed, expose, simulate
 from qc.simulator.pixel_faults import Injection
 from qc.simulator.plan import (
     DEMO_PLAN,
@@ -35,6 +35,7 @@ __all__ = [
     "INJECTABLE",
     "STRENGTHS",
     "Case",
+    "Exposed",
     "Exposure",
     "Fault",
     "Injection",
@@ -42,6 +43,7 @@ __all__ = [
     "Plan",
     "State",
     "Stream",
+    "expose",
     "inject",
     "interventions",
     "lamp_replacements",

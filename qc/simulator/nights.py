@@ -4,7 +4,7 @@ import csv
 import io
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -133,20 +133,52 @@ def _run(jobs: Sequence[_Job], workers: int) -> Iterator[tuple[Path, Sequence[in
 
 def _write(job: _Job) -> tuple[Path, Sequence[int]]:
     """Render one frame and write it; return its path and the HDUs that hold images."""
-    state = state_at(job.shown.start, job.seed)
-    rng = frame_rng(job.seed, job.shown, "pixels")
-    images = render(job.shown, state, rng, job.case)
-    header = primary_header(job.exposure, state)
-    if job.case is not None:
-        spoil_header(header, job.case)
-    content = frame_bytes(header, job.exposure, images)
-    if job.path.suffix == ".Z":
-        content = ncompress.compress(content)
-    job.path.write_bytes(content)
-    return job.path, tuple(images)
+    exposed = expose(job.exposure, job.seed, job.case, job.shown)
+    compressed = job.path.suffix == ".Z"
+    job.path.write_bytes(ncompress.compress(exposed.content) if compressed else exposed.content)
+    return job.path, tuple(exposed.images)
 
 
-def frame_bytes(header: fits.Header, exposure: Exposure, images: dict[int, Pixels]) -> bytes:
+@dataclass(frozen=True)
+class Exposed:
+    """A frame that was taken.
+
+    Attributes
+    ----------
+    content : bytes
+        Of its FITS file.
+    images : mapping of HDU number to (ny, nx) uint16 array
+        ADU.
+    """
+
+    content: bytes
+    images: Mapping[int, Pixels]
+
+
+def expose(
+    exposure: Exposure, seed: int, case: Case | None = None, shown: Exposure | None = None
+) -> Exposed:
+    """Take one exposure in a history: header and images as the instrument was at that moment.
+
+    Parameters
+    ----------
+    seed : int
+        Of the history.
+    case : Case, optional
+        What goes wrong.
+    shown : Exposure, optional
+        The exposure whose images are written under this one's header; itself if left out.
+    """
+    shown = shown or exposure
+    state = state_at(shown.start, seed)
+    images = render(shown, state, frame_rng(seed, shown, "pixels"), case)
+    header = primary_header(exposure, state)
+    if case is not None:
+        spoil_header(header, case)
+    return Exposed(_frame_bytes(header, exposure, images), images)
+
+
+def _frame_bytes(header: fits.Header, exposure: Exposure, images: dict[int, Pixels]) -> bytes:
     """Return a frame as a FITS file: blue image in the primary, else in image extensions."""
     if 0 in images:
         hdus = fits.HDUList([fits.PrimaryHDU(images[0], header)])
