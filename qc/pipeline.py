@@ -488,19 +488,26 @@ def _predict(
     """Return what the classifier says: what it looks like, and what is wrong with it."""
     if runtime.classifier is None:
         return None
-    enough = evidence.reference_size >= REFERENCE_NEEDED
-    limit = limits_for(threshold, evidence.reference_size).merge_height
-    differences = differences_of(
-        evidence.z, evidence.patterns, evidence.merge_height, evidence.residual, limit
-    )
-    description = Description(
-        embedding,
-        looks_of(measured.appearance, measured.metrics),
-        differences if enough else {},
-    )
+    description = describe(measured, embedding, evidence, threshold)
     [instrument] = [one for one in runtime.instruments if one.name == frame.instrument]
     expected = instrument.expected_faults(measured.frame_class)
     return predict(runtime.classifier, description, measured.setup.image_type, expected)
+
+
+def describe(
+    measured: Measured, embedding: Floats, evidence: Evidence, threshold: Threshold
+) -> Description:
+    """Return what the classifier is told of an extension."""
+    size = evidence.reference_size
+    differences = differences_of(
+        evidence.z,
+        evidence.patterns,
+        evidence.merge_height,
+        evidence.residual,
+        limits_for(threshold, size).merge_height,
+    )
+    looks = looks_of(measured.appearance, measured.metrics)
+    return Description(embedding, looks, differences if size >= REFERENCE_NEEDED else {})
 
 
 _QUANTITIES = {"level": "level", "scatter": "noise", "peak": "brightest pixel"}
