@@ -15,6 +15,7 @@ from qc.choices import Format, What
 from qc.database import Finding, FrameState
 from qc.errors import ConfigurationError
 from qc.files import written_whole
+from qc.labels import log_in_words
 from qc.metrics import METRICS
 
 _IDENTITY = ("file", "extension", "image_type", "observed_at")
@@ -139,7 +140,7 @@ def frame_records(session: Session, name: str) -> list[dict[str, Any]]:
 
 def _frame_record(session: Session, finding: Finding) -> dict[str, Any]:
     [record] = _verdict_records(session, finding)
-    nearest = finding.verdict.nearest_id
+    nearest, extension_id = finding.verdict.nearest_id, finding.extension.id
     z = finding.verdict.z
     metrics = finding.extension.metrics
     return {
@@ -148,6 +149,7 @@ def _frame_record(session: Session, finding: Finding) -> dict[str, Any]:
         "promised_light": finding.extension.promised_light,
         "template": finding.frame.template,
         "reasons": finding.verdict.reasons,
+        "labels": log_in_words(database.labels_of(session, [extension_id]).get(extension_id, ())),
         "nearest_reference": database.name_of(session, nearest) if nearest else "",
         "metrics": {key: {"value": value, "z": z.get(key)} for key, value in metrics.items()},
     }

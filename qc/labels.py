@@ -271,6 +271,19 @@ def in_words(row: LabelRow | None) -> str:
     return f"{row.label}{kind}, says {row.who} on {row.at:%Y-%m-%d}{note}"
 
 
+def log_in_words(said: Iterable[LabelRow]) -> list[str]:
+    """Say all that was ever said of an extension, oldest first, and what of it was undone."""
+    rows = list(said)
+    undoing = {row.undoes_id: row for row in rows}
+    return [
+        in_words(row) + _undone_in_words(undoing.get(row.id)) for row in rows if not row.undoes_id
+    ]
+
+
+def _undone_in_words(row: LabelRow | None) -> str:
+    return f"; undone by {row.who} on {row.at:%Y-%m-%d}" if row else ""
+
+
 def epoch_commands(found: Iterable[Chosen], note: str) -> list[str]:
     """Return the commands that would let references start anew with some extensions."""
     since: dict[str, date] = {}

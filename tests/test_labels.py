@@ -115,6 +115,13 @@ def test_undoing_goes_back_one_label_at_a_time_and_keeps_all(taken):
         undo(taken, FIRST)
     say(taken, FIRST, "good")
     assert standing(taken)[0] == ("good", "")
+    with taken.reads() as session:
+        [record] = exports.frame_records(session, FIRST)
+    good, bad, newest = record["labels"]
+    assert good.startswith("good, says kim on ")
+    assert ": at dusk; undone by kim on " in bad
+    assert "undone" in good
+    assert "undone" not in newest
 
 
 def test_saying_the_same_again_adds_nothing_but_another_persons_word_is_kept(taken):
@@ -410,6 +417,7 @@ def test_an_epoch_starts_references_anew_until_it_is_undone(runtime, inbox):
     assert [one.judged.evidence.reference_size for one in judge_again(runtime)][-1] == 21
     with runtime.reads() as session:
         [entry] = epochs.read_log(session)
+        assert entry.undone_by is not None
         assert (entry.epoch.why, entry.undone_by.who) == ("a new lamp", "lee")
         assert list(database.epochs_between(session, date.min, date.max)) == []
         assert len(session.scalars(select(EpochRow)).all()) == 2
