@@ -553,8 +553,8 @@ def _print_entered(entered: "Entered", *, is_undone: bool) -> None:
     effect = "count again" if is_undone else "count no longer"
     if entered.frames:
         out.print(
-            f"Frames since then that were judged with references: {entered.frames}. Those from "
-            f"before it {effect}.\n"
+            f"Frames since then that it bears on: {entered.frames}. References from before it "
+            f"{effect}.\n"
             f"To judge them again: qc process --again --since {entered.since}{until}",
             soft_wrap=True,
         )

@@ -1329,8 +1329,10 @@ def epochs(session: Session) -> Sequence[EpochRow]:
     return session.scalars(select(EpochRow).order_by(EpochRow.id)).all()
 
 
-def frames_compared(session: Session, scope: str, first: date, last: date) -> int:
-    """Return how many frames of an image type or instrument were held against references."""
+def frames_judged(
+    session: Session, scope: str, first: date, last: date, least_references: int = 0
+) -> int:
+    """Return how many frames of an image type or instrument were judged by so many references."""
     newest = select(func.max(VerdictRow.id)).group_by(VerdictRow.extension_id)
     query = (
         select(func.count(func.distinct(ExtensionRow.frame_id)))
@@ -1341,7 +1343,7 @@ def frames_compared(session: Session, scope: str, first: date, last: date) -> in
             FrameRow.night >= first,
             FrameRow.night <= last,
             VerdictRow.id.in_(newest),
-            VerdictRow.reference_size > 0,
+            VerdictRow.reference_size >= least_references,
         )
     )
     return session.scalar(query) or 0

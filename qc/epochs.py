@@ -36,7 +36,7 @@ class Entered:
     last : date
         The last night whose references it decides: the next epoch of its scope begins after it.
     frames : int
-        Judged with references by now: some of these may no longer count, or may count again.
+        Of those nights, whose references are now fewer; or more, where an epoch is undone.
     """
 
     number: int
@@ -133,7 +133,8 @@ def _record(
     session.add(row)
     session.flush()
     last = _last_night(session, scope, since)
-    frames = database.frames_compared(session, scope, since, last)
+    least = 0 if undoes else 1  # only who had references can lose some
+    frames = database.frames_judged(session, scope, since, last, least)
     return Entered(undoes.id if undoes else row.id, scope, since, last, frames)
 
 

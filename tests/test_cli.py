@@ -223,8 +223,7 @@ def test_epoch_enters_lists_and_undoes(qc):
     assert (run.code, run.err) == (0, "")
     assert run.out == (
         "Epoch No. 1, TB0 from 2026-01-02.\n"
-        "Frames since then that were judged with references: 1. Those from before it count no "
-        "longer.\n"
+        "Frames since then that it bears on: 1. References from before it count no longer.\n"
         "To judge them again: qc process --again --since 2026-01-02\n"
     )
     assert "[bold]new lamp" in qc("epoch", "--list").out

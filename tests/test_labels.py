@@ -413,7 +413,7 @@ def test_an_epoch_starts_references_anew_until_it_is_undone(runtime, inbox):
     assert (entered.number, entered.scope, entered.frames, entered.last) == (1, "TB0", 2, date.max)
     assert [one.judged.evidence.reference_size for one in judge_again(runtime)][-2:] == [0, 0]
     undone = undo_epoch(runtime, 1)
-    assert (undone.number, undone.since) == (1, date(2026, 1, 2))
+    assert (undone.number, undone.since, undone.frames) == (1, date(2026, 1, 2), 2)
     assert [one.judged.evidence.reference_size for one in judge_again(runtime)][-1] == 21
     with runtime.reads() as session:
         [entry] = epochs.read_log(session)
