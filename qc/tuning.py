@@ -67,35 +67,47 @@ def ratio(evidence: Evidence, limits: Limits) -> float:
 
 
 def fit_limits(evidence: Sequence[Evidence], false_alarms: float) -> Limits:
-    """Return limits that each kind of a nominal frame's evidence exceeds at the given rate.
+    """Return limits for a granted rate of false alarms, with room for what a sample leaves open.
+
+    Merge height and residual get a third of the rate each, and lie where a further frame is
+    expected beyond them that often, whatever tail may have made so few. The metrics share the
+    rate: they are many, most of them quiet, and no limit on them is below `LEAST`.
 
     Parameters
     ----------
     evidence : sequence of n Evidence
-        Of nominal frames of one image type, each held against enough references.
+        Of nominal frames of one image type, each held against enough references; n at least 20.
     false_alarms : float
-        Rate for each of the three kinds; the metrics share theirs.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than 2.
+        Rate per extension.
     """
     raw = _fit(evidence, false_alarms)
     metrics = {name: _limit(limit.alarm) for name, limit in raw.metrics.items()}
-    return replace(at_least(raw, LEAST), metrics=metrics)
+    expected = replace(
+        raw,
+        merge_height=fit_tail(_heights(evidence)).limit(false_alarms / _KINDS),
+        residual=fit_tail(_residuals(evidence)).limit(false_alarms / _KINDS),
+    )
+    return replace(at_least(expected, LEAST), metrics=metrics)
 
 
 def _fit(evidence: Sequence[Evidence], false_alarms: float) -> Limits:
-    """Return the same as the frames have it, however quiet they are."""
-    heights = [_narrowed(one.merge_height, one) for one in evidence if one.merge_height is not None]
-    residuals = [_narrowed(one.residual, one) for one in evidence if one.residual is not None]
+    """Return the limits that each kind of these frames' evidence exceeds at the given rate."""
     z_scores = [{name: _narrowed(z, one) for name, z in one.z.items()} for one in evidence]
     return Limits(
-        max(tail_quantile(np.array(heights), false_alarms), _TINY),
-        max(tail_quantile(np.array(residuals), false_alarms), _TINY),
+        max(tail_quantile(_heights(evidence), false_alarms), _TINY),
+        max(tail_quantile(_residuals(evidence), false_alarms), _TINY),
         {name: _metric_limit(far) for name, far in _reaches(z_scores, false_alarms).items()},
     )
+
+
+def _heights(evidence: Sequence[Evidence]) -> Doubles:
+    return np.array(
+        [_narrowed(one.merge_height, one) for one in evidence if one.merge_height is not None]
+    )
+
+
+def _residuals(evidence: Sequence[Evidence]) -> Doubles:
+    return np.array([_narrowed(one.residual, one) for one in evidence if one.residual is not None])
 
 
 _TINY = 1e-9  # a limit is above zero
