@@ -317,7 +317,8 @@ def _print_rejudged(records: list[dict[str, Any]], judged: int, left_out: int) -
     if len(records) > LISTED:
         out.print(f"and {len(records) - LISTED} more; --json lists all")
     words = f"{judged} extensions judged again: {len(records)} changed status"
-    words += f", {left_out} left out: too little was kept of them" if left_out else ""
+    if left_out:
+        words += f", {left_out} left out: too little was kept, or no instrument file knows them"
     out.print(words, soft_wrap=True)
 
 

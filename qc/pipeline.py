@@ -186,7 +186,8 @@ def judge_again(
     """Judge what is stored as if it came today: with today's encoder, thresholds and labels.
 
     Night after night, so that each is held against references judged anew. A verdict is added,
-    none replaced. What was stored before enough was kept of it is left out.
+    none replaced. What was stored before enough was kept of it is left out, and what no
+    instrument file describes any more.
 
     Parameters
     ----------
@@ -232,10 +233,15 @@ def _extensions_of(night: date, runtime: Runtime) -> Sequence[ExtensionRow]:
 def _arrival_of(
     session: Session, row: ExtensionRow, runtime: Runtime, in_force: InForce
 ) -> Arrival | None:
-    """Return a stored extension as if it had just been read; None if too little was kept."""
+    """Return a stored extension as if it had just been read.
+
+    None if too little was kept of it, or no instrument file describes it any more.
+    """
     frame, setup = database.frame_of(row.frame), row.setup
-    [instrument] = [one for one in runtime.instruments if one.name == frame.instrument]
-    limits = instrument.limits_of(setup.image_type, setup.chip, setup.read_mode)
+    described = [one for one in runtime.instruments if one.name == frame.instrument]
+    if not any(setup.image_type in one.image_types() for one in described):
+        return None
+    limits = described[0].limits_of(setup.image_type, setup.chip, setup.read_mode)
     measured = database.measured_of(session, row, limits)
     if measured is None:
         return None

@@ -2,6 +2,7 @@ import multiprocessing
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from sqlalchemy import event, func, select
 
 from embeddings.clustering import cosine_distances
+from qc.choices import InForce
 from qc.database import (
     AlertRow,
     Base,
@@ -562,6 +564,27 @@ def test_what_is_stored_can_be_judged_again_with_the_thresholds_of_today(taught,
     assert [each.extension_id for each in after[len(before) :]] == [
         each.extension_id for each in before[-2:]
     ]
+
+
+@pytest.mark.parametrize(("in_force", "status"), [("dated", "ANOMALOUS"), ("newest", "NOMINAL")])
+def test_judging_again_takes_the_limits_of_the_night_or_the_newest(
+    taught, inbox, project, in_force, status
+):
+    process(taught, write_frame(inbox, 2, change=light_leak))
+    strict = thresholds_text(["TB0", "TF0"])
+    later = strict.replace("2000-01-01", "2026-06-01").replace("height: 0.001", "height: 2")
+    entries = [line.split("[")[1].rstrip("]\n") for line in (strict + later).splitlines(True)]
+    text = f"TB0 TF0:\n  - {entries[0]}\n  - {entries[2]}\n"
+    (project / "thresholds.yaml").write_text(text)
+    with open_tiny(project) as today:
+        [again] = judge_again(today, date(2026, 1, 2), in_force=InForce(in_force))
+    assert again.judged.verdict.status == status
+
+
+def test_what_no_instrument_file_describes_any_more_is_not_judged_again(taught, inbox):
+    process(taught, write_frame(inbox, 2))
+    nothing = replace(taught, instruments=(replace(taught.instruments[0], name="GONE"),))
+    assert list(judge_again(nothing)) == []
 
 
 def test_judging_again_with_the_same_limits_says_the_same(taught, inbox):
