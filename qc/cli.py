@@ -733,14 +733,17 @@ def similar(
 
 
 def _likeness_table(likeness: "Likeness") -> Table:
-    frame, said = Column("frame", no_wrap=True), Column("what it was", overflow="fold")
-    table = Table(Column("distance", justify="right"), "thresholds", frame, "night", "type", said)
+    columns = [Column("distance (thresholds)", justify="right")]
+    columns += [Column("frame", no_wrap=True), Column("night", no_wrap=True)]
+    mixed = any(one.image_type != likeness.image_type for one in likeness.neighbours)
+    columns += [Column("type")] * mixed
+    table = Table(*columns, Column("what it was", overflow="fold"))
     for one in likeness.neighbours:
-        scale = f"{one.distance / likeness.threshold:.2f}" if likeness.threshold else ""
-        night = str(one.night) if one.night else ""
-        words = [one.status, one.label, one.kind, one.note]
-        said_of_it = ", ".join(word for word in words if word)
-        table.add_row(f"{one.distance:.2g}", scale, one.name, night, one.image_type, said_of_it)
+        scale = f" ({one.distance / likeness.threshold:.1f})" if likeness.threshold else ""
+        said = [word for word in (one.status, one.label, one.kind, one.note) if word]
+        types = [one.image_type] * mixed
+        night = str(one.night or "")
+        table.add_row(f"{one.distance:.2g}{scale}", one.name, night, *types, ", ".join(said))
     return table
 
 

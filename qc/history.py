@@ -150,6 +150,11 @@ def _queries(runtime: Runtime, frame: str) -> list[_Query]:
 def _stored(runtime: Runtime, name: str) -> list[_Query]:
     fingerprint = runtime.encoder.fingerprint
     with runtime.reads() as session:
+        if not database.frames_named(session, name):
+            raise UnknownFrame(
+                f"{name}: neither the archive name, file name or path of a processed frame, nor "
+                "a file to be read"
+            )
         found = database.findings_named(session, name)
         vectors = [database.find_embedding(session, one.extension.id, fingerprint) for one in found]
     return [
