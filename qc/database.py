@@ -881,7 +881,8 @@ def evidence_of(finding: Finding, duplicate_of: str = "") -> Evidence:
     """Return the evidence that a stored verdict weighed.
 
     What is usual among its references is not kept: without it the judge comes to the same status,
-    and to another score.
+    and to another score. Nor is how probable its own type was where it looked like another: at
+    most what that one left.
     """
     return Evidence(
         merge_height=finding.verdict.merge_height,
@@ -892,7 +893,19 @@ def evidence_of(finding: Finding, duplicate_of: str = "") -> Evidence:
         metrics=finding.extension.metrics,
         z=finding.verdict.z,
         duplicate_of=duplicate_of,
+        prediction=_prediction_of(finding),
     )
+
+
+def _prediction_of(finding: Finding) -> Prediction | None:
+    verdict = finding.verdict
+    if verdict.predicted_type is None or verdict.type_probability is None:
+        return None
+    is_own = verdict.predicted_type == finding.extension.image_type
+    if not is_own and verdict.status == Status.NOMINAL:
+        return None  # its own type may be one that the classifier never saw
+    own = verdict.type_probability if is_own else 1 - verdict.type_probability
+    return Prediction(verdict.predicted_type, verdict.type_probability, own)
 
 
 def vectors(
