@@ -71,8 +71,8 @@ class Metric:
 
 METRICS: Mapping[str, Metric] = MappingProxyType(
     {
-        # It wanders: steps below 1 ADU are normal, those above 5 are faults. Alarms begin at 6 sigma.
-        "bias_level": Metric("ADU", "Level of the overscan: the zero of the frame.", 0.17, 2),
+        # It wanders: steps below 1 ADU are normal, those above 5 are faults; 6 sigma are 1.5 ADU.
+        "bias_level": Metric("ADU", "Level of the overscan: the zero of the frame.", 0.25, 2),
         "read_noise": Metric(
             "ADU", "Scatter of one overscan pixel, from differences of neighbours.", 0.02, 3
         ),
