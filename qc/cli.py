@@ -38,8 +38,10 @@ if TYPE_CHECKING:
     from qc.pipeline import Outcome, Rejudged
     from qc.proposals import Flip, Proposal
     from qc.runtime import Runtime
+    from qc.training import Trained
 
 ANOMALIES, MISTAKE = 1, 2
+REFUSED = 1  # by 'qc train': kept, but not in use
 MANY = 20  # extensions that may be labelled by a filter without a second thought
 LISTED = 50  # lines of what has changed
 
@@ -692,6 +694,68 @@ def _print_flips(title: str, flips: "Sequence[Flip]") -> None:
         out.print(line, soft_wrap=True)
     if len(flips) > _SHOWN_FLIPS:
         out.print(f"  and {len(flips) - _SHOWN_FLIPS} more")
+
+
+@app.command()
+def train(
+    page: Annotated[
+        Path | None, typer.Option("--report", help="HTML file with all figures and pictures.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the one in use even by a worse one.")
+    ] = False,
+    who: Annotated[str, typer.Option(help="Your name.", show_default="yours")] = "",
+    project: Project = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Train the classifier on what was labelled; it replaces the one in use unless it is worse.
+
+    Exit code 1: it was worse, and is kept on record only.
+    """
+    from qc import database, lessons, training
+
+    who = who or database.user()
+    with _runtime(project) as runtime, _progress() as report:
+        trained = training.train(
+            runtime,
+            who=who,
+            force=force,
+            progress=lambda done, total: report("train", done, total),
+        )
+        if page:
+            lessons.write_lessons(
+                page,
+                trained,
+                who=who,
+                encoder=runtime.encoder.fingerprint,
+                generated_at=datetime.now(UTC),
+                progress=lambda done, total: report("learning curve", done, total),
+            )
+    if as_json:
+        _print_json(training.figures_record(trained))
+    else:
+        _print_trained(trained)
+    if page:
+        err.print(f"Report: {page}", soft_wrap=True)
+    if not trained.accepted:
+        raise typer.Exit(REFUSED)
+
+
+def _print_trained(trained: "Trained") -> None:
+    simulated = f"and {trained.simulated} simulated" if trained.simulated else "none simulated"
+    out.print(f"Learnt from {trained.labelled} labelled examples, {simulated}.", soft_wrap=True)
+    if trained.exam is None:
+        out.print("Not examined: too few images are labelled, good and bad, on different nights.")
+    else:
+        nights = " to ".join(map(str, trained.exam.nights)) if trained.exam.is_real else ""
+        words = f"{trained.exam.words}{', ' if nights else ''}{nights}"
+        out.print(f"Examined on {len(trained.exam.examples)} images: {words}.", soft_wrap=True)
+        columns = ["new", "in use"] if trained.old else ["new"]
+        table = Table("", *(Column(name, no_wrap=True) for name in columns))
+        for row in trained.rows:
+            table.add_row(*row[: 1 + len(columns)])
+        out.print(table)
+    out.print(trained.outcome, soft_wrap=True)
 
 
 @app.command()

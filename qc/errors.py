@@ -13,6 +13,7 @@
     ├── UnknownFrame            a question about a frame that was never processed
     ├── InvalidAnswer           a person says what cannot be: a misspelt kind, a date to come
     ├── CannotTune              what is stored does not say where a limit should be
+    ├── CannotTrain             too little is labelled to learn from
     └── ConfigurationError      the installation is at fault; the program stops
 
 A message says which file, what was expected, what was found, and what to do about it.
@@ -61,6 +62,10 @@ class InvalidAnswer(QCError):  # noqa: N818
 
 class CannotTune(QCError):  # noqa: N818
     """Too few frames or labels are known to set an image type's limits by; the old ones hold."""
+
+
+class CannotTrain(QCError):  # noqa: N818
+    """Too few images are labelled for a classifier to learn from; the one in use stays."""
 
 
 class ConfigurationError(QCError):

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from embeddings.classifier import DenseClassifier, Features, Numbers
 from embeddings.preprocess import APPEARANCE
 from embeddings.residual import PATTERNS
-from qc.judge import Prediction
+from qc.judge import WORTH_NAMING, Prediction
 from qc.metrics import METRICS
 
 # Of all detector numbers those that are measured whatever the header claims.
@@ -17,6 +17,9 @@ _HEADERLESS = ("bias_level", "read_noise")
 LOOKS = (*APPEARANCE, *_HEADERLESS)
 _HEIGHT, _RESIDUAL = "merge height", "residual"
 DIFFERENCES = (*METRICS, *PATTERNS, _HEIGHT, _RESIDUAL)
+_TELLING = 2  # differences that are named as the reason for a kind of fault
+_TELLING_PART = 0.25  # of what the strongest said; less is no reason
+_GROSS = 1000  # sigma; how much further says no more
 
 
 @dataclass(frozen=True)
@@ -96,8 +99,37 @@ def predict(
         own_probability=float(types[image_type]) if image_type in types else None,
         kind=kind,
         kind_probability=float(kinds[kind]),
+        because=_because(classifier, features, kind) if kinds[kind] >= WORTH_NAMING else (),
         classifier_digest=classifier.digest,
     )
+
+
+def knows_these(classifier: DenseClassifier) -> bool:
+    """Say whether a classifier was trained with the numbers that it would be told today."""
+    names = (classifier.type_head.names, classifier.kind_head.names)
+    return names == (LOOKS, (*LOOKS, *DIFFERENCES))
+
+
+def _because(classifier: DenseClassifier, features: Features, kind: str) -> tuple[str, ...]:
+    """Name the differences that spoke most for a kind, in words; few, and none that said little.
+
+    How far the whole frame is from its references says that something is wrong, not what.
+    """
+    spoken = classifier.spoken_for(features, kind)
+    values = dict(zip(features.differences.names, features.differences.values[0], strict=True))
+    strongest = max(0.0, *spoken.values())
+    telling = [
+        name
+        for name, much in spoken.items()
+        if much > _TELLING_PART * strongest and name not in {_HEIGHT, _RESIDUAL}
+    ]
+    return tuple(_in_words(name, values[name]) for name in telling[:_TELLING])
+
+
+def _in_words(name: str, value: float) -> str:
+    spelt = name.replace("_", " ")
+    far = f"{value:+.1f}" if abs(value) <= _GROSS else f"beyond {_GROSS}"
+    return f"{spelt} {far} sigma"
 
 
 def _kinds(

@@ -10,6 +10,7 @@ from qc.thresholds import MetricLimit, Threshold
 
 REFERENCE_NEEDED = 20  # below, a cluster and a robust z-score say more of the sample than the frame
 REFERENCE_AMPLE = 100  # from here on limits are taken as they were tuned
+WORTH_NAMING = 0.5  # a fault that is more probable than not
 
 
 class Status(StrEnum):
@@ -35,6 +36,8 @@ class Prediction:
     kind : str
         The most probable fault; empty if it was not asked.
     kind_probability : float
+    because : tuple of str
+        The differences from the references that spoke most for that kind, in words.
     classifier_digest : str
         Whose words these are.
     """
@@ -44,6 +47,7 @@ class Prediction:
     own_probability: float | None
     kind: str = ""
     kind_probability: float = 0.0
+    because: tuple[str, ...] = ()
     classifier_digest: str = ""
 
 
@@ -331,13 +335,13 @@ _LEAST_PROBABILITY = 1e-12  # a classifier that is surer than that has not seen 
 
 def _kind_words(said: Prediction | None, *, anomalous: bool) -> list[str]:
     """Name the fault, or raise a doubt: the classifier clears nothing, and flags no fault alone."""
-    if said is None or said.kind_probability < _WORTH_NAMING:
+    if said is None or said.kind_probability < WORTH_NAMING:
         return []
     words = f"looks like {said.kind.replace('_', ' ')} ({said.kind_probability:.0%})"
+    words += f", by its {' and '.join(said.because)}" if said.because else ""
     return [words if anomalous else f"a doubt: {words}, though all is within its limits"]
 
 
-_WORTH_NAMING = 0.5
 _GROSS_SIGMA = 1000  # how much further says no more
 _CERTAIN = 100.0  # no scale, only a rank among the worst: two read-outs never agree in every pixel
 

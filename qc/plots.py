@@ -19,6 +19,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
@@ -435,6 +436,143 @@ def _draw_curve(
         text, (0.04, 0.06), xycoords="axes fraction", color=BLACK, fontsize=TEXT_PT, bbox=_PAPER
     )
     axes.set(xlim=(0, 1.02), ylim=(0, 1.04), xlabel="recall", ylabel="precision")
+
+
+def confusion(
+    counts: NDArray[np.int_], rows: Sequence[str], columns: Sequence[str], *, title: str
+) -> str:
+    """Draw what is taken for what: how many in each cell, and as colour their share of the row.
+
+    Parameters
+    ----------
+    counts : (r, c) int array
+    rows, columns : sequences of r and c str
+        What is true, and what was said.
+
+    Returns
+    -------
+    str
+        SVG, larger than other drawings where there are many classes.
+    """
+    width, height = (_CELL_IN * len(names) + _NAMES_IN for names in (columns, rows))
+    figure = Figure(figsize=(max(width, 5.2), height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    colours = LinearSegmentedColormap.from_list("shares", ["white", BLUE])
+    axes.imshow(share, cmap=colours, vmin=0, vmax=1)
+    for row, column in zip(*np.nonzero(counts), strict=True):
+        ink = "white" if share[row, column] > 0.5 else BLACK
+        number = str(counts[row, column])
+        axes.text(column, row, number, ha="center", va="center", fontsize=9, color=ink)
+    axes.set_xticks(range(len(columns)), columns, rotation=90)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.set(xlabel="said", ylabel="true")
+    _tidy(axes)
+    axes.tick_params(length=0)
+    axes.set_title(title, loc="left", fontsize=TEXT_PT, fontweight="bold")
+    right = float(np.trace(counts[:, : len(rows)])) / max(counts.sum(), 1)
+    return _svg(figure, f"{title}: {right:.1%} on the diagonal")
+
+
+_CELL_IN = 0.27
+_NAMES_IN = 2.0  # the longest name of a class, along either side
+
+
+def spans(names: Sequence[str], groups: Mapping[str, Floats], *, unit: str) -> str:
+    """Draw values with their intervals, a line for each name.
+
+    Parameters
+    ----------
+    groups : mapping of a label to (n, 3) float array
+        Value, low and high; a value that is not a number is left out. At most two.
+
+    Returns
+    -------
+    str
+        SVG.
+    """
+    figure, axes = _drawing(height_in=0.3 * len(names) + 1.2)
+    looks = (("o", BLUE, -0.16), ("D", RED, 0.16))
+    for (label, spread), (marker, colour, shift) in zip(groups.items(), looks, strict=False):
+        known = np.isfinite(spread[:, 0])
+        at = np.arange(len(names))[known] + shift
+        value, low, high = spread[known].T
+        axes.hlines(at, low, high, color=colour, linewidth=1.2)
+        axes.plot(value, at, marker, color=colour, markersize=5, label=label, clip_on=False)
+    axes.set_yticks(range(len(names)), names)
+    axes.set(ylim=(len(names) - 0.5, -0.5), xlim=(0, 1.02), xlabel=unit)
+    axes.grid(axis="y", color=PALE, linewidth=0.5)
+    _legend(figure, axes)
+    return _svg(figure, f"{' and '.join(groups)} of {len(names)} classes")
+
+
+def calibration(promised: Floats, true: Floats, counts: NDArray[np.int_], *, error: float) -> str:
+    """Draw how often what was promised is true, and how often it was promised.
+
+    Parameters
+    ----------
+    promised : (b,) float array
+        Mean probability in each bin.
+    true : (b, 3) float array
+        How often it was true, low and high end of its interval.
+    counts : (b,) int array
+        Answers in each bin.
+    error : float
+        The expected calibration error.
+
+    Returns
+    -------
+    str
+        SVG.
+    """
+    figure, (upper, lower) = _two_panels()
+    upper.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="as promised")
+    upper.vlines(promised, true[:, 1], true[:, 2], color=BLUE, linewidth=1.2)
+    upper.plot(promised, true[:, 0], "o", color=BLUE, markersize=6, label="found", clip_on=False)
+    upper.set(xlim=(0, 1), ylim=(0, 1.03), ylabel="true rate")
+    text = f"expected calibration\nerror {error:.4f}"
+    upper.annotate(text, (0.03, 0.8), xycoords="axes fraction", fontsize=TEXT_PT, bbox=_PAPER)
+    lower.bar(promised, counts, width=0.03, color=GREY)
+    lower.set(xlabel="promised probability", ylabel="answers", ylim=(0.5, 3 * counts.max()))
+    _make_logarithmic(lower)
+    _legend(figure, upper)
+    return _svg(figure, f"True against promised rate; expected calibration error {error:.4f}")
+
+
+def learning_curve(labelled: NDArray[np.int_], spread: Floats, *, unit: str) -> str:
+    """Draw how a figure grows with the number of labelled examples.
+
+    Parameters
+    ----------
+    labelled : (s,) int array
+    spread : (s, 3) float array
+        Value, low and high.
+
+    Returns
+    -------
+    str
+        SVG.
+    """
+    figure, axes = _drawing()
+    value, low, high = spread.T
+    axes.fill_between(labelled, low, high, color=PALE)
+    axes.plot(labelled, value, "o-", color=BLUE, markersize=6, clip_on=False)
+    axes.set(xlabel="labelled examples", ylabel=unit, ylim=(0, 1.03))
+    axes.set_xlim(0, max(labelled.max() * 1.03, 1))
+    for at, height in zip(labelled, value, strict=True):
+        above = height < 0.5
+        axes.annotate(
+            f"{height:.2f}",
+            (at, height),
+            xytext=(0, 7 if above else -7),
+            textcoords="offset points",
+            va="bottom" if above else "top",
+            ha="right" if at else "left",
+            fontsize=TEXT_PT - 1,
+            bbox=_PAPER,
+        )
+    return _svg(figure, f"{unit} against labelled examples: {value[0]:.2f} to {value[-1]:.2f}")
 
 
 _SVG_SETTINGS: dict[Any, Any] = {

@@ -272,7 +272,7 @@ class Gallery:
         own = database.embedding_of(self.session, finding.extension.id, finding.verdict.encoder_id)
         merges = average_linkage(np.vstack([reference.embeddings, own]))
         threshold = finding.verdict.threshold
-        return _drawing("tree", plots.dendrogram(merges, threshold=threshold, marked=m))
+        return drawing("tree", plots.dendrogram(merges, threshold=threshold, marked=m))
 
 
 # --- pictures -------------------------------------------------------------------------------------
@@ -380,7 +380,8 @@ def _halved(image: Floats) -> Floats:
     return halved
 
 
-def _drawing(kind: str, svg: str) -> Picture:
+def drawing(kind: str, svg: str) -> Picture:
+    """Return a drawing as a picture that holds itself."""
     # As an image rather than in the page's own text: two drawings' names cannot clash.
     return Picture(kind, _address("image/svg+xml", svg.encode()))
 
@@ -499,7 +500,7 @@ def _draw(
         events=events,
         marked=ids.index(marked.extension.id) if marked else None,
     )
-    return _drawing(name, svg)
+    return drawing(name, svg)
 
 
 _STATUSES = {Standing.ANOMALOUS: "anomalous", Standing.UNDECIDED: "undecided"}

@@ -176,7 +176,7 @@ def build_report(
         ),
         wall=gallery.wall(night.sample.findings),
     )
-    return _rendered("report.html.j2", report=report)
+    return rendered("report.html.j2", report=report)
 
 
 def build_frame_page(
@@ -204,7 +204,7 @@ def build_frame_page(
         portraits=portraits,
         histories=tuple(gallery.history(one) for one in portraits),
     )
-    return _rendered("frame.html.j2", page=page)
+    return rendered("frame.html.j2", page=page)
 
 
 def write_report(
@@ -242,7 +242,7 @@ def write_report(
             generated_at=now,
             progress=progress,
         )
-    return _write(file or runtime.settings.project / "reports" / f"{night}.html", page)
+    return write_page(file or runtime.settings.project / "reports" / f"{night}.html", page)
 
 
 def write_frame_page(runtime: Runtime, name: str) -> Path:
@@ -262,10 +262,10 @@ def write_frame_page(runtime: Runtime, name: str) -> Path:
             thresholds=runtime.thresholds,
             generated_at=datetime.now(UTC),
         )
-        return _write(runtime.settings.project / "frames" / f"{_file_name(frame)}.html", page)
+        return write_page(runtime.settings.project / "frames" / f"{_file_name(frame)}.html", page)
 
 
-def _write(file: Path, page: str) -> Path:
+def write_page(file: Path, page: str) -> Path:
     """Write a page; what was there stays until the new one is whole."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(file) as stream:
@@ -299,7 +299,8 @@ class _Counted:
 # --- how things are said --------------------------------------------------------------------------
 
 
-def _rendered(template: str, **context: object) -> str:
+def rendered(template: str, **context: object) -> str:
+    """Return a page of one of the templates, complete in itself."""
     versions = {"calibration-qc": version("calibration-qc"), "Python": platform.python_version()}
     return _environment().get_template(template).render(versions=versions, **context)
 

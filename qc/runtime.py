@@ -25,9 +25,10 @@ from sqlalchemy.orm import Session, sessionmaker
 from embeddings.classifier import ClassifierError, DenseClassifier, Examples
 from embeddings.encoder import Encoder, ResNet50Encoder
 from embeddings.preprocess import STRETCHES
-from qc.database import connect, for_writing, newest_classifier, read_url
+from qc.database import ClassifierRow, connect, for_writing, newest_classifier, read_url
 from qc.errors import ConfigurationError
 from qc.expectations import Expectations
+from qc.features import knows_these
 from qc.installation import shipped
 from qc.instruments import Instrument, read_instruments
 from qc.schema import check_schema, upgrade_schema
@@ -216,9 +217,15 @@ class Runtime:
             content = row.content if row else _shipped_classifier()
             known = DenseClassifier.load(content) if content else None
         except ClassifierError as error:
-            whose = f"classifier {row.id} of the database" if row else "the program's classifier"
-            raise ConfigurationError(f"{whose}: {error}") from error
-        return known if known and known.fingerprint == fingerprint else None
+            raise ConfigurationError(f"{_whose(row)}: {error}; 'qc train' makes one") from error
+        if known is None or known.fingerprint != fingerprint:
+            return None
+        if not knows_these(known):
+            raise ConfigurationError(
+                f"{_whose(row)}: trained with other detector numbers than this version measures; "
+                "'qc train' makes one that fits"
+            )
+        return known
 
 
 @contextmanager
@@ -248,15 +255,19 @@ def open_runtime(settings: Settings) -> Iterator[Runtime]:
         engine.dispose()
 
 
+def _whose(row: ClassifierRow | None) -> str:
+    return f"classifier {row.id} of the database" if row else "the program's classifier"
+
+
 def _shipped_classifier() -> bytes:
     file = resources.files("embeddings").joinpath("weights", "classifier.dense")
     return file.read_bytes() if file.is_file() else b""
 
 
-def shipped_examples() -> Examples:
-    """Return the simulated examples that came with the program, faults of every kind."""
+def shipped_examples() -> Examples | None:
+    """Return the simulated examples that came with the program, faults of every kind, if any."""
     file = resources.files("embeddings").joinpath("weights", "examples.npz")
-    return Examples.load(file.read_bytes())
+    return Examples.load(file.read_bytes()) if file.is_file() else None
 
 
 def thresholds_file(settings: Settings) -> Path:

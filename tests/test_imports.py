@@ -35,6 +35,7 @@ ORDER = [
     {"qc.runtime"},
     {"qc.training"},
     {"qc.reports", "qc.exports", "qc.proposals"},
+    {"qc.lessons"},
     {"qc.pipeline"},
     {"qc.history"},
     {"qc.simulator"},
