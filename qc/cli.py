@@ -365,6 +365,7 @@ def _show_table(record: dict[str, Any]) -> Table:
     from qc.judge import sample_words
 
     title = f"{record['file']} extension {record['extension']}"
+    record = _with_probabilities(record)
     table = Table("", Column(overflow="fold"), title=title, show_header=False)
     metrics = record["metrics"]
     for name, value in record.items():
@@ -376,6 +377,16 @@ def _show_table(record: dict[str, Any]) -> Table:
         z = "" if metric["z"] is None else f"   {metric['z']:+.1f} sigma"
         table.add_row(name.replace("_", " "), f"{metric['value']:.5g}{z}")
     return table
+
+
+def _with_probabilities(record: dict[str, Any]) -> dict[str, Any]:
+    """Say each prediction with its probability; alone it would sound certain."""
+    said = dict(record)
+    for name in ("type", "kind"):
+        probability = said.pop(f"{name}_probability")
+        if probability is not None:
+            said[f"predicted_{name}"] += f" ({probability:.0%})"
+    return said
 
 
 @app.command()
@@ -657,11 +668,13 @@ def tune(  # noqa: PLR0913, PLR0917 - each is one word of a sentence
         err.print(f"Picture: {plot}", soft_wrap=True)
     if write:
         changed = runtime.thresholds.path
-        err.print(f"{len(found)} entries from {goal.effective} on in {changed}", soft_wrap=True)
+        count = "1 entry" if len(found) == 1 else f"{len(found)} entries"
+        err.print(f"{count} from {goal.effective} on in {changed}", soft_wrap=True)
 
 
 def _print_proposals(found: "list[Proposal]", refused: "list[str]") -> None:
     for proposal in found:
+        out.print(f"{proposal.image_type}: {proposal.basis}", soft_wrap=True)
         out.print(_proposal_table(proposal))
         _print_flips("Newly flagged", proposal.newly_flagged)
         _print_flips("No longer flagged", proposal.no_longer_flagged)
@@ -673,7 +686,7 @@ def _print_proposals(found: "list[Proposal]", refused: "list[str]") -> None:
 
 
 def _proposal_table(proposal: "Proposal") -> Table:
-    table = Table(Column(no_wrap=True), title=f"{proposal.image_type}: {proposal.basis}")
+    table = Table(Column(no_wrap=True))
     for name in ("present", "proposed", "95 % interval"):
         table.add_column(name, justify="right")
     for row in proposal.rows():

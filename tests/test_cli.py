@@ -2,6 +2,7 @@ import json
 import shlex
 import sqlite3
 import sys
+from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
@@ -11,7 +12,9 @@ from sqlalchemy.engine import Engine
 from qc.cli import main
 from qc.database import LabelName
 from qc.instruments import read_instruments
+from tests.remembered import Past, nominal_frames, remember
 from tests.tiny import (
+    MERGE_HEIGHT,
     bias_jump,
     light_leak,
     open_tiny,
@@ -368,6 +371,96 @@ def test_a_bug_is_told_in_full_and_is_not_the_code_of_an_anomaly(qc):
     assert run.err.endswith("ZeroDivisionError: a bug\n")
 
 
+@pytest.fixture
+def remembered(project, installed):
+    """A hundred and one frames judged long ago with the network; two lie beyond the limit."""
+    odd = [Past(1.5 * MERGE_HEIGHT, label=LabelName.GOOD)] * 30
+    bad = Past(9 * MERGE_HEIGHT, label=LabelName.BAD, kind="lamp_dead", note="at last")
+    complete = (installed / "thresholds.yaml").read_text()
+    (installed / "thresholds.yaml").write_text(thresholds_text(["TB0", "TF0"]))
+    with open_tiny(project) as runtime:
+        past = [*nominal_frames(70), *odd, bad]
+        remember(runtime, *(replace(one, encoder=UNTRAINED) for one in past))
+    (installed / "thresholds.yaml").write_text(complete)
+    return installed
+
+
+@pytest.mark.usefixtures("remembered")
+def test_tune_proposes_and_names_the_first_of_what_would_flip(qc):
+    run = qc("tune", "TB0", "--false-alarms", "0.01")
+    assert run.code == 0
+    assert (
+        "TB0: tuned from 100 nominal frames to 0.01 false alarms, 1 frame labelled bad" in run.out
+    )
+    assert "No longer flagged: 30 of the past" in run.out
+    assert run.out.count("times the new limit, labelled good") == 20
+    assert "  and 10 more\n" in run.out
+    assert "merge height" in run.out
+    whole = json.loads(qc("tune", "TB?", "--false-alarms", "0.01", "--json").out)
+    [proposal] = whole["proposals"]
+    assert len(proposal["no_longer_flagged"]) == 30
+    assert whole["refused"] == []
+
+
+def test_tune_writes_an_entry_with_its_reason_only_if_asked(qc, remembered):
+    file = remembered / "thresholds.yaml"
+    before = file.read_text() + "# my own words\n"
+    file.write_text(before)
+    assert qc("tune", "TB0").code == 0
+    assert file.read_text() == before
+    assert_a_mistake(qc("tune", "TB0", "--write"), "--write needs a reason for the file: --why")
+    options = ["--write", "--why", "a new lamp", "--by", "A. Störer", "--from", "2026-08-01"]
+    run = qc("tune", "TB0", *options)
+    assert run.code == 0
+    assert run.err.endswith(f"1 entry from 2026-08-01 on in {file}\n")
+    added = set(file.read_text().splitlines()) - set(before.splitlines())
+    [line] = [line for line in added if "a new lamp" in line]
+    assert "from: 2026-08-01" in line
+    assert "A. Störer" in line
+    assert "# my own words" in file.read_text()
+    assert_a_mistake(qc("tune", "TB0", *options), "TB0: has an entry from 2026-08-01 for encoder")
+
+
+@pytest.mark.usefixtures("remembered")
+def test_tune_draws_a_picture(qc, tmp_path):
+    run = qc("tune", "--plot", tmp_path / "[red]t.png")
+    assert (run.code, run.err.splitlines()[-1]) == (0, f"Picture: {tmp_path / '[red]t.png'}")
+    assert (tmp_path / "[red]t.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.usefixtures("remembered")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["TB1"], "'TB1' is no image type; did you mean TB0?"),
+        (["TF0"], "TF0: no frame has been judged against 20 references"),
+        (["--recall", "0.9"], "TB0: 1 frame labelled bad, 5 needed to know the recall of a limit"),
+        (["--recall", "0.9", "--false-alarms", "0.1"], "give --false-alarms or --recall: one lim"),
+        (["--plot", "/none/t.png"], "No such file or directory"),
+    ],
+)
+def test_what_cannot_be_tuned_is_a_mistake(qc, arguments, words):
+    run = qc("tune", *arguments)
+    assert (run.code, run.out) == (2, "")
+    assert words in run.err.splitlines()[-1]
+
+
+@pytest.mark.usefixtures("remembered")
+def test_similar_says_what_a_frame_looks_like(qc):
+    run = qc("similar", "TINY.0", "-k", "100", "--labelled")
+    assert run.code == 0
+    assert run.out.startswith("TINY.0[0] (TB0) is most like TINY.1[0] of the night 2026-01-01")
+    assert "ANOMALOUS" not in run.out
+    assert "bad, lamp_dead, at last" in run.out
+    [found] = json.loads(qc("similar", "TINY.0", "-k", "3", "--type", "any", "--json").out)
+    assert [one["name"] for one in found["neighbours"]] == [f"TINY.{n}[0]" for n in (1, 2, 3)]
+
+
+@pytest.mark.usefixtures("remembered")
+def test_similar_of_nothing_known_is_a_mistake(qc):
+    assert_a_mistake(qc("similar", "[red]x"), "[red]x: neither the archive name, file name or path")
+
+
 @pytest.mark.parametrize(
     "arguments", [["nonsense"], ["process"], ["export", "dreams"], ["status", "--nonsense"]]
 )
@@ -378,5 +471,6 @@ def test_wrong_usage_is_code_two(qc, arguments):
 def test_help_is_short_and_names_the_commands(qc):
     run = qc("--help")
     assert run.code == 0
-    for name in ("demo", "process", "show", "label", "epoch", "report", "export", "status", "db"):
+    shown = "demo process show label epoch report tune similar export status db"
+    for name in shown.split():
         assert f" {name} " in run.out
