@@ -105,7 +105,8 @@ class Verdict:
     score : float
         Of the strongest evidence, 1 at its limit: above is anomalous. See `rarity`.
     reasons : tuple of str
-        Strongest first. A nominal frame may have some: its warnings.
+        Strongest first, and behind it what the frame looks like. A nominal frame may have some:
+        its warnings.
     """
 
     status: Status
@@ -209,7 +210,7 @@ def judge(
     findings.sort(key=lambda finding: -finding.score)
     score = findings[0].score if findings else 0.0
     reasons = [finding.words for finding in findings if finding.worth_saying]
-    reasons += _kind_words(evidence.prediction, anomalous=score > 1)
+    reasons[1:1] = _kind_words(evidence.prediction, anomalous=score > 1)
     if not enough:
         reasons.append(
             f"provisional: only {evidence.reference_size} reference frames, {REFERENCE_NEEDED} "

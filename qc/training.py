@@ -233,7 +233,7 @@ def train(
     simulated = _simulated(runtime.encoder.fingerprint)
     _check_anything(labelled, runtime.encoder.fingerprint)
     report(1, _STEPS)
-    candidates = _exams(labelled, simulated, row.trained_at if row else None)
+    candidates = exams(labelled, simulated, row.trained_at if row else None)
     exam, twin = _examined(candidates)
     report(2, _STEPS)
     trained = _trained(_together(simulated, labelled.examples), simulated, exam, twin)
@@ -345,7 +345,7 @@ def _in_use(runtime: Runtime) -> DenseClassifier | None:
 # --- the exam ------------------------------------------------------------------------------------
 
 
-def _exams(
+def exams(
     labelled: Labelled, simulated: Examples | None, trained_at: datetime | None
 ) -> Iterator[Exam]:
     """Yield the exams that may be held, best first, telling or not.
