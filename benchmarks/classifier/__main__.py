@@ -1,19 +1,16 @@
-"""Train the classifier on simulated histories, measure it on another, and keep what ships.
+"""Train the classifier on simulated faults, measure it on another history, keep what ships.
 
-``python -m benchmarks.classifier --train-on A --nominal B --test-on C [--real R] [--ship]``
+``python -m benchmarks.classifier --work A --nominal B --learn-from C --test-on D [--real R] [--ship]``
 
-What is not yet in A is simulated (half an hour on two cores). B is a folder that
-``benchmarks.thresholds`` has filled, with good images of every type; C one of
-``benchmarks.detection``. With ``--again`` all of A is judged anew, as shipped today. Writes
+B is a folder that ``benchmarks.thresholds`` has filled, with good images of every type; C and D
+are the validation and the test history of ``benchmarks.detection``. Faults that are not yet in A
+are simulated against B's good nights (a quarter of an hour on two cores). Writes
 ``docs/classifier.json``, the figures in ``docs/classifier.md`` and pictures; with ``--ship`` also
 the examples and the classifier that come with the program.
 """
 
 import argparse
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +18,23 @@ import numpy as np
 
 from benchmarks.classifier import measuring, report
 from benchmarks.classifier.examples import Known, read_history, read_nominal
+from benchmarks.classifier.faults import spoil
 from benchmarks.classifier.other_instrument import read_efosc2
-from benchmarks.detection.evidence import prepare
-from benchmarks.detection.history import ARMS, TRAINING
 from benchmarks.detection.report import update_markdown, write_json
 from embeddings.classifier import DenseClassifier, Examples
 
 WEIGHTS = Path("embeddings/weights")
 _RATE = 0.02  # of bad images, on a good telescope
-_NOMINAL_OF_TYPE = 40  # good examples of a type that the histories do not have
+_NOMINAL_OF_TYPE = 40  # good examples of each type
 _SEED = 5
 
 
 def main() -> None:
     """Read, train, measure, write."""
     arguments = _parser().parse_args()
-    _prepare(arguments.train_on, again=arguments.again)
-    history, test = read_history(arguments.train_on), read_history(arguments.test_on)
+    spoil(arguments.work, arguments.nominal)
+    history = read_history(arguments.work) + read_history(arguments.learn_from)
+    test = read_history(arguments.test_on)
     known = simulated_examples(history, read_nominal(arguments.nominal))
     examples = Examples.load(known.save())  # as the program will read them
     classifier = DenseClassifier.fit(examples)
@@ -57,19 +54,13 @@ def main() -> None:
         (WEIGHTS / "classifier.dense").write_bytes(classifier.save())
 
 
-def _prepare(work: Path, *, again: bool) -> None:
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(len(ARMS), mp_context=context) as pool:
-        list(pool.map(partial(prepare, work=work, history=TRAINING, again=again), ARMS))
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--train-on", type=Path, required=True, help="a history with faults to learn from")
+    add("--work", type=Path, required=True, help="folder for simulated faults; resumable")
+    add("--learn-from", type=Path, required=True, help="a history with faults to learn from too")
     add("--nominal", type=Path, required=True, help="good nights of every image type")
     add("--test-on", type=Path, required=True, help="a history that nothing was tuned on")
-    add("--again", action="store_true", help="judge anew what is in the first folder")
     add("--real", type=Path, help="real frames, for the transfer to EFOSC2")
     add("--docs", type=Path, default=Path("docs"), help="folder of classifier.md")
     add("--ship", action="store_true", help="keep examples and classifier as the program's")
@@ -77,12 +68,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def simulated_examples(history: Known, nominal: Known) -> Examples:
-    """Return the images of a history, and some good ones of every other image type."""
+    """Return the images of a history, and some good ones of every image type."""
     rng = np.random.default_rng(_SEED)
-    others = ~np.isin(nominal.headers, np.unique(history.headers))
     rows = [
         row
-        for name in np.unique(nominal.headers[others])
+        for name in np.unique(nominal.headers)
         for row in rng.permutation(np.flatnonzero(nominal.headers == name))[:_NOMINAL_OF_TYPE]
     ]
     return _as_headers_say(history) + nominal.examples[np.sort(rows)]

@@ -44,15 +44,25 @@ class Known:
         """Return some of them."""
         return Known(self.examples[chosen], self.headers[chosen], self.strengths[chosen])
 
+    def __add__(self, other: "Known") -> "Known":
+        """Return both, one after the other."""
+        return Known(
+            self.examples + other.examples,
+            np.concatenate([self.headers, other.headers]),
+            np.concatenate([self.strengths, other.strengths]),
+        )
+
 
 def read_history(work: Path) -> Known:
     """Return the images of a folder that `benchmarks.detection` has filled."""
-    return _join([_of_arm(work / arm) for arm in ARMS])
+    blue, red = (_of_arm(work / arm) for arm in ARMS)
+    return blue + red
 
 
 def read_nominal(work: Path) -> Known:
     """Return the good images of a folder that `benchmarks.thresholds` has filled."""
-    return _join([_of_good_arm(work / arm) for arm in ARMS])
+    blue, red = (_of_good_arm(work / arm) for arm in ARMS)
+    return blue + red
 
 
 def _of_arm(folder: Path) -> Known:
@@ -106,14 +116,3 @@ def _days(findings: Sequence[Finding]) -> Iterator[int]:
     for one in findings:
         assert one.frame.night is not None  # a processed frame has one
         yield one.frame.night.toordinal()
-
-
-def _join(parts: Sequence[Known]) -> Known:
-    first, *others = parts
-    for other in others:
-        first = Known(
-            first.examples + other.examples,
-            np.concatenate([first.headers, other.headers]),
-            np.concatenate([first.strengths, other.strengths]),
-        )
-    return first

@@ -91,7 +91,6 @@ class History:
         return tuple(nights)
 
 
-TRAINING = History(151)  # what the classifier that ships has learnt from
 VALIDATION = History(97, share=0.4)  # what was looked at while the detector was built
 TEST = History(239)  # looked at once it was
 _CALENDAR = (  # first day, counted from the intervention; nights in a row; what they are
@@ -197,7 +196,7 @@ def live_through(arm: str, work: Path, history: History) -> None:
             truth = truths / f"{night.date}.csv"
             if not truth.exists():
                 rows = _live_one(night, shots[night.date], work / arm / "frames", runtime)
-                _write_truth(truth, rows)
+                write_truth(truth, rows)
                 print(f"{datetime.now(UTC):%H:%M:%S} {arm} {night.date} {night.part}", flush=True)
 
 
@@ -214,7 +213,7 @@ def judge_anew(arm: str, work: Path) -> None:
 def plan_shots(arm: str, history: History) -> dict[date, list[Shot]]:
     """Plan every exposure of an arm and what is wrong with it; the same at every call."""
     rng = np.random.default_rng(np.random.SeedSequence([history.seed, 100, *arm.encode()]))
-    decks = {kind.stream: _Deck(rng) for kind in KINDS[arm]}
+    decks = {kind.stream: Deck(rng) for kind in KINDS[arm]}
     return {
         night.date: list(_shots_of(arm, night, history, decks, rng)) for night in history.nights
     }
@@ -224,7 +223,7 @@ def _shots_of(
     arm: str,
     night: Night,
     history: History,
-    decks: dict[Stream, "_Deck"],
+    decks: dict[Stream, "Deck"],
     rng: np.random.Generator,
 ) -> Iterator[Shot]:
     plan = _plan(arm, night.part, history.share)
@@ -254,7 +253,7 @@ def _plan(arm: str, part: str, share: float) -> Plan:
     return Plan(streams, aborted=0.0)
 
 
-class _Deck:
+class Deck:
     """Every kind of fault at every strength, dealt in random order before any comes again."""
 
     def __init__(self, rng: np.random.Generator) -> None:
@@ -290,7 +289,7 @@ def _live_one(
     folder.mkdir(parents=True, exist_ok=True)
     if night.part == "rebuild":
         _begin_epoch(runtime, night.date - timedelta(days=1))
-    truth = [row for shot in shots for row in _write(shot, folder, night)]
+    truth = [row for shot in shots for row in write(shot, folder, night)]
     paths = [folder / shot.name for shot in shots]
     for _ in process_frames(paths, runtime, night.label):
         pass
@@ -306,7 +305,7 @@ def _begin_epoch(runtime: Runtime, since: date) -> None:
             session.add(EpochRow(scope="UVES", since=since, why=why, who="benchmark", at=now))
 
 
-def _write(shot: Shot, folder: Path, night: Night) -> Iterator[tuple[str, ...]]:
+def write(shot: Shot, folder: Path, night: Night) -> Iterator[tuple[str, ...]]:
     """Write one frame; yield a row of truth for each of its images."""
     exposed = expose(shot.exposure, shot.seed, shot.case, shot.shown)
     (folder / shot.name).write_bytes(exposed.content)
@@ -351,7 +350,8 @@ def _bad_hdus(shot: Shot, images: Mapping[int, np.ndarray]) -> Iterable[int]:
     return [hdu for hdu, pixels in images.items() if not np.array_equal(pixels, twin[hdu])]
 
 
-def _write_truth(path: Path, rows: Sequence[tuple[str, ...]]) -> None:
+def write_truth(path: Path, rows: Sequence[tuple[str, ...]]) -> None:
+    """Write the truth about a night's images, which is then done."""
     with path.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(TRUTH_COLUMNS)
