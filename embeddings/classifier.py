@@ -37,22 +37,22 @@ Arrays = Mapping[str, Floats]
 
 EXAMPLES_NEEDED = 8  # of each class; fewer, and what is learnt is those images
 MAX_BYTES = 64 * 2**20  # a classifier has one or two million numbers
-_COMPONENTS = 64
+_COMPONENTS = 32
 _KEPT_COMPONENTS = 128  # of examples in a file: twice as many as are used
 _EXAMPLES_PER_COMPONENT = 4
 _WHITENING = 0.5  # 0: components keep their proportions; 1: all count alike
 _BOUND = 10.0  # standard deviations of a component: a gross fault must not drown all others
-_BINS = 16
+_BINS = 8
 _EXAMPLES_PER_BIN = 16
-_HIDDEN = 96
+_HIDDEN = 128
 _HELD_BACK = 0.2  # of the examples, the newest
-_BATCH = 512
-_LEARNING_RATE = 3e-3
+_BATCH = 256
+_LEARNING_RATE = 2e-3
 _WEIGHT_DECAY = 1e-2
 _MOST_EPOCHS = 150
 _UNTESTED_EPOCHS = 30
-_PATIENCE = 15  # epochs without a better validation loss
-_RAREST = 0.02  # a rarer class does not weigh as if it were more frequent than this
+_PATIENCE = 25  # epochs without a better validation loss
+_RAREST = 0.05  # a rarer class does not weigh as if it were more frequent than this
 _COLDEST, _HOTTEST = 0.05, 20.0  # temperatures searched
 _MAGIC = b"dense classifier"
 _VERSION = 2
@@ -330,7 +330,7 @@ class DenseClassifier:
 
         The newest fifth decides when training stops and sets the temperature (Guo et al. 2017,
         ICML 70, 1321); then all are learnt, as long. Every class weighs the same, however rare,
-        down to one in fifty. The same examples and seed give the same classifier. The type is
+        down to one in twenty. The same examples and seed give the same classifier. The type is
         learnt from images that nothing is wrong with.
 
         Parameters
@@ -613,7 +613,7 @@ def _newest(examples: Examples, targets: Floats) -> NDArray[np.bool_]:
 def _weights_of(targets: Floats, weights: Doubles, *, exclusive: bool) -> tuple[Floats, Doubles]:
     """Return the weight of each answer, (n, c), and the share that each class then has: (c,).
 
-    Classes count alike, but for those rarer than one in fifty.
+    Classes count alike, but for those rarer than one in twenty.
     """
     own = weights[:, np.newaxis] * targets
     share = own.sum(axis=0) / weights.sum()
@@ -641,7 +641,7 @@ def _all(features: Features) -> Numbers:
     return Numbers(np.hstack([looks.values, differences.values]), looks.names + differences.names)
 
 
-def _standardisation(embeddings: Floats, numbers: Numbers) -> dict[str, Floats]:
+def _standardisation(embeddings: Floats, numbers: Numbers, weights: Doubles) -> dict[str, Floats]:
     """Learn how to bring embeddings and numbers to unit scatter.
 
     The embeddings of an untrained network differ by a thousandth of their length; a network
@@ -653,7 +653,7 @@ def _standardisation(embeddings: Floats, numbers: Numbers) -> dict[str, Floats]:
     return {
         "middle": pca.mean_.astype(np.float32),
         "axes": (pca.components_.T / scale).astype(np.float32),
-        "edges": _edges(_finite(numbers)).astype(np.float32),
+        "edges": _edges(_scaled(numbers), weights).astype(np.float32),
     }
 
 
@@ -662,19 +662,33 @@ def _components(embeddings: Floats, most: int) -> PCA:
     return PCA(q, svd_solver="randomized", random_state=0).fit(embeddings.astype(np.float64))
 
 
-def _finite(numbers: Numbers) -> Doubles:
-    """Return the numbers, (n, k), infinite ones as missing."""
-    return np.where(np.isfinite(numbers.values), numbers.values, np.nan)
+def _scaled(numbers: Numbers) -> Doubles:
+    """Return the numbers, (n, k), logarithmic beyond 1 either way; infinite ones as missing.
+
+    Of two sigma and of two thousand, both tell something.
+    """
+    return np.where(np.isfinite(numbers.values), np.arcsinh(numbers.values), np.nan)
 
 
-def _edges(numbers: Doubles) -> Doubles:
-    """Return the edges of bins that hold equally many examples: (t + 1, k)."""
+def _balance(targets: Floats) -> Doubles:
+    """Return weights by which every class, and none of them, counts alike: (n,)."""
+    none = 1 - targets.max(axis=1, keepdims=True)
+    every = np.hstack([targets, none]).astype(np.float64)
+    weights: Doubles = (every / np.maximum(every.sum(axis=0), 1)).sum(axis=1)
+    return weights
+
+
+def _edges(numbers: Doubles, weights: Doubles) -> Doubles:
+    """Return the edges of bins that hold equally much weight: (t + 1, k)."""
     t = max(1, min(_BINS, len(numbers) // _EXAMPLES_PER_BIN))
     edges = np.zeros((t + 1, numbers.shape[1]))
     for column, values in zip(edges.T, numbers.T, strict=True):
-        known = values[np.isfinite(values)]
-        if len(known):
-            column[:] = np.quantile(known, np.linspace(0, 1, t + 1))
+        known = np.isfinite(values)
+        if known.any():
+            steps = np.linspace(0, 1, t + 1)
+            column[:] = np.quantile(
+                values[known], steps, weights=weights[known], method="inverted_cdf"
+            )
     return edges
 
 
@@ -686,7 +700,7 @@ def _inputs(embeddings: Floats, numbers: Numbers, arrays: Arrays) -> Floats:
     24991); and which numbers are missing.
     """
     components = (embeddings - arrays["middle"]) @ arrays["axes"].astype(np.float64)
-    values = _finite(numbers)
+    values = _scaled(numbers)
     low, high = arrays["edges"][:-1], arrays["edges"][1:]
     narrow = np.finfo(np.float32).tiny  # a bin of equal values is a step
     filled = (values[:, np.newaxis] - low) / np.maximum(high - low, narrow)  # (n, t, k)
@@ -704,7 +718,7 @@ def _fit(
     """Learn from all but the newest when to stop and how sure to be; then learn from all."""
     features = examples.features
     numbers = _seen(features) if exclusive else _all(features)
-    arrays = _standardisation(features.embeddings, numbers)
+    arrays = _standardisation(features.embeddings, numbers, _balance(targets))
     weights, shares = _weights_of(targets, examples.weights, exclusive=exclusive)
     lesson = _Lesson(
         _inputs(features.embeddings, numbers, arrays), targets, weights, exclusive=exclusive

@@ -114,9 +114,11 @@ def appearance(statistics: Floats, zero_adu: float) -> dict[str, float]:
     """
     excess = statistics - np.array([zero_adu, 0, zero_adu], np.float32)
     shares = [percent / 100 for percent in _PERCENTS]
-    values = [np.quantile(excess[..., each], shares) for each in range(len(_MAPS))]
-    changes = [np.abs(np.diff(excess[..., 0], axis=axis)).mean() for axis in (0, 1)]
-    return dict(zip(APPEARANCE, map(float, (*np.ravel(values), *changes)), strict=True))
+    some = excess[::2, ::2].reshape(-1, len(_MAPS))  # a quarter: as good, and as fast
+    values = np.quantile(some, shares, axis=0).T
+    along_y = np.abs(np.diff(excess[:, ::4, 0], axis=0)).mean()
+    along_x = np.abs(np.diff(excess[::4, :, 0], axis=1)).mean()
+    return dict(zip(APPEARANCE, map(float, (*np.ravel(values), along_y, along_x)), strict=True))
 
 
 def physical(statistics: Floats, zero_adu: float, scale_adu: float) -> Floats:

@@ -1,10 +1,10 @@
 """Train the classifier on simulated faults, measure it on another history, keep what ships.
 
-``python -m benchmarks.classifier --work A --nominal B --learn-from C --test-on D [--real R] [--ship]``
+``python -m benchmarks.classifier --work A --nominal B --learn-from C --test-on D --real R --ship``
 
 B is a folder that ``benchmarks.thresholds`` has filled, with good images of every type; C and D
 are the validation and the test history of ``benchmarks.detection``. Faults that are not yet in A
-are simulated against B's good nights (a quarter of an hour on two cores). Writes
+are simulated against B's good nights (a quarter of an hour on two cores). R are real frames. Writes
 ``docs/classifier.json``, the figures in ``docs/classifier.md`` and pictures; with ``--ship`` also
 the examples and the classifier that come with the program.
 """

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.orm import Session
+from sqlalchemy.orm.attributes import set_committed_value
 
 from benchmarks.detection.evidence import read_truth
 from benchmarks.detection.history import ARMS
@@ -15,8 +16,11 @@ from embeddings.classifier import Examples
 from qc import database
 from qc.database import Finding
 from qc.features import features_of
-from qc.judge import REFERENCE_NEEDED
+from qc.installation import shipped
+from qc.instruments import read_instruments
+from qc.judge import REFERENCE_NEEDED, limits_for
 from qc.runtime import read_settings
+from qc.thresholds import read_thresholds
 from qc.training import description_of
 
 # What no picture shows: the pixels are those of a good frame, or the file was refused.
@@ -80,8 +84,19 @@ def _of_arm(folder: Path) -> Known:
 
 
 def _of_good_arm(folder: Path) -> Known:
+    """Return good images, which were judged without limits, as if by those that ship."""
+    instruments = read_instruments()
+    known = [code for instrument in instruments for code in instrument.image_types()]
+    shipped_limits = read_thresholds(shipped("thresholds.yaml"), known)
     with _session(folder) as session:
-        found = database.findings(session, date.min)
+        found = list(database.findings(session, date.min))
+        for one in found:
+            assert one.frame.night is not None  # a processed frame has one
+            entry = shipped_limits.threshold(
+                one.extension.image_type, one.frame.night, one.fingerprint
+            )
+            limit = limits_for(entry, one.verdict.reference_size).merge_height
+            set_committed_value(one.verdict, "threshold", limit)
         return _known(session, [(one, one.extension.image_type, "", "") for one in found])
 
 
