@@ -1,0 +1,159 @@
+"""Does tuning keep what it promises? Thresholds from one history, tried on another.
+
+``python -m benchmarks.tuning --learn-from V --test-on T``
+
+V and T are the validation and the test history of ``benchmarks.detection``, judged by the
+thresholds that ship. For each image type limits are tuned as ``qc tune`` does it, from at most a
+hundred good images of V alone, and from these and twenty bad ones; then all images of T are held
+against them. Writes the figures in ``docs/tuning.md``.
+"""
+
+import argparse
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.detection.analysis import is_counted
+from benchmarks.detection.evidence import Record
+from benchmarks.detection.history import ARMS
+from benchmarks.detection.report import update_markdown
+from qc import database
+from qc.judge import REFERENCE_NEEDED, Evidence
+from qc.tails import Interval
+from qc.tuning import Limits, limits_of, ratio, tune_to_labels, tune_to_nominal
+
+Doubles = NDArray[np.float64]
+
+RATES = (0.01, 0.001)
+_NOMINAL = 100
+_BAD = 20
+_SEED = 17
+
+
+@dataclass(frozen=True)
+class Images:
+    """The evidence of one image type's images, and the limits that ship for it."""
+
+    present: Limits
+    nominal: Sequence[Evidence]
+    bad: Sequence[Evidence]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A granted rate: what was promised of all types together, and what came."""
+
+    promised: Interval
+    flagged: int
+    images: int
+
+    @property
+    def rate(self) -> float:
+        """Return the share that was flagged."""
+        return self.flagged / self.images
+
+
+def main() -> None:
+    """Read, tune, try, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--learn-from", type=Path, required=True, help="the validation history")
+    parser.add_argument("--test-on", type=Path, required=True, help="the test history")
+    parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of tuning.md")
+    arguments = parser.parse_args()
+    known, new = read_images(arguments.learn_from), read_images(arguments.test_on)
+    both = sorted(known.keys() & new.keys())
+    kept = {rate: from_nominal(known, new, both, rate) for rate in RATES}
+    labelled = {name: from_labels(known[name], new[name]) for name in both}
+    update_markdown(arguments.docs / "tuning.md", [_nominal_table(kept), _label_table(labelled)])
+
+
+def read_images(work: Path) -> dict[str, Images]:
+    """Return the images of a history by type, those that had enough references."""
+    nominal: dict[str, list[Evidence]] = defaultdict(list)
+    bad: dict[str, list[Evidence]] = defaultdict(list)
+    present = {}
+    for record in (Record(work, arm) for arm in ARMS):
+        for one in record.samples:
+            if not (one.truth.part == "test" and one.finding and is_counted(one)):
+                continue
+            if one.reference_size < REFERENCE_NEEDED:
+                continue
+            name, night = one.finding.extension.image_type, one.truth.night
+            (bad if one.truth.is_bad else nominal)[name].append(database.evidence_of(one.finding))
+            threshold = record.thresholds.threshold(name, night, one.finding.fingerprint)
+            present[name] = limits_of(threshold)
+    return {name: Images(present[name], nominal[name], bad[name]) for name in nominal if bad[name]}
+
+
+def from_nominal(
+    known: Mapping[str, Images], new: Mapping[str, Images], names: Sequence[str], rate: float
+) -> Kept:
+    """Tune each type to a rate, from good images alone; count what it flags of the new ones."""
+    low = high = value = 0.0
+    flagged = images = 0
+    for name in names:
+        tuned = tune_to_nominal(_some(known[name].nominal, _NOMINAL), rate)
+        ratios = _ratios(new[name].nominal, tuned.limits)
+        flagged, images = flagged + int((ratios > 1).sum()), images + len(ratios)
+        value += tuned.false_alarms.value * len(ratios)
+        low += tuned.false_alarms.low * len(ratios)
+        high += tuned.false_alarms.high * len(ratios)
+    return Kept(Interval(value / images, low / images, high / images), flagged, images)
+
+
+def from_labels(known: Images, new: Images) -> tuple[float, float]:
+    """Return F1 on new images at limits from twenty bad ones, and the best that scaling allows."""
+    nominal = _ratios(_some(known.nominal, _NOMINAL), known.present)
+    bad = _ratios(_some(known.bad, _BAD), known.present)
+    tuned = tune_to_labels(known.present, nominal, bad, false_alarms=RATES[-1])
+    got = _f1(_ratios(new.nominal, tuned.limits), _ratios(new.bad, tuned.limits), 1.0)
+    good, ill = _ratios(new.nominal, new.present), _ratios(new.bad, new.present)
+    return got, max(_f1(good, ill, cut) for cut in np.concatenate([good, ill]))
+
+
+def _some(evidence: Sequence[Evidence], most: int) -> list[Evidence]:
+    """Draw at most so many, in their order."""
+    rows = np.random.default_rng(_SEED).permutation(len(evidence))[:most]
+    return [evidence[row] for row in sorted(rows)]
+
+
+def _ratios(evidence: Sequence[Evidence], limits: Limits) -> Doubles:
+    return np.array([ratio(one, limits) for one in evidence])
+
+
+def _f1(nominal: Doubles, bad: Doubles, cut: float) -> float:
+    hits, false = int((bad > cut).sum()), int((nominal > cut).sum())
+    return 2 * hits / (hits + false + len(bad))
+
+
+def _nominal_table(kept: Mapping[float, Kept]) -> str:
+    lines = [
+        "| granted | expected | promised to lie between | new good images | flagged | share |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for rate, one in kept.items():
+        span = f"{one.promised.low:.2%} and {one.promised.high:.2%}"
+        lines.append(
+            f"| {rate:.1%} | {one.promised.value:.2%} | {span} | {one.images} | {one.flagged} | "
+            f"{one.rate:.2%} |"
+        )
+    return "\n".join(["### From a hundred good images of each type", "", *lines])
+
+
+def _label_table(found: Mapping[str, tuple[float, float]]) -> str:
+    lines = ["| type | F1 | best possible | short by |", "| --- | --- | --- | --- |"]
+    lines += [
+        f"| {name} | {got:.3f} | {best:.3f} | {best - got:.3f} |"
+        for name, (got, best) in found.items()
+    ]
+    short = float(np.mean([best - got for got, best in found.values()]))
+    lines.append(f"| **mean** | | | **{short:.4f}** |")
+    return "\n".join(["### From twenty images labelled bad of each type", "", *lines])
+
+
+if __name__ == "__main__":
+    main()
