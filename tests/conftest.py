@@ -5,7 +5,7 @@ import pytest
 
 from qc.instruments import Instrument
 from qc.runtime import create_project
-from tests.tiny import open_tiny, thresholds_text, write_instrument
+from tests.tiny import open_tiny, teach, thresholds_text, write_instrument
 
 
 @pytest.fixture(scope="session")
@@ -42,3 +42,13 @@ def runtime(project):
     """The project, open, with a stand-in for the network."""
     with open_tiny(project) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def taught(empty_project, tmp_path_factory):
+    """A project with labels enough to train a classifier; not to be written to."""
+    folder = tmp_path_factory.mktemp("taught")
+    project = shutil.copytree(empty_project, folder / "project")
+    with open_tiny(project) as runtime:
+        teach(runtime, folder)
+    return project

@@ -174,6 +174,26 @@ def test_a_fault_expected_in_one_image_of_a_hundred_is_less_probable(classifier)
     assert (seldom < often).all()
 
 
+def test_the_numbers_that_spoke_for_a_kind_are_named_most_first(classifier):
+    examples = some_examples(60, seed=3)
+    dusty = next(i for i, kinds in enumerate(examples.kinds) if kinds == frozenset({"dust"}))
+    spoken = classifier.spoken_for(examples.features[np.array([dusty])], "dust")
+    assert next(iter(spoken)) == "darkness"
+    assert set(spoken) == {"darkness", "light", "nothing"}
+    assert spoken["darkness"] > 5 * abs(spoken["nothing"])
+
+
+def test_a_number_that_is_missing_does_not_speak(classifier):
+    features = some_examples(3).features
+    differences = np.array([[np.nan, 0.0, 1.0]])
+    one = replace(
+        features[np.array([0])], differences=Numbers(differences, features.differences.names)
+    )
+    spoken = classifier.spoken_for(one, "dust")
+    assert "darkness" not in spoken
+    assert spoken["light"] == 0
+
+
 def test_a_classifier_that_was_saved_answers_the_same(classifier):
     copy = DenseClassifier.load(classifier.save())
     features = some_examples(30, seed=3).features

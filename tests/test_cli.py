@@ -1,16 +1,17 @@
 import json
 import shlex
+import shutil
 import sqlite3
 import sys
 from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, update
 from sqlalchemy.engine import Engine
 
 from qc.cli import main
-from qc.database import LabelName
+from qc.database import EncoderRow, LabelName
 from qc.instruments import read_instruments
 from tests.remembered import Past, nominal_frames, remember
 from tests.tiny import (
@@ -19,6 +20,7 @@ from tests.tiny import (
     light_leak,
     open_tiny,
     process,
+    spoil_labels,
     thresholds_text,
     write_frame,
     write_history,
@@ -48,14 +50,19 @@ def qc(monkeypatch, capfd):
     return run
 
 
-@pytest.fixture
-def installed(project, monkeypatch):
-    """A project as the command opens it: every instrument, the network's own thresholds."""
+def install(project) -> None:
+    """Let the command open a project: every instrument, the network's own thresholds."""
     types = [
         name for one in read_instruments(project / "instruments") for name in one.image_types()
     ]
     (project / "thresholds.yaml").write_text(thresholds_text(types, UNTRAINED))
     (project / "qc.toml").write_text('instruments = "instruments"\n')
+
+
+@pytest.fixture
+def installed(project, monkeypatch):
+    """A project as the command opens it: every instrument, the network's own thresholds."""
+    install(project)
     monkeypatch.setenv("QC_PROJECT", str(project))
     return project
 
@@ -288,6 +295,61 @@ def test_process_again_says_what_has_changed(qc, installed, inbox):
     [flip] = told["changed"]
     assert (flip["before"], flip["status"]) == ("UNDECIDED", "ANOMALOUS")
     assert qc("process", "--again", "--since", "2026-01-02").out.startswith("0 extensions judged")
+
+
+@pytest.fixture
+def schooled(taught, tmp_path, monkeypatch):
+    """A project with labels enough to train on, as if the network had judged it."""
+    project = shutil.copytree(taught, tmp_path / "schooled")
+    with open_tiny(project) as runtime, runtime.writes.begin() as session:
+        session.execute(update(EncoderRow).values(fingerprint=UNTRAINED))
+    install(project)
+    monkeypatch.setenv("QC_PROJECT", str(project))
+    return project
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_train_accepts_a_classifier_reports_it_and_refuses_a_worse_one(qc, schooled, tmp_path):
+    page = tmp_path / "[red] classifier.html"
+    run = qc("train", "--report", page, "--who", "kim")
+    assert run.code == 0
+    assert "Learnt from 82 labelled examples, none simulated." in run.out
+    assert "Examined on 18 images: the newest fifth of the labels, 2026-01-27 to" in run.out
+    assert "image type, share right" in run.out
+    assert run.out.splitlines()[-1] == "Accepted: it acts from now on; none was in use."
+    assert run.err.splitlines()[0] == "train (3)"
+    assert run.err.splitlines()[-1] == f"Report: {page}"
+    assert "Trained by kim" in page.read_text()
+    (schooled / "thresholds.yaml").write_text(thresholds_text(["TB0", "TF0"]))
+    with open_tiny(schooled) as runtime:
+        spoil_labels(runtime)
+    install(schooled)
+    refused = qc("train", "--json")
+    told = json.loads(refused.out)
+    assert (refused.code, told["accepted"]) == (1, False)
+    assert told["new"]["macro_f1"]["value"] < told["old"]["macro_f1"]["value"]
+
+
+@pytest.mark.usefixtures("judged")
+def test_train_says_what_to_do_where_there_is_nothing_to_learn_from(qc):
+    words = (
+        f"none of the 20 labelled extensions was judged by the encoder in use, {UNTRAINED}; judge"
+    )
+    assert_a_mistake(qc("train"), words)
+
+
+def test_show_says_what_a_classifier_says_with_its_probability(qc, judged):
+    with sqlite3.connect(judged / "qc.db") as connection:
+        connection.execute(
+            "UPDATE verdict SET predicted_type='TB0', type_probability=0.97, "
+            "predicted_kind='light_leak', kind_probability=0.8"
+        )
+    connection.close()
+    shown = " ".join(qc("show", LEAK).out.split())
+    assert "predicted type │ TB0 (97%)" in shown
+    assert "predicted kind │ light_leak (80%)" in shown
+    assert "kind probability" not in shown
+    assert json.loads(qc("show", LEAK, "--json").out)[0]["kind_probability"] == 0.8
 
 
 @pytest.mark.usefixtures("judged")

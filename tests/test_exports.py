@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from astropy.table import Table
+from sqlalchemy import select
 
 from qc import database
 from qc.choices import Format, What
-from qc.database import LabelName
+from qc.database import LabelName, VerdictRow
 from qc.errors import UnknownFrame
 from qc.exports import (
     frame_records,
@@ -68,6 +69,18 @@ def test_a_row_says_what_was_judged(judged):
     assert row["observed_at"] == pd.Timestamp("2026-01-02T20:00:00Z")
     assert row["label"] == ""
     assert set(table_of(judged, What.VERDICTS)["label"][:20]) == {"good"}
+
+
+def test_what_a_classifier_says_stands_beside_its_probability(judged):
+    with judged.writes.begin() as session:
+        verdict = session.scalars(select(VerdictRow)).all()[-1]
+        verdict.predicted_type, verdict.type_probability = "TB0", 0.97
+        verdict.predicted_kind, verdict.kind_probability = "light_leak", 0.8
+    said = ["predicted_type", "type_probability", "predicted_kind", "kind_probability"]
+    table = table_of(judged, What.VERDICTS)[said]
+    assert list(table.iloc[-1]) == ["TB0", 0.97, "light_leak", 0.8]
+    assert list(table.iloc[0][["predicted_type", "predicted_kind"]]) == ["", ""]
+    assert table.iloc[0][["type_probability", "kind_probability"]].isna().all()
 
 
 def test_csv_is_what_any_reader_of_csv_can_read(judged):

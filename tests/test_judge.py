@@ -1,6 +1,17 @@
+from dataclasses import replace
+
 import pytest
 
-from qc.judge import Evidence, Status, judge, limits_for, rarity, sample_words, widening
+from qc.judge import (
+    Evidence,
+    Prediction,
+    Status,
+    judge,
+    limits_for,
+    rarity,
+    sample_words,
+    widening,
+)
 from qc.thresholds import Threshold
 
 THRESHOLD = Threshold.model_validate(
@@ -188,3 +199,45 @@ def test_a_pattern_beyond_its_limit_is_anomalous_and_its_place_is_told():
     verdict = judged(residual=20.0)
     assert (verdict.status, verdict.score) == ("ANOMALOUS", pytest.approx(1.9, abs=1e-3))
     assert verdict.reasons[0].startswith("a level spot around x 3, y 4 stands out, 20.0 sigma")
+
+
+LEAK = Prediction(
+    "TB0", 0.9, 0.9, "light_leak", 0.8, ("level spot +38.0 sigma", "peak row +9.1 sigma")
+)
+LEAK_WORDS = "looks like light leak (80%), by its level spot +38.0 sigma and peak row +9.1 sigma"
+
+
+def test_a_fault_is_named_behind_the_strongest_evidence():
+    verdict = judged(merge_height=0.003, z={"bias_level": 9.0}, prediction=LEAK)
+    assert verdict.status is Status.ANOMALOUS
+    assert verdict.reasons[1] == LEAK_WORDS
+    assert len(verdict.reasons) == 3
+
+
+def test_a_classifier_flags_no_fault_alone_but_raises_a_doubt():
+    verdict = judged(prediction=LEAK)
+    assert (verdict.status, verdict.score) == (Status.NOMINAL, judged().score)
+    assert verdict.reasons == (f"a doubt: {LEAK_WORDS}, though all is within its limits",)
+
+
+def test_a_fault_that_is_less_probable_than_not_is_not_named():
+    assert judged(prediction=replace(LEAK, kind_probability=0.49)) == judged()
+
+
+def test_a_classifier_clears_nothing():
+    sure = Prediction("TB0", 1.0, 1.0, "light_leak", 0.0)
+    assert judged(merge_height=0.003, prediction=sure) == judged(merge_height=0.003)
+
+
+@pytest.mark.parametrize(
+    ("own", "status"), [(0.0011, "NOMINAL"), (0.0009, "ANOMALOUS"), (0.0, "ANOMALOUS")]
+)
+def test_a_header_is_contradicted_as_rarely_as_false_alarms_are_granted(own, status):
+    verdict = judged(prediction=Prediction("TF0", 0.99, own))
+    assert verdict.status == status
+    words = "looks like TF0 (99%), not like what its header says"
+    assert (words in verdict.reasons) == (status == "ANOMALOUS")
+
+
+def test_a_type_that_the_classifier_never_saw_is_not_contradicted():
+    assert judged(prediction=Prediction("TF0", 0.99, None)) == judged()

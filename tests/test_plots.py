@@ -67,7 +67,37 @@ def curve() -> str:
     )
 
 
+def shares(n: int):
+    """(n, 3): value, low and high; the first is of nothing."""
+    value = np.linspace(0.1, 1, n)
+    value[0] = np.nan
+    return np.column_stack([value, value - 0.1, np.minimum(value + 0.1, 1)])
+
+
+def confused(n: int = 12) -> str:
+    counts = 9 * np.eye(n, dtype=int)
+    counts[0, 1] = 3
+    names = [f"kind {i}" for i in range(n)]
+    return plots.confusion(counts, names, names, title="Kinds")
+
+
+def calibrated() -> str:
+    promised = np.array([0.01, 0.45, 0.95])
+    true = np.column_stack([promised, promised - 0.01, promised + 0.01])
+    return plots.calibration(promised, true, np.array([90000, 40, 3]), error=0.0123)
+
+
 DRAWINGS = {
+    "confusion": confused,
+    "spans": lambda: plots.spans(
+        list("abc"), {"precision": shares(3), "recall": shares(3)}, unit="share"
+    ),
+    "calibration": calibrated,
+    "learning curve": lambda: plots.learning_curve(
+        np.array([0, 50, 100]),
+        np.array([[0.2, 0.1, 0.3], [0.6, 0.5, 0.7], [0.8, 0.7, 0.9]]),
+        unit="macro-F1",
+    ),
     "tree": lambda: tree(201, odd=0.2),
     "few dots": lambda: history(100, limit=200.5),
     "many dots": lambda: history(5000, events=[(START, "new lamp")]),
@@ -279,3 +309,27 @@ def test_values_over_many_decades_are_drawn_logarithmically():
 def test_the_chosen_threshold_is_written_on_the_curve():
     assert "threshold 0.00012" in curve()
     assert "recall 0.80" in curve()
+
+
+def test_what_is_taken_for_what_is_counted_where_it_happens():
+    drawing = confused(3)
+    assert drawing.count(">9<") == 3
+    assert drawing.count(">3<") == 1
+    assert "Kinds: 90.0% on the diagonal" in drawing
+
+
+def test_a_matrix_of_forty_kinds_has_room_for_their_names():
+    width, height = (
+        float(confused(40).split(f'{side}="')[1].split("pt")[0]) for side in ("width", "height")
+    )
+    assert min(width, height) > 40 * 0.25 * 72
+
+
+def test_a_share_of_nothing_is_left_out():
+    both = plots.spans(["a", "b"], {"precision": shares(2)}, unit="share")
+    assert "precision of 2 classes" in both
+    assert "nan" not in both
+
+
+def test_the_calibration_error_is_written_on_the_curve():
+    assert "error 0.0123" in calibrated()

@@ -2,7 +2,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from embeddings.classifier import Examples, Features, Numbers
 from qc import database
-from qc.database import Answer, ClassifierRow, Finding, LabelName
+from qc.database import ClassifierRow, Finding, LabelName
 from qc.errors import CannotTrain, ConfigurationError
 from qc.runtime import Runtime
 from qc.training import (
@@ -22,29 +22,20 @@ from qc.training import (
     measure,
     train,
 )
-from tests.tiny import StandIn, light_leak, open_tiny, process, write_frame, write_history
+from tests.tiny import (
+    StandIn,
+    light_leak,
+    open_tiny,
+    process,
+    say_of_biases,
+    spoil_labels,
+    write_frame,
+)
 
 # Keras of NumPy 1, when it saves weights
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-NIGHTS = range(3, 45, 3)
 LATER = 60
-LEAK, BIAS, FLAT = 3, 2, 1  # numbers of the frames of a night
-
-
-@pytest.fixture(scope="module")
-def taught(empty_project, tmp_path_factory):
-    """A project of six weeks: good biases and flats, and fourteen biases with a light_leak."""
-    folder = tmp_path_factory.mktemp("taught")
-    project = shutil.copytree(empty_project, folder / "project")
-    with open_tiny(project) as runtime:
-        history = write_history(folder) + write_history(folder, kind="FLAT", night=2)
-        flats = [write_frame(folder, night, FLAT, kind="FLAT") for night in NIGHTS]
-        biases = [write_frame(folder, night, BIAS) for night in NIGHTS]
-        process(runtime, *history, *flats, *biases, label=LabelName.GOOD)
-        process(runtime, *(write_frame(folder, n, LEAK, change=light_leak) for n in NIGHTS))
-        say(runtime, LabelName.BAD, "light_leak", bad=True)
-    return project
 
 
 @pytest.fixture(scope="module")
@@ -64,15 +55,6 @@ def unlearnt(taught, tmp_path):
     """A copy without a classifier."""
     with open_tiny(shutil.copytree(taught, tmp_path / "copy")) as runtime:
         yield runtime
-
-
-def say(runtime: Runtime, label: LabelName, kind: str = "", *, bad: bool) -> None:
-    """Label all biases of the later nights that have a leak, or all that have none."""
-    with runtime.writes.begin() as session:
-        for one in list(database.findings(session, date(2026, 1, 3))):
-            leaks = str(one.frame.name).endswith(f":{LEAK:02}:00")
-            if one.extension.image_type == "TB0" and leaks == bad:
-                database.record_label(session, one.extension.id, Answer(label, "kim", kind))
 
 
 def judged(runtime: Runtime, folder, **options) -> Finding:
@@ -153,7 +135,7 @@ def test_a_worse_classifier_is_kept_and_refused_unless_forced(lesson, tmp_path):
     _, runtime = lesson
     copy = shutil.copytree(runtime.settings.project, tmp_path / "copy")
     with open_tiny(copy) as spoilt:
-        swap_labels_of_the_past(spoilt)
+        spoil_labels(spoilt)
         refused = train(spoilt, who="lee")
         forced = train(spoilt, who="lee", force=True)
         assert (refused.accepted, forced.accepted) == (False, True)
@@ -171,27 +153,8 @@ def test_a_worse_classifier_is_kept_and_refused_unless_forced(lesson, tmp_path):
     assert acting.id == rows[-1].id
 
 
-def swap_labels_of_the_past(runtime: Runtime) -> None:
-    """Call leaks good and good biases leaks, but for the last month, which is said again."""
-    with runtime.writes.begin() as session:
-        every = list(database.findings(session, date(2026, 1, 3)))
-        last = max(night_of(one) for one in every if one.label)
-        for one in every:
-            if one.label is None:
-                continue
-            is_leak, is_new = one.label.label == "bad", (last - night_of(one)).days < 18
-            leak = is_leak if is_new or one.extension.image_type != "TB0" else not is_leak
-            label, kind = (LabelName.BAD, "light_leak") if leak else (LabelName.GOOD, "")
-            database.record_label(session, one.extension.id, Answer(label, "lee", kind))
-
-
-def night_of(finding: Finding) -> date:
-    assert finding.frame.night is not None
-    return finding.frame.night
-
-
 def test_a_fault_without_a_name_teaches_nothing(unlearnt):
-    say(unlearnt, LabelName.BAD, "other", bad=True)
+    say_of_biases(unlearnt, LabelName.BAD, "other", leaking=True)
     with unlearnt.reads() as session:
         kinds = labelled_examples(session, StandIn.fingerprint).examples.kinds
     assert (kinds.count(None), kinds.count(frozenset())) == (14, 68)
@@ -200,7 +163,7 @@ def test_a_fault_without_a_name_teaches_nothing(unlearnt):
 
 
 def test_an_accepted_outlier_teaches_nothing_of_faults(unlearnt):
-    say(unlearnt, LabelName.VALID_OUTLIER, bad=True)
+    say_of_biases(unlearnt, LabelName.VALID_OUTLIER, leaking=True)
     with unlearnt.reads() as session:
         assert labelled_examples(session, StandIn.fingerprint).examples.kinds.count(None) == 14
 

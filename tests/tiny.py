@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.orm import sessionmaker
 
-from qc.database import LabelName, connect, for_writing
+from qc import database
+from qc.database import Answer, LabelName, connect, for_writing
 from qc.instruments import Instrument, Value, read_instrument
 from qc.pipeline import Outcome, process_frames
 from qc.runtime import Runtime, read_settings
@@ -205,3 +206,52 @@ def touch(path: Path, seconds: int = 1) -> None:
     """Let a file look changed, without changing it."""
     status = path.stat()
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + seconds * 10**9))
+
+
+LEAK, BIAS, FLAT = 3, 2, 1  # numbers of the frames of each of these nights
+NIGHTS = range(3, 45, 3)
+_FIRST, _LAST = date(2026, 1, 3), date(2026, 2, 11)  # as dates
+
+
+def teach(runtime: Runtime, folder: Path) -> None:
+    """Process six weeks of good biases and flats, and fourteen biases labelled light_leak."""
+    history = write_history(folder) + write_history(folder, kind="FLAT", night=2)
+    flats = [write_frame(folder, night, FLAT, kind="FLAT") for night in NIGHTS]
+    biases = [write_frame(folder, night, BIAS) for night in NIGHTS]
+    process(runtime, *history, *flats, *biases, label=LabelName.GOOD)
+    process(runtime, *(write_frame(folder, night, LEAK, change=light_leak) for night in NIGHTS))
+    say_of_biases(runtime, LabelName.BAD, "light_leak", leaking=True)
+
+
+def say_of_biases(
+    runtime: Runtime,
+    label: LabelName,
+    kind: str = "",
+    *,
+    leaking: bool,
+    since: date = _FIRST,
+    until: date = _LAST,
+) -> None:
+    """Label those biases of these nights that have a leak, or those that have none."""
+    number = LEAK if leaking else BIAS
+    with runtime.writes.begin() as session:
+        for one in list(database.findings(session, since, until)):
+            if str(one.frame.name).endswith(f":{number:02}:00"):
+                database.record_label(session, one.extension.id, Answer(label, "kim", kind))
+
+
+def spoil_labels(runtime: Runtime) -> None:
+    """Call leaks good and good biases leaks, but for the last nights, of which all is said again.
+
+    Those are the newest fifth: an exam that nobody has learnt from.
+    """
+    past, newest = date(2026, 1, 24), date(2026, 1, 25)
+    for leaking in (True, False):
+        leak, good = (LabelName.BAD, "light_leak"), (LabelName.GOOD, "")
+        say_of_biases(runtime, *(good if leaking else leak), leaking=leaking, until=past)
+        say_of_biases(runtime, *(leak if leaking else good), leaking=leaking, since=newest)
+    with runtime.writes.begin() as session:
+        for one in list(database.findings(session, newest)):
+            if one.extension.image_type == "TF0":
+                answer = Answer(LabelName.GOOD, "kim")
+                database.record_label(session, one.extension.id, answer)
