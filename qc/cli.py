@@ -1,6 +1,6 @@
 """The command line: parse, call one function, print, exit code.
 
-Exit codes: 0 nominal, 1 anomalies found, 2 a mistake, said in one line.
+Exit codes: 0 nominal, 1 anomalies found (or a classifier refused), 2 a mistake, said in one line.
 
 Imports stand inside the commands: ``qc --help`` answers at once, though what the commands need
 takes seconds to load.
