@@ -17,7 +17,7 @@ from qc.runtime import create_project, open_runtime, read_settings
 from qc.simulator import Plan, plan_night
 
 _FIRST_NIGHT = date(2026, 3, 29)  # the night after the last good one; a lamp is new on 2 April
-_NIGHTS = 3
+_NIGHTS = 2
 _FRAMES = 85  # of each stream a night: once through its faults
 
 
