@@ -1,9 +1,9 @@
 """What does an image look like, and what is wrong with it? A dense network on embeddings.
 
 Two heads. The *type* head sees the embedding and how the image looks; it never sees how the image
-differs from its references, which were chosen by what the header claims. The *kind* head sees all
-of that and how it differs from its references; one probability for each kind, as a frame can have
-two faults.
+differs from its references, which were chosen by what the header claims. The *kind* head sees the
+embedding and how the image differs from its references; one probability for each kind, as a frame
+can have two faults.
 
 Shapes: n images, d the embedding's length, k numbers beside it, q principal components, t bins,
 h hidden units, c classes.
@@ -399,7 +399,7 @@ class DenseClassifier:
         """
         self._check_known(features)
         head = self.kind_head
-        trained = expit(head.logits(features.embeddings, _all(features)))
+        trained = expit(head.logits(features.embeddings, _compared(features)))
         wanted = [
             expected.get(name, share) for name, share in zip(head.classes, head.shares, strict=True)
         ]
@@ -424,7 +424,7 @@ class DenseClassifier:
         copies = replace(
             features[np.zeros(k + 1, int)], differences=Numbers(values, differences.names)
         )
-        logits = self.kind_head.logits(copies.embeddings, _all(copies))
+        logits = self.kind_head.logits(copies.embeddings, _compared(copies))
         fall = (logits[-1] - logits[:-1])[:, self.kind_head.classes.index(kind)]
         order = np.argsort(-fall, kind="stable")
         return {differences.names[i]: float(fall[i]) for i in order if not missing[i]}
@@ -438,7 +438,7 @@ class DenseClassifier:
                 f"numbers, these are of {features.fingerprint} with {got}; train it anew on "
                 "embeddings of the encoder in use, or go back to its encoder"
             )
-        names = (_seen(features).names, _all(features).names)
+        names = (_seen(features).names, _compared(features).names)
         if names != (self.type_head.names, self.kind_head.names):
             raise ClassifierError(
                 "the classifier was trained with other numbers beside the embedding than these; "
@@ -635,10 +635,9 @@ def _seen(features: Features) -> Numbers:
     return features.looks
 
 
-def _all(features: Features) -> Numbers:
-    """Return the numbers that the kind head may see."""
-    looks, differences = features.looks, features.differences
-    return Numbers(np.hstack([looks.values, differences.values]), looks.names + differences.names)
+def _compared(features: Features) -> Numbers:
+    """Return the numbers that the kind head may see: how it looks tells the type, not the fault."""
+    return features.differences
 
 
 def _standardisation(embeddings: Floats, numbers: Numbers, weights: Doubles) -> dict[str, Floats]:
@@ -717,7 +716,7 @@ def _fit(
 ) -> Head:
     """Learn from all but the newest when to stop and how sure to be; then learn from all."""
     features = examples.features
-    numbers = _seen(features) if exclusive else _all(features)
+    numbers = _seen(features) if exclusive else _compared(features)
     arrays = _standardisation(features.embeddings, numbers, _balance(targets))
     weights, shares = _weights_of(targets, examples.weights, exclusive=exclusive)
     lesson = _Lesson(

@@ -107,7 +107,7 @@ def predict(
 def knows_these(classifier: DenseClassifier) -> bool:
     """Say whether a classifier was trained with the numbers that it would be told today."""
     names = (classifier.type_head.names, classifier.kind_head.names)
-    return names == (LOOKS, (*LOOKS, *DIFFERENCES))
+    return names == (LOOKS, DIFFERENCES)
 
 
 def _because(classifier: DenseClassifier, features: Features, kind: str) -> tuple[str, ...]:

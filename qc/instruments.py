@@ -437,13 +437,18 @@ class Instrument:
         always = [FaultKind(name, said, every) for name, said in _FITS_EVERYTHING.items()]
         return tuple(one for one in own + always if frame_class in {None, *one.classes})
 
-    def expected_faults(self, frame_class: str) -> dict[str, float]:
+    def expected_faults(self, frame_class: str, rate: float | None = None) -> dict[str, float]:
         """Give the part of a class's images that is expected to have each kind of fault.
 
         As much of each that can occur; hardly any of those that cannot.
+
+        Parameters
+        ----------
+        rate : float, optional
+            Part that is bad; the instrument's own if left out.
         """
         possible = {one.name for one in self.faults if frame_class in one.classes}
-        each = self.fault_rate / max(len(possible), 1)
+        each = (rate or self.fault_rate) / max(len(possible), 1)
         return {
             one.name: each if one.name in possible else _IMPOSSIBLE * each for one in self.faults
         }

@@ -47,6 +47,7 @@ Floats = NDArray[np.float32]
 logger = logging.getLogger(__name__)
 
 _REFERENCES_TO_CLUSTER = 2  # a tree of reference and new needs two references to be a tree
+FLAGGED_BAD = 0.9  # of the flagged images, those expected to be bad: one in ten is a false alarm
 _BRIGHTEST_ADU = 1e12  # beyond it squares overflow float32; no detector has a millionth of it
 
 
@@ -496,7 +497,10 @@ def _predict(
         return None
     description = describe(measured, embedding, evidence, threshold)
     [instrument] = [one for one in runtime.instruments if one.name == frame.instrument]
-    expected = instrument.expected_faults(measured.frame_class)
+    # What the clustering flags is seldom good: then the question is what is wrong, not whether.
+    flagged = judge(evidence, threshold, measured.limits).status is Status.ANOMALOUS
+    rate = FLAGGED_BAD if flagged else None
+    expected = instrument.expected_faults(measured.frame_class, rate)
     return predict(runtime.classifier, description, measured.setup.image_type, expected)
 
 

@@ -26,7 +26,7 @@ from qc.simulator import (
 )
 from qc.simulator.detector import CHIPS, Pixels, bleed, light_region, light_shape
 from qc.simulator.headers import primary_header
-from qc.simulator.nights import frame_bytes
+from qc.simulator.nights import expose as take
 from qc.simulator.plan import HIGH_GAIN_FASTER
 from qc.simulator.spectrograph import (
     SETTINGS,
@@ -89,7 +89,7 @@ def test_a_raw_image_is_as_large_as_the_manual_says(arm, mode, shape):
 def test_a_blue_frame_is_its_primary_and_a_red_one_has_the_redder_chip_first():
     assert list(images_of(expose("bias", "blue", "BLUE"))) == [0]
     exposure = expose("bias", "red", "RED")
-    content = frame_bytes(headers_of(exposure), exposure, images_of(exposure))
+    content = take(exposure, seed=1).content
     with fits.open(io.BytesIO(content)) as hdus:
         assert hdus[0].data is None
         assert [hdu.header["ESO DET CHIP1 NAME"][:3] for hdu in hdus[1:]] == ["MIT", "EEV"]
@@ -99,8 +99,8 @@ def test_a_blue_frame_is_its_primary_and_a_red_one_has_the_redder_chip_first():
 
 def test_pixels_are_written_as_unsigned_16_bits():
     exposure = expose("bias", "blue", "BLUE")
-    images = images_of(exposure)
-    content = frame_bytes(headers_of(exposure), exposure, images)
+    taken = take(exposure, seed=1)
+    images, content = taken.images, taken.content
     with fits.open(io.BytesIO(content), do_not_scale_image_data=True) as hdus:
         assert (hdus[0].header["BITPIX"], hdus[0].header["BZERO"]) == (16, 32768)
     with fits.open(io.BytesIO(content)) as hdus:

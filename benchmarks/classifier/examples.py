@@ -18,7 +18,7 @@ from qc.database import Finding
 from qc.features import features_of
 from qc.installation import shipped
 from qc.instruments import read_instruments
-from qc.judge import REFERENCE_NEEDED, limits_for
+from qc.judge import REFERENCE_NEEDED, Status, limits_for
 from qc.runtime import read_settings
 from qc.thresholds import read_thresholds
 from qc.training import description_of
@@ -38,15 +38,23 @@ class Known:
         The image type that each header says.
     strengths : (n,) str array
         Of the fault; empty without one.
+    flagged : (n,) bool array
+        Whether the product calls the image anomalous.
     """
 
     examples: Examples
     headers: NDArray[np.str_]
     strengths: NDArray[np.str_]
+    flagged: NDArray[np.bool_]
 
     def __getitem__(self, chosen: NDArray[np.int_] | NDArray[np.bool_]) -> "Known":
         """Return some of them."""
-        return Known(self.examples[chosen], self.headers[chosen], self.strengths[chosen])
+        return Known(
+            self.examples[chosen],
+            self.headers[chosen],
+            self.strengths[chosen],
+            self.flagged[chosen],
+        )
 
     def __add__(self, other: "Known") -> "Known":
         """Return both, one after the other."""
@@ -54,6 +62,7 @@ class Known:
             self.examples + other.examples,
             np.concatenate([self.headers, other.headers]),
             np.concatenate([self.strengths, other.strengths]),
+            np.concatenate([self.flagged, other.flagged]),
         )
 
 
@@ -117,7 +126,9 @@ def _known(session: Session, rows: Sequence[tuple[Finding, str, str, str]]) -> K
         weights=np.ones(len(rows)),
     )
     headers = np.array([finding.extension.image_type for finding in findings])
-    return Known(examples, headers, np.array([strength for *_, strength in rows]))
+    strengths = np.array([strength for *_, strength in rows])
+    flagged = np.array([one.verdict.status == Status.ANOMALOUS for one in findings])
+    return Known(examples, headers, strengths, flagged)
 
 
 def _kinds(finding: Finding, fault: str) -> frozenset[str] | None:

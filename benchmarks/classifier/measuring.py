@@ -7,9 +7,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
+from sklearn.metrics import f1_score
 
 from benchmarks.classifier.examples import Known
 from embeddings.classifier import DenseClassifier, Examples
+from qc.instruments import Instrument, read_instruments
+from qc.judge import WORTH_NAMING
+from qc.pipeline import FLAGGED_BAD
 from qc.training import NAMED, Share, measure
 
 Doubles = NDArray[np.float64]
@@ -21,6 +25,7 @@ _LABELS = 50
 _TRANSFERRED = 20
 _DRAWS = 5
 _SEED = 9
+_RESAMPLED = 200
 
 
 @dataclass(frozen=True)
@@ -96,16 +101,66 @@ def fault_of(known: Known) -> list[str]:
 
 def of_kinds(classifier: DenseClassifier, known: Known) -> KindFigures:
     """Return how well kinds are told where references show how an image differs."""
-    told = np.array([one is not None for one in known.examples.kinds])
-    clear = told & np.isin(known.strengths, ("", *CLEAR))
-    faint = told & np.isin(known.strengths, ("", "faint"))
-    found = measure(classifier, known.examples[clear])
+    told = known[np.array([one is not None for one in known.examples.kinds])]
+    clear = told[np.isin(told.strengths, ("", *CLEAR))]
+    faint = told[np.isin(told.strengths, ("", "faint"))]
+    named, truth = named_kinds(classifier, clear), np.array(fault_of(clear))
+    kinds = [str(kind) for kind in np.unique(truth) if kind]
     return KindFigures(
-        by_kind=found.kinds,
-        clear=found.macro_f1,
-        faint=measure(classifier, known.examples[faint]).macro_f1,
-        calibration_error=found.calibration_error,
+        by_kind={
+            kind: (share(truth[named == kind] == kind), share(named[truth == kind] == kind))
+            for kind in kinds
+        },
+        clear=_macro_f1(named, truth),
+        faint=_macro_f1(named_kinds(classifier, faint), np.array(fault_of(faint))),
+        calibration_error=measure(classifier, clear.examples).calibration_error,
     )
+
+
+def named_kinds(classifier: DenseClassifier, known: Known) -> NDArray[np.str_]:
+    """Return the fault that the product names in each image, empty if none: (n,).
+
+    What is flagged is probably bad; what is not hardly ever is.
+    """
+    (uves,) = (one for one in read_instruments() if one.name == "UVES")
+    classes = np.array(classifier.kind_head.classes)
+    named = np.full(len(known.headers), "", classes.dtype)
+    for frame_class, rows in _by_class(uves, known.headers).items():
+        for flagged in (True, False):
+            own = rows & (known.flagged == flagged)
+            expected = uves.expected_faults(frame_class, FLAGGED_BAD if flagged else None)
+            if own.any():
+                features = known.examples.features[own]
+                probabilities = classifier.kind_probabilities(features, expected)
+                best = classes[probabilities.argmax(axis=1)]
+                named[own] = np.where(probabilities.max(axis=1) > WORTH_NAMING, best, "")
+    return named
+
+
+def _by_class(uves: Instrument, headers: NDArray[np.str_]) -> dict[str, Booleans]:
+    classes: dict[str, Booleans] = {}
+    for name in np.unique(headers):
+        calibration = uves.calibration_of(str(name))
+        assert calibration is not None
+        rows = headers == name
+        classes[calibration.frame_class] = rows | classes.get(calibration.frame_class, False)
+    return classes
+
+
+def _macro_f1(named: NDArray[np.str_], truth: NDArray[np.str_]) -> Share:
+    """Return the mean F1 of the kinds there are, with its bootstrap interval."""
+    kinds = [kind for kind in np.unique(truth) if kind]
+    rng = np.random.default_rng(_SEED)
+    draws = [rng.integers(0, len(truth), len(truth)) for _ in range(_RESAMPLED)]
+    means = [_mean_f1(named[rows], truth[rows], kinds) for rows in draws]
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Share(_mean_f1(named, truth, kinds), float(low), float(high), len(kinds))
+
+
+def _mean_f1(named: NDArray[np.str_], truth: NDArray[np.str_], kinds: Sequence[str]) -> float:
+    there = [kind for kind in kinds if (truth == kind).any()]
+    each = f1_score(truth, named, labels=there, average=None, zero_division=0)
+    return float(np.mean(each))
 
 
 def of_seldom(classifier: DenseClassifier, known: Known, rate: float) -> Mapping[str, float]:
@@ -158,7 +213,7 @@ def transfer(teachers: Examples, other: Known) -> Mapping[str, Sequence[float]]:
             ("with the other", teachers + few),
             ("other alone", teachers),
         ):
-            results[name].append(_macro_f1(examples, exam, asked))
+            results[name].append(_transferred_f1(examples, exam, asked))
     return results
 
 
@@ -168,7 +223,7 @@ def _drawn(examples: Examples, rng: np.random.Generator) -> NDArray[np.int_]:
     return np.sort(np.concatenate(chosen))
 
 
-def _macro_f1(examples: Examples, exam: Examples, asked: set[str]) -> float:
+def _transferred_f1(examples: Examples, exam: Examples, asked: set[str]) -> float:
     classifier = DenseClassifier.fit(examples, least=1)
     kept = np.array([not one or bool(one & asked) for one in exam.kinds])
     exam = exam[kept]

@@ -14,6 +14,7 @@ from benchmarks.real.work import folds_of
 from embeddings.classifier import Examples
 from qc.database import FrameState, Judged
 from qc.features import features_of
+from qc.judge import Status
 from qc.pipeline import Outcome, describe
 from qc.runtime import create_project, open_runtime, read_settings
 
@@ -55,4 +56,6 @@ def _known(pairs: list[tuple[Test, Judged]], fingerprint: str) -> Known:
         np.arange(len(pairs)),
         np.ones(len(pairs)),
     )
-    return Known(examples, np.array(types), np.array([test.strength for test, _ in pairs]))
+    strengths = np.array([test.strength for test, _ in pairs])
+    flagged = np.array([one.verdict.status is Status.ANOMALOUS for one in judged])
+    return Known(examples, np.array(types), strengths, flagged)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix
 
 from benchmarks.classifier.examples import Known
-from benchmarks.classifier.measuring import CLEAR, KindFigures, TypeFigures, fault_of
+from benchmarks.classifier.measuring import CLEAR, KindFigures, TypeFigures, fault_of, named_kinds
 from embeddings.classifier import DenseClassifier
 from qc.training import Share
 
@@ -88,13 +88,11 @@ def draw(classifier: DenseClassifier, known: Known, pictures: Path) -> None:
     """Draw which kind is taken for which."""
     told = np.array([one is not None for one in known.examples.kinds])
     asked = known[told & np.isin(known.strengths, ("", *CLEAR))]
-    shares = dict.fromkeys(classifier.kind_head.classes, 0.5 / len(classifier.kind_head.classes))
-    probabilities = classifier.kind_probabilities(asked.examples.features, shares)
     names = np.array([*classifier.kind_head.classes, _NOTHING])
-    said = np.where(probabilities.max(axis=1) > 0.5, probabilities.argmax(axis=1), len(names) - 1)
+    said = np.array([name or _NOTHING for name in named_kinds(classifier, asked)])
     truth = [fault or _NOTHING for fault in fault_of(asked)]
     labels = [name for name in names if name in truth]
-    matrix = confusion_matrix(truth, names[said], labels=labels, normalize="true")
+    matrix = confusion_matrix(truth, said, labels=labels, normalize="true")
     figure = Figure(figsize=(11, 10), layout="constrained")
     axes = figure.add_subplot()
     axes.imshow(matrix, cmap="Blues", vmin=0, vmax=1)
