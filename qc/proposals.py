@@ -379,7 +379,7 @@ def read_history(
         copies = database.copies(session, image_type)
         found = list(database.findings_of_type(session, image_type, since))
         own = [one for one in found if one.fingerprint == runtime.encoder.fingerprint]
-        held = [one for one in own if one.verdict.reference_size >= REFERENCE_NEEDED]
+        held = [one for one in own if _is_held(one)]
         cases = [
             _case(one, present, _absolute(runtime, one), copies.get(one.extension.id, ""))
             for one in held
@@ -393,6 +393,13 @@ def read_history(
     if few := len(own) - len(held):
         notes.append(f"judged with fewer than {REFERENCE_NEEDED} references, so left out: {few}")
     return _sorted_out(cases), tuple(notes)
+
+
+def _is_held(finding: Finding) -> bool:
+    """Say whether an extension was held against enough references, by all that there is now."""
+    verdict = finding.verdict
+    known = verdict.merge_height is not None and verdict.residual is not None
+    return known and verdict.reference_size >= REFERENCE_NEEDED
 
 
 def _absolute(runtime: Runtime, finding: Finding) -> Mapping[str, tuple[float, float]]:

@@ -1,6 +1,6 @@
 """Frames to limits: how odd a good frame may look, and how odd the bad ones do. Pure numbers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -19,6 +19,7 @@ NOMINAL_NEEDED = 30  # fewer say next to nothing of their tail
 BAD_NEEDED = 5  # fewer do not make a curve
 MOST_FALSE_ALARMS = 0.05  # of the nominal frames: beyond it, limits lie within the noise
 _KINDS = 3  # of evidence: merge height, residual, metrics
+_LEAST_FACTOR = 0.5  # evidence that always comes together needs no shared rate: two thirds is usual
 _PARTS = 5  # of the sample, each held against limits fitted to the others
 _LEAST_HEIGHT = 4e-7  # ten times what rounding an embedding to float16 moves a cosine distance
 _LEAST_RESIDUAL = 8.0  # however quiet the sample was: a telescope has surprises
@@ -80,24 +81,28 @@ def fit_limits(evidence: Sequence[Evidence], false_alarms: float) -> Limits:
     false_alarms : float
         Rate per extension.
     """
-    raw = _fit(evidence, false_alarms)
-    metrics = {name: _limit(limit.alarm) for name, limit in raw.metrics.items()}
-    expected = replace(
-        raw,
-        merge_height=fit_tail(_heights(evidence)).limit(false_alarms / _KINDS),
-        residual=fit_tail(_residuals(evidence)).limit(false_alarms / _KINDS),
+    rate = false_alarms / _KINDS
+    limits = Limits(
+        fit_tail(_heights(evidence)).limit(rate),
+        fit_tail(_residuals(evidence)).limit(rate),
+        metric_limits(_z_scores(evidence), false_alarms),
     )
-    return replace(at_least(expected, LEAST), metrics=metrics)
+    return at_least(limits, LEAST)
 
 
 def _fit(evidence: Sequence[Evidence], false_alarms: float) -> Limits:
-    """Return the limits that each kind of these frames' evidence exceeds at the given rate."""
-    z_scores = [{name: _narrowed(z, one) for name, z in one.z.items()} for one in evidence]
+    """Return limits with the rate shared out equally, as these frames have it, however quiet."""
+    rate = false_alarms / _KINDS
+    far = _reaches(_z_scores(evidence), rate, lambda sample, part: fit_tail(sample).limit(part))
     return Limits(
-        max(tail_quantile(_heights(evidence), false_alarms), _TINY),
-        max(tail_quantile(_residuals(evidence), false_alarms), _TINY),
-        {name: _metric_limit(far) for name, far in _reaches(z_scores, false_alarms).items()},
+        max(fit_tail(_heights(evidence)).limit(rate), _TINY),
+        max(fit_tail(_residuals(evidence)).limit(rate), _TINY),
+        {name: _metric_limit(alarm) for name, alarm in far.items()},
     )
+
+
+def _z_scores(evidence: Sequence[Evidence]) -> list[dict[str, float]]:
+    return [{name: _narrowed(z, one) for name, z in one.z.items()} for one in evidence]
 
 
 def _heights(evidence: Sequence[Evidence]) -> Doubles:
@@ -226,7 +231,7 @@ class Tuned:
 def tune_to_nominal(evidence: Sequence[Evidence], false_alarms: float) -> Tuned:
     """Return limits for a granted rate of false alarms, from nominal frames alone.
 
-    Each of the three kinds of evidence gets a third of the rate. Then all are widened together
+    Each of the three kinds of evidence gets a third of the rate. Then all are scaled together
     until whole frames, each held against limits that it had no part in, are expected beyond them
     at the rate.
 
@@ -237,10 +242,9 @@ def tune_to_nominal(evidence: Sequence[Evidence], false_alarms: float) -> Tuned:
     false_alarms : float
         Rate per extension.
     """
-    each = false_alarms / _KINDS
-    tail = fit_tail(held_out_factors(evidence, each))
-    factor = max(1.0, tail.limit(false_alarms))
-    limits = at_least(_fit(evidence, each).times(factor), LEAST)
+    tail = fit_tail(held_out_factors(evidence, false_alarms))
+    factor = max(tail.limit(false_alarms), _LEAST_FACTOR)
+    limits = at_least(_fit(evidence, false_alarms).times(factor), LEAST)
     return Tuned(limits, _spread(tail, false_alarms, factor), tail.rates(factor))
 
 
@@ -419,7 +423,11 @@ def metric_limits(
     return {name: _limit(far) for name, far in _reaches(z_scores, false_alarms).items()}
 
 
-def _reaches(z_scores: Sequence[Mapping[str, float]], false_alarms: float) -> dict[str, float]:
+def _reaches(
+    z_scores: Sequence[Mapping[str, float]],
+    false_alarms: float,
+    limit: Callable[[Doubles, float], float] = tail_quantile,
+) -> dict[str, float]:
     """Return how far out a nominal frame may lie in each metric that most have."""
     names = sorted({name for each in z_scores for name in each})
     samples = {
@@ -428,11 +436,14 @@ def _reaches(z_scores: Sequence[Mapping[str, float]], false_alarms: float) -> di
     }
     known = {name: sample for name, sample in samples.items() if len(sample) > len(z_scores) / 2}
     return {
-        name: _furthest_nominal(sample, false_alarms / len(known)) for name, sample in known.items()
+        name: _furthest_nominal(sample, false_alarms / len(known), limit)
+        for name, sample in known.items()
     }
 
 
-def _furthest_nominal(sample: Doubles, rate: float) -> float:
+def _furthest_nominal(
+    sample: Doubles, rate: float, limit: Callable[[Doubles, float], float]
+) -> float:
     """Return how far out a nominal frame may lie.
 
     A count that is the same in most frames, of hot pixels close together say, has no tail to fit:
@@ -440,7 +451,7 @@ def _furthest_nominal(sample: Doubles, rate: float) -> float:
     """
     if np.median(sample) == 0:
         return _FURTHEST * float(sample.max())
-    return tail_quantile(sample, rate)
+    return limit(sample, rate)
 
 
 def _limit(alarm: float) -> MetricLimit:
