@@ -77,6 +77,7 @@ def predict(
     one: Description,
     image_type: str,
     expected_faults: Mapping[str, float],
+    least: float = 0.0,
 ) -> Prediction:
     """Return what the classifier says of one extension.
 
@@ -86,12 +87,18 @@ def predict(
         What the header says.
     expected_faults : mapping of kind to float
         The part of all images of this class that is expected to have it.
+    least : float
+        How probable it is at least that something is wrong, for reasons of others.
     """
     features = features_of([one], classifier.fingerprint)
     types = dict(
         zip(classifier.type_head.classes, classifier.type_probabilities(features)[0], strict=True)
     )
-    kinds = _kinds(classifier, features, expected_faults) if one.differences else {"": 0.0}
+    kinds = {"": 0.0}
+    if one.differences:
+        told = classifier.kind_probabilities(features, expected_faults)
+        names = classifier.kind_head.classes
+        kinds = dict(zip(names, summing_to(told, least)[0], strict=True))
     seen, kind = max(types, key=lambda name: types[name]), max(kinds, key=lambda name: kinds[name])
     return Prediction(
         image_type=seen,
@@ -132,8 +139,12 @@ def _in_words(name: str, value: float) -> str:
     return f"{spelt} {far} sigma"
 
 
-def _kinds(
-    classifier: DenseClassifier, features: Features, expected: Mapping[str, float]
-) -> dict[str, float]:
-    probabilities = classifier.kind_probabilities(features, expected)[0]
-    return dict(zip(classifier.kind_head.classes, probabilities, strict=True))
+def summing_to(probabilities: NDArray[np.float64], least: float) -> NDArray[np.float64]:
+    """Scale the probabilities of kinds, (n, c), so that those of an image sum to a least value.
+
+    Where it is known that something is wrong, what the kinds are too shy of is shared out.
+    """
+    total = probabilities.sum(axis=1, keepdims=True)
+    scale = np.maximum(1, least / np.maximum(total, np.finfo(float).tiny))
+    scaled: NDArray[np.float64] = np.minimum(probabilities * scale, 1)
+    return scaled

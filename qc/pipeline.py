@@ -499,9 +499,9 @@ def _predict(
     [instrument] = [one for one in runtime.instruments if one.name == frame.instrument]
     # What the clustering flags is seldom good: then the question is what is wrong, not whether.
     flagged = judge(evidence, threshold, measured.limits).status is Status.ANOMALOUS
-    rate = FLAGGED_BAD if flagged else None
-    expected = instrument.expected_faults(measured.frame_class, rate)
-    return predict(runtime.classifier, description, measured.setup.image_type, expected)
+    least = FLAGGED_BAD if flagged else 0.0
+    expected = instrument.expected_faults(measured.frame_class, least or None)
+    return predict(runtime.classifier, description, measured.setup.image_type, expected, least)
 
 
 def describe(

@@ -38,6 +38,10 @@ def main() -> None:
     known = simulated_examples(history, read_nominal(arguments.nominal))
     examples = Examples.load(known.save())  # as the program will read them
     classifier = DenseClassifier.fit(examples)
+    if arguments.ship:
+        (WEIGHTS / "examples.npz").write_bytes(examples.save())
+        (WEIGHTS / "classifier.dense").write_bytes(classifier.save())
+    report.draw(classifier, test, arguments.docs / "pictures")
     results: dict[str, Any] = {
         "examples": dict(classifier.examples),
         "types": measuring.of_types(classifier, test),
@@ -48,10 +52,6 @@ def main() -> None:
     }
     write_json(arguments.docs / "classifier.json", results)
     update_markdown(arguments.docs / "classifier.md", report.sections(results))
-    report.draw(classifier, test, arguments.docs / "pictures")
-    if arguments.ship:
-        (WEIGHTS / "examples.npz").write_bytes(examples.save())
-        (WEIGHTS / "classifier.dense").write_bytes(classifier.save())
 
 
 def _parser() -> argparse.ArgumentParser:
