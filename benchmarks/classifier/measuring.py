@@ -21,6 +21,8 @@ Doubles = NDArray[np.float64]
 Booleans = NDArray[np.bool_]
 
 CLEAR = ("gross", "moderate")
+# What one image cannot tell apart: it shows the other chip; there is more light.
+ALIKE = {"chip_duplicated": "chips_swapped", "slit_width_wrong": "overexposed"}
 _FALSE_ALARMS = 0.001  # what the product grants
 _LABELS = 50
 _TRANSFERRED = 20
@@ -36,15 +38,16 @@ class TypeFigures:
 
     Attributes
     ----------
-    by_type : mapping of str to Share
-        Of the good images of a type, those that look like it most.
+    by_type : mapping of str to (Share, Share)
+        Of the good images of a type, those that look like it most: of all types that the classifier
+        knows, and of those in the exam.
     contradicted : Share
         Of the good images, those whose header the product would contradict: false alarms.
     exposed : mapping of kind to Share
         Of the images with such a fault, those whose header it would contradict.
     """
 
-    by_type: Mapping[str, Share]
+    by_type: Mapping[str, tuple[Share, Share]]
     contradicted: Share
     exposed: Mapping[str, Share]
 
@@ -59,12 +62,15 @@ class KindFigures:
         Gross and moderate faults among good images.
     clear, faint : Share
         Macro-F1 of gross and moderate faults, and of faint ones, each among the good images.
+    told : Share
+        Of gross and moderate ones, kinds that one image cannot tell apart taken for one.
     calibration_error : float
     """
 
     by_kind: Mapping[str, tuple[Share, Share]]
     clear: Share
     faint: Share
+    told: Share
     calibration_error: float
 
 
@@ -84,9 +90,14 @@ def of_types(classifier: DenseClassifier, known: Known) -> TypeFigures:
     own = np.array([row[place[name]] for row, name in zip(seen, known.headers, strict=True)])
     good, faults = known.strengths == "", np.array(fault_of(known))
     right = classes[seen.argmax(axis=1)] == known.headers
+    asked = np.where(np.isin(classes, known.headers[good]), seen, 0)
+    right_of_asked = classes[asked.argmax(axis=1)] == known.headers
     return TypeFigures(
         by_type={
-            str(name): share(right[good & (known.headers == name)])
+            str(name): (
+                share(right[good & (known.headers == name)]),
+                share(right_of_asked[good & (known.headers == name)]),
+            )
             for name in np.unique(known.headers[good])
         },
         contradicted=share(own[good] < _FALSE_ALARMS),
@@ -115,8 +126,13 @@ def of_kinds(classifier: DenseClassifier, known: Known) -> KindFigures:
         },
         clear=_macro_f1(named, truth),
         faint=_macro_f1(named_kinds(classifier, faint), np.array(fault_of(faint))),
+        told=_macro_f1(_merged(named), _merged(truth)),
         calibration_error=measure(classifier, clear.examples).calibration_error,
     )
+
+
+def _merged(kinds: NDArray[np.str_]) -> NDArray[np.str_]:
+    return np.array([ALIKE.get(str(kind), str(kind)) for kind in kinds])
 
 
 def named_kinds(classifier: DenseClassifier, known: Known) -> NDArray[np.str_]:

@@ -38,14 +38,26 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) ->
 
 
 def _types(found: TypeFigures) -> str:
-    rows = [[name, str(each.count), percent(each)] for name, each in found.by_type.items()]
-    rows.append(["**mean**", "", f"{fmean(each.value for each in found.by_type.values()):.2%}"])
+    rows = [
+        [name, str(one.count), percent(one), percent(asked)]
+        for name, (one, asked) in found.by_type.items()
+    ]
+    means = [fmean(each[i].value for each in found.by_type.values()) for i in range(2)]
+    rows.append(["**mean**", "", *(f"{mean:.2%}" for mean in means)])
     alarms = found.contradicted
     after = (
         f"The header of {percent(alarms)} of the {alarms.count} good images is contradicted "
         "(its type has a probability below 0.001): false alarms."
     )
-    return _table("Image type of good images", ["type", "images", "right"], rows) + "\n\n" + after
+    return (
+        _table(
+            "Image type of good images",
+            ["type", "images", "right, of all", "right, of these"],
+            rows,
+        )
+        + "\n\n"
+        + after
+    )
 
 
 def _exposed(found: TypeFigures) -> str:
@@ -62,7 +74,8 @@ def _kinds(found: KindFigures) -> str:
     ]
     after = (
         f"Macro-F1 {found.clear.value:.3f} ({found.clear.low:.3f}-{found.clear.high:.3f}) of gross "
-        f"and moderate faults, {found.faint.value:.3f} of faint ones; expected calibration error "
+        f"and moderate faults, {found.told.value:.3f} where kinds that one image cannot tell apart "
+        f"are taken for one; {found.faint.value:.3f} of faint ones; expected calibration error "
         f"{found.calibration_error:.4f}."
     )
     columns = ["fault", "images", "precision", "recall"]
