@@ -639,6 +639,8 @@ def tune(  # noqa: PLR0913, PLR0917 - each is one word of a sentence
         raise InvalidAnswer("give --false-alarms or --recall: one limit cannot be set for both")
     if write and not why.strip():
         raise InvalidAnswer("--write needs a reason for the file: --why 'a new lamp on 3 March'")
+    if plot and plot.suffix.lower() != ".png":
+        raise InvalidAnswer(f"{plot}: the picture is a PNG; give a name that ends in .png")
     goal = proposals.Goal(
         effective=(effective or datetime.now(UTC)).date(),
         since=since.date() if since else date.min,

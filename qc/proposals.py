@@ -375,23 +375,25 @@ def read_history(
     runtime: Runtime, image_type: str, present: Threshold, since: date
 ) -> tuple[History, tuple[str, ...]]:
     """Return what was judged of an image type, sorted out, and notes on what was not looked at."""
+    cases, foreign, young = [], 0, 0
     with runtime.reads() as session:
         copies = database.copies(session, image_type)
-        found = list(database.findings_of_type(session, image_type, since))
-        own = [one for one in found if one.fingerprint == runtime.encoder.fingerprint]
-        held = [one for one in own if _is_held(one)]
-        cases = [
-            _case(one, present, _absolute(runtime, one), copies.get(one.extension.id, ""))
-            for one in held
-        ]
+        for one in database.findings_of_type(session, image_type, since):
+            if one.fingerprint != runtime.encoder.fingerprint:
+                foreign += 1
+            elif not _is_held(one):
+                young += 1
+            else:
+                copy_of = copies.get(one.extension.id, "")
+                cases.append(_case(one, present, _absolute(runtime, one), copy_of))
     notes = []
-    if other := len(found) - len(own):
+    if foreign:
         notes.append(
-            f"last judged with another encoder, so left out: {other}; 'qc process --again' judges "
-            "them with this one"
+            f"last judged with another encoder, so left out: {foreign}; 'qc process --again' "
+            "judges them with this one"
         )
-    if few := len(own) - len(held):
-        notes.append(f"judged with fewer than {REFERENCE_NEEDED} references, so left out: {few}")
+    if young:
+        notes.append(f"judged with fewer than {REFERENCE_NEEDED} references, so left out: {young}")
     return _sorted_out(cases), tuple(notes)
 
 

@@ -499,6 +499,7 @@ def test_tune_draws_a_picture(qc, tmp_path):
         (["--recall", "0.9"], "TB0: 1 frame labelled bad, 5 needed to know the recall of a limit"),
         (["--recall", "0.9", "--false-alarms", "0.1"], "give --false-alarms or --recall: one lim"),
         (["--plot", "/none/t.png"], "No such file or directory"),
+        (["--plot", "t.jpg"], "t.jpg: the picture is a PNG; give a name that ends in .png"),
     ],
 )
 def test_what_cannot_be_tuned_is_a_mistake(qc, arguments, words):
