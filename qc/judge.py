@@ -338,6 +338,8 @@ def _kind_words(said: Prediction | None, *, anomalous: bool) -> list[str]:
     """Name the fault, or raise a doubt: the classifier clears nothing, and flags no fault alone."""
     if said is None or said.kind_probability < WORTH_NAMING:
         return []
+    if not anomalous and said.own_probability is None:
+        return []  # of a type that it has never seen, its doubts are worth nothing
     words = f"looks like {said.kind.replace('_', ' ')} ({said.kind_probability:.0%})"
     words += f", by its {' and '.join(said.because)}" if said.because else ""
     return [words if anomalous else f"a doubt: {words}, though all is within its limits"]
