@@ -72,24 +72,26 @@ class Tail:
 
     Attributes
     ----------
+    sample : (n,) float array
+        In order; up to `start` it speaks for itself.
     start : float
     share : float
         The part of the sample beyond.
-    size : int
-        Of the sample.
     shapes, scales : (g,) float arrays
     weights : (g,) float array, of sum 1
     """
 
+    sample: Doubles
     start: float
     share: float
-    size: int
     shapes: Doubles
     scales: Doubles
     weights: Doubles
 
     def rate(self, value: float) -> float:
         """Return how often a further nominal frame is expected beyond a value."""
+        if value < self.start:
+            return self._seen_beyond(value)
         beyond = _survival(max(value - self.start, 0.0), self.shapes, self.scales)
         return self.share * float(self.weights @ beyond)
 
@@ -100,7 +102,7 @@ class Tail:
         more alarms than a lighter one saves.
         """
         if rate >= self.share:
-            return self.start
+            return float(np.quantile(self.sample, 1 - rate))
         low, high = 0.0, float(self.scales.max())
         while self.rate(self.start + high) > rate:
             low, high = high, 2 * high
@@ -111,26 +113,37 @@ class Tail:
 
     def limits(self, rate: float) -> Interval:
         """Return `limit`, and between what the value lies that is truly exceeded at the rate."""
-        shapes, scales, shares = self._draws()
-        beyond = _quantile(np.minimum(rate / shares, 1.0), shapes, scales)
-        low, high = self.start + np.quantile(beyond, _ENDS)
+        if rate >= self.share:
+            beyond = np.quantile(self.sample, 1 - self._shares(rate))
+        else:
+            left = np.minimum(rate / self._shares(self.share), 1.0)
+            beyond = self.start + _quantile(left, *self._pairs())
         value = self.limit(rate)
+        low, high = np.quantile(beyond, _ENDS)
         return Interval(value, min(float(low), value), max(float(high), value))
 
     def rates(self, value: float) -> Interval:
         """Return `rate`, and between what the share of the next thousand frames beyond will lie."""
-        shapes, scales, shares = self._draws()
-        true = shares * _survival(max(value - self.start, 0.0), shapes, scales)
-        seen = _generator().poisson(_NEXT * true) / _NEXT
+        counted = self.share if value >= self.start else self._seen_beyond(value)
+        excess = max(value - self.start, 0.0)
+        true = self._shares(counted) * _survival(excess, *self._pairs())
+        seen = np.random.default_rng(2).poisson(_NEXT * true) / _NEXT
         low, high = np.quantile(seen, _ENDS)
         return Interval(self.rate(value), float(low), float(high))
 
-    def _draws(self) -> tuple[Doubles, Doubles, Doubles]:
-        """Return shape, scale and share of tails drawn by weight: (_DRAWS,) each."""
-        random = _generator()
+    def _seen_beyond(self, value: float) -> float:
+        return float((self.sample > value).mean())
+
+    def _pairs(self) -> tuple[Doubles, Doubles]:
+        """Return shape and scale of tails drawn by weight: (_DRAWS,) each."""
+        random = np.random.default_rng(0)  # the same frames, the same interval
         drawn = random.choice(len(self.weights), _DRAWS, p=self.weights)
-        k = self.share * self.size
-        return self.shapes[drawn], self.scales[drawn], random.beta(k, self.size - k + 1, _DRAWS)
+        return self.shapes[drawn], self.scales[drawn]
+
+    def _shares(self, seen: float) -> Doubles:
+        """Return shares of all frames that may have given the one seen: (_DRAWS,)."""
+        k, n = seen * len(self.sample), len(self.sample)
+        return np.random.default_rng(1).beta(k, n - k + 1, _DRAWS)
 
 
 _HALVINGS = 60
@@ -140,10 +153,6 @@ _ENDS = (0.025, 0.975)
 _USUAL_SHAPE = 0.15  # of what is noise for the most part; a lognormal's of sigma 0.7 is 0.2
 _SHAPES = np.linspace(0, _HEAVIEST_SHAPE, 11)
 _SCALES = np.exp(np.linspace(-2, 2, 81))  # times the mean excess
-
-
-def _generator() -> np.random.Generator:
-    return np.random.default_rng(0)  # the same frames, the same interval
 
 
 def fit_tail(sample: Doubles) -> Tail:
@@ -162,7 +171,7 @@ def fit_tail(sample: Doubles) -> Tail:
     shapes, scales = (each.ravel() for each in np.meshgrid(_SHAPES, mean * _SCALES))
     likelihood = _log_likelihood(excess, shapes[:, np.newaxis], scales[:, np.newaxis])
     weights = np.exp(likelihood - likelihood.max() - shapes / _USUAL_SHAPE)
-    return Tail(start, k / len(sample), len(sample), shapes, scales, weights / weights.sum())
+    return Tail(ordered, start, k / len(sample), shapes, scales, weights / weights.sum())
 
 
 def _log_likelihood(excess: Doubles, shapes: Doubles, scales: Doubles) -> Doubles:

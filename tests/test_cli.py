@@ -27,6 +27,7 @@ from tests.tiny import (
 )
 
 UNTRAINED = "resnet50-untrained-physical-233c98921cb7"
+SIMULATED = "resnet50-simulated-physical-0249b36d4242"
 
 
 class Run(NamedTuple):
@@ -41,7 +42,8 @@ def qc(monkeypatch, capfd):
 
     def run(*arguments) -> Run:
         monkeypatch.setattr(sys, "argv", ["qc", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "200")
+        monkeypatch.setattr("qc.cli.out.width", 200)
+        monkeypatch.setattr("qc.cli.err.width", 200)
         capfd.readouterr()
         with pytest.raises(SystemExit) as left:
             main()
@@ -50,13 +52,14 @@ def qc(monkeypatch, capfd):
     return run
 
 
-def install(project) -> None:
+def install(project, encoder: str = UNTRAINED) -> None:
     """Let the command open a project: every instrument, the network's own thresholds."""
     types = [
         name for one in read_instruments(project / "instruments") for name in one.image_types()
     ]
-    (project / "thresholds.yaml").write_text(thresholds_text(types, UNTRAINED))
-    (project / "qc.toml").write_text('instruments = "instruments"\n')
+    (project / "thresholds.yaml").write_text(thresholds_text(types, encoder))
+    weights = encoder.split("-")[1]
+    (project / "qc.toml").write_text(f'instruments = "instruments"\nweights = "{weights}"\n')
 
 
 @pytest.fixture
@@ -299,11 +302,11 @@ def test_process_again_says_what_has_changed(qc, installed, inbox):
 
 @pytest.fixture
 def schooled(taught, tmp_path, monkeypatch):
-    """A project with labels enough to train on, as if the network had judged it."""
+    """A project with labels enough to train on, judged by a network without shipped examples."""
     project = shutil.copytree(taught, tmp_path / "schooled")
     with open_tiny(project) as runtime, runtime.writes.begin() as session:
-        session.execute(update(EncoderRow).values(fingerprint=UNTRAINED))
-    install(project)
+        session.execute(update(EncoderRow).values(fingerprint=SIMULATED))
+    install(project, SIMULATED)
     monkeypatch.setenv("QC_PROJECT", str(project))
     return project
 
@@ -323,7 +326,7 @@ def test_train_accepts_a_classifier_reports_it_and_refuses_a_worse_one(qc, schoo
     (schooled / "thresholds.yaml").write_text(thresholds_text(["TB0", "TF0"]))
     with open_tiny(schooled) as runtime:
         spoil_labels(runtime)
-    install(schooled)
+    install(schooled, SIMULATED)
     refused = qc("train", "--json")
     told = json.loads(refused.out)
     assert (refused.code, told["accepted"]) == (1, False)
@@ -455,8 +458,9 @@ def test_tune_proposes_and_names_the_first_of_what_would_flip(qc):
         "TB0: tuned from 100 nominal frames to 0.01 false alarms, 1 frame labelled bad" in run.out
     )
     assert "No longer flagged: 30 of the past" in run.out
-    assert run.out.count("times the new limit, labelled good") == 20
-    assert "  and 10 more\n" in run.out
+    named, more, _ = run.out.split("No longer flagged")[1].partition("  and 10 more\n")
+    assert named.count("times the new limit, labelled good") == 20
+    assert more
     assert "merge height" in run.out
     whole = json.loads(qc("tune", "TB?", "--false-alarms", "0.01", "--json").out)
     [proposal] = whole["proposals"]

@@ -12,11 +12,13 @@ from embeddings.classifier import Examples, Features, Numbers
 from qc import database
 from qc.database import ClassifierRow, Finding, LabelName
 from qc.errors import CannotTrain, ConfigurationError
+from qc.features import predict
 from qc.runtime import Runtime
 from qc.training import (
     Labelled,
     Trained,
     calibration_error,
+    description_of,
     exams,
     labelled_examples,
     measure,
@@ -120,15 +122,14 @@ def test_a_record_is_json_for_every_database(lesson):
 
 
 @pytest.mark.parametrize(("rate", "named"), [(0.5, True), (1e-9, False)])
-def test_how_often_faults_are_expected_comes_from_the_instrument_file(lesson, inbox, rate, named):
+def test_how_often_faults_are_expected_decides_whether_one_is_named(lesson, inbox, rate, named):
     trained, runtime = lesson
-    instruments = tuple(replace(one, fault_rate=rate) for one in runtime.instruments)
-    number = 11 if named else 12
-    finding = judged(
-        replace(runtime, instruments=instruments), inbox, number=number, change=light_leak
-    )
-    assert ((finding.verdict.kind_probability or 0) > 0.5) == named
-    assert trained.classifier.kind_head.classes == ("light_leak",)
+    finding = judged(runtime, inbox, number=11 if named else 12, change=light_leak)
+    with runtime.reads() as session:
+        told = description_of(session, finding)
+    said = predict(trained.classifier, told, "TB0", {"light_leak": rate})
+    assert (said.kind_probability > 0.5) == named
+    assert finding.verdict.predicted_kind == "light_leak"  # flagged: something is wrong
 
 
 def test_a_worse_classifier_is_kept_and_refused_unless_forced(lesson, tmp_path):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from qc.judge import Evidence, Status, judge, widening
-from qc.tails import tail_quantile
+from qc.tails import fit_tail, tail_quantile
 from qc.thresholds import MetricLimit, Threshold
 from qc.tuning import (
     LEAST,
@@ -77,6 +77,19 @@ def test_a_sample_without_a_tail_is_refused(sample):
         ValueError, match=f"at least 2 nominal frames to set a limit, got {len(sample)}"
     ):
         tail_quantile(np.array(sample), 0.001)
+
+
+@pytest.mark.parametrize("rate", [0.3, 0.05, 0.002])
+def test_a_large_sample_speaks_for_itself_up_to_its_tail(rate):
+    sample = np.random.default_rng(1).exponential(size=20_000)
+    tail = fit_tail(sample)
+    assert tail.share < 0.05
+    limits = tail.limits(rate)
+    assert limits.low < stats.expon.isf(rate) < limits.high
+    assert limits.value == pytest.approx(stats.expon.isf(rate), rel=0.05)
+    rates = tail.rates(limits.value)
+    assert rates.value == pytest.approx(rate, rel=0.01)
+    assert rates.low < rate < rates.high
 
 
 def normal_scores(*names: str, n: int = 500, scale: float = 3.0) -> list[dict[str, float]]:
