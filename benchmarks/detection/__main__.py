@@ -28,8 +28,9 @@ from benchmarks.detection import (
     visibility,
 )
 from benchmarks.detection.evidence import Record, Sample, prepare
-from benchmarks.detection.history import ARMS, TEST, VALIDATION, History, plan_shots
+from benchmarks.detection.history import ARMS, FRESH, TEST, VALIDATION, History, plan_shots
 
+_HISTORIES = {"test": TEST, "validation": VALIDATION, "fresh": FRESH}
 _NO_FOLDER = "no methods that learn from bad images: no --learn-from"
 _NO_WEIGHTS = "no network with ImageNet's weights: no --imagenet-resnet50, no --imagenet-vgg16"
 _NO_ENCODER = "no other encoder: no --encoder"
@@ -38,7 +39,7 @@ _NO_ENCODER = "no other encoder: no --encoder"
 def main() -> None:
     """Simulate and judge what is missing; measure; write."""
     arguments = _parser().parse_args()
-    history = {"test": TEST, "validation": VALIDATION}[arguments.history]
+    history = _HISTORIES[arguments.history]
     networks = _networks(arguments)
     _prepare(arguments.work, history, again=arguments.again, networks=networks)
     if arguments.learn_from:
@@ -55,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--work", type=Path, required=True, help="folder for databases; resumable")
     add(
         "--history",
-        choices=("test", "validation"),
+        choices=tuple(_HISTORIES),
         default="test",
         help="which is in --work",
     )

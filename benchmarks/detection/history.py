@@ -93,6 +93,7 @@ class History:
 
 VALIDATION = History(97, share=0.4)  # what was looked at while the detector was built
 TEST = History(239)  # looked at once it was
+FRESH = History(409, share=0.2)  # looked at last of all, when nothing more was changed
 _CALENDAR = (  # first day, counted from the intervention; nights in a row; what they are
     (-205, 4, "reference"),
     (-177, 3, "reference"),
