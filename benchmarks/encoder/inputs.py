@@ -28,7 +28,7 @@ Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
 FINE = (2 * GRID[0], 2 * GRID[1])
-_REFERENCE_NIGHTS, _TEST_NIGHTS = 15, 8  # of two exposures of a stream each
+_REFERENCE_NIGHTS, _TEST_NIGHTS = 10, 5  # of two exposures of a stream each
 _TIMED = 16
 
 
