@@ -380,12 +380,16 @@ def _show_table(record: dict[str, Any]) -> Table:
 
 
 def _with_probabilities(record: dict[str, Any]) -> dict[str, Any]:
-    """Say each prediction with its probability; alone it would sound certain."""
+    """Say each likely prediction with its probability; alone it would sound certain."""
+    from qc.judge import WORTH_NAMING
+
     said = dict(record)
     for name in ("type", "kind"):
         probability = said.pop(f"{name}_probability")
         if probability is not None:
-            said[f"predicted_{name}"] += f" ({probability:.0%})"
+            likely = probability >= WORTH_NAMING
+            words = said[f"predicted_{name}"] if likely else "none likely"
+            said[f"predicted_{name}"] = f"{words} ({probability:.0%})"
     return said
 
 
