@@ -35,6 +35,8 @@ from qc.tuning import (
 
 Doubles = NDArray[np.float64]
 
+_NAMED = 3  # of many, in a sentence
+
 
 @dataclass(frozen=True)
 class Goal:
@@ -248,9 +250,14 @@ def propose_all(
         progress(done, len(types))
     if not found:
         raise CannotTune(
-            "; ".join(refused) or "nothing has been processed; there is no type to tune"
+            _in_short(refused) or "nothing has been processed; there is no type to tune"
         )
     return found, refused
+
+
+def _in_short(sentences: Sequence[str]) -> str:
+    more = f"; and {len(sentences) - _NAMED} more like these" if len(sentences) > _NAMED else ""
+    return "; ".join(sentences[:_NAMED]) + more
 
 
 def _types(runtime: Runtime, words: Sequence[str]) -> Sequence[str]:
@@ -258,7 +265,8 @@ def _types(runtime: Runtime, words: Sequence[str]) -> Sequence[str]:
         known = [name for one in runtime.instruments for name in one.image_types()]
         return chosen_all(words, known, "image type")
     with runtime.reads() as session:
-        return database.image_types_seen(session)
+        seen = database.image_types_seen(session)
+    return [name for name in seen if name in runtime.thresholds.entries]
 
 
 def propose(runtime: Runtime, image_type: str, goal: Goal, why: str, by: str) -> Proposal:
@@ -611,9 +619,6 @@ def _notes(history: History) -> Iterator[str]:
             f"labelled good and bad under one name, so left out: {len(history.contradictory)} "
             f"({_named(history.contradictory)})"
         )
-
-
-_NAMED = 3
 
 
 def _named(cases: Sequence[Case]) -> str:

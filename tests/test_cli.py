@@ -512,6 +512,16 @@ def test_what_cannot_be_tuned_is_a_mistake(qc, arguments, words):
     assert words in run.err.splitlines()[-1]
 
 
+def test_of_many_types_that_cannot_be_tuned_three_are_told(qc, project, installed):
+    complete = (installed / "thresholds.yaml").read_text()
+    (installed / "thresholds.yaml").write_text(thresholds_text(["TB0", "TF0"]))
+    with open_tiny(project) as runtime:
+        types = ("UBB0", "UBW0", "URB1", "URB2", "URW1")
+        remember(runtime, *(Past(image_type=name, encoder=UNTRAINED) for name in types))
+    (installed / "thresholds.yaml").write_text(complete)
+    assert_a_mistake(qc("tune"), "the limits stay; and 2 more like these")
+
+
 @pytest.mark.usefixtures("remembered")
 def test_similar_says_what_a_frame_looks_like(qc):
     run = qc("similar", "TINY.0", "-k", "100", "--labelled")

@@ -244,6 +244,12 @@ def test_an_unknown_type_is_told(runtime, word, words):
         propose_all(runtime, [word], GOAL, "", "kim", progress=lambda *_: None)
 
 
+def test_a_type_that_no_instrument_describes_any_more_is_left_alone(runtime):
+    remember(runtime, *nominal_frames(), Past(image_type="OLD"))
+    found, refused = propose_all(runtime, [], GOAL, "", "kim", progress=lambda *_: None)
+    assert ([one.image_type for one in found], refused) == (["TB0"], [])
+
+
 def test_an_empty_project_has_nothing_to_tune(runtime):
     with pytest.raises(CannotTune, match="nothing has been processed"):
         propose_all(runtime, [], GOAL, "", "kim", progress=lambda *_: None)
