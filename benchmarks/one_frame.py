@@ -21,12 +21,12 @@ from rich.table import Table
 
 from embeddings.preprocess import block_statistics
 from qc import pipeline
-from qc.database import LabelName
 from qc.frames import read_frame
 from qc.metrics import measure
 from qc.pipeline import process_frames
 from qc.runtime import Runtime, create_project, open_runtime, read_settings
 from qc.simulator import Plan, Stream, simulate
+from qc.tables import LabelName
 
 REPEATS = 5
 _BIASES = Stream("bias", "red", "RED", None, binning=(1, 1), read_mode="225kHz low", set_size=40)

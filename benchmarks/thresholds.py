@@ -22,12 +22,13 @@ from pathlib import Path
 
 from embeddings.encoder import ResNet50Encoder
 from qc import database
-from qc.database import Finding, LabelName
+from qc.database import Finding
 from qc.instruments import Instrument, read_instruments
 from qc.judge import REFERENCE_NEEDED
 from qc.pipeline import judge_again, process_frames
 from qc.runtime import Runtime, create_project, open_runtime, read_settings
 from qc.simulator import FULL_PLAN, Plan, Stream, simulate
+from qc.tables import LabelName
 from qc.thresholds import MetricLimit
 from qc.tuning import fit_limits
 

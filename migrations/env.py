@@ -6,7 +6,8 @@ from typing import Any
 from alembic import context
 from sqlalchemy import Connection, Engine
 
-from qc.database import Base, BlockArray, UTCDateTime, Vector, connect, for_writing
+from qc.database import connect, for_writing
+from qc.tables import Base, BlockArray, UTCDateTime, Vector
 
 # A migration imports nothing of ours: our column types are written as what they are stored as.
 _STORED_AS = {

@@ -207,8 +207,8 @@ def process(
 
 
 def _process(paths: list[Path], certified: Certified | None, project: Path, as_json: bool) -> None:
-    from qc.database import LabelName
     from qc.pipeline import find_frames, process_frames
+    from qc.tables import LabelName
 
     files = find_frames(paths)
     with _runtime(project) as runtime, _progress() as report:

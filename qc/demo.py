@@ -10,13 +10,13 @@ from pathlib import Path
 from sqlalchemy.orm import Session
 
 from qc import database
-from qc.database import FrameState, LabelName
 from qc.errors import ConfigurationError
 from qc.judge import Status
 from qc.pipeline import process_frames
 from qc.reports import write_report
 from qc.runtime import Runtime, create_project, open_runtime, read_settings
 from qc.simulator import simulate
+from qc.tables import FrameState, LabelName
 
 Progress = Callable[[str, int, int], None]  # what is being done, how many are done, of how many
 

@@ -11,10 +11,10 @@ from sqlalchemy.orm import Session
 
 from qc import database
 from qc.choices import chosen
-from qc.database import EpochRow
 from qc.errors import InvalidAnswer
 from qc.instruments import Instrument
 from qc.labels import LONGEST_NAME, LONGEST_NOTE, one_line
+from qc.tables import EpochRow
 
 
 @dataclass(frozen=True)

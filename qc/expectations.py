@@ -17,7 +17,8 @@ from embeddings.residual import (
     pixels_per_block,
 )
 from qc import database
-from qc.database import ExtensionRow, Measured
+from qc.database import Measured
+from qc.tables import ExtensionRow
 
 _KEPT = 24  # 15 MB each: the setups of a busy night
 _EXPLAINED_BY = 30  # of the newest references; a second for a setup

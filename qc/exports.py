@@ -12,11 +12,12 @@ from sqlalchemy.orm import Session
 
 from qc import database
 from qc.choices import Format, What
-from qc.database import Finding, FrameState
+from qc.database import Finding
 from qc.errors import ConfigurationError
 from qc.files import written_whole
 from qc.labels import log_in_words
 from qc.metrics import METRICS
+from qc.tables import FrameState
 
 _IDENTITY = ("file", "extension", "image_type", "observed_at")
 _SETUP = ("chip", "binning", "read_mode", "wavelength_nm", "slit_arcsec", "optics")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from embeddings.index import nearest
 from qc import database
 from qc.choices import chosen_all
-from qc.database import Finding, FrameRow
+from qc.database import Finding
 from qc.errors import IncompleteHeader, UnknownFrame
 from qc.pipeline import embed, read_and_measure
 from qc.runtime import Runtime
@@ -177,7 +177,7 @@ def _read(runtime: Runtime, path: Path) -> list[_Query]:
     """Read and embed a file, and store nothing of it."""
     arrival = read_and_measure(path, runtime)
     with runtime.reads() as session:
-        copy: FrameRow | None = database.frame_with_digest(session, arrival.frame.sha256)
+        copy = database.frame_with_digest(session, arrival.frame.sha256)
     frame_id = copy.id if copy else None
     return [
         _Query(

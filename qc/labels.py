@@ -14,10 +14,11 @@ from sqlalchemy.orm import Session
 
 from qc import database
 from qc.choices import chosen, shortened
-from qc.database import Answer, Chosen, LabelName, LabelRow
+from qc.database import Answer, Chosen
 from qc.errors import InvalidAnswer, UnknownFrame
 from qc.instruments import FaultKind, Instrument
 from qc.judge import Status
+from qc.tables import LabelName, LabelRow
 
 LONGEST_NOTE, LONGEST_NAME = 1000, 100  # characters
 LONGEST_LINE = 8000  # bytes

@@ -13,9 +13,10 @@ import numpy as np
 from sqlalchemy.orm import Session
 
 from qc import database
-from qc.database import Finding, FrameRow, FrameState, LabelName
+from qc.database import Finding
 from qc.instruments import Calibration, Instrument, Layout, Mode
 from qc.judge import Status
+from qc.tables import FrameRow, FrameState, LabelName
 
 HISTORY_NIGHTS = 60
 SEEN_WITHIN = timedelta(days=30)  # an image type not had for longer is not missed

@@ -18,15 +18,7 @@ from embeddings.preprocess import GRID, STRETCHES, at_standard_light, block_stat
 from embeddings.residual import Residual
 from qc import database
 from qc.choices import InForce
-from qc.database import (
-    ExtensionRow,
-    File,
-    FrameState,
-    Judged,
-    LabelName,
-    Measured,
-    Reference,
-)
+from qc.database import File, Judged, Measured, Reference
 from qc.errors import (
     ConfigurationError,
     DeadReadOut,
@@ -40,6 +32,7 @@ from qc.frames import Extension, Frame, read_frame
 from qc.judge import REFERENCE_NEEDED, Evidence, Prediction, Status, judge, limits_for
 from qc.metrics import measure, z_scores
 from qc.runtime import Runtime
+from qc.tables import ExtensionRow, FrameState, LabelName
 from qc.thresholds import Threshold
 
 Floats = NDArray[np.float32]

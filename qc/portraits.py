@@ -14,12 +14,13 @@ from embeddings.clustering import average_linkage
 from embeddings.explain import brightest_place
 from embeddings.preprocess import at_standard_light
 from qc import database, plots
-from qc.database import EpochRow, ExtensionRow, Finding, Reference
+from qc.database import Finding, Reference
 from qc.expectations import Expectations
 from qc.frames import Setup
 from qc.judge import REFERENCE_NEEDED, limits_for
 from qc.metrics import METRICS, Metric
 from qc.nights import HISTORY_NIGHTS, Kind, Standing, standing
+from qc.tables import EpochRow, ExtensionRow
 from qc.thresholds import Thresholds
 
 Floats = NDArray[np.float32]

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from qc import database, plots
 from qc.choices import chosen_all
-from qc.database import Finding, LabelName
+from qc.database import Finding
 from qc.errors import CannotTune, ConfigurationError, IncompleteHeader
 from qc.judge import REFERENCE_NEEDED, Evidence, Status, judge, widening
 from qc.runtime import Runtime
+from qc.tables import LabelName
 from qc.tails import Interval
 from qc.thresholds import Threshold, write_entries
 from qc.tuning import (

@@ -18,7 +18,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from sqlalchemy.orm import Session
 
 from qc import database
-from qc.database import FrameRow
 from qc.errors import ConfigurationError
 from qc.files import written_whole
 from qc.frames import Setup
@@ -45,6 +44,7 @@ from qc.portraits import (
     draw_trend,
 )
 from qc.runtime import Runtime
+from qc.tables import FrameRow
 from qc.thresholds import Thresholds
 
 Progress = Callable[[int, int], None]

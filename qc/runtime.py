@@ -25,13 +25,14 @@ from sqlalchemy.orm import Session, sessionmaker
 from embeddings.classifier import ClassifierError, DenseClassifier, Examples
 from embeddings.encoder import Encoder, ResNet50Encoder
 from embeddings.preprocess import STRETCHES
-from qc.database import ClassifierRow, connect, for_writing, newest_classifier, read_url
+from qc.database import connect, for_writing, newest_classifier, read_url
 from qc.errors import ConfigurationError
 from qc.expectations import Expectations
 from qc.features import knows_these
 from qc.installation import shipped
 from qc.instruments import Instrument, read_instruments
 from qc.schema import check_schema, upgrade_schema
+from qc.tables import ClassifierRow
 from qc.thresholds import Thresholds, read_thresholds
 
 SETTINGS_FILE = "qc.toml"

@@ -13,9 +13,9 @@ from alembic.util import CommandError
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from qc.database import Base
 from qc.errors import ConfigurationError
 from qc.installation import shipped
+from qc.tables import Base
 
 
 def upgrade_schema(engine: Engine) -> None:

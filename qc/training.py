@@ -12,11 +12,12 @@ from sqlalchemy.orm import Session
 
 from embeddings.classifier import ClassifierError, DenseClassifier, Examples
 from qc import database
-from qc.database import ClassifierRow, Finding, LabelName
+from qc.database import Finding
 from qc.errors import CannotTrain, ConfigurationError
 from qc.features import Description, differences_of, features_of, looks_of
 from qc.judge import REFERENCE_NEEDED
 from qc.runtime import Runtime, shipped_examples
+from qc.tables import ClassifierRow, LabelName
 
 Doubles = NDArray[np.float64]
 Booleans = NDArray[np.bool_]

@@ -8,7 +8,10 @@ from numpy.typing import NDArray
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from qc.database import (
+from qc.frames import Setup
+from qc.judge import Status
+from qc.runtime import Runtime
+from qc.tables import (
     EmbeddingRow,
     EncoderRow,
     ExtensionRow,
@@ -18,9 +21,6 @@ from qc.database import (
     LabelRow,
     VerdictRow,
 )
-from qc.frames import Setup
-from qc.judge import Status
-from qc.runtime import Runtime
 from tests.tiny import MERGE_HEIGHT, StandIn
 
 FIRST_NIGHT = datetime(2026, 1, 1, 20, tzinfo=UTC)

@@ -11,8 +11,8 @@ from sqlalchemy import event, update
 from sqlalchemy.engine import Engine
 
 from qc.cli import main
-from qc.database import EncoderRow, LabelName
 from qc.instruments import read_instruments
+from qc.tables import EncoderRow, LabelName
 from tests.remembered import Past, nominal_frames, remember
 from tests.tiny import (
     MERGE_HEIGHT,

@@ -8,20 +8,19 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from qc import database
-from qc.database import (
+from qc.database import File, connect
+from qc.errors import ConfigurationError
+from qc.frames import Frame, Setup
+from qc.tables import (
     EmbeddingRow,
     EncoderRow,
     EpochRow,
     ExtensionRow,
-    File,
     FrameRow,
     FrameState,
     LabelName,
     LabelRow,
-    connect,
 )
-from qc.errors import ConfigurationError
-from qc.frames import Frame, Setup
 from tests.tiny import light_leak, process, write_frame, write_history
 
 SETUP = Setup("TB0", "CCD", "1x1", "only")

@@ -11,7 +11,6 @@ from sqlalchemy import select
 
 from qc import database
 from qc.choices import Format, What
-from qc.database import LabelName, VerdictRow
 from qc.errors import UnknownFrame
 from qc.exports import (
     frame_records,
@@ -22,6 +21,7 @@ from qc.exports import (
 )
 from qc.judge import widening
 from qc.metrics import METRICS
+from qc.tables import LabelName, VerdictRow
 from tests.tiny import light_leak, process, write_frame, write_history
 
 PROMISED = ["file", "extension", "image_type", "observed_at", "status", "merge_height"]

@@ -3,10 +3,10 @@ import pytest
 
 from embeddings.clustering import cosine_distances
 from qc import database
-from qc.database import LabelName
 from qc.errors import InvalidAnswer, UnknownFrame, UnreadableFrame
 from qc.history import similar
 from qc.judge import Status
+from qc.tables import LabelName
 from tests.remembered import Past, remember
 from tests.tiny import MERGE_HEIGHT, StandIn, light_leak, process, write_frame, write_history
 

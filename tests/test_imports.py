@@ -23,6 +23,7 @@ ORDER = [
     {"qc.judge"},
     {"qc.features"},
     {"qc.tails"},
+    {"qc.tables"},
     {"qc.database"},
     {"qc.labels"},
     {"qc.epochs"},

@@ -7,9 +7,10 @@ from sqlalchemy import select
 
 from qc import database, epochs, exports, labels
 from qc.choices import Format, What
-from qc.database import Answer, EpochRow, LabelName, LabelRow
+from qc.database import Answer
 from qc.errors import InvalidAnswer, UnknownFrame
 from qc.pipeline import judge_again
+from qc.tables import EpochRow, FrameRow, LabelName, LabelRow
 from tests.tiny import light_leak, process, write_frame, write_history
 
 FIRST, SECOND = "TINY.2026-01-01T20:00:00", "TINY.2026-01-01T20:01:00"
@@ -162,7 +163,7 @@ def test_frames_are_chosen_by_name_number_set_type_night_and_status(taken):
 
 def test_a_set_is_the_same_image_type_of_one_template(taken):
     with taken.writes.begin() as session:
-        for row in session.scalars(select(database.FrameRow)):
+        for row in session.scalars(select(FrameRow)):
             row.template = "2026-01-01T20:00:00"
     with taken.reads() as session:
         found = labels.choose_named(session, [SECOND], whole_set=True)

@@ -13,7 +13,12 @@ from sqlalchemy import event, func, select
 
 from embeddings.clustering import cosine_distances
 from qc.choices import InForce
-from qc.database import (
+from qc.errors import ConfigurationError, FrameError, UnreadableFrame
+from qc.judge import Status, Verdict
+from qc.metrics import METRICS
+from qc.pipeline import Outcome, find_frames, judge_again, process_frame
+from qc.runtime import Runtime
+from qc.tables import (
     AlertRow,
     Base,
     EmbeddingRow,
@@ -25,11 +30,6 @@ from qc.database import (
     LabelRow,
     VerdictRow,
 )
-from qc.errors import ConfigurationError, FrameError, UnreadableFrame
-from qc.judge import Status, Verdict
-from qc.metrics import METRICS
-from qc.pipeline import Outcome, find_frames, judge_again, process_frame
-from qc.runtime import Runtime
 from tests.builders import frame_bytes
 from tests.tiny import (
     ZERO_ADU,

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from qc import database
-from qc.database import LabelName
 from qc.errors import CannotTune, ConfigurationError, InvalidAnswer
 from qc.judge import Status, judge
 from qc.proposals import (
@@ -17,6 +16,7 @@ from qc.proposals import (
     read_history,
     write_proposals,
 )
+from qc.tables import LabelName
 from qc.thresholds import read_thresholds
 from tests.remembered import Past, nominal_frames, remember
 from tests.tiny import MERGE_HEIGHT, open_tiny

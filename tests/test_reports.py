@@ -17,16 +17,7 @@ from sqlalchemy import delete
 from sqlalchemy.orm import Session, sessionmaker
 
 from qc import database
-from qc.database import (
-    BlockStatisticsRow,
-    EpochRow,
-    File,
-    FrameState,
-    Judged,
-    LabelName,
-    LabelRow,
-    Measured,
-)
+from qc.database import File, Judged, Measured
 from qc.errors import ConfigurationError, UnknownFrame
 from qc.frames import Frame, Setup
 from qc.instruments import Instrument, read_instruments
@@ -35,6 +26,7 @@ from qc.nights import SAMPLE_SIZE, missed_at_most
 from qc.reports import build_frame_page, build_report, write_frame_page, write_report
 from qc.runtime import Runtime, Settings
 from qc.schema import upgrade_schema
+from qc.tables import BlockStatisticsRow, EpochRow, FrameState, LabelName, LabelRow
 from qc.thresholds import MetricLimit, Threshold, Thresholds
 
 NIGHT = date(2024, 3, 16)

@@ -7,11 +7,12 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import inspect, text
 
-from qc.database import Base, connect
+from qc.database import connect
 from qc.errors import ConfigurationError
 from qc.installation import shipped
 from qc.runtime import create_project
 from qc.schema import check_integrity, check_schema, schema_differences, upgrade_schema
+from qc.tables import Base
 from tests.tiny import process, write_history
 
 

@@ -10,10 +10,11 @@ from sqlalchemy import select
 
 from embeddings.classifier import Examples, Features, Numbers
 from qc import database
-from qc.database import ClassifierRow, Finding, LabelName
+from qc.database import Finding
 from qc.errors import CannotTrain, ConfigurationError
 from qc.features import predict
 from qc.runtime import Runtime
+from qc.tables import ClassifierRow, LabelName
 from qc.training import (
     Labelled,
     Trained,

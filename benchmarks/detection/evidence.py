@@ -18,12 +18,13 @@ from embeddings.encoder import ResNet50Encoder
 from embeddings.preprocess import STRETCHES, at_standard_light
 from embeddings.residual import Sensor
 from qc import database
-from qc.database import ExtensionRow, Finding, FrameState
+from qc.database import Finding
 from qc.expectations import sensor_of
 from qc.frames import Setup
 from qc.instruments import ChipNumbers, read_instruments
 from qc.judge import REFERENCE_NEEDED, Status
 from qc.runtime import read_settings
+from qc.tables import ExtensionRow, FrameState
 from qc.thresholds import Threshold, read_thresholds
 
 Floats = NDArray[np.float32]

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 
-from qc.database import EpochRow, LabelName
 from qc.installation import shipped
 from qc.pipeline import judge_again, process_frames
 from qc.runtime import Runtime, create_project, open_runtime, read_settings
@@ -35,6 +34,7 @@ from qc.simulator import (
     state_at,
 )
 from qc.simulator.nights import frame_rng
+from qc.tables import EpochRow, LabelName
 
 ARMS = ("blue", "red")  # a project each, so that two cores can work
 TRUTH_COLUMNS = ("night", "part", "file", "extension", "image_type", "fault", "strength")

@@ -1,0 +1,348 @@
+"""The tables: declarations, and what a column holds; `database` asks the questions of them."""
+
+import zlib
+from datetime import UTC, date, datetime
+from enum import StrEnum
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    MetaData,
+    String,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.types import TypeDecorator
+
+from qc.frames import Region, Setup
+from qc.judge import Status
+
+
+class UTCDateTime(TypeDecorator[datetime]):
+    """An aware UTC datetime, on databases that forget the zone."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Store naive UTC."""
+        del dialect
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"{value}: a time without a zone could be any of 24")
+        return value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Load aware UTC."""
+        del dialect
+        return value.replace(tzinfo=UTC) if value else None
+
+
+class Vector(TypeDecorator[NDArray[np.float32]]):
+    """A (d,) float32 array, each value within float16's range, as little-endian float16 bytes.
+
+    Rounding to float16 (2e-4 of each value) moves a cosine distance by about 4e-8: a hundredth
+    of the smallest thresholds in use.
+    """
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def process_bind_param(
+        self, value: NDArray[np.float32] | None, dialect: Dialect
+    ) -> bytes | None:
+        """Pack."""
+        del dialect
+        return None if value is None else value.astype("<f2").tobytes()
+
+    def process_result_value(
+        self, value: bytes | None, dialect: Dialect
+    ) -> NDArray[np.float32] | None:
+        """Unpack."""
+        del dialect
+        return None if value is None else np.frombuffer(value, "<f2").astype(np.float32)
+
+
+class BlockArray(TypeDecorator[NDArray[np.float32]]):
+    """An (h, w, 3) float32 array of ADU above zero level, as deflated float16 with its shape."""
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def process_bind_param(
+        self, value: NDArray[np.float32] | None, dialect: Dialect
+    ) -> bytes | None:
+        """Pack: height and width as two little-endian 16-bit numbers, then the values."""
+        del dialect
+        if value is None:
+            return None
+        shape = np.array(value.shape[:2], "<u2").tobytes()
+        largest = np.finfo(np.float16).max
+        return shape + zlib.compress(value.clip(-largest, largest).astype("<f2").tobytes(), 1)
+
+    def process_result_value(
+        self, value: bytes | None, dialect: Dialect
+    ) -> NDArray[np.float32] | None:
+        """Unpack."""
+        del dialect
+        if value is None:
+            return None
+        h, w = np.frombuffer(value[:4], "<u2")
+        halves = np.frombuffer(zlib.decompress(value[4:]), "<f2")
+        return halves.reshape(int(h), int(w), -1).astype(np.float32)
+
+
+class FrameState(StrEnum):
+    """What became of a file."""
+
+    PROCESSED = "processed"
+    FAILED = "failed"  # something is wrong with it: tried again at each run
+    SKIPPED = "skipped"  # nothing is wrong with it, but it is not ours to judge
+    KNOWN = "known"  # was processed or skipped before; never stored
+
+
+class LabelName(StrEnum):
+    """What a person may say of an extension."""
+
+    GOOD = "good"
+    BAD = "bad"
+    VALID_OUTLIER = "valid-outlier"  # a real change: accept it, and start a new epoch
+
+
+class Base(DeclarativeBase):
+    """Names every constraint, so that a migration can find it again."""
+
+    metadata = MetaData(
+        naming_convention={
+            "pk": "pk_%(table_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_name)s",
+            "ix": "ix_%(table_name)s_%(column_0_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+        }
+    )
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        datetime: UTCDateTime,
+        dict[str, float]: JSON,
+        dict[str, Any]: JSON,
+        list[str]: JSON,
+    }
+
+
+class FrameRow(Base):
+    """One file seen. What its header says is known only once it has been processed."""
+
+    __tablename__ = "frame"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    state: Mapped[FrameState] = mapped_column(String(16))
+    reason: Mapped[str] = mapped_column(default="")
+    path: Mapped[str] = mapped_column(index=True)
+    file_bytes: Mapped[int] = mapped_column(BigInteger)
+    modified_ns: Mapped[int] = mapped_column(BigInteger)
+    processed_at: Mapped[datetime]
+    sha256: Mapped[str | None] = mapped_column(String(64), unique=True)
+    name: Mapped[str] = mapped_column(index=True)
+    instrument: Mapped[str | None]
+    observed_at: Mapped[datetime | None] = mapped_column(index=True)
+    night: Mapped[date | None] = mapped_column(index=True)
+    exposure_s: Mapped[float | None]
+    template: Mapped[str | None] = mapped_column(index=True)
+    template_number: Mapped[int | None]
+    template_size: Mapped[int | None]
+    extensions: Mapped[list["ExtensionRow"]] = relationship(
+        back_populates="frame", order_by="ExtensionRow.number"
+    )
+
+    __table_args__ = (
+        # A file that was not processed has one row, however often it is tried.
+        Index(
+            "uq_frame_path_unprocessed",
+            "path",
+            unique=True,
+            sqlite_where=state != FrameState.PROCESSED,
+            postgresql_where=state != FrameState.PROCESSED,
+        ),
+    )
+
+
+class ExtensionRow(Base):
+    """One detector's image in a processed frame."""
+
+    __tablename__ = "extension"
+    __table_args__ = (
+        UniqueConstraint("frame_id", "number"),
+        Index("ix_extension_setup", "image_type", "chip", "binning", "read_mode"),
+    )
+    id: Mapped[int] = mapped_column(primary_key=True)
+    frame_id: Mapped[int] = mapped_column(ForeignKey("frame.id", ondelete="CASCADE"))
+    number: Mapped[int]
+    image_type: Mapped[str]
+    chip: Mapped[str]
+    binning: Mapped[str]
+    read_mode: Mapped[str]
+    wavelength_nm: Mapped[float | None]
+    slit_arcsec: Mapped[float | None]
+    optics: Mapped[str]
+    frame_class: Mapped[str]
+    ny: Mapped[int]
+    nx: Mapped[int]
+    pixels_sha256: Mapped[str] = mapped_column(String(64), index=True)
+    promised_light: Mapped[float]
+    zero_adu: Mapped[float]
+    stretch_adu: Mapped[float]
+    metrics: Mapped[dict[str, float]]
+    appearance: Mapped[dict[str, float] | None]  # None: measured before it was kept
+    gain_e_per_adu: Mapped[float | None]  # None: measured before it was kept
+    read_noise_adu: Mapped[float | None]
+    light_bottom: Mapped[int | None]
+    light_top: Mapped[int | None]
+    light_left: Mapped[int | None]
+    light_right: Mapped[int | None]
+    frame: Mapped[FrameRow] = relationship(back_populates="extensions")
+
+    @property
+    def light(self) -> Region | None:
+        """Return the pixels that light can reach; None if measured before this was kept."""
+        edges = (self.light_bottom, self.light_top, self.light_left, self.light_right)
+        if None in edges:
+            return None
+        bottom, top, left, right = edges
+        return slice(bottom, top), slice(left, right)
+
+    @property
+    def setup(self) -> Setup:
+        """Return what must be equal for another extension to be comparable."""
+        return Setup(**{name: getattr(self, name) for name in Setup.__dataclass_fields__})
+
+
+class BlockStatisticsRow(Base):
+    """The block statistics of one extension: its picture, and what references are made of."""
+
+    __tablename__ = "block_statistics"
+    extension_id: Mapped[int] = mapped_column(
+        ForeignKey("extension.id", ondelete="CASCADE"), primary_key=True
+    )
+    above_zero_adu: Mapped[NDArray[np.float32]] = mapped_column(BlockArray)  # std: as it is
+
+
+class EncoderRow(Base):
+    """One way to make embeddings; two compare only if they share it."""
+
+    __tablename__ = "encoder"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(unique=True)
+    name: Mapped[str]
+    stretch: Mapped[str]
+
+
+class EmbeddingRow(Base):
+    """What one encoder made of one extension."""
+
+    __tablename__ = "embedding"
+    __table_args__ = (UniqueConstraint("extension_id", "encoder_id"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    extension_id: Mapped[int] = mapped_column(ForeignKey("extension.id", ondelete="CASCADE"))
+    encoder_id: Mapped[int] = mapped_column(ForeignKey("encoder.id"))
+    vector: Mapped[NDArray[np.float32]] = mapped_column(Vector)
+
+
+class VerdictRow(Base):
+    """One judgement of one extension, with all that is needed to understand it later.
+
+    Never overwritten: judging again adds a row, and the newest counts.
+    """
+
+    __tablename__ = "verdict"
+    __table_args__ = (Index("ix_verdict_extension_encoder", "extension_id", "encoder_id"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    extension_id: Mapped[int] = mapped_column(ForeignKey("extension.id", ondelete="CASCADE"))
+    encoder_id: Mapped[int] = mapped_column(ForeignKey("encoder.id"))
+    judged_at: Mapped[datetime]
+    status: Mapped[Status] = mapped_column(String(16))
+    score: Mapped[float]
+    reasons: Mapped[list[str]]
+    merge_height: Mapped[float | None]
+    residual: Mapped[float | None]
+    threshold: Mapped[float]  # what the merge height was held against: the file's, or wider for few
+    thresholds_digest: Mapped[str] = mapped_column(String(64))
+    reference_size: Mapped[int]
+    widened: Mapped[str]
+    z: Mapped[dict[str, float]]
+    patterns: Mapped[dict[str, float] | None]  # None: judged before they were kept
+    classifier_digest: Mapped[str | None] = mapped_column(String(64))
+    predicted_type: Mapped[str | None]
+    type_probability: Mapped[float | None]
+    predicted_kind: Mapped[str | None]
+    kind_probability: Mapped[float | None]
+    nearest_id: Mapped[int | None] = mapped_column(ForeignKey("extension.id", ondelete="SET NULL"))
+
+
+class ClassifierRow(Base):
+    """A classifier and what it was trained on. Of those accepted for an encoder, the newest acts.
+
+    `figures` and `why` say how good it was, and why it was accepted or refused.
+    """
+
+    __tablename__ = "classifier"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64))
+    encoder_id: Mapped[int] = mapped_column(ForeignKey("encoder.id"))
+    trained_at: Mapped[datetime]
+    who: Mapped[str]
+    examples_digest: Mapped[str] = mapped_column(String(64))
+    figures: Mapped[dict[str, Any]]
+    accepted: Mapped[bool]
+    why: Mapped[str]
+    content: Mapped[bytes]
+
+
+class LabelRow(Base):
+    """A person's answer. Never overwritten: the newest counts that no later row undoes."""
+
+    __tablename__ = "label"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    extension_id: Mapped[int] = mapped_column(
+        ForeignKey("extension.id", ondelete="CASCADE"), index=True
+    )
+    label: Mapped[LabelName] = mapped_column(String(16))
+    kind: Mapped[str]
+    who: Mapped[str]
+    at: Mapped[datetime]
+    note: Mapped[str]
+    undoes_id: Mapped[int | None] = mapped_column(
+        ForeignKey("label.id", ondelete="CASCADE"), unique=True
+    )
+
+
+class EpochRow(Base):
+    """An intervention: from that night on, references start anew, unless a later row undoes it."""
+
+    __tablename__ = "epoch"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    scope: Mapped[str] = mapped_column(index=True)  # an image type, or an instrument's name
+    since: Mapped[date]
+    why: Mapped[str]
+    who: Mapped[str]
+    at: Mapped[datetime]
+    undoes_id: Mapped[int | None] = mapped_column(ForeignKey("epoch.id"), unique=True)
+
+
+class AlertRow(Base):
+    """An e-mail owed for a verdict; `sent_at` is null until it has left."""
+
+    __tablename__ = "alert"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    verdict_id: Mapped[int] = mapped_column(
+        ForeignKey("verdict.id", ondelete="CASCADE"), unique=True
+    )
+    owed_at: Mapped[datetime]
+    sent_at: Mapped[datetime | None]
