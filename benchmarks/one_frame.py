@@ -24,7 +24,8 @@ from qc import pipeline
 from qc.frames import read_frame
 from qc.metrics import measure
 from qc.pipeline import process_frames
-from qc.runtime import Runtime, create_project, open_runtime, read_settings
+from qc.runtime import Runtime, create_project, open_runtime
+from qc.settings import read_settings
 from qc.simulator import Plan, Stream, simulate
 from qc.tables import LabelName
 

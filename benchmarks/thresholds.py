@@ -26,7 +26,8 @@ from qc.database import Finding
 from qc.instruments import Instrument, read_instruments
 from qc.judge import REFERENCE_NEEDED
 from qc.pipeline import judge_again, process_frames
-from qc.runtime import Runtime, create_project, open_runtime, read_settings
+from qc.runtime import Runtime, create_project, open_runtime
+from qc.settings import read_settings
 from qc.simulator import FULL_PLAN, Plan, Stream, simulate
 from qc.tables import LabelName
 from qc.thresholds import MetricLimit

@@ -913,8 +913,8 @@ def db_upgrade(project: Project = Path()) -> None:
 def db_check(project: Project = Path()) -> None:
     """Say whether the database is at this version's schema and intact."""
     from qc.database import connect
-    from qc.runtime import read_settings
     from qc.schema import check_integrity
+    from qc.settings import read_settings
 
     engine = connect(read_settings(project).database_url)
     try:
@@ -926,7 +926,8 @@ def db_check(project: Project = Path()) -> None:
 
 @contextmanager
 def _runtime(project: Path) -> "Iterator[Runtime]":
-    from qc.runtime import open_runtime, read_settings
+    from qc.runtime import open_runtime
+    from qc.settings import read_settings
 
     with open_runtime(read_settings(project)) as runtime:
         yield runtime

@@ -25,6 +25,7 @@ from sqlalchemy import (
     create_engine,
     delete,
     event,
+    exists,
     func,
     make_url,
     or_,
@@ -46,6 +47,7 @@ from qc.tables import (
     AlertRow,
     BlockStatisticsRow,
     ClassifierRow,
+    DeliveryRow,
     EmbeddingRow,
     EncoderRow,
     EpochRow,
@@ -54,6 +56,7 @@ from qc.tables import (
     FrameState,
     LabelName,
     LabelRow,
+    Topic,
     VerdictRow,
 )
 from qc.thresholds import Threshold
@@ -824,8 +827,12 @@ def encoder_counts(session: Session) -> Mapping[str, int]:
 
 
 def alerts_owed(session: Session) -> int:
-    """Return how many alerts have not been sent."""
-    query = select(func.count()).select_from(AlertRow).where(AlertRow.sent_at.is_(None))
+    """Return how many things people have not been told of yet, that are not silenced."""
+    waiting = and_(AlertRow.notice_id.is_(None), AlertRow.silence_id.is_(None))
+    unsent = exists().where(
+        DeliveryRow.notice_id == AlertRow.notice_id, DeliveryRow.due_at.is_not(None)
+    )
+    query = select(func.count()).select_from(AlertRow).where(or_(waiting, unsent))
     return session.scalar(query) or 0
 
 
@@ -1100,7 +1107,16 @@ def _record_extension(
     if label is not None:
         record_label(session, extension.id, Answer(label, user()))
     elif judged.verdict.status is Status.ANOMALOUS:
-        session.add(AlertRow(verdict_id=verdict.id, owed_at=_now()))
+        session.add(
+            AlertRow(
+                topic=Topic.VERDICT,
+                verdict_id=verdict.id,
+                instrument=row.instrument,
+                image_type=extension.image_type,
+                night=row.night,
+                owed_at=verdict.judged_at,
+            )
+        )
 
 
 def record_verdict(

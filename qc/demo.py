@@ -14,7 +14,8 @@ from qc.errors import ConfigurationError
 from qc.judge import Status
 from qc.pipeline import process_frames
 from qc.reports import write_report
-from qc.runtime import Runtime, create_project, open_runtime, read_settings
+from qc.runtime import Runtime, create_project, open_runtime
+from qc.settings import read_settings
 from qc.simulator import simulate
 from qc.tables import FrameState, LabelName
 

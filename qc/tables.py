@@ -118,6 +118,24 @@ class LabelName(StrEnum):
     VALID_OUTLIER = "valid-outlier"  # a real change: accept it, and start a new epoch
 
 
+class Topic(StrEnum):
+    """What people are told of."""
+
+    VERDICT = "verdict"  # a frame stands apart
+    FILE = "file"  # a file that cannot be judged, for days
+    ABSENCE = "absence"  # what should have come and did not
+    SELF_TEST = "self-test"  # known faults are no longer found
+    DAEMON = "daemon"  # the watch itself is in trouble
+    REPORT = "report"  # a page to read
+
+
+class Channel(StrEnum):
+    """How a notice travels."""
+
+    MAIL = "mail"
+    WEBHOOK = "webhook"
+
+
 class Base(DeclarativeBase):
     """Names every constraint, so that a migration can find it again."""
 
@@ -149,6 +167,9 @@ class FrameRow(Base):
     file_bytes: Mapped[int] = mapped_column(BigInteger)
     modified_ns: Mapped[int] = mapped_column(BigInteger)
     processed_at: Mapped[datetime]
+    failed_since: Mapped[datetime | None]  # of a file that failed, until it changes
+    tries: Mapped[int] = mapped_column(default=0, server_default="0")
+    retry_at: Mapped[datetime | None] = mapped_column(index=True)  # None: not before it changes
     sha256: Mapped[str | None] = mapped_column(String(64), unique=True)
     name: Mapped[str] = mapped_column(index=True)
     instrument: Mapped[str | None]
@@ -337,12 +358,120 @@ class EpochRow(Base):
 
 
 class AlertRow(Base):
-    """An e-mail owed for a verdict; `sent_at` is null until it has left."""
+    """Something that people must be told: of a verdict, or of what is no frame's.
+
+    Owed in the same transaction as what it tells of. Told once it belongs to a notice.
+    """
 
     __tablename__ = "alert"
     id: Mapped[int] = mapped_column(primary_key=True)
-    verdict_id: Mapped[int] = mapped_column(
+    topic: Mapped[Topic] = mapped_column(String(16))
+    verdict_id: Mapped[int | None] = mapped_column(
         ForeignKey("verdict.id", ondelete="CASCADE"), unique=True
     )
+    key: Mapped[str | None] = mapped_column(unique=True)  # of what is no verdict: told once
+    instrument: Mapped[str | None]
+    image_type: Mapped[str | None]
+    night: Mapped[date | None]
+    words: Mapped[str] = mapped_column(default="", server_default="")
     owed_at: Mapped[datetime]
+    notice_id: Mapped[int | None] = mapped_column(
+        ForeignKey("notice.id", ondelete="SET NULL"), index=True
+    )
+    silence_id: Mapped[int | None] = mapped_column(ForeignKey("silence.id", ondelete="SET NULL"))
+
+
+class NoticeRow(Base):
+    """One event as people are told of it: alerts that belong together, and those who hear."""
+
+    __tablename__ = "notice"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    topic: Mapped[Topic] = mapped_column(String(16))
+    night: Mapped[date | None] = mapped_column(index=True)
+    made_at: Mapped[datetime]
+    subject: Mapped[str]
+    file: Mapped[str | None]  # a report that is sent as it is
+    alerts: Mapped[list[AlertRow]] = relationship(order_by=AlertRow.id)
+    deliveries: Mapped[list["DeliveryRow"]] = relationship(
+        back_populates="notice", order_by="DeliveryRow.id"
+    )
+    acknowledgements: Mapped[list["AcknowledgementRow"]] = relationship(
+        order_by="AcknowledgementRow.id"
+    )
+
+
+class DeliveryRow(Base):
+    """A notice owed to one address; tried until it has left, or for days."""
+
+    __tablename__ = "delivery"
+    __table_args__ = (UniqueConstraint("notice_id", "channel", "address"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    notice_id: Mapped[int] = mapped_column(ForeignKey("notice.id", ondelete="CASCADE"))
+    channel: Mapped[Channel] = mapped_column(String(16))
+    address: Mapped[str]
+    owed_at: Mapped[datetime]
+    due_at: Mapped[datetime | None] = mapped_column(index=True)  # None: sent, or given up
+    tries: Mapped[int] = mapped_column(default=0)
+    trouble: Mapped[str] = mapped_column(default="")  # of the last try
     sent_at: Mapped[datetime | None]
+    gave_up_at: Mapped[datetime | None]
+    notice: Mapped[NoticeRow] = relationship(back_populates="deliveries")
+
+
+class AcknowledgementRow(Base):
+    """A person has seen a notice; nobody else need be told."""
+
+    __tablename__ = "acknowledgement"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    notice_id: Mapped[int] = mapped_column(ForeignKey("notice.id", ondelete="CASCADE"), index=True)
+    who: Mapped[str]
+    at: Mapped[datetime]
+    note: Mapped[str]
+
+
+class SilenceRow(Base):
+    """No mail for events like a notice's, until a time or until all is well again."""
+
+    __tablename__ = "silence"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    notice_id: Mapped[int] = mapped_column(ForeignKey("notice.id", ondelete="CASCADE"))
+    topic: Mapped[Topic] = mapped_column(String(16))
+    instrument: Mapped[str | None]
+    image_types: Mapped[list[str]]
+    who: Mapped[str]
+    since: Mapped[datetime]
+    until: Mapped[datetime | None]
+    until_nominal: Mapped[bool]
+    note: Mapped[str]
+    ended_at: Mapped[datetime | None]
+    ended_why: Mapped[str] = mapped_column(default="")
+
+
+class JobRunRow(Base):
+    """What the daemon did and when. A run without an end was cut short, or is going on."""
+
+    __tablename__ = "job_run"
+    __table_args__ = (Index("ix_job_run_job_started_at", "job", "started_at"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    job: Mapped[str]
+    started_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+    is_well: Mapped[bool | None]
+    words: Mapped[str] = mapped_column(default="")
+
+
+class SelfTestRow(Base):
+    """A fault that was put into a good image in memory, and whether it was found."""
+
+    __tablename__ = "self_test"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    night: Mapped[date] = mapped_column(index=True)
+    at: Mapped[datetime]
+    instrument: Mapped[str]
+    image_type: Mapped[str]
+    kind: Mapped[str]
+    strength: Mapped[str]
+    is_found: Mapped[bool]
+    score: Mapped[float]
+    frame: Mapped[str]
+    reason: Mapped[str]

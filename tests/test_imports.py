@@ -25,6 +25,7 @@ ORDER = [
     {"qc.tails"},
     {"qc.tables"},
     {"qc.database"},
+    {"qc.settings"},
     {"qc.labels"},
     {"qc.epochs"},
     {"qc.schema"},

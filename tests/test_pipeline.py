@@ -28,6 +28,7 @@ from qc.tables import (
     FrameState,
     LabelName,
     LabelRow,
+    Topic,
     VerdictRow,
 )
 from tests.builders import frame_bytes
@@ -93,7 +94,7 @@ def test_a_light_leak_goes_from_disk_to_verdict_to_an_alert(runtime, inbox):
     [alert] = rows(runtime, AlertRow)
     newest = rows(runtime, VerdictRow)[-1]
     assert (alert.verdict_id, newest.status) == (newest.id, "ANOMALOUS")
-    assert alert.sent_at is None
+    assert (alert.topic, alert.notice_id) == (Topic.VERDICT, None)
 
 
 # --- verdicts -------------------------------------------------------------------------------------

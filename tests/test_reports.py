@@ -24,8 +24,9 @@ from qc.instruments import Instrument, read_instruments
 from qc.judge import Evidence, Status, Verdict
 from qc.nights import SAMPLE_SIZE, missed_at_most
 from qc.reports import build_frame_page, build_report, write_frame_page, write_report
-from qc.runtime import Runtime, Settings
+from qc.runtime import Runtime
 from qc.schema import upgrade_schema
+from qc.settings import Settings
 from qc.tables import BlockStatisticsRow, EpochRow, FrameState, LabelName, LabelRow
 from qc.thresholds import MetricLimit, Threshold, Thresholds
 

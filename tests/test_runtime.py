@@ -6,7 +6,8 @@ from embeddings.encoder import ResNet50Encoder
 from qc.database import connect
 from qc.errors import ConfigurationError
 from qc.instruments import read_instruments
-from qc.runtime import create_project, open_runtime, read_settings, thresholds_file
+from qc.runtime import create_project, open_runtime, thresholds_file
+from qc.settings import read_settings
 from tests.tiny import thresholds_text
 
 

@@ -15,7 +15,8 @@ from qc import database
 from qc.database import Answer, connect, for_writing
 from qc.instruments import Instrument, Value, read_instrument
 from qc.pipeline import Outcome, process_frames
-from qc.runtime import Runtime, read_settings
+from qc.runtime import Runtime
+from qc.settings import read_settings
 from qc.tables import LabelName
 from qc.thresholds import read_thresholds
 from tests.builders import frame_bytes, write

@@ -19,7 +19,7 @@ from qc.features import features_of
 from qc.installation import shipped
 from qc.instruments import read_instruments
 from qc.judge import REFERENCE_NEEDED, Status, limits_for
-from qc.runtime import read_settings
+from qc.settings import read_settings
 from qc.thresholds import read_thresholds
 from qc.training import description_of
 

@@ -13,7 +13,8 @@ import numpy as np
 from benchmarks.detection.history import ARMS, KINDS, Deck, Night, Shot, write, write_truth
 from benchmarks.thresholds import SEED
 from qc.pipeline import process_frames
-from qc.runtime import create_project, open_runtime, read_settings
+from qc.runtime import create_project, open_runtime
+from qc.settings import read_settings
 from qc.simulator import Plan, plan_night
 
 _FIRST_NIGHT = date(2026, 3, 29)  # the night after the last good one; a lamp is new on 2 April

@@ -16,7 +16,8 @@ from qc.database import Judged
 from qc.features import features_of
 from qc.judge import Status
 from qc.pipeline import Outcome, describe
-from qc.runtime import create_project, open_runtime, read_settings
+from qc.runtime import create_project, open_runtime
+from qc.settings import read_settings
 from qc.tables import FrameState
 
 

@@ -23,7 +23,7 @@ from qc.expectations import sensor_of
 from qc.frames import Setup
 from qc.instruments import ChipNumbers, read_instruments
 from qc.judge import REFERENCE_NEEDED, Status
-from qc.runtime import read_settings
+from qc.settings import read_settings
 from qc.tables import ExtensionRow, FrameState
 from qc.thresholds import Threshold, read_thresholds
 

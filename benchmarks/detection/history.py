@@ -18,7 +18,8 @@ import numpy as np
 
 from qc.installation import shipped
 from qc.pipeline import judge_again, process_frames
-from qc.runtime import Runtime, create_project, open_runtime, read_settings
+from qc.runtime import Runtime, create_project, open_runtime
+from qc.settings import read_settings
 from qc.simulator import (
     Case,
     Exposure,

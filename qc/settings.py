@@ -1,0 +1,355 @@
+"""What may differ from one installation to the next, read once.
+
+From the environment (``QC_DATABASE``, ``QC_WEIGHTS``, ...; ``QC_MAIL__HOST`` for a key of a
+section), else from ``qc.toml`` in the project folder, else as below. Relative paths are relative
+to the project folder.
+"""
+
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
+
+from apscheduler.triggers.cron import CronTrigger
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+from sqlalchemy import URL
+
+from embeddings.preprocess import STRETCHES
+from qc.database import read_url
+from qc.errors import ConfigurationError
+
+SETTINGS_FILE = "qc.toml"
+_NAMED_WEIGHTS = ("simulated", "untrained", "imagenet")
+
+Positive = Annotated[float, Field(gt=0)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+Patterns = tuple[str, ...]
+
+
+def _known_stretch(name: str) -> str:
+    if name not in STRETCHES:
+        raise ValueError(f"there are {', '.join(STRETCHES)}")
+    return name
+
+
+def _crontab(words: str) -> str:
+    CronTrigger.from_crontab(words, "UTC")  # says what is wrong with it
+    return words
+
+
+Crontab = Annotated[str, AfterValidator(_crontab)]
+
+
+class _Section(BaseModel):
+    """A table of the settings file; a key that it does not know is a mistake."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Inbox(_Section):
+    """Where new files arrive.
+
+    Attributes
+    ----------
+    path : str
+        A folder, or an address that fsspec knows: ``s3://bucket/raw``, ``abfs://container``,
+        ``sftp://host/raw``, ``https://host/raw/``.
+    options : dict
+        What fsspec is to be told besides: ``endpoint_url``, ``username``. No secrets: those are
+        taken from the environment that the storage's own tools read.
+    """
+
+    path: str
+    options: dict[str, Any] = {}
+
+    @property
+    def is_remote(self) -> bool:
+        """Say whether files must be fetched before they can be read."""
+        return "://" in self.path and not self.path.startswith(("file://", "local://"))
+
+
+class Watch(_Section):
+    """How new files are noticed.
+
+    Attributes
+    ----------
+    quiet_s : float
+        A file has arrived when it has not changed for so long.
+    scan_s, rescan_h : float
+        How often the inboxes are listed, and how often everything seen is forgotten before.
+    retry_first_s, retry_h : float
+        When a file that failed is tried again, twice as late each time; and for how long.
+    """
+
+    quiet_s: Positive = 3
+    scan_s: Positive = 60
+    rescan_h: Positive = 48
+    retry_first_s: Positive = 60
+    retry_h: Positive = 48
+
+
+class Schedule(_Section):
+    """When the other jobs run: crontab lines (minute hour day month weekday) in a time zone.
+
+    Attributes
+    ----------
+    time_zone : str
+        The observatory's; a name of the IANA data base.
+    """
+
+    time_zone: str = "America/Santiago"
+    report: Crontab = "0 8 * * *"
+    absence: Crontab = "5 * * * *"
+    self_test: Crontab = "30 7 * * *"
+    proposal: Crontab = "0 9 * * mon"
+    monthly: Crontab = "15 8 1 * *"
+    prune: Crontab = "0 12 * * *"
+    backup: Crontab = "30 12 * * *"
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known_zone(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (ValueError, OSError, LookupError) as error:
+            raise ValueError("expected a name like America/Santiago") from error
+        return name
+
+
+class Keep(_Section):
+    """What is pruned, and when.
+
+    Attributes
+    ----------
+    fetched_days : float
+        Files fetched from remote inboxes.
+    backups : int
+        Copies of the database.
+    runs_days : float
+        What is known of the daemon's jobs.
+    """
+
+    fetched_days: Positive = 30
+    backups: Annotated[int, Field(ge=1)] = 7
+    runs_days: Positive = 90
+
+
+class Mail(_Section):
+    """The server that takes our mail; without a host none is sent.
+
+    The password comes from the environment (``QC_MAIL__PASSWORD``) or a file that only its owner
+    may read; in the settings file it is a mistake.
+    """
+
+    host: str = ""
+    port: Port = 587
+    security: Literal["starttls", "tls", "none"] = "starttls"
+    user: str = ""
+    password: SecretStr = SecretStr("")
+    password_file: Path | None = None
+    ca_file: Path | None = None
+    sender: str = ""
+    timeout_s: Positive = 30
+    retry_first_s: Positive = 60
+    retry_days: Positive = 5
+
+
+class Alerts(_Section):
+    """How events become notices.
+
+    Attributes
+    ----------
+    gather_s : float
+        How long an event is left to gather its frames before people are told of it.
+    most_at_once : int
+        Events that are told one by one; more at a time make one digest.
+    most_a_night : int
+        Mails of one night; what comes later is told once, in a digest in the morning.
+    oldest_days : float
+        Frames taken longer ago are an archive's: nobody is woken for them.
+    review_url : str
+        Where the review pages are, for the links in mails; empty: no links.
+    """
+
+    gather_s: Annotated[float, Field(ge=0)] = 20
+    most_at_once: Annotated[int, Field(ge=1)] = 5
+    most_a_night: Annotated[int, Field(ge=1)] = 20
+    oldest_days: Positive = 7
+    review_url: str = ""
+
+
+class Subscription(_Section):
+    """Who is told of what.
+
+    Attributes
+    ----------
+    to : tuple of str
+        Addresses in the order in which they are told: the first at once, each next one only if
+        nobody has acknowledged the notice `escalate_h` hours after the one before was told.
+    webhook : str
+        A URL to which the notice is posted as JSON, at once.
+    webhook_file : Path or None
+        A file that only its owner may read, with such a URL where it is itself a secret.
+    instruments, arms, image_types : tuple of str
+        Only these; patterns with ``*`` and ``?``. Empty: all.
+    topics : tuple of str
+        Of ``verdict``, ``file``, ``absence``, ``self-test``, ``daemon``, ``report``; empty: all
+        but reports.
+    least_score : float
+        Only verdicts at least so grave: 1 is the limit itself.
+    escalate_h : float
+        Hours.
+    """
+
+    to: tuple[str, ...] = ()
+    webhook: str = ""
+    webhook_file: Path | None = None
+    instruments: Patterns = ()
+    arms: Patterns = ()
+    image_types: Patterns = ()
+    topics: tuple[Literal["verdict", "file", "absence", "self-test", "daemon", "report"], ...] = ()
+    least_score: float = 0
+    escalate_h: Positive = 4
+
+
+class Health(_Section):
+    """Where the daemon answers ``/healthz`` and ``/metrics``; port 0: nowhere."""
+
+    host: str = "127.0.0.1"
+    port: Port = 9318
+
+
+class Settings(BaseSettings):
+    """What may differ from one installation to the next.
+
+    Attributes
+    ----------
+    project : Path
+        The folder that holds the database, the thresholds and the reports.
+    database : str
+        SQLAlchemy URL; empty for ``qc.db`` in the project folder.
+    thresholds : Path
+        The thresholds file.
+    instruments : Path or None
+        A folder of further instrument files beside those that come with the program.
+    weights, stretch : str
+        The encoder's weights and the stretch of its inputs.
+    batch_frames : int
+        Frames read before the encoder is called; bounds the memory.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="QC_", env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    project: Path = Path()
+    database: str = ""
+    thresholds: Path = Path("thresholds.yaml")
+    instruments: Path | None = None
+    weights: str = "untrained"
+    stretch: Annotated[str, AfterValidator(_known_stretch)] = "physical"
+    batch_frames: Annotated[int, Field(gt=0)] = 16
+    inbox: tuple[Inbox, ...] = ()
+    watch: Watch = Watch()
+    schedule: Schedule = Schedule()
+    keep: Keep = Keep()
+    mail: Mail = Mail()
+    alerts: Alerts = Alerts()
+    subscription: tuple[Subscription, ...] = ()
+    health: Health = Health()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let the caller outrank the environment, and the environment the file."""
+        del dotenv_settings, file_secret_settings
+        project = Path(init_settings()["project"])
+        file = TomlConfigSettingsSource(settings_cls, project / SETTINGS_FILE)
+        return init_settings, env_settings, file
+
+    @property
+    def database_url(self) -> URL:
+        """Return where the database is.
+
+        Raises
+        ------
+        ConfigurationError
+            If the setting is not a URL.
+        """
+        if not self.database:
+            return URL.create("sqlite", database=str(self.project / "qc.db"))
+        url = read_url(self.database)
+        is_file = url.get_backend_name() == "sqlite" and url.database not in {None, "", ":memory:"}
+        return url.set(database=str(self.project / str(url.database))) if is_file else url
+
+    @property
+    def weights_name(self) -> str:
+        """Return the encoder's weights: a name, or the path of a file."""
+        named = self.weights in _NAMED_WEIGHTS
+        return self.weights if named else str(self.project / self.weights)
+
+    @property
+    def instruments_folder(self) -> Path | None:
+        """Return the folder of further instrument files."""
+        return None if self.instruments is None else self.project / self.instruments
+
+    @property
+    def reports_folder(self) -> Path:
+        """Return the folder of the reports, with its index page."""
+        return self.project / "reports"
+
+
+def matches(name: str | None, patterns: Patterns) -> bool:
+    """Say whether a name is one of those wanted; without patterns, all are."""
+    return not patterns or any(
+        fnmatchcase((name or "").casefold(), pattern.casefold()) for pattern in patterns
+    )
+
+
+def read_settings(project: Path) -> Settings:
+    """Read the settings of a project folder.
+
+    Raises
+    ------
+    ConfigurationError
+        If the folder does not exist, or a key is unknown or its value of the wrong kind.
+    """
+    if not project.is_dir():
+        raise ConfigurationError(
+            f"{project}: no such project folder; make one with 'qc db upgrade --project {project}'"
+        )
+    try:
+        return Settings(project=project.resolve())
+    except ValidationError as error:
+        reason = "; ".join(
+            f"{'.'.join(map(str, each['loc']))}: {each['msg']}{_got(each['input'])}"
+            for each in error.errors()
+        )
+        raise ConfigurationError(f"{project / SETTINGS_FILE} or QC_*: {reason}") from error
+    except (ValueError, OSError) as error:
+        raise ConfigurationError(f"{project / SETTINGS_FILE}: {error}") from error
+
+
+def _got(value: object) -> str:
+    """Quote a value that is short and plain; a whole section may hold a secret."""
+    return f", got {value!r}" if isinstance(value, str | int | float) else ""
