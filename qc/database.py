@@ -836,6 +836,41 @@ def alerts_owed(session: Session) -> int:
     return session.scalar(query) or 0
 
 
+def owe_alert(
+    session: Session,
+    topic: Topic,
+    key: str,
+    words: str,
+    *,
+    instrument: str | None = None,
+    image_type: str | None = None,
+    night: date | None = None,
+) -> bool:
+    """Owe people word of what is no verdict; return False if this event was owed before.
+
+    Parameters
+    ----------
+    key : str
+        What makes it one event, whenever it is noticed again: ``absence UVES UBB0 2026-11-19``.
+    words : str
+        A sentence for the mail and the report.
+    """
+    if session.scalar(select(AlertRow.id).where(AlertRow.key == key)) is not None:
+        return False
+    session.add(
+        AlertRow(
+            topic=topic,
+            key=key,
+            words=words,
+            instrument=instrument,
+            image_type=image_type,
+            night=night,
+            owed_at=_now(),
+        )
+    )
+    return True
+
+
 def last_processed_at(session: Session) -> datetime | None:
     """Return when a file was last taken in."""
     return session.scalar(select(func.max(FrameRow.processed_at)))
