@@ -37,6 +37,13 @@ class InForce(StrEnum):
     NEWEST = "newest"
 
 
+class LogStyle(StrEnum):
+    """How the daemon's log is written."""
+
+    LOGFMT = "logfmt"
+    JSON = "json"
+
+
 def chosen(word: str, known: Iterable[str], what: str) -> str:
     """Return the name that was meant, whatever its case, its hyphens or underscores.
 

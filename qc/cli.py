@@ -32,6 +32,7 @@ from qc.errors import InvalidAnswer
 if TYPE_CHECKING:
     from qc.demo import DemoResult
     from qc.epochs import Entered, Entry
+    from qc.health import Health
     from qc.history import Likeness
     from qc.instruments import FaultKind, Instrument
     from qc.labels import Change
@@ -872,19 +873,56 @@ def export(
 
 
 @app.command()
+def run(project: Project = Path()) -> None:
+    """Keep watch: take in new frames, tell people, write reports; until it is told to end."""
+    from qc.daemon import run_daemon
+    from qc.logs import start_logging
+    from qc.settings import read_settings
+
+    settings = read_settings(project)
+    start_logging(settings.log)
+    with _runtime(project) as runtime:
+        run_daemon(runtime)
+
+
+@app.command()
 def status(project: Project = Path(), as_json: AsJson = False) -> None:
-    """Say what is stored, what failed, what is owed, and what ran last."""
+    """Say whether all is well: what is stored, what failed, what is owed, how the daemon does.
+
+    Exit code 1: something is not well.
+    """
     from qc.exports import project_status
+    from qc.health import health_record, read_health
 
     with _runtime(project) as runtime, runtime.reads() as session:
         found = project_status(session)
+        health = read_health(session, runtime.settings, datetime.now(UTC))
     if as_json:
-        _print_json(found)
-        return
-    table = Table("", Column(overflow="fold"), show_header=False)
-    for name, value in found.items():
-        table.add_row(name.replace("_", " "), _in_lines(value))
-    out.print(table)
+        _print_json({**found, "health": health_record(health)})
+    else:
+        table = Table("", Column(overflow="fold"), show_header=False)
+        for name, value in found.items():
+            table.add_row(name.replace("_", " "), _in_lines(value))
+        out.print(table)
+        _print_health(health)
+    if not health.is_well:
+        raise typer.Exit(ANOMALIES)
+
+
+def _print_health(health: "Health") -> None:
+    if health.jobs:
+        table = Table("job", "last success", "next run", Column("newest", overflow="fold"))
+        for job in health.jobs:
+            state = {None: "cut short or going on: ", False: "failed: ", True: ""}[job.is_well]
+            moments = (_in_lines(at) for at in (job.last_success, job.next_run))
+            table.add_row(job.name, *moments, f"{state}{job.last_words}")
+        out.print(table)
+    running = f"runs: {health.daemon}" if health.is_running else "does not run; 'qc run' starts it"
+    out.print(f"The daemon {running}.", soft_wrap=True)
+    for trouble in health.troubles:
+        out.print(Text("Trouble:", "bold red"), trouble, soft_wrap=True)
+    if health.is_well:
+        out.print("All is well.")
 
 
 def _in_lines(value: Any) -> str:

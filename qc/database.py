@@ -66,7 +66,26 @@ SETTLED_NEWEST = 100  # for what is learnt of whole pictures: more cost time and
 _ROWS_AT_ONCE = 500  # bounds the memory of a question about ten years
 _PICTURES_AT_ONCE = 20
 _VECTORS_AT_ONCE = 2000  # 16 MB of ResNet-50 embeddings
+_MOST_DOUBLINGS = 8  # a minute's becomes four hours
 _BUSY_MS = 60_000  # how long SQLite waits for another writer before it gives up
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a file that failed is tried again: soon, then twice as late each time."""
+
+    first: timedelta = timedelta(minutes=1)
+    ends: timedelta = timedelta(hours=48)
+
+    def next_try(self, failed_since: datetime, tries: int, now: datetime) -> datetime | None:
+        """Return when to try again after so many tries; None if it has been long enough."""
+        if now - failed_since >= self.ends:
+            return None
+        later = self.first * float(2 ** min(tries - 1, _MOST_DOUBLINGS))
+        return min(now + later, max(failed_since + self.ends, now + self.first))
+
+
+_TWO_DAYS = Patience()
 
 
 @dataclass(frozen=True)
@@ -191,7 +210,8 @@ def connect(url: str | URL) -> Engine:
     """
     address = read_url(url) if isinstance(url, str) else url
     try:
-        engine = create_engine(address)
+        # A server that was restarted meanwhile is noticed before a transaction is lost to it.
+        engine = create_engine(address, pool_pre_ping=True)
     except (ArgumentError, ImportError) as error:
         reason = str(error).splitlines()[0]
         shown = address.render_as_string(hide_password=True)
@@ -233,6 +253,26 @@ def is_known(session: Session, file: File) -> bool:
     return all(row.state != FrameState.FAILED for row in rows) and any(
         (row.file_bytes, row.modified_ns) == (file.size_bytes, file.modified_ns) for row in rows
     )
+
+
+def is_recorded(session: Session, file: File) -> bool:
+    """Say whether it is on record what became of this very file, be it that it failed."""
+    query = select(FrameRow.id).where(
+        FrameRow.path == str(file.path),
+        FrameRow.file_bytes == file.size_bytes,
+        FrameRow.modified_ns == file.modified_ns,
+    )
+    return session.scalars(query).first() is not None
+
+
+def files_to_try_again(session: Session, now: datetime) -> Sequence[FrameRow]:
+    """Return the failed files that are due for another try, the longest due first."""
+    query = select(FrameRow).where(
+        FrameRow.state == FrameState.FAILED,
+        FrameRow.retry_at.is_not(None),
+        FrameRow.retry_at <= now,
+    )
+    return session.scalars(query.order_by(FrameRow.retry_at)).all()
 
 
 def recognise(session: Session, file: File, sha256: str, label: LabelName | None = None) -> bool:
@@ -836,6 +876,62 @@ def alerts_owed(session: Session) -> int:
     return session.scalar(query) or 0
 
 
+def oldest_debt(session: Session) -> datetime | None:
+    """Return since when people should have been told of something, the oldest such."""
+    waiting = select(func.min(AlertRow.owed_at)).where(
+        AlertRow.notice_id.is_(None), AlertRow.silence_id.is_(None)
+    )
+    unsent = select(func.min(DeliveryRow.owed_at)).where(DeliveryRow.due_at.is_not(None))
+    found = [session.scalar(query) for query in (waiting, unsent)]
+    return min((each for each in found if each is not None), default=None)
+
+
+def newest_lag_s(session: Session) -> float | None:
+    """Return the seconds from exposure to verdict of the frame that was judged last."""
+    query = (
+        select(FrameRow.processed_at, FrameRow.observed_at)
+        .where(FrameRow.state == FrameState.PROCESSED)
+        .order_by(FrameRow.id.desc())
+        .limit(1)
+    )
+    row = session.execute(query).first()
+    return (row[0] - row[1]).total_seconds() if row and row[1] else None
+
+
+def weekly_distances(session: Session, first: date) -> list[tuple[str, str, float]]:
+    """Return image type, ISO week and the median merge height of its nominal frames.
+
+    In units of the threshold that each was held against; of nights from `first` on.
+    """
+    query = (
+        select(
+            ExtensionRow.image_type, FrameRow.night, VerdictRow.merge_height / VerdictRow.threshold
+        )
+        .join(ExtensionRow.frame)
+        .join(VerdictRow, VerdictRow.extension_id == ExtensionRow.id)
+        .where(
+            FrameRow.night >= first,
+            VerdictRow.status == Status.NOMINAL,
+            VerdictRow.merge_height.is_not(None),
+        )
+    )
+    ratios = defaultdict[tuple[str, str], list[float]](list)
+    for image_type, night, ratio in session.execute(query):
+        if night is not None and ratio is not None:
+            year, week, _ = night.isocalendar()
+            ratios[image_type, f"{year}-W{week:02d}"].append(ratio)
+    return [(*key, float(np.median(found))) for key, found in sorted(ratios.items())]
+
+
+def postpone(session: Session, path: Path, patience: Patience, now: datetime) -> None:
+    """Look later for a failed file that is not there now, for as long as patience lasts."""
+    row = session.scalars(
+        select(FrameRow).where(FrameRow.path == str(path), FrameRow.state == FrameState.FAILED)
+    ).one()
+    row.tries += 1
+    row.retry_at = patience.next_try(row.failed_since or now, row.tries, now)
+
+
 def owe_alert(
     session: Session,
     topic: Topic,
@@ -1276,18 +1372,38 @@ def user() -> str:
         return str(os.getuid())
 
 
-def record_unprocessed(session: Session, file: File, state: FrameState, reason: str) -> None:
-    """Keep that a file failed or was skipped, and why; it is read again if it changes."""
+def record_unprocessed(
+    session: Session,
+    file: File,
+    state: FrameState,
+    reason: str,
+    patience: Patience = _TWO_DAYS,
+) -> None:
+    """Keep that a file failed or was skipped, and why; it is read again if it changes.
+
+    One that failed is due for another try, until patience ends: then people are told.
+    """
     row = _frame_row(session, file)
     row.state, row.reason = state, reason
+    if state is not FrameState.FAILED:
+        row.failed_since = row.retry_at = None
+        return
+    row.failed_since = row.failed_since or row.processed_at
+    row.tries += 1
+    row.retry_at = patience.next_try(row.failed_since, row.tries, row.processed_at)
+    if row.retry_at is None:
+        key = f"file {file.path} {file.size_bytes} {file.modified_ns}"
+        owe_alert(session, Topic.FILE, key, reason)
 
 
 def _frame_row(session: Session, file: File) -> FrameRow:
     """Return the row of a file that was tried before and not processed, or a new one."""
     row = session.scalar(select(FrameRow).where(_unprocessed(file)))
     if row is None:
-        row = FrameRow(path=str(file.path), name=file.path.name)
+        row = FrameRow(path=str(file.path), name=file.path.name, tries=0)
         session.add(row)
+    if (row.file_bytes, row.modified_ns) != (file.size_bytes, file.modified_ns):
+        row.failed_since, row.tries = None, 0  # another file than the one that failed
     row.file_bytes, row.modified_ns, row.processed_at = file.size_bytes, file.modified_ns, _now()
     return row
 

@@ -260,7 +260,8 @@ def _arrive(path: Path, runtime: Runtime, label: LabelName | None) -> Arrival | 
     except FrameError as error:
         state = FrameState.SKIPPED if isinstance(error, NotForUs) else FrameState.FAILED
         with runtime.writes.begin() as session:
-            database.record_unprocessed(session, file, state, str(error))
+            patience = runtime.settings.watch.patience
+            database.record_unprocessed(session, file, state, str(error), patience)
         logger.log(_LEVEL[state], "%s: %s", state, error)
         return Outcome(file.path, state, str(error))
 

@@ -4,13 +4,15 @@ The only place that names concrete classes.
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from hashlib import sha256
 from importlib import resources
 from pathlib import Path
 
+from sqlalchemy import Engine
 from sqlalchemy.orm import Session, sessionmaker
 
 from embeddings.classifier import ClassifierError, DenseClassifier, Examples
@@ -26,17 +28,6 @@ from qc.settings import SETTINGS_FILE, Settings, read_settings
 from qc.tables import ClassifierRow
 from qc.thresholds import Thresholds, read_thresholds
 
-_NEW_SETTINGS = """\
-# A qc project. Each key may also be given in the environment: weights as QC_WEIGHTS.
-
-# weights = "untrained"           # or "simulated", "imagenet", the path of a weights file
-# stretch = "physical"            # or "minmax", "zscale", "asinh"
-# thresholds = "thresholds.yaml"
-# instruments = "instruments"     # a folder of further instrument files
-# database = ""                   # an SQLAlchemy URL; empty: qc.db in this folder
-# batch_frames = 16               # frames read before the encoder is called
-"""
-
 
 def create_project(project: Path) -> None:
     """Make a folder in which every command works; what is there already stays as it is.
@@ -51,7 +42,7 @@ def create_project(project: Path) -> None:
     try:
         project.mkdir(parents=True, exist_ok=True)
         if not (project / SETTINGS_FILE).exists():
-            (project / SETTINGS_FILE).write_text(_NEW_SETTINGS)
+            shutil.copyfile(_example_settings(), project / SETTINGS_FILE)
         settings = read_settings(project)
         own_thresholds = settings.project / settings.thresholds
         if not own_thresholds.exists():
@@ -82,6 +73,30 @@ class Runtime:
     reads: sessionmaker[Session]
     writes: sessionmaker[Session]
     expectations: Expectations = field(default_factory=Expectations)
+
+    @property
+    def engine(self) -> Engine:
+        """Return the database's engine."""
+        engine: Engine = self.reads.kw["bind"]
+        return engine
+
+    def renewed(self) -> "Runtime":
+        """Return the runtime with what people have changed since: limits, and the classifier.
+
+        Raises
+        ------
+        ConfigurationError
+            If the thresholds file is wrong now.
+        """
+        file = thresholds_file(self.settings)
+        if sha256(file.read_bytes()).hexdigest() != self.thresholds.digest:
+            thresholds = read_thresholds(file, image_types_of(self.instruments))
+            return replace(self, thresholds=thresholds)
+        with self.reads() as session:
+            newest = newest_classifier(session, self.encoder.fingerprint)
+        used = self.__dict__.get("classifier")  # loaded only once it was asked for
+        is_used = used is None or newest is None or newest.digest == used.digest
+        return self if is_used else replace(self)
 
     @cached_property
     def classifier(self) -> DenseClassifier | None:
@@ -123,20 +138,28 @@ def open_runtime(settings: Settings) -> Iterator[Runtime]:
         not at the schema of this version.
     """
     instruments = read_instruments(settings.instruments_folder)
-    image_types = [code for instrument in instruments for code in instrument.image_types()]
     engine = connect(settings.database_url)
     try:
         check_schema(engine)
         yield Runtime(
             settings=settings,
             instruments=instruments,
-            thresholds=read_thresholds(thresholds_file(settings), image_types),
+            thresholds=read_thresholds(thresholds_file(settings), image_types_of(instruments)),
             encoder=ResNet50Encoder(settings.weights_name, settings.stretch),
             reads=sessionmaker(engine),
             writes=sessionmaker(for_writing(engine)),
         )
     finally:
         engine.dispose()
+
+
+def _example_settings() -> Path:
+    return Path(str(resources.files("qc").joinpath("example.toml")))
+
+
+def image_types_of(instruments: Iterable[Instrument]) -> list[str]:
+    """List every image type that the instruments describe."""
+    return [code for instrument in instruments for code in instrument.image_types()]
 
 
 def _whose(row: ClassifierRow | None) -> str:

@@ -5,6 +5,7 @@ section), else from ``qc.toml`` in the project folder, else as below. Relative p
 to the project folder.
 """
 
+from datetime import timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -29,7 +30,8 @@ from pydantic_settings import (
 from sqlalchemy import URL
 
 from embeddings.preprocess import STRETCHES
-from qc.database import read_url
+from qc.choices import LogStyle
+from qc.database import Patience, read_url
 from qc.errors import ConfigurationError
 
 SETTINGS_FILE = "qc.toml"
@@ -100,6 +102,11 @@ class Watch(_Section):
     rescan_h: Positive = 48
     retry_first_s: Positive = 60
     retry_h: Positive = 48
+
+    @property
+    def patience(self) -> Patience:
+        """Return how long a file that failed is tried again."""
+        return Patience(timedelta(seconds=self.retry_first_s), timedelta(hours=self.retry_h))
 
 
 class Schedule(_Section):
@@ -250,6 +257,8 @@ class Settings(BaseSettings):
         The encoder's weights and the stretch of its inputs.
     batch_frames : int
         Frames read before the encoder is called; bounds the memory.
+    log : LogStyle
+        How the daemon's log is written.
     """
 
     model_config = SettingsConfigDict(
@@ -263,6 +272,7 @@ class Settings(BaseSettings):
     weights: str = "untrained"
     stretch: Annotated[str, AfterValidator(_known_stretch)] = "physical"
     batch_frames: Annotated[int, Field(gt=0)] = 16
+    log: LogStyle = LogStyle.LOGFMT
     inbox: tuple[Inbox, ...] = ()
     watch: Watch = Watch()
     schedule: Schedule = Schedule()

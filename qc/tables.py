@@ -12,11 +12,13 @@ from sqlalchemy import (
     BigInteger,
     DateTime,
     Dialect,
+    Float,
     ForeignKey,
     Index,
     LargeBinary,
     MetaData,
     String,
+    Unicode,
     UniqueConstraint,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
@@ -458,6 +460,15 @@ class JobRunRow(Base):
     ended_at: Mapped[datetime | None]
     is_well: Mapped[bool | None]
     words: Mapped[str] = mapped_column(default="")
+
+
+class ScheduledJobRow(Base):
+    """When the daemon's jobs run next: the table of APScheduler's job store, as it wants it."""
+
+    __tablename__ = "scheduled_job"
+    id: Mapped[str] = mapped_column(Unicode(191), primary_key=True)
+    next_run_time: Mapped[float | None] = mapped_column(Float(25), index=True)
+    job_state: Mapped[bytes]
 
 
 class SelfTestRow(Base):

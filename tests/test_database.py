@@ -8,10 +8,11 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from qc import database
-from qc.database import File, connect
+from qc.database import File, Patience, connect
 from qc.errors import ConfigurationError
 from qc.frames import Frame, Setup
 from qc.tables import (
+    AlertRow,
     EmbeddingRow,
     EncoderRow,
     EpochRow,
@@ -20,6 +21,7 @@ from qc.tables import (
     FrameState,
     LabelName,
     LabelRow,
+    Topic,
 )
 from tests.tiny import light_leak, process, write_frame, write_history
 
@@ -197,6 +199,37 @@ def test_a_failed_file_is_not_known(session):
     database.record_unprocessed(session, file, FrameState.FAILED, "broken")
     session.flush()
     assert not database.is_known(session, file)
+
+
+def test_a_failed_file_is_tried_again_after_one_two_and_four_minutes_and_at_the_end():
+    patience, since = Patience(timedelta(minutes=1), timedelta(hours=48)), NOON
+    tries = [patience.next_try(since, tries, since) for tries in (1, 2, 3)]
+    assert tries == [since + timedelta(minutes=minutes) for minutes in (1, 2, 4)]
+    late = since + timedelta(hours=47)
+    assert patience.next_try(since, 20, late) == since + timedelta(hours=48)
+    assert patience.next_try(since, 21, since + timedelta(hours=48)) is None
+
+
+def test_people_are_told_of_a_failed_file_once_when_patience_ends(session):
+    file = File(Path("/a.fits"), 10, 20)
+    over = Patience(timedelta(minutes=1), timedelta(0))
+    for _ in range(2):
+        database.record_unprocessed(session, file, FrameState.FAILED, "/a.fits: broken", over)
+        session.flush()
+    [alert] = session.scalars(select(AlertRow))
+    assert (alert.topic, alert.words) == (Topic.FILE, "/a.fits: broken")
+    assert not database.files_to_try_again(session, NOON + timedelta(days=9999))
+
+
+def test_a_failed_file_that_changes_is_a_new_one(session):
+    for size in (10, 10, 11):
+        file = File(Path("/a.fits"), size, 20)
+        database.record_unprocessed(session, file, FrameState.FAILED, "broken")
+        session.flush()
+    [row] = session.scalars(select(FrameRow))
+    assert (row.tries, row.file_bytes) == (1, 11)
+    assert database.is_recorded(session, file)
+    assert not database.is_recorded(session, File(Path("/a.fits"), 12, 20))
 
 
 def test_counts_and_findings_take_the_newest_verdict_and_label(runtime, inbox):

@@ -1,4 +1,4 @@
-"""keep what the daemon did and when, and what its self-tests found
+"""keep what the daemon did and will do when, and what its self-tests found
 
 Revision ID: 0008
 Revises: 0007
@@ -25,6 +25,14 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_job_run")),
     )
     op.create_index("ix_job_run_job_started_at", "job_run", ["job", "started_at"], unique=False)
+    op.create_table(  # as APScheduler's SQLAlchemyJobStore would make it
+        "scheduled_job",
+        sa.Column("id", sa.Unicode(length=191), nullable=False),
+        sa.Column("next_run_time", sa.Float(precision=25), nullable=True),
+        sa.Column("job_state", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_scheduled_job")),
+    )
+    op.create_index(op.f("ix_scheduled_job_next_run_time"), "scheduled_job", ["next_run_time"])
     op.create_table(
         "self_test",
         sa.Column("id", sa.Integer(), nullable=False),
@@ -45,4 +53,5 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("self_test")
+    op.drop_table("scheduled_job")
     op.drop_table("job_run")

@@ -1,0 +1,1 @@
+"""A week through the real daemon, with everything going wrong."""

@@ -1,0 +1,212 @@
+"""The week as it is lived: what happens when, and what is left of it."""
+
+import random
+import shutil
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from datetime import time as daytime
+from functools import cached_property, partial
+from pathlib import Path
+
+from benchmarks.week.checking import Account, take_account
+from benchmarks.week.making import HISTORY_NIGHTS, NIGHTS
+from benchmarks.week.post import PostOffice
+from benchmarks.week.trials import (
+    DISK_FULL_DAY,
+    DISK_FULL_S,
+    KILL_DAYS,
+    KILLS,
+    LOCKED_DAY,
+    LOCKED_S,
+    MAIL_DOWN_DAY,
+    RESTART_S,
+    SEED,
+)
+from benchmarks.week.watching import DaemonProcess
+from qc.database import alerts_owed
+from qc.files import told_time
+from qc.pipeline import process_frames
+from qc.runtime import create_project, open_runtime
+from qc.settings import read_settings
+from qc.tables import LabelName
+
+CALM_BEFORE_S, CALM_AFTER_S = 60, 120
+PATIENCE_S = 900
+_DAY_S = 86_400
+_SETTINGS = """\
+[[inbox]]
+path = "{inbox}"
+[schedule]
+report = "*/{day_minutes} * * * *"
+backup = "*/{day_minutes} * * * *"
+absence = "*/5 * * * *"
+self_test = "7 3 * * *"
+[mail]
+host = "127.0.0.1"
+port = {port}
+security = "none"
+sender = "qc@observatory.example"
+retry_first_s = 5
+[alerts]
+oldest_days = 60
+most_a_night = 1000
+[[subscription]]
+to = ["astronomer@observatory.example"]
+topics = ["verdict"]
+[health]
+port = 0
+"""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Something that goes wrong at a second of the week as it is lived here, for a while."""
+
+    at_s: float
+    lasts_s: float
+    what: str
+    begin: Callable[[], None]
+    end: Callable[[], None]
+
+
+class Week:
+    """What happens when, and what came of it."""
+
+    def __init__(
+        self, work: Path, project: Path, nights: Sequence[Sequence[Path]], last: date, speed: float
+    ) -> None:
+        self.project, self.nights, self.speed = project, nights, speed
+        self.inbox = work / "inbox"
+        self.post = PostOffice()
+        self.log = work / "daemon.log"
+        self.daemon = DaemonProcess(project, self.log)
+        self.arrived: dict[Path, float] = {}
+        self.happened: list[tuple[float, str]] = []
+        self.began = 0.0
+        first = last - timedelta(days=NIGHTS - 1)
+        self.begins = datetime.combine(first, daytime(22), UTC)
+
+    @property
+    def day_s(self) -> float:
+        """Return how long a day lasts here."""
+        return _DAY_S / self.speed
+
+    def prepare(self, history: Sequence[Path]) -> None:
+        """Make the project, and teach it the fortnight before."""
+        shutil.rmtree(self.inbox, ignore_errors=True)
+        self.inbox.mkdir()
+        self.log.unlink(missing_ok=True)
+        create_project(self.project)
+        day_minutes = max(1, round(self.day_s / 60))
+        words = _SETTINGS.format(inbox=self.inbox, port=self.post.port, day_minutes=day_minutes)
+        (self.project / "qc.toml").write_text(words, encoding="utf-8")
+        with open_runtime(read_settings(self.project)) as runtime:
+            for done, _ in enumerate(process_frames(history, runtime, LabelName.GOOD), start=1):
+                if done % 50 == 0:
+                    print(f"learn {HISTORY_NIGHTS} nights: {done} of {len(history)}", flush=True)
+
+    def live(self) -> Account:
+        """Let everything happen at its time; wait until nothing is owed; take the account."""
+        self.post.open()
+        self.daemon.start()
+        self.began = time.time()
+        for at_s, what, act in sorted(self._events(), key=lambda event: event[0]):
+            time.sleep(max(0.0, at_s - (time.time() - self.began)))
+            if what:
+                print(f"{datetime.now(UTC):%H:%M:%S} {what}", flush=True)
+                self.happened.append((at_s / self.day_s, what))
+            act()
+        self._wait_until_told()
+        print(f"the daemon ends with exit code {self.daemon.stop()}")
+        self.post.close()
+        with open_runtime(read_settings(self.project)) as runtime, runtime.reads() as session:
+            return take_account(session, self.arrived, self.post.letters)
+
+    def is_calm(self, at: float) -> bool:
+        """Say whether a moment is neither within a trial nor near one."""
+        second = at - self.began
+        return not any(
+            one.at_s - CALM_BEFORE_S <= second <= one.at_s + one.lasts_s + CALM_AFTER_S
+            for one in self.trials
+        )
+
+    @cached_property
+    def trials(self) -> list[Trial]:
+        """List what goes wrong."""
+        chance, days = random.Random(SEED), len(self.nights)  # noqa: S311 - not a secret
+        moments = [chance.uniform(0, min(days, KILL_DAYS)) for _ in range(KILLS)]
+        kill, revive = self.daemon.kill, self._revive
+        kills = [Trial(day * self.day_s, RESTART_S, "kill -9", kill, revive) for day in moments]
+        morning = 12 / 24  # of a day that begins at 22 UT: 10 UT, when the calibrations come
+        post, full, locked = MAIL_DOWN_DAY, DISK_FULL_DAY + morning, LOCKED_DAY + morning
+        others = [
+            Trial(post * self.day_s, self.day_s, "mail down", self.post.close, self.post.open),
+            Trial(full * self.day_s, DISK_FULL_S, "disk full", self._fill, self._free),
+            Trial(locked * self.day_s, LOCKED_S, "database locked", self._lock, lambda: None),
+        ]
+        return kills + [one for one in others if one.at_s < days * self.day_s]
+
+    def _events(self) -> Iterator[tuple[float, str, Callable[[], None]]]:
+        """Yield what happens at which second; in no order."""
+        for path in (path for night in self.nights for path in night):
+            yield self._second_of(path), "", partial(self._deliver, path)
+        for one in self.trials:
+            yield one.at_s, one.what, one.begin
+            yield one.at_s + one.lasts_s, f"{one.what}: over", one.end
+
+    def _second_of(self, path: Path) -> float:
+        taken = told_time(path.name)
+        assert taken is not None
+        return (taken - self.begins).total_seconds() / self.speed
+
+    def _deliver(self, path: Path) -> None:
+        """Write a frame in three goes under its own name, as a slow link would."""
+        content, target = path.read_bytes(), self.inbox / path.name
+        third = len(content) // 3 + 1
+        with target.open("wb") as stream:
+            for start in range(0, len(content), third):
+                stream.write(content[start : start + third])
+                stream.flush()
+                time.sleep(0.05)
+        self.arrived[target.resolve()] = time.time()
+
+    def _revive(self) -> None:
+        if not self.daemon.is_alive:
+            self.daemon.start()
+
+    def _fill(self) -> None:
+        with suppress(OSError), (self.project / "filler").open("wb") as stream:
+            while True:
+                stream.write(bytes(1 << 20))
+                stream.flush()
+
+    def _free(self) -> None:
+        (self.project / "filler").unlink(missing_ok=True)
+
+    def _lock(self) -> None:
+        threading.Thread(target=self._hold_lock, daemon=True).start()
+
+    def _hold_lock(self) -> None:
+        with closing(sqlite3.connect(self.project / "qc.db", timeout=60)) as connection:
+            connection.execute("BEGIN EXCLUSIVE")
+            time.sleep(LOCKED_S)
+            connection.rollback()
+
+    def _wait_until_told(self) -> None:
+        """Wait until every frame is on record and nothing is owed, or patience ends."""
+        ends = time.monotonic() + PATIENCE_S
+        with open_runtime(read_settings(self.project)) as runtime:
+            while time.monotonic() < ends:
+                self._revive()
+                with runtime.reads() as session:
+                    account = take_account(session, self.arrived, self.post.letters)
+                    owed = alerts_owed(session)
+                print(f"left: {account.lost} frames, {owed} alerts", flush=True)
+                if account.lost == 0 and owed == 0:
+                    return
+                time.sleep(10)

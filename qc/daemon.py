@@ -1,0 +1,169 @@
+"""What runs by itself: the jobs, one line each; how each is done stands in its own module."""
+
+import logging
+import signal
+from collections import Counter
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from qc import alerts, database, runs, upkeep
+from qc.absence import owe_absences
+from qc.health import serve_health
+from qc.inboxes import prune_fetched
+from qc.lock import Holder, only_daemon
+from qc.pipeline import process_frames
+from qc.proposal_page import write_proposal_page
+from qc.reports import write_report
+from qc.runtime import Runtime
+from qc.selftest import run_self_test
+from qc.tables import Topic
+from qc.watch import SCAN, Job, Now, Watch, utc_now
+
+logger = logging.getLogger(__name__)
+
+TELL = timedelta(seconds=5)  # how often what is owed is looked for
+RETRY = timedelta(seconds=30)
+LASTING = timedelta(minutes=15)  # trouble that people should hear of
+FRAMES, PAGES, POST = "frames", "pages", "post"
+
+
+def run_daemon(runtime: Runtime, now: Now = utc_now) -> None:
+    """Keep watch over the project until the process is told to end.
+
+    Raises
+    ------
+    ConfigurationError
+        If another daemon does so already.
+    """
+    with only_daemon(runtime.settings.project, now()) as died:
+        watch = Watch(runtime, JOBS, now)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: watch.stop())
+        if died is not None:
+            _report_death(watch, died)
+        with serve_health(runtime, now) as port:
+            facts = {"project": str(runtime.settings.project), "health_port": port}
+            logger.info("daemon begins", extra=facts)
+            watch.run()
+            logger.info("daemon ends")
+
+
+def _report_death(watch: Watch, died: Holder) -> None:
+    words = f"the daemon had died without a word ({died}); it runs again"
+    logger.warning("daemon had died", extra={"who": str(died)})
+    with watch.runtime.writes.begin() as session:
+        key = f"daemon died {died.since.isoformat()}"
+        database.owe_alert(session, Topic.DAEMON, key, words)
+
+
+def scan(watch: Watch, now: datetime) -> str:
+    """Look for new files in the inboxes, and process what has arrived."""
+    watch.renew()
+    found = watch.inboxes.scan(now)
+    watch.troubles.stand("inbox ", {words: words for words in found.troubles}, now)
+    watch.waiting |= dict.fromkeys(found.arrived)
+    counts = watch.process_waiting()
+    if watch.waiting:
+        watch.wake_in(0)
+    elif found.restless:
+        watch.wake_in(watch.settings.watch.quiet_s)
+    return _counted(counts)
+
+
+def rescan(watch: Watch, now: datetime) -> str:
+    """Forget what was seen, so that the next scan asks after every file again."""
+    del now
+    watch.inboxes.forget()
+    watch.wake_in(0)
+    return "the next scan asks after every file"
+
+
+def retry(watch: Watch, now: datetime) -> str:
+    """Try the failed files again whose time has come."""
+    with watch.runtime.writes.begin() as session:
+        paths = [Path(row.path) for row in database.files_to_try_again(session, now)]
+        gone = [path for path in paths if not path.exists()]
+        for path in gone:
+            database.postpone(session, path, watch.settings.watch.patience, now)
+    there = [path for path in paths if path not in gone][: watch.settings.batch_frames]
+    return _counted(Counter(outcome.state for outcome in process_frames(there, watch.runtime)))
+
+
+def tell(watch: Watch, now: datetime) -> str:
+    """Gather what is owed into notices, and send what is due."""
+    with watch.runtime.writes.begin() as session:
+        for trouble in watch.troubles:
+            if trouble.has_lasted(LASTING, now):
+                key = f"daemon {trouble.key} {trouble.since.isoformat()}"
+                database.owe_alert(session, Topic.DAEMON, key, f"{trouble.key}: {trouble.words}")
+        made = alerts.gather_alerts(session, watch.settings, now)
+    sent = alerts.send_unsent(watch.runtime, now)
+    return sent.words(made)
+
+
+def report(watch: Watch, now: datetime) -> str:
+    """Write the morning report of the night that has ended, and send it to who asked for it."""
+    night = watch.last_night(now)
+    file = write_report(watch.runtime, night, now)
+    alerts.owe_night(watch.runtime, night, file, now)
+    return file.name
+
+
+def absence(watch: Watch, now: datetime) -> str:
+    """Look for what should have come and did not."""
+    found = owe_absences(watch.runtime, now)
+    return f"{found} missed" if found else ""
+
+
+def self_test(watch: Watch, now: datetime) -> str:
+    """Put faults into good images of the night, and see that they are found."""
+    return run_self_test(watch.runtime, watch.last_night(now), now).words
+
+
+def proposal(watch: Watch, now: datetime) -> str:
+    """Propose limits from what was judged and labelled; a person decides."""
+    return write_proposal_page(watch.runtime, now)
+
+
+def monthly(watch: Watch, now: datetime) -> str:
+    """Write the report of the last full month."""
+    return write_month(watch.runtime, None, now).name
+
+
+def prune(watch: Watch, now: datetime) -> str:
+    """Remove what is of no use any more: fetched copies, old runs."""
+    copies = prune_fetched(watch.settings, now)
+    before = now - timedelta(days=watch.settings.keep.runs_days)
+    with watch.runtime.writes.begin() as session:
+        old = runs.prune_runs(session, before)
+    return f"{copies} fetched files, {old} runs"
+
+
+def back_up(watch: Watch, now: datetime) -> str:
+    """Copy the database while it is in use."""
+    return upkeep.back_up(watch.settings, now)
+
+
+def _counted(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items()) if count)
+
+
+JOBS = (
+    Job(SCAN, "look for new files", scan, lambda s: timedelta(seconds=s.watch.scan_s), FRAMES),
+    Job(
+        "rescan",
+        "forget what was seen",
+        rescan,
+        lambda s: timedelta(hours=s.watch.rescan_h),
+        FRAMES,
+    ),
+    Job("retry", "try failed files again", retry, lambda _: RETRY, FRAMES),
+    Job("self-test", "find known faults", self_test, lambda s: s.schedule.self_test, FRAMES),
+    Job("tell", "send what is owed", tell, lambda _: TELL, POST),
+    Job("report", "morning report", report, lambda s: s.schedule.report, PAGES),
+    Job("absence", "look for what is missing", absence, lambda s: s.schedule.absence, PAGES),
+    Job("proposal", "propose thresholds", proposal, lambda s: s.schedule.proposal, PAGES),
+    Job("monthly", "report of the month", monthly, lambda s: s.schedule.monthly, PAGES),
+    Job("prune", "remove what is of no use", prune, lambda s: s.schedule.prune, PAGES),
+    Job("backup", "copy the database", back_up, lambda s: s.schedule.backup, PAGES),
+)

@@ -1,0 +1,383 @@
+"""Keeps the time for the jobs, and outlives what goes wrong in them.
+
+One thread keeps the time. The jobs run in three lanes, each one job after another: frames; pages
+and upkeep; mail. So a slow report holds up no frame, and a silent mail server no report.
+"""
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.job import Job as Scheduled
+from apscheduler.jobstores.base import JobLookupError
+from apscheduler.jobstores.sqlalchemy import SQLAlchemyJobStore
+from apscheduler.schedulers.blocking import BlockingScheduler
+from apscheduler.triggers.base import BaseTrigger
+from apscheduler.triggers.cron import CronTrigger
+from apscheduler.triggers.interval import IntervalTrigger
+from sqlalchemy.exc import DBAPIError
+
+from qc import database, runs
+from qc.database import File, for_writing
+from qc.errors import ConfigurationError, QCError
+from qc.inboxes import Inboxes, in_order
+from qc.pipeline import process_frames
+from qc.runtime import Runtime
+from qc.service import Supervisor
+from qc.settings import Settings
+from qc.tables import ScheduledJobRow
+from qc.troubles import Troubles
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+SLICE_S = 30  # of frames, before the inboxes are looked at again: the newest night goes first
+JUMP_S = 30  # by which the clock may be set without anybody asking why
+FREQUENT = timedelta(minutes=10)
+KEPT_EVERY = timedelta(minutes=1)  # that a job without news is seen to live
+TICK_S = 1.0
+STORE_RETRY_S = 10
+SCAN = "scan"
+ANOMALOUS = "anomalous"
+
+Now = Callable[[], datetime]
+
+
+def utc_now() -> datetime:
+    """Return the time."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Job:
+    """Something that is done by itself, again and again.
+
+    Attributes
+    ----------
+    work : callable
+        Does it at a given time, and says in a few words what came of it; nothing if nothing did.
+    when : callable
+        By the settings: a span of time between two runs, or a crontab line of the observatory's.
+    lane : str
+        Where it queues.
+    """
+
+    name: str
+    what: str
+    work: "Callable[[Watch, datetime], str]"
+    when: Callable[[Settings], timedelta | str]
+    lane: str
+
+    def trigger(self, settings: Settings) -> BaseTrigger:
+        """Return when it runs, for the scheduler."""
+        when = self.when(settings)
+        if isinstance(when, str):
+            return CronTrigger.from_crontab(when, settings.schedule.time_zone)
+        return IntervalTrigger(seconds=when.total_seconds(), timezone=UTC)
+
+    def is_frequent(self, settings: Settings) -> bool:
+        """Say whether it runs so often that a missed run need not be made up."""
+        when = self.when(settings)
+        return isinstance(when, timedelta) and when <= FREQUENT
+
+
+class Clock:
+    """Notices when the wall clock is set: against a clock that cannot be."""
+
+    def __init__(self, now: Now, steady: Callable[[], float] = time.monotonic) -> None:
+        self._now, self._steady = now, steady
+        self._read = now(), steady()
+
+    def jumped_s(self) -> float:
+        """Return by how much it was set since the last call; 0 for what nobody need notice."""
+        wall, steady = self._read
+        self._read = self._now(), self._steady()
+        jumped = (self._read[0] - wall).total_seconds() - (self._read[1] - steady)
+        return jumped if abs(jumped) > JUMP_S else 0.0
+
+
+class Watch:
+    """The watch over a project.
+
+    Parameters
+    ----------
+    runtime : Runtime
+        Opened for as long as the watch lasts.
+    jobs : sequence of Job
+    now : callable
+        Tells the time.
+    """
+
+    def __init__(self, runtime: Runtime, jobs: Sequence[Job], now: Now = utc_now) -> None:
+        self.runtime = runtime
+        self.jobs = jobs
+        self.now = now
+        self.inboxes = Inboxes(runtime.settings, self._is_recorded)
+        self.troubles = Troubles()
+        self.waiting: dict[Path, None] = {}
+        self.stopping = threading.Event()
+        self.supervisor = Supervisor()
+        self._clock = Clock(now)
+        self._wake_at: float | None = None
+        self._busy: set[str] = set()
+        self._kept_at: dict[str, datetime] = {}
+        self._scheduler = Timekeeper(self)
+
+    @property
+    def settings(self) -> Settings:
+        """Return the project's settings."""
+        return self.runtime.settings
+
+    def run(self) -> None:
+        """Keep watch until `stop`; what is in hand is finished first."""
+        _ON_DUTY.append(self)
+        try:
+            self.inboxes.watch(lambda: self.wake_in(self.settings.watch.quiet_s))
+            self.supervisor.say("READY=1")
+            self._scheduler.start()  # returns when stopped
+        finally:
+            self.supervisor.say("STOPPING=1")
+            _ON_DUTY.remove(self)
+            self.inboxes.close()
+
+    def stop(self) -> None:
+        """Ask for the end; may be called from a signal handler."""
+        self.stopping.set()
+
+    def wake_in(self, seconds: float) -> None:
+        """Look at the inboxes so soon, at the latest; may be called from another thread, often."""
+        at = time.monotonic() + seconds
+        if self._wake_at is None or at < self._wake_at:
+            self._wake_at = at
+
+    def tick(self) -> None:
+        """Do what must be done every second whatever the jobs do."""
+        self.supervisor.ping()
+        jumped_s = self._clock.jumped_s()
+        if jumped_s:
+            logger.warning("clock was set", extra={"by_s": round(jumped_s)})
+            self._scheduler.plan_anew(self.now())
+        is_due = self._wake_at is not None and time.monotonic() >= self._wake_at
+        if is_due and SCAN not in self._busy:  # else the scheduler would drop the run
+            self._wake_at = None
+            self._scheduler.hasten(SCAN, self.now())
+
+    def carry_out(self, job: Job) -> None:
+        """Do a job, keep what came of it, and outlive whatever goes wrong."""
+        started, run = self.now(), None
+        self._busy.add(job.name)
+        try:
+            run = self._begin(job, started)
+            words = job.work(self, started)
+            self._end(job, run, started, words)
+        except (DBAPIError, OSError, QCError) as error:
+            self._failed(job, run, in_one_line(error))
+        except Exception as error:
+            logger.exception("job failed", extra={"job": job.name})  # a bug: told in full
+            self._failed(job, run, f"{type(error).__name__}: {in_one_line(error)}")
+        else:
+            self.troubles.end(f"job {job.name}", self.now())
+        finally:
+            self._busy.discard(job.name)
+
+    @contextmanager
+    def store_at_hand(self) -> Iterator[None]:
+        """Tell once that the database is away while it is, and that it is back."""
+        try:
+            yield
+        except DBAPIError as error:
+            self.troubles.begin("schedule", in_one_line(error), self.now())
+            raise
+        self.troubles.end("schedule", self.now())
+
+    def process_waiting(self) -> Counter[str]:
+        """Process what has arrived, for a slice of time; return how many came to what."""
+        ends = time.monotonic() + SLICE_S
+        counts = Counter[str]()
+        while self.waiting and time.monotonic() < ends:
+            chunk = in_order(self.waiting)[: self.settings.batch_frames]
+            for outcome in process_frames(chunk, self.runtime):
+                counts[outcome.state] += 1
+                counts[ANOMALOUS] += outcome.is_anomalous
+                if self.stopping.is_set():
+                    return counts
+            for path in chunk:
+                del self.waiting[path]
+        return counts
+
+    def last_night(self, now: datetime) -> date:
+        """Return the night that ended last, by the first instrument in use."""
+        return self.runtime.instruments[0].night_of(now)
+
+    def renew(self) -> None:
+        """Let edited thresholds and a newly trained classifier count from now on."""
+        try:
+            self.runtime = self.runtime.renewed()
+        except ConfigurationError as error:  # half-edited: the old ones hold until it is mended
+            self.troubles.begin("thresholds", in_one_line(error), self.now())
+        else:
+            self.troubles.end("thresholds", self.now())
+
+    def _is_recorded(self, file: File) -> bool:
+        with self.runtime.reads() as session:
+            return database.is_recorded(session, file)
+
+    def _begin(self, job: Job, started: datetime) -> int | None:
+        """Keep that a rare job has begun: if it is cut short, the row without an end tells."""
+        if job.is_frequent(self.settings):
+            return None
+        logger.info("job begins", extra={"job": job.name})
+        with self.runtime.writes.begin() as session:
+            return runs.begin_run(session, job.name, started)
+
+    def _end(self, job: Job, run: int | None, started: datetime, words: str) -> None:
+        ended = self.now()
+        if run is None and not words and not self._is_worth_keeping(job, ended):
+            return
+        with self.runtime.writes.begin() as session:
+            if run is None:
+                runs.record_run(session, job.name, started, ended, words)
+            else:
+                runs.end_run(session, run, ended, is_well=True, words=words)
+        if words:
+            took_s = round((ended - started).total_seconds(), 1)
+            logger.info("job done", extra={"job": job.name, "took_s": took_s, "words": words})
+
+    def _is_worth_keeping(self, job: Job, ended: datetime) -> bool:
+        """Say whether a run without news should be told of, so that the job is seen to live."""
+        kept = self._kept_at.get(job.name)
+        if kept is not None and ended - kept < KEPT_EVERY:
+            return False
+        self._kept_at[job.name] = ended
+        return True
+
+    def _failed(self, job: Job, run: int | None, words: str) -> None:
+        now = self.now()
+        is_news = self.troubles.begin(f"job {job.name}", words, now)
+        if run is None and not is_news:
+            return
+        # A database that is away is most often the very trouble that has just been told.
+        with suppress(DBAPIError), self.runtime.writes.begin() as session:
+            number = run if run is not None else runs.begin_run(session, job.name, now)
+            runs.end_run(session, number, now, is_well=False, words=words)
+
+
+_ON_DUTY: list[Watch] = []
+
+
+def run_job(name: str) -> None:
+    """Do a job by its name: what the stored schedule refers to, so that it outlives the process."""
+    [watch] = _ON_DUTY
+    [job] = [one for one in watch.jobs if one.name == name]
+    watch.carry_out(job)
+
+
+def in_one_line(error: Exception) -> str:
+    """Return what an error says, without the statement that a database was given."""
+    said = error.orig if isinstance(error, DBAPIError) else error
+    return " ".join(str(said).split())
+
+
+class Timekeeper(BlockingScheduler):
+    """APScheduler's, but that it goes on when its store is away or the clock is set.
+
+    Its own loop ends at the first error of the store, and waits for as long as a clock that has
+    been set since had said.
+    """
+
+    def __init__(self, watch: Watch) -> None:
+        engine = for_writing(watch.runtime.engine)
+        lanes = {lane: ThreadPoolExecutor(1) for lane in {job.lane for job in watch.jobs}}
+        super().__init__(
+            jobstores={"default": _Store(watch, engine)},
+            executors=lanes,
+            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
+            timezone=UTC,
+        )
+        self._watch = watch
+
+    def _main_loop(self) -> None:
+        self._plan()
+        due = time.monotonic()
+        while not self._watch.stopping.is_set():
+            self._event.wait(max(0.0, min(due - time.monotonic(), TICK_S)))
+            is_woken = self._event.is_set()
+            self._event.clear()
+            self._watch.tick()
+            if is_woken or time.monotonic() >= due:
+                due = time.monotonic() + self._round()
+        self.shutdown()
+
+    def _round(self) -> float:
+        """Start what is due; return in how many seconds the next is."""
+        try:
+            wait_s = self._process_jobs()
+        except DBAPIError:  # has been told by the store
+            return STORE_RETRY_S
+        return TICK_S if wait_s is None else float(wait_s)
+
+    def _plan(self) -> None:
+        """Bring the stored schedule to what the program and its settings say now.
+
+        A job whose times have not changed keeps its next one: if that has passed meanwhile, it is
+        made up once. Frequent jobs begin at once.
+        """
+        kept = {job.id: job for job in self.get_jobs()}
+        for name in kept.keys() - {job.name for job in self._watch.jobs}:
+            self.remove_job(name)
+        for job in self._watch.jobs:
+            trigger = job.trigger(self._watch.settings)
+            is_frequent = job.is_frequent(self._watch.settings)
+            at_once = {"next_run_time": self._watch.now()} if is_frequent else {}
+            if is_frequent or not _is_as_before(kept.get(job.name), job, trigger):
+                self.add_job(
+                    run_job,
+                    trigger,
+                    args=[job.name],
+                    id=job.name,
+                    name=job.what,
+                    executor=job.lane,
+                    replace_existing=True,
+                    **at_once,
+                )
+
+    def plan_anew(self, now: datetime) -> None:
+        """After the clock was set: a time that now lies further off than the next is brought up."""
+        for job in self.get_jobs():
+            following = job.trigger.get_next_fire_time(None, now)
+            if following is not None and job.next_run_time > following:
+                job.modify(next_run_time=following)
+
+    def hasten(self, name: str, now: datetime) -> None:
+        """Let a job run now."""
+        with suppress(JobLookupError):
+            self.modify_job(name, next_run_time=now)
+
+
+def _is_as_before(kept: Scheduled | None, job: Job, trigger: BaseTrigger) -> bool:
+    """Say whether a stored job has the same times and lane."""
+    if kept is None or kept.executor != job.lane:
+        return False
+    zones = [str(getattr(one, "timezone", "")) for one in (kept.trigger, trigger)]
+    return str(kept.trigger) == str(trigger) and zones[0] == zones[1]
+
+
+class _Store(SQLAlchemyJobStore):
+    """The schedule in the project's own database; tells once that it is away."""
+
+    def __init__(self, watch: Watch, engine: Any) -> None:
+        super().__init__(engine=engine, tablename=ScheduledJobRow.__tablename__)
+        self._watch = watch
+
+    def get_due_jobs(self, now: datetime) -> list[Scheduled]:
+        with self._watch.store_at_hand():
+            return list(super().get_due_jobs(now))
