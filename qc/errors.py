@@ -14,6 +14,7 @@
     ├── InvalidAnswer           a person says what cannot be: a misspelt kind, a date to come
     ├── CannotTune              what is stored does not say where a limit should be
     ├── CannotTrain             too little is labelled to learn from
+    ├── InboxAway               a remote inbox does not answer; it is asked again
     └── ConfigurationError      the installation is at fault; the program stops
 
 A message says which file, what was expected, what was found, and what to do about it.
@@ -66,6 +67,10 @@ class CannotTune(QCError):  # noqa: N818
 
 class CannotTrain(QCError):  # noqa: N818
     """Too few images are labelled for a classifier to learn from; the one in use stays."""
+
+
+class InboxAway(QCError):  # noqa: N818
+    """A remote inbox cannot be listed or read now; the next scan asks again."""
 
 
 class ConfigurationError(QCError):

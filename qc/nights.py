@@ -1,6 +1,5 @@
 """One night as a person would ask after it: what came, what did not, what stands apart."""
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from qc import database
 from qc.database import Finding
+from qc.files import told_time
 from qc.instruments import Calibration, Instrument, Layout, Mode
 from qc.judge import Status
 from qc.tables import FrameRow, FrameState, LabelName
@@ -22,7 +22,6 @@ HISTORY_NIGHTS = 60
 SEEN_WITHIN = timedelta(days=30)  # an image type not had for longer is not missed
 SAMPLE_SIZE = 40  # what can be looked at in two minutes
 CONFIDENCE = 0.95
-TOLD_TIME = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d)[:_](\d\d)[:_](\d\d)")
 
 
 class Standing(StrEnum):
@@ -454,11 +453,7 @@ def _unread(session: Session, matrices: Sequence[Matrix]) -> tuple[FrameRow, ...
 
 def _taken_at(row: FrameRow) -> datetime:
     """Guess when a file that could not be read was taken: its name tells, or else the disk."""
-    told = TOLD_TIME.search(row.name)
-    if told is None:
-        return datetime.fromtimestamp(row.modified_ns / 1e9, UTC)
-    day, *clock = told.groups()
-    return datetime.fromisoformat(f"{day}T{':'.join(clock)}+00:00")
+    return told_time(row.name) or datetime.fromtimestamp(row.modified_ns / 1e9, UTC)
 
 
 # --- what stands apart, and what does not ---------------------------------------------------------

@@ -2,8 +2,6 @@
 
 import hashlib
 import logging
-import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
@@ -28,6 +26,7 @@ from qc.errors import (
     WrongShape,
 )
 from qc.features import Description, differences_of, looks_of, predict
+from qc.files import is_fits_name, printable
 from qc.frames import Extension, Frame, read_frame
 from qc.judge import REFERENCE_NEEDED, Evidence, Prediction, Status, judge, limits_for
 from qc.metrics import measure, z_scores
@@ -110,17 +109,12 @@ def find_frames(paths: Iterable[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found += [
-                one for one in path.rglob("*") if _FITS_NAME.search(one.name) and one.is_file()
-            ]
+            found += [one for one in path.rglob("*") if is_fits_name(one.name) and one.is_file()]
         elif path.exists():
             found.append(path)
         else:
             raise UnreadableFrame(f"{path}: no such file or folder")
     return list(dict.fromkeys(found))
-
-
-_FITS_NAME = re.compile(r"\.(fits|fit|fts)(\.(Z|gz|bz2|fz))?$", re.IGNORECASE)
 
 
 def process_frame(path: Path, runtime: Runtime, label: LabelName | None = None) -> Outcome:
@@ -247,7 +241,7 @@ def _arrival_of(
 
 def _arrive(path: Path, runtime: Runtime, label: LabelName | None) -> Arrival | Outcome:
     """Read and measure a file; or say why not, which is then on record."""
-    file = File(_printable(path), 0, 0)
+    file = File(printable(path), 0, 0)
     try:
         file = _stat(file.path)
         if _recognise_unread(file, runtime, label):
@@ -279,15 +273,6 @@ def _recognise_unread(file: File, runtime: Runtime, label: LabelName | None) -> 
 _LEVEL = {FrameState.SKIPPED: logging.INFO, FrameState.FAILED: logging.WARNING}
 
 
-def _printable(path: Path) -> Path:
-    """Return the absolute path, links followed, in characters that a database can hold.
-
-    A name that is not UTF-8 is spelt with backslashes, and no such file will be found.
-    """
-    real = os.path.realpath(path)  # Path.resolve raises at a loop of links
-    return Path(real.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))
-
-
 def _stat(path: Path) -> File:
     try:
         status = path.stat()
@@ -304,7 +289,7 @@ def read_and_measure(path: Path, runtime: Runtime) -> Arrival:
     FrameError
         If it cannot be read to its end, or is not a frame that can be judged.
     """
-    file = _stat(_printable(path))
+    file = _stat(printable(path))
     return _measure_frame(file, read_frame(file.path, runtime.instruments), runtime)
 
 

@@ -324,6 +324,11 @@ class Settings(BaseSettings):
         return None if self.instruments is None else self.project / self.instruments
 
     @property
+    def fetched_folder(self) -> Path:
+        """Return the folder of the copies of what lies in remote inboxes."""
+        return self.project / "fetched"
+
+    @property
     def reports_folder(self) -> Path:
         """Return the folder of the reports, with its index page."""
         return self.project / "reports"

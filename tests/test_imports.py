@@ -26,6 +26,8 @@ ORDER = [
     {"qc.tables"},
     {"qc.database"},
     {"qc.settings"},
+    {"qc.stores"},
+    {"qc.inboxes"},
     {"qc.labels"},
     {"qc.epochs"},
     {"qc.schema"},
