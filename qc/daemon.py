@@ -61,7 +61,7 @@ def scan(watch: Watch, now: datetime) -> str:
     watch.renew()
     found = watch.inboxes.scan(now)
     watch.troubles.stand("inbox ", {words: words for words in found.troubles}, now)
-    watch.waiting |= dict.fromkeys(found.arrived)
+    watch.await_turn(found.arrived, now)
     counts = watch.process_waiting()
     if watch.waiting:
         watch.wake_in(0)

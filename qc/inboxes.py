@@ -566,7 +566,7 @@ class _Watcher(FileSystemEventHandler):
         self.wake: Callable[[], None] | None = None
         self.is_refused = False
         self.troubles: tuple[str, ...] = ()
-        self._observer: "BaseObserver | None" = None
+        self._observer: BaseObserver | None = None
         self._folder: tuple[int, int] | None = None
 
     def on_any_event(self, event: FileSystemEvent) -> None:

@@ -8,11 +8,12 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.job import Job as Scheduled
@@ -27,16 +28,14 @@ from sqlalchemy.exc import DBAPIError
 from qc import database, runs
 from qc.database import File, for_writing
 from qc.errors import ConfigurationError, QCError
-from qc.inboxes import Inboxes, in_order
+from qc.files import told_time
+from qc.inboxes import Inboxes
 from qc.pipeline import process_frames
 from qc.runtime import Runtime
 from qc.service import Supervisor
 from qc.settings import Settings
 from qc.tables import ScheduledJobRow
 from qc.troubles import Troubles
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
@@ -123,14 +122,14 @@ class Watch:
         self.now = now
         self.inboxes = Inboxes(runtime.settings, self._is_recorded)
         self.troubles = Troubles()
-        self.waiting: dict[Path, None] = {}
+        self.waiting: dict[Path, date] = {}
         self.stopping = threading.Event()
         self.supervisor = Supervisor()
         self._clock = Clock(now)
         self._wake_at: float | None = None
         self._busy: set[str] = set()
         self._kept_at: dict[str, datetime] = {}
-        self._scheduler = Timekeeper(self)
+        self.scheduler = Timekeeper(self)
 
     @property
     def settings(self) -> Settings:
@@ -141,9 +140,9 @@ class Watch:
         """Keep watch until `stop`; what is in hand is finished first."""
         _ON_DUTY.append(self)
         try:
-            self.inboxes.watch(lambda: self.wake_in(self.settings.watch.quiet_s))
+            self.inboxes.watch(lambda: self.wake_in(0))  # a first look, which begins the wait
             self.supervisor.say("READY=1")
-            self._scheduler.start()  # returns when stopped
+            self.scheduler.start()  # returns when stopped
         finally:
             self.supervisor.say("STOPPING=1")
             _ON_DUTY.remove(self)
@@ -165,11 +164,11 @@ class Watch:
         jumped_s = self._clock.jumped_s()
         if jumped_s:
             logger.warning("clock was set", extra={"by_s": round(jumped_s)})
-            self._scheduler.plan_anew(self.now())
+            self.scheduler.plan_anew(self.now())
         is_due = self._wake_at is not None and time.monotonic() >= self._wake_at
         if is_due and SCAN not in self._busy:  # else the scheduler would drop the run
             self._wake_at = None
-            self._scheduler.hasten(SCAN, self.now())
+            self.scheduler.hasten(SCAN, self.now())
 
     def carry_out(self, job: Job) -> None:
         """Do a job, keep what came of it, and outlive whatever goes wrong."""
@@ -199,12 +198,19 @@ class Watch:
             raise
         self.troubles.end("schedule", self.now())
 
+    def await_turn(self, arrived: Iterable[Path], now: datetime) -> None:
+        """Queue files: those of the newest night first, and in a night as they have come."""
+        for path in arrived:
+            taken = told_time(path.name) or now
+            self.waiting.setdefault(path, self.last_night(taken))
+
     def process_waiting(self) -> Counter[str]:
         """Process what has arrived, for a slice of time; return how many came to what."""
         ends = time.monotonic() + SLICE_S
         counts = Counter[str]()
         while self.waiting and time.monotonic() < ends:
-            chunk = in_order(self.waiting)[: self.settings.batch_frames]
+            newest_first = sorted(self.waiting, key=self.waiting.__getitem__, reverse=True)
+            chunk = newest_first[: self.settings.batch_frames]
             for outcome in process_frames(chunk, self.runtime):
                 counts[outcome.state] += 1
                 counts[ANOMALOUS] += outcome.is_anomalous
@@ -313,7 +319,8 @@ class Timekeeper(BlockingScheduler):
             is_woken = self._event.is_set()
             self._event.clear()
             self._watch.tick()
-            if is_woken or time.monotonic() >= due:
+            is_due = is_woken or time.monotonic() >= due
+            if is_due and not self._watch.stopping.is_set():
                 due = time.monotonic() + self._round()
         self.shutdown()
 

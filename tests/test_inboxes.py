@@ -399,7 +399,7 @@ def test_a_kernel_that_lets_nothing_be_watched_is_said_and_the_scans_go_on(proje
     path = put(inbox / "a.fits")
     with inboxes_of(project, inbox) as inboxes:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        highest = max(map(int, os.listdir("/proc/self/fd")))
+        highest = max(int(each.name) for each in Path("/proc/self/fd").iterdir())
         resource.setrlimit(resource.RLIMIT_NOFILE, (highest, hard))
         try:
             held = exhaust_descriptors()

@@ -42,11 +42,13 @@ def test_the_lock_of_one_that_was_killed_is_free_and_says_whose_it_was(tmp_path,
     other.send_signal(signal.SIGKILL)
     other.wait()
     who, is_alive = holder(tmp_path)
+    assert who is not None
     assert (who.pid, is_alive) == (other.pid, False)
     with only_daemon(tmp_path, NOW) as died:
-        assert died.pid == other.pid
-        assert holder(tmp_path) == (holder(tmp_path)[0], True)
-        assert holder(tmp_path)[0].pid == os.getpid()
+        assert died == who
+        who, is_alive = holder(tmp_path)
+        assert who is not None
+        assert (who.pid, is_alive) == (os.getpid(), True)
 
 
 def test_one_that_ended_as_it_should_leaves_no_name(tmp_path, other):

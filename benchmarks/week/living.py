@@ -162,7 +162,7 @@ class Week:
     def _second_of(self, path: Path) -> float:
         taken = told_time(path.name)
         assert taken is not None
-        return (taken - self.begins).total_seconds() / self.speed
+        return float((taken - self.begins).total_seconds()) / self.speed
 
     def _deliver(self, path: Path) -> None:
         """Write a frame in three goes under its own name, as a slow link would."""

@@ -24,10 +24,10 @@ _PAGE = """\
 `python -m benchmarks.week --work DIR --speed {speed:g}`
 
 {nights} nights of a busy observatory through `qc run`, {speed:g} times as fast as time:
-{files} files written slowly into a folder, a tenth of them faulty; the daemon killed with `kill -9` {kills} times at
-random moments of the first five days and started again after 5 s; the mail server down for a day; the disk
-full for {disk_s} s and the database locked for {lock_s} s while frames come. The settings are the
-defaults but for addresses, hours, and mail that is tried again sooner.
+{files} files written slowly into a folder, a tenth of them faulty; the daemon killed with `kill -9`
+{kills} times at random moments of the first five days and started again after 5 s; the mail server
+down for a day; the disk full for {disk_s} s and the database locked for {lock_s} s while frames
+come. The settings are the defaults but for addresses, hours, and mail that is tried again sooner.
 
 | | goal | got |
 |---|---|---|
