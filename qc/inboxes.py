@@ -48,12 +48,8 @@ logger = logging.getLogger(__name__)
 Version = tuple[int, int]  # size in bytes, modified in ns since 1970
 IsKnown = Callable[[File], bool]
 
-_EMPTY_WAIT_S = (
-    600  # a copy that has begun shows an empty file; one that never goes on is handed out
-)
-_CLOCKS_DIFFER_S = (
-    60  # by as much a file server's clock may be wrong and its dates still be trusted
-)
+_EMPTY_WAIT_S = 600  # an empty file is a copy that has begun; one that never goes on is broken
+_CLOCKS_DIFFER_S = 60  # a file server's clock may be wrong by as much and its dates be trusted
 _ASKED_AT_ONCE = 5000  # of a database, half a minute; what is left is asked at the next scan
 _FETCHED_AT_ONCE = 32
 _COMPLETED_AT_ONCE = 200  # objects that a server must be asked about one by one
@@ -694,9 +690,7 @@ class _RemoteInbox(_AnyInbox):
         for one in self._store.objects():
             if not one.is_safe:
                 name = repr(one.relative[:80])
-                unsafe.append(
-                    f"{self.name}: expected an object's name that a file can bear: {name}"
-                )
+                unsafe.append(f"{self.name}: expected names that a file can bear, left out {name}")
                 continue
             names.add(one.relative)
             done = self._memory.done.get(one.relative)
