@@ -421,6 +421,10 @@ def label(  # noqa: PLR0913 - each is one word of a sentence
     status: Annotated[
         str | None, typer.Option(help="Instead of names: all of a newest verdict.")
     ] = None,
+    sample: Annotated[
+        bool,
+        typer.Option("--sample", help="Instead of names: a night's spot check, save what has one."),
+    ] = False,
     is_undo: Annotated[
         bool, typer.Option("--undo", help="Undo the label that counts; the one before it counts.")
     ] = False,
@@ -449,12 +453,17 @@ def label(  # noqa: PLR0913 - each is one word of a sentence
             raise InvalidAnswer("say --as good, bad or valid-outlier; or --undo")
         day = night.date() if night else None
         answer = labels.read_answer(said, kind, note, who=who) if said else None
+        _check_meant(
+            frames=bool(frames),
+            sample=sample,
+            is_good=said == "good",
+            chosen=bool(image_type or status or (day and not sample)),
+            detailed=whole_set or number is not None,
+        )
         with runtime.reads() as session:
-            if bool(frames) == bool(image_type or day or status):
-                raise InvalidAnswer("name frames; or choose by --type, --night and --status")
-            if not frames and (whole_set or number is not None):
-                raise InvalidAnswer("--extension and --set go with the names of frames")
-            if frames:
+            if sample:
+                found = labels.choose_sample(session, day)
+            elif frames:
                 found = labels.choose_named(session, frames, number, whole_set=whole_set)
             else:
                 found = labels.choose_where(session, runtime.instruments, image_type, day, status)
@@ -469,6 +478,18 @@ def label(  # noqa: PLR0913 - each is one word of a sentence
         out.print("If it is to stay so, let references start anew:")
         for command in labels.epoch_commands(found, answer.note):
             out.print(f"  {command}", soft_wrap=True)
+
+
+def _check_meant(
+    *, frames: bool, sample: bool, is_good: bool, chosen: bool, detailed: bool
+) -> None:
+    """Let people say in one way of what they speak."""
+    if frames + sample + chosen != 1:
+        raise InvalidAnswer("name frames; or choose by --type, --night and --status; or --sample")
+    if sample and not is_good:
+        raise InvalidAnswer("--sample goes with --as good; label bad ones before, by their names")
+    if detailed and not frames:
+        raise InvalidAnswer("--extension and --set go with the names of frames")
 
 
 def _import_labels(runtime: "Runtime", file: Path, who: str) -> None:

@@ -712,6 +712,13 @@ def extensions_where(
     )
 
 
+def extensions_with(session: Session, extension_ids: Sequence[int]) -> list[Chosen]:
+    """Return the extensions of these ids, in order of time."""
+    parts = _parts(extension_ids)
+    found = [one for some in parts for one in _chosen(session, ExtensionRow.id.in_(some))]
+    return sorted(found, key=lambda one: (one.observed_at, one.frame_id, one.number))
+
+
 def extensions_called(session: Session, names: Collection[str]) -> Mapping[str, list[Chosen]]:
     """Return the extensions of many archive names, file names or paths, by those names.
 

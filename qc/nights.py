@@ -9,19 +9,17 @@ from enum import StrEnum
 from functools import cached_property
 from math import comb
 
-import numpy as np
 from sqlalchemy.orm import Session
 
-from qc import database
+from qc import database, spot_check
 from qc.database import Finding
 from qc.instruments import Calibration, Instrument, Layout, Mode
 from qc.judge import Status
+from qc.spot_check import CONFIDENCE, Statement
 from qc.tables import FrameRow, FrameState, LabelName
 
 HISTORY_NIGHTS = 60
 SEEN_WITHIN = timedelta(days=30)  # an image type not had for longer is not missed
-SAMPLE_SIZE = 40  # what can be looked at in two minutes
-CONFIDENCE = 0.95
 TOLD_TIME = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d)[:_](\d\d)[:_](\d\d)")
 
 
@@ -153,18 +151,29 @@ class Event:
 
 @dataclass(frozen=True)
 class Sample:
-    """A random choice of the night's nominal extensions, and what it proves if all are good.
+    """The night's nominal extensions that were drawn by chance, and what people said of them.
 
     Attributes
     ----------
     findings : tuple of Finding
         Those of one setup stand together.
     population : int
-        How many there were to choose from.
+        How many were judged nominal when they came, from which was drawn.
+    answers : tuple of LabelName
+        Of those that people have looked at.
+    statements : tuple of Statement
+        What all answers of the last 90 days prove, by image type.
     """
 
     findings: tuple[Finding, ...]
     population: int
+    answers: tuple[LabelName, ...]
+    statements: tuple[Statement, ...]
+
+    @property
+    def bad(self) -> int:
+        """Count those that people called bad."""
+        return self.answers.count(LabelName.BAD)
 
     @property
     def missed_at_most(self) -> int:
@@ -263,7 +272,7 @@ def read_night(session: Session, evening: date, instruments: Sequence[Instrument
         incomplete=_incomplete_sets(tonight),
         strays=_strays(tonight, kinds),
         unread=_unread(session, matrices),
-        sample=_sample(evening, tonight),
+        sample=_sample(session, evening, tonight),
     )
 
 
@@ -485,11 +494,11 @@ def _is_anomaly(finding: Finding) -> bool:
     return finding.verdict.status == Status.ANOMALOUS or standing(finding) is Standing.ANOMALOUS
 
 
-def _sample(evening: date, tonight: Sequence[Finding]) -> Sample:
-    """Choose nominal extensions at random, the same ones for every reader of the night."""
-    nominal = [one for one in tonight if one.verdict.status == Status.NOMINAL and one.label is None]
-    size = min(SAMPLE_SIZE, len(nominal))
-    chosen = np.random.default_rng(evening.toordinal()).permutation(len(nominal))[:size]
-    findings = [nominal[index] for index in sorted(chosen)]
+def _sample(session: Session, evening: date, tonight: Sequence[Finding]) -> Sample:
+    draws = spot_check.read_draws(session, spot_check.remembered_from(evening), evening)
+    own = [one for one in draws if one.night == evening]
+    drawn = spot_check.answers_of(own)
+    findings = [one for one in tonight if one.extension.id in drawn]
     findings.sort(key=lambda one: str(one.extension.setup))
-    return Sample(tuple(findings), len(nominal))
+    answers = tuple(answer for answer in drawn.values() if answer)
+    return Sample(tuple(findings), len(own), answers, spot_check.statements(draws))

@@ -24,7 +24,6 @@ from qc.frames import Setup
 from qc.instruments import Instrument
 from qc.judge import REFERENCE_AMPLE, sample_words
 from qc.nights import (
-    CONFIDENCE,
     HISTORY_NIGHTS,
     Night,
     Standing,
@@ -44,6 +43,7 @@ from qc.portraits import (
     draw_trend,
 )
 from qc.runtime import Runtime
+from qc.spot_check import CONFIDENCE, ONE_IN, REMEMBERED
 from qc.tables import FrameRow
 from qc.thresholds import Thresholds
 
@@ -324,6 +324,8 @@ def _environment() -> Environment:
         "shown_after_days": SHOWN_AFTER.days,
         "tallest_score": f"{TALLEST_SCORE:g}",
         "confidence": CONFIDENCE,
+        "one_in": ONE_IN,
+        "remembered_days": REMEMBERED.days,
     }
     return environment
 

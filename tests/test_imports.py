@@ -25,7 +25,7 @@ ORDER = [
     {"qc.tails"},
     {"qc.tables"},
     {"qc.database"},
-    {"qc.settings"},
+    {"qc.settings", "qc.spot_check"},
     {"qc.labels"},
     {"qc.epochs"},
     {"qc.schema"},
