@@ -854,22 +854,41 @@ def _likeness_table(likeness: "Likeness") -> Table:
 @app.command()
 def report(
     night: Day = None,
+    week: Annotated[
+        bool, typer.Option("--week", help="Of the seven nights that end with that one.")
+    ] = False,
+    month: Annotated[
+        str, typer.Option(metavar="YYYY-MM|last", help="Of a month; last is the last full one.")
+    ] = "",
     file: Annotated[Path | None, typer.Option("--out", help="HTML file to write.")] = None,
+    pdf: Annotated[bool, typer.Option("--pdf", help="Write a PDF beside it as well.")] = False,
     project: Project = Path(),
 ) -> None:
-    """Write the spot-check report of a night as one HTML file; the newest night by default."""
-    from qc.reports import write_report
+    """Write the report of a night, a week or a month as one HTML file; by default the newest."""
+    from qc import publishing
+    from qc.periods import read_month
 
+    if month and (week or night):
+        raise InvalidAnswer("give --month alone; --night goes with --week, or alone")
+    now = datetime.now(UTC)
+    day = night.date() if night else None
     with _runtime(project) as runtime, _progress() as shown:
-        day = night.date() if night else None
-        written = write_report(
-            runtime,
-            day,
-            datetime.now(UTC),
-            file,
-            progress=lambda done, total: shown("report", done, total),
-        )
-    out.print(f"Report: {written}", soft_wrap=True)
+
+        def drawn(done: int, total: int) -> None:
+            shown("report", done, total)
+
+        if week or month:
+            this = read_month(month, now.date()) if month else publishing.newest_week(runtime, day)
+            written = publishing.publish_span(
+                runtime, this, now, file=file, pdf=pdf, progress=drawn
+            )
+        else:
+            written = publishing.publish_night(
+                runtime, day, now, file=file, pdf=pdf, progress=drawn
+            )
+    out.print(f"Report: {written.html}", soft_wrap=True)
+    if written.pdf:
+        out.print(f"PDF:    {written.pdf}", soft_wrap=True)
 
 
 @app.command()

@@ -458,10 +458,10 @@ def _unread(session: Session, matrices: Sequence[Matrix]) -> tuple[FrameRow, ...
     start = min(matrix.ends for matrix in in_use) - timedelta(days=1)
     end = max(matrix.ends for matrix in in_use)
     rows = database.unprocessed_between(session, start, end)
-    return tuple(row for row in rows if start <= _taken_at(row) < end)
+    return tuple(row for row in rows if start <= taken_at(row) < end)
 
 
-def _taken_at(row: FrameRow) -> datetime:
+def taken_at(row: FrameRow) -> datetime:
     """Guess when a file that could not be read was taken: its name tells, or else the disk."""
     told = TOLD_TIME.search(row.name)
     if told is None:

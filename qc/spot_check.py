@@ -12,10 +12,10 @@ from hashlib import blake2b
 from typing import Any
 
 from scipy.stats import beta
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
-from qc.database import labels_of, standing
+from qc.database import first_verdict_id, labels_of, standing
 from qc.judge import Status
 from qc.tables import ExtensionRow, FrameRow, LabelName, LabelRow, VerdictRow
 
@@ -125,13 +125,6 @@ def read_draws(session: Session, first: date, last: date) -> list[Draw]:
 
 
 def _nominal_rows(session: Session, first: date, last: date) -> Iterable[Any]:
-    earlier = aliased(VerdictRow)
-    first_verdict = (
-        select(func.min(earlier.id))
-        .where(earlier.extension_id == ExtensionRow.id)
-        .correlate(ExtensionRow)
-        .scalar_subquery()
-    )
     query = (
         select(
             ExtensionRow.id,
@@ -141,7 +134,7 @@ def _nominal_rows(session: Session, first: date, last: date) -> Iterable[Any]:
             VerdictRow.judged_at,
         )
         .join(ExtensionRow.frame)
-        .join(VerdictRow, VerdictRow.id == first_verdict)
+        .join(VerdictRow, VerdictRow.id == first_verdict_id())
         .where(FrameRow.night >= first, FrameRow.night <= last, VerdictRow.status == Status.NOMINAL)
         .order_by(FrameRow.observed_at, FrameRow.id, ExtensionRow.number)
     )
