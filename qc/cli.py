@@ -422,6 +422,10 @@ def label(  # noqa: PLR0913 - each is one word of a sentence
     status: Annotated[
         str | None, typer.Option(help="Instead of names: all of a newest verdict.")
     ] = None,
+    sample: Annotated[
+        bool,
+        typer.Option("--sample", help="Instead of names: a night's spot check, save what has one."),
+    ] = False,
     is_undo: Annotated[
         bool, typer.Option("--undo", help="Undo the label that counts; the one before it counts.")
     ] = False,
@@ -450,12 +454,17 @@ def label(  # noqa: PLR0913 - each is one word of a sentence
             raise InvalidAnswer("say --as good, bad or valid-outlier; or --undo")
         day = night.date() if night else None
         answer = labels.read_answer(said, kind, note, who=who) if said else None
+        _check_meant(
+            frames=bool(frames),
+            sample=sample,
+            is_good=said == "good",
+            chosen=bool(image_type or status or (day and not sample)),
+            detailed=whole_set or number is not None,
+        )
         with runtime.reads() as session:
-            if bool(frames) == bool(image_type or day or status):
-                raise InvalidAnswer("name frames; or choose by --type, --night and --status")
-            if not frames and (whole_set or number is not None):
-                raise InvalidAnswer("--extension and --set go with the names of frames")
-            if frames:
+            if sample:
+                found = labels.choose_sample(session, day)
+            elif frames:
                 found = labels.choose_named(session, frames, number, whole_set=whole_set)
             else:
                 found = labels.choose_where(session, runtime.instruments, image_type, day, status)
@@ -470,6 +479,18 @@ def label(  # noqa: PLR0913 - each is one word of a sentence
         out.print("If it is to stay so, let references start anew:")
         for command in labels.epoch_commands(found, answer.note):
             out.print(f"  {command}", soft_wrap=True)
+
+
+def _check_meant(
+    *, frames: bool, sample: bool, is_good: bool, chosen: bool, detailed: bool
+) -> None:
+    """Let people say in one way of what they speak."""
+    if frames + sample + chosen != 1:
+        raise InvalidAnswer("name frames; or choose by --type, --night and --status; or --sample")
+    if sample and not is_good:
+        raise InvalidAnswer("--sample goes with --as good; label bad ones before, by their names")
+    if detailed and not frames:
+        raise InvalidAnswer("--extension and --set go with the names of frames")
 
 
 def _import_labels(runtime: "Runtime", file: Path, who: str) -> None:
@@ -834,22 +855,41 @@ def _likeness_table(likeness: "Likeness") -> Table:
 @app.command()
 def report(
     night: Day = None,
+    week: Annotated[
+        bool, typer.Option("--week", help="Of the seven nights that end with that one.")
+    ] = False,
+    month: Annotated[
+        str, typer.Option(metavar="YYYY-MM|last", help="Of a month; last is the last full one.")
+    ] = "",
     file: Annotated[Path | None, typer.Option("--out", help="HTML file to write.")] = None,
+    pdf: Annotated[bool, typer.Option("--pdf", help="Write a PDF beside it as well.")] = False,
     project: Project = Path(),
 ) -> None:
-    """Write the spot-check report of a night as one HTML file; the newest night by default."""
-    from qc.reports import write_report
+    """Write the report of a night, a week or a month as one HTML file; by default the newest."""
+    from qc import publishing
+    from qc.periods import read_month
 
+    if month and (week or night):
+        raise InvalidAnswer("give --month alone; --night goes with --week, or alone")
+    now = datetime.now(UTC)
+    day = night.date() if night else None
     with _runtime(project) as runtime, _progress() as shown:
-        day = night.date() if night else None
-        written = write_report(
-            runtime,
-            day,
-            datetime.now(UTC),
-            file,
-            progress=lambda done, total: shown("report", done, total),
-        )
-    out.print(f"Report: {written}", soft_wrap=True)
+
+        def drawn(done: int, total: int) -> None:
+            shown("report", done, total)
+
+        if week or month:
+            this = read_month(month, now.date()) if month else publishing.newest_week(runtime, day)
+            written = publishing.publish_span(
+                runtime, this, now, file=file, pdf=pdf, progress=drawn
+            )
+        else:
+            written = publishing.publish_night(
+                runtime, day, now, file=file, pdf=pdf, progress=drawn
+            )
+    out.print(f"Report: {written.html}", soft_wrap=True)
+    if written.pdf:
+        out.print(f"PDF:    {written.pdf}", soft_wrap=True)
 
 
 @app.command()

@@ -670,13 +670,29 @@ def vectors(
         yield np.array(ids, np.int64), np.stack(found)
 
 
-def _findings_query() -> Select[FrameRow, ExtensionRow, VerdictRow, str, LabelRow]:
-    newest_verdict = (
-        select(func.max(VerdictRow.id))
-        .where(VerdictRow.extension_id == ExtensionRow.id)
+def newest_verdict_id() -> ScalarSelect[int]:
+    """Return the newest verdict on the extension in the enclosing query, as a subquery."""
+    other = aliased(VerdictRow)
+    return (
+        select(func.max(other.id))
+        .where(other.extension_id == ExtensionRow.id)
         .correlate(ExtensionRow)
         .scalar_subquery()
     )
+
+
+def first_verdict_id() -> ScalarSelect[int]:
+    """Return the first verdict on the extension in the enclosing query, as a subquery."""
+    other = aliased(VerdictRow)
+    return (
+        select(func.min(other.id))
+        .where(other.extension_id == ExtensionRow.id)
+        .correlate(ExtensionRow)
+        .scalar_subquery()
+    )
+
+
+def _findings_query() -> Select[FrameRow, ExtensionRow, VerdictRow, str, LabelRow]:
     newest_label_id = (
         select(func.max(LabelRow.id))
         .where(LabelRow.extension_id == ExtensionRow.id, *_label_stands())
@@ -686,7 +702,7 @@ def _findings_query() -> Select[FrameRow, ExtensionRow, VerdictRow, str, LabelRo
     return (
         select(FrameRow, ExtensionRow, VerdictRow, EncoderRow.fingerprint, LabelRow)
         .join(ExtensionRow, ExtensionRow.frame_id == FrameRow.id)
-        .join(VerdictRow, VerdictRow.id == newest_verdict)
+        .join(VerdictRow, VerdictRow.id == newest_verdict_id())
         .join(EncoderRow, EncoderRow.id == VerdictRow.encoder_id)
         .outerjoin(LabelRow, LabelRow.id == newest_label_id)
         .order_by(FrameRow.observed_at, FrameRow.id, ExtensionRow.number)
@@ -750,6 +766,13 @@ def extensions_where(
         *([FrameRow.night == night] if night else []),
         *([_newest_status() == status] if status else []),
     )
+
+
+def extensions_with(session: Session, extension_ids: Sequence[int]) -> list[Chosen]:
+    """Return the extensions of these ids, in order of time."""
+    parts = _parts(extension_ids)
+    found = [one for some in parts for one in _chosen(session, ExtensionRow.id.in_(some))]
+    return sorted(found, key=lambda one: (one.observed_at, one.frame_id, one.number))
 
 
 def extensions_called(session: Session, names: Collection[str]) -> Mapping[str, list[Chosen]]:
@@ -832,6 +855,26 @@ def unprocessed(session: Session) -> Sequence[FrameRow]:
         .where(FrameRow.state != FrameState.PROCESSED)
         .order_by(FrameRow.processed_at.desc())
     ).all()
+
+
+def failed(session: Session) -> Sequence[FrameRow]:
+    """Return the files that failed, by name."""
+    query = select(FrameRow).where(FrameRow.state == FrameState.FAILED).order_by(FrameRow.name)
+    return session.scalars(query).all()
+
+
+def instruments_seen(session: Session) -> Sequence[str]:
+    """Return the instruments of which a frame was processed, by name."""
+    query = select(FrameRow.instrument).where(FrameRow.state == FrameState.PROCESSED).distinct()
+    return sorted(name for name in session.scalars(query) if name)
+
+
+def frames_by_night(session: Session, first: date) -> Mapping[date, int]:
+    """Return how many frames were processed of each night that had any, from one on."""
+    query = (
+        select(FrameRow.night, func.count()).where(FrameRow.night >= first).group_by(FrameRow.night)
+    )
+    return {night: n for night, n in session.execute(query) if night}
 
 
 def newest_night(session: Session) -> date | None:

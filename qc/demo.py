@@ -13,7 +13,7 @@ from qc import database
 from qc.errors import ConfigurationError
 from qc.judge import Status
 from qc.pipeline import process_frames
-from qc.reports import write_report
+from qc.publishing import publish_night
 from qc.runtime import Runtime, create_project, open_runtime
 from qc.settings import read_settings
 from qc.simulator import simulate
@@ -90,7 +90,7 @@ def create_demo(project: Path, *, seed: int, progress: Progress) -> DemoResult:
         _process(history, runtime, LabelName.GOOD, "learn the history", progress)
         _process(new, runtime, None, "judge the night", progress)
         progress("write the report", 0, 1)
-        report = write_report(runtime, night, datetime.now(UTC))
+        report = publish_night(runtime, night, datetime.now(UTC)).html
         progress("write the report", 1, 1)
         with runtime.reads() as session:
             return _result(session, project, report, night)

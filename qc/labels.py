@@ -12,7 +12,7 @@ from unicodedata import category
 
 from sqlalchemy.orm import Session
 
-from qc import database
+from qc import database, spot_check
 from qc.choices import chosen, shortened
 from qc.database import Answer, Chosen
 from qc.errors import InvalidAnswer, UnknownFrame
@@ -108,6 +108,30 @@ def choose_where(
     wanted_type = chosen(image_type, types, "image type") if image_type else None
     wanted = Status(chosen(status, Status, "status")) if status else None
     return tuple(database.extensions_where(session, wanted_type, night, wanted))
+
+
+def choose_sample(session: Session, night: date | None) -> tuple[Chosen, ...]:
+    """Return what was drawn for the spot check of a night and has no label yet.
+
+    Parameters
+    ----------
+    night : date, optional
+        The newest that has frames, where absent.
+
+    Raises
+    ------
+    InvalidAnswer
+        If nothing was drawn, or all of it has a label.
+    """
+    night = night or database.newest_night(session)
+    draws = spot_check.read_draws(session, night, night) if night else []
+    drawn = list(spot_check.answers_of(draws))
+    said = database.labels_of(session, drawn)
+    found = [one for one in drawn if database.standing(said.get(one, ())) is None]
+    if not found:
+        why = f"all {len(drawn)} drawn have a label" if drawn else "nothing was drawn"
+        raise InvalidAnswer(f"spot check of the night {night or '(none yet)'}: {why}")
+    return tuple(database.extensions_with(session, found))
 
 
 # --- what is said ---------------------------------------------------------------------------------

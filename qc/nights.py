@@ -8,20 +8,18 @@ from enum import StrEnum
 from functools import cached_property
 from math import comb
 
-import numpy as np
 from sqlalchemy.orm import Session
 
-from qc import database
+from qc import database, spot_check
 from qc.database import Finding
 from qc.files import told_time
 from qc.instruments import Calibration, Instrument, Layout, Mode
 from qc.judge import Status
+from qc.spot_check import CONFIDENCE, Statement
 from qc.tables import FrameRow, FrameState, LabelName
 
 HISTORY_NIGHTS = 60
 SEEN_WITHIN = timedelta(days=30)  # an image type not had for longer is not missed
-SAMPLE_SIZE = 40  # what can be looked at in two minutes
-CONFIDENCE = 0.95
 
 
 class Standing(StrEnum):
@@ -152,18 +150,29 @@ class Event:
 
 @dataclass(frozen=True)
 class Sample:
-    """A random choice of the night's nominal extensions, and what it proves if all are good.
+    """The night's nominal extensions that were drawn by chance, and what people said of them.
 
     Attributes
     ----------
     findings : tuple of Finding
         Those of one setup stand together.
     population : int
-        How many there were to choose from.
+        How many were judged nominal when they came, from which was drawn.
+    answers : tuple of LabelName
+        Of those that people have looked at.
+    statements : tuple of Statement
+        What all answers of the last 90 days prove, by image type.
     """
 
     findings: tuple[Finding, ...]
     population: int
+    answers: tuple[LabelName, ...]
+    statements: tuple[Statement, ...]
+
+    @property
+    def bad(self) -> int:
+        """Count those that people called bad."""
+        return self.answers.count(LabelName.BAD)
 
     @property
     def missed_at_most(self) -> int:
@@ -262,7 +271,7 @@ def read_night(session: Session, evening: date, instruments: Sequence[Instrument
         incomplete=_incomplete_sets(tonight),
         strays=_strays(tonight, kinds),
         unread=_unread(session, matrices),
-        sample=_sample(evening, tonight),
+        sample=_sample(session, evening, tonight),
     )
 
 
@@ -448,10 +457,10 @@ def _unread(session: Session, matrices: Sequence[Matrix]) -> tuple[FrameRow, ...
     start = min(matrix.ends for matrix in in_use) - timedelta(days=1)
     end = max(matrix.ends for matrix in in_use)
     rows = database.unprocessed_between(session, start, end)
-    return tuple(row for row in rows if start <= _taken_at(row) < end)
+    return tuple(row for row in rows if start <= taken_at(row) < end)
 
 
-def _taken_at(row: FrameRow) -> datetime:
+def taken_at(row: FrameRow) -> datetime:
     """Guess when a file that could not be read was taken: its name tells, or else the disk."""
     return told_time(row.name) or datetime.fromtimestamp(row.modified_ns / 1e9, UTC)
 
@@ -480,11 +489,11 @@ def _is_anomaly(finding: Finding) -> bool:
     return finding.verdict.status == Status.ANOMALOUS or standing(finding) is Standing.ANOMALOUS
 
 
-def _sample(evening: date, tonight: Sequence[Finding]) -> Sample:
-    """Choose nominal extensions at random, the same ones for every reader of the night."""
-    nominal = [one for one in tonight if one.verdict.status == Status.NOMINAL and one.label is None]
-    size = min(SAMPLE_SIZE, len(nominal))
-    chosen = np.random.default_rng(evening.toordinal()).permutation(len(nominal))[:size]
-    findings = [nominal[index] for index in sorted(chosen)]
+def _sample(session: Session, evening: date, tonight: Sequence[Finding]) -> Sample:
+    draws = spot_check.read_draws(session, spot_check.remembered_from(evening), evening)
+    own = [one for one in draws if one.night == evening]
+    drawn = spot_check.answers_of(own)
+    findings = [one for one in tonight if one.extension.id in drawn]
     findings.sort(key=lambda one: str(one.extension.setup))
-    return Sample(tuple(findings), len(nominal))
+    answers = tuple(answer for answer in drawn.values() if answer)
+    return Sample(tuple(findings), len(own), answers, spot_check.statements(draws))

@@ -10,7 +10,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, time, timedelta
 from html import escape
 from typing import Any
 
@@ -41,6 +41,7 @@ HEAT_OPACITY = 0.8  # at full strength: what lies beneath must remain visible
 HEAT_STARTS, HEAT_ENDS = 1.0, 10.0  # times what good frames show: clear up to, full from
 HEAT_LEAST = 0.25  # of full strength: where a map begins must be seen
 DOTS_AS_SVG = 300  # more dots than this are drawn as one embedded image
+MOST_AGED = 1.2  # times the limit: a median above is beyond it, by how much is no matter
 PROFILE_POINTS = 256  # about one per printed half millimetre
 STATUSES = {  # marker, fill, edge, size in points: shape and fill say it again without colour
     "nominal": ("o", GREY, "none", 4),
@@ -265,6 +266,35 @@ def trend(
     axes.set_title(title, loc="left", fontsize=TEXT_PT, fontweight="bold", pad=8)
     _legend(figure, axes)
     return _svg(figure, f"{title} against time, {len(values)} values")
+
+
+def ageing(weeks: Sequence[date], ratios: Floats, *, title: str) -> str:
+    """Draw how near to their limits good frames of a type come, week by week: one of many, small.
+
+    Parameters
+    ----------
+    weeks : sequence of n dates
+    ratios : (n, 2) float array
+        Merge height and residual, 1 is the limit; what is not a number is left out, and what is
+        above 1.2 is drawn there.
+
+    Returns
+    -------
+    str
+        SVG, half as wide as the others.
+    """
+    figure, axes = _drawing(height_in=1.75, width_in=2.6)
+    axes.axhline(1, color=BLACK, linestyle="--", linewidth=1)
+    when = np.array([datetime.combine(day, time(), UTC) for day in weeks], "O")
+    for column, (marker, colour) in enumerate((("o", BLUE), ("D", RED))):
+        known = np.isfinite(ratios[:, column])
+        heights = np.minimum(ratios[known, column], MOST_AGED)
+        axes.plot(when[known], heights, f"{marker}-", color=colour, markersize=3, linewidth=1)
+    axes.set(ylim=(0, MOST_AGED + 0.05), yticks=(0, 0.5, 1))
+    axes.set_xlim(when[0], when[-1] + timedelta(days=3))
+    _date_axis(axes, ticks=(2, 4))
+    axes.set_title(title, loc="left", fontsize=TEXT_PT, fontweight="bold", pad=4)
+    return _svg(figure, f"{title}: medians of {len(weeks)} weeks, 1 is the limit")
 
 
 def profile(
@@ -615,8 +645,8 @@ def _png(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _drawing(height_in: float = 2.9) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(5.2, height_in), layout="constrained")
+def _drawing(height_in: float = 2.9, width_in: float = 5.2) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width_in, height_in), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     _tidy(axes)
@@ -746,8 +776,9 @@ def _draw_events(axes: Axes, events: Sequence[tuple[datetime, str]]) -> None:
         )
 
 
-def _date_axis(axes: Axes) -> None:
-    locator = AutoDateLocator(tz=UTC, minticks=3, maxticks=6)  # type: ignore[no-untyped-call]
+def _date_axis(axes: Axes, ticks: tuple[int, int] = (3, 6)) -> None:
+    least, most = ticks
+    locator = AutoDateLocator(tz=UTC, minticks=least, maxticks=most)  # type: ignore[no-untyped-call]
     axes.xaxis.set_major_locator(locator)
     formatter = ConciseDateFormatter(locator, tz=UTC)  # type: ignore[no-untyped-call]
     axes.xaxis.set_major_formatter(formatter)

@@ -24,7 +24,6 @@ from qc.frames import Setup
 from qc.instruments import Instrument
 from qc.judge import REFERENCE_AMPLE, sample_words
 from qc.nights import (
-    CONFIDENCE,
     HISTORY_NIGHTS,
     Night,
     Standing,
@@ -33,6 +32,7 @@ from qc.nights import (
     read_night,
     standing,
 )
+from qc.periods import in_hours
 from qc.portraits import (
     SHOWN_AFTER,
     TALLEST_SCORE,
@@ -44,6 +44,7 @@ from qc.portraits import (
     draw_trend,
 )
 from qc.runtime import Runtime
+from qc.spot_check import CONFIDENCE, ONE_IN, REMEMBERED
 from qc.tables import FrameRow
 from qc.thresholds import Thresholds
 
@@ -164,7 +165,7 @@ def build_report(
     first = evening - timedelta(days=HISTORY_NIGHTS - 1)
     epochs = database.epochs_between(session, first, evening)
     gallery = Gallery(session, thresholds)
-    counted = _Counted(len(pictured) + len(trended), progress)
+    counted = Counted(len(pictured) + len(trended), progress)
     report = Report(
         night=night,
         generated_at=generated_at.astimezone(UTC),
@@ -282,13 +283,14 @@ def _file_name(frame: FrameRow) -> str:
     return safe if safe == frame.name else f"{safe}-{(frame.sha256 or '')[:8]}"
 
 
-class _Counted:
+class Counted:
     """Hands items on, and tells a listener how many are done."""
 
     def __init__(self, total: int, progress: Progress | None) -> None:
         self.total, self.progress, self.done = total, progress, 0
 
     def over(self, items: Iterable[T]) -> Iterator[T]:
+        """Yield the items; each counts as done when the next is asked for."""
         for item in items:
             yield item
             self.done += 1
@@ -315,7 +317,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"score": _score, "age": _age, "sigma": _sigma, "utc": _utc}
-    environment.filters |= {"setup": _setup, "sample": sample_words}
+    environment.filters |= {"setup": _setup, "sample": sample_words, "hours": in_hours}
     environment.globals |= {
         "standing": standing,
         "listed": LISTED,
@@ -324,6 +326,8 @@ def _environment() -> Environment:
         "shown_after_days": SHOWN_AFTER.days,
         "tallest_score": f"{TALLEST_SCORE:g}",
         "confidence": CONFIDENCE,
+        "one_in": ONE_IN,
+        "remembered_days": REMEMBERED.days,
     }
     return environment
 

@@ -163,7 +163,7 @@ def test_label_by_a_filter_asks_for_a_second_thought(qc):
     assert run.err == "21 extensions\nqc: 21 extensions are more than 20: say --yes as well\n"
     told = qc("label", "--type", "TB0", "--as", "good", "--who", "kim", "--yes")
     assert (told.code, "21 of 21 extensions have another label now" in told.out) == (0, True)
-    run = qc("label", "--night", "2026-01-02", "--status", "anomalous", "--as", "good")
+    run = qc("label", "--night", "2026-01-03", "--status", "anomalous", "--as", "good")
     assert (run.code, run.err) == (0, "1 extensions\n")
     run = qc("label", "--night", "2025-01-02", "--undo")
     assert run.err == "0 extensions\nqc: there is none of that type, night and status\n"
@@ -551,3 +551,31 @@ def test_help_is_short_and_names_the_commands(qc):
     shown = "demo process show label epoch report tune similar export status db"
     for name in shown.split():
         assert f" {name} " in run.out
+
+
+@pytest.fixture
+def remembering(project, monkeypatch):
+    """A project that remembers forty ordinary frames of four nights, ready for the command."""
+    with open_tiny(project) as runtime:
+        remember(runtime, *[Past() for _ in range(40)])
+    install(project)
+    monkeypatch.setenv("QC_PROJECT", str(project))
+    return project
+
+
+@pytest.mark.usefixtures("remembering")
+def test_label_answers_for_a_whole_spot_check_at_once(qc):
+    run = qc("label", "--sample", "--night", "2026-01-03", "--as", "good", "--who", "kim")
+    assert run.code == 0, run.err
+    assert "TINY.22[0] TB0: good, says kim" in run.out
+    assert (
+        qc("label", "--sample", "--night", "2026-01-03", "--as", "good").code == 2
+    )  # none is left
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize("words", ["--as bad --kind other", "--undo", "TINY.1 --as good"])
+def test_label_takes_a_spot_check_as_good_and_no_otherwise(qc, words):
+    run = qc("label", "--sample", *words.split())
+    assert run.code == 2
+    assert "--sample" in run.err

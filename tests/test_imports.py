@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SLOW = {"keras", "tensorflow"}
+SLOW = {"keras", "tensorflow", "weasyprint"}  # the last may not even be installed
 
 # Bottom to top: a module imports only from lines above its own.
 ORDER = [
     {"qc.errors", "qc.files"},
-    {"qc.choices"},
+    {"qc.choices", "qc.pdf"},
     {"qc.installation"},
     {"qc.instruments"},
     {"qc.fitsfile"},
@@ -25,7 +25,7 @@ ORDER = [
     {"qc.tails"},
     {"qc.tables"},
     {"qc.database"},
-    {"qc.settings"},
+    {"qc.settings", "qc.spot_check"},
     {"qc.stores"},
     {"qc.inboxes"},
     {"qc.labels"},
@@ -34,12 +34,13 @@ ORDER = [
     {"qc.expectations"},
     {"qc.plots"},
     {"qc.nights"},
-    {"qc.portraits"},
+    {"qc.portraits", "qc.periods"},
     {"qc.tuning"},
     {"qc.runtime"},
     {"qc.training"},
     {"qc.reports", "qc.exports", "qc.proposals"},
-    {"qc.lessons"},
+    {"qc.lessons", "qc.surveys"},
+    {"qc.publishing"},
     {"qc.pipeline"},
     {"qc.history"},
     {"qc.simulator"},

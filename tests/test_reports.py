@@ -22,7 +22,7 @@ from qc.errors import ConfigurationError, UnknownFrame
 from qc.frames import Frame, Setup
 from qc.instruments import Instrument, read_instruments
 from qc.judge import Evidence, Status, Verdict
-from qc.nights import SAMPLE_SIZE, missed_at_most
+from qc.nights import missed_at_most
 from qc.reports import build_frame_page, build_report, write_frame_page, write_report
 from qc.runtime import Runtime
 from qc.schema import upgrade_schema
@@ -523,21 +523,6 @@ def test_interventions_stand_in_the_trends(session, uves):
     )
     session.add(epoch)
     assert any("new &lt;controller&gt;" in one for one in drawings(report(session, uves)))
-
-
-def test_the_spot_check_is_the_same_for_every_reader_and_bounded(session, uves):
-    for number in range(SAMPLE_SIZE + 20):
-        record(session, at=MORNING + timedelta(seconds=number))
-    pages = [Page(report(session, uves)) for _ in range(2)]
-    walls = [[alt for alt in page.all("img", "alt") if "block means" in alt] for page in pages]
-    assert len(walls[0]) == SAMPLE_SIZE
-    assert walls[0] == walls[1]
-    assert f"drawn at random from the {SAMPLE_SIZE + 20}" in pages[0].text
-
-
-def test_a_spot_check_of_all_proves_all(session, uves):
-    record(session)
-    assert "none is a missed anomaly" in Page(report(session, uves)).text
 
 
 @pytest.mark.parametrize(("population", "sampled"), [(10, 1), (30, 20), (60, 40), (250, 40)])
