@@ -123,17 +123,19 @@ def _owed_by_place(session: Session) -> dict[Place, list[AlertRow]]:
 
 def _settle(session: Session) -> None:
     """Tell nobody of what a person has called good by now, or what is judged nominal by now."""
-    owed = select(AlertRow, VerdictRow.extension_id).join(
-        VerdictRow, VerdictRow.id == AlertRow.verdict_id
+    query = (
+        select(AlertRow, VerdictRow.extension_id)
+        .join(VerdictRow, VerdictRow.id == AlertRow.verdict_id)
+        .where(*waiting())
     )
-    rows = {row.AlertRow: row.extension_id for row in session.execute(owed.where(*waiting()))}
-    said = database.labels_of(session, list(rows.values()))
-    for alert, extension_id in rows.items():
-        label = database.standing(said.get(extension_id, ()))
-        if label is not None and label.label in _GOOD:
-            alert.settled = f"called {label.label} by {label.who} before it was told"
-        elif label is None and database.newest_status(session, extension_id) != Status.ANOMALOUS:
-            alert.settled = "judged again, and not anomalous, before it was told"
+    alerts = {extension_id: alert for alert, extension_id in session.execute(query)}
+    for one in database.findings_with(session, list(alerts)):
+        if one.label is not None and one.label.label in _GOOD:
+            words = f"called {one.label.label} by {one.label.who} before it was told"
+            alerts[one.extension.id].settled = words
+        elif one.label is None and one.verdict.status != Status.ANOMALOUS:
+            words = "judged again, and not anomalous, before it was told"
+            alerts[one.extension.id].settled = words
 
 
 @dataclass(frozen=True)
@@ -240,9 +242,10 @@ class _Desk:
         return self.session.scalar(query) if others else None
 
     def _is_ready(self, event: Sequence[AlertRow]) -> bool:
+        """Say whether an event has had its time, or a clock that was set back hides how long."""
         wait = timedelta(seconds=self.settings.alerts.gather_s)
-        times = [one.owed_at for one in event]
-        return self.now >= max(times) + wait or self.now >= min(times) + 2 * wait
+        ages = [self.now - one.owed_at for one in event]
+        return min(ages) >= wait or max(ages) >= 2 * wait or min(ages) < timedelta(0)
 
     def _tell(
         self, events: Sequence[Sequence[AlertRow]], ready: Sequence[Sequence[AlertRow]]

@@ -209,10 +209,10 @@ def alerts_record(session: Session, *, every: bool = False) -> dict[str, Any]:
     if every:
         notices = session.scalars(select(NoticeRow).order_by(NoticeRow.id)).all()
     is_open = {one.id for one in unanswered}
-    waiting = session.scalar(select(func.count()).select_from(AlertRow).where(*waiting()))
+    owed = session.scalar(select(func.count()).select_from(AlertRow).where(*waiting()))
     return {
         "open": len(is_open),
-        "waiting": waiting or 0,
+        "waiting": owed or 0,
         "notices": [_notice_record(one, one.id in is_open) for one in notices],
         "silences": [_silence_record(one) for one in silences(session, ended=every)],
     }
