@@ -15,6 +15,9 @@
     ├── CannotTune              what is stored does not say where a limit should be
     ├── CannotTrain             too little is labelled to learn from
     ├── InboxAway               a remote inbox does not answer; it is asked again
+    ├── NotDelivered            a mail or message has not left: to be tried again
+    │   ├── OutOfReach          the server is not to be had: nothing else leaves either
+    │   └── Refused             the server will never take it for this address
     └── ConfigurationError      the installation is at fault; the program stops
 
 A message says which file, what was expected, what was found, and what to do about it.
@@ -71,6 +74,18 @@ class CannotTrain(QCError):  # noqa: N818
 
 class InboxAway(QCError):  # noqa: N818
     """A remote inbox cannot be listed or read now; the next scan asks again."""
+
+
+class NotDelivered(QCError):  # noqa: N818
+    """A mail or message was not taken this time; it may be the next."""
+
+
+class OutOfReach(NotDelivered):
+    """The server does not answer as it should: no other message would leave either."""
+
+
+class Refused(NotDelivered):
+    """The server will not take this message for this address, however often it is asked."""
 
 
 class ConfigurationError(QCError):
