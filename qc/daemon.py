@@ -3,7 +3,7 @@
 import logging
 import signal
 from collections import Counter
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 
 from qc import alerts, database, runs, upkeep
@@ -11,9 +11,10 @@ from qc.absence import owe_absences
 from qc.health import serve_health
 from qc.inboxes import prune_fetched
 from qc.lock import Holder, only_daemon
+from qc.periods import month_of
 from qc.pipeline import process_frames
 from qc.proposal_page import write_proposal_page
-from qc.reports import write_report
+from qc.publishing import Published, publish_night, publish_span, read_outcome
 from qc.runtime import Runtime
 from qc.selftest import run_self_test
 from qc.tables import Topic
@@ -98,20 +99,24 @@ def tell(watch: Watch, now: datetime) -> str:
                 database.owe_alert(session, Topic.DAEMON, key, f"{trouble.key}: {trouble.words}")
         made = alerts.gather_alerts(session, watch.settings, now)
     sent = alerts.send_unsent(watch.runtime, now)
-    return sent.words(made)
+    for words in sent.troubles:
+        logger.info("not sent", extra={"words": words})
+    counts = {"notices made": made, "sent": sent.sent, "deferred": sent.deferred}
+    return _counted(Counter(counts) | Counter({"given up": sent.gave_up}))
 
 
 def report(watch: Watch, now: datetime) -> str:
     """Write the morning report of the night that has ended, and send it to who asked for it."""
     night = watch.last_night(now)
-    file = write_report(watch.runtime, night, now)
-    alerts.owe_night(watch.runtime, night, file, now)
-    return file.name
+    written = publish_night(watch.runtime, night, now, pdf=watch.settings.schedule.pdf)
+    outcome = read_outcome(watch.runtime, night)
+    return _sent_out(watch, written, f"[QC] night {night}: {outcome.words}", night, now)
 
 
 def absence(watch: Watch, now: datetime) -> str:
     """Look for what should have come and did not."""
-    found = owe_absences(watch.runtime, now)
+    with watch.runtime.writes.begin() as session:
+        found = owe_absences(session, watch.runtime.instruments, now)
     return f"{found} missed" if found else ""
 
 
@@ -126,8 +131,16 @@ def proposal(watch: Watch, now: datetime) -> str:
 
 
 def monthly(watch: Watch, now: datetime) -> str:
-    """Write the report of the last full month."""
-    return write_month(watch.runtime, None, now).name
+    """Write the report of the last full month, and send it to who asked for it."""
+    span = month_of(watch.last_night(now).replace(day=1) - timedelta(days=1))
+    written = publish_span(watch.runtime, span, now, pdf=watch.settings.schedule.pdf)
+    return _sent_out(watch, written, f"[QC] {span.first:%B %Y}", span.last, now)
+
+
+def _sent_out(watch: Watch, written: Published, subject: str, night: date, now: datetime) -> str:
+    with watch.runtime.writes.begin() as session:
+        heard = alerts.owe_report(session, watch.settings, written.html, subject, night, now)
+    return f"{written.html.name}, owed to {heard}"
 
 
 def prune(watch: Watch, now: datetime) -> str:

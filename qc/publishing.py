@@ -132,6 +132,14 @@ class Outcome:
     counts: Counter[Standing]
 
     @property
+    def words(self) -> str:
+        """Say it in one line: ``2 anomalous, 1 absent; 145 frames``."""
+        grave = [f"{self.counts[one]} {one}" for one in Standing if self.counts[one]]
+        failed = [f"{self.failed} failed"] if self.failed else []
+        told = [each for each in [*grave, *failed] if not each.endswith(Standing.NOMINAL)]
+        return f"{', '.join(told) or 'all nominal'}; {self.frames} frames"
+
+    @property
     def worst(self) -> Standing:
         """Return the gravest standing; a file that failed may hide anything."""
         return next((one for one in Standing if self.counts[one]), Standing.NOMINAL)
@@ -177,6 +185,14 @@ class Index:
     generated_at: datetime
     instruments: str
     shelves: tuple[Shelf, ...]
+
+
+def read_outcome(runtime: Runtime, night: date) -> Outcome:
+    """Return how a night went."""
+    with runtime.reads() as session:
+        in_use = database.instruments_seen(session)
+        outcomes = _outcomes(session, night, runtime.instruments, in_use)
+    return outcomes.get(night, Outcome(0, 0, Counter()))
 
 
 def write_index(runtime: Runtime, now: datetime) -> Path:

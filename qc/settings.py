@@ -140,6 +140,8 @@ class Schedule(_Section):
     ----------
     time_zone : str
         The observatory's; a name of the IANA data base.
+    pdf : bool
+        Whether the morning's and the month's report are written as PDF too.
     """
 
     time_zone: str = "America/Santiago"
@@ -150,6 +152,7 @@ class Schedule(_Section):
     monthly: Crontab = "15 8 1 * *"
     prune: Crontab = "0 12 * * *"
     backup: Crontab = "30 12 * * *"
+    pdf: bool = False
 
     @field_validator("time_zone")
     @classmethod

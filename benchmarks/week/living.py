@@ -34,6 +34,7 @@ from qc.pipeline import process_frames
 from qc.runtime import create_project, open_runtime
 from qc.settings import read_settings
 from qc.tables import LabelName
+from qc.upkeep import back_up
 
 CALM_BEFORE_S, CALM_AFTER_S = 60, 120
 PATIENCE_S = 900
@@ -82,6 +83,7 @@ class Week:
     ) -> None:
         self.project, self.nights, self.speed = project, nights, speed
         self.inbox = work / "inbox"
+        self.learned = work / f"learned-{last}.db"
         self.post = PostOffice()
         self.log = work / "daemon.log"
         self.daemon = DaemonProcess(project, self.log)
@@ -105,10 +107,16 @@ class Week:
         day_minutes = max(1, round(self.day_s / 60))
         words = _SETTINGS.format(inbox=self.inbox, port=self.post.port, day_minutes=day_minutes)
         (self.project / "qc.toml").write_text(words, encoding="utf-8")
+        if self.learned.exists():
+            shutil.copyfile(self.learned, self.project / "qc.db")
+            return
         with open_runtime(read_settings(self.project)) as runtime:
             for done, _ in enumerate(process_frames(history, runtime, LabelName.GOOD), start=1):
                 if done % 50 == 0:
                     print(f"learn {HISTORY_NIGHTS} nights: {done} of {len(history)}", flush=True)
+            back_up(runtime.settings, datetime.now(UTC))
+        [copy] = (self.project / "backups").iterdir()
+        shutil.move(copy, self.learned)
 
     def live(self) -> Account:
         """Let everything happen at its time; wait until nothing is owed; take the account."""
