@@ -35,6 +35,7 @@ def draw_all(
     folder: Path,
 ) -> None:
     """Draw every picture of the page."""
+    folder.mkdir(parents=True, exist_ok=True)
     draw_curves(scores, results["methods"], folder / "detection_curves.png")
     draw_methods(scores.columns, results, folder / "detection_methods.png")
     draw_recall(results["recall_by_fault"], folder / "detection_recall.png")
