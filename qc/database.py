@@ -871,6 +871,12 @@ def owe_alert(
     return True
 
 
+def alerts_called(session: Session, keys: Collection[str]) -> Collection[str]:
+    """Return those of these keys that an alert has, told or not."""
+    rows = session.scalars(select(AlertRow.key).where(AlertRow.key.in_(keys)))
+    return {key for key in rows if key is not None}
+
+
 def last_processed_at(session: Session) -> datetime | None:
     """Return when a file was last taken in."""
     return session.scalar(select(func.max(FrameRow.processed_at)))
@@ -1044,6 +1050,69 @@ def unprocessed_between(session: Session, start: datetime, end: datetime) -> Seq
         .order_by(FrameRow.name)
     )
     return session.scalars(query).all()
+
+
+_TOLD_TIME = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d)[:_](\d\d)[:_](\d\d)")
+
+
+def taken_at(row: FrameRow) -> datetime:
+    """Guess when a file that could not be read was taken: its name tells, or else the disk."""
+    told = _TOLD_TIME.search(row.name)
+    if told is not None:
+        day, *clock = told.groups()
+        with suppress(ValueError):  # 2024-02-31 looks like a date and is none
+            return datetime.fromisoformat(f"{day}T{':'.join(clock)}+00:00")
+    return datetime.fromtimestamp(row.modified_ns / 1e9, UTC)
+
+
+@dataclass(frozen=True)
+class Had:
+    """What one night brought of one setup on one chip.
+
+    Attributes
+    ----------
+    last : datetime
+        When the last of them was taken.
+    """
+
+    instrument: str
+    night: date
+    setup: Setup
+    frames: int
+    last: datetime
+
+
+def had_between(session: Session, first: date, last: date) -> Iterator[Had]:
+    """Yield which setups these nights brought, and how many frames of each."""
+    setup = [getattr(ExtensionRow, name) for name in Setup.__dataclass_fields__]
+    query = (
+        select(
+            FrameRow.instrument,
+            FrameRow.night,
+            func.count(func.distinct(FrameRow.id)),
+            func.max(FrameRow.observed_at),
+            *setup,
+        )
+        .join(ExtensionRow.frame)
+        .where(FrameRow.night >= first, FrameRow.night <= last)
+        .group_by(FrameRow.instrument, FrameRow.night, *setup)
+    )
+    for instrument, night, frames, at, *values in session.execute(query):
+        yield Had(instrument, night, Setup(*values), frames, at)
+
+
+def is_catching_up(session: Session, now: datetime, since: datetime, late_s: float) -> bool:
+    """Say whether since some time frames were taken in that long before had been taken.
+
+    Frames of more than a week ago do not count: an archive's say nothing of tonight's.
+    """
+    query = select(FrameRow.processed_at, FrameRow.observed_at).where(
+        FrameRow.processed_at >= since,
+        FrameRow.processed_at <= now,
+        FrameRow.observed_at >= now - timedelta(days=7),
+    )
+    late = timedelta(seconds=late_s)
+    return any(taken and done - taken > late for done, taken in session.execute(query))
 
 
 def epochs_between(session: Session, first: date, last: date) -> Sequence[EpochRow]:

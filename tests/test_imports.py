@@ -31,6 +31,7 @@ ORDER = [
     {"qc.schema"},
     {"qc.expectations"},
     {"qc.plots"},
+    {"qc.absence"},
     {"qc.nights"},
     {"qc.portraits"},
     {"qc.tuning"},
