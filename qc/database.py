@@ -41,6 +41,7 @@ from sqlalchemy.orm import (
 from embeddings.encoder import Encoder
 from embeddings.preprocess import appearance
 from qc.errors import ConfigurationError, UnknownFrame
+from qc.files import told_time
 from qc.frames import Frame, Region, Setup
 from qc.judge import REFERENCE_NEEDED, Evidence, Prediction, Status, Verdict, limits_for
 from qc.tables import (
@@ -1012,6 +1013,12 @@ def owe_alert(
     return True
 
 
+def alerts_called(session: Session, keys: Collection[str]) -> Collection[str]:
+    """Return those of these keys that an alert has, told or not."""
+    rows = session.scalars(select(AlertRow.key).where(AlertRow.key.in_(keys)))
+    return {key for key in rows if key is not None}
+
+
 def last_processed_at(session: Session) -> datetime | None:
     """Return when a file was last taken in."""
     return session.scalar(select(func.max(FrameRow.processed_at)))
@@ -1185,6 +1192,61 @@ def unprocessed_between(session: Session, start: datetime, end: datetime) -> Seq
         .order_by(FrameRow.name)
     )
     return session.scalars(query).all()
+
+
+def taken_at(row: FrameRow) -> datetime:
+    """Guess when a file that could not be read was taken: its name tells, or else the disk."""
+    return told_time(row.name) or datetime.fromtimestamp(row.modified_ns / 1e9, UTC)
+
+
+@dataclass(frozen=True)
+class Had:
+    """What one night brought of one setup on one chip.
+
+    Attributes
+    ----------
+    last : datetime
+        When the last of them was taken.
+    """
+
+    instrument: str
+    night: date
+    setup: Setup
+    frames: int
+    last: datetime
+
+
+def had_between(session: Session, first: date, last: date) -> Iterator[Had]:
+    """Yield which setups these nights brought, and how many frames of each."""
+    setup = [getattr(ExtensionRow, name) for name in Setup.__dataclass_fields__]
+    query = (
+        select(
+            FrameRow.instrument,
+            FrameRow.night,
+            func.count(func.distinct(FrameRow.id)),
+            func.max(FrameRow.observed_at),
+            *setup,
+        )
+        .join(ExtensionRow.frame)
+        .where(FrameRow.night >= first, FrameRow.night <= last)
+        .group_by(FrameRow.instrument, FrameRow.night, *setup)
+    )
+    for instrument, night, frames, at, *values in session.execute(query):
+        yield Had(instrument, night, Setup(*values), frames, at)
+
+
+def is_catching_up(session: Session, now: datetime, since: datetime, late_s: float) -> bool:
+    """Say whether since some time frames were taken in that long before had been taken.
+
+    Frames of more than a week ago do not count: an archive's say nothing of tonight's.
+    """
+    query = select(FrameRow.processed_at, FrameRow.observed_at).where(
+        FrameRow.processed_at >= since,
+        FrameRow.processed_at <= now,
+        FrameRow.observed_at >= now - timedelta(days=7),
+    )
+    late = timedelta(seconds=late_s)
+    return any(taken and done - taken > late for done, taken in session.execute(query))
 
 
 def epochs_between(session: Session, first: date, last: date) -> Sequence[EpochRow]:

@@ -71,6 +71,13 @@ class Setup:
     slit_arcsec: float | None = None
     optics: str = ""
 
+    @property
+    def words(self) -> str:
+        """Write it for people, without image type and chip."""
+        light = [f"{self.wavelength_nm:g} nm"] if self.wavelength_nm is not None else []
+        light += [f"slit {self.slit_arcsec:g} arcsec"] if self.slit_arcsec is not None else []
+        return ", ".join([self.binning, self.read_mode, *light, *filter(None, [self.optics])])
+
 
 @dataclass(frozen=True)
 class Detector:

@@ -13,7 +13,7 @@ import operator
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from fnmatch import fnmatchcase
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -66,6 +66,8 @@ def _zone(name: str) -> str:
 _COMPARISONS = {"<=": operator.le, ">=": operator.ge}
 
 Positive = Annotated[float, Field(gt=0)]
+Hour = Annotated[float, Field(ge=0, lt=24)]
+Share = Annotated[float, Field(gt=0, lt=1)]
 Expected = Annotated[Value | None, AfterValidator(_comparable)]
 Condition = dict[str, Annotated[tuple[Expected, ...], BeforeValidator(_listed)]]
 """Keyword -> what its value may be; all must hold.
@@ -286,6 +288,8 @@ class Calibration:
         Scale of the fixed asinh stretch.
     expected_every_days, set_size : float, int
         The calibration plan, for each setup in use; None where none is planned.
+    due_utc_hour : float or None
+        When it is late, if at another hour than all else.
     """
 
     name: str
@@ -298,6 +302,7 @@ class Calibration:
     slit_scales: bool = False
     expected_every_days: Positive | None = None
     set_size: Annotated[int, Field(ge=1)] = 1
+    due_utc_hour: Hour | None = None
     limits: Limits = field(default_factory=dict)
 
 
@@ -325,6 +330,23 @@ class FaultKind:
     classes: Annotated[tuple[str, ...], Field(min_length=1)]
 
 
+@dataclass(frozen=True, config=_STRICT)
+class SelfTestLimits:
+    """When known faults are found too seldom.
+
+    Attributes
+    ----------
+    least_recall, least_recall_of_kind : float
+        Part of the injected faults that must be found: of all, and of each kind.
+    nights : int
+        So many last nights are judged together at most.
+    """
+
+    least_recall: Share = 0.9
+    least_recall_of_kind: Share = 0.5
+    nights: Annotated[int, Field(ge=1, le=30)] = 7
+
+
 _IMPOSSIBLE = 1e-6
 _FITS_EVERYTHING = {
     "other": "Something else; the note says what.",
@@ -340,7 +362,7 @@ class Instrument:
     prefix: str
     match: When
     time_zone: Annotated[str, AfterValidator(_zone)]
-    night_starts_utc_hour: Annotated[float, Field(ge=0, lt=24)]
+    night_starts_utc_hour: Hour
     keywords: KeywordNames
     arms: dict[str, Arm]
     layouts: tuple[Layout, ...]
@@ -353,7 +375,10 @@ class Instrument:
     standard_exposures: dict[str, dict[float, Positive]] = field(default_factory=dict)
     speeds: tuple[Speed, ...] = ()
     faults: tuple[FaultKind, ...] = ()
-    fault_rate: Annotated[float, Field(gt=0, lt=1)] = 0.02  # part of the images expected to be bad
+    fault_rate: Share = 0.02  # part of the images expected to be bad
+    calibrations_due_utc_hour: Hour | None = None  # None: at the end of the night
+    set_stopped_after_min: Positive = 60
+    self_test: SelfTestLimits = field(default_factory=SelfTestLimits)
 
     def recognises(self, header: Header) -> bool:
         """Say whether a header is of this instrument."""
@@ -492,6 +517,20 @@ class Instrument:
     def night_of(self, observed_at: datetime) -> date:
         """Give the calibration night of a UTC time: the date of the evening it began."""
         return (observed_at - timedelta(hours=self.night_starts_utc_hour)).date()
+
+    def night_ends(self, night: date) -> datetime:
+        """Give the UTC time at which a night's calibrations are over: the next one's begin."""
+        return datetime.combine(night, time(), UTC) + timedelta(
+            days=1, hours=self.night_starts_utc_hour
+        )
+
+    def due_at(self, night: date, calibration: Calibration | None = None) -> datetime:
+        """Give the UTC time from which a night's calibrations, or those of one kind, are late."""
+        ends = self.night_ends(night)
+        own = calibration.due_utc_hour if calibration else None
+        hour = self.calibrations_due_utc_hour if own is None else own
+        early_h = 0.0 if hour is None else (self.night_starts_utc_hour - hour) % 24
+        return ends - timedelta(hours=early_h)
 
 
 def read_instruments(folder: Path | None = None) -> tuple[Instrument, ...]:

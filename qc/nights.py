@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, timedelta
 from enum import StrEnum
 from functools import cached_property
 from math import comb
@@ -11,8 +11,8 @@ from math import comb
 from sqlalchemy.orm import Session
 
 from qc import database, spot_check
+from qc.absence import Absence, find_absences
 from qc.database import Finding
-from qc.files import told_time
 from qc.instruments import Calibration, Instrument, Layout, Mode
 from qc.judge import Status
 from qc.spot_check import CONFIDENCE, Statement
@@ -65,6 +65,8 @@ class Cell:
         More than one only where a chip is read through two ports.
     absent : tuple of str
         Those of them that were expected and did not come.
+    partly_absent : int
+        Setups and parts of sets that did not come of those that did.
     score : float or None
         The worst of the night; None without frames.
     references : int or None
@@ -75,6 +77,7 @@ class Cell:
 
     image_types: tuple[str, ...]
     absent: tuple[str, ...]
+    partly_absent: int
     standing: Standing
     score: float | None
     frames: int
@@ -102,23 +105,6 @@ class Matrix:
     ends: datetime
     chips: tuple[str, ...]
     rows: tuple[MatrixRow, ...]
-
-    @property
-    def absent(self) -> tuple[str, ...]:
-        """List the image types that should have come and did not."""
-        cells = [cell for row in self.rows for cell in row.cells if cell]
-        return tuple(name for cell in cells for name in cell.absent)
-
-
-@dataclass(frozen=True)
-class IncompleteSet:
-    """A template that ended early."""
-
-    template: str
-    image_types: tuple[str, ...]
-    frames: int
-    size: int
-    missing: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -198,6 +184,8 @@ class Night:
         Of the instruments that had a frame lately; the others are `idle`.
     strays : mapping of str to int
         Image types judged tonight that no instrument file describes any more.
+    absences : tuple of Absence
+        What should have come by the time of the report and did not.
     unread : tuple of FrameRow
         Files that failed or were skipped.
     """
@@ -209,7 +197,7 @@ class Night:
     matrices: tuple[Matrix, ...]
     idle: tuple[str, ...]
     events: tuple[Event, ...]
-    incomplete: tuple[IncompleteSet, ...]
+    absences: tuple[Absence, ...]
     strays: Mapping[str, int]
     unread: tuple[FrameRow, ...]
     sample: Sample
@@ -226,9 +214,9 @@ class Night:
 
     @cached_property
     def standings(self) -> Counter[Standing]:
-        """Count the extensions by standing, and the absent image types."""
+        """Count the extensions by standing, and what is absent: a whole arm is one."""
         counts = Counter(standing(one) for one in self.findings)
-        counts[Standing.ABSENT] = sum(len(matrix.absent) for matrix in self.matrices)
+        counts[Standing.ABSENT] = sum(not one.is_mended for one in self.absences)
         return counts
 
     @property
@@ -252,23 +240,36 @@ class Night:
         return tuple(row for row in self.unread if row.state == FrameState.SKIPPED)
 
 
-def read_night(session: Session, evening: date, instruments: Sequence[Instrument]) -> Night:
-    """Return all that is known of a night."""
+def read_night(
+    session: Session,
+    evening: date,
+    instruments: Sequence[Instrument],
+    now: datetime | None = None,
+) -> Night:
+    """Return all that is known of a night.
+
+    Parameters
+    ----------
+    now : datetime, optional
+        Aware; what is not yet due by then is not absent. The end of the night, where absent.
+    """
     first = evening - timedelta(days=HISTORY_NIGHTS - 1)
     history = tuple(database.findings(session, first, evening))
     tonight = tuple(one for one in history if one.frame.night == evening)
     events = _events(tonight)
-    matrices = [_matrix(one, evening, history, events) for one in instruments]
+    ends = max(one.night_ends(evening) for one in instruments)
+    absences = find_absences(session, evening, instruments, now or ends)
+    matrices = [_matrix(one, evening, history, events, absences) for one in instruments]
     kinds = tuple(kind for one in instruments for kind in kinds_of(one))
     return Night(
         evening=evening,
-        ends=max(matrix.ends for matrix in matrices),
+        ends=ends,
         kinds=kinds,
         history=history,
         matrices=tuple(matrix for matrix in matrices if matrix.rows),
         idle=tuple(matrix.instrument for matrix in matrices if not matrix.rows),
         events=events,
-        incomplete=_incomplete_sets(tonight),
+        absences=absences,
         strays=_strays(tonight, kinds),
         unread=_unread(session, matrices),
         sample=_sample(session, evening, tonight),
@@ -351,28 +352,38 @@ class _Tonight:
     newest: Mapping[str, datetime]
     tonight: Mapping[str, Sequence[Finding]]
     anchors: Mapping[str, str]
+    absences: Sequence[Absence]
 
     def is_absent(self, kind: Kind) -> bool:
-        """Say whether it should have come: its plan says so, or the rest of its file did come."""
-        if kind.image_type in self.tonight:
-            return False
-        days = kind.calibration.expected_every_days
-        age = self.ends - self.newest[kind.image_type]
-        is_overdue = days is not None and age > timedelta(days=days)
-        return is_overdue or not kind.together.isdisjoint(self.tonight)
+        """Say whether it should have come and did not come at all."""
+        return kind.image_type not in self.tonight and any(
+            kind.image_type in one.image_types for one in self.absences
+        )
+
+    def partly_absent(self, names: set[str]) -> int:
+        """Count what is absent of image types that came otherwise: setups, chips, parts of sets."""
+        return sum(
+            not one.is_mended and not self.tonight.keys().isdisjoint(names & set(one.image_types))
+            for one in self.absences
+        )
 
 
 def _matrix(
-    instrument: Instrument, night: date, history: Sequence[Finding], events: Sequence[Event]
+    instrument: Instrument,
+    night: date,
+    history: Sequence[Finding],
+    events: Sequence[Event],
+    absences: Sequence[Absence],
 ) -> Matrix:
     own = [one for one in history if one.frame.instrument == instrument.name]
-    ends = _ends(instrument, night)
+    ends = instrument.night_ends(night)
     last = {one.extension.image_type: one.frame.observed_at for one in own}  # oldest first
     view = _Tonight(
         ends=ends,
         newest={name: at for name, at in last.items() if at and ends - at <= SEEN_WITHIN},
         tonight=by_image_type(one for one in own if one.frame.night == night),
         anchors={one.worst.extension.image_type: one.anchor for one in reversed(events)},
+        absences=[one for one in absences if one.instrument == instrument.name],
     )
     places: dict[tuple[str, str], list[Kind]] = defaultdict(list)
     for kind in kinds_of(instrument):
@@ -381,12 +392,6 @@ def _matrix(
     chips = tuple(instrument.chips)
     rows = tuple(_matrix_row(kinds, chips, view) for kinds in places.values())
     return Matrix(instrument.name, ends, chips, rows)
-
-
-def _ends(instrument: Instrument, night: date) -> datetime:
-    """Return when a night's calibrations are over: the next one's begin."""
-    midnight = datetime.combine(night, time(), UTC)
-    return midnight + timedelta(days=1, hours=instrument.night_starts_utc_hour)
 
 
 def _matrix_row(kinds: Sequence[Kind], chips: Sequence[str], view: _Tonight) -> MatrixRow:
@@ -399,11 +404,14 @@ def _cell(kinds: Sequence[Kind], view: _Tonight) -> Cell:
     names = tuple(kind.image_type for kind in kinds)
     absent = tuple(kind.image_type for kind in kinds if view.is_absent(kind))
     findings = [one for name in names for one in view.tonight.get(name, ())]
-    standings = [standing(one) for one in findings] + [Standing.ABSENT for _ in absent]
+    partly = view.partly_absent(set(names))
+    standings = [standing(one) for one in findings]
+    standings += [Standing.ABSENT] * (len(absent) + partly)
     anchors = [view.anchors[name] for name in names if name in view.anchors]
     return Cell(
         image_types=names,
         absent=absent,
+        partly_absent=partly,
         standing=_gravest(standings),
         score=max((one.verdict.score for one in findings), default=None),
         frames=len({one.frame.id for one in findings}),
@@ -420,28 +428,7 @@ def _gravest(standings: Sequence[Standing]) -> Standing:
     return min(standings, key=list(Standing).index, default=Standing.NOMINAL)
 
 
-# --- what did not come whole ----------------------------------------------------------------------
-
-
-def _incomplete_sets(tonight: Sequence[Finding]) -> tuple[IncompleteSet, ...]:
-    sets: dict[tuple[str | None, str], list[Finding]] = defaultdict(list)
-    for one in tonight:
-        if one.frame.template:
-            sets[one.frame.instrument, one.frame.template].append(one)
-    found = (_incomplete_set(template, each) for (_, template), each in sets.items())
-    return tuple(one for one in found if one.frames < one.size)
-
-
-def _incomplete_set(template: str, findings: Sequence[Finding]) -> IncompleteSet:
-    size = max(one.frame.template_size or 0 for one in findings)
-    numbers = {one.frame.template_number for one in findings}
-    return IncompleteSet(
-        template=template,
-        image_types=tuple(sorted({one.extension.image_type for one in findings})),
-        frames=len({one.frame.id for one in findings}),
-        size=size,
-        missing=tuple(n for n in range(1, size + 1) if n not in numbers),
-    )
+# --- what has no place in the matrix --------------------------------------------------------------
 
 
 def _strays(tonight: Sequence[Finding], kinds: Sequence[Kind]) -> Mapping[str, int]:
@@ -457,12 +444,7 @@ def _unread(session: Session, matrices: Sequence[Matrix]) -> tuple[FrameRow, ...
     start = min(matrix.ends for matrix in in_use) - timedelta(days=1)
     end = max(matrix.ends for matrix in in_use)
     rows = database.unprocessed_between(session, start, end)
-    return tuple(row for row in rows if start <= taken_at(row) < end)
-
-
-def taken_at(row: FrameRow) -> datetime:
-    """Guess when a file that could not be read was taken: its name tells, or else the disk."""
-    return told_time(row.name) or datetime.fromtimestamp(row.modified_ns / 1e9, UTC)
+    return tuple(row for row in rows if start <= database.taken_at(row) < end)
 
 
 # --- what stands apart, and what does not ---------------------------------------------------------

@@ -14,12 +14,13 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from qc import database, epochs, spot_check
-from qc.database import Finding
+from qc.absence import Lack
+from qc.database import Finding, taken_at
 from qc.epochs import Entry
 from qc.errors import InvalidAnswer
 from qc.instruments import Instrument
 from qc.judge import Status, widening
-from qc.nights import IncompleteSet, Standing, standing, taken_at
+from qc.nights import Standing, standing
 from qc.spot_check import Statement
 from qc.tables import (
     AcknowledgementRow,
@@ -292,6 +293,17 @@ class Ageing:
     image_type: str
     weeks: tuple[date, ...]
     ratios: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class IncompleteSet:
+    """A template that ended early."""
+
+    template: str
+    image_types: tuple[str, ...]
+    frames: int
+    size: int
+    missing: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -571,12 +583,14 @@ def _incomplete_set(template: str, rows: Sequence[Any]) -> IncompleteSet:
 
 
 def _absences(session: Session, span: Span) -> Sequence[AlertRow]:
+    """Return what people were told was missing; sets that ended early have a table of their own."""
     query = (
         select(AlertRow)
         .where(
             AlertRow.topic == Topic.ABSENCE,
             AlertRow.night >= span.first,
             AlertRow.night <= span.last,
+            ~AlertRow.key.contains(Lack.SET_STOPPED),
         )
         .order_by(AlertRow.night, AlertRow.id)
     )

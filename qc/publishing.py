@@ -12,10 +12,11 @@ from sqlalchemy import String, cast, func, select
 from sqlalchemy.orm import Session
 
 from qc import database
+from qc.database import taken_at
 from qc.errors import ConfigurationError
 from qc.instruments import Instrument
 from qc.judge import Status
-from qc.nights import Standing, taken_at
+from qc.nights import Standing
 from qc.pdf import write_pdf
 from qc.periods import Span, month_of, week_to
 from qc.reports import Progress, rendered, write_page, write_report

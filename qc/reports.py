@@ -20,7 +20,6 @@ from sqlalchemy.orm import Session
 from qc import database
 from qc.errors import ConfigurationError
 from qc.files import written_whole
-from qc.frames import Setup
 from qc.instruments import Instrument
 from qc.judge import REFERENCE_AMPLE, sample_words
 from qc.nights import (
@@ -158,7 +157,7 @@ def build_report(
     str
         HTML, complete in itself.
     """
-    night = read_night(session, evening, instruments)
+    night = read_night(session, evening, instruments, generated_at)
     pictured = night.events[:PICTURED_EVENTS]
     by_type = by_image_type(night.history)
     trended = [kind for kind in night.kinds if kind.image_type in by_type]
@@ -317,7 +316,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"score": _score, "age": _age, "sigma": _sigma, "utc": _utc}
-    environment.filters |= {"setup": _setup, "sample": sample_words, "hours": in_hours}
+    environment.filters |= {"sample": sample_words, "hours": in_hours}
     environment.globals |= {
         "standing": standing,
         "listed": LISTED,
@@ -351,10 +350,3 @@ def _age(value: timedelta) -> str:
 
 def _utc(value: datetime) -> str:
     return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
-
-
-def _setup(value: Setup) -> str:
-    """Write a setup without its image type and chip."""
-    light = [f"{value.wavelength_nm:g} nm"] if value.wavelength_nm is not None else []
-    light += [f"slit {value.slit_arcsec:g} arcsec"] if value.slit_arcsec is not None else []
-    return ", ".join([value.binning, value.read_mode, *light, *filter(None, [value.optics])])

@@ -33,6 +33,7 @@ ORDER = [
     {"qc.schema"},
     {"qc.expectations"},
     {"qc.plots"},
+    {"qc.absence"},
     {"qc.nights"},
     {"qc.portraits", "qc.periods"},
     {"qc.tuning"},

@@ -35,6 +35,7 @@ MORNING = datetime(2024, 3, 17, 9, 30, tzinfo=UTC)  # when the night's calibrati
 ENDED = datetime(2024, 3, 17, 22, tzinfo=UTC)
 BIAS = Setup("UBB0", "BLUE", "2x2", "50kHz high")
 RED_BIAS = (Setup("URB1", "REDU", "2x2", "50kHz high"), Setup("URB2", "REDL", "2x2", "50kHz high"))
+DARK = Setup("UBD0", "BLUE", "2x2", "50kHz high")
 ARC = Setup("UBW0", "BLUE", "2x2", "50kHz high", 437.0, 0.4, "CD#2")
 HOSTILE = "<script>alert(1)</script>"
 
@@ -396,12 +397,35 @@ def test_what_a_person_called_bad_is_anomalous_whatever_its_score(session, uves)
 
 
 def test_a_calibration_that_is_overdue_is_absent(session, uves):
-    record(session, ARC, at=MORNING - timedelta(days=1))  # one each day is planned
-    record(session, BIAS, at=MORNING - timedelta(days=1))  # one in seven days is planned
+    history(session, ARC, nights=15)  # one each day is planned
+    for days in (1, 8, 15):  # one in seven days is planned
+        record(session, BIAS, at=MORNING - timedelta(days=days))
+    record(session, *RED_BIAS)
+    page = Page(report(session, uves))
+    assert counted(page, "absent") == 1
+    assert "Nothing came from the blue arm of UVES" in page.text
+
+
+def test_a_kind_that_is_overdue_is_grey_and_one_that_is_not_due_is_not(session, uves):
+    history(session, ARC, nights=15)
+    history(session, DARK, nights=15)
+    record(session, DARK)
+    for days in (1, 8, 15):
+        record(session, BIAS, at=MORNING - timedelta(days=days))
     page = Page(report(session, uves))
     assert counted(page, "absent") == 1
     assert "UBW0 ▢ absent newest 36 h old" in page.text
     assert "UBB0 ● not due newest 36 h old" in page.text
+    assert "never came UBW0 0 of 1 2024-03-16 No blue arc came" in page.text
+
+
+def test_nothing_is_absent_before_it_is_due(session, uves):
+    history(session, ARC, nights=15)
+    history(session, DARK, nights=15)
+    record(session, DARK)
+    noon = datetime(2024, 3, 17, 12, tzinfo=UTC)
+    page = Page(report(session, uves, generated_at=noon))
+    assert counted(page, "absent") == 0
 
 
 def test_a_calibration_not_had_for_a_month_is_not_missed(session, uves):
@@ -426,7 +450,7 @@ def test_no_detector_is_hidden(session, uves):
 
 
 def test_an_empty_night_is_said_to_be_empty_and_shows_what_is_absent(session, uves):
-    record(session, ARC, at=MORNING - timedelta(days=2))
+    history(session, ARC, nights=3)
     page = Page(report(session, uves))
     assert "night of 2024-03-16: no frames" in page.text
     assert counted(page, "absent") == 1
@@ -478,7 +502,8 @@ def test_a_set_that_ended_early_names_the_missing_frames(session, uves):
     for number in (1, 3, 4):
         record(session, template="2024-03-17T09:14:28", template_number=number, template_size=5)
     page = Page(report(session, uves))
-    assert "2024-03-17T09:14:28 UBB0 3 of 5 No. 2, 5" in page.text
+    assert "UBB0 3 of 5 2024-03-16 Set of blue bias of 2x2" in page.text
+    assert "3 of 5 came, No. 2, 5 missing" in page.text
 
 
 def test_an_untrained_network_is_called_one(session, uves):
