@@ -1070,6 +1070,16 @@ def light_of(session: Session, extension_ids: Sequence[int]) -> NDArray[np.float
     )
 
 
+def pictures_kept(session: Session, extension_ids: Sequence[int]) -> int:
+    """Return of how many of some extensions the block statistics are still kept."""
+    query = (
+        select(func.count())
+        .select_from(BlockStatisticsRow)
+        .where(BlockStatisticsRow.extension_id.in_(extension_ids))
+    )
+    return session.scalar(query) or 0
+
+
 def above_bias(
     statistics: NDArray[np.float32], zero_adu: float, metrics: Mapping[str, float]
 ) -> NDArray[np.float32]:

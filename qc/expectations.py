@@ -18,6 +18,7 @@ from embeddings.residual import (
 )
 from qc import database
 from qc.database import Measured
+from qc.judge import REFERENCE_NEEDED
 from qc.tables import ExtensionRow
 
 _KEPT = 24  # 15 MB each: the setups of a busy night
@@ -47,10 +48,11 @@ class Expectations:
         Returns
         -------
         (h, w) float32 array or None
-            1 is as odd as good frames get. None where too little was kept of the extension.
+            1 is as odd as good frames get. None where too little was kept of the extension, or
+            of the references.
         """
         measured = database.measured_of(session, extension, limits={})
-        if measured is None:
+        if measured is None or database.pictures_kept(session, reference_ids) < REFERENCE_NEEDED:
             return None
         expectation = self._expectation(session, sensor_of(measured), reference_ids)
         if reference_ids not in self._explainers:

@@ -314,6 +314,8 @@ class Period:
     ----------
     instruments : tuple of str
         That had frames.
+    encoders : tuple of str
+        Fingerprints of those whose verdicts count here.
     nights : int
         That had frames.
     confirmed, false_alarms, unanswered, missed : tuple of Incident
@@ -328,6 +330,7 @@ class Period:
 
     span: Span
     instruments: tuple[str, ...]
+    encoders: tuple[str, ...]
     frames: int
     nights: int
     tallies: tuple[Tally, ...]
@@ -439,6 +442,7 @@ def read_period(
     return Period(
         span=span,
         instruments=tuple(sorted(seen.instruments)),
+        encoders=tuple(sorted(seen.encoders)),
         frames=len(seen.frames),
         nights=len(seen.nights),
         tallies=_tallies(seen, incomplete),
@@ -476,6 +480,7 @@ class _Seen:
         self.frames: set[int] = set()
         self.nights: set[date] = set()
         self.instruments: set[str] = set()
+        self.encoders: set[str] = set()
         self.cases: list[Case] = []
         self.counts: dict[str, Counter[str]] = defaultdict(Counter)
 
@@ -485,6 +490,7 @@ class _Seen:
         if frame.night:
             self.nights.add(frame.night)
         self.instruments.add(frame.instrument or "")
+        self.encoders.add(finding.fingerprint)
         counts = self.counts[finding.extension.image_type]
         counts["judged"] += 1
         counts["undecided"] += standing(finding) is Standing.UNDECIDED

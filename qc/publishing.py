@@ -82,7 +82,6 @@ def publish_span(
             session,
             span,
             instruments=runtime.instruments,
-            encoder=runtime.encoder,
             thresholds=runtime.thresholds,
             generated_at=now,
             progress=progress,
@@ -271,9 +270,9 @@ def _outcomes(
         .where(AlertRow.topic == Topic.ABSENCE, AlertRow.night >= first)
         .group_by(AlertRow.night)
     )
-    for night, n in session.execute(absent):
-        if night is not None:
-            counts[night][Standing.ABSENT] += n
+    for missed, n in session.execute(absent):
+        if missed is not None:
+            counts[missed][Standing.ABSENT] += n
     frames = database.frames_by_night(session, first)
     failed = _failed(session, first, instruments, in_use)
     return {

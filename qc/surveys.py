@@ -12,7 +12,7 @@ from qc.instruments import Instrument
 from qc.nights import kinds_of
 from qc.periods import Ageing, Incident, Period, SelfTest, Span, read_period
 from qc.portraits import Gallery, Picture, Portrait, drawing
-from qc.reports import Counted, NamedEncoder, Progress, rendered
+from qc.reports import Counted, Progress, rendered
 from qc.thresholds import Thresholds
 
 PICTURED = 12  # events, up to 250 kB each
@@ -37,7 +37,6 @@ class Survey:
     generated_at: datetime
     instruments: str
     names: Mapping[str, str]
-    encoder: NamedEncoder
     thresholds_digest: str
     portraits: tuple[tuple[Incident, Portrait], ...]
     recall: Picture | None
@@ -49,7 +48,6 @@ def build_survey(
     span: Span,
     *,
     instruments: Sequence[Instrument],
-    encoder: NamedEncoder,
     thresholds: Thresholds,
     generated_at: datetime,
     progress: Progress | None = None,
@@ -77,7 +75,6 @@ def build_survey(
         generated_at=generated_at.astimezone(UTC),
         instruments=", ".join(period.instruments or [one.name for one in instruments]),
         names={kind.image_type: kind.name for one in instruments for kind in kinds_of(one)},
-        encoder=encoder,
         thresholds_digest=thresholds.digest,
         portraits=tuple((one, _portrait(session, gallery, one)) for one in counted.over(pictured)),
         recall=_draw_recall(period.self_test),

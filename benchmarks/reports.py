@@ -1,0 +1,312 @@
+"""What the reports cost: a night of 150 frames, a month and half a year of such nights.
+
+The rows are made up: half a year of UVES as the database would remember it, faults, labels,
+notices and self-tests included; frames are not needed for that.
+
+Run: ``python -m benchmarks.reports --out FOLDER``, which leaves a project with its reports there.
+"""
+
+import argparse
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import insert
+from sqlalchemy.orm import Session
+
+from qc.frames import Setup
+from qc.judge import Status
+from qc.metrics import METRICS
+from qc.periods import month_of, week_to
+from qc.publishing import publish_night, publish_span, write_index
+from qc.runtime import Runtime, create_project, open_runtime
+from qc.settings import read_settings
+from qc.tables import (
+    AcknowledgementRow,
+    AlertRow,
+    BlockStatisticsRow,
+    EmbeddingRow,
+    EncoderRow,
+    EpochRow,
+    ExtensionRow,
+    FrameRow,
+    FrameState,
+    LabelName,
+    LabelRow,
+    NoticeRow,
+    SelfTestRow,
+    Topic,
+    VerdictRow,
+)
+
+LAST = date(2026, 10, 31)
+NIGHTS = 182  # half a year
+FRAMES = 150  # a night
+IN_SIGHT = 12  # nights whose pictures are kept; of anomalies all are
+COMPARED = 35  # nights whose embeddings are kept
+GRID = 224
+BLUE = ("50kHz high", "2x2")
+RED = ("225kHz low", "1x1")
+KINDS = ("bias_jump", "light_leak", "column_defect", "lamp_off", "pick_up", "hot_pixels")
+
+
+def setups() -> list[tuple[tuple[Setup, ...], str]]:
+    """List what is taken: the setups in one file, and the class of frame."""
+    found = []
+    for letter, frame_class in (("B", "bias"), ("W", "arc"), ("F", "flat")):
+        for mode, nm in (("D1", 390.0), ("D2", 437.0)) if letter == "F" else (("", 437.0),):
+            light = () if letter == "B" else (nm, 0.4, "CD#2")
+            found.append(((_setup(f"U{mode}B{letter}0", "BLUE", BLUE, *light),), frame_class))
+            red = (("1", "REDU"), ("2", "REDL"))
+            names = [(f"U{mode}R{letter}{number}", chip) for number, chip in red]
+            found.append((tuple(_setup(*one, RED, *light) for one in names), frame_class))
+    return found
+
+
+def _setup(name: str, chip: str, how: tuple[str, str], *light: Any) -> Setup:
+    read_mode, binning = how
+    return Setup(name, chip, binning, read_mode, *light)
+
+
+class Remembered:
+    """Half a year of rows, written a night at a time."""
+
+    def __init__(self, session: Session, seed: int = 1) -> None:
+        self.session, self.random = session, np.random.default_rng(seed)
+        self.extension_id = self.frame_id = 0
+        self.pools: dict[Setup, list[NDArray[np.float32]]] = {}
+
+    def remember(self) -> None:
+        """Write everything."""
+        fingerprint = "resnet50-untrained-physical-233c98921cb7"
+        row = EncoderRow(fingerprint=fingerprint, name="resnet50-untrained", stretch="physical")
+        self.session.add(row)
+        self.session.flush()
+        for back in range(NIGHTS - 1, -1, -1):
+            self._night(LAST - timedelta(days=back), back)
+        since = LAST - timedelta(days=12)
+        why = "new deuterium lamp"
+        self.session.add(
+            EpochRow(scope="UVES", since=since, why=why, who="kim", at=_morning(since))
+        )
+
+    def _night(self, night: date, back: int) -> None:
+        files = setups()
+        rows: dict[type, list[dict[str, Any]]] = {
+            table: []
+            for table in (FrameRow, ExtensionRow, VerdictRow, EmbeddingRow, BlockStatisticsRow)
+        } | {LabelRow: [], AlertRow: [], SelfTestRow: []}
+        fault = ""
+        for number in range(FRAMES):
+            own, frame_class = files[number // 5 % len(files)]
+            if number % 5 == 0:
+                fault = str(self.random.choice(KINDS)) if self.random.random() < 0.05 else ""
+            self.frame_id += 1
+            rows[FrameRow].append(self._frame(night, number))
+            for setup in own:
+                self._extension(rows, setup, frame_class, night, number, back, fault)
+        rows[SelfTestRow] = list(self._self_test(night))
+        notice = NoticeRow(
+            topic=Topic.VERDICT, night=night, made_at=_morning(night), subject="anomalies"
+        )
+        self.session.add(notice)
+        self.session.flush()
+        for alert in rows[AlertRow]:
+            alert["notice_id"] = notice.id
+        if self.random.random() < 0.6:
+            hours = float(self.random.exponential(5))
+            at = _morning(night) + timedelta(hours=hours)
+            self.session.add(AcknowledgementRow(notice_id=notice.id, who="kim", at=at, note="seen"))
+        for table, own_rows in rows.items():
+            if own_rows:
+                self.session.execute(insert(table), own_rows)
+
+    def _frame(self, night: date, number: int) -> dict[str, Any]:
+        at = _morning(night) + timedelta(seconds=60 * number)
+        return {
+            "id": self.frame_id,
+            "state": FrameState.PROCESSED,
+            "path": f"/archive/UVES.{at:%Y-%m-%dT%H:%M:%S}.fits",
+            "file_bytes": 1,
+            "modified_ns": 1,
+            "processed_at": at,
+            "sha256": f"{self.frame_id:064x}",
+            "name": f"UVES.{at:%Y-%m-%dT%H:%M:%S}.000",
+            "instrument": "UVES",
+            "observed_at": at,
+            "night": night,
+            "exposure_s": 1.0,
+            "template": f"{night}T{number // 5:03}",
+            "template_number": number % 5 + 1,
+            "template_size": 5,
+        }
+
+    def _extension(
+        self,
+        rows: dict[type, list[dict[str, Any]]],
+        setup: Setup,
+        frame_class: str,
+        night: date,
+        number: int,
+        back: int,
+        fault: str,
+    ) -> None:
+        self.extension_id += 1
+        own = {"extension_id": self.extension_id}
+        is_bad = bool(fault) and self.random.random() < 0.7
+        is_flagged = is_bad and self.random.random() < 0.97 or self.random.random() < 0.004
+        numbers = {name: float(self.random.normal(100, 1)) for name in METRICS}
+        rows[ExtensionRow].append(self._row(setup, frame_class, number, numbers))
+        rows[VerdictRow].append(own | self._verdict(night, number, back, is_flagged, numbers))
+        if back < COMPARED:
+            vector = self.random.normal(0, 1, 2048).astype(np.float32) / 45
+            rows[EmbeddingRow].append(own | {"encoder_id": 1, "vector": vector})
+        if back < IN_SIGHT or is_bad:
+            rows[BlockStatisticsRow].append(own | {"above_zero_adu": self._seen(setup, is_bad)})
+        at = _morning(night) + timedelta(hours=float(self.random.exponential(8)))
+        is_drawn = int(f"{self.extension_id:064x}"[-1], 16) == 0
+        if (is_flagged and self.random.random() < 0.8) or (is_drawn and self.random.random() < 0.5):
+            label = LabelName.BAD if is_bad else LabelName.GOOD
+            kind = fault if is_bad else ""
+            said = {"label": label, "kind": kind, "who": "kim", "at": at, "note": ""}
+            rows[LabelRow].append(own | said)
+        if is_flagged:
+            rows[AlertRow].append(
+                {
+                    "topic": Topic.VERDICT,
+                    "verdict_id": self.extension_id,
+                    "night": night,
+                    "words": "",
+                    "owed_at": _morning(night) + timedelta(seconds=60 * number),
+                }
+            )
+
+    def _row(
+        self, setup: Setup, frame_class: str, number: int, numbers: dict[str, float]
+    ) -> dict[str, Any]:
+        return {
+            "id": self.extension_id,
+            "frame_id": self.frame_id,
+            "number": {"1": 1, "2": 2}.get(setup.image_type[-1], 0),
+            "frame_class": frame_class,
+            "ny": 3000,
+            "nx": 2148,
+            "gain_e_per_adu": 0.5,
+            "read_noise_adu": 4.0,
+            "light_bottom": 0,
+            "light_top": 3000,
+            "light_left": 50,
+            "light_right": 2098,
+            "pixels_sha256": f"{self.extension_id:064x}",
+            "promised_light": 0.0 if frame_class == "bias" else 1.0 + number % 3,
+            "zero_adu": 100.0,
+            "stretch_adu": 10.0,
+            "metrics": numbers,
+            **{name: getattr(setup, name) for name in Setup.__dataclass_fields__},
+        }
+
+    def _verdict(
+        self, night: date, number: int, back: int, is_flagged: bool, numbers: dict[str, float]
+    ) -> dict[str, Any]:
+        drift = 0.3 + 0.3 * (NIGHTS - back) / NIGHTS
+        height = float(0.0005 * drift * self.random.gamma(8, 1 / 8)) * (8 if is_flagged else 1)
+        why = f"merge height {height:.2g}, threshold 0.0005: stands apart from 100 references"
+        return {
+            "id": self.extension_id,
+            "encoder_id": 1,
+            "judged_at": _morning(night) + timedelta(seconds=60 * number + 30),
+            "status": Status.ANOMALOUS if is_flagged else Status.NOMINAL,
+            "score": height / 0.0005 + is_flagged,
+            "reasons": [why] if is_flagged else [],
+            "merge_height": height,
+            "residual": float(4 * self.random.gamma(8, 1 / 8)),
+            "threshold": 0.0005,
+            "thresholds_digest": "0" * 64,
+            "reference_size": 100,
+            "widened": "",
+            "z": {name: value - 100 for name, value in numbers.items()},
+        }
+
+    def _seen(self, setup: Setup, is_bad: bool) -> NDArray[np.float32]:
+        """Return block statistics: one of twenty of the setup, and with a fault one part bright."""
+        if setup not in self.pools:
+            noise = self.random.normal(0, 0.3, (20, GRID, GRID, 3)).astype(np.float32)
+            self.pools[setup] = list(noise + 100)
+        picture = self.pools[setup][self.extension_id % 20]
+        if is_bad:
+            picture = picture.copy()
+            picture[60:90, 100:140] += 15
+        return picture
+
+    def _self_test(self, night: date) -> Iterator[dict[str, Any]]:
+        for kind in KINDS:
+            for trial in range(5):
+                yield {
+                    "night": night,
+                    "at": _morning(night),
+                    "instrument": "UVES",
+                    "image_type": "UBB0",
+                    "kind": kind,
+                    "strength": "moderate",
+                    "is_found": bool(self.random.random() < 0.96),
+                    "score": 2.0,
+                    "frame": f"UVES.{trial}",
+                    "reason": "",
+                }
+
+
+def _morning(night: date) -> datetime:
+    return datetime(night.year, night.month, night.day, 10, tzinfo=UTC) + timedelta(days=1)
+
+
+def measure(what: str, work: Callable[[], Any]) -> None:
+    """Print how long something took, and how much memory the process has ever had."""
+    started = time.perf_counter()
+    done = work()
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    files = [getattr(done, name, None) for name in ("html", "pdf")]
+    sizes = ", ".join(f"{one.name} {one.stat().st_size / 1e6:.1f} MB" for one in files if one)
+    print(f"{what}: {time.perf_counter() - started:.1f} s, peak {peak_mb:.0f} MB. {sizes}")
+
+
+def run(runtime: Runtime, wanted: list[str]) -> None:
+    """Write the reports, each measured."""
+    now = _morning(LAST) + timedelta(hours=12)
+    month, week = month_of(LAST), week_to(LAST)
+    works: dict[str, Callable[[], Any]] = {
+        "night": lambda: publish_night(runtime, LAST, now),
+        "night with PDF": lambda: publish_night(runtime, LAST, now, pdf=True),
+        "week": lambda: publish_span(runtime, week, now),
+        "month": lambda: publish_span(runtime, month, now),
+        "month with PDF": lambda: publish_span(runtime, month, now, pdf=True),
+        "index": lambda: write_index(runtime, now),
+    }
+    for name, work in works.items():
+        if not wanted or name in wanted:
+            measure(name, work)
+
+
+def main() -> None:
+    """Make the project if it is not there, and write its reports."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("only", nargs="*", help="night, week, month, 'month with PDF', index")
+    asked = parser.parse_args()
+    is_new = not asked.out.exists()
+    create_project(asked.out)
+    with open_runtime(read_settings(asked.out)) as runtime:
+        if is_new:
+            with runtime.writes.begin() as session:
+                Remembered(session).remember()
+        run(runtime, asked.only)
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
