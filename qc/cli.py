@@ -863,10 +863,14 @@ def report(
     ] = "",
     file: Annotated[Path | None, typer.Option("--out", help="HTML file to write.")] = None,
     pdf: Annotated[bool, typer.Option("--pdf", help="Write a PDF beside it as well.")] = False,
+    mail: Annotated[
+        bool, typer.Option("--mail", help="Send it to those whose subscription asks for reports.")
+    ] = False,
     project: Project = Path(),
 ) -> None:
     """Write the report of a night, a week or a month as one HTML file; by default the newest."""
-    from qc import publishing
+    from qc import mailing, publishing
+    from qc.alerts import send_unsent
     from qc.periods import read_month
 
     if month and (week or night):
@@ -883,13 +887,21 @@ def report(
             written = publishing.publish_span(
                 runtime, this, now, file=file, pdf=pdf, progress=drawn
             )
+            heard = mailing.mail_span(runtime, this, written, now) if mail else 0
         else:
+            day = day or publishing.newest_week(runtime, None).last
             written = publishing.publish_night(
                 runtime, day, now, file=file, pdf=pdf, progress=drawn
             )
+            heard = mailing.mail_night(runtime, day, written, now) if mail else 0
+        sent = send_unsent(runtime, datetime.now(UTC)) if heard else None
     out.print(f"Report: {written.html}", soft_wrap=True)
     if written.pdf:
         out.print(f"PDF:    {written.pdf}", soft_wrap=True)
+    if mail:
+        out.print(f"Mail:   owed to {heard}, {sent.sent if sent else 0} sent now", soft_wrap=True)
+        for trouble in sent.troubles if sent else ():
+            err.print(trouble, soft_wrap=True)
 
 
 @app.command()
@@ -925,6 +937,7 @@ def run(project: Project = Path()) -> None:
         run_daemon(runtime)
 
 
+@app.command()
 def alerts(
     every: Annotated[bool, typer.Option("--all", help="The answered ones too.")] = False,
     test_mail: Annotated[

@@ -3,7 +3,7 @@
 import logging
 import signal
 from collections import Counter
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from qc import alerts, database, runs, upkeep
@@ -11,10 +11,11 @@ from qc.absence import owe_absences
 from qc.health import serve_health
 from qc.inboxes import prune_fetched
 from qc.lock import Holder, only_daemon
+from qc.mailing import mail_night, mail_span
 from qc.periods import month_of
 from qc.pipeline import process_frames
 from qc.proposal_page import write_proposal_page
-from qc.publishing import Published, publish_night, publish_span, read_outcome
+from qc.publishing import publish_night, publish_span
 from qc.runtime import Runtime
 from qc.selftest import run_self_test
 from qc.tables import Topic
@@ -109,8 +110,8 @@ def report(watch: Watch, now: datetime) -> str:
     """Write the morning report of the night that has ended, and send it to who asked for it."""
     night = watch.last_night(now)
     written = publish_night(watch.runtime, night, now, pdf=watch.settings.schedule.pdf)
-    outcome = read_outcome(watch.runtime, night)
-    return _sent_out(watch, written, f"[QC] night {night}: {outcome.words}", night, now)
+    heard = mail_night(watch.runtime, night, written, now)
+    return f"{written.html.name}, owed to {heard}"
 
 
 def absence(watch: Watch, now: datetime) -> str:
@@ -134,12 +135,7 @@ def monthly(watch: Watch, now: datetime) -> str:
     """Write the report of the last full month, and send it to who asked for it."""
     span = month_of(watch.last_night(now).replace(day=1) - timedelta(days=1))
     written = publish_span(watch.runtime, span, now, pdf=watch.settings.schedule.pdf)
-    return _sent_out(watch, written, f"[QC] {span.first:%B %Y}", span.last, now)
-
-
-def _sent_out(watch: Watch, written: Published, subject: str, night: date, now: datetime) -> str:
-    with watch.runtime.writes.begin() as session:
-        heard = alerts.owe_report(session, watch.settings, written.html, subject, night, now)
+    heard = mail_span(watch.runtime, span, written, now)
     return f"{written.html.name}, owed to {heard}"
 
 

@@ -256,7 +256,8 @@ def _arrive(path: Path, runtime: Runtime, label: LabelName | None) -> Arrival | 
         with runtime.writes.begin() as session:
             patience = runtime.settings.watch.patience
             database.record_unprocessed(session, file, state, str(error), patience)
-        logger.log(_LEVEL[state], "%s: %s", state, error)
+        facts = {"frame": file.path.name, "reason": str(error)}
+        logger.log(_LEVEL[state], "file %s", state, extra=facts)
         return Outcome(file.path, state, str(error))
 
 
@@ -395,14 +396,14 @@ def record(
     if not is_new:
         return Outcome(arrival.file.path, FrameState.KNOWN)
     for each in judged:
-        logger.info(
-            "%s[%d] %s: %s, score %.2f",
-            arrival.frame.name,
-            each.measured.number,
-            each.measured.setup.image_type,
-            each.verdict.status,
-            each.verdict.score,
-        )
+        facts = {
+            "frame": arrival.frame.name,
+            "extension": each.measured.number,
+            "image_type": each.measured.setup.image_type,
+            "status": str(each.verdict.status),
+            "score": round(each.verdict.score, 2),
+        }
+        logger.info("extension judged", extra=facts)
     return Outcome(arrival.file.path, FrameState.PROCESSED, judged=judged)
 
 

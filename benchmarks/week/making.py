@@ -30,8 +30,7 @@ def make_frames(work: Path, last: date) -> tuple[list[Path], list[list[Path]]]:
     if not (history / "truth.csv").exists():
         start = first - timedelta(days=HISTORY_NIGHTS)
         simulate(history, nights=HISTORY_NIGHTS, start=start, faults=0, seed=SEED)
-    for number, (folder, night) in enumerate(zip(folders, evenings, strict=True), start=1):
+    for folder, night in zip(folders, evenings, strict=True):
         if not (folder / "truth.csv").exists():
-            seed = SEED + number
-            simulate(folder, nights=1, start=night, faults=FAULTS, seed=seed, plan=BUSY_PLAN)
+            simulate(folder, nights=1, start=night, faults=FAULTS, seed=SEED, plan=BUSY_PLAN)
     return sorted(history.rglob("*.fits")), [sorted(each.rglob("*.fits")) for each in folders]
