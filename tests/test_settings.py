@@ -51,7 +51,7 @@ def test_the_example_shows_the_values_that_hold_without_it(tmp_path):
     for section in ("watch", "schedule", "keep", "mail", "alerts", "health"):
         values = getattr(plain, section).model_dump(mode="json")
         for name, value in shown[section].items():
-            assert value == (values[name] or ""), (section, name)
+            assert value == ("" if values[name] is None else values[name]), (section, name)
     assert shown["inbox"] == [{"path": "inbox", **Inbox(path="inbox").model_dump(exclude={"path"})}]
     subscription = Subscription().model_dump(mode="json")
     assert shown["subscription"] == [
@@ -62,7 +62,7 @@ def test_the_example_shows_the_values_that_hold_without_it(tmp_path):
 def test_a_section_of_the_file_and_a_key_of_the_environment_are_taken(tmp_path, monkeypatch):
     create_project(tmp_path)
     (tmp_path / SETTINGS_FILE).write_text(
-        '[mail]\nhost = "a"\nport = 25\n[[inbox]]\npath = "new"\n'
+        '[mail]\nhost = "a"\nsender = "qc@a"\nport = 25\n[[inbox]]\npath = "new"\n'
     )
     monkeypatch.setenv("QC_MAIL__PORT", "2525")
     settings = read_settings(tmp_path)
@@ -103,3 +103,8 @@ def test_patterns_choose_names_whatever_their_case():
     assert matches("UBB0", ("u?b*",))
     assert not matches("URB1", ("UBB0", "UBW*"))
     assert not matches(None, ("UVES",))
+
+
+def test_the_page_of_settings_shows_the_example():
+    page = (Path(__file__).parent.parent / "docs" / "settings.md").read_text()
+    assert page.count(EXAMPLE) == 1
