@@ -87,7 +87,8 @@ def read_health(session: Session, settings: Settings, now: datetime) -> Health:
     """Return how a project does, from what is stored and from the daemon's lock."""
     who, is_running = holder(settings.project)
     jobs = _jobs(session)
-    debt_s = _age_s(database.oldest_debt(session), now)
+    # Where nobody has asked to be told, nobody waits for word.
+    debt_s = _age_s(database.oldest_debt(session), now) if settings.subscription else 0.0
     return Health(
         at=now,
         daemon=who,

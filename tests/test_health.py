@@ -21,7 +21,9 @@ def served(project):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    (project / "qc.toml").write_text(f"[health]\nport = {port}\n")
+    (project / "qc.toml").write_text(
+        f"[health]\nport = {port}\n[[subscription]]\nto = ['me@here.example']\n"
+    )
     with open_tiny(project) as runtime, serve_health(runtime, lambda: NOW):
         yield runtime, port
 
