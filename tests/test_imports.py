@@ -31,7 +31,7 @@ ORDER = [
     {"qc.schema"},
     {"qc.expectations"},
     {"qc.plots"},
-    {"qc.absence"},
+    {"qc.absence", "qc.recall"},
     {"qc.nights"},
     {"qc.portraits"},
     {"qc.tuning"},
@@ -42,6 +42,7 @@ ORDER = [
     {"qc.pipeline"},
     {"qc.history"},
     {"qc.simulator"},
+    {"qc.selftest"},
     {"qc.demo"},
     {"qc.cli"},
 ]
