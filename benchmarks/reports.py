@@ -160,7 +160,7 @@ class Remembered:
         self.extension_id += 1
         own = {"extension_id": self.extension_id}
         is_bad = bool(fault) and self.random.random() < 0.7
-        is_flagged = is_bad and self.random.random() < 0.97 or self.random.random() < 0.004
+        is_flagged = (is_bad and self.random.random() < 0.97) or self.random.random() < 0.004
         numbers = {name: float(self.random.normal(100, 1)) for name in METRICS}
         rows[ExtensionRow].append(self._row(setup, frame_class, number, numbers))
         rows[VerdictRow].append(own | self._verdict(night, number, back, is_flagged, numbers))

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from qc.pipeline import Outcome, Rejudged
     from qc.proposals import Flip, Proposal
     from qc.runtime import Runtime
+    from qc.selftest import SelfTest
     from qc.training import Trained
 
 ANOMALIES, MISTAKE = 1, 2
@@ -902,6 +903,57 @@ def report(
         out.print(f"Mail:   owed to {heard}, {sent.sent if sent else 0} sent now", soft_wrap=True)
         for trouble in sent.troubles if sent else ():
             err.print(trouble, soft_wrap=True)
+
+
+@app.command("self-test")
+def self_test(
+    night: Day = None,
+    project: Project = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Put faults into a night's good images, in memory, and say how many of them are found.
+
+    Exit code 1: fewer than the instrument's file demands, this night and lately.
+    """
+    from dataclasses import asdict
+
+    from qc.selftest import run_self_test
+
+    with _runtime(project) as runtime, _progress() as shown:
+        tested = run_self_test(
+            runtime,
+            night.date() if night else None,
+            datetime.now(UTC),
+            progress=lambda done, total: shown("self-test", done, total),
+        )
+    if as_json:
+        _print_json(asdict(tested))
+    else:
+        _print_self_test(tested)
+    if tested.is_below_limit:
+        raise typer.Exit(ANOMALIES)
+
+
+def _print_self_test(tested: "SelfTest") -> None:
+    out.print(f"{tested.words[:1].upper()}{tested.words[1:]}.", soft_wrap=True)
+    missed = [one for one in tested.trials if not one.is_found]
+    if missed:
+        table = Table("missed", "strength", "type", Column("frame", no_wrap=True), "score")
+        for one in missed:
+            score = f"{one.score:.2f}"
+            table.add_row(one.kind, one.strength, one.image_type, one.frame, score)
+        out.print(table)
+    for what, names in [
+        ("No time for", tested.untried),
+        ("Not to be put into images of this night", tested.beyond),
+        ("Not counted", tested.invisible),
+        ("No longer on disk", tested.lost),
+    ]:
+        if names:
+            more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+            out.print(f"{what}: {', '.join(names[:LISTED])}{more}.", soft_wrap=True)
+    for fall in tested.falls:
+        out.print(f"Too few since {fall.since}: {fall.sentence}.", soft_wrap=True)
 
 
 @app.command()

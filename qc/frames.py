@@ -212,7 +212,19 @@ def read_frame(
 
 
 def _read_frame(path: Path, instruments: Sequence[Instrument], max_bytes: int) -> Frame:
-    content = read_content(path, max_bytes)
+    return parse_frame(read_content(path, max_bytes), path, instruments, max_bytes=max_bytes)
+
+
+def parse_frame(
+    content: bytes, path: Path, instruments: Sequence[Instrument], *, max_bytes: int = MAX_BYTES
+) -> Frame:
+    """Make a frame of the bytes of a FITS file.
+
+    Raises
+    ------
+    FrameError
+        One of its subclasses; the message does not name the file.
+    """
     with warnings.catch_warnings():
         # What astropy would have us know of odd cards either does not matter or ends in a
         # FrameError of ours.
@@ -233,7 +245,14 @@ def _merge_headers(units: Sequence[Unit], images: Sequence[Unit]) -> dict[str, V
     return {**first, **units[0].header, "IMAGES": len(images), "HDUS": len(units)}
 
 
-def _check_alive(pixels: Pixels, image: int, chip: str) -> None:
+def check_alive(pixels: Pixels, image: int, chip: str) -> None:
+    """Refuse an image that no detector can have made.
+
+    Raises
+    ------
+    DeadReadOut
+        If its pixels are all equal, or not numbers.
+    """
     lowest, highest = pixels.min(), pixels.max()
     if not (np.isfinite(lowest) and np.isfinite(highest)):
         raise DeadReadOut(f"image {image} ({chip}): expected numbers, got pixels that are not")
@@ -450,7 +469,7 @@ def _spell_shapes(shapes: Sequence[tuple[int, ...]]) -> str:
 def _extension(section: Section, image: Pixels, exposure: _Exposure) -> Extension:
     part = image[section.area.slices(_shape(image), exposure.binning)]
     pixels: Pixels = np.ascontiguousarray(part)  # type: ignore[assignment] # keeps the dtype
-    _check_alive(pixels, section.image, section.chip)
+    check_alive(pixels, section.image, section.chip)
     setup, chip = _setup(section, exposure), _chip_numbers(section.chip, exposure)
     calibration, shape = exposure.calibration, _shape(pixels)
     return Extension(

@@ -250,7 +250,7 @@ def _arrive(path: Path, runtime: Runtime, label: LabelName | None) -> Arrival | 
         with runtime.writes.begin() as session:
             if database.recognise(session, file, frame.sha256, label):
                 return Outcome(file.path, FrameState.KNOWN)
-        return _measure_frame(file, frame, runtime)
+        return measure_frame(file, frame, runtime)
     except FrameError as error:
         state = FrameState.SKIPPED if isinstance(error, NotForUs) else FrameState.FAILED
         with runtime.writes.begin() as session:
@@ -291,10 +291,17 @@ def read_and_measure(path: Path, runtime: Runtime) -> Arrival:
         If it cannot be read to its end, or is not a frame that can be judged.
     """
     file = _stat(printable(path))
-    return _measure_frame(file, read_frame(file.path, runtime.instruments), runtime)
+    return measure_frame(file, read_frame(file.path, runtime.instruments), runtime)
 
 
-def _measure_frame(file: File, frame: Frame, runtime: Runtime) -> Arrival:
+def measure_frame(file: File, frame: Frame, runtime: Runtime) -> Arrival:
+    """Reduce each image of a frame to block statistics and detector numbers.
+
+    Raises
+    ------
+    FrameError
+        If it is of no type that has a threshold, or not an image that can be judged.
+    """
     encoder = runtime.encoder.fingerprint
     try:
         thresholds = tuple(

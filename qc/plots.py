@@ -268,6 +268,37 @@ def trend(
     return _svg(figure, f"{title} against time, {len(values)} values")
 
 
+def recall_trend(times: Sequence[datetime], spread: Floats, *, limit: float) -> str:
+    """Draw which part of the injected faults was found, night by night.
+
+    Parameters
+    ----------
+    times : sequence of n datetimes
+        UTC, oldest first.
+    spread : (n, 3) float array
+        Recall, low and high end of its interval.
+    limit : float
+        Drawn as a line.
+
+    Returns
+    -------
+    str
+        SVG.
+    """
+    figure, axes = _drawing(2.4)
+    value, low, high = spread.T
+    when = np.array(times, "O")
+    axes.vlines(when, low, high, color=PALE, linewidth=3)
+    below = value < limit
+    axes.plot(when[~below], value[~below], "o", color=GREY, markersize=5, clip_on=False)
+    axes.plot(when[below], value[below], "D", color=RED, markeredgecolor=BLACK, clip_on=False)
+    axes.axhline(limit, color=BLACK, linestyle="--", linewidth=1)
+    _note(axes, f"limit {limit:g}", limit, side="left")
+    axes.set(ylabel="faults found", ylim=(min(0.5, float(low.min())), 1.01))
+    _date_axis(axes)
+    return _svg(figure, f"Recall of the self-test on {len(value)} nights, last {value[-1]:.2f}")
+
+
 def ageing(weeks: Sequence[date], ratios: Floats, *, title: str) -> str:
     """Draw how near to their limits good frames of a type come, week by week: one of many, small.
 

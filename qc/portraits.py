@@ -17,9 +17,11 @@ from qc import database, plots
 from qc.database import Finding, Reference
 from qc.expectations import Expectations
 from qc.frames import Setup
+from qc.instruments import Instrument
 from qc.judge import REFERENCE_NEEDED, limits_for
 from qc.metrics import METRICS, Metric
 from qc.nights import HISTORY_NIGHTS, Kind, Standing, standing
+from qc.recall import Count, Fall, KindRecall, recall_by_kind, recall_by_night, standing_falls
 from qc.tables import EpochRow, ExtensionRow
 from qc.thresholds import Thresholds
 
@@ -444,6 +446,44 @@ def draw_trend(kind: Kind, findings: Sequence[Finding], epochs: Sequence[EpochRo
     drawings = [_draw("score", scores, heights, "1 = at the limit", events, limit=1.0)]
     drawings += [_draw_metric(name, alike, events) for name in _telling_metric(alike[-1])]
     return Trend(kind, setup, tuple(drawings))
+
+
+@dataclass(frozen=True)
+class RecallShown:
+    """How an instrument's self-tests went lately.
+
+    Attributes
+    ----------
+    tonight : Count
+        Of the night itself; nothing tried if there was no self-test.
+    pooled : Count
+        Of all nights shown.
+    """
+
+    instrument: str
+    tonight: Count
+    pooled: Count
+    kinds: tuple[KindRecall, ...]
+    falls: tuple[Fall, ...]
+    picture: Picture
+
+
+def draw_recall(session: Session, evening: date, instrument: Instrument) -> RecallShown | None:
+    """Show how many injected faults were found in the last 30 nights; None if none was tried."""
+    nights = recall_by_night(session, evening, instrument=instrument.name)
+    if not nights:
+        return None
+    spread = np.array([(one.count.recall, *one.count.interval) for one in nights])
+    times = [datetime.combine(one.night, time(), UTC) for one in nights]
+    svg = plots.recall_trend(times, spread, limit=instrument.self_test.least_recall)
+    return RecallShown(
+        instrument=instrument.name,
+        tonight=nights[-1].count if nights[-1].night == evening else Count(),
+        pooled=sum((one.count for one in nights), Count()),
+        kinds=recall_by_kind(session, evening, instrument=instrument.name),
+        falls=standing_falls(session, [instrument], evening),
+        picture=drawing("recall", svg),
+    )
 
 
 def _interventions(epochs: Sequence[EpochRow], scopes: set[str]) -> list[tuple[datetime, str]]:

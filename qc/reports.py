@@ -38,10 +38,13 @@ from qc.portraits import (
     Gallery,
     Picture,
     Portrait,
+    RecallShown,
     Thumb,
     Trend,
+    draw_recall,
     draw_trend,
 )
+from qc.recall import SHOWN_NIGHTS
 from qc.runtime import Runtime
 from qc.spot_check import CONFIDENCE, ONE_IN, REMEMBERED
 from qc.tables import FrameRow
@@ -78,6 +81,8 @@ class Report:
         Of the worst events only.
     wall : tuple of Thumb
         The night's sample.
+    recalls : tuple of RecallShown
+        Of the instruments whose self-test found something to try lately.
     """
 
     night: Night
@@ -87,6 +92,7 @@ class Report:
     portraits: Mapping[str, Portrait]
     trends: tuple[Trend, ...]
     wall: tuple[Thumb, ...]
+    recalls: tuple[RecallShown, ...]
 
     @property
     def untrained(self) -> bool:
@@ -175,6 +181,7 @@ def build_report(
             draw_trend(kind, by_type[kind.image_type], epochs) for kind in counted.over(trended)
         ),
         wall=gallery.wall(night.sample.findings),
+        recalls=tuple(filter(None, (draw_recall(session, evening, each) for each in instruments))),
     )
     return rendered("report.html.j2", report=report)
 
@@ -322,6 +329,7 @@ def _environment() -> Environment:
         "listed": LISTED,
         "ample": REFERENCE_AMPLE,
         "history_nights": HISTORY_NIGHTS,
+        "recall_nights": SHOWN_NIGHTS,
         "shown_after_days": SHOWN_AFTER.days,
         "tallest_score": f"{TALLEST_SCORE:g}",
         "confidence": CONFIDENCE,

@@ -33,7 +33,7 @@ ORDER = [
     {"qc.schema"},
     {"qc.expectations"},
     {"qc.plots"},
-    {"qc.absence"},
+    {"qc.absence", "qc.recall"},
     {"qc.nights"},
     {"qc.portraits", "qc.periods"},
     {"qc.tuning"},
@@ -49,6 +49,7 @@ ORDER = [
     {"qc.pipeline"},
     {"qc.history"},
     {"qc.simulator"},
+    {"qc.selftest"},
     {"qc.demo"},
     {"qc.cli"},
 ]

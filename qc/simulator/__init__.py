@@ -1,7 +1,7 @@
 """UVES calibration frames that never were: a spectrograph, its chips, its faults, its nights.
 
 `simulate` writes nights of raw frames with a truth table; `render` makes one exposure in memory;
-`inject` spoils an image that some instrument has read out.
+`inject` spoils an image that some instrument has read out, `spoil_file` a file as written.
 """
 
 from qc.simulator.faults import (
@@ -14,10 +14,12 @@ from qc.simulator.faults import (
     make_case,
     possible_faults,
 )
+from qc.simulator.file_faults import FILE_FAULTS, spoil_file
 from qc.simulator.history import Intervention, State, interventions, lamp_replacements, state_at
 from qc.simulator.nights import Exposed, expose, simulate
 from qc.simulator.pixel_faults import Injection
 from qc.simulator.plan import (
+    CLASSES,
     DEMO_PLAN,
     FULL_PLAN,
     Exposure,
@@ -27,12 +29,16 @@ from qc.simulator.plan import (
     plan_nights,
 )
 from qc.simulator.render import render
+from qc.simulator.visibility import INVISIBLE, signal_to_noise
 
 __all__ = [
+    "CLASSES",
     "DEMO_PLAN",
     "FAULTS",
+    "FILE_FAULTS",
     "FULL_PLAN",
     "INJECTABLE",
+    "INVISIBLE",
     "STRENGTHS",
     "Case",
     "Exposed",
@@ -52,6 +58,8 @@ __all__ = [
     "plan_nights",
     "possible_faults",
     "render",
+    "signal_to_noise",
     "simulate",
+    "spoil_file",
     "state_at",
 ]
