@@ -58,7 +58,7 @@ KINDS = ("bias_jump", "light_leak", "column_defect", "lamp_off", "pick_up", "hot
 
 def setups() -> list[tuple[tuple[Setup, ...], str]]:
     """List what is taken: the setups in one file, and the class of frame."""
-    found = []
+    found: list[tuple[tuple[Setup, ...], str]] = []
     for letter, frame_class in (("B", "bias"), ("W", "arc"), ("F", "flat")):
         for mode, nm in (("D1", 390.0), ("D2", 437.0)) if letter == "F" else (("", 437.0),):
             light = () if letter == "B" else (nm, 0.4, "CD#2")
@@ -160,7 +160,7 @@ class Remembered:
         self.extension_id += 1
         own = {"extension_id": self.extension_id}
         is_bad = bool(fault) and self.random.random() < 0.7
-        is_flagged = is_bad and self.random.random() < 0.97 or self.random.random() < 0.004
+        is_flagged = (is_bad and self.random.random() < 0.97) or self.random.random() < 0.004
         numbers = {name: float(self.random.normal(100, 1)) for name in METRICS}
         rows[ExtensionRow].append(self._row(setup, frame_class, number, numbers))
         rows[VerdictRow].append(own | self._verdict(night, number, back, is_flagged, numbers))
