@@ -58,7 +58,7 @@ KINDS = ("bias_jump", "light_leak", "column_defect", "lamp_off", "pick_up", "hot
 
 def setups() -> list[tuple[tuple[Setup, ...], str]]:
     """List what is taken: the setups in one file, and the class of frame."""
-    found = []
+    found: list[tuple[tuple[Setup, ...], str]] = []
     for letter, frame_class in (("B", "bias"), ("W", "arc"), ("F", "flat")):
         for mode, nm in (("D1", 390.0), ("D2", 437.0)) if letter == "F" else (("", 437.0),):
             light = () if letter == "B" else (nm, 0.4, "CD#2")

@@ -401,10 +401,11 @@ class Period:
             share = f"{100 * overall.share:.1f} %"
             yield f"The self-test found {share} of {overall.tried} known faults."
         if self.replies.waits:
+            notices = _plural(self.replies.told, "notice", "notices")
             half = in_hours(self.replies.within(0.5))
-            yield f"Half of the answers came within {half}; {self.replies.never} never came."
+            yield f"Of {notices}, {self.replies.never} got no answer; half of the rest in {half}."
         elif self.replies.told:
-            yield f"None of {self.replies.told} notices was answered."
+            yield f"None of {_plural(self.replies.told, 'notice', 'notices')} was answered."
         if self.changes:
             types = len({name for one in self.changes for name in one.image_types})
             yield f"Limits of {_plural(types, 'image type', 'image types')} changed."

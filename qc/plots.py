@@ -268,6 +268,32 @@ def trend(
     return _svg(figure, f"{title} against time, {len(values)} values")
 
 
+def recall(nights: Sequence[date], shares: Floats) -> str:
+    """Draw which part of known faults was found, night by night.
+
+    Parameters
+    ----------
+    nights : sequence of n dates
+        Oldest first.
+    shares : (n,) float array
+        Of 1.
+
+    Returns
+    -------
+    str
+        SVG.
+    """
+    figure, axes = _drawing(height_in=2.2)
+    when = np.array([datetime.combine(night, time(), UTC) for night in nights], "O")
+    axes.plot(when, 100 * shares, "o-", color=BLUE, markersize=3, linewidth=0.6, clip_on=False)
+    axes.set(ylim=(min(80, 100 * shares.min()), 100), ylabel="%")
+    _date_axis(axes)
+    axes.set_title(
+        "known faults found, each night", loc="left", fontsize=TEXT_PT, fontweight="bold", pad=8
+    )
+    return _svg(figure, f"Share of known faults found in {len(nights)} nights")
+
+
 def recall_trend(times: Sequence[datetime], spread: Floats, *, limit: float) -> str:
     """Draw which part of the injected faults was found, night by night.
 

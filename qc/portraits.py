@@ -212,7 +212,8 @@ class Gallery:
         """Draw small means of one setup between the same black and white."""
         seen = [self._seen(one.extension) for one in findings]
         means = [None if one is None else _halved(one[..., MEAN]) for one in seen]
-        ends = plots.limits(*(mean for mean in means if mean is not None))
+        kept = [mean for mean in means if mean is not None]
+        ends = plots.limits(*kept) if kept else (0.0, 1.0)
         return [
             Thumb(one, None if mean is None else _grey("mean", mean, one.extension, ends))
             for one, mean in zip(findings, means, strict=True)

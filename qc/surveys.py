@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, time
+from datetime import UTC, datetime
 
 import numpy as np
 from sqlalchemy.orm import Session
@@ -91,13 +91,8 @@ def _portrait(session: Session, gallery: Gallery, incident: Incident) -> Portrai
 def _draw_recall(test: SelfTest) -> Picture | None:
     if len(test.nights) < FEWEST_IN_A_TREND:
         return None
-    svg = plots.trend(
-        [datetime.combine(night, time(), UTC) for night, _, _ in test.nights],
-        np.array([100 * found / tried for _, found, tried in test.nights]),
-        ["nominal"] * len(test.nights),
-        title="known faults found, each night",
-        unit="%",
-    )
+    shares = np.array([found / tried for _, found, tried in test.nights])
+    svg = plots.recall([night for night, _, _ in test.nights], shares)
     return drawing("recall", svg)
 
 

@@ -47,6 +47,10 @@ class Past:
     pixels: str = ""  # like another's: a copy
     name: str = ""
     others: dict[str, float] = field(default_factory=dict)  # further z
+    score: float = 0.5
+    template: str = ""
+    template_number: int = 1
+    template_size: int = 1
 
 
 def remember(runtime: Runtime, *past: Past) -> list[str]:
@@ -69,6 +73,10 @@ def _add(session: Session, number: int, past: Past) -> str:
         instrument="TINY",
         observed_at=when,
         night=when.date(),
+        exposure_s=1.0,
+        template=past.template,
+        template_number=past.template_number,
+        template_size=past.template_size,
     )
     setup = {name: getattr(SETUP, name) for name in Setup.__dataclass_fields__}
     extension = ExtensionRow(
@@ -110,7 +118,7 @@ def _verdict(extension_id: int, encoder_id: int, past: Past, when: datetime) -> 
         encoder_id=encoder_id,
         judged_at=when,
         status=past.status,
-        score=0.5,
+        score=past.score,
         reasons=[],
         merge_height=past.merge_height,
         residual=past.residual,
