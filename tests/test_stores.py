@@ -32,7 +32,6 @@ BUCKET = "archive"
 MINUTE = timedelta(minutes=1)
 
 
-
 def later(minutes: float = 1) -> datetime:
     """Well after now: what has just been written is quiet by then."""
     return datetime.now(UTC) + minutes * MINUTE
