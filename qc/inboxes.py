@@ -14,7 +14,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as Unfinished
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event, Lock, Thread
@@ -58,7 +59,10 @@ _PATIENCE_S = 5.0  # of a scan, with an inbox that hangs or fetches; it goes on 
 _EVENING_H = 18  # local time: where one night's files end and the next one's begin, for the order
 _UNFINISHED = (".", "~", "#")  # first characters of files that are hidden, or locks
 _NEWS = (FileCreatedEvent, FileMovedEvent, FileClosedEvent, DirCreatedEvent, DirMovedEvent)
-_MOST_FOLDERS = Path("/proc/sys/fs/inotify/max_user_watches")
+_MOST_FOLDERS = (
+    Path("/proc/sys/fs/inotify/max_user_watches"),
+    Path("/proc/sys/user/max_inotify_watches"),
+)
 _STALE_PART_S = 86_400
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -171,7 +175,7 @@ def prune_fetched(settings: Settings, now: datetime) -> int:
         with Session(engine) as session:
             return sum(
                 _prune(path, oldest_s, now.timestamp(), session)
-                for path in settings.fetched_folder.rglob("*")
+                for path in list(settings.fetched_folder.rglob("*"))
                 if path.is_file()
             )
     finally:
@@ -179,17 +183,21 @@ def prune_fetched(settings: Settings, now: datetime) -> int:
 
 
 def _prune(path: Path, oldest_s: float, now_s: float, session: Session) -> bool:
-    status = path.stat()
-    if path.suffix == ".part":  # of a fetch that was killed
-        if status.st_ctime < now_s - _STALE_PART_S:
-            path.unlink()
+    try:
+        status = path.stat()
+    except FileNotFoundError:  # what was being fetched has its own name now
+        return False
+    # The date of the file is the object's; that of its entry on this disk, when it was fetched.
+    if path.suffix == ".part":
+        if status.st_ctime < now_s - _STALE_PART_S:  # of a fetch that was killed
+            path.unlink(missing_ok=True)
         return False
     file = File(printable(path), status.st_size, status.st_mtime_ns)
-    # The date of the file is the object's; that of its entry on this disk, when it was fetched.
-    is_old = status.st_ctime < oldest_s
-    if not is_old or not database.is_known(session, file):
+    if status.st_ctime >= oldest_s or not database.is_known(session, file):
         return False
     path.unlink()
+    with suppress(OSError):  # it holds others
+        path.parent.rmdir()
     return True
 
 
@@ -341,7 +349,7 @@ class _AnyInbox(ABC):
         except BaseException:
             self._running = None
             raise
-        self._running, self.last = None, look
+        self._running, self.last = None, replace(look, arrived=())
         return look
 
     @property
@@ -605,8 +613,8 @@ class _Watcher(FileSystemEventHandler):
         watchdog is silent about a folder within the inbox that it was refused.
         """
         try:
-            most = int(_MOST_FOLDERS.read_text())
-        except (OSError, ValueError):  # no such limit on this system
+            most = min(int(path.read_text()) for path in _MOST_FOLDERS)
+        except (OSError, ValueError):  # no such limits on this system
             return
         if folders > most:
             yield self._unwatched(f"{folders} folders, and the kernel lets {most} be watched")
@@ -619,7 +627,7 @@ class _Watcher(FileSystemEventHandler):
 
     def stop(self) -> None:
         """Watch no more, until told to follow again."""
-        self._folder, self.troubles = None, ()
+        self._folder, self.troubles, self.is_refused = None, (), False
         if self._observer is not None:
             self._observer.stop()
             self._observer.join(_PATIENCE_S)

@@ -1,5 +1,6 @@
 import os
 import resource
+import shlex
 import socket
 import subprocess
 import sys
@@ -424,6 +425,32 @@ def exhaust_descriptors() -> list[int]:
             held.append(os.open(os.devnull, os.O_RDONLY))
     except OSError:
         return held
+
+
+@pytest.mark.parametrize(
+    ("limit", "why"),
+    [(0, "inotify watch limit reached"), (2, "3 folders, and the kernel lets 2 be watched")],
+)
+def test_more_folders_than_may_be_watched_are_said(project, inbox, limit, why):
+    (inbox / "night" / "deep").mkdir(parents=True)
+    settings_of(project, inbox)
+    code = (
+        "from datetime import UTC, datetime; from pathlib import Path\n"
+        "from qc.inboxes import Inboxes; from qc.settings import read_settings\n"
+        f"inboxes = Inboxes(read_settings(Path({str(project)!r})), lambda file: False)\n"
+        "inboxes.watch(print)\n"
+        "for _ in range(2): print(inboxes.scan(datetime.now(UTC)).troubles)\n"
+    )
+    limited = f"echo {limit} > /proc/sys/user/max_inotify_watches && exec {sys.executable} -c"
+    command = ["unshare", "--user", "--map-root-user", "sh", "-c", f"{limited} {shlex.quote(code)}"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    if done.returncode and "unshare" in done.stderr:
+        pytest.skip("this machine lets nobody limit what may be watched")
+    said = (
+        f"('{inbox}: new files are noticed by the scans only: {why}; "
+        "raise fs.inotify.max_user_watches or max_user_instances',)"
+    )
+    assert done.stdout.splitlines() == [said] * 2
 
 
 # --- with the pipeline ----------------------------------------------------------------------------
