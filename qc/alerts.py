@@ -675,4 +675,5 @@ def send_test(mail: Mail, project: Path, to: str, now: datetime) -> str:
     letter = Letter(subject, f"{words}\n", f"<p>{words}</p>\n")
     identity = hashlib.sha256(f"{to} {now.isoformat()}".encode()).hexdigest()[:20]
     with Postbox(mail, project) as box:
+        box.open()
         return box.post(compose(letter, mail, to, f"qc.test.{identity}", now), to)

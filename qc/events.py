@@ -206,7 +206,11 @@ def _vague(one: Trace, other: Trace) -> bool:
 
 def _of_a_cause(alike: Sequence[Trace]) -> Iterator[tuple[Trace, Trace]]:
     """Link what went wrong in the same way on one chip in a night, whatever the image type."""
-    for one, other in combinations(alike, 2):
+    telling = [one for one in alike if one.kind or one.causes]
+    equal = _by(telling, lambda one: (one.kind, one.causes[:LEADING]))
+    for group in equal:
+        yield from pairwise(group)
+    for one, other in combinations([group[0] for group in equal], 2):
         if _same_cause(one, other):
             yield one, other
 

@@ -21,12 +21,14 @@ import httpx
 from qc.errors import ConfigurationError, NotDelivered, OutOfReach, Refused
 from qc.reports import rendered
 from qc.settings import Mail, read_secret
-from qc.stories import Inline, Story, plain
+from qc.stories import LONGEST_SUBJECT, Inline, Story, plain
 
 SENDER = "Calibration QC"
 LARGEST_ATTACHMENT = 20_000_000  # bytes; few servers take more than 25 MB
 LONGEST_ANSWER = 300  # of a server, characters
 _POLICY = SMTP.clone(cte_type="7bit")  # no server can spoil what is all ASCII
+# A line that need not be folded is not: some readers show a blank where a line was folded first.
+_WIDE = _POLICY.clone(max_line_length=LONGEST_SUBJECT + 40)
 _SUFFIXES = {".html": ("text", "html"), ".pdf": ("application", "pdf")}
 _TLS_FAILED, _LOGIN_FAILED = "TLS could not be agreed on", "the login was refused"
 
@@ -108,8 +110,9 @@ def compose(letter: Letter, mail: Mail, to: str, message_id: str, now: datetime)
     message_id : str
         What stands before the ``@``; the same for the same mail, however often it leaves.
     """
-    message = EmailMessage(policy=_POLICY)
-    message["Subject"] = plain(letter.subject)
+    subject = plain(letter.subject, LONGEST_SUBJECT)
+    message = EmailMessage(policy=_WIDE if subject.isascii() else _POLICY)
+    message["Subject"] = subject
     message["From"] = Address(SENDER, addr_spec=mail.sender)
     message["To"] = Address(addr_spec=to)
     message["Date"] = format_datetime(now.astimezone(UTC))

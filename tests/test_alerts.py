@@ -3,6 +3,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import select
 
 from qc import database
@@ -395,8 +396,8 @@ def test_what_is_no_verdict_is_one_notice_for_each_topic_and_night(runtime, watc
         for topic in (Topic.ABSENCE, Topic.FILE):
             for number in range(7):
                 words = f"{topic} number {number}"
-                about = {"instrument": "UVES", "night": NIGHT}
-                database.owe_alert(session, topic, f"{topic} {number}", words, **about)
+                key = f"{topic} {number}"
+                database.owe_alert(session, topic, key, words, instrument="UVES", night=NIGHT)
         for alert in session.scalars(select(AlertRow)):
             alert.owed_at = JUDGED
     assert watch.gather() == 2
@@ -453,7 +454,7 @@ def test_an_address_is_owed_a_notice_once_however_many_subscriptions_name_it(run
 
 def test_a_webhook_is_told_at_once_and_its_address_is_not_kept(runtime):
     url = "https://chat.example.org/hooks/s3cret"
-    watch = Watch(runtime, Subscription(to=(KIM,), webhook=url))
+    watch = Watch(runtime, Subscription(to=(KIM,), webhook=SecretStr(url)))
     owe(runtime, Shot())
     watch.gather()
     [_, (_, address)] = watch.owed()
@@ -584,8 +585,15 @@ def test_a_silence_covers_no_other_image_type_instrument_or_topic(runtime, notic
         Shot(71, instrument="EFOSC2"),
     )
     with runtime.writes.begin() as session:
-        about = {"instrument": "UVES", "image_type": "URB1", "night": NIGHT}
-        database.owe_alert(session, Topic.ABSENCE, "absence", "It did not come.", **about)
+        database.owe_alert(
+            session,
+            Topic.ABSENCE,
+            "absence",
+            "It did not come.",
+            instrument="UVES",
+            image_type="URB1",
+            night=NIGHT,
+        )
         row = session.scalars(select(AlertRow).where(AlertRow.key == "absence")).one()
         row.owed_at = JUDGED + HOUR
     assert noticed.gather(90) == 3
@@ -631,7 +639,8 @@ def test_what_waits_when_a_silence_begins_is_silenced_too(runtime, noticed):
     assert noticed.gather(61) == 0
 
 
-def test_nothing_that_a_person_said_is_overwritten(runtime, noticed):
+@pytest.mark.usefixtures("noticed")
+def test_nothing_that_a_person_said_is_overwritten(runtime):
     hush(runtime, JUDGED + 24 * HOUR)
     hush(runtime, JUDGED + 48 * HOUR)
     with runtime.writes.begin() as session:
