@@ -49,7 +49,7 @@ class Taken:
         return self._body("html")
 
     def _body(self, kind: str) -> str:
-        part = self.message.get_body((kind,))  # type: ignore[arg-type]
+        part = self.message.get_body((kind,))
         assert part is not None
         return str(part.get_content()).replace("\r\n", "\n")
 
@@ -100,10 +100,10 @@ class Handler:
         return answer
 
 
-class _Server(SMTP):  # type: ignore[misc]
+class _Server(SMTP):
     """Hangs up in the midst of the mails that it is told to drop."""
 
-    @syntax("DATA")  # type: ignore[untyped-decorator]
+    @syntax("DATA")
     async def smtp_DATA(self, arg: str) -> None:  # noqa: N802
         if set(self.envelope.rcpt_tos) & self.event_handler.drops:
             await self.push("354 go on")
@@ -113,7 +113,7 @@ class _Server(SMTP):  # type: ignore[misc]
         await super().smtp_DATA(arg)
 
 
-class _Controller(Controller):  # type: ignore[misc]
+class _Controller(Controller):
     """Serves at a port that the system chose and nobody can take in between."""
 
     def __init__(self, handler: Handler, listening: socket.socket, **told: Any) -> None:

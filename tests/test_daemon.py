@@ -192,6 +192,7 @@ def daemon(project):
     command = [sys.executable, "-m", "qc", "run", "--project", project]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
         try:
+            assert process.stderr is not None
             for line in process.stderr:
                 if "daemon begins" in line:
                     break

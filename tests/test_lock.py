@@ -26,6 +26,7 @@ def other(tmp_path):
     """A process that holds the lock until it is told to end."""
     command = [sys.executable, "-c", HOLDING, tmp_path]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
         assert process.stdout.readline() == b"held\n"
         yield process
         process.kill()

@@ -55,6 +55,7 @@ sender = "qc@observatory.example"
 retry_first_s = 5
 [alerts]
 oldest_days = 60
+most_at_once = 20
 most_a_night = 1000
 [[subscription]]
 to = ["astronomer@observatory.example"]
