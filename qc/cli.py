@@ -981,12 +981,13 @@ def run(project: Project = Path()) -> None:
     """Keep watch: take in new frames, tell people, write reports; until it is told to end."""
     from qc.daemon import run_daemon
     from qc.logs import start_logging
+    from qc.service import Supervisor
     from qc.settings import read_settings
 
     settings = read_settings(project)
     start_logging(settings.log)
     with _runtime(project) as runtime:
-        run_daemon(runtime)
+        run_daemon(runtime, Supervisor(os.environ))
 
 
 @app.command()

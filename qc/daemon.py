@@ -18,6 +18,7 @@ from qc.proposal_page import write_proposal_page
 from qc.publishing import publish_night, publish_span
 from qc.runtime import Runtime
 from qc.selftest import run_self_test
+from qc.service import Supervisor
 from qc.tables import Topic
 from qc.watch import SCAN, Job, Now, Watch, utc_now
 
@@ -29,7 +30,7 @@ LASTING = timedelta(minutes=15)  # trouble that people should hear of
 FRAMES, PAGES, POST = "frames", "pages", "post"
 
 
-def run_daemon(runtime: Runtime, now: Now = utc_now) -> None:
+def run_daemon(runtime: Runtime, supervisor: Supervisor, now: Now = utc_now) -> None:
     """Keep watch over the project until the process is told to end.
 
     Raises
@@ -38,7 +39,7 @@ def run_daemon(runtime: Runtime, now: Now = utc_now) -> None:
         If another daemon does so already.
     """
     with only_daemon(runtime.settings.project, now()) as died:
-        watch = Watch(runtime, JOBS, now)
+        watch = Watch(runtime, JOBS, now, supervisor)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: watch.stop())
         if died is not None:

@@ -1,6 +1,5 @@
 """Tell systemd how it goes: ready, alive, stopping. Without systemd, nobody is told."""
 
-import os
 import socket
 import time
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ class Supervisor:
         That of the process: systemd says in it where it listens and how long it waits.
     """
 
-    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
+    def __init__(self, environment: Mapping[str, str]) -> None:
         self._address = environment.get("NOTIFY_SOCKET", "")
         waits_s = int(environment.get("WATCHDOG_USEC", "0")) / 1e6
         self._interval_s = waits_s / _PINGS

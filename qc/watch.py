@@ -114,9 +114,17 @@ class Watch:
     jobs : sequence of Job
     now : callable
         Tells the time.
+    supervisor : Supervisor, optional
+        Is told how it goes.
     """
 
-    def __init__(self, runtime: Runtime, jobs: Sequence[Job], now: Now = utc_now) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        jobs: Sequence[Job],
+        now: Now = utc_now,
+        supervisor: Supervisor | None = None,
+    ) -> None:
         self.runtime = runtime
         self.jobs = jobs
         self.now = now
@@ -124,7 +132,7 @@ class Watch:
         self.troubles = Troubles()
         self.waiting: dict[Path, date] = {}
         self.stopping = threading.Event()
-        self.supervisor = Supervisor()
+        self.supervisor = supervisor or Supervisor({})
         self._clock = Clock(now)
         self._wake_at: float | None = None
         self._busy: set[str] = set()

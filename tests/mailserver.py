@@ -100,10 +100,10 @@ class Handler:
         return answer
 
 
-class _Server(SMTP):
+class _Server(SMTP):  # type: ignore[misc]
     """Hangs up in the midst of the mails that it is told to drop."""
 
-    @syntax("DATA")
+    @syntax("DATA")  # type: ignore[untyped-decorator]
     async def smtp_DATA(self, arg: str) -> None:  # noqa: N802
         if set(self.envelope.rcpt_tos) & self.event_handler.drops:
             await self.push("354 go on")
@@ -113,7 +113,7 @@ class _Server(SMTP):
         await super().smtp_DATA(arg)
 
 
-class _Controller(Controller):
+class _Controller(Controller):  # type: ignore[misc]
     """Serves at a port that the system chose and nobody can take in between."""
 
     def __init__(self, handler: Handler, listening: socket.socket, **told: Any) -> None:

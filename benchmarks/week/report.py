@@ -27,8 +27,8 @@ _PAGE = """\
 {files} files written slowly into a folder, a tenth of them faulty; the daemon killed with `kill -9`
 {kills} times at random moments of the first five days and started again after 5 s; the mail server
 down for a day; the disk full for {disk_s} s and the database locked for {lock_s} s while frames
-come. The settings are the defaults but for addresses, hours, mail that is tried again sooner, and mails
-one by one where a real night, less hurried, would not need a digest.
+come. The settings are the defaults but for addresses, hours, mail that is tried again sooner, and
+mails one by one where a real night, less hurried, would not need a digest.
 
 | | goal | got |
 |---|---|---|
