@@ -14,6 +14,7 @@ from benchmarks.week.checking import Account, percentile
 from benchmarks.week.trials import DISK_FULL_S, LOCKED_S
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from benchmarks.week.living import Week
@@ -81,6 +82,44 @@ def write(docs: Path, account: Account, week: Week) -> None:
     (docs / "week.json").write_text(json.dumps(_record(account, week)), encoding="utf-8")
     _draw(docs / "pictures" / "week.png", week)
     print(page)
+
+
+_LATENCY = """\
+# From the file's arrival to the mail
+
+`python -m benchmarks.week --work DIR --pace {pace:g} --frames {files}`
+
+{files} frames of a night, one each {pace:g} s, a tenth of them faulty, through `qc run` with the default
+settings: a scan a minute, file events, quiet for 3 s, events gathered for 20 s. Frames are binned
+2x2, of all three chips; two cores.
+
+| from the file's arrival | median | p95 | longest | of |
+|---|---|---|---|---|
+{verdict}
+{mail}
+
+The goal is a p95 of 60 s. An event is counted from its first anomalous frame.
+"""
+
+
+def write_latency(docs: Path, account: Account, week: Week) -> None:
+    """Write ``latency.md``."""
+    spans = [span for _, span in account.to_mail]
+    page = _LATENCY.format(
+        pace=week.pace_s,
+        files=account.files,
+        verdict=_summary("verdict", account.to_verdict_s, "frames"),
+        mail=_summary("mail in the server's hands", spans, "events"),
+    )
+    docs.mkdir(parents=True, exist_ok=True)
+    (docs / "latency.md").write_text(page, encoding="utf-8")
+    print(page)
+
+
+def _summary(what: str, values: Sequence[float], of: str) -> str:
+    figures = (percentile(values, part) for part in (50, 95, 100))
+    cells = " | ".join(f"{figure:.1f} s" for figure in figures)
+    return f"| to the {what} | {cells} | {len(values)} {of} |"
 
 
 def _spelt(verdicts: dict[int, int]) -> str:
