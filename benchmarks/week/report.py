@@ -89,9 +89,9 @@ _LATENCY = """\
 
 `python -m benchmarks.week --work DIR --pace {pace:g} --frames {files}`
 
-{files} frames of a night, one each {pace:g} s, a tenth of them faulty, through `qc run` with the default
-settings: a scan a minute, file events, quiet for 3 s, events gathered for 20 s. Frames are binned
-2x2, of all three chips; two cores.
+{files} frames of a night, one each {pace:g} s, a tenth of them faulty, through `qc run` with the
+default settings: a scan a minute, file events, quiet for 3 s, events gathered for 20 s. Frames are
+binned 2x2, of all three chips; two cores.
 
 | from the file's arrival | median | p95 | longest | of |
 |---|---|---|---|---|
