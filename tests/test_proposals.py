@@ -1,5 +1,5 @@
 from dataclasses import replace
-from datetime import date
+from datetime import UTC, date, datetime
 
 import numpy as np
 import pytest
@@ -7,6 +7,7 @@ import pytest
 from qc import database
 from qc.errors import CannotTune, ConfigurationError, InvalidAnswer
 from qc.judge import Status, judge
+from qc.proposal_page import write_proposal_page
 from qc.proposals import (
     Goal,
     draw_proposals,
@@ -305,3 +306,19 @@ def test_a_history_says_how_odd_each_frame_was(project, runtime):
     history, notes = read_history(runtime, "TB0", present, date.min)
     assert [case.ratio for case in history.cases] == pytest.approx([0.5, 2])
     assert notes == ()
+
+
+def test_the_weekly_page_tells_each_limit_and_changes_none(runtime):
+    remember(runtime, *nominal_frames(), *bad_frames(0.4))
+    before = (runtime.settings.project / "thresholds.yaml").read_bytes()
+    words = write_proposal_page(runtime, datetime(2026, 6, 1, 9, tzinfo=UTC))
+    page = (runtime.settings.reports_folder / "proposals" / "2026-06-01.html").read_text()
+    assert words.startswith("2026-06-01.html: 1 image types")
+    assert "<h2>TB0</h2>" in page
+    assert (runtime.settings.project / "thresholds.yaml").read_bytes() == before
+
+
+def test_a_project_without_frames_has_no_weekly_page(runtime):
+    words = write_proposal_page(runtime, datetime(2026, 6, 1, 9, tzinfo=UTC))
+    assert words.startswith("nothing to propose")
+    assert not runtime.settings.reports_folder.exists()
