@@ -45,13 +45,17 @@ def main() -> None:
         tested = [_timed(runtime, budget_s) for budget_s in (BUDGET_S, UNHURRIED_S)]
     console = Console()
     for one in tested:
-        console.print(one.words, (one.untried and f"no time for {', '.join(one.untried)}") or "")
+        console.print(one.words + _untried(one))
     console.print(_table(tested[-1]))
     for name in ("beyond", "invisible"):
         console.print(name, *getattr(tested[-1], name), sep="\n  ")
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     console.print(f"peak memory {peak_mb:.0f} MB, {len(os.sched_getaffinity(0))} cores")
     (folder / "self_test.json").write_text(json.dumps(_document(tested, peak_mb), indent=1) + "\n")
+
+
+def _untried(tested: SelfTest) -> str:
+    return f"; no time for {', '.join(tested.untried)}" if tested.untried else ""
 
 
 def _prepare(folder: Path, runtime: Runtime) -> None:

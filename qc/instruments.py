@@ -339,7 +339,7 @@ class SelfTestLimits:
     least_recall, least_recall_of_kind : float
         Part of the injected faults that must be found: of all, and of each kind.
     nights : int
-        So many last nights are judged together at most.
+        So many last nights are judged together at most; of one kind, twice as many.
     """
 
     least_recall: Share = 0.9

@@ -20,6 +20,7 @@ SHOWN_NIGHTS = 30
 REMEMBERED = timedelta(days=90)  # a fall that has lasted for longer is told once more
 CONFIDENCE = 0.95  # of the intervals shown
 PROVEN = 0.995  # one-sided: so sure must be that recall is below its limit
+KIND_NIGHTS = 2  # times as many nights for one kind: it has few trials a night
 NAMED = 5  # kinds named in one sentence
 
 
@@ -215,7 +216,8 @@ def _falls(instrument: Instrument, rows: Sequence[Tried]) -> list[Fall]:
         fallen.append(_fall(instrument, "", since, rows))
     for kind in sorted({one.kind for one in rows}):
         own = [one for one in rows if one.kind == kind]
-        of_kind = _fallen_since(_by_night(own), limits.least_recall_of_kind, limits.nights)
+        nights = KIND_NIGHTS * limits.nights
+        of_kind = _fallen_since(_by_night(own), limits.least_recall_of_kind, nights)
         if of_kind and not (since and since <= of_kind):  # the first sentence names it
             fallen.append(_fall(instrument, kind, of_kind, own))
     return fallen
@@ -236,7 +238,8 @@ def _fallen_since(counts: Mapping[date, Count], limit: float, nights: int) -> da
 
 def _fall(instrument: Instrument, kind: str, since: date, rows: Sequence[Tried]) -> Fall:
     limits = instrument.self_test
-    tested = sorted({one.night for one in rows})[-limits.nights :]
+    nights_kept = limits.nights * (KIND_NIGHTS if kind else 1)
+    tested = sorted({one.night for one in rows})[-nights_kept:]
     last = [one for one in rows if one.night in tested]
     count = sum(_by_night(last).values(), Count())
     limit = limits.least_recall_of_kind if kind else limits.least_recall

@@ -107,19 +107,21 @@ def thresholds_text(image_types: Sequence[str], encoder: str = StandIn.fingerpri
     return "".join(f"{name}: [{entry}]\n" for name in image_types)
 
 
-def write_instrument(folder: Path) -> Instrument:
+def write_instrument(folder: Path, text: str = INSTRUMENT) -> Instrument:
     """Write the instrument file, as an operator would, and read it."""
     folder.mkdir(exist_ok=True)
     path = folder / "tiny.yaml"
-    path.write_text(INSTRUMENT)
+    path.write_text(text)
     return read_instrument(path)
 
 
 @contextmanager
-def open_tiny(project: Path, encoder: StandIn | None = None) -> Iterator[Runtime]:
+def open_tiny(
+    project: Path, encoder: StandIn | None = None, instrument_text: str = INSTRUMENT
+) -> Iterator[Runtime]:
     """Open a project made by the `project` fixture, without a network."""
     settings = read_settings(project)
-    instrument = write_instrument(project / "instruments")
+    instrument = write_instrument(project / "instruments", instrument_text)
     engine = connect(settings.database_url)
     yield Runtime(
         settings=settings,
