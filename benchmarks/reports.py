@@ -266,13 +266,14 @@ def _morning(night: date) -> datetime:
 
 
 def measure(what: str, work: Callable[[], Any]) -> None:
-    """Print how long something took, and how much memory the process has ever had."""
-    started = time.perf_counter()
+    """Print how long something took, and the most memory that the process has had so far."""
+    started, worked = time.perf_counter(), time.process_time()
     done = work()
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     files = [getattr(done, name, None) for name in ("html", "pdf")]
     sizes = ", ".join(f"{one.name} {one.stat().st_size / 1e6:.1f} MB" for one in files if one)
-    print(f"{what}: {time.perf_counter() - started:.1f} s, peak {peak_mb:.0f} MB. {sizes}")
+    wall_s, cpu_s = time.perf_counter() - started, time.process_time() - worked
+    print(f"{what}: {wall_s:.1f} s, {cpu_s:.1f} s of CPU, peak {peak_mb:.0f} MB. {sizes}")
 
 
 def run(runtime: Runtime, wanted: list[str]) -> None:

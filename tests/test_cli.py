@@ -579,3 +579,27 @@ def test_label_takes_a_spot_check_as_good_and_no_otherwise(qc, words):
     run = qc("label", "--sample", *words.split())
     assert run.code == 2
     assert "--sample" in run.err
+
+
+def test_report_writes_a_week_and_a_month_with_pdf_and_an_index(qc, remembering):
+    week = qc("report", "--week", "--night", "2026-01-04")
+    month = qc("report", "--month", "2026-01", "--pdf")
+    assert (week.code, month.code) == (0, 0), week.err + month.err
+    written = {one.name for one in (remembering / "reports").iterdir()}
+    assert written == {
+        "week-2026-01-04.html",
+        "month-2026-01.html",
+        "month-2026-01.pdf",
+        "index.html",
+    }
+    assert "month-2026-01.pdf" in month.out
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(
+    "words", ["--month 2026-13", "--month last --week", "--month last --night 2026-01-01", "--week"]
+)
+def test_report_refuses_what_is_no_night_week_or_month(qc, words):
+    run = qc("report", *words.split())
+    assert run.code == 2
+    assert "qc:" in run.err
