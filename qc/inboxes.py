@@ -6,6 +6,7 @@ thousand known files asks nobody anything. File events only say that a scan is w
 """
 
 import errno
+import heapq
 import logging
 import os
 import stat
@@ -132,7 +133,8 @@ class Inboxes:
                 inbox.begin(now, evening_s)
             deadline = time.monotonic() + _PATIENCE_S
             looks = [inbox.result(deadline, now) for inbox in self._inboxes]
-            arrived = sorted(one for look in looks for one in look.arrived)
+            arrived = [one for look in looks for one in look.arrived]
+            arrived.sort(key=lambda one: one.order)
             for one in arrived:
                 one.settle()
         return Scan(
@@ -261,9 +263,9 @@ class _Quiet:
     trust_ns: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A quiet file that has not been handed out; they sort in the order of reading."""
+    """A quiet file that has not been handed out."""
 
     night: int
     modified_ns: int
@@ -272,10 +274,9 @@ class _Candidate:
     version: Version
     memory: _Memory
 
-    def __lt__(self, other: "_Candidate") -> bool:
-        return self._order() < other._order()
-
-    def _order(self) -> tuple[int, int, str, str]:
+    @property
+    def order(self) -> tuple[int, int, str, str]:
+        """Return what it is sorted by: the newest night, in it by date of the file."""
         return -self.night, self.modified_ns, self.name, self.path
 
     def settle(self) -> None:
@@ -359,9 +360,8 @@ class _AnyInbox(ABC):
 
     def unknown(self, candidates: list[_Candidate]) -> tuple[list[_Candidate], int]:
         """Ask about the first of them; return those that nobody knows, and how many are left."""
-        candidates.sort()
         unknown = []
-        for one in candidates[:_ASKED_AT_ONCE]:
+        for one in heapq.nsmallest(_ASKED_AT_ONCE, candidates, key=lambda one: one.order):
             if self.ask(one.file):
                 one.settle()
             else:

@@ -230,13 +230,18 @@ class Store:
 
     @contextmanager
     def _asking(self, what: str) -> Iterator[tuple[Any, str]]:
-        """Give the store; whatever goes wrong is said without secrets, and it is connected anew."""
+        """Give the store; whatever goes wrong is said, without secrets.
+
+        One that holds a connection is connected anew. Those that call for each request mend
+        themselves, and s3fs would keep 3 MB of each connection that was thrown away.
+        """
         try:
             yield self._connect()
         except QCError:
             raise
         except Exception as error:  # noqa: BLE001 - each store raises what its own library raises
-            self.close()
+            if not self.is_object_store and not self._is_web:
+                self.close()
             raise InboxAway(f"{self.name}: {what}: {self._reason(error)}") from None
 
     def _connect(self) -> tuple[Any, str]:

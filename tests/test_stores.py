@@ -22,7 +22,7 @@ from qc import database
 from qc.errors import ConfigurationError
 from qc.inboxes import Inboxes, Scan, prune_fetched
 from qc.pipeline import process_frames
-from qc.settings import read_settings
+from qc.settings import Settings, read_settings
 from qc.stores import Object, Store
 from qc.tables import FrameState
 from tests.test_inboxes import names, nobody_knows
@@ -37,14 +37,14 @@ def later(minutes: float = 1) -> datetime:
     return datetime.now(UTC) + minutes * MINUTE
 
 
-def write_settings(project: Path, *inboxes: str) -> None:
+def settings_with(project: Path, *inboxes: str) -> Settings:
     (project / "qc.toml").write_text("".join(f"[[inbox]]\n{lines}\n" for lines in inboxes))
+    return read_settings(project)
 
 
 @contextmanager
 def inboxes_of(project, *lines, is_known=nobody_knows):
-    write_settings(project, *lines)
-    opened = Inboxes(read_settings(project), is_known)
+    opened = Inboxes(settings_with(project, *lines), is_known)
     yield opened
     opened.close()
 
@@ -447,9 +447,11 @@ class _Folder(paramiko.SFTPServerInterface):  # type: ignore[misc]
 
 
 @contextmanager
-def sftp_server(root: Path) -> Iterator[tuple[int, paramiko.PKey]]:
+def sftp_server(
+    root: Path, port: int = 0, key: paramiko.PKey | None = None
+) -> Iterator[tuple[int, paramiko.PKey]]:
     """Serve a folder over SFTP to kim; give the port and the server's key."""
-    key = paramiko.ECDSAKey.generate()
+    key = key or paramiko.ECDSAKey.generate()
     served_to = []
 
     def serve(listener):
@@ -464,7 +466,7 @@ def sftp_server(root: Path) -> Iterator[tuple[int, paramiko.PKey]]:
             transport.start_server(server=_Account())
             served_to.append(transport)
 
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_server(("127.0.0.1", port)) as listener:
         thread = threading.Thread(target=serve, args=(listener,), daemon=True)
         thread.start()
         yield listener.getsockname()[1], key
@@ -511,6 +513,18 @@ def test_a_file_that_grows_on_a_server_is_not_fetched(project, inbox):
             (inbox / "raw" / "a.fits").write_bytes(bytes(step))
             assert inboxes.scan(now + timedelta(seconds=3 * step)).restless == 1
         assert names(inboxes.scan(now + timedelta(seconds=12))) == ["a.fits"]
+
+
+def test_an_sftp_server_that_was_away_is_connected_anew(project, inbox):
+    (inbox / "raw").mkdir()
+    with sftp_server(inbox) as (port, key):
+        inboxes = Inboxes(settings_with(project, sftp_inbox(project, port, key)), nobody_knows)
+        assert inboxes.scan(later()) == Scan((), 0, (), 0)
+    assert "cannot be listed" in scan_to_end(inboxes, later(2)).troubles[0]
+    (inbox / "raw" / "a.fits").write_bytes(b"frame")
+    with sftp_server(inbox, port, key):
+        assert names(inboxes.scan(later(5))) == ["a.fits"]
+        inboxes.close()
 
 
 def test_an_sftp_server_whose_key_nobody_knows_is_not_talked_to(project, inbox):
