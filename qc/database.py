@@ -828,7 +828,9 @@ def encoder_counts(session: Session) -> Mapping[str, int]:
 
 def alerts_owed(session: Session) -> int:
     """Return how many things people have not been told of yet, that are not silenced."""
-    waiting = and_(AlertRow.notice_id.is_(None), AlertRow.silence_id.is_(None))
+    waiting = and_(
+        AlertRow.notice_id.is_(None), AlertRow.silence_id.is_(None), AlertRow.settled == ""
+    )
     unsent = exists().where(
         DeliveryRow.notice_id == AlertRow.notice_id, DeliveryRow.due_at.is_not(None)
     )

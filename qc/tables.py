@@ -129,6 +129,14 @@ class Topic(StrEnum):
     REPORT = "report"  # a page to read
 
 
+class Form(StrEnum):
+    """What a notice tells of."""
+
+    EVENT = "event"
+    DIGEST = "digest"  # many events of a night, as one by one they would not be read
+    ARCHIVE = "archive"  # what was long past when it was judged: on record, and nobody is told
+
+
 class Channel(StrEnum):
     """How a notice travels."""
 
@@ -360,7 +368,8 @@ class EpochRow(Base):
 class AlertRow(Base):
     """Something that people must be told: of a verdict, or of what is no frame's.
 
-    Owed in the same transaction as what it tells of. Told once it belongs to a notice.
+    Owed in the same transaction as what it tells of. Told once it belongs to a notice; never, if
+    it is silenced, or `settled` says why nobody need be told.
     """
 
     __tablename__ = "alert"
@@ -379,6 +388,7 @@ class AlertRow(Base):
         ForeignKey("notice.id", ondelete="SET NULL"), index=True
     )
     silence_id: Mapped[int | None] = mapped_column(ForeignKey("silence.id", ondelete="SET NULL"))
+    settled: Mapped[str] = mapped_column(default="", server_default="")
 
 
 class NoticeRow(Base):
@@ -387,6 +397,7 @@ class NoticeRow(Base):
     __tablename__ = "notice"
     id: Mapped[int] = mapped_column(primary_key=True)
     topic: Mapped[Topic] = mapped_column(String(16))
+    form: Mapped[Form] = mapped_column(String(16), default=Form.EVENT)
     night: Mapped[date | None] = mapped_column(index=True)
     made_at: Mapped[datetime]
     subject: Mapped[str]

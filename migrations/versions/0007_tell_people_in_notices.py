@@ -20,6 +20,7 @@ def upgrade() -> None:
         "notice",
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("topic", sa.String(length=16), nullable=False),
+        sa.Column("form", sa.String(length=16), nullable=False),
         sa.Column("night", sa.Date(), nullable=True),
         sa.Column("made_at", sa.DateTime(), nullable=False),
         sa.Column("subject", sa.String(), nullable=False),
@@ -92,6 +93,7 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("words", sa.String(), server_default="", nullable=False))
         batch_op.add_column(sa.Column("notice_id", sa.Integer(), nullable=True))
         batch_op.add_column(sa.Column("silence_id", sa.Integer(), nullable=True))
+        batch_op.add_column(sa.Column("settled", sa.String(), server_default="", nullable=False))
         batch_op.alter_column("verdict_id", existing_type=sa.INTEGER(), nullable=True)
         batch_op.create_index(batch_op.f("ix_alert_notice_id"), ["notice_id"], unique=False)
         batch_op.create_unique_constraint(batch_op.f("uq_alert_key"), ["key"])
@@ -124,6 +126,7 @@ def downgrade() -> None:
         batch_op.drop_constraint(batch_op.f("uq_alert_key"), type_="unique")
         batch_op.drop_index(batch_op.f("ix_alert_notice_id"))
         batch_op.alter_column("verdict_id", existing_type=sa.INTEGER(), nullable=False)
+        batch_op.drop_column("settled")
         batch_op.drop_column("silence_id")
         batch_op.drop_column("notice_id")
         batch_op.drop_column("words")
