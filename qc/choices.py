@@ -3,7 +3,9 @@
 Apart from both, as the door must open without loading what lies behind.
 """
 
+import re
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from difflib import get_close_matches
 from enum import StrEnum
 from fnmatch import fnmatchcase
@@ -68,6 +70,28 @@ def chosen_all(words: Iterable[str], known: Sequence[str], what: str) -> list[st
         many = [name for name in known if fnmatchcase(_plain(name), _plain(word))]
         found |= dict.fromkeys(many or [chosen(word, known, what)])
     return list(found)
+
+
+def read_span(words: str) -> timedelta:
+    """Return how long ``30m``, ``12h`` or ``7d`` is.
+
+    Raises
+    ------
+    InvalidAnswer
+        If it is none of these, or no time at all, or more than a year.
+    """
+    found = _SPAN.fullmatch(words.strip())
+    span = timedelta(**{_UNITS[found["unit"]]: int(found["count"])}) if found else timedelta(0)
+    if not timedelta(0) < span <= _A_YEAR:
+        raise InvalidAnswer(
+            f"'{shortened(words)}': expected a time like 30m, 12h or 7d, a year at most"
+        )
+    return span
+
+
+_SPAN = re.compile(r"(?P<count>\d{1,6})(?P<unit>[mhd])")
+_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
+_A_YEAR = timedelta(days=366)
 
 
 def _plain(word: str) -> str:

@@ -5,9 +5,10 @@ section), else from ``qc.toml`` in the project folder, else as below. Relative p
 to the project folder.
 """
 
+import re
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo
 
 from apscheduler.triggers.cron import CronTrigger
@@ -19,7 +20,9 @@ from pydantic import (
     SecretStr,
     ValidationError,
     field_validator,
+    model_validator,
 )
+from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -54,10 +57,38 @@ def _crontab(words: str) -> str:
 Crontab = Annotated[str, AfterValidator(_crontab)]
 
 
+def read_address(words: str) -> str:
+    """Return a mail address as it is.
+
+    Raises
+    ------
+    ValueError
+        If it is none, or more than one.
+    """
+    if len(words) > _LONGEST_ADDRESS or not _ADDRESS.fullmatch(words):
+        raise ValueError("expected a mail address like name@example.org, and no name beside it")
+    return words
+
+
+# No blank, quote or bracket, and ASCII: it stands in headers and in what the server is told.
+_ADDRESS = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*")
+_LONGEST_ADDRESS = 254
+Address = Annotated[str, AfterValidator(read_address)]
+
+
+def _web_address(words: str) -> str:
+    if words and not _WEB_ADDRESS.fullmatch(words):
+        raise ValueError("expected an address that begins with https:// or http://")
+    return words
+
+
+_WEB_ADDRESS = re.compile(r"https?://[^\s<>\"'\\]+")
+
+
 class _Section(BaseModel):
     """A table of the settings file; a key that it does not know is a mistake."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class Inbox(_Section):
@@ -148,6 +179,9 @@ class Keep(_Section):
     runs_days: Positive = 90
 
 
+_OWN_HOST = ("localhost", "127.0.0.1", "::1")
+
+
 class Mail(_Section):
     """The server that takes our mail; without a host none is sent.
 
@@ -162,10 +196,20 @@ class Mail(_Section):
     password: SecretStr = SecretStr("")
     password_file: Path | None = None
     ca_file: Path | None = None
-    sender: str = ""
+    sender: Address | Literal[""] = ""
     timeout_s: Positive = 30
     retry_first_s: Positive = 60
     retry_days: Positive = 5
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.host and not self.sender:
+            raise ValueError("sender: expected the address that mails come from, got none")
+        if self.user and self.security == "none" and self.host not in _OWN_HOST:
+            raise ValueError(
+                "security: a password would travel in the clear; expected starttls or tls"
+            )
+        return self
 
 
 class Alerts(_Section):
@@ -178,7 +222,8 @@ class Alerts(_Section):
     most_at_once : int
         Events that are told one by one; more at a time make one digest.
     most_a_night : int
-        Mails of one night; what comes later is told once, in a digest in the morning.
+        Mails of one night; the next one is a digest. What comes after a digest of a night waits
+        for the next one, when the morning report is due.
     oldest_days : float
         Frames taken longer ago are an archive's: nobody is woken for them.
     review_url : str
@@ -189,7 +234,7 @@ class Alerts(_Section):
     most_at_once: Annotated[int, Field(ge=1)] = 5
     most_a_night: Annotated[int, Field(ge=1)] = 20
     oldest_days: Positive = 7
-    review_url: str = ""
+    review_url: Annotated[str, AfterValidator(_web_address)] = ""
 
 
 class Subscription(_Section):
@@ -200,8 +245,8 @@ class Subscription(_Section):
     to : tuple of str
         Addresses in the order in which they are told: the first at once, each next one only if
         nobody has acknowledged the notice `escalate_h` hours after the one before was told.
-    webhook : str
-        A URL to which the notice is posted as JSON, at once.
+    webhook : SecretStr
+        A URL to which the notice is posted as JSON, at once. Whoever knows it may post.
     webhook_file : Path or None
         A file that only its owner may read, with such a URL where it is itself a secret.
     instruments, arms, image_types : tuple of str
@@ -215,8 +260,8 @@ class Subscription(_Section):
         Hours.
     """
 
-    to: tuple[str, ...] = ()
-    webhook: str = ""
+    to: tuple[Address, ...] = ()
+    webhook: SecretStr = SecretStr("")
     webhook_file: Path | None = None
     instruments: Patterns = ()
     arms: Patterns = ()
@@ -224,6 +269,12 @@ class Subscription(_Section):
     topics: tuple[Literal["verdict", "file", "absence", "self-test", "daemon", "report"], ...] = ()
     least_score: float = 0
     escalate_h: Positive = 4
+
+    @field_validator("webhook")
+    @classmethod
+    def _is_web_address(cls, url: SecretStr) -> SecretStr:
+        _web_address(url.get_secret_value())
+        return url
 
 
 class Health(_Section):
@@ -253,7 +304,11 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="QC_", env_nested_delimiter="__", extra="forbid", frozen=True
+        env_prefix="QC_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
     )
 
     project: Path = Path()
@@ -285,6 +340,11 @@ class Settings(BaseSettings):
         del dotenv_settings, file_secret_settings
         project = Path(init_settings()["project"])
         file = TomlConfigSettingsSource(settings_cls, project / SETTINGS_FILE)
+        if "password" in _table(file.toml_data, "mail"):
+            raise ValueError(
+                "mail.password: a settings file is no place for a password; expected it in the "
+                "environment, as QC_MAIL__PASSWORD, or in the file that mail.password_file names"
+            )
         return init_settings, env_settings, file
 
     @property
@@ -319,6 +379,11 @@ class Settings(BaseSettings):
         return self.project / "reports"
 
 
+def _table(document: dict[str, Any], name: str) -> dict[str, Any]:
+    table = document.get(name)
+    return table if isinstance(table, dict) else {}
+
+
 def matches(name: str | None, patterns: Patterns) -> bool:
     """Say whether a name is one of those wanted; without patterns, all are."""
     return not patterns or any(
@@ -342,7 +407,7 @@ def read_settings(project: Path) -> Settings:
         return Settings(project=project.resolve())
     except ValidationError as error:
         reason = "; ".join(
-            f"{'.'.join(map(str, each['loc']))}: {each['msg']}{_got(each['input'])}"
+            f"{'.'.join(map(str, each['loc']))}: {each['msg']}{_got(each)}"
             for each in error.errors()
         )
         raise ConfigurationError(f"{project / SETTINGS_FILE} or QC_*: {reason}") from error
@@ -350,6 +415,43 @@ def read_settings(project: Path) -> Settings:
         raise ConfigurationError(f"{project / SETTINGS_FILE}: {error}") from error
 
 
-def _got(value: object) -> str:
-    """Quote a value that is short and plain; a whole section may hold a secret."""
+def _got(mistake: ErrorDetails) -> str:
+    """Quote a value that is short and plain, and certainly no secret.
+
+    A whole section may hold one, and so may a misspelt key of a section, or of any.
+    """
+    value, place = mistake["input"], mistake["loc"]
+    is_unknown = mistake["type"] == "extra_forbidden" and len(place) > 1
+    if is_unknown or any(_SECRET.search(str(name)) for name in place):
+        return ""
     return f", got {value!r}" if isinstance(value, str | int | float) else ""
+
+
+_SECRET = re.compile("pass|secret|token|key|hook|option|mail$|subscription$", re.IGNORECASE)
+
+
+def read_secret(file: Path) -> str:
+    """Return what a file holds that only its owner may read.
+
+    Raises
+    ------
+    ConfigurationError
+        If it cannot be read, is empty, or others may read it. Its content is never told.
+    """
+    try:
+        mode = file.stat().st_mode
+        content = file.read_bytes()[:_LONGEST_SECRET].decode().strip()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise ConfigurationError(f"{file}: a secret is expected here: {reason}") from None
+    if mode & 0o077:
+        raise ConfigurationError(
+            f"{file}: holds a secret that others may read; expected a file of its owner's alone: "
+            f"chmod 600 {file}"
+        )
+    if not content:
+        raise ConfigurationError(f"{file}: expected a secret, got an empty file")
+    return content
+
+
+_LONGEST_SECRET = 4096
