@@ -14,6 +14,9 @@
     ├── InvalidAnswer           a person says what cannot be: a misspelt kind, a date to come
     ├── CannotTune              what is stored does not say where a limit should be
     ├── CannotTrain             too little is labelled to learn from
+    ├── NotDelivered            a mail or message has not left: to be tried again
+    │   ├── OutOfReach          the server is not to be had: nothing else leaves either
+    │   └── Refused             the server will never take it for this address
     └── ConfigurationError      the installation is at fault; the program stops
 
 A message says which file, what was expected, what was found, and what to do about it.
@@ -66,6 +69,18 @@ class CannotTune(QCError):  # noqa: N818
 
 class CannotTrain(QCError):  # noqa: N818
     """Too few images are labelled for a classifier to learn from; the one in use stays."""
+
+
+class NotDelivered(QCError):  # noqa: N818
+    """A mail or message was not taken this time; it may be the next."""
+
+
+class OutOfReach(NotDelivered):
+    """The server does not answer as it should: no other message would leave either."""
+
+
+class Refused(NotDelivered):
+    """The server will not take this message for this address, however often it is asked."""
 
 
 class ConfigurationError(QCError):
