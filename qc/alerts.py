@@ -22,14 +22,15 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from qc import database
-from qc.errors import ConfigurationError, NotDelivered, OutOfReach, Refused
+from qc.choices import shortened
+from qc.errors import ConfigurationError, InvalidAnswer, NotDelivered, OutOfReach, Refused
 from qc.events import Trace, events_of
 from qc.instruments import Instrument, read_instruments
 from qc.judge import Status
 from qc.mail import Letter, Postbox, compose, post_message, write_letter, write_message
 from qc.notices import end_silences, hush, open_notices, waiting
 from qc.runtime import Runtime
-from qc.settings import Mail, Settings, Subscription, matches, read_secret
+from qc.settings import Mail, Settings, Subscription, matches, read_address, read_secret
 from qc.stories import Story, Trait, arms, plain, read_story, seen, subject_of, traces
 from qc.tables import (
     AlertRow,
@@ -46,6 +47,7 @@ from qc.tables import (
 
 logger = logging.getLogger(__name__)
 
+PLACES_AT_ONCE = 200  # bounds how long others wait for the database, should an archive come in
 LONGEST_WAIT = timedelta(hours=1)  # between two tries
 LOST_IN_A_ROW = 2  # connections; then the rest waits for the next round
 RECORD_FOR_S = 600.0  # how long it is tried to keep that a mail has left
@@ -103,7 +105,7 @@ def gather_alerts(
     _settle(session)
     hush(session, now)
     made = 0
-    for place, owed in _owed_by_place(session).items():
+    for place, owed in _owed_by_place(session)[:PLACES_AT_ONCE]:
         made += _Desk(session, settings, instruments, place, now).take(owed)
     escalate(session, settings, now, instruments)
     return made
@@ -114,11 +116,12 @@ def _instruments(folder: Path | None) -> tuple[Instrument, ...]:
     return read_instruments(folder)
 
 
-def _owed_by_place(session: Session) -> dict[Place, list[AlertRow]]:
+def _owed_by_place(session: Session) -> list[tuple[Place, list[AlertRow]]]:
+    """Return what is owed, the newest night first."""
     found = defaultdict[Place, list[AlertRow]](list)
     for row in session.scalars(select(AlertRow).where(*waiting()).order_by(AlertRow.id)):
         found[row.topic, row.instrument, row.night].append(row)
-    return found
+    return sorted(found.items(), key=lambda each: each[0][2] or date.max, reverse=True)
 
 
 def _settle(session: Session) -> None:
@@ -439,15 +442,17 @@ def escalate(
     """
     if not any(len(one.to) > 1 for one in settings.subscription):
         return 0
-    if instruments is None:
-        instruments = _instruments(settings.instruments_folder)
+    instruments = _instruments(settings.instruments_folder) if instruments is None else instruments
     since = now - timedelta(days=settings.alerts.oldest_days)
     owed = 0
     for notice in open_notices(session, since):
+        due = [(one, _next(notice, one, now)) for one in settings.subscription]
+        if not any(address for _, address in due):
+            continue
         traits = _traits(session, notice, instruments)
-        for one in settings.subscription:
+        for one, address in due:
             if _wants(one, notice.topic, traits):
-                owed += _owe_one(session, notice, Channel.MAIL, _next(notice, one, now), now)
+                owed += _owe_one(session, notice, Channel.MAIL, address, now)
     return owed
 
 
@@ -554,6 +559,11 @@ class _Round:
         except (NotDelivered, ConfigurationError) as error:
             self._defer(one, str(error))
             return isinstance(error, OutOfReach)
+        except OperationalError:
+            raise
+        except Exception as error:  # one notice that cannot be written holds up no other
+            logger.exception("notice %d: cannot be written", one.notice_id)
+            self._defer(one, f"the notice cannot be written: {type(error).__name__}; see the log")
         else:
             self._keep(one, sent_at=self.now, due_at=None, trouble="")
             self._sent += 1
@@ -664,9 +674,15 @@ def send_test(mail: Mail, project: Path, to: str, now: datetime) -> str:
 
     Raises
     ------
+    InvalidAnswer
+        If that is no address.
     NotDelivered
         If it was not taken; the reason says what to do.
     """
+    try:
+        read_address(to)
+    except ValueError as error:
+        raise InvalidAnswer(f"'{shortened(to)}': {error}") from None
     subject = "[QC] a test: mails arrive"
     words = (
         f"Sent by 'qc alerts --test-mail' from the project {project.name} "

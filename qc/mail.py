@@ -22,6 +22,7 @@ from qc.errors import ConfigurationError, NotDelivered, OutOfReach, Refused
 from qc.reports import rendered
 from qc.settings import Mail, read_secret
 from qc.stories import LONGEST_SUBJECT, Inline, Story, plain
+from qc.tables import Topic
 
 SENDER = "Calibration QC"
 LARGEST_ATTACHMENT = 20_000_000  # bytes; few servers take more than 25 MB
@@ -362,7 +363,7 @@ def write_message(story: Story, project: str) -> dict[str, Any]:
     lines = [f"**{_unmarked(story.headline)}**" if not story.url else _linked(story)]
     reasons = story.shown.reasons if story.shown else story.words
     lines += [f"- {_unmarked(one)}" for one in reasons[:3]]
-    lines += [f"Acknowledge: `qc ack {story.number}`"] if story.number else []
+    lines += [] if story.topic == Topic.REPORT else [f"Acknowledge: `qc ack {story.number}`"]
     fields = [
         {"title": name, "value": _unmarked(value), "short": True}
         for name, value in story.facts.items()

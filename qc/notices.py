@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, exists, func, select
+from sqlalchemy import ColumnElement, exists, func, or_, select
 from sqlalchemy.orm import Session
 
 from qc import database
@@ -164,7 +164,7 @@ def _well_again(session: Session, row: SilenceRow) -> tuple[datetime, str] | Non
             ExtensionRow.image_type.in_(row.image_types),
             FrameRow.instrument == row.instrument,
             FrameRow.processed_at >= row.since,
-            FrameRow.observed_at > last_bad,
+            or_(last_bad.is_(None), FrameRow.observed_at > last_bad),
             VerdictRow.status == Status.NOMINAL,
         )
         .order_by(VerdictRow.id)

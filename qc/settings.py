@@ -59,7 +59,14 @@ def _crontab(words: str) -> str:
 Crontab = Annotated[str, AfterValidator(_crontab)]
 
 
-def _address(words: str) -> str:
+def read_address(words: str) -> str:
+    """Return a mail address as it is.
+
+    Raises
+    ------
+    ValueError
+        If it is none, or more than one.
+    """
     if len(words) > _LONGEST_ADDRESS or not _ADDRESS.fullmatch(words):
         raise ValueError("expected a mail address like name@example.org, and no name beside it")
     return words
@@ -68,7 +75,7 @@ def _address(words: str) -> str:
 # No blank, quote or bracket, and ASCII: it stands in headers and in what the server is told.
 _ADDRESS = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*")
 _LONGEST_ADDRESS = 254
-Address = Annotated[str, AfterValidator(_address)]
+Address = Annotated[str, AfterValidator(read_address)]
 
 
 def _web_address(words: str) -> str:
@@ -225,7 +232,8 @@ class Alerts(_Section):
     most_at_once : int
         Events that are told one by one; more at a time make one digest.
     most_a_night : int
-        Mails of one night; what comes later is told once, in a digest in the morning.
+        Mails of one night; the next one is a digest. What comes after a digest of a night waits
+        for the next one, when the morning report is due.
     oldest_days : float
         Frames taken longer ago are an archive's: nobody is woken for them.
     review_url : str

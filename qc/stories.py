@@ -46,7 +46,7 @@ LONGEST_SUBJECT = 160
 LISTED = 20  # frames, events or sentences; who needs more looks at the report
 NUMBERS_SHOWN = 8
 REASONS_SHOWN = 6
-TYPES_NAMED = 3
+NAMED = 3
 _BARE = Mode("", ())
 
 _NOUNS = {
@@ -364,8 +364,8 @@ def _count(n: int, one: str, many: str) -> str:
 
 
 def _some(names: Sequence[str]) -> str:
-    more = len(names) - TYPES_NAMED
-    return " ".join(names[:TYPES_NAMED]) + (f" and {more} more" if more > 0 else "")
+    more = len(names) - NAMED
+    return " ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _frames_beside(session: Session, findings: Sequence[Finding], types: Sequence[str]) -> int:
@@ -387,16 +387,21 @@ def _frames_beside(session: Session, findings: Sequence[Finding], types: Sequenc
 
 
 def _change(session: Session, finding: Finding) -> str:
-    """Say what is different, in the number that an astronomer would check first."""
-    reasons = finding.verdict.reasons
-    moved = (name for each in reasons for name in METRICS if each.startswith(f"{_spelt(name)} "))
+    """Say what it looks like, and the number that an astronomer would check first."""
+    verdict = finding.verdict
+    moved = (name for each in verdict.reasons for name in METRICS if _is_of(each, name))
     name = next(moved, None)
-    if name is not None:
-        return _moved_by(session, finding, name)
-    if finding.verdict.predicted_kind and (finding.verdict.kind_probability or 0) >= WORTH_NAMING:
-        return f"looks like {finding.verdict.predicted_kind.replace('_', ' ')}"
-    first = reasons[0] if reasons else "called bad by a person"
+    is_named = verdict.predicted_kind and (verdict.kind_probability or 0) >= WORTH_NAMING
+    words = [f"looks like {_spelt(verdict.predicted_kind or '')}"] if is_named else []
+    words += [_moved_by(session, finding, name)] if name else []
+    if words:
+        return ", ".join(words)
+    first = next(iter(verdict.reasons), "called bad by a person")
     return "unlike its references" if first.startswith("joins its") else first.split(" stands")[0]
+
+
+def _is_of(reason: str, metric: str) -> bool:
+    return reason.startswith(f"{_spelt(metric)} ")
 
 
 def _spelt(name: str) -> str:
@@ -475,14 +480,16 @@ def _told_before(deliveries: Sequence[DeliveryRow], owed_at: datetime) -> tuple[
 
 def _facts(notice: NoticeRow, findings: Sequence[Finding]) -> dict[str, str]:
     instruments = sorted({one.instrument for one in notice.alerts if one.instrument})
+    frames = [one.frame.template for one in findings]
     facts = {
-        "Instrument": ", ".join(instruments),
-        "Night": str(notice.night or ""),
-        "Image types": ", ".join(dict.fromkeys(one.extension.image_type for one in findings)),
-        "Chips": ", ".join(dict.fromkeys(one.extension.chip for one in findings)),
-        "Sets": ", ".join(dict.fromkeys(one.frame.template or "" for one in findings)),
+        "Instrument": instruments,
+        "Night": [str(notice.night or "")],
+        "Image types": [one.extension.image_type for one in findings],
+        "Chips": [one.extension.chip for one in findings],
+        "Sets": [template or "" for template in frames],
     }
-    return {name: plain(value) for name, value in facts.items() if value.strip(", ")}
+    named = {name: list(dict.fromkeys(filter(None, values))) for name, values in facts.items()}
+    return {name: plain(_some(values)) for name, values in named.items() if values}
 
 
 def _utc(when: datetime | None) -> str:

@@ -24,16 +24,24 @@ from sqlalchemy.exc import OperationalError
 
 from qc import alerts
 from qc.alerts import Sent, gather_alerts, owe_report, send_test, send_unsent
-from qc.errors import ConfigurationError, OutOfReach, Refused
+from qc.errors import ConfigurationError, InvalidAnswer, OutOfReach, Refused
 from qc.instruments import read_instruments
 from qc.mail import Letter, compose, write_letter, write_message
 from qc.runtime import Runtime
 from qc.settings import Mail, Subscription, read_secret, read_settings
 from qc.stories import LONGEST_SUBJECT, Line, Shown, Story, plain
-from qc.tables import AlertRow, DeliveryRow, Form, LabelName, Topic
+from qc.tables import (
+    AlertRow,
+    DeliveryRow,
+    Form,
+    LabelName,
+    NoticeRow,
+    Topic,
+    VerdictRow,
+)
 from tests.mailserver import OK, PASSWORD, USER, Handler, mail_server, write_certificate
 from tests.owed import DIM, JUDGED, LEVEL, NIGHT, NOISE, Shot, a_set, owe
-from tests.tiny import light_leak, open_tiny, process, write_frame, write_history
+from tests.tiny import bias_jump, light_leak, open_tiny, process, write_frame, write_history
 
 ROOT = Path(__file__).parent.parent
 KIM, LEE, PAT = "kim@example.org", "lee@example.org", "pat@example.org"
@@ -136,9 +144,44 @@ def test_a_mail_shows_the_worst_frame_its_map_and_the_nearest_nominal(
     assert [part["Content-ID"] for part in pictures] == [f"<{name}>" for name in shown]
     assert len(pictures) == 4
     assert all(part.get_content().startswith(b"\x89PNG") for part in pictures)
-    for words in ("Nearest nominal", "Where it differs", "Detector number", "TB0"):
+    for words in ("Nearest nominal", "Where it differs", "TB0"):
         assert words in html
     assert "src=" not in html.replace('src="cid:', "")  # nothing is fetched from outside
+
+
+def test_the_subject_and_the_mail_tell_how_far_a_number_has_moved(inbox, runtime, handler, port):
+    process(runtime, *write_history(inbox, 24), label=LabelName.GOOD)
+    process(runtime, write_frame(inbox, night=2, change=bias_jump))
+    watch = served(runtime, port)
+    with watch.writes.begin() as session:
+        row = session.scalars(select(AlertRow)).one()
+        row.owed_at = LATER
+        limits = watch.settings.alerts.model_copy(update={"oldest_days": 1e5})
+        told = watch.settings.model_copy(update={"alerts": limits})
+        gather_alerts(session, told, LATER + timedelta(minutes=1), watch.instruments)
+    assert send_unsent(watch, LATER + DAY) == Sent(sent=1)
+    [mail] = handler.taken
+    assert (
+        mail.message["Subject"] == "[QC] TB0 2026-01-02: 1 of 1 bias anomalous, CCD, level +50 ADU"
+    )
+    assert re.search(
+        r"^bias level +1(49|50)\.\d\d ADU +(99|100)\.\d\d ADU", mail.text, re.MULTILINE
+    )
+    assert "Detector number" in mail.html
+
+
+def test_a_notice_that_cannot_be_written_holds_up_no_other(runtime, port, caplog):
+    watch = served(runtime, port)
+    gather(watch, *unrelated(2))
+    with watch.writes.begin() as session:
+        first = session.scalars(select(NoticeRow).order_by(NoticeRow.id)).first()
+        assert first is not None
+        broken = session.get_one(VerdictRow, first.alerts[0].verdict_id)
+        broken.reasons = [5]  # type: ignore[list-item]
+    sent = send_unsent(watch, LATER)
+    assert (sent.sent, sent.deferred) == (1, 1)
+    assert sent.troubles[0].startswith("the notice cannot be written: ")
+    assert "Traceback" in caplog.text
 
 
 def test_the_review_page_is_linked_when_there_is_one(runtime, handler, port):
@@ -791,6 +834,12 @@ def test_two_that_send_at_once_do_not_send_twice(runtime, handler, port):
     for one in threads:
         one.join()
     assert len(handler.taken) == 5
+
+
+@pytest.mark.parametrize("to", ["kim", "a@b.org\r\nBcc: c@d.org", "Kim <kim@example.org>", ""])
+def test_a_test_mail_to_what_is_no_address_is_refused(to):
+    with pytest.raises(InvalidAnswer, match="expected a mail address"):
+        send_test(MAIL, ROOT, to, LATER)
 
 
 def test_a_letter_without_pictures_is_a_mail():
