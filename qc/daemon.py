@@ -44,7 +44,7 @@ def run_daemon(runtime: Runtime, supervisor: Supervisor, now: Now = utc_now) -> 
             signal.signal(number, lambda *_: watch.stop())
         if died is not None:
             _report_death(watch, died)
-        with serve_health(runtime, now) as port:
+        with serve_health(runtime, now, lambda: len(watch.waiting)) as port:
             facts = {"project": str(runtime.settings.project), "health_port": port}
             logger.info("daemon begins", extra=facts)
             watch.run()

@@ -151,11 +151,12 @@ def _age_s(since: datetime | None, now: datetime) -> float:
 class _Figures(Collector):
     """The figures of a project, read when they are asked for."""
 
-    def __init__(self, runtime: Runtime, now: Now) -> None:
-        self.runtime, self.now = runtime, now
+    def __init__(self, runtime: Runtime, now: Now, waiting: Callable[[], int]) -> None:
+        self.runtime, self.now, self.waiting = runtime, now, waiting
 
     def collect(self) -> Iterator[Metric]:
         """Yield every figure; only that it is down, if the database cannot be asked."""
+        yield _single("qc_files_waiting", "files that have arrived, unprocessed", self.waiting())
         up = GaugeMetricFamily("qc_database_up", "whether the database answers")
         try:
             with self.runtime.reads() as session:
@@ -210,17 +211,24 @@ def _distances(session: Session, now: datetime) -> Metric:
 
 
 @contextmanager
-def serve_health(runtime: Runtime, now: Now) -> Iterator[int]:
+def serve_health(
+    runtime: Runtime, now: Now, waiting: Callable[[], int] = lambda: 0
+) -> Iterator[int]:
     """Answer ``/healthz`` and ``/metrics`` for as long as the context lasts; give the port.
 
     ``/healthz`` is 200 if all is well and 503 if not, with the troubles as JSON.
+
+    Parameters
+    ----------
+    waiting : callable
+        Tells how many files have arrived and have not been processed.
     """
     settings = runtime.settings.health
     if not settings.port:
         yield 0
         return
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Figures(runtime, now))
+    registry.register(_Figures(runtime, now, waiting))
     with make_server(
         settings.host, settings.port, _application(runtime, registry, now), _Server, _Quiet
     ) as server:

@@ -24,7 +24,7 @@ def served(project):
     (project / "qc.toml").write_text(
         f"[health]\nport = {port}\n[[subscription]]\nto = ['me@here.example']\n"
     )
-    with open_tiny(project) as runtime, serve_health(runtime, lambda: NOW):
+    with open_tiny(project) as runtime, serve_health(runtime, lambda: NOW, lambda: 7):
         yield runtime, port
 
 
@@ -81,7 +81,7 @@ def test_prometheus_reads_every_figure(served, inbox):
     status, text = ask(port, "/metrics")
     figures = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     assert status == 200
-    assert figures["qc_database_up"] == "1.0"
+    assert (figures["qc_database_up"], figures["qc_files_waiting"]) == ("1.0", "7.0")
     assert figures['qc_files{state="processed"}'] == "21.0"
     assert figures["qc_alerts_owed"] == "0.0"
     seconds = float(figures['qc_job_last_success_timestamp_seconds{job="scan"}'])
