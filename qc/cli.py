@@ -1106,6 +1106,25 @@ def ack(
 
 
 @app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Address.", show_default="qc.toml's")] = "",
+    port: Annotated[int, typer.Option(help="Port.", show_default="qc.toml's")] = 0,
+    project: Project = Path(),
+) -> None:
+    """Serve the review pages to a browser; on this machine alone by default."""
+    import uvicorn
+
+    from qc.web.app import create_app
+
+    with _runtime(project) as runtime:
+        web = runtime.settings.web
+        out.print(f"http://{host or web.host}:{port or web.port}/", soft_wrap=True)
+        uvicorn.run(
+            create_app(runtime), host=host or web.host, port=port or web.port, log_level="warning"
+        )
+
+
+@app.command()
 def status(project: Project = Path(), as_json: AsJson = False) -> None:
     """Say whether all is well: what is stored, what failed, what is owed, how the daemon does.
 

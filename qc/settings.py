@@ -294,6 +294,13 @@ class Health(_Section):
     port: Port = 9318
 
 
+class Web(_Section):
+    """Where the review pages are served."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8765
+
+
 class Settings(BaseSettings):
     """What may differ from one installation to the next.
 
@@ -339,6 +346,7 @@ class Settings(BaseSettings):
     alerts: Alerts = Alerts()
     subscription: tuple[Subscription, ...] = ()
     health: Health = Health()
+    web: Web = Web()
 
     @classmethod
     def settings_customise_sources(

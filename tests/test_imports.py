@@ -57,6 +57,7 @@ ORDER = [
     {"qc.selftest"},
     {"qc.watch"},
     {"qc.daemon"},
+    {"qc.web"},
     {"qc.demo"},
     {"qc.cli"},
 ]

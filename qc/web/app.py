@@ -1,0 +1,37 @@
+"""The application: its pages, who may see them, and what goes with every answer."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from fastapi import FastAPI
+from fastapi.staticfiles import StaticFiles
+
+from qc.runtime import Runtime
+from qc.web import access, errors, tonight
+
+STATIC = Path(__file__).parent / "static"
+
+Now = Callable[[], datetime]
+
+
+def utc_now() -> datetime:
+    """Return the time."""
+    return datetime.now(UTC)
+
+
+def create_app(runtime: Runtime, now: Now = utc_now) -> FastAPI:
+    """Return the application over an open project.
+
+    Parameters
+    ----------
+    now : callable
+        Tells the time.
+    """
+    app = FastAPI(title="calibration-qc", docs_url="/api/docs", openapi_url="/api/openapi.json")
+    app.state.runtime, app.state.now = runtime, now
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    access.guard(app)
+    errors.explain(app)
+    app.include_router(tonight.router)
+    return app

@@ -1,0 +1,62 @@
+"""What every page shares: the project it is about, its template, and its age."""
+
+from collections.abc import Iterator
+from datetime import UTC
+from functools import cache
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+from fastapi.responses import HTMLResponse
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from sqlalchemy.orm import Session
+
+from qc.runtime import Runtime
+from qc.web.access import person
+
+
+def runtime_of(request: Request) -> Runtime:
+    """Return the project that the application is about."""
+    runtime: Runtime = request.app.state.runtime
+    return runtime
+
+
+def reading(request: Request) -> Iterator[Session]:
+    """Give a session that only reads, for as long as the request lasts."""
+    with runtime_of(request).reads() as session:
+        yield session
+
+
+def writing(request: Request) -> Iterator[Session]:
+    """Give a session whose transaction is committed when the request has gone well."""
+    with runtime_of(request).writes.begin() as session:
+        yield session
+
+
+Project = Annotated[Runtime, Depends(runtime_of)]
+Reads = Annotated[Session, Depends(reading)]
+Writes = Annotated[Session, Depends(writing)]
+
+
+def render(request: Request, template: str, *, status: int = 200, **context: Any) -> HTMLResponse:
+    """Return a page; it shows how old it is from then on."""
+    page = _environment().get_template(template)
+    generated_at = request.app.state.now().astimezone(UTC)
+    content = page.render(
+        request=request,
+        project=runtime_of(request).settings.project.name,
+        person=person(request),
+        generated_at=generated_at,
+        **context,
+    )
+    return HTMLResponse(content, status, headers={"Cache-Control": "no-store"})
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("qc", "templates/web"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
