@@ -45,6 +45,7 @@ def render(request: Request, template: str, *, status: int = 200, **context: Any
         request=request,
         project=runtime_of(request).settings.project.name,
         person=person(request),
+        status=status,
         generated_at=generated_at,
         **context,
     )
