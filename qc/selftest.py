@@ -170,8 +170,11 @@ def run_self_test(
     bench = _Bench(runtime, night, budget_s, started, clock, progress or (lambda *_: None))
     bench.run(plan)
     with runtime.writes.begin() as session:
-        database.record_self_test(session, night, [_row(one, night, now) for one in bench.trials])
-        session.flush()
+        if bench.trials:  # what is known of the night stays when its files are gone
+            database.record_self_test(
+                session, night, [_row(one, night, now) for one in bench.trials]
+            )
+            session.flush()
         owe_falls(session, runtime.instruments, night)
         falls = standing_falls(session, runtime.instruments, night)
     tested = SelfTest(
