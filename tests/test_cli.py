@@ -3,6 +3,7 @@ import shlex
 import shutil
 import sqlite3
 import sys
+from ctypes.util import find_library
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import NamedTuple
@@ -584,6 +585,7 @@ def test_label_takes_a_spot_check_as_good_and_no_otherwise(qc, words):
     assert "--sample" in run.err
 
 
+@pytest.mark.skipif(find_library("pango-1.0") is None, reason="PDFs need pango, not here")
 def test_report_writes_a_week_and_a_month_with_pdf_and_an_index(qc, remembering):
     week = qc("report", "--week", "--night", "2026-01-04")
     month = qc("report", "--month", "2026-01", "--pdf")
