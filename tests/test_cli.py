@@ -163,7 +163,7 @@ def test_label_by_a_filter_asks_for_a_second_thought(qc):
     assert run.err == "21 extensions\nqc: 21 extensions are more than 20: say --yes as well\n"
     told = qc("label", "--type", "TB0", "--as", "good", "--who", "kim", "--yes")
     assert (told.code, "21 of 21 extensions have another label now" in told.out) == (0, True)
-    run = qc("label", "--night", "2026-01-03", "--status", "anomalous", "--as", "good")
+    run = qc("label", "--night", "2026-01-02", "--status", "anomalous", "--as", "good")
     assert (run.code, run.err) == (0, "1 extensions\n")
     run = qc("label", "--night", "2025-01-02", "--undo")
     assert run.err == "0 extensions\nqc: there is none of that type, night and status\n"
