@@ -10,8 +10,10 @@ from typing import NamedTuple
 import pytest
 from sqlalchemy import event, update
 from sqlalchemy.engine import Engine
+from sqlalchemy.orm import Session
 
 from qc.cli import main
+from qc.database import connect
 from qc.instruments import read_instruments
 from qc.tables import EncoderRow, LabelName, SelfTestRow
 from tests.remembered import Past, nominal_frames, remember
@@ -564,7 +566,8 @@ def test_a_self_test_without_frames_to_try_says_why(qc, judged):
 
 
 def test_a_self_test_below_the_limit_is_an_anomaly(qc, judged):
-    with open_tiny(judged) as runtime, runtime.writes.begin() as session:
+    engine = connect(f"sqlite:///{judged / 'qc.db'}")
+    with Session(engine) as session, session.begin():
         for number in range(20):
             row = SelfTestRow(
                 night=date(2026, 1, 1), at=datetime.now(UTC), instrument="TINY", image_type="TB0",
@@ -572,6 +575,7 @@ def test_a_self_test_below_the_limit_is_an_anomaly(qc, judged):
                 reason="",
             )  # fmt: skip
             session.add(row)
+    engine.dispose()
     done = qc("self-test", "--night", "2026-01-02")
     assert done.code == 1
     assert "TINY: 5 of 20 injected faults were found in the last night (25 %)" in done.out
