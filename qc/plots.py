@@ -292,9 +292,14 @@ def recall_trend(times: Sequence[datetime], spread: Floats, *, limit: float | No
     below = value < (-np.inf if limit is None else limit)
     axes.plot(when[~below], value[~below], "o", color=GREY, markersize=5, clip_on=False)
     axes.plot(when[below], value[below], "D", color=RED, markeredgecolor=BLACK, clip_on=False)
+<<<<<<< HEAD
     if limit is not None:
         axes.axhline(limit, color=BLACK, linestyle="--", linewidth=1)
         _note(axes, f"limit {limit:g}", limit, side="left")
+=======
+    axes.axhline(limit, color=BLACK, linestyle="--", linewidth=1)
+    _note(axes, f"limit {limit:g}", limit, side="left", below=True)
+>>>>>>> 745b87cb419437f4f76baeb963f10996785248f8
     axes.set(ylabel="faults found", ylim=(min(0.5, float(low.min())), 1.01))
     _date_axis(axes)
     return _svg(figure, f"Recall of the self-test on {len(value)} nights, last {value[-1]:.2f}")
@@ -709,15 +714,16 @@ def _tidy(axes: Axes) -> None:
         axis.label.set(fontsize=TEXT_PT, color=BLACK)
 
 
-def _note(axes: Axes, text: str, height: float, *, side: str) -> None:
-    """Write just above a horizontal line, at one end of it."""
+def _note(axes: Axes, text: str, height: float, *, side: str, below: bool = False) -> None:
+    """Write just above or below a horizontal line, at one end of it."""
     axes.annotate(
         text,
         (0.01 if side == "left" else 0.99, height),
         xycoords=("axes fraction", "data"),
-        xytext=(0, 3),
+        xytext=(0, -3 if below else 3),
         textcoords="offset points",
         ha=side,
+        va="top" if below else "baseline",
         fontsize=TEXT_PT - 1,
         color=BLACK,
         bbox=_PAPER,
