@@ -3,7 +3,7 @@
 ``python -m benchmarks.inboxes``
 
 Empty projects with 150 files a night, a folder for each night. A first scan asks the database
-about every file, a few thousand at a time; later scans ask nobody. Memory is what Python has
+about every file, a certain number at a time; later scans ask nobody. Memory is what Python has
 allocated for what is remembered, and at most during a scan. Last, new files are put one by one
 among those that lie there, and the time until `wake` is called and the file handed out is taken.
 """

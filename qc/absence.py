@@ -138,7 +138,7 @@ def owe_absences(session: Session, instruments: Sequence[Instrument], now: datet
     for instrument in instruments:
         pause = timedelta(minutes=instrument.set_stopped_after_min)
         if database.is_catching_up(session, now, now - pause, LATE_S):
-            return 0
+            continue
         tonight = instrument.night_of(now)
         for night in (tonight - timedelta(days=1), tonight):
             absences = find_absences(session, night, [instrument], now)

@@ -1152,9 +1152,8 @@ def _print_health(health: "Health") -> None:
     if health.jobs:
         table = Table("job", "last success", "next run", Column("newest", overflow="fold"))
         for job in health.jobs:
-            state = {None: "cut short or going on: ", False: "failed: ", True: ""}[job.is_well]
             moments = (_in_lines(at) for at in (job.last_success, job.next_run))
-            table.add_row(job.name, *moments, f"{state}{job.last_words}")
+            table.add_row(job.name, *moments, job.words)
         out.print(table)
     running = f"runs: {health.daemon}" if health.is_running else "does not run; 'qc run' starts it"
     out.print(f"The daemon {running}.", soft_wrap=True)

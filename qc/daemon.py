@@ -15,7 +15,7 @@ from qc.mailing import mail_night, mail_span
 from qc.periods import month_of
 from qc.pipeline import process_frames
 from qc.proposal_page import write_proposal_page
-from qc.publishing import publish_night, publish_span
+from qc.publishing import publish_night, publish_span, write_index
 from qc.runtime import Runtime
 from qc.selftest import run_self_test
 from qc.service import Supervisor
@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 TELL = timedelta(seconds=5)  # how often what is owed is looked for
 RETRY = timedelta(seconds=30)
+INDEX = timedelta(hours=1)  # it turns red after two
 LASTING = timedelta(minutes=15)  # trouble that people should hear of
 FRAMES, PAGES, POST = "frames", "pages", "post"
 
@@ -140,6 +141,12 @@ def monthly(watch: Watch, now: datetime) -> str:
     return f"{written.html.name}, owed to {heard}"
 
 
+def index(watch: Watch, now: datetime) -> str:
+    """Write the list of the reports anew: what people said since is in it, and it stays young."""
+    write_index(watch.runtime, now)
+    return ""
+
+
 def prune(watch: Watch, now: datetime) -> str:
     """Remove what is of no use any more: fetched copies, old runs."""
     copies = prune_fetched(watch.settings, now)
@@ -174,6 +181,7 @@ JOBS = (
     Job("absence", "look for what is missing", absence, lambda s: s.schedule.absence, PAGES),
     Job("proposal", "propose thresholds", proposal, lambda s: s.schedule.proposal, PAGES),
     Job("monthly", "report of the month", monthly, lambda s: s.schedule.monthly, PAGES),
+    Job("index", "list the reports", index, lambda _: INDEX, PAGES),
     Job("prune", "remove what is of no use", prune, lambda s: s.schedule.prune, PAGES),
     Job("backup", "copy the database", back_up, lambda s: s.schedule.backup, PAGES),
 )

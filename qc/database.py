@@ -21,6 +21,7 @@ from sqlalchemy import (
     Engine,
     ScalarSelect,
     Select,
+    Subquery,
     and_,
     case,
     create_engine,
@@ -431,6 +432,20 @@ def newest_label() -> ScalarSelect[LabelName]:
         .order_by(LabelRow.id.desc())
         .limit(1)
         .scalar_subquery()
+    )
+
+
+def standing_labels() -> Subquery:
+    """Return the labels that count, as a table of `extension_id` and `label_id` to be joined.
+
+    Found once for all extensions: where many are grouped, `newest_label` would be asked anew for
+    each, and more than once.
+    """
+    return (
+        select(LabelRow.extension_id, func.max(LabelRow.id).label("label_id"))
+        .where(*_label_stands())
+        .group_by(LabelRow.extension_id)
+        .subquery()
     )
 
 

@@ -38,17 +38,29 @@ class JobHealth:
     ----------
     last_success, next_run : datetime or None
         None if there was none, or there is no schedule yet.
+    began : datetime or None
+        When its newest run did; None if it has never run.
     last_words : str
-        What came of its newest run.
+        What came of that.
     is_well : bool or None
-        Whether the newest run went well; None while it goes on, or when it was cut short.
+        Whether that went well; None while it goes on, or when it was cut short.
     """
 
     name: str
     last_success: datetime | None
     next_run: datetime | None
+    began: datetime | None
     last_words: str
     is_well: bool | None
+
+    @property
+    def words(self) -> str:
+        """Say what became of its newest run."""
+        if self.began is None:
+            return ""
+        if self.is_well is None:
+            return f"began {self.began:%Y-%m-%d %H:%M} UT and has not ended"
+        return self.last_words if self.is_well else f"failed: {self.last_words}"
 
 
 @dataclass(frozen=True)
@@ -116,6 +128,7 @@ def _jobs(session: Session) -> tuple[JobHealth, ...]:
             name=name,
             last_success=successes.get(name),
             next_run=following.get(name),
+            began=newest[name].started_at if name in newest else None,
             last_words=newest[name].words if name in newest else "",
             is_well=newest[name].is_well if name in newest else None,
         )

@@ -52,7 +52,7 @@ IsKnown = Callable[[File], bool]
 
 _EMPTY_WAIT_S = 600  # an empty file is a copy that has begun; one that never goes on is broken
 _CLOCKS_DIFFER_S = 60  # a file server's clock may be wrong by as much and its dates be trusted
-_ASKED_AT_ONCE = 5000  # of a database, half a minute; what is left is asked at the next scan
+_ASKED_AT_ONCE = 20_000  # of a database some seconds; what is left is asked at the next scan
 _FETCHED_AT_ONCE = 32
 _COMPLETED_AT_ONCE = 200  # objects that a server must be asked about one by one
 _FAILURES_AT_ONCE = 3

@@ -268,33 +268,7 @@ def trend(
     return _svg(figure, f"{title} against time, {len(values)} values")
 
 
-def recall(nights: Sequence[date], shares: Floats) -> str:
-    """Draw which part of known faults was found, night by night.
-
-    Parameters
-    ----------
-    nights : sequence of n dates
-        Oldest first.
-    shares : (n,) float array
-        Of 1.
-
-    Returns
-    -------
-    str
-        SVG.
-    """
-    figure, axes = _drawing(height_in=2.2)
-    when = np.array([datetime.combine(night, time(), UTC) for night in nights], "O")
-    axes.plot(when, 100 * shares, "o-", color=BLUE, markersize=3, linewidth=0.6, clip_on=False)
-    axes.set(ylim=(min(80, 100 * shares.min()), 100), ylabel="%")
-    _date_axis(axes)
-    axes.set_title(
-        "known faults found, each night", loc="left", fontsize=TEXT_PT, fontweight="bold", pad=8
-    )
-    return _svg(figure, f"Share of known faults found in {len(nights)} nights")
-
-
-def recall_trend(times: Sequence[datetime], spread: Floats, *, limit: float) -> str:
+def recall_trend(times: Sequence[datetime], spread: Floats, *, limit: float | None = None) -> str:
     """Draw which part of the injected faults was found, night by night.
 
     Parameters
@@ -303,8 +277,8 @@ def recall_trend(times: Sequence[datetime], spread: Floats, *, limit: float) -> 
         UTC, oldest first.
     spread : (n, 3) float array
         Recall, low and high end of its interval.
-    limit : float
-        Drawn as a line.
+    limit : float, optional
+        Drawn as a line; what is below it stands out.
 
     Returns
     -------
@@ -315,11 +289,17 @@ def recall_trend(times: Sequence[datetime], spread: Floats, *, limit: float) -> 
     value, low, high = spread.T
     when = np.array(times, "O")
     axes.vlines(when, low, high, color=PALE, linewidth=3)
-    below = value < limit
+    below = value < (-np.inf if limit is None else limit)
     axes.plot(when[~below], value[~below], "o", color=GREY, markersize=5, clip_on=False)
     axes.plot(when[below], value[below], "D", color=RED, markeredgecolor=BLACK, clip_on=False)
+<<<<<<< HEAD
+    if limit is not None:
+        axes.axhline(limit, color=BLACK, linestyle="--", linewidth=1)
+        _note(axes, f"limit {limit:g}", limit, side="left")
+=======
     axes.axhline(limit, color=BLACK, linestyle="--", linewidth=1)
-    _note(axes, f"limit {limit:g}", limit, side="left")
+    _note(axes, f"limit {limit:g}", limit, side="left", below=True)
+>>>>>>> 745b87cb419437f4f76baeb963f10996785248f8
     axes.set(ylabel="faults found", ylim=(min(0.5, float(low.min())), 1.01))
     _date_axis(axes)
     return _svg(figure, f"Recall of the self-test on {len(value)} nights, last {value[-1]:.2f}")
@@ -734,15 +714,16 @@ def _tidy(axes: Axes) -> None:
         axis.label.set(fontsize=TEXT_PT, color=BLACK)
 
 
-def _note(axes: Axes, text: str, height: float, *, side: str) -> None:
-    """Write just above a horizontal line, at one end of it."""
+def _note(axes: Axes, text: str, height: float, *, side: str, below: bool = False) -> None:
+    """Write just above or below a horizontal line, at one end of it."""
     axes.annotate(
         text,
         (0.01 if side == "left" else 0.99, height),
         xycoords=("axes fraction", "data"),
-        xytext=(0, 3),
+        xytext=(0, -3 if below else 3),
         textcoords="offset points",
         ha=side,
+        va="top" if below else "baseline",
         fontsize=TEXT_PT - 1,
         color=BLACK,
         bbox=_PAPER,

@@ -22,7 +22,7 @@ from qc.periods import Span, month_of, week_to
 from qc.reports import Progress, rendered, write_page, write_report
 from qc.runtime import Runtime
 from qc.surveys import build_survey
-from qc.tables import AlertRow, ExtensionRow, FrameRow, LabelName, Topic, VerdictRow
+from qc.tables import AlertRow, ExtensionRow, FrameRow, LabelName, LabelRow, Topic, VerdictRow
 
 INDEX = "index.html"
 _NAME = re.compile(r"(?P<kind>week-|month-|)(?P<date>\d{4}-\d\d(-\d\d)?)\.html", re.ASCII)
@@ -283,20 +283,21 @@ def _outcomes(
 
 def _standings(session: Session, first: date) -> Iterator[tuple[date, Standing, int]]:
     """Count extensions by night and standing, as `nights.standing` says it, in the database."""
-    newest = database.newest_verdict_id()
-    label = database.newest_label()
+    said = database.standing_labels()
     has_reasons = cast(VerdictRow.reasons, String) != "[]"
     query = (
-        select(FrameRow.night, VerdictRow.status, label, has_reasons, func.count())
+        select(FrameRow.night, VerdictRow.status, LabelRow.label, has_reasons, func.count())
         .select_from(ExtensionRow)
         .join(ExtensionRow.frame)
-        .join(VerdictRow, VerdictRow.id == newest)
+        .join(VerdictRow, VerdictRow.id == database.newest_verdict_id())
+        .outerjoin(said, said.c.extension_id == ExtensionRow.id)
+        .outerjoin(LabelRow, LabelRow.id == said.c.label_id)
         .where(FrameRow.night >= first)
-        .group_by(FrameRow.night, VerdictRow.status, label, has_reasons)
+        .group_by(FrameRow.night, VerdictRow.status, LabelRow.label, has_reasons)
     )
-    for night, status, said, warned, n in session.execute(query):
+    for night, status, label, warned, n in session.execute(query):
         if night is not None:  # as it is of a processed frame
-            yield night, _standing(Status(status), said, warned), n
+            yield night, _standing(Status(status), label, warned), n
 
 
 def _standing(status: Status, said: str | None, warned: bool) -> Standing:

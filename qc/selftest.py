@@ -47,6 +47,7 @@ STRENGTHS = ("gross", "moderate")  # what is faint may hide behind the noise: no
 BUDGET_S = 110.0
 ROUNDS = 2  # each kind so often, at another strength each time
 A_FILE = 6  # trials with one file: what is read once is used, but not for everything
+MARGIN = 1.5  # times the mean cost of a trial so far: the next file may be a large one
 REMEMBERED = timedelta(days=60)  # when a kind was tried last
 _WHITE_ADU = 65535
 
@@ -170,8 +171,11 @@ def run_self_test(
     bench = _Bench(runtime, night, budget_s, started, clock, progress or (lambda *_: None))
     bench.run(plan)
     with runtime.writes.begin() as session:
-        database.record_self_test(session, night, [_row(one, night, now) for one in bench.trials])
-        session.flush()
+        if bench.trials:  # what is known of the night stays when its files are gone
+            database.record_self_test(
+                session, night, [_row(one, night, now) for one in bench.trials]
+            )
+            session.flush()
         owe_falls(session, runtime.instruments, night)
         falls = standing_falls(session, runtime.instruments, night)
     tested = SelfTest(
@@ -523,14 +527,14 @@ class _Bench:
 
     def run(self, plan: _Plan) -> None:
         """Try what there is time for."""
-        total, slowest_s = len(plan.tasks), 0.0
+        total = len(plan.tasks)
         self.progress(0, total)
         for tasks in _runs(plan.tasks):
-            begun = self.clock()
-            if begun - self.started + slowest_s * len(tasks) > self.budget_s:
+            spent_s = self.clock() - self.started
+            each_s = MARGIN * spent_s / self.done if self.done else 0.0
+            if spent_s + each_s * len(tasks) > self.budget_s:
                 break
             self._try_file(tasks, plan)
-            slowest_s = max(slowest_s, (self.clock() - begun) / len(tasks))
             self.done += len(tasks)
             self.progress(self.done, total)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time
 
 import numpy as np
 from sqlalchemy.orm import Session
@@ -12,6 +12,7 @@ from qc.instruments import Instrument
 from qc.nights import kinds_of
 from qc.periods import Ageing, Incident, Period, SelfTest, Span, read_period
 from qc.portraits import Gallery, Picture, Portrait, drawing
+from qc.recall import recall_interval
 from qc.reports import Counted, Progress, rendered
 from qc.thresholds import Thresholds
 
@@ -91,9 +92,9 @@ def _portrait(session: Session, gallery: Gallery, incident: Incident) -> Portrai
 def _draw_recall(test: SelfTest) -> Picture | None:
     if len(test.nights) < FEWEST_IN_A_TREND:
         return None
-    shares = np.array([found / tried for _, found, tried in test.nights])
-    svg = plots.recall([night for night, _, _ in test.nights], shares)
-    return drawing("recall", svg)
+    spread = [(found / tried, *recall_interval(found, tried)) for _, found, tried in test.nights]
+    times = [datetime.combine(night, time(), UTC) for night, _, _ in test.nights]
+    return drawing("recall", plots.recall_trend(times, np.array(spread)))
 
 
 def _draw_ageing(one: Ageing) -> Picture:

@@ -210,7 +210,8 @@ class Watch:
         """Queue files: those of the newest night first, and in a night as they have come."""
         for path in arrived:
             taken = told_time(path.name) or now
-            self.waiting.setdefault(path, self.last_night(taken))
+            nights = (one.night_of(taken) for one in self.runtime.instruments)
+            self.waiting.setdefault(path, min(nights))
 
     def process_waiting(self) -> Counter[str]:
         """Process what has arrived, for a slice of time; return how many came to what."""
@@ -229,8 +230,11 @@ class Watch:
         return counts
 
     def last_night(self, now: datetime) -> date:
-        """Return the night that ended last, by the first instrument in use."""
-        return self.runtime.instruments[0].night_of(now)
+        """Return the night that ended last, for every instrument in use; or else for all."""
+        with self.runtime.reads() as session:
+            in_use = database.instruments_seen(session)
+        used = [one for one in self.runtime.instruments if one.name in in_use]
+        return min(one.night_of(now) for one in used or self.runtime.instruments)
 
     def renew(self) -> None:
         """Let edited thresholds and a newly trained classifier count from now on."""

@@ -3,16 +3,20 @@ import shlex
 import shutil
 import sqlite3
 import sys
+from ctypes.util import find_library
 from dataclasses import replace
+from datetime import UTC, date, datetime
 from typing import NamedTuple
 
 import pytest
 from sqlalchemy import event, update
 from sqlalchemy.engine import Engine
+from sqlalchemy.orm import Session
 
 from qc.cli import main
+from qc.database import connect
 from qc.instruments import read_instruments
-from qc.tables import EncoderRow, LabelName
+from qc.tables import EncoderRow, LabelName, SelfTestRow
 from tests.remembered import Past, nominal_frames, remember
 from tests.tiny import (
     MERGE_HEIGHT,
@@ -581,6 +585,7 @@ def test_label_takes_a_spot_check_as_good_and_no_otherwise(qc, words):
     assert "--sample" in run.err
 
 
+@pytest.mark.skipif(find_library("pango-1.0") is None, reason="PDFs need pango, not here")
 def test_report_writes_a_week_and_a_month_with_pdf_and_an_index(qc, remembering):
     week = qc("report", "--week", "--night", "2026-01-04")
     month = qc("report", "--month", "2026-01", "--pdf")
@@ -603,3 +608,28 @@ def test_report_refuses_what_is_no_night_week_or_month(qc, words):
     run = qc("report", *words.split())
     assert run.code == 2
     assert "qc:" in run.err
+
+
+def test_a_self_test_without_frames_to_try_says_why(qc, judged):
+    for path in judged.parent.joinpath("inbox").glob("*.fits"):
+        path.unlink()
+    done = qc("self-test", "--json")
+    assert done.code == 0
+    assert json.loads(done.out)["trials"] == []
+    assert "nothing could be tried" in qc("self-test").out
+
+
+def test_a_self_test_below_the_limit_is_an_anomaly(qc, judged):
+    engine = connect(f"sqlite:///{judged / 'qc.db'}")
+    with Session(engine) as session, session.begin():
+        for number in range(20):
+            row = SelfTestRow(
+                night=date(2026, 1, 1), at=datetime.now(UTC), instrument="TINY", image_type="TB0",
+                kind="light_leak", strength="gross", is_found=number < 5, score=1, frame="a",
+                reason="",
+            )  # fmt: skip
+            session.add(row)
+    engine.dispose()
+    done = qc("self-test", "--night", "2026-01-02")
+    assert done.code == 1
+    assert "TINY: 5 of 20 injected faults were found in the last night (25 %)" in done.out

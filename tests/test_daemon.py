@@ -8,6 +8,8 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
 from email import message_from_bytes, policy
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from sqlalchemy.orm import Session
 from embeddings.encoder import ResNet50Encoder
 from qc.daemon import JOBS
 from qc.database import connect
+from qc.instruments import read_instruments
 from qc.tables import ExtensionRow, FrameRow, JobRunRow, LabelName, ScheduledJobRow, VerdictRow
 from qc.watch import Watch, utc_now
 from tests.tiny import (
@@ -157,6 +160,16 @@ def test_each_job_goes_well_in_a_project_with_a_night(settled, name, inbox):
         watch.carry_out(job)
         watch.inboxes.close()
         assert not list(watch.troubles)
+
+
+def test_the_night_that_is_reported_is_that_of_the_instrument_in_use(settled):
+    with open_tiny(settled) as runtime:
+        others = read_instruments()
+        watch = Watch(replace(runtime, instruments=(*others, *runtime.instruments)), JOBS)
+        morning = datetime(2026, 1, 3, 11, tzinfo=UTC)  # the tiny one's nights begin at 12 UT
+        assert watch.last_night(morning) == date(2026, 1, 2)
+        assert watch.last_night(morning + timedelta(hours=2)) == date(2026, 1, 3)
+        watch.inboxes.close()
 
 
 def test_edited_thresholds_count_from_the_next_scan_on(settled):

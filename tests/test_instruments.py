@@ -129,6 +129,23 @@ def test_a_night_lasts_from_22_to_22_hours(utc, night):
     assert UVES.night_of(utc) == night
 
 
+def test_what_a_night_brings_is_due_at_20_hours_and_a_dark_at_its_end():
+    night, dark = date(2024, 3, 16), UVES.calibration_of("UBD0")
+    assert UVES.night_ends(night) == datetime(2024, 3, 17, 22, tzinfo=UTC)
+    assert UVES.due_at(night, UVES.calibration_of("UBB0")) == datetime(2024, 3, 17, 20, tzinfo=UTC)
+    assert UVES.due_at(night, dark) == datetime(2024, 3, 17, 22, tzinfo=UTC)
+
+
+def test_without_an_hour_everything_is_due_at_the_end_of_the_night(edited):
+    edited_uves = edited("calibrations_due_utc_hour: 20\n", "")
+    assert edited_uves.due_at(date(2024, 3, 16)) == edited_uves.night_ends(date(2024, 3, 16))
+
+
+def test_an_hour_before_midnight_utc_is_of_the_evening(edited):
+    edited_uves = edited("calibrations_due_utc_hour: 20", "calibrations_due_utc_hour: 23.5")
+    assert edited_uves.due_at(date(2024, 3, 16)) == datetime(2024, 3, 16, 23, 30, tzinfo=UTC)
+
+
 def standard_s(
     name: str,
     wavelength_nm: float,
@@ -279,6 +296,12 @@ def test_a_value_of_the_wrong_kind_is_told(edited):
     [
         ("America/Santiago", "America/Nowhere", "time_zone: .*no time zone"),
         ("night_starts_utc_hour: 22", "night_starts_utc_hour: 24", "less than 24"),
+        ("calibrations_due_utc_hour: 20", "calibrations_due_utc_hour: -1", "greater than or equal"),
+        ("set_stopped_after_min: 60", "set_stopped_after_min: 0", "greater than 0"),
+        ("    due_utc_hour: 22 ", "    due_utc_hour: 25 ", "less than 24"),
+        ("least_recall: 0.9", "least_recall: 1", r"least_recall: .*less than 1"),
+        ("nights: 7}", "nights: 0}", r"self_test.nights: .*greater than or equal to 1"),
+        ("nights: 7}", "days: 7}", r"self_test.days: "),
         ("deuterium: {346: 145}", "deuterium: {346: 0}", "deuterium.* greater than 0"),
         ('HDUS: ">=4"', 'HDUS: ">=many"', "HDUS.*could not convert"),
     ],

@@ -333,3 +333,12 @@ def test_a_share_of_nothing_is_left_out():
 
 def test_the_calibration_error_is_written_on_the_curve():
     assert "error 0.0123" in calibrated()
+
+
+def test_recall_is_drawn_with_its_limit_and_the_same_each_time():
+    times = [datetime(2026, 11, day, tzinfo=UTC) for day in (17, 18, 19)]
+    spread = np.array([[1.0, 0.9, 1.0], [0.95, 0.8, 1.0], [0.7, 0.5, 0.85]])
+    drawn = plots.recall_trend(times, spread, limit=0.9)
+    assert "limit 0.9" in drawn
+    assert "Recall of the self-test on 3 nights, last 0.70" in drawn
+    assert plots.recall_trend(times, spread, limit=0.9) == drawn

@@ -1,6 +1,7 @@
 import re
 import subprocess
 import sys
+from ctypes.util import find_library
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from tests.remembered import A_NIGHT, Past, remember
 from tests.test_reports import Page
 
 NIGHT = date(2026, 1, 1)
+needs_pango = pytest.mark.skipif(
+    find_library("pango-1.0") is None, reason="PDFs are drawn with pango, which is not here"
+)
 NOW = datetime(2026, 2, 1, 12, tzinfo=UTC)
 ROOT = Path(__file__).parent.parent
 
@@ -46,6 +50,7 @@ def page_of(runtime) -> Page:
 # --- the index ------------------------------------------------------------------------------------
 
 
+@needs_pango
 def test_each_report_is_listed_with_its_files_as_soon_as_it_is_written(runtime):
     remember(runtime, *[Past() for _ in range(A_NIGHT)])
     publish_night(runtime, None, NOW, pdf=True)
@@ -179,6 +184,7 @@ def test_without_a_frame_there_is_no_newest_week(runtime):
 # --- PDF ------------------------------------------------------------------------------------------
 
 
+@needs_pango
 def test_a_night_is_written_as_pdf_beside_its_page_with_title_and_page_numbers(runtime):
     remember(runtime, *[flagged() for _ in range(5)])
     published = publish_night(runtime, NIGHT, NOW, pdf=True)
@@ -190,6 +196,7 @@ def test_a_night_is_written_as_pdf_beside_its_page_with_title_and_page_numbers(r
     assert "5 anomalous" in " ".join(pages[0].split())
 
 
+@needs_pango
 def test_a_month_is_written_as_pdf_too(runtime):
     remember(runtime, *[flagged(label=LabelName.GOOD) for _ in range(A_NIGHT)])
     published = publish_span(runtime, month_of(NIGHT), NOW, pdf=True)
@@ -199,6 +206,7 @@ def test_a_month_is_written_as_pdf_too(runtime):
     assert "10 flagged: 10 false alarms" in " ".join(text.split())
 
 
+@needs_pango
 def test_a_pdf_takes_nothing_from_the_disk_or_the_network(tmp_path, caplog):
     secret = tmp_path / "secret.svg"
     secret.write_text('<svg xmlns="http://www.w3.org/2000/svg"><text y="20">SECRET</text></svg>')

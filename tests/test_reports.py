@@ -27,7 +27,7 @@ from qc.reports import build_frame_page, build_report, write_frame_page, write_r
 from qc.runtime import Runtime
 from qc.schema import upgrade_schema
 from qc.settings import Settings
-from qc.tables import BlockStatisticsRow, EpochRow, FrameState, LabelName, LabelRow
+from qc.tables import BlockStatisticsRow, EpochRow, FrameState, LabelName, LabelRow, SelfTestRow
 from qc.thresholds import MetricLimit, Threshold, Thresholds
 
 NIGHT = date(2024, 3, 16)
@@ -725,3 +725,23 @@ def test_a_bad_night_of_150_frames_stays_below_8_megabytes(session, uves):
     html = report(session, uves)
     assert len(html.encode()) < 8e6
     assert Page(html).text.count("further events, without pictures") == 1
+
+
+def test_the_self_test_is_shown_by_kind_with_its_falls(session, uves):
+    record(session)
+    for number in range(20):
+        row = SelfTestRow(
+            night=NIGHT, at=ENDED, instrument="UVES", image_type="UBB0", kind="light_leak",
+            strength="gross", is_found=number < 4, score=1, frame="a", reason="",
+        )  # fmt: skip
+        session.add(row)
+    session.flush()
+    page = Page(report(session, uves))
+    assert "This night 4 of 20 ; in 30 nights 4 of 20 (20 %, 6 % to 44 %)." in page.text
+    assert "light_leak 4 of 20 – 20 % 6 % to 44 % UBB0 2024-03-16" in page.text
+    assert "Too few are found since 2024-03-16." in page.text
+
+
+def test_without_a_self_test_nothing_is_said_of_it(session, uves):
+    record(session)
+    assert "Self-test" not in Page(report(session, uves)).text
