@@ -292,14 +292,9 @@ def recall_trend(times: Sequence[datetime], spread: Floats, *, limit: float | No
     below = value < (-np.inf if limit is None else limit)
     axes.plot(when[~below], value[~below], "o", color=GREY, markersize=5, clip_on=False)
     axes.plot(when[below], value[below], "D", color=RED, markeredgecolor=BLACK, clip_on=False)
-<<<<<<< HEAD
     if limit is not None:
         axes.axhline(limit, color=BLACK, linestyle="--", linewidth=1)
-        _note(axes, f"limit {limit:g}", limit, side="left")
-=======
-    axes.axhline(limit, color=BLACK, linestyle="--", linewidth=1)
-    _note(axes, f"limit {limit:g}", limit, side="left", below=True)
->>>>>>> 745b87cb419437f4f76baeb963f10996785248f8
+        _note(axes, f"limit {limit:g}", limit, side="left", below=True)
     axes.set(ylabel="faults found", ylim=(min(0.5, float(low.min())), 1.01))
     _date_axis(axes)
     return _svg(figure, f"Recall of the self-test on {len(value)} nights, last {value[-1]:.2f}")
