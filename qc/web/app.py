@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 
 from qc.runtime import Runtime
-from qc.web import access, errors, tonight
+from qc.web import access, errors, frames, images, tonight, why
 
 STATIC = Path(__file__).parent / "static"
 
@@ -34,4 +34,7 @@ def create_app(runtime: Runtime, now: Now = utc_now) -> FastAPI:
     access.guard(app)
     errors.explain(app)
     app.include_router(tonight.router)
+    app.include_router(images.router)
+    app.include_router(frames.router)
+    app.include_router(why.router)
     return app
