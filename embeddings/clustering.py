@@ -96,6 +96,27 @@ def merge_heights(reference: Floats, new: Floats) -> tuple[float, float]:
     return float(own), float(np.median(references))
 
 
+def joined(merges: Doubles, leaf: int) -> tuple[float, NDArray[np.int64]]:
+    """Return at which height a leaf first joins any other, and the leaves that it joins there.
+
+    Parameters
+    ----------
+    merges : (n - 1, 4) float array
+        As `average_linkage` returns them.
+    leaf : int
+        One of the n.
+    """
+    n = len(merges) + 1
+    members = {one: [one] for one in range(n)}
+    for node, merge in enumerate(merges, n):
+        a, b = merge[:2].astype(int).tolist()
+        if leaf in {a, b}:
+            other = members[b if a == leaf else a]
+            return float(merge[_HEIGHT]), np.array(sorted(other), np.int64)
+        members[node] = members.pop(a) + members.pop(b)
+    raise ValueError(f"expected a leaf from 0 to {n - 1}, got {leaf}")
+
+
 def cut(merges: Doubles, height: float) -> NDArray[np.int32]:
     """Cut the tree at a cosine distance; return each leaf's cluster, numbered from 1: (n,)."""
     return fcluster(merges, t=height, criterion="distance").astype(np.int32)

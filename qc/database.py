@@ -613,6 +613,21 @@ def copies(session: Session, image_type: str) -> Mapping[int, str]:
     return {row.id: row.name for row in session.execute(query)}
 
 
+def copy_of(session: Session, finding: Finding) -> str:
+    """Return the name of an earlier frame with the very pixels of a stored extension, or ""."""
+    name = session.scalar(
+        select(FrameRow.name)
+        .join(FrameRow.extensions)
+        .where(
+            ExtensionRow.pixels_sha256 == finding.extension.pixels_sha256,
+            FrameRow.name != finding.frame.name,
+            FrameRow.observed_at <= finding.frame.observed_at,
+        )
+        .limit(1)
+    )
+    return name or ""
+
+
 def evidence_of(finding: Finding, duplicate_of: str = "") -> Evidence:
     """Return the evidence that a stored verdict weighed.
 
@@ -650,6 +665,7 @@ def vectors(
     image_types: Sequence[str] | None = None,
     *,
     labelled: bool = False,
+    called: LabelName | None = None,
     left_out: int | None = None,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """Yield the embeddings of one encoder a block at a time, oldest first.
@@ -660,6 +676,8 @@ def vectors(
         Only these.
     labelled : bool
         Only what a person has spoken about.
+    called : LabelName, optional
+        Only those of which this label counts.
     left_out : int, optional
         A frame whose extensions are not wanted.
 
@@ -680,6 +698,9 @@ def vectors(
         query = query.where(ExtensionRow.image_type.in_(image_types))
     if labelled:
         query = query.where(newest_label().is_not(None))
+    if called is not None:  # the few of which it was ever said, before what counts is asked of each
+        ever = select(LabelRow.extension_id).where(LabelRow.label == called)
+        query = query.where(ExtensionRow.id.in_(ever), newest_label() == called)
     if left_out is not None:
         query = query.where(ExtensionRow.frame_id != left_out)
     rows = session.execute(query.execution_options(yield_per=_VECTORS_AT_ONCE))

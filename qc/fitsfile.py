@@ -199,6 +199,47 @@ def _header_values(cards: bytes) -> dict[str, Value]:
     return values
 
 
+@dataclass(frozen=True)
+class Card:
+    """One card of a header as people read it; a value that cannot be read is empty.
+
+    Attributes
+    ----------
+    unit : int
+        HDU number.
+    """
+
+    unit: int
+    keyword: str
+    value: str
+    comment: str
+
+
+def read_cards(content: bytes) -> Iterator[Card]:
+    """Yield every card of every header of a FITS file, blank ones left out."""
+    for unit, cards in _headers(content):
+        for card in fits.Header.fromstring(cards.decode("ascii", "replace")).cards:
+            try:
+                told = str(card.keyword), str(card.value), str(card.comment)
+            except (fits.VerifyError, ValueError, ArithmeticError):
+                told = str(card.rawkeyword), "", "cannot be read"
+            if any(told):
+                yield Card(unit, *told)
+
+
+def _headers(content: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the headers of the units that are there whole; what is wrong with the rest is told."""
+    start, index = 0, 0
+    while content.startswith(b"XTENSION" if index else b"SIMPLE  =", start):
+        found = _END.match(content, start, start + _MAX_HEADER_BYTES)
+        if found is None:
+            raise _truncated(f"the end of header {index}", len(content))
+        cards = content[start : found.end()]
+        yield index, cards
+        start += _padded(len(cards)) + _padded(_data_bytes(_header_values(cards)))
+        index += 1
+
+
 def _is_told(value: Any) -> bool:
     if isinstance(value, float):
         return math.isfinite(value)

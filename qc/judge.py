@@ -175,6 +175,84 @@ def sample_words(n: int) -> str:
 
 
 @dataclass(frozen=True)
+class Weighed:
+    """One piece of evidence in units of its limit.
+
+    Attributes
+    ----------
+    name : str
+        ``merge_height``, ``residual``, a metric, ``image_type``, or ``copy``.
+    value : float
+        What is held against the limit; of a metric against its references, z.
+    limit : float
+        Widened where the reference is small; of a range, its end on that side.
+    ratio : float
+        Above 1 is anomalous.
+    against : str
+        What it is held against: ``references``, ``instrument``, ``classifier`` or
+        ``other frames``.
+    """
+
+    name: str
+    value: float
+    limit: float
+    ratio: float
+    against: str
+
+
+def weigh(
+    evidence: Evidence, threshold: Threshold, absolute: Mapping[str, tuple[float, float]]
+) -> tuple[Weighed, ...]:
+    """Return each piece of evidence in units of its limit, the strongest first.
+
+    What is measured against references is left out where there are too few of them to judge by.
+    """
+    found = [
+        *_weighed_absolutely(evidence, absolute),
+        *_weighed_type(evidence, threshold),
+        *([Weighed("copy", 1.0, 0.0, _CERTAIN, "other frames")] if evidence.duplicate_of else []),
+    ]
+    if evidence.reference_size >= REFERENCE_NEEDED:
+        limits = limits_for(threshold, evidence.reference_size)
+        pairs = [
+            ("merge_height", evidence.merge_height, limits.merge_height),
+            ("residual", evidence.residual, limits.residual),
+            *((name, evidence.z.get(name), one.alarm) for name, one in limits.metrics.items()),
+        ]
+        found += [
+            Weighed(name, value, limit, abs(value) / limit, "references")
+            for name, value, limit in pairs
+            if value is not None
+        ]
+    return tuple(sorted(found, key=lambda one: -one.ratio))
+
+
+def _weighed_absolutely(
+    evidence: Evidence, absolute: Mapping[str, tuple[float, float]]
+) -> list[Weighed]:
+    return [
+        Weighed(
+            name,
+            value,
+            high if not low or value > (low + high) / 2 else low,
+            _ratio_to_range(value, low, high),
+            "instrument",
+        )
+        for name, (low, high) in absolute.items()
+        if (value := evidence.metrics.get(name)) is not None
+    ]
+
+
+def _weighed_type(evidence: Evidence, threshold: Threshold) -> list[Weighed]:
+    said = evidence.prediction
+    return [
+        Weighed("image_type", said.own_probability, threshold.false_alarms, one.score, "classifier")
+        for one in _type_findings(evidence, threshold)
+        if said is not None and said.own_probability is not None
+    ]
+
+
+@dataclass(frozen=True)
 class _Finding:
     """One piece of evidence held against its limit."""
 

@@ -64,6 +64,11 @@ class Picture:
     low: str = ""
     high: str = ""
 
+    @property
+    def content(self) -> bytes:
+        """Return the picture itself."""
+        return base64.b64decode(self.address.partition(",")[2])
+
 
 @dataclass(frozen=True)
 class Number:
@@ -197,16 +202,31 @@ class Gallery:
     def history(self, portrait: Portrait) -> tuple[Picture, ...]:
         """Draw the numbers that tell most of an extension, over the nights around its own."""
         finding = portrait.finding
+        names = [*_telling_metric(finding), *(number.name for number in portrait.moved[:1])]
+        return self.draw_metrics(finding, list(dict.fromkeys(names)))
+
+    def draw_metrics(self, finding: Finding, names: Sequence[str]) -> tuple[Picture, ...]:
+        """Draw some of an extension's detector numbers over the nights around its own."""
         night = finding.frame.night or date.max
         first, last = night - timedelta(days=HISTORY_NIGHTS - 1), night + SHOWN_AFTER
         alike = database.findings_alike(self.session, finding, first, last)
         epochs = database.epochs_between(self.session, first, last)
         scopes = {finding.extension.image_type, finding.frame.instrument or ""}
-        names = [*_telling_metric(finding), *(number.name for number in portrait.moved[:1])]
         return tuple(
             _draw_metric(name, alike, _interventions(epochs, scopes), marked=finding)
-            for name in dict.fromkeys(names)
+            for name in names
         )
+
+    def draw_tree(self, finding: Finding) -> Picture | None:
+        """Draw the tree of an extension and its references; None where those are too few."""
+        return self._tree(finding, database.reference_of(self.session, finding))
+
+    def explain(self, finding: Finding, expectations: Expectations) -> Floats | None:
+        """Return where an extension differs from its references, (h, w): 1 is as odd as good ones.
+
+        None with too few references to know what is nominal, or where too little was kept.
+        """
+        return self._times(finding, database.reference_of(self.session, finding), expectations)
 
     def _thumbs(self, findings: Sequence[Finding]) -> list[Thumb]:
         """Draw small means of one setup between the same black and white."""
@@ -259,15 +279,22 @@ class Gallery:
 
     def _where(self, finding: Finding, reference: Reference) -> Where | None:
         """Draw what the verdict's residual found, by the references of today."""
-        if len(reference.extension_ids) < REFERENCE_NEEDED:
-            return None
-        extension, settled = finding.extension, reference.settled(finding.frame.night or date.max)
-        times = self._expectations.explanation(self.session, extension, settled)
+        times = self._times(finding, reference, self._expectations)
+        extension = finding.extension
         seen = self._seen(extension)
         if times is None or seen is None:
             return None
         mean = seen[..., MEAN]
-        return Where(_under_heat(mean, times, extension), _place_in_words(times, extension))
+        return Where(_under_heat(mean, times, extension), place_in_words(times, extension))
+
+    def _times(
+        self, finding: Finding, reference: Reference, expectations: Expectations
+    ) -> Floats | None:
+        """Return how many times as odd as good frames get each part of an extension is."""
+        if len(reference.extension_ids) < REFERENCE_NEEDED:
+            return None
+        settled = reference.settled(finding.frame.night or date.max)
+        return expectations.explanation(self.session, finding.extension, settled)
 
     def _tree(self, finding: Finding, reference: Reference) -> Picture | None:
         m = len(reference.extension_ids)
@@ -331,7 +358,7 @@ def _under_heat(mean: Floats, times: Floats, extension: ExtensionRow) -> Picture
     return Picture("where", _address("image/png", png), *ends)
 
 
-def _place_in_words(times: Floats, extension: ExtensionRow) -> str:
+def place_in_words(times: Floats, extension: ExtensionRow) -> str:
     """Say where a map is brightest and how far its bright part reaches: pixels from 0, as read."""
     place = brightest_place(times)
     y, x = _middle(place.brightest, extension, times.shape)
@@ -502,6 +529,11 @@ def _worst_of_each_night(findings: Iterable[Finding]) -> list[Finding]:
         if night not in worst or one.verdict.score > worst[night].verdict.score:
             worst[night] = one
     return list(worst.values())
+
+
+def telling_metric(finding: Finding) -> str:
+    """Return the number that tells most about an extension's class of frame; empty for none."""
+    return next(iter(_telling_metric(finding)), "")
 
 
 def _telling_metric(finding: Finding) -> Sequence[str]:

@@ -8,7 +8,7 @@ from fastapi import Depends, FastAPI
 from fastapi.staticfiles import StaticFiles
 
 from qc.runtime import Runtime
-from qc.web import access, errors, login, tonight
+from qc.web import access, errors, frames, images, login, tonight, why
 
 STATIC = Path(__file__).parent / "static"
 
@@ -40,4 +40,7 @@ def create_app(runtime: Runtime, now: Now = utc_now) -> FastAPI:
     errors.explain(app)
     app.include_router(login.router)
     app.include_router(tonight.router)
+    app.include_router(images.router)
+    app.include_router(frames.router)
+    app.include_router(why.router)
     return app

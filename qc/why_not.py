@@ -1,0 +1,298 @@
+"""Why a frame was not flagged: how near it came, and what catching it would cost."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+
+import numpy as np
+from sqlalchemy.orm import Session
+
+from embeddings.clustering import average_linkage, joined
+from qc import database
+from qc.closeups import Link, finding_of
+from qc.database import Finding
+from qc.errors import IncompleteHeader
+from qc.judge import REFERENCE_NEEDED, Evidence, Weighed, sample_words, weigh, widening
+from qc.proposals import Case, read_history
+from qc.runtime import Runtime
+from qc.tails import Interval
+from qc.thresholds import Threshold
+from qc.tuning import limits_of, ratio, share
+
+SHOWN = 24  # of the references that it joined
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What an extension joins first in the tree of its references of today.
+
+    Attributes
+    ----------
+    height : float
+        Cosine distance at which it does.
+    size : int
+        How many it joins there, of `references`.
+    members : tuple of Link
+        The newest of them.
+    """
+
+    height: float
+    size: int
+    references: int
+    members: tuple[Link, ...]
+
+
+@dataclass(frozen=True)
+class WhyNot:
+    """What spoke for and against flagging an extension, by the limits of its night.
+
+    Attributes
+    ----------
+    name : str
+        Of the frame.
+    evidence : tuple of Weighed
+        The strongest first.
+    ratio : float
+        The strongest in units of its limit: all limits times this would just have caught it.
+    since, why, by : of the limits' entry
+    catching : mapping of str to float
+        For merge height, residual and each metric: the limit in the thresholds file that would
+        have caught it alone.
+    trouble : str
+        Why nothing can be said; empty where all of the above is there.
+    """
+
+    name: str
+    number: int
+    image_type: str
+    status: str
+    score: float
+    references: str
+    evidence: tuple[Weighed, ...]
+    ratio: float
+    since: date | None
+    why: str
+    by: str
+    catching: dict[str, float]
+    cluster: Cluster | None
+    trouble: str = ""
+
+
+@dataclass(frozen=True)
+class Catch:
+    """What it costs to catch an extension by one limit alone, or by all limits scaled together.
+
+    Attributes
+    ----------
+    name : str
+        The evidence; ``all`` for all limits together.
+    limit : float
+        In the thresholds file; of all, the factor.
+    nominal : int
+        Past nominal extensions of the type that it would flag, of `nominal_of`.
+    rate : Interval
+        That as a share: the false alarms to be expected.
+    bad : int
+        Of the extensions labelled bad, of `bad_of`.
+    """
+
+    name: str
+    limit: float
+    nominal: int
+    nominal_of: int
+    rate: Interval
+    bad: int
+    bad_of: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What catching an extension would cost in false alarms, by the past of its image type.
+
+    Attributes
+    ----------
+    now : Catch or None
+        What the present limits do; None where nothing is known.
+    catches : tuple of Catch
+        The cheapest first.
+    trouble : str
+        Why nothing can be said; else empty.
+    """
+
+    image_type: str
+    now: Catch | None
+    catches: tuple[Catch, ...]
+    notes: tuple[str, ...] = ()
+    trouble: str = ""
+
+
+def read_why(runtime: Runtime, session: Session, name: str, number: int | None) -> WhyNot:
+    """Return how near an extension came to being flagged.
+
+    Raises
+    ------
+    UnknownFrame
+        If there is no such extension.
+    """
+    finding = finding_of(session, name, number)
+    threshold, trouble = _threshold(runtime, finding)
+    pieces: Sequence[Weighed] = ()
+    if threshold:
+        pieces = weigh(_evidence(session, finding), threshold, _absolute(runtime, finding))
+    return WhyNot(
+        name=finding.frame.name,
+        number=finding.extension.number,
+        image_type=finding.extension.image_type,
+        status=str(finding.verdict.status),
+        score=finding.verdict.score,
+        references=sample_words(finding.verdict.reference_size),
+        evidence=tuple(pieces),
+        ratio=max((one.ratio for one in pieces), default=0.0),
+        since=threshold.since if threshold else None,
+        why=threshold.why if threshold else "",
+        by=threshold.by if threshold else "",
+        catching=_catching(finding, pieces),
+        cluster=_cluster(session, finding),
+        trouble=trouble,
+    )
+
+
+def _threshold(runtime: Runtime, finding: Finding) -> tuple[Threshold | None, str]:
+    """Return the limits of its night, or why there are none."""
+    night = finding.frame.night or date.max
+    known = runtime.thresholds.entries.get(finding.extension.image_type, ())
+    if not any(one.encoder == finding.fingerprint for one in known):
+        return None, f"there are no limits for the encoder {finding.fingerprint}"
+    try:
+        found = runtime.thresholds.threshold(
+            finding.extension.image_type, night, finding.fingerprint
+        )
+    except IncompleteHeader as error:
+        return None, str(error)
+    return found, ""
+
+
+def _evidence(session: Session, finding: Finding) -> Evidence:
+    copy_of = database.copy_of(session, finding)
+    return database.evidence_of(finding, copy_of)
+
+
+def _absolute(runtime: Runtime, finding: Finding) -> dict[str, tuple[float, float]]:
+    one = finding.extension
+    return {
+        name: limits
+        for instrument in runtime.instruments
+        if instrument.name == finding.frame.instrument
+        for name, limits in instrument.limits_of(one.image_type, one.chip, one.read_mode).items()
+    }
+
+
+def _catching(finding: Finding, pieces: Sequence[Weighed]) -> dict[str, float]:
+    """Return the limits of the file that would have caught it, each alone."""
+    factor = widening(finding.verdict.reference_size)
+    return {
+        one.name: abs(one.value) / factor
+        for one in pieces
+        if one.against == "references" and one.value
+    }
+
+
+def _cluster(session: Session, finding: Finding) -> Cluster | None:
+    reference = database.reference_of(session, finding)
+    m = len(reference.extension_ids)
+    own = database.find_embedding(session, finding.extension.id, finding.fingerprint)
+    if m < 2 or own is None:
+        return None
+    height, members = joined(average_linkage(np.vstack([reference.embeddings, own])), m)
+    ids = [reference.extension_ids[one] for one in members.tolist()]  # the newest first
+    found = database.findings_with(session, ids[:SHOWN])
+    return Cluster(height, len(ids), m, tuple(map(_member, found)))
+
+
+def _member(finding: Finding) -> Link:
+    return Link(
+        finding.frame.name,
+        finding.extension.number,
+        finding.frame.observed_at,
+        finding.frame.night,
+        str(finding.verdict.status),
+        str(finding.label.label) if finding.label else "",
+    )
+
+
+# --- what it would cost ---------------------------------------------------------------------------
+
+
+def read_cost(runtime: Runtime, name: str, number: int | None) -> Cost:
+    """Return what catching an extension would cost: all of its type's past is judged anew.
+
+    Raises
+    ------
+    UnknownFrame
+        If there is no such extension.
+    """
+    with runtime.reads() as session:
+        finding = finding_of(session, name, number)
+        threshold, trouble = _threshold(runtime, finding)
+        image_type = finding.extension.image_type
+        if threshold is None:
+            return Cost(image_type, None, (), trouble=trouble)
+        own = database.evidence_of(finding)
+    if own.reference_size < REFERENCE_NEEDED:
+        few = f"it was held against {own.reference_size} references, {REFERENCE_NEEDED} needed"
+        return Cost(image_type, None, (), trouble=few)
+    history, notes = read_history(runtime, image_type, threshold, date.min)
+    label = f"{finding.frame.name}[{finding.extension.number}]"
+    nominal = [case for case in history.nominal if case.name != label]
+    bad = [case for case in history.bad if case.name != label]
+    if not nominal:
+        return Cost(image_type, None, (), notes, trouble="nothing nominal of its type is known")
+    factor = ratio(own, limits_of(threshold))
+    now = _catch("now", 1.0, [_beyond(1.0, some) for some in (nominal, bad)])
+    together = _catch("all", factor, [_beyond(factor, some) for some in (nominal, bad)])
+    alone = [
+        _catch(kind, value, [_further(kind, value, some) for some in (nominal, bad)])
+        for kind, value in _unwidened(own).items()
+        if kind in {"merge_height", "residual", *threshold.metrics}
+    ]
+    return Cost(image_type, now, (together, *sorted(alone, key=_dearness)), notes)
+
+
+def _dearness(catch: Catch) -> tuple[int, int]:
+    return catch.nominal, -catch.bad
+
+
+def _catch(name: str, limit: float, flagged: Sequence[Sequence[bool]]) -> Catch:
+    nominal, bad = flagged
+    return Catch(
+        name=name,
+        limit=limit,
+        nominal=sum(nominal),
+        nominal_of=len(nominal),
+        rate=share(sum(nominal), len(nominal)),
+        bad=sum(bad),
+        bad_of=len(bad),
+    )
+
+
+def _beyond(factor: float, cases: Sequence[Case]) -> list[bool]:
+    """Say of each case whether limits that are all scaled by a factor would flag it."""
+    if factor == 1:
+        return [case.is_flagged for case in cases]
+    return [case.is_flagged_anyway or case.ratio >= factor for case in cases]
+
+
+def _further(kind: str, value: float, cases: Sequence[Case]) -> list[bool]:
+    """Say of each case whether it is flagged now or would be by one limit at a value."""
+    return [case.is_flagged or _unwidened(case.evidence).get(kind, 0.0) >= value for case in cases]
+
+
+def _unwidened(evidence: Evidence) -> dict[str, float]:
+    """Return what is held against limits as if the reference had been ample."""
+    factor = widening(evidence.reference_size)
+    found = {name: abs(z) / factor for name, z in evidence.z.items()}
+    if evidence.merge_height is not None:
+        found["merge_height"] = evidence.merge_height / factor
+    if evidence.residual is not None:
+        found["residual"] = evidence.residual / factor
+    return {name: value for name, value in found.items() if value}
