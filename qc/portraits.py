@@ -64,6 +64,11 @@ class Picture:
     low: str = ""
     high: str = ""
 
+    @property
+    def content(self) -> bytes:
+        """Return the picture as the bytes of a file."""
+        return base64.b64decode(self.address.partition(",")[2])
+
 
 @dataclass(frozen=True)
 class Number:
@@ -160,12 +165,26 @@ class _Looks:
 class Gallery:
     """Draws extensions of one night; what a setup's references look like is asked once."""
 
-    def __init__(self, session: Session, thresholds: Thresholds | None) -> None:
+    def __init__(
+        self,
+        session: Session,
+        thresholds: Thresholds | None,
+        expectations: Expectations | None = None,
+    ) -> None:
         self.session = session
         self.thresholds = thresholds
         self._references: dict[tuple[Setup, str], Reference] = {}
         self._looks: dict[tuple[Setup, str], _Looks | None] = {}
-        self._expectations = Expectations()
+        self._expectations = expectations or Expectations()
+
+    def pair(self, finding: Finding) -> tuple[Picture, ...]:
+        """Draw the mean of an extension, and that of the nearest reference in the same greys."""
+        nearest = self.session.get(ExtensionRow, finding.verdict.nearest_id or 0)
+        return self._pictures(finding.extension, nearest, looks=None)
+
+    def where(self, finding: Finding) -> Where | None:
+        """Draw where an extension differs from its references; None with too few of them."""
+        return self._where(finding, database.reference_of(self.session, finding))
 
     def portrait(self, finding: Finding) -> Portrait:
         """Show one extension beside what it should be like."""
