@@ -1,6 +1,7 @@
 """What the classifier would learn most from, were a person to say what it is."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,14 +37,7 @@ def most_informative(
     ranked : int
         How many at most.
     """
-    unlabelled = Filters(
-        **{
-            **filters.__dict__,
-            "labelled": Labelled.NO,
-            "by": "",
-            "order": Order.TIME,
-        }
-    )
+    unlabelled = replace(filters, labelled=Labelled.NO, by="", order=Order.TIME)
     some = read_some(session, runtime.instruments, unlabelled, NEWEST)
     found = database.findings_with(session, some.ids)
     fingerprint = runtime.encoder.fingerprint

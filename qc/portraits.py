@@ -182,6 +182,19 @@ class Gallery:
         nearest = self.session.get(ExtensionRow, finding.verdict.nearest_id or 0)
         return self._pictures(finding.extension, nearest, looks=None)
 
+    def small(self, finding: Finding) -> Picture | None:
+        """Draw a small mean between the black and white of the nearest reference.
+
+        Between its own, a level that has moved would not be seen.
+        """
+        seen = self._seen(finding.extension)
+        if seen is None:
+            return None
+        nearest = self.session.get(ExtensionRow, finding.verdict.nearest_id or 0)
+        beside = self._seen(nearest) if nearest else None
+        ends = plots.limits(_halved((seen if beside is None else beside)[..., MEAN]))
+        return _grey("mean", _halved(seen[..., MEAN]), finding.extension, ends)
+
     def where(self, finding: Finding) -> Where | None:
         """Draw where an extension differs from its references; None with too few of them."""
         return self._where(finding, database.reference_of(self.session, finding))

@@ -1,7 +1,7 @@
 """The review: which extensions a person should look at next, and what to know of each."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from enum import StrEnum
 from typing import Any
@@ -417,7 +417,7 @@ def _set_sizes(session: Session, found: Sequence[Finding]) -> Mapping[tuple[str,
         .where(FrameRow.template.in_(templates))
         .group_by(FrameRow.template, ExtensionRow.image_type)
     )
-    return {(template, name): count for template, name, count in session.execute(query)}
+    return {(str(template), name): count for template, name, count in session.execute(query)}
 
 
 def _names(session: Session, ids: Sequence[int | None]) -> Mapping[int, str]:
@@ -485,8 +485,3 @@ def read_examples(session: Session, instruments: Sequence[Instrument]) -> tuple[
         for instrument in instruments
         for key in _all_keys(instrument)
     )
-
-
-def with_order(filters: Filters, order: Order) -> Filters:
-    """Return the same filters in another order."""
-    return replace(filters, order=order)

@@ -15,7 +15,7 @@ depends_on = None
 
 def upgrade() -> None:
     with op.batch_alter_table("verdict", schema=None) as batch_op:
-        batch_op.add_column(sa.Column("doubt", sa.Float(), server_default="0", nullable=False))
+        batch_op.add_column(sa.Column("doubt", sa.Double(), server_default="0", nullable=False))
     op.execute(
         "UPDATE verdict SET doubt ="
         " CASE WHEN status = 'UNDECIDED' THEN 2.0 ELSE 1.0 / (1.0 + abs(score - 1.0)) END"

@@ -7,8 +7,10 @@ from pathlib import Path
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 
+from qc.expectations import Expectations
 from qc.runtime import Runtime
-from qc.web import access, errors, tonight
+from qc.web import access, errors, labels, review, tonight
+from qc.web.shelf import Shelf
 
 STATIC = Path(__file__).parent / "static"
 
@@ -30,8 +32,11 @@ def create_app(runtime: Runtime, now: Now = utc_now) -> FastAPI:
     """
     app = FastAPI(title="calibration-qc", docs_url="/api/docs", openapi_url="/api/openapi.json")
     app.state.runtime, app.state.now = runtime, now
+    app.state.shelf, app.state.expectations = Shelf(), Expectations()
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     access.guard(app)
     errors.explain(app)
     app.include_router(tonight.router)
+    app.include_router(review.router)
+    app.include_router(labels.router)
     return app
