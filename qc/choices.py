@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 
 from qc.errors import InvalidAnswer
 
+MANY = 20  # extensions that may be labelled together without a second thought
 _SHOWN = 60  # characters of a word that nobody knows
 
 

@@ -27,7 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 from rich.text import Text
 
-from qc.choices import Format, InForce, Role, What
+from qc.choices import MANY, Format, InForce, Role, What
 from qc.errors import InvalidAnswer
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 
 ANOMALIES, MISTAKE = 1, 2
 REFUSED = 1  # by 'qc train': kept, but not in use
-MANY = 20  # extensions that may be labelled by a filter without a second thought
 LISTED = 50  # lines of what has changed
 
 app = typer.Typer(

@@ -59,6 +59,7 @@ from qc.tables import (
     FrameState,
     LabelName,
     LabelRow,
+    RequestRow,
     SelfTestRow,
     Topic,
     VerdictRow,
@@ -231,6 +232,11 @@ def for_writing(engine: Engine) -> Engine:
     return engine.execution_options(writes=True)
 
 
+def for_promising(engine: Engine) -> Engine:
+    """Return the same engine for writing what somebody is told is kept: a power cut included."""
+    return engine.execution_options(writes=True, promises=True)
+
+
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # transactions begin where _begin_sqlite says
     connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
@@ -244,7 +250,11 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
 def _begin_sqlite(connection: Any) -> None:
     # A transaction that first reads and later writes cannot wait for another writer: SQLite
     # refuses it at once, whatever the time-out. One that takes the write lock first can.
-    writes = connection.get_execution_options().get("writes", False)
+    options = connection.get_execution_options()
+    writes = options.get("writes", False)
+    if writes:  # without waiting for the disk, a power cut loses the last transactions
+        level = "FULL" if options.get("promises", False) else "NORMAL"
+        connection.exec_driver_sql(f"PRAGMA synchronous = {level}")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
@@ -505,6 +515,21 @@ def record_label(
     session.add(row)
     session.flush()  # the newest id counts
     return row
+
+
+def labels_added_by(session: Session, who: str, key: str) -> list[int] | None:
+    """Return the labels that a person's request added; None if it has not come before."""
+    return session.scalar(
+        select(RequestRow.label_ids).where(RequestRow.who == who, RequestRow.key == key)
+    )
+
+
+def record_request(
+    session: Session, who: str, key: str, at: datetime, label_ids: Sequence[int]
+) -> None:
+    """Keep that a request has done what it asked for."""
+    session.add(RequestRow(who=who, key=key, at=at, label_ids=list(label_ids)))
+    session.flush()
 
 
 def _parts(ids: Sequence[int]) -> Iterator[Sequence[int]]:

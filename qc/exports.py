@@ -1,7 +1,7 @@
 """What is stored, as tables for people's own tools."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -57,7 +57,11 @@ def read_table(session: Session, what: What, since: date | None = None) -> pd.Da
     since : date, optional
         The first night wanted.
     """
-    found = database.findings(session, since or date.min)
+    return table_of(session, what, database.findings(session, since or date.min))
+
+
+def table_of(session: Session, what: What, found: Iterable[Finding]) -> pd.DataFrame:
+    """Return one row for each of these extensions, in this order; of labels, where there are."""
     records = [record for finding in found for record in _RECORDS[what](session, finding)]
     return pd.DataFrame.from_records(records, columns=list(_COLUMNS[what]))
 

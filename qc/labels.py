@@ -30,12 +30,19 @@ _CALLED_BAD = re.compile(r"_b(?=(\.fits(\.\w+)?)?$)")
 
 @dataclass(frozen=True)
 class Change:
-    """What an answer did to an extension: which label counted before, and which does, in words."""
+    """What an answer did to an extension: which label counted before, and which does, in words.
+
+    Attributes
+    ----------
+    label_id : int or None
+        Of the label that the answer added; None where it said nothing new, or undid one.
+    """
 
     one: Chosen
     before: str
     after: str
     is_new: bool = True
+    label_id: int | None = None
 
 
 # --- which extensions -----------------------------------------------------------------------------
@@ -255,7 +262,8 @@ def answer_for(
         before = database.standing(said.get(one.id, ()))
         is_known = before is not None and _same_words(before, own)
         after = before if is_known else database.record_label(session, one.id, own)
-        changes.append(Change(one, in_words(before), in_words(after), not is_known))
+        added = None if is_known or after is None else after.id
+        changes.append(Change(one, in_words(before), in_words(after), not is_known, added))
     return changes
 
 
@@ -264,7 +272,13 @@ def _same_words(row: LabelRow, answer: Answer) -> bool:
     return (row.label, row.kind, row.who, row.note) == words
 
 
-def undo(session: Session, found: Sequence[Chosen], who: str, note: str = "") -> list[Change]:
+def undo(
+    session: Session,
+    found: Sequence[Chosen],
+    who: str,
+    note: str = "",
+    at: datetime | None = None,
+) -> list[Change]:
     """Undo the label that counts of each extension, by a row; the one before it counts again.
 
     Raises
@@ -277,13 +291,33 @@ def undo(session: Session, found: Sequence[Chosen], who: str, note: str = "") ->
     for one in found:
         rows = said.get(one.id, [])
         if before := database.standing(rows):
-            answer = read_answer(before.label, before.kind, note, who=who)
+            answer = read_answer(before.label, before.kind, note, who=who, at=at)
             rows = [*rows, database.record_label(session, one.id, answer, undoes=before)]
             after = database.standing(rows)
             changes.append(Change(one, in_words(before), in_words(after)))
     if not changes:
         names = ", ".join(one.name for one in found[:3]) + (" …" if len(found) > 3 else "")
         raise InvalidAnswer(f"nothing to undo: {names or 'no extension'} has no label")
+    return changes
+
+
+def take_back(
+    session: Session, label_ids: Sequence[int], who: str, at: datetime | None = None
+) -> list[Change]:
+    """Undo these very labels, whatever was said since; those undone already stay as they are."""
+    rows = [row for one in label_ids if (row := session.get(LabelRow, one)) is not None]
+    ids = list(dict.fromkeys(row.extension_id for row in rows))
+    said = database.labels_of(session, ids)
+    chosen_ones = {one.id: one for one in database.extensions_with(session, ids)}
+    changes = []
+    for row in rows:
+        every = said[row.extension_id]
+        if row.undoes_id is None and row.id not in {one.undoes_id for one in every}:
+            before = in_words(database.standing(every))
+            answer = read_answer(row.label, row.kind, who=who, at=at)
+            every.append(database.record_label(session, row.extension_id, answer, undoes=row))
+            after = in_words(database.standing(every))
+            changes.append(Change(chosen_ones[row.extension_id], before, after))
     return changes
 
 

@@ -165,12 +165,39 @@ class _Looks:
 class Gallery:
     """Draws extensions of one night; what a setup's references look like is asked once."""
 
-    def __init__(self, session: Session, thresholds: Thresholds | None) -> None:
+    def __init__(
+        self,
+        session: Session,
+        thresholds: Thresholds | None,
+        expectations: Expectations | None = None,
+    ) -> None:
         self.session = session
         self.thresholds = thresholds
         self._references: dict[tuple[Setup, str], Reference] = {}
         self._looks: dict[tuple[Setup, str], _Looks | None] = {}
-        self._expectations = Expectations()
+        self._expectations = expectations or Expectations()
+
+    def pair(self, finding: Finding) -> tuple[Picture, ...]:
+        """Draw the mean of an extension, and that of the nearest reference in the same greys."""
+        nearest = self.session.get(ExtensionRow, finding.verdict.nearest_id or 0)
+        return self._pictures(finding.extension, nearest, looks=None)
+
+    def small(self, finding: Finding) -> Picture | None:
+        """Draw a small mean between the black and white of the nearest reference.
+
+        Between its own, a level that has moved would not be seen.
+        """
+        seen = self._seen(finding.extension)
+        if seen is None:
+            return None
+        nearest = self.session.get(ExtensionRow, finding.verdict.nearest_id or 0)
+        beside = self._seen(nearest) if nearest else None
+        ends = plots.limits(_halved((seen if beside is None else beside)[..., MEAN]))
+        return _grey("mean", _halved(seen[..., MEAN]), finding.extension, ends)
+
+    def where(self, finding: Finding) -> Where | None:
+        """Draw where an extension differs from its references; None with too few of them."""
+        return self._where(finding, database.reference_of(self.session, finding))
 
     def portrait(self, finding: Finding) -> Portrait:
         """Show one extension beside what it should be like."""

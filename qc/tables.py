@@ -287,6 +287,19 @@ class EmbeddingRow(Base):
     vector: Mapped[NDArray[np.float32]] = mapped_column(Vector)
 
 
+def doubt(status: Status, score: float) -> float:
+    """Return how doubtful a verdict is: 2 where there is none, else 1 on the limit and less away.
+
+    Kept beside the score so that the most doubtful are found without reading all.
+    """
+    return 2.0 if status == Status.UNDECIDED else 1 / (1 + abs(score - 1))
+
+
+def _doubt_of_row(context: Any) -> float:
+    row = context.get_current_parameters()
+    return doubt(row["status"], row["score"])
+
+
 class VerdictRow(Base):
     """One judgement of one extension, with all that is needed to understand it later.
 
@@ -300,7 +313,8 @@ class VerdictRow(Base):
     encoder_id: Mapped[int] = mapped_column(ForeignKey("encoder.id"))
     judged_at: Mapped[datetime]
     status: Mapped[Status] = mapped_column(String(16))
-    score: Mapped[float]
+    score: Mapped[float] = mapped_column(index=True)
+    doubt: Mapped[float] = mapped_column(default=_doubt_of_row, server_default="0", index=True)
     reasons: Mapped[list[str]]
     merge_height: Mapped[float | None]
     residual: Mapped[float | None]
@@ -353,6 +367,19 @@ class LabelRow(Base):
     undoes_id: Mapped[int | None] = mapped_column(
         ForeignKey("label.id", ondelete="CASCADE"), unique=True
     )
+
+
+class RequestRow(Base):
+    """A request that said something of frames, by a name that the asker gave it.
+
+    One that is sent again, as nobody heard the answer, is known and does nothing.
+    """
+
+    __tablename__ = "request"
+    who: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(String(64), primary_key=True)
+    at: Mapped[datetime]
+    label_ids: Mapped[list[int]] = mapped_column(JSON)  # what it added
 
 
 class EpochRow(Base):

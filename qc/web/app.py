@@ -7,8 +7,10 @@ from pathlib import Path
 from fastapi import Depends, FastAPI
 from fastapi.staticfiles import StaticFiles
 
+from qc.expectations import Expectations
 from qc.runtime import Runtime
-from qc.web import access, errors, frames, images, login, tonight, why
+from qc.web import access, errors, frames, images, labels, login, review, tonight, why
+from qc.web.shelf import Shelf
 
 STATIC = Path(__file__).parent / "static"
 
@@ -35,6 +37,7 @@ def create_app(runtime: Runtime, now: Now = utc_now) -> FastAPI:
         dependencies=[Depends(access.unforged)],
     )
     app.state.runtime, app.state.now = runtime, now
+    app.state.shelf, app.state.expectations = Shelf(), Expectations()
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     access.guard(app, errors.told)
     errors.explain(app)
@@ -43,4 +46,6 @@ def create_app(runtime: Runtime, now: Now = utc_now) -> FastAPI:
     app.include_router(images.router)
     app.include_router(frames.router)
     app.include_router(why.router)
+    app.include_router(review.router)
+    app.include_router(labels.router)
     return app

@@ -1,6 +1,8 @@
 """A mistake is told on a page of its own, in the words it was made with; a bug in none."""
 
 from fastapi import FastAPI, Request
+from fastapi.exception_handlers import request_validation_exception_handler
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
@@ -21,6 +23,15 @@ def explain(app: FastAPI) -> None:
     def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         return told(request, error.status_code, str(error.detail))
+
+    @app.exception_handler(RequestValidationError)
+    async def misspelt(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        if request.url.path.startswith("/api/"):
+            return await request_validation_exception_handler(request, error)
+        first = error.errors()[0]
+        where = " ".join(str(part) for part in first["loc"][1:])
+        return _told(request, 422, f"{where}: {first['msg']}")
 
 
 def told(request: Request, status: int, words: str) -> Response:

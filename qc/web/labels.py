@@ -1,0 +1,197 @@
+"""Labels and verdicts for programs: what people say of frames, and what was judged."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from io import BytesIO
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
+from pydantic import BaseModel, Field
+from sqlalchemy.orm import Session, sessionmaker
+
+from qc import requests
+from qc.choices import Format, What
+from qc.database import findings_with, for_promising
+from qc.exports import table_of, write_table
+from qc.informative import most_informative
+from qc.requests import Did, Word
+from qc.review import Labelled, Look, Order, Some, every_one, read_looks, read_some
+from qc.runtime import Runtime
+from qc.web.access import Anybody, Reviewer
+from qc.web.asked import Asked, AskedFor
+from qc.web.pages import Project, Reads
+
+router = APIRouter(prefix="/api/v1", tags=["labels and verdicts"])
+
+_KEY = r"^[A-Za-z0-9-]{8,64}$"
+_Id = Annotated[int, Field(ge=1, lt=2**63)]
+_LabelId = Annotated[int, Field(ge=0, lt=2**63)]
+Ids = Annotated[list[_Id], Field(min_length=1, max_length=requests.MOST)]
+Count = Annotated[int, Query(ge=1, le=500, description="How many at most.")]
+
+
+class Form(StrEnum):
+    """How an answer is written."""
+
+    JSON = "json"
+    CSV = "csv"
+    VOTABLE = "votable"
+
+
+_MEDIA = {
+    Format.CSV: "text/csv; charset=utf-8",
+    Format.VOTABLE: "application/x-votable+xml",
+}
+_TABLES: dict[int | str, dict[str, Any]] = {
+    200: {"content": {media: {} for media in _MEDIA.values()}, "description": "As asked for."}
+}
+
+
+class Said(BaseModel):
+    """What somebody says of some extensions."""
+
+    extensions: Ids
+    label: Annotated[str, Field(max_length=60)]
+    kind: Annotated[str, Field(max_length=60)] = ""
+    note: Annotated[str, Field(max_length=1000)] = ""
+    key: Annotated[
+        str, Field(pattern=_KEY, description="A name of your own: sent again, it does nothing.")
+    ]
+    whole_set: bool = False
+    sure: Annotated[bool, Field(description="More than 20 at once are meant.")] = False
+    seen: Annotated[
+        dict[_Id, _LabelId], Field(description="The labels that you saw, by extension; 0 for none.")
+    ] = Field(default_factory=dict, max_length=requests.MOST)
+
+
+@dataclass(frozen=True)
+class Page:
+    """Some rows of a table, and where the next are found."""
+
+    rows: list[dict[str, Any]]
+    after: str
+
+
+@dataclass(frozen=True)
+class Looks:
+    """Some extensions, and where the next are found."""
+
+    extensions: tuple[Look, ...]
+    after: str
+
+
+def promising(project: Runtime) -> sessionmaker[Session]:
+    """Return sessions whose transactions outlast a power cut: what is answered is kept."""
+    return sessionmaker(for_promising(project.engine))
+
+
+@router.post("/labels")
+def say(request: Request, project: Project, said: Said, who: Reviewer) -> Did:
+    """Say what some extensions are, once however often it is sent."""
+    asked = requests.Request(
+        who=who.name,
+        key=said.key,
+        at=request.app.state.now(),
+        extension_ids=said.extensions,
+        is_sure=said.sure,
+        seen=said.seen,
+    )
+    words = said.label, said.kind, said.note
+    # Committed before the answer leaves: what was answered with 200 is kept.
+    with promising(project).begin() as session:
+        return requests.answer_once(
+            session, asked, project.instruments, words, whole_set=said.whole_set
+        )
+
+
+@router.delete("/labels")
+def undo(
+    request: Request,
+    project: Project,
+    who: Reviewer,
+    *,
+    extension: Annotated[list[_Id], Query(min_length=1, max_length=requests.MOST)],
+    key: Annotated[str, Query(pattern=_KEY)],
+    of: Annotated[str, Query(max_length=64, description="Key of what you said.")] = "",
+    sure: bool = False,
+) -> Did:
+    """Undo what you said under a key, or else the labels that count of some extensions."""
+    asked = requests.Request(who.name, key, request.app.state.now(), extension, sure)
+    with promising(project).begin() as session:
+        return requests.undo_once(session, asked, of)
+
+
+@router.get("/labels/of")
+def labels_of(
+    session: Reads,
+    _who: Anybody,
+    extension: Annotated[list[_Id], Query(min_length=1, max_length=requests.MOST)],
+) -> tuple[Word, ...]:
+    """Return the label that counts of each of these extensions, in this order."""
+    return requests.words_of(session, extension)
+
+
+@router.get("/labels", responses=_TABLES, response_model=Page)
+def labels(
+    session: Reads,
+    project: Project,
+    asked: AskedFor,
+    _who: Anybody,
+    *,
+    count: Count = 100,
+    form: Annotated[Form, Query(alias="format")] = Form.JSON,
+) -> Any:
+    """Return the labels that count, with who gave them."""
+    spoken = asked.model_copy(update={"labelled": Labelled.YES})
+    return _table(session, project, spoken, What.LABELS, form, count)
+
+
+@router.get("/verdicts", responses=_TABLES, response_model=Page)
+def verdicts(
+    session: Reads,
+    project: Project,
+    asked: AskedFor,
+    _who: Anybody,
+    *,
+    count: Count = 100,
+    form: Annotated[Form, Query(alias="format")] = Form.JSON,
+) -> Any:
+    """Return the newest verdict on each extension."""
+    return _table(session, project, asked, What.VERDICTS, form, count)
+
+
+@router.get("/extensions")
+def extensions(
+    session: Reads, project: Project, asked: AskedFor, _who: Anybody, *, count: Count = 100
+) -> Looks:
+    """Return what the review shows of extensions, in the order in which it would."""
+    some = next_of(session, project, asked, count)
+    return Looks(read_looks(session, some.ids), some.after)
+
+
+def next_of(session: Session, project: Runtime, asked: Asked, count: int) -> Some:
+    """Return the next extensions that an address asks for."""
+    if asked.order is not Order.INFORMATIVE:
+        return read_some(session, project.instruments, asked.filters, count, asked.after)
+    ranked = most_informative(session, project, asked.filters)
+    start = ranked.index(int(asked.after)) + 1 if asked.after in map(str, ranked) else 0
+    found = ranked[start : start + count]
+    return Some(found, str(found[-1]) if start + count < len(ranked) else "")
+
+
+def _table(
+    session: Session, project: Runtime, asked: Asked, what: What, form: Form, count: int
+) -> Page | Response:
+    """Return a page of a table as JSON, or all of it as a file."""
+    if form is Form.JSON:
+        some = next_of(session, project, asked, count)
+        table = table_of(session, what, findings_with(session, some.ids))
+        rows = table.astype(object).where(table.notna(), None).to_dict("records")
+        return Page([{str(k): v for k, v in row.items()} for row in rows], some.after)
+    found = every_one(session, project.instruments, asked.filters)
+    file, written = Format(form), BytesIO()
+    write_table(table_of(session, what, found), file, written)
+    name = f"{what}.csv" if file is Format.CSV else f"{what}.xml"
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return Response(written.getvalue(), media_type=_MEDIA[file], headers=headers)

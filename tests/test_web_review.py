@@ -1,0 +1,358 @@
+import csv
+import io
+import json
+import re
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from astropy.io.votable import parse_single_table
+from sqlalchemy import select
+
+from qc import requests
+from qc.judge import Status
+from qc.review import Filters, Labelled, Order, read_some
+from qc.tables import LabelName, LabelRow, VerdictRow, doubt
+from tests.browser import overflow, serving, violations, window
+from tests.remembered import Past, remember
+from tests.tiny import light_leak, process, write_frame, write_history
+
+KEY = "0123456789abcdef"
+
+
+@pytest.fixture
+def judged(runtime, inbox):
+    """Twenty good biases, and a night with five more of which two leak."""
+    process(runtime, *write_history(inbox), label=LabelName.GOOD)
+    changes = [None, light_leak, None, light_leak, None]
+    fresh = [write_frame(inbox, 2, n, change=change) for n, change in enumerate(changes)]
+    process(runtime, *fresh)
+    return runtime
+
+
+def labels(runtime):
+    with runtime.reads() as session:
+        rows = session.scalars(select(LabelRow).order_by(LabelRow.id)).all()
+        return [(row.extension_id, str(row.label), row.kind, row.undoes_id) for row in rows]
+
+
+def new_labels(runtime):
+    """What was said beyond the certified history."""
+    return [one for one in labels(runtime) if one[0] > 20]
+
+
+def say(pages, *ids, label="good", key=KEY, **more):
+    return pages.post(
+        "/api/v1/labels", json={"extensions": list(ids), "label": label, "key": key, **more}
+    )
+
+
+def ids_of(pages, question=""):
+    found = pages.get(f"/api/v1/extensions?{question}").json()["extensions"]
+    return [one["id"] for one in found]
+
+
+# --- what comes next ------------------------------------------------------------------------------
+
+
+def test_most_doubtful_is_without_a_verdict_then_nearest_to_the_limit(runtime):
+    remember(
+        runtime,
+        Past(score=0.2),
+        Past(score=1.1, status=Status.ANOMALOUS),
+        Past(score=9.0, status=Status.ANOMALOUS),
+        Past(score=0.95),
+        Past(score=0.1, status=Status.UNDECIDED),
+    )
+    with runtime.reads() as session:
+        some = read_some(session, runtime.instruments, Filters(), 10)
+    assert (some.ids, some.after) == ((5, 4, 2, 1, 3), "")
+
+
+def test_doubt_is_one_on_the_limit_and_falls_to_both_sides():
+    assert doubt(Status.NOMINAL, 1.0) == 1.0
+    assert doubt(Status.NOMINAL, 0.5) == doubt(Status.ANOMALOUS, 1.5) == pytest.approx(2 / 3)
+    assert doubt(Status.UNDECIDED, 0.0) == 2.0
+
+
+@pytest.mark.parametrize("order", [Order.DOUBT, Order.SCORE, Order.TIME])
+def test_pages_of_any_size_hold_all_once_and_in_order(runtime, order):
+    random = np.random.default_rng(3)
+    scores = random.choice([0.5, 1.0, 1.5, 2.5], 57)  # many are equal
+    remember(runtime, *(Past(score=float(one)) for one in scores))
+    with runtime.reads() as session:
+        filters = Filters(order=order)
+        whole = read_some(session, runtime.instruments, filters, 100).ids
+        parts, after = [], ""
+        while True:
+            some = read_some(session, runtime.instruments, filters, 10, after)
+            parts += some.ids
+            after = some.after
+            if not after:
+                break
+    assert len(set(whole)) == 57
+    assert tuple(parts) == whole
+
+
+def test_only_the_newest_verdict_counts(runtime):
+    remember(runtime, Past(score=0.5), Past(score=0.4))
+    with runtime.writes.begin() as session:
+        old = session.get(VerdictRow, 1)
+        kept = {one.name: getattr(old, one.name) for one in VerdictRow.__table__.columns}
+        session.add(VerdictRow(**kept | {"id": None, "score": 0.3}))
+    with runtime.reads() as session:
+        found = read_some(session, runtime.instruments, Filters(order=Order.SCORE), 10)
+    assert found.ids == (2, 1)
+
+
+def test_each_filter_leaves_what_it_says(pages, runtime):
+    remember(
+        runtime,
+        Past(label=LabelName.BAD, kind="light_leak", score=3.0, status=Status.ANOMALOUS),
+        Past(score=0.5),
+        Past(image_type="TF0", label=LabelName.GOOD, score=0.7),
+    )
+    wanted = {
+        "type=TB*": {1, 2},
+        "type=tf0": {3},
+        "setup=CCD 1x1": {1, 2, 3},
+        "setup=2x2": set(),
+        "status=anomalous": {1},
+        "kind=light_leak": {1},
+        "least=0.6": {1, 3},
+        "most=0.6": {2},
+        "labelled=no": {2},
+        "labelled=yes": {1, 3},
+        "by=kim": {1, 3},
+        "by=lee": set(),
+        "from=2026-01-02": set(),
+        "to=2026-01-01": {1, 2, 3},
+        "from=&to=&type=&status=&least=": {1, 2, 3},
+    }
+    assert {asked: set(ids_of(pages, asked)) for asked in wanted} == wanted
+
+
+def test_a_filter_that_makes_no_sense_is_told(pages):
+    answer = pages.get("/api/v1/extensions?type=TBX")
+    assert (answer.status_code, "no image type" in answer.json()["error"]) == (422, True)
+    assert pages.get("/api/v1/extensions?after=nonsense").status_code == 422
+    page = pages.get("/review?least=high")
+    assert (page.status_code, "least" in page.text) == (422, True)
+
+
+def test_the_sample_is_what_the_spot_check_drew(pages, judged):
+    sample = set(ids_of(pages, "sample=true"))
+    assert sample == set(ids_of(pages, "sample=true&from=2026-01-02"))
+    assert sample <= {21, 23, 25}  # nominal, of the newest night
+
+
+def test_what_teaches_most_is_uncertain_and_unlike_what_came_before(pages, runtime):
+    twin, other = (1.0, 0.0), (0.0, 1.0)
+    remember(
+        runtime,
+        Past(score=1.0, vector=twin),
+        Past(score=1.0, vector=twin),
+        Past(score=0.7, vector=other),
+        Past(score=1.0, vector=other, label=LabelName.GOOD),
+    )
+    ranked = ids_of(pages, "order=informative")
+    assert ranked[1] == 3  # less doubtful than the twin of the first, but news
+    assert set(ranked) == {1, 2, 3}  # what has a label teaches nothing more
+    assert ids_of(pages, f"order=informative&after={ranked[0]}") == ranked[1:]
+
+
+# --- what is said ---------------------------------------------------------------------------------
+
+
+def test_a_label_is_kept_and_told_with_who_gave_it(pages, judged):
+    did = say(pages, 22, label="bad", kind="light-leak").json()
+    assert did["changed"] == 1
+    assert (did["now"][0]["label"], did["now"][0]["kind"]) == ("bad", "light_leak")
+    assert new_labels(judged) == [(22, "bad", "light_leak", None)]
+
+
+def test_what_is_sent_twice_is_said_once(pages, judged):
+    first, second = say(pages, 22).json(), say(pages, 22).json()
+    assert (first["is_repeated"], second["is_repeated"]) == (False, True)
+    assert second["now"] == first["now"]
+    assert len(new_labels(judged)) == 1
+
+
+def test_an_undo_that_is_sent_twice_undoes_one_label(pages, judged):
+    say(pages, 22, key=f"{KEY}-1")
+    say(pages, 22, key=f"{KEY}-2", label="bad", kind="other")
+    for _ in range(2):
+        answer = pages.delete(f"/api/v1/labels?extension=22&key={KEY}-3&of={KEY}-2")
+        assert answer.json()["now"][0]["label"] == "good"
+    assert len(new_labels(judged)) == 3
+
+
+def test_an_undo_takes_back_ones_own_words_and_leaves_those_of_others(pages, judged):
+    say(pages, 22, key=f"{KEY}-1")
+    with judged.writes.begin() as session:
+        asked = requests.Request("kim", "kims-key", pages.app.state.now(), [22])
+        requests.answer_once(session, asked, judged.instruments, ("bad", "light_leak", ""))
+    did = pages.delete(f"/api/v1/labels?extension=22&key={KEY}-2&of={KEY}-1").json()
+    assert (did["changed"], did["now"][0]["label"], did["now"][0]["who"]) == (1, "bad", "kim")
+
+
+def test_a_label_on_an_older_state_is_kept_and_told(pages, judged):
+    with judged.writes.begin() as session:
+        asked = requests.Request("kim", "kims-key", pages.app.state.now(), [22])
+        requests.answer_once(session, asked, judged.instruments, ("good", "", ""))
+    did = say(pages, 22, label="bad", kind="other", seen={"22": 0}).json()
+    assert re.fullmatch(r"TINY\S+\[0\]: kim called it good \d+ s before", did["meanwhile"][0])
+    assert did["now"][0]["label"] == "bad"
+    aware = say(pages, 22, key=f"{KEY}-2", seen={"22": did["now"][0]["id"]}).json()
+    assert aware["meanwhile"] == []
+
+
+def test_more_than_twenty_at_once_need_a_second_thought(pages, judged):
+    many = list(range(1, 26))
+    refused = say(pages, *many, label="valid-outlier")
+    assert (refused.status_code, new_labels(judged)) == (422, [])
+    assert "25 extensions are more than 20" in refused.json()["error"]
+    assert say(pages, *many, label="valid-outlier", sure=True).json()["changed"] == 25
+
+
+def test_what_cannot_be_is_refused_and_nothing_is_kept(pages, judged):
+    assert say(pages, 22, label="bad", kind="lamp_off").status_code == 422
+    assert say(pages, 22, label="splendid").status_code == 422
+    assert say(pages, 22, 999).status_code == 404
+    assert say(pages, 22, key="short").status_code == 422
+    assert new_labels(judged) == []
+
+
+def test_the_whole_set_is_labelled_together(pages, runtime):
+    in_set = [Past(template="one", template_number=n, template_size=3) for n in range(3)]
+    remember(runtime, *in_set, Past(template="another"))
+    assert say(pages, 2, whole_set=True).json()["changed"] == 3
+    assert [one[0] for one in labels(runtime)] == [1, 2, 3]
+
+
+def test_a_commit_precedes_the_answer(pages, judged):
+    with judged.engine.execution_options(writes=True).connect() as other:
+        assert say(pages, 22).status_code == 200
+        assert other.exec_driver_sql("SELECT count(*) FROM request").scalar() == 1
+
+
+# --- tables for other tools -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("what", "rows"), [("labels", 21), ("verdicts", 25)])
+def test_pandas_and_astropy_open_what_is_downloaded(pages, judged, what, rows):
+    say(pages, 22, label="bad", kind="light_leak")
+    asked = f"/api/v1/{what}?format="
+    table = pd.read_csv(io.BytesIO(pages.get(f"{asked}csv").content))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        votable = parse_single_table(io.BytesIO(pages.get(f"{asked}votable").content)).to_table()
+    assert len(table) == len(votable) == rows
+    assert set(table["file"]) == set(votable["file"])
+    assert (table["label"] == "bad").sum() == 1
+
+
+def test_a_page_of_a_table_tells_where_the_next_begins(pages, judged):
+    first = pages.get("/api/v1/verdicts?count=20&order=time").json()
+    second = pages.get(f"/api/v1/verdicts?count=20&order=time&after={first['after']}").json()
+    assert (len(first["rows"]), len(second["rows"]), second["after"]) == (20, 5, "")
+    json.dumps(first, allow_nan=False)
+
+
+def test_labels_of_frames_are_told_in_the_order_asked_for(pages, judged):
+    say(pages, 22)
+    words = pages.get("/api/v1/labels/of?extension=23&extension=22").json()
+    assert [(one["extension"], one["label"]) for one in words] == [(23, ""), (22, "good")]
+
+
+# --- pages without scripts ------------------------------------------------------------------------
+
+
+def form_of(text):
+    """The hidden fields of the answer's form."""
+    form = text[text.index('class="answer"') :]
+    return dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', form))
+
+
+def test_without_scripts_an_answer_leads_to_the_next_frame_and_can_be_undone(pages, judged):
+    page = pages.get("/review?status=anomalous").text
+    fields = {k: v.replace("&amp;", "&") for k, v in form_of(page).items()}
+    first = int(fields["extension"].split(":")[0])
+    next_page = pages.post("/review/answer", data={**fields, "answer": "bad:light_leak"})
+    assert next_page.status_code == 200
+    assert "1 new label kept" in next_page.text
+    assert int(form_of(next_page.text)["extension"].split(":")[0]) != first
+    assert new_labels(judged) == [(first, "bad", "light_leak", None)]
+    undone = pages.post(
+        "/review/answer",
+        data={
+            "answer": "undo",
+            "key": f"undo-{fields['key']}",
+            "of": fields["key"],
+            "back": "/review?",
+        },
+    )
+    assert "Undone." in undone.text
+    assert len(new_labels(judged)) == 2
+
+
+def test_a_form_leads_nowhere_but_to_the_review(pages, judged):
+    answer = pages.post(
+        "/review/answer",
+        data={"answer": "good", "key": KEY, "extension": "22:0", "back": "https://example.org/"},
+        follow_redirects=False,
+    )
+    assert answer.headers["Location"] == f"/review?just={KEY}"
+
+
+def test_without_scripts_others_words_are_told_before_going_on(pages, judged):
+    with judged.writes.begin() as session:
+        asked = requests.Request("kim", "kims-key", pages.app.state.now(), [22])
+        requests.answer_once(session, asked, judged.instruments, ("good", "", ""))
+    told = pages.post(
+        "/review/answer", data={"answer": "bad:other", "key": KEY, "extension": "22:0"}
+    )
+    assert "kim called it good" in told.text
+    assert new_labels(judged)[-1] == (22, "bad", "other", None)
+
+
+def test_the_form_of_the_filters_shows_what_is_asked_for(pages, judged):
+    page = pages.get("/review?type=TB*&status=ANOMALOUS&labelled=any&order=score&view=wall").text
+    assert 'name="type" value="TB*"' in page
+    assert '<option value="ANOMALOUS" selected>' in page
+    assert '<option value="score" selected>' in page
+    assert page.count('name="extension"') == 2
+
+
+def test_words_of_people_are_shown_as_words(pages, judged):
+    say(pages, 22, note="<script>alert(1)</script>")
+    page = pages.get("/review?at=22&labelled=any").text
+    assert "&lt;script&gt;alert(1)" in page
+    assert "<script>alert" not in page
+
+
+def test_nothing_left_is_said(pages):
+    assert "Nothing is left" in pages.get("/review").text
+    assert "Nothing is left" in pages.get("/review?view=wall").text
+
+
+def test_pictures_are_drawn_once_and_need_not_be_asked_for_again(pages, judged):
+    address = re.search(r"/review/pictures/\S+?/own.png", pages.get("/review").text)[0]
+    first = pages.get(address)
+    assert first.content.startswith(b"\x89PNG")
+    assert "immutable" in first.headers["Cache-Control"]
+    assert pages.get(address).content == first.content
+    for what in ("nearest", "map", "small"):
+        assert pages.get(address.replace("own", what)).status_code in {200, 404}
+    stale = address.replace("-", "-9")
+    assert pages.get(stale).headers["Cache-Control"] == "no-store"
+    assert pages.get(address.replace("own", "other")).status_code == 404
+
+
+def test_keys_show_an_example_of_what_was_labelled(pages, judged):
+    assert "no example yet" in pages.get("/review/keys").text
+    say(pages, 22, label="bad", kind="light_leak")
+    page = pages.get("/review/keys").text
+    assert "/review/pictures/22/" in page
+    assert "Stray light falls on the chip." in page
