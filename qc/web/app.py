@@ -8,7 +8,8 @@ from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 
 from qc.runtime import Runtime
-from qc.web import access, errors, tonight
+from qc.web import access, errors, thresholds, thumbnails, tonight
+from qc.web.kept import Kept
 
 STATIC = Path(__file__).parent / "static"
 
@@ -30,8 +31,11 @@ def create_app(runtime: Runtime, now: Now = utc_now) -> FastAPI:
     """
     app = FastAPI(title="calibration-qc", docs_url="/api/docs", openapi_url="/api/openapi.json")
     app.state.runtime, app.state.now = runtime, now
+    app.state.kept = Kept()
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     access.guard(app)
     errors.explain(app)
     app.include_router(tonight.router)
+    app.include_router(thresholds.router)
+    app.include_router(thumbnails.router)
     return app

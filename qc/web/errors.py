@@ -1,6 +1,9 @@
 """A mistake is told on a page of its own, in the words it was made with; a bug in none."""
 
+from typing import Any
+
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
@@ -21,6 +24,20 @@ def explain(app: FastAPI) -> None:
     def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         return _told(request, error.status_code, str(error.detail))
+
+    @app.exception_handler(RequestValidationError)
+    def nonsense(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return _told(request, 422, "; ".join(_sentence(one) for one in error.errors()))
+
+
+def _sentence(mistake: dict[str, Any]) -> str:
+    """Say which part of a question cannot be, and why; what a form holds is not repeated."""
+    where, *names = mistake["loc"]
+    name = ".".join(map(str, names)) or where
+    got = mistake.get("input")
+    is_plain = where != "body" and isinstance(got, str | int | float)
+    return f"{name}: {mistake['msg']}" + (f", got {str(got)[:40]!r}" if is_plain else "")
 
 
 def _told(request: Request, status: int, words: str) -> Response:

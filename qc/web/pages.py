@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from qc.runtime import Runtime
 from qc.web.access import person
+from qc.web.addresses import frame_address, thumbnail_address
 
 
 def runtime_of(request: Request) -> Runtime:
@@ -32,6 +33,14 @@ def writing(request: Request) -> Iterator[Session]:
         yield session
 
 
+def renewed(request: Request) -> Runtime:
+    """Return the project with what people have changed since: limits, and the classifier."""
+    runtime = runtime_of(request).renewed()
+    request.app.state.runtime = runtime
+    return runtime
+
+
+Renewed = Annotated[Runtime, Depends(renewed)]
 Project = Annotated[Runtime, Depends(runtime_of)]
 Reads = Annotated[Session, Depends(reading)]
 Writes = Annotated[Session, Depends(writing)]
@@ -54,10 +63,12 @@ def render(request: Request, template: str, *, status: int = 200, **context: Any
 
 @cache
 def _environment() -> Environment:
-    return Environment(
+    made = Environment(
         loader=PackageLoader("qc", "templates/web"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.filters |= {"frame_address": frame_address, "thumbnail_address": thumbnail_address}
+    return made
