@@ -7,6 +7,8 @@ from qc.instruments import Instrument
 from qc.runtime import create_project
 from tests.tiny import open_tiny, teach, thresholds_text, write_instrument
 
+pytest_plugins = ["tests.browser"]
+
 
 @pytest.fixture(scope="session")
 def empty_project(tmp_path_factory):

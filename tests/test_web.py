@@ -1,15 +1,14 @@
 import pytest
-from fastapi.testclient import TestClient
 
 from qc.tables import LabelName
-from qc.web.app import create_app
+from tests.browser import pages_of
 from tests.tiny import process, write_frame, write_history
 
 
 @pytest.fixture
 def browser(runtime):
     """What asks for pages, without a browser."""
-    return TestClient(create_app(runtime))
+    return pages_of(runtime)
 
 
 def test_an_empty_project_says_what_to_do(browser):
