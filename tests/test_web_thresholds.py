@@ -1,30 +1,33 @@
 from datetime import UTC, date, datetime
 
+import numpy as np
 import pytest
-from fastapi.testclient import TestClient
+from playwright.sync_api import expect
 
 from qc import database
 from qc.proposals import Goal, propose
 from qc.tables import LabelName
 from qc.thresholds import read_thresholds
-from qc.web.app import create_app
+from tests.browser import NARROW, overflow, pages_of, violations, window
 from tests.remembered import Past, nominal_frames, remember
 from tests.tiny import MERGE_HEIGHT, process, write_frame, write_history
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
-BAD, OUTLIER = LabelName.BAD, LabelName.VALID_OUTLIER
+GOOD, BAD, OUTLIER = LabelName.GOOD, LabelName.BAD, LabelName.VALID_OUTLIER
 
 
 @pytest.fixture
 def browser(runtime):
-    return TestClient(create_app(runtime, lambda: NOW), base_url="http://localhost")
+    """What asks for pages without a browser, on the first of June."""
+    return pages_of(runtime, lambda: NOW)
 
 
 @pytest.fixture
 def past(runtime):
-    """A hundred good frames well within the limits, and ten bad ones from half of them on."""
+    """Sixty good frames well within the limits, and ten bad ones from half of them on."""
+    good = [Past(height * MERGE_HEIGHT, label=GOOD) for height in np.linspace(0.1, 0.35, 60)]
     bad = [Past((0.55 + 0.1 * i) * MERGE_HEIGHT, label=BAD, kind="light_leak") for i in range(10)]
-    return remember(runtime, *nominal_frames(), *bad)
+    return remember(runtime, *good, *bad)
 
 
 def digest_of(browser):
@@ -71,8 +74,8 @@ def test_half_the_limits_would_flag_the_bad_frames_between(browser, past):
     assert told["expected"]["recall"]["value"] == 1
     page = browser.get("/thresholds/TB0?factor=0.5").text
     assert "5 past frames would be flagged, 0 no longer" in page
-    assert 'href="/frames/TINY.100"' in page
-    assert 'src="/thumbnails/TINY.100/0.png"' in page
+    assert 'href="/frames/TINY.60"' in page
+    assert 'src="/thumbnails/TINY.60/0.png"' in page
 
 
 def test_a_factor_wider_than_all_frames_finds_none_of_the_bad_ones(browser, past):
@@ -176,8 +179,8 @@ def test_valid_outliers_since_the_last_epoch_suggest_another(browser, runtime, p
     assert "start an epoch here?" not in browser.get("/thresholds/TB0").text
     remember(runtime, *[Past(3 * MERGE_HEIGHT, label=OUTLIER)] * 3)
     page = browser.get("/thresholds/TB0").text
-    assert "3 valid outliers since 2026-01-12: start an epoch here?" in page
-    entered = {"scope": "TINY", "since": "2026-01-12", "why": "a new lamp"}
+    assert "3 valid outliers since 2026-01-08: start an epoch here?" in page
+    entered = {"scope": "TINY", "since": "2026-01-08", "why": "a new lamp"}
     browser.post("/thresholds/TB0/epochs", data=entered)
     assert "start an epoch here?" not in browser.get("/thresholds/TB0").text
 
@@ -190,3 +193,59 @@ def test_a_thumbnail_is_a_picture_and_so_is_its_absence(browser, runtime, inbox)
     assert (found.status_code, found.content[1:4]) == (200, b"PNG")
     missing = browser.get("/thumbnails/NOBODY.1/0.png")
     assert (missing.status_code, b"no picture kept" in missing.content) == (404, True)
+
+
+def test_the_slider_shows_what_would_flip_while_it_moves_and_the_address_follows(page, past):
+    page.goto("/thresholds/TB0")
+    expect(page.get_by_text("0 past frames would be flagged, 0 no longer")).to_be_visible()
+    slider = page.get_by_role("slider")
+    slider.focus()
+    for _ in range(30):
+        page.keyboard.press("ArrowLeft")
+    expect(page.get_by_text("5 past frames would be flagged, 0 no longer")).to_be_visible()
+    expect(page.get_by_label("times the present limits")).to_have_value("0.501")
+    assert page.url.endswith("?factor=0.501")
+    page.reload()
+    expect(page.get_by_text("5 past frames would be flagged, 0 no longer")).to_be_visible()
+
+
+def test_without_a_script_the_same_is_a_form(chromium, served, past):
+    with window(chromium, served, java_script_enabled=False) as page:
+        page.goto("/thresholds/TB0")
+        expect(page.get_by_role("slider")).to_be_hidden()
+        page.get_by_label("times the present limits").fill("0.5")
+        page.get_by_role("button", name="Show").first.click()
+        expect(page.get_by_text("5 past frames would be flagged, 0 no longer")).to_be_visible()
+
+
+def test_what_the_slider_chose_is_saved_with_a_reason(page, served, past):
+    page.goto("/thresholds/TB0?factor=2")
+    page.get_by_label("times the present limits").fill("0.5")
+    page.get_by_label("times the present limits").press("Tab")
+    expect(page.get_by_text("5 past frames would be flagged, 0 no longer")).to_be_visible()
+    page.get_by_label("Why").fill("a new lamp")
+    page.get_by_role("button", name="Write to thresholds.yaml").click()
+    words = "a new lamp; the limits from 2000-01-01 on, times 0.5"
+    expect(page.get_by_role("cell", name=words)).to_be_visible()
+    text = (served.runtime.settings.project / "thresholds.yaml").read_text()
+    assert "merge_height: 0.0005" in text
+
+
+def test_a_page_that_somebody_else_overtook_says_so_and_writes_nothing(page, served, past):
+    page.goto("/thresholds/TB0?factor=0.5")
+    path = served.runtime.settings.project / "thresholds.yaml"
+    path.write_text("# somebody was here\n" + path.read_text())
+    changed = path.read_bytes()
+    page.get_by_label("Why").fill("a new lamp")
+    page.get_by_role("button", name="Write to thresholds.yaml").click()
+    expect(page.get_by_text("was changed after this page had been made")).to_be_visible()
+    assert path.read_bytes() == changed
+
+
+@pytest.mark.parametrize("where", ["/thresholds", "/thresholds/TB0?factor=0.5"])
+def test_the_page_is_read_by_everybody_and_on_a_telephone(chromium, served, past, where):
+    for scheme in ("light", "dark"):
+        with window(chromium, served, size=NARROW, color_scheme=scheme) as page:
+            page.goto(where)
+            assert overflow(page) == 0
+            assert violations(page) == []

@@ -30,7 +30,7 @@ class Kept:
             making = self._making.setdefault(name, Lock())
         with making:
             with self._lock:
-                if self._kept.get(name, (None, None))[0] == stamp:
+                if name in self._kept and self._kept[name][0] == stamp:
                     self._kept.move_to_end(name)
                     return self._kept[name][1]
             made = make()
