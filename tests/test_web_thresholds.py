@@ -48,14 +48,16 @@ def test_a_project_without_frames_says_so(browser):
     assert "Nothing has been processed yet" in browser.get("/thresholds").text
 
 
-def test_the_limits_in_force_are_listed_with_author_and_reason(browser, past):
+@pytest.mark.usefixtures("past")
+def test_the_limits_in_force_are_listed_with_author_and_reason(browser):
     page = browser.get("/thresholds").text
     assert all(word in page for word in ("/thresholds/TB0", "0.001", "2000-01-01", "a test"))
     [one] = browser.get("/api/v1/thresholds").json()["types"]
     assert (one["image_type"], one["entry"]["merge_height"]) == ("TB0", MERGE_HEIGHT)
 
 
-def test_the_page_of_a_type_reads_nothing_of_its_past_until_it_is_asked(browser, past):
+@pytest.mark.usefixtures("past")
+def test_the_page_of_a_type_reads_nothing_of_its_past_until_it_is_asked(browser):
     page = browser.get("/thresholds/TB0").text
     assert 'data-src="/thresholds/TB0?factor=1"' in page
     assert "would be flagged" not in page
@@ -78,13 +80,15 @@ def test_half_the_limits_would_flag_the_bad_frames_between(browser, past):
     assert 'src="/thumbnails/TINY.60/0.png"' in page
 
 
-def test_a_factor_wider_than_all_frames_finds_none_of_the_bad_ones(browser, past):
+@pytest.mark.usefixtures("past")
+def test_a_factor_wider_than_all_frames_finds_none_of_the_bad_ones(browser):
     told = browser.get("/api/v1/thresholds/TB0/consequences?factor=5").json()
     assert (told["newly_flagged_count"], told["no_longer_flagged_count"]) == (0, 5)
     assert told["expected"]["recall"]["value"] == 0
 
 
-def test_a_granted_rate_gives_the_limits_that_the_command_line_gives(browser, runtime, past):
+@pytest.mark.usefixtures("past")
+def test_a_granted_rate_gives_the_limits_that_the_command_line_gives(browser, runtime):
     told = browser.get("/api/v1/thresholds/TB0/consequences?false_alarms=0.01").json()
     goal = Goal(date(2026, 6, 1), false_alarms=0.01)
     expected = propose(runtime, "TB0", goal, "", "kim")
@@ -92,7 +96,8 @@ def test_a_granted_rate_gives_the_limits_that_the_command_line_gives(browser, ru
     assert len(told["newly_flagged"]) == len(expected.newly_flagged)
 
 
-def test_a_label_given_meanwhile_counts_at_once(browser, runtime, past):
+@pytest.mark.usefixtures("past")
+def test_a_label_given_meanwhile_counts_at_once(browser, runtime):
     address = "/api/v1/thresholds/TB0/consequences?factor=1"
     before = browser.get(address).json()["frames"]["bad"]
     remember(runtime, Past(0.9 * MERGE_HEIGHT, label=BAD, kind="light_leak"))
@@ -102,7 +107,8 @@ def test_a_label_given_meanwhile_counts_at_once(browser, runtime, past):
 @pytest.mark.parametrize(
     "asked", ["factor=0", "factor=nan", "factor=wide", "recall=2", "factor=1&recall=0.9"]
 )
-def test_a_wish_that_cannot_be_is_refused_in_a_sentence(browser, past, asked):
+@pytest.mark.usefixtures("past")
+def test_a_wish_that_cannot_be_is_refused_in_a_sentence(browser, asked):
     answer = browser.get(f"/api/v1/thresholds/TB0/consequences?{asked}")
     assert answer.status_code == 422
     assert list(answer.json()) == ["error"]
@@ -116,7 +122,8 @@ def test_where_too_little_is_known_the_page_says_how_much_is_needed(browser, run
     assert (answer.status_code, "30 needed" in answer.json()["error"]) == (422, True)
 
 
-def test_what_is_saved_is_an_entry_of_the_file_with_reason_and_author(browser, runtime, past):
+@pytest.mark.usefixtures("past")
+def test_what_is_saved_is_an_entry_of_the_file_with_reason_and_author(browser, runtime):
     answer = save(browser)
     assert (answer.status_code, answer.headers["location"]) == (303, "/thresholds/TB0#entries")
     path = runtime.settings.project / "thresholds.yaml"
@@ -129,13 +136,15 @@ def test_what_is_saved_is_an_entry_of_the_file_with_reason_and_author(browser, r
     assert "a new lamp" in browser.get("/thresholds/TB0").text
 
 
-def test_without_a_reason_nothing_is_saved(browser, runtime, past):
+@pytest.mark.usefixtures("past", "runtime")
+def test_without_a_reason_nothing_is_saved(browser):
     before = digest_of(browser)
     assert save(browser, why="  ").status_code == 422
     assert digest_of(browser) == before
 
 
-def test_a_file_changed_since_the_page_was_made_is_left_as_it_is(browser, runtime, past):
+@pytest.mark.usefixtures("past")
+def test_a_file_changed_since_the_page_was_made_is_left_as_it_is(browser, runtime):
     seen = digest_of(browser)
     path = runtime.settings.project / "thresholds.yaml"
     path.write_text("# somebody was here\n" + path.read_text())
@@ -145,15 +154,15 @@ def test_a_file_changed_since_the_page_was_made_is_left_as_it_is(browser, runtim
     assert path.read_bytes() == changed
 
 
-def test_two_entries_from_one_night_cannot_be(browser, runtime, past):
+@pytest.mark.usefixtures("past", "runtime")
+def test_two_entries_from_one_night_cannot_be(browser):
     save(browser)
     answer = save(browser, factor="0.7")
     assert (answer.status_code, "would not be the newest" in answer.text) == (409, True)
 
 
-def test_two_entries_are_compared_by_limits_and_by_the_frames_that_only_one_flags(
-    browser, runtime, past
-):
+@pytest.mark.usefixtures("runtime")
+def test_two_entries_are_compared_by_limits_and_by_the_frames_that_only_one_flags(browser, past):
     save(browser)
     page = browser.get("/thresholds/TB0/compare?one=1&other=2").text
     assert "Flagged only by the entry from 2000-01-01: 0" in page
@@ -163,7 +172,8 @@ def test_two_entries_are_compared_by_limits_and_by_the_frames_that_only_one_flag
     assert browser.get("/thresholds/TB0/compare?one=1&other=9").status_code == 422
 
 
-def test_an_intervention_is_entered_as_on_the_command_line(browser, runtime, past):
+@pytest.mark.usefixtures("past")
+def test_an_intervention_is_entered_as_on_the_command_line(browser, runtime):
     entered = {"scope": "TB0", "since": "2026-01-05", "why": "a new <lamp>"}
     answer = browser.post("/thresholds/TB0/epochs", data=entered, follow_redirects=False)
     assert answer.status_code == 303
@@ -175,7 +185,8 @@ def test_an_intervention_is_entered_as_on_the_command_line(browser, runtime, pas
     assert (again.status_code, "has an epoch from 2026-01-05 already" in again.text) == (422, True)
 
 
-def test_valid_outliers_since_the_last_epoch_suggest_another(browser, runtime, past):
+@pytest.mark.usefixtures("past")
+def test_valid_outliers_since_the_last_epoch_suggest_another(browser, runtime):
     assert "start an epoch here?" not in browser.get("/thresholds/TB0").text
     remember(runtime, *[Past(3 * MERGE_HEIGHT, label=OUTLIER)] * 3)
     page = browser.get("/thresholds/TB0").text
@@ -195,7 +206,8 @@ def test_a_thumbnail_is_a_picture_and_so_is_its_absence(browser, runtime, inbox)
     assert (missing.status_code, b"no picture kept" in missing.content) == (404, True)
 
 
-def test_the_slider_shows_what_would_flip_while_it_moves_and_the_address_follows(page, past):
+@pytest.mark.usefixtures("past")
+def test_the_slider_shows_what_would_flip_while_it_moves_and_the_address_follows(page):
     page.goto("/thresholds/TB0")
     expect(page.get_by_text("0 past frames would be flagged, 0 no longer")).to_be_visible()
     slider = page.get_by_role("slider")
@@ -209,7 +221,8 @@ def test_the_slider_shows_what_would_flip_while_it_moves_and_the_address_follows
     expect(page.get_by_text("5 past frames would be flagged, 0 no longer")).to_be_visible()
 
 
-def test_without_a_script_the_same_is_a_form(chromium, served, past):
+@pytest.mark.usefixtures("past")
+def test_without_a_script_the_same_is_a_form(chromium, served):
     with window(chromium, served, java_script_enabled=False) as page:
         page.goto("/thresholds/TB0")
         expect(page.get_by_role("slider")).to_be_hidden()
@@ -218,7 +231,8 @@ def test_without_a_script_the_same_is_a_form(chromium, served, past):
         expect(page.get_by_text("5 past frames would be flagged, 0 no longer")).to_be_visible()
 
 
-def test_what_the_slider_chose_is_saved_with_a_reason(page, served, past):
+@pytest.mark.usefixtures("past")
+def test_what_the_slider_chose_is_saved_with_a_reason(page, served):
     page.goto("/thresholds/TB0?factor=2")
     page.get_by_label("times the present limits").fill("0.5")
     page.get_by_label("times the present limits").press("Tab")
@@ -231,7 +245,8 @@ def test_what_the_slider_chose_is_saved_with_a_reason(page, served, past):
     assert "merge_height: 0.0005" in text
 
 
-def test_a_page_that_somebody_else_overtook_says_so_and_writes_nothing(page, served, past):
+@pytest.mark.usefixtures("past")
+def test_a_page_that_somebody_else_overtook_says_so_and_writes_nothing(page, served):
     page.goto("/thresholds/TB0?factor=0.5")
     path = served.runtime.settings.project / "thresholds.yaml"
     path.write_text("# somebody was here\n" + path.read_text())
@@ -243,7 +258,8 @@ def test_a_page_that_somebody_else_overtook_says_so_and_writes_nothing(page, ser
 
 
 @pytest.mark.parametrize("where", ["/thresholds", "/thresholds/TB0?factor=0.5"])
-def test_the_page_is_read_by_everybody_and_on_a_telephone(chromium, served, past, where):
+@pytest.mark.usefixtures("past")
+def test_the_page_is_read_by_everybody_and_on_a_telephone(chromium, served, where):
     for scheme in ("light", "dark"):
         with window(chromium, served, size=NARROW, color_scheme=scheme) as page:
             page.goto(where)
