@@ -10,7 +10,7 @@ from qc.tuning import precision_recall
 Doubles = NDArray[np.float64]
 
 WIDTH, HEIGHT = 400, 220  # of the box; text of 12 is read at 390 pixels too
-LEFT, RIGHT, TOP, BOTTOM = 34, 8, 14, 34  # margins
+LEFT, RIGHT, TOP, BOTTOM = 42, 20, 14, 34  # margins
 LEAST, MOST = 0.05, 20.0  # ratios to a limit that are told apart
 _BINS = 48
 
