@@ -618,6 +618,52 @@ def image_types_seen(session: Session) -> Sequence[str]:
     return session.scalars(query).all()
 
 
+def newest_word(session: Session, image_type: str) -> tuple[int, int]:
+    """Return the ids of the newest verdict and the newest label of an image type; 0 for none.
+
+    As long as they are the same, so is all that can be read of the type.
+    """
+    verdict, label = (
+        session.scalar(
+            select(func.max(table.id))
+            .join(ExtensionRow, ExtensionRow.id == table.extension_id)
+            .where(ExtensionRow.image_type == image_type)
+        )
+        for table in (VerdictRow, LabelRow)
+    )
+    return verdict or 0, label or 0
+
+
+def night_of_newest(session: Session, image_type: str, n: int) -> date:
+    """Return the first night of the newest n extensions of a type; of all where there are fewer."""
+    query = (
+        select(FrameRow.night)
+        .join(FrameRow.extensions)
+        .where(ExtensionRow.image_type == image_type)
+        .order_by(FrameRow.night.desc())
+        .offset(n - 1)
+        .limit(1)
+    )
+    return session.scalar(query) or date.min
+
+
+def outlier_nights(session: Session, image_type: str, first: date) -> Sequence[date]:
+    """Return the nights from one on whose frames of a type people accept as really different."""
+    ever = select(LabelRow.extension_id).where(LabelRow.label == LabelName.VALID_OUTLIER)
+    query = (
+        select(FrameRow.night)
+        .join(FrameRow.extensions)
+        .where(
+            ExtensionRow.id.in_(ever),
+            ExtensionRow.image_type == image_type,
+            FrameRow.night >= first,
+            newest_label() == LabelName.VALID_OUTLIER,
+        )
+        .order_by(FrameRow.night)
+    )
+    return [night for night in session.scalars(query) if night is not None]
+
+
 def copies(session: Session, image_type: str) -> Mapping[int, str]:
     """Return the extensions of a type that have the very pixels of an earlier frame, and its name.
 
@@ -1085,6 +1131,18 @@ def alerts_called(session: Session, keys: Collection[str]) -> Collection[str]:
 def last_processed_at(session: Session) -> datetime | None:
     """Return when a file was last taken in."""
     return session.scalar(select(func.max(FrameRow.processed_at)))
+
+
+def extension_called(session: Session, frame: str, number: int) -> ExtensionRow | None:
+    """Return an extension of the newest frame of an archive name, written in full."""
+    query = (
+        select(ExtensionRow)
+        .join(ExtensionRow.frame)
+        .where(FrameRow.name == frame, ExtensionRow.number == number)
+        .order_by(ExtensionRow.id.desc())
+        .limit(1)
+    )
+    return session.scalar(query)
 
 
 def frames_named(session: Session, name: str) -> Sequence[FrameRow]:

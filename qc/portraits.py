@@ -360,7 +360,7 @@ def _grey(kind: str, image: Floats, extension: ExtensionRow, ends: tuple[float, 
         image,
         zero_adu=0,
         scale_adu=extension.stretch_adu,
-        aspect=_aspect(extension),
+        aspect=aspect_of(extension),
         vmin=black,
         vmax=white,
     )
@@ -369,7 +369,7 @@ def _grey(kind: str, image: Floats, extension: ExtensionRow, ends: tuple[float, 
 
 def _difference(kind: str, away: Floats, extension: ExtensionRow) -> Picture:
     reach = plots.reach(away)
-    png = plots.difference(away, aspect=_aspect(extension), reach_sigma=reach)
+    png = plots.difference(away, aspect=aspect_of(extension), reach_sigma=reach)
     return Picture(kind, _address("image/png", png), f"-{reach:.0f}", f"+{reach:.0f} sigma")
 
 
@@ -378,7 +378,7 @@ def _under_heat(mean: Floats, times: Floats, extension: ExtensionRow) -> Picture
         mean,
         zero_adu=0,
         scale_adu=extension.stretch_adu,
-        aspect=_aspect(extension),
+        aspect=aspect_of(extension),
         overlay=plots.heat(times),
     )
     ends = f"{plots.HEAT_STARTS:g}", f"{plots.HEAT_ENDS:g} times"
@@ -425,7 +425,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %" if share < 0.1 else f"{100 * share:.0f} %"
 
 
-def _aspect(extension: ExtensionRow) -> float:
+def aspect_of(extension: ExtensionRow) -> float:
     """Return height over width on the detector, whatever the binning."""
     bin_x, bin_y = map(int, extension.binning.split("x"))
     return (extension.ny * bin_y) / (extension.nx * bin_x)

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from qc.tuning import (
     NOMINAL_NEEDED,
     Inseparable,
     Limits,
+    Tabulated,
     Tuned,
     continuing,
     expected_of_labels,
@@ -30,11 +32,14 @@ from qc.tuning import (
     precision_recall,
     ratio,
     share,
+    tabulate,
+    tune_by_hand,
     tune_to_labels,
     tune_to_nominal,
 )
 
 Doubles = NDArray[np.float64]
+Booleans = NDArray[np.bool_]
 
 _NAMED = 3  # of many, in a sentence
 
@@ -54,12 +59,15 @@ class Goal:
         The first night whose frames are looked at.
     effective : date
         The night from which the new limits are to hold.
+    factor : float or None
+        By which a person scales all present limits; then nothing is fitted.
     """
 
     effective: date
     since: date = date.min
     false_alarms: float | None = None
     recall: float | None = None
+    factor: float | None = None
 
 
 @dataclass(frozen=True)
@@ -86,14 +94,6 @@ class Case:
     def is_flagged(self) -> bool:
         """Say whether it is anomalous by the present limits."""
         return self.is_flagged_anyway or self.ratio > 1
-
-    def ratio_to(self, limits: Limits) -> float:
-        """Return its strongest evidence in units of other limits; infinite if flagged anyway."""
-        return np.inf if self.is_flagged_anyway else ratio(self.evidence, limits)
-
-    def is_beyond(self, limits: Limits) -> bool:
-        """Say whether it would be anomalous by others."""
-        return self.ratio_to(limits) > 1
 
 
 @dataclass(frozen=True)
@@ -123,11 +123,50 @@ class History:
     contradictory: tuple[Case, ...]
     continued: int
 
-    @property
+    @cached_property
     def cases(self) -> tuple[Case, ...]:
-        """Return all of them."""
+        """Return all of them: the nominal ones, the bad ones, and the others."""
         every = (self.nominal, self.bad, self.unexplained, self.outliers, self.contradictory)
         return tuple(case for some in every for case in some)
+
+    @cached_property
+    def is_flagged_anyway(self) -> Booleans:
+        """Say of which of the cases: (n,)."""
+        return np.array([case.is_flagged_anyway for case in self.cases], bool)
+
+    @cached_property
+    def _table(self) -> Tabulated:
+        return tabulate([case.evidence for case in self.cases])
+
+    def ratios(self, limits: Limits) -> Doubles:
+        """Return the strongest evidence of each case in units of some limits: (n,)."""
+        return self._table.ratios(limits)
+
+    def is_beyond(self, limits: Limits) -> Booleans:
+        """Say which of the cases would be anomalous by some limits: (n,)."""
+        return self.is_flagged_anyway | (self.ratios(limits) > 1)
+
+    def ratios_to(self, limits: Limits) -> tuple[Doubles, Doubles]:
+        """Return those of the nominal and of the bad ones; infinite for what is flagged anyway."""
+        every = np.where(self.is_flagged_anyway, np.inf, self.ratios(limits))
+        known = len(self.nominal)
+        return every[:known], every[known : known + len(self.bad)]
+
+
+@dataclass(frozen=True)
+class Past:
+    """What was judged of an image type, beside the limits that are in force.
+
+    Attributes
+    ----------
+    notes : tuple of str
+        On what was not looked at.
+    """
+
+    image_type: str
+    present: Threshold
+    history: History
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -186,14 +225,14 @@ class Proposal:
             ("merge height", f"{self.present.merge_height:.3g}", *_spelt(self.merge_height, ".3g")),
             ("residual", f"{self.present.residual:.3g}", *_spelt(self.residual, ".3g")),
             (f"{len(self.proposed.metrics)} metrics: |z|", *self._metric_words(), ""),
-            ("nominal flagged", *self._counts(self.history.nominal), ""),
+            ("nominal flagged", *self._counts(0), ""),
             ("false alarms", "", *_spelt(self.false_alarms, ".1%")),
         ]
         if self.recall is None or self.precision is None:
             return [*table, ("recall", "", "unknown", "none labelled bad")]
         return [
             *table,
-            ("bad found", *self._counts(self.history.bad), ""),
+            ("bad found", *self._counts(1), ""),
             ("recall", "", *_spelt(self.recall, ".0%")),
             ("precision", "", *_spelt(self.precision, ".0%")),
         ]
@@ -207,11 +246,14 @@ class Proposal:
             words.append(" / ".join(f"{value:.3g}" for value in ends) or "none")
         return words[0], words[1]
 
-    def _counts(self, cases: Sequence[Case]) -> tuple[str, str]:
-        limits = limits_of(self.proposed)
-        before = sum(case.is_flagged for case in cases)
-        after = sum(case.is_beyond(limits) for case in cases)
-        return f"{before} of {len(cases)}", f"{after} of {len(cases)}"
+    def _counts(self, group: int) -> tuple[str, str]:
+        """Return how many of the nominal (0) or bad ones (1) are flagged, before and after."""
+        pairs = [self.history.ratios_to(limits_of(one)) for one in (self.present, self.proposed)]
+        before, after = (pair[group] for pair in pairs)
+        return (
+            f"{int((before > 1).sum())} of {len(before)}",
+            f"{int((after > 1).sum())} of {len(after)}",
+        )
 
 
 def _spelt(interval: Interval, form: str) -> tuple[str, str]:
@@ -281,9 +323,19 @@ def propose(runtime: Runtime, image_type: str, goal: Goal, why: str, by: str) ->
     CannotTune
         If too little is known; the message says what.
     """
+    return propose_from(read_past(runtime, image_type, goal), goal, why, by)
+
+
+def read_past(runtime: Runtime, image_type: str, goal: Goal) -> Past:
+    """Return what was judged of an image type, to try limits on."""
     encoder = runtime.encoder.fingerprint
     present = runtime.thresholds.threshold(image_type, goal.effective, encoder)
-    history, notes = read_history(runtime, image_type, present, goal.since)
+    return Past(image_type, present, *read_history(runtime, image_type, present, goal.since))
+
+
+def propose_from(past: Past, goal: Goal, why: str, by: str) -> Proposal:
+    """Propose new limits from what has been read; see `propose`."""
+    image_type, present, history = past.image_type, past.present, past.history
     _check_known(image_type, history, goal)
     choice = _choose(image_type, history, present, goal)
     proposed = _entry(present, choice, goal, why, by)
@@ -298,10 +350,10 @@ def propose(runtime: Runtime, image_type: str, goal: Goal, why: str, by: str) ->
         false_alarms=choice.tuned.false_alarms,
         recall=choice.recall or _recall(history, limits),
         precision=choice.precision or _precision(history, limits),
-        newly_flagged=_flips(history, limits, flagged=True),
-        no_longer_flagged=_flips(history, limits, flagged=False),
+        newly_flagged=flips(history, limits_of(present), limits, flagged=True),
+        no_longer_flagged=flips(history, limits_of(present), limits, flagged=False),
         history=history,
-        notes=(*notes, *_notes(history)),
+        notes=(*past.notes, *_notes(history)),
     )
 
 
@@ -371,11 +423,7 @@ def _curve(proposal: Proposal) -> tuple[Doubles, Doubles, int] | None:
     """Return precision and recall of the proposed limits scaled together, and where they are."""
     if not proposal.history.bad:
         return None
-    limits = limits_of(proposal.proposed)
-    nominal, bad = (
-        np.array([case.ratio_to(limits) for case in some])
-        for some in (proposal.history.nominal, proposal.history.bad)
-    )
+    nominal, bad = proposal.history.ratios_to(limits_of(proposal.proposed))
     cuts, precision, recall = precision_recall(nominal, bad)
     return precision, recall, int(np.flatnonzero(cuts <= 1)[0])
 
@@ -515,6 +563,8 @@ class _Choice:
 
 
 def _choose(image_type: str, history: History, present: Threshold, goal: Goal) -> _Choice:
+    if goal.factor is not None:
+        return _by_hand(history, present, goal.factor)
     if goal.false_alarms is not None or len(history.bad) < BAD_NEEDED:
         return _by_rate(history, goal.false_alarms or present.false_alarms)
     try:
@@ -530,6 +580,12 @@ def _by_rate(history: History, rate: float) -> _Choice:
     words = f"tuned from {len(usable)} nominal frames to {rate:.3g} false alarms"
     told = f"{_count(len(history.bad), 'frame')} labelled bad" if history.bad else "none bad"
     return _Choice(tune_to_nominal(usable, rate), f"{words}, {told}", rate)
+
+
+def _by_hand(history: History, present: Threshold, factor: float) -> _Choice:
+    tuned = tune_by_hand(limits_of(present), _ratios(history.nominal), factor)
+    basis = f"the limits from {present.since} on, times {factor:.3g}"
+    return _Choice(tuned, basis, max(tuned.false_alarms.value, _RAREST))
 
 
 def _by_labels(history: History, present: Threshold, goal: Goal) -> _Choice:
@@ -574,30 +630,31 @@ def _scaled(spread: Interval, value: float) -> Interval:
 
 
 def _recall(history: History, limits: Limits) -> Interval | None:
-    found = sum(case.is_beyond(limits) for case in history.bad)
-    return share(found, len(history.bad)) if history.bad else None
+    _, bad = history.ratios_to(limits)
+    return share(int((bad > 1).sum()), len(bad)) if len(bad) else None
 
 
 def _precision(history: History, limits: Limits) -> Interval | None:
-    found = sum(case.is_beyond(limits) for case in history.bad)
-    false = sum(case.is_beyond(limits) for case in history.nominal)
-    return share(found, found + false) if history.bad else None
+    nominal, bad = history.ratios_to(limits)
+    found, false = int((bad > 1).sum()), int((nominal > 1).sum())
+    return share(found, found + false) if len(bad) else None
 
 
-def _flips(history: History, limits: Limits, *, flagged: bool) -> tuple[Flip, ...]:
-    """Return the cases that new limits flag and the present ones do not, or the other way."""
-    flipped = [
-        Flip(
-            name=case.name,
-            night=case.night,
-            label=str(case.label) if case.label else "",
-            kind=case.kind,
-            ratio=ratio(case.evidence, limits),
-        )
-        for case in history.cases
-        if case.is_beyond(limits) == flagged != case.is_flagged
-    ]
-    return tuple(sorted(flipped, key=lambda flip: -flip.ratio))
+def flips(history: History, one: Limits, other: Limits, *, flagged: bool) -> tuple[Flip, ...]:
+    """Return the cases that the other limits flag and the one do not, or the other way.
+
+    The furthest beyond the others first.
+    """
+    ratios = history.ratios(other)
+    beyond = history.is_flagged_anyway | (ratios > 1)
+    places = np.flatnonzero((beyond == flagged) & (history.is_beyond(one) != flagged))
+    found = [_flip(history.cases[place], float(ratios[place])) for place in places]
+    return tuple(sorted(found, key=lambda flip: -flip.ratio))
+
+
+def _flip(case: Case, far: float) -> Flip:
+    label = str(case.label) if case.label else ""
+    return Flip(case.name, case.night, label, case.kind, far)
 
 
 def _notes(history: History) -> Iterator[str]:

@@ -67,6 +67,43 @@ def ratio(evidence: Evidence, limits: Limits) -> float:
     return max(ratios, default=0.0) / widening(evidence.reference_size)
 
 
+@dataclass(frozen=True)
+class Tabulated:
+    """The evidence of n extensions in columns, so that many limits can be tried on all of them.
+
+    Attributes
+    ----------
+    names : tuple of k str
+        Of the metrics.
+    values : (n, 2 + k) float array
+        Merge height, residual and each |z|; 0 where there is none.
+    widenings : (n,) float array
+    """
+
+    names: tuple[str, ...]
+    values: Doubles
+    widenings: Doubles
+
+    def ratios(self, limits: Limits) -> Doubles:
+        """Return what `ratio` does of each: (n,)."""
+        known = limits.metrics
+        alarms = [known[name].alarm if name in known else np.inf for name in self.names]
+        each = self.values / np.array([limits.merge_height, limits.residual, *alarms])
+        return np.asarray(each.max(axis=1, initial=0.0) / self.widenings, np.float64)
+
+
+def tabulate(evidence: Sequence[Evidence]) -> Tabulated:
+    """Put evidence into columns."""
+    names = tuple(sorted({name for one in evidence for name in one.z}))
+    rows = [
+        [one.merge_height or 0.0, one.residual or 0.0, *(abs(one.z.get(name, 0)) for name in names)]
+        for one in evidence
+    ]
+    widenings = [widening(one.reference_size) for one in evidence]
+    values = np.array(rows, np.float64).reshape(len(rows), 2 + len(names))
+    return Tabulated(names, values, np.array(widenings, np.float64))
+
+
 def fit_limits(evidence: Sequence[Evidence], false_alarms: float) -> Limits:
     """Return limits for a granted rate of false alarms, with room for what a sample leaves open.
 
@@ -285,6 +322,18 @@ def tune_to_labels(
     factor, tail = _cut(nominal, bad, false_alarms, recall), _finite_tail(nominal)
     limits = at_least(present.times(factor), least_of(present))
     return Tuned(limits, _spread(tail, false_alarms, factor), tail.rates(factor))
+
+
+def tune_by_hand(present: Limits, nominal: Doubles, factor: float) -> Tuned:
+    """Scale limits together by a factor that a person chose, down to where none goes below.
+
+    Parameters
+    ----------
+    nominal : (n,) float array
+        Ratios to the present limits; infinite for what is anomalous whatever they are.
+    """
+    limits = at_least(present.times(factor), least_of(present))
+    return Tuned(limits, Interval(1.0, 1.0, 1.0), _finite_tail(nominal).rates(factor))
 
 
 def _finite_tail(ratios: Doubles) -> Tail:

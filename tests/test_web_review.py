@@ -1,4 +1,3 @@
-import csv
 import io
 import json
 import re
@@ -12,9 +11,8 @@ from sqlalchemy import select
 
 from qc import requests
 from qc.judge import Status
-from qc.review import Filters, Labelled, Order, read_some
+from qc.review import Filters, Order, read_some
 from qc.tables import LabelName, LabelRow, VerdictRow, doubt
-from tests.browser import overflow, serving, violations, window
 from tests.remembered import Past, remember
 from tests.tiny import light_leak, process, write_frame, write_history
 

@@ -9,7 +9,20 @@ from fastapi.staticfiles import StaticFiles
 
 from qc.expectations import Expectations
 from qc.runtime import Runtime
-from qc.web import access, errors, frames, images, labels, login, review, tonight, why
+from qc.web import (
+    access,
+    errors,
+    frames,
+    images,
+    labels,
+    login,
+    review,
+    thresholds,
+    thumbnails,
+    tonight,
+    why,
+)
+from qc.web.kept import Kept
 from qc.web.shelf import Shelf
 
 STATIC = Path(__file__).parent / "static"
@@ -38,6 +51,7 @@ def create_app(runtime: Runtime, now: Now = utc_now) -> FastAPI:
     )
     app.state.runtime, app.state.now = runtime, now
     app.state.shelf, app.state.expectations = Shelf(), Expectations()
+    app.state.kept = Kept()
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     access.guard(app, errors.told)
     errors.explain(app)
@@ -48,4 +62,6 @@ def create_app(runtime: Runtime, now: Now = utc_now) -> FastAPI:
     app.include_router(why.router)
     app.include_router(review.router)
     app.include_router(labels.router)
+    app.include_router(thresholds.router)
+    app.include_router(thumbnails.router)
     return app

@@ -1,7 +1,8 @@
 """A mistake is told on a page of its own, in the words it was made with; a bug in none."""
 
+from typing import Any
+
 from fastapi import FastAPI, Request
-from fastapi.exception_handlers import request_validation_exception_handler
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
@@ -25,13 +26,18 @@ def explain(app: FastAPI) -> None:
         return told(request, error.status_code, str(error.detail))
 
     @app.exception_handler(RequestValidationError)
-    async def misspelt(request: Request, error: Exception) -> Response:
+    def nonsense(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        if request.url.path.startswith("/api/"):
-            return await request_validation_exception_handler(request, error)
-        first = error.errors()[0]
-        where = " ".join(str(part) for part in first["loc"][1:])
-        return _told(request, 422, f"{where}: {first['msg']}")
+        return told(request, 422, "; ".join(_sentence(one) for one in error.errors()))
+
+
+def _sentence(mistake: dict[str, Any]) -> str:
+    """Say which part of a question cannot be, and why; what a form holds is not repeated."""
+    where, *names = mistake["loc"]
+    name = ".".join(map(str, names)) or where
+    got = mistake.get("input")
+    is_plain = where != "body" and isinstance(got, str | int | float)
+    return f"{name}: {mistake['msg']}" + (f", got {str(got)[:40]!r}" if is_plain else "")
 
 
 def told(request: Request, status: int, words: str) -> Response:

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from qc.runtime import Runtime
 from qc.web.access import FIELD, SESSION, asker, csrf_mark
+from qc.web.addresses import frame_address, thumbnail_address
 
 
 def runtime_of(request: Request) -> Runtime:
@@ -33,6 +34,14 @@ def writing(request: Request) -> Iterator[Session]:
         yield session
 
 
+def renewed(request: Request) -> Runtime:
+    """Return the project with what people have changed since: limits, and the classifier."""
+    runtime = runtime_of(request).renewed()
+    request.app.state.runtime = runtime
+    return runtime
+
+
+Renewed = Annotated[Runtime, Depends(renewed)]
 Project = Annotated[Runtime, Depends(runtime_of)]
 Reads = Annotated[Session, Depends(reading)]
 Writes = Annotated[Session, Depends(writing)]
@@ -59,10 +68,12 @@ def render(request: Request, template: str, *, status: int = 200, **context: Any
 
 @cache
 def _environment() -> Environment:
-    return Environment(
+    made = Environment(
         loader=PackageLoader("qc", "templates/web"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.filters |= {"frame_address": frame_address, "thumbnail_address": thumbnail_address}
+    return made

@@ -1,0 +1,145 @@
+"""Where the marks of a small drawing go, in the units of its box; the template draws them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qc.tuning import precision_recall
+
+Doubles = NDArray[np.float64]
+
+WIDTH, HEIGHT = 400, 220  # of the box; text of 12 is read at 390 pixels too
+LEFT, RIGHT, TOP, BOTTOM = 42, 20, 14, 34  # margins
+LEAST, MOST = 0.05, 20.0  # ratios to a limit that are told apart
+_BINS = 48
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A group's frames within a span of ratios."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    frames: int
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A number beside an axis."""
+
+    at: float
+    words: str
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """How far past frames lie from their limits, on logarithmic scales.
+
+    Attributes
+    ----------
+    groups : dict of name to tuple of Bar
+    cut : float
+        Where the limits are, across.
+    """
+
+    groups: dict[str, tuple[Bar, ...]]
+    cut: float
+    across: tuple[Tick, ...]
+    up: tuple[Tick, ...]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Precision over recall of all cuts.
+
+    Attributes
+    ----------
+    points : str
+        As SVG has them.
+    """
+
+    points: str
+    x: float
+    y: float
+    precision: float
+    recall: float
+    across: tuple[Tick, ...]
+    up: tuple[Tick, ...]
+
+
+def distribution(groups: dict[str, Doubles], cut: float) -> Distribution:
+    """Draw how many frames lie where.
+
+    Parameters
+    ----------
+    groups : dict of name to (n,) float array
+        Ratios to a limit.
+    cut : float
+        The ratio beyond which a frame is flagged.
+    """
+    edges = np.geomspace(LEAST, MOST, _BINS + 1)
+    counts = {
+        name: np.histogram(ratios.clip(LEAST, MOST), edges)[0] for name, ratios in groups.items()
+    }
+    most = max([1, *(int(one.max(initial=0)) for one in counts.values())])
+    return Distribution(
+        {name: tuple(_bars(edges, one, most)) for name, one in counts.items()},
+        _across(cut),
+        tuple(Tick(_across(one), f"{one:g}") for one in (0.1, 0.3, 1, 3, 10)),
+        tuple(Tick(_up(one, most), f"{one}") for one in (1, 10, 100, 1000, 10000) if one <= most),
+    )
+
+
+def _bars(edges: Doubles, counts: NDArray[np.int_], most: int) -> list[Bar]:
+    bars = []
+    for low, high, frames in zip(edges[:-1], edges[1:], counts, strict=True):
+        if frames:
+            top = _up(int(frames), most)
+            x = _across(float(low))
+            width = _across(float(high)) - x - 0.5
+            bars.append(Bar(round(x, 1), top, round(width, 1), HEIGHT - BOTTOM - top, int(frames)))
+    return bars
+
+
+def _across(ratio: float) -> float:
+    share = np.log(np.clip(ratio, LEAST, MOST) / LEAST) / np.log(MOST / LEAST)
+    return round(LEFT + float(share) * (WIDTH - LEFT - RIGHT), 1)
+
+
+def _up(frames: int, most: int) -> float:
+    """Return the height of a count; a single frame must be seen."""
+    share = np.log1p(frames) / np.log1p(most)
+    return round(HEIGHT - BOTTOM - float(share) * (HEIGHT - TOP - BOTTOM), 1)
+
+
+def curve(nominal: Doubles, bad: Doubles, cut: float) -> Curve:
+    """Draw precision over recall, and where on it a cut is.
+
+    Parameters
+    ----------
+    nominal, bad : (n,), (b,) float arrays
+        Ratios to a limit, infinite for what is flagged anyway; b at least 1.
+    """
+    cuts, precision, recall = precision_recall(nominal, bad)
+    chosen = int(np.flatnonzero(cuts <= cut)[0])
+    places = np.unique(np.linspace(0, len(cuts) - 1, min(len(cuts), 400)).astype(int))
+    return Curve(
+        " ".join(f"{_share_x(recall[i])},{_share_y(precision[i])}" for i in places),
+        _share_x(recall[chosen]),
+        _share_y(precision[chosen]),
+        float(precision[chosen]),
+        float(recall[chosen]),
+        tuple(Tick(_share_x(one), f"{one:.0%}") for one in (0, 0.25, 0.5, 0.75, 1)),
+        tuple(Tick(_share_y(one), f"{one:.0%}") for one in (0, 0.5, 1)),
+    )
+
+
+def _share_x(share: float) -> float:
+    return round(LEFT + share * (WIDTH - LEFT - RIGHT), 1)
+
+
+def _share_y(share: float) -> float:
+    return round(HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM), 1)

@@ -1,0 +1,34 @@
+"""Small pictures of stored images."""
+
+from fastapi import APIRouter
+from fastapi.responses import Response
+
+from qc import database, plots
+from qc.portraits import aspect_of
+from qc.web.access import Anybody
+from qc.web.pages import Reads
+
+router = APIRouter()
+
+_A_DAY = {"Cache-Control": "private, max-age=86400"}  # the pixels of a frame do not change
+_MEAN = 0
+_NOTHING = (  # shown by a browser for all that it comes with a 404
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 120 120"><rect width="120" height="120" '
+    'fill="#888"/><text x="60" y="64" text-anchor="middle" font-family="sans-serif" '
+    'font-size="12">no picture kept</text></svg>'
+)
+
+
+@router.get("/thumbnails/{frame}/{number}.png", response_class=Response)
+def thumbnail(session: Reads, frame: str, number: int, _who: Anybody) -> Response:
+    """Draw the block means of an image, between its own black and white."""
+    row = database.extension_called(session, frame, number)
+    seen = None if row is None else database.block_statistics_of(session, row.id)
+    if row is None or seen is None:
+        return Response(_NOTHING, 404, media_type="image/svg+xml")
+    mean = seen[..., _MEAN]
+    vmin, vmax = plots.limits(mean)
+    png = plots.thumbnail(
+        mean, zero_adu=0.0, scale_adu=row.stretch_adu, aspect=aspect_of(row), vmin=vmin, vmax=vmax
+    )
+    return Response(png, media_type="image/png", headers=_A_DAY)
