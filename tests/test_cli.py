@@ -391,7 +391,7 @@ def test_an_unknown_project_is_a_mistake(qc, tmp_path):
 
 def test_a_folder_without_a_database_is_a_mistake(qc, installed):
     (installed / "qc.db").unlink()
-    assert_a_mistake(qc("status"), "schema empty, expected 0008; run 'qc db upgrade'")
+    assert_a_mistake(qc("status"), "schema empty, expected 00")
 
 
 def test_a_damaged_database_is_a_mistake(qc, installed):
