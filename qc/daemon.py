@@ -101,8 +101,8 @@ def tell(watch: Watch, now: datetime) -> str:
                 database.owe_alert(session, Topic.DAEMON, key, f"{trouble.key}: {trouble.words}")
         made = alerts.gather_alerts(session, watch.settings, now)
     sent = alerts.send_unsent(watch.runtime, now)
-    for words in sent.troubles:
-        logger.info("not sent", extra={"words": words})
+    if sent.sent or sent.deferred or sent.gave_up:  # else nothing was tried
+        watch.troubles.stand("mail ", {words: words for words in sent.troubles}, now)
     counts = {"notices made": made, "sent": sent.sent, "deferred": sent.deferred}
     return _counted(Counter(counts) | Counter({"given up": sent.gave_up}))
 
