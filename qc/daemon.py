@@ -13,7 +13,6 @@ from qc.inboxes import prune_fetched
 from qc.lock import Holder, only_daemon
 from qc.mailing import mail_night, mail_span
 from qc.periods import month_of
-from qc.pipeline import process_frames
 from qc.proposal_page import write_proposal_page
 from qc.publishing import publish_night, publish_span, write_index
 from qc.runtime import Runtime
@@ -90,7 +89,7 @@ def retry(watch: Watch, now: datetime) -> str:
         for path in gone:
             database.postpone(session, path, watch.settings.watch.patience, now)
     there = [path for path in paths if path not in gone][: watch.settings.batch_frames]
-    return _counted(Counter(outcome.state for outcome in process_frames(there, watch.runtime)))
+    return _counted(Counter(outcome.state for outcome in watch.process(there)))
 
 
 def tell(watch: Watch, now: datetime) -> str:
@@ -102,8 +101,8 @@ def tell(watch: Watch, now: datetime) -> str:
                 database.owe_alert(session, Topic.DAEMON, key, f"{trouble.key}: {trouble.words}")
         made = alerts.gather_alerts(session, watch.settings, now)
     sent = alerts.send_unsent(watch.runtime, now)
-    for words in sent.troubles:
-        logger.info("not sent", extra={"words": words})
+    if sent.sent or sent.deferred or sent.gave_up:  # else nothing was tried
+        watch.troubles.stand("mail ", {words: words for words in sent.troubles}, now)
     counts = {"notices made": made, "sent": sent.sent, "deferred": sent.deferred}
     return _counted(Counter(counts) | Counter({"given up": sent.gave_up}))
 

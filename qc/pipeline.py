@@ -253,12 +253,21 @@ def _arrive(path: Path, runtime: Runtime, label: LabelName | None) -> Arrival | 
         return measure_frame(file, frame, runtime)
     except FrameError as error:
         state = FrameState.SKIPPED if isinstance(error, NotForUs) else FrameState.FAILED
-        with runtime.writes.begin() as session:
-            patience = runtime.settings.watch.patience
-            database.record_unprocessed(session, file, state, str(error), patience)
-        facts = {"frame": file.path.name, "reason": str(error)}
-        logger.log(_LEVEL[state], "file %s", state, extra=facts)
-        return Outcome(file.path, state, str(error))
+        return _record_unprocessed(file, state, str(error), runtime)
+
+
+def record_failure(path: Path, reason: str, runtime: Runtime) -> Outcome:
+    """Keep that a file could not be processed, though it is not known to be at fault."""
+    return _record_unprocessed(_stat(printable(path)), FrameState.FAILED, reason, runtime)
+
+
+def _record_unprocessed(file: File, state: FrameState, reason: str, runtime: Runtime) -> Outcome:
+    with runtime.writes.begin() as session:
+        patience = runtime.settings.watch.patience
+        database.record_unprocessed(session, file, state, reason, patience)
+    facts = {"frame": file.path.name, "reason": reason}
+    logger.log(_LEVEL[state], "file %s", state, extra=facts)
+    return Outcome(file.path, state, reason)
 
 
 def _recognise_unread(file: File, runtime: Runtime, label: LabelName | None) -> bool:

@@ -25,6 +25,7 @@ from qc.instruments import read_instruments
 from qc.tables import ExtensionRow, FrameRow, JobRunRow, LabelName, ScheduledJobRow, VerdictRow
 from qc.watch import Watch, utc_now
 from tests.tiny import (
+    StandIn,
     light_leak,
     open_tiny,
     process,
@@ -133,6 +134,32 @@ def test_a_good_frame_wakes_nobody_and_a_broken_one_is_tried_again(settled, inbo
         wait_until(lambda: rows(runtime, JobRunRow))
     assert (failed.tries, failed.retry_at > failed.failed_since) == (1, True)
     assert not post.messages
+
+
+class Choking(StandIn):
+    """A network with a bug that a frame of much light brings to light."""
+
+    def embed(self, inputs):
+        if inputs.mean() > 2:
+            raise ValueError("a bug")
+        return super().embed(inputs)
+
+
+def test_a_bug_that_one_frame_brings_to_light_holds_up_none_of_the_others(settled, inbox):
+    def bright(image):
+        image += 20000
+
+    for number in range(3):
+        write_frame(inbox, 2, number, change=bright if number == 1 else None)
+    with open_tiny(settled, Choking()) as runtime:
+        watch = Watch(runtime, JOBS)
+        watch.await_turn(sorted(inbox.iterdir()), utc_now())
+        counts = watch.process_waiting()
+        watch.inboxes.close()
+        [failed] = [row for row in rows(runtime, FrameRow) if row.state == "failed"]
+    assert (counts["processed"], counts["failed"], watch.waiting) == (2, 1, {})
+    assert "a fault of the program: ValueError: a bug" in failed.reason
+    assert failed.retry_at is not None
 
 
 def test_the_night_in_hand_goes_before_an_archive_that_is_read(runtime):
