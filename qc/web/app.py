@@ -8,6 +8,7 @@ from fastapi import Depends, FastAPI
 from fastapi.staticfiles import StaticFiles
 
 from qc.runtime import Runtime
+from qc.tonight import Past
 from qc.web import access, errors, login, tonight
 
 STATIC = Path(__file__).parent / "static"
@@ -34,7 +35,7 @@ def create_app(runtime: Runtime, now: Now = utc_now) -> FastAPI:
         openapi_url="/api/openapi.json",
         dependencies=[Depends(access.unforged)],
     )
-    app.state.runtime, app.state.now = runtime, now
+    app.state.runtime, app.state.now, app.state.past = runtime, now, Past()
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     access.guard(app, errors.told)
     errors.explain(app)
