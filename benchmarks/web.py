@@ -59,7 +59,7 @@ def run(runtime: Runtime, now: datetime, pages: list[str], times: int) -> bool:
         p50, p95 = statistics.median(others), statistics.quantiles(others, n=20)[-1]
         is_quick &= p95 < LIMIT_MS
         verdict = "" if p95 < LIMIT_MS else "TOO SLOW"
-        print(f"| {address} | {first:.0f} | {p50:.0f} | {p95:.0f} | {verdict} |")
+        print(f"| {address} | {first:.0f} | {p50:.0f} | {p95:.0f} | {verdict} |", flush=True)
     return is_quick
 
 

@@ -52,7 +52,7 @@ ORDER = [
     {"qc.events"},
     {"qc.stories"},
     {"qc.mail", "qc.notices"},
-    {"qc.alerts"},
+    {"qc.alerts", "qc.tonight"},
     {"qc.mailing"},
     {"qc.pipeline"},
     {"qc.history", "qc.plates"},

@@ -9,6 +9,7 @@ from fastapi.staticfiles import StaticFiles
 
 from qc.expectations import Expectations
 from qc.runtime import Runtime
+from qc.tonight import Past
 from qc.web import (
     access,
     errors,
@@ -49,7 +50,7 @@ def create_app(runtime: Runtime, now: Now = utc_now) -> FastAPI:
         openapi_url="/api/openapi.json",
         dependencies=[Depends(access.unforged)],
     )
-    app.state.runtime, app.state.now = runtime, now
+    app.state.runtime, app.state.now, app.state.past = runtime, now, Past()
     app.state.shelf, app.state.expectations = Shelf(), Expectations()
     app.state.kept = Kept()
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
