@@ -12,7 +12,7 @@ from sqlalchemy import select
 
 from qc import requests
 from qc.judge import Status
-from qc.review import Filters, Labelled, Order, read_some
+from qc.review import Filters, Order, read_some
 from qc.tables import LabelName, LabelRow, VerdictRow, doubt
 from tests.browser import overflow, serving, violations, window
 from tests.remembered import Past, remember
@@ -141,7 +141,8 @@ def test_a_filter_that_makes_no_sense_is_told(pages):
     assert (page.status_code, "least" in page.text) == (422, True)
 
 
-def test_the_sample_is_what_the_spot_check_drew(pages, judged):
+@pytest.mark.usefixtures("judged")
+def test_the_sample_is_what_the_spot_check_drew(pages):
     sample = set(ids_of(pages, "sample=true"))
     assert sample == set(ids_of(pages, "sample=true&from=2026-01-02"))
     assert sample <= {21, 23, 25}  # nominal, of the newest night
@@ -240,8 +241,9 @@ def test_a_commit_precedes_the_answer(pages, judged):
 # --- tables for other tools -----------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("judged")
 @pytest.mark.parametrize(("what", "rows"), [("labels", 21), ("verdicts", 25)])
-def test_pandas_and_astropy_open_what_is_downloaded(pages, judged, what, rows):
+def test_pandas_and_astropy_open_what_is_downloaded(pages, what, rows):
     say(pages, 22, label="bad", kind="light_leak")
     asked = f"/api/v1/{what}?format="
     table = pd.read_csv(io.BytesIO(pages.get(f"{asked}csv").content))
@@ -253,14 +255,16 @@ def test_pandas_and_astropy_open_what_is_downloaded(pages, judged, what, rows):
     assert (table["label"] == "bad").sum() == 1
 
 
-def test_a_page_of_a_table_tells_where_the_next_begins(pages, judged):
+@pytest.mark.usefixtures("judged")
+def test_a_page_of_a_table_tells_where_the_next_begins(pages):
     first = pages.get("/api/v1/verdicts?count=20&order=time").json()
     second = pages.get(f"/api/v1/verdicts?count=20&order=time&after={first['after']}").json()
     assert (len(first["rows"]), len(second["rows"]), second["after"]) == (20, 5, "")
     json.dumps(first, allow_nan=False)
 
 
-def test_labels_of_frames_are_told_in_the_order_asked_for(pages, judged):
+@pytest.mark.usefixtures("judged")
+def test_labels_of_frames_are_told_in_the_order_asked_for(pages):
     say(pages, 22)
     words = pages.get("/api/v1/labels/of?extension=23&extension=22").json()
     assert [(one["extension"], one["label"]) for one in words] == [(23, ""), (22, "good")]
@@ -297,7 +301,8 @@ def test_without_scripts_an_answer_leads_to_the_next_frame_and_can_be_undone(pag
     assert len(new_labels(judged)) == 2
 
 
-def test_a_form_leads_nowhere_but_to_the_review(pages, judged):
+@pytest.mark.usefixtures("judged")
+def test_a_form_leads_nowhere_but_to_the_review(pages):
     answer = pages.post(
         "/review/answer",
         data={"answer": "good", "key": KEY, "extension": "22:0", "back": "https://example.org/"},
@@ -317,7 +322,8 @@ def test_without_scripts_others_words_are_told_before_going_on(pages, judged):
     assert new_labels(judged)[-1] == (22, "bad", "other", None)
 
 
-def test_the_form_of_the_filters_shows_what_is_asked_for(pages, judged):
+@pytest.mark.usefixtures("judged")
+def test_the_form_of_the_filters_shows_what_is_asked_for(pages):
     page = pages.get("/review?type=TB*&status=ANOMALOUS&labelled=any&order=score&view=wall").text
     assert 'name="type" value="TB*"' in page
     assert '<option value="ANOMALOUS" selected>' in page
@@ -325,7 +331,8 @@ def test_the_form_of_the_filters_shows_what_is_asked_for(pages, judged):
     assert page.count('name="extension"') == 2
 
 
-def test_words_of_people_are_shown_as_words(pages, judged):
+@pytest.mark.usefixtures("judged")
+def test_words_of_people_are_shown_as_words(pages):
     say(pages, 22, note="<script>alert(1)</script>")
     page = pages.get("/review?at=22&labelled=any").text
     assert "&lt;script&gt;alert(1)" in page
@@ -337,7 +344,8 @@ def test_nothing_left_is_said(pages):
     assert "Nothing is left" in pages.get("/review?view=wall").text
 
 
-def test_pictures_are_drawn_once_and_need_not_be_asked_for_again(pages, judged):
+@pytest.mark.usefixtures("judged")
+def test_pictures_are_drawn_once_and_need_not_be_asked_for_again(pages):
     address = re.search(r"/review/pictures/\S+?/own.png", pages.get("/review").text)[0]
     first = pages.get(address)
     assert first.content.startswith(b"\x89PNG")
@@ -350,7 +358,8 @@ def test_pictures_are_drawn_once_and_need_not_be_asked_for_again(pages, judged):
     assert pages.get(address.replace("own", "other")).status_code == 404
 
 
-def test_keys_show_an_example_of_what_was_labelled(pages, judged):
+@pytest.mark.usefixtures("judged")
+def test_keys_show_an_example_of_what_was_labelled(pages):
     assert "no example yet" in pages.get("/review/keys").text
     say(pages, 22, label="bad", kind="light_leak")
     page = pages.get("/review/keys").text
@@ -363,7 +372,7 @@ def test_keys_show_an_example_of_what_was_labelled(pages, judged):
 
 def heard(page):
     """Wait until the server has heard all that was said."""
-    page.wait_for_function("document.body.dataset.unsent === '0'")
+    page.wait_for_selector('body[data-unsent="0"]')
 
 
 def opened(page, address="/review?labelled=any&order=time&from=2026-01-02"):
@@ -427,7 +436,7 @@ def test_u_undoes_what_was_said_last_and_shows_it(page, judged):
     page.keyboard.press("u")
     turned(page, 25)
     heard(page)
-    page.wait_for_function("document.querySelector('.said').textContent === 'no label'")
+    page.wait_for_selector("p.said >> text=no label")
     assert [one[3] is not None for one in new_labels(judged)] == [False, False, True, True]
 
 
@@ -455,7 +464,8 @@ def test_a_note_is_written_without_its_letters_being_keys(page, judged):
         ]
 
 
-def test_a_question_mark_shows_the_keys(page, judged):
+@pytest.mark.usefixtures("judged")
+def test_a_question_mark_shows_the_keys(page):
     opened(page)
     page.keyboard.press("?")
     page.wait_for_selector("dialog[open] >> text=Stray light falls on the chip.")
@@ -466,7 +476,8 @@ def test_a_question_mark_shows_the_keys(page, judged):
     assert shown(page) == 25
 
 
-def test_the_next_frame_is_there_before_it_is_asked_for(page, judged):
+@pytest.mark.usefixtures("judged")
+def test_the_next_frame_is_there_before_it_is_asked_for(page):
     opened(page)
     asked = []
     page.wait_for_load_state("networkidle")

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.staticfiles import StaticFiles
 
 from qc.expectations import Expectations
 from qc.runtime import Runtime
-from qc.web import access, errors, labels, review, tonight
+from qc.web import access, errors, labels, login, review, tonight
 from qc.web.shelf import Shelf
 
 STATIC = Path(__file__).parent / "static"
@@ -30,12 +30,18 @@ def create_app(runtime: Runtime, now: Now = utc_now) -> FastAPI:
     now : callable
         Tells the time.
     """
-    app = FastAPI(title="calibration-qc", docs_url="/api/docs", openapi_url="/api/openapi.json")
+    app = FastAPI(
+        title="calibration-qc",
+        docs_url="/api/docs",
+        openapi_url="/api/openapi.json",
+        dependencies=[Depends(access.unforged)],
+    )
     app.state.runtime, app.state.now = runtime, now
     app.state.shelf, app.state.expectations = Shelf(), Expectations()
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
-    access.guard(app)
+    access.guard(app, errors.told)
     errors.explain(app)
+    app.include_router(login.router)
     app.include_router(tonight.router)
     app.include_router(review.router)
     app.include_router(labels.router)
