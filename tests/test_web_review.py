@@ -2,6 +2,7 @@ import io
 import json
 import re
 import warnings
+from datetime import UTC, datetime
 
 import numpy as np
 import pandas as pd
@@ -139,7 +140,8 @@ def test_a_filter_that_makes_no_sense_is_told(pages):
     assert (page.status_code, "least" in page.text) == (422, True)
 
 
-def test_the_sample_is_what_the_spot_check_drew(pages, judged):
+@pytest.mark.usefixtures("judged")
+def test_the_sample_is_what_the_spot_check_drew(pages):
     sample = set(ids_of(pages, "sample=true"))
     assert sample == set(ids_of(pages, "sample=true&from=2026-01-02"))
     assert sample <= {21, 23, 25}  # nominal, of the newest night
@@ -238,8 +240,9 @@ def test_a_commit_precedes_the_answer(pages, judged):
 # --- tables for other tools -----------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("judged")
 @pytest.mark.parametrize(("what", "rows"), [("labels", 21), ("verdicts", 25)])
-def test_pandas_and_astropy_open_what_is_downloaded(pages, judged, what, rows):
+def test_pandas_and_astropy_open_what_is_downloaded(pages, what, rows):
     say(pages, 22, label="bad", kind="light_leak")
     asked = f"/api/v1/{what}?format="
     table = pd.read_csv(io.BytesIO(pages.get(f"{asked}csv").content))
@@ -251,14 +254,16 @@ def test_pandas_and_astropy_open_what_is_downloaded(pages, judged, what, rows):
     assert (table["label"] == "bad").sum() == 1
 
 
-def test_a_page_of_a_table_tells_where_the_next_begins(pages, judged):
+@pytest.mark.usefixtures("judged")
+def test_a_page_of_a_table_tells_where_the_next_begins(pages):
     first = pages.get("/api/v1/verdicts?count=20&order=time").json()
     second = pages.get(f"/api/v1/verdicts?count=20&order=time&after={first['after']}").json()
     assert (len(first["rows"]), len(second["rows"]), second["after"]) == (20, 5, "")
     json.dumps(first, allow_nan=False)
 
 
-def test_labels_of_frames_are_told_in_the_order_asked_for(pages, judged):
+@pytest.mark.usefixtures("judged")
+def test_labels_of_frames_are_told_in_the_order_asked_for(pages):
     say(pages, 22)
     words = pages.get("/api/v1/labels/of?extension=23&extension=22").json()
     assert [(one["extension"], one["label"]) for one in words] == [(23, ""), (22, "good")]
@@ -295,7 +300,8 @@ def test_without_scripts_an_answer_leads_to_the_next_frame_and_can_be_undone(pag
     assert len(new_labels(judged)) == 2
 
 
-def test_a_form_leads_nowhere_but_to_the_review(pages, judged):
+@pytest.mark.usefixtures("judged")
+def test_a_form_leads_nowhere_but_to_the_review(pages):
     answer = pages.post(
         "/review/answer",
         data={"answer": "good", "key": KEY, "extension": "22:0", "back": "https://example.org/"},
@@ -315,7 +321,8 @@ def test_without_scripts_others_words_are_told_before_going_on(pages, judged):
     assert new_labels(judged)[-1] == (22, "bad", "other", None)
 
 
-def test_the_form_of_the_filters_shows_what_is_asked_for(pages, judged):
+@pytest.mark.usefixtures("judged")
+def test_the_form_of_the_filters_shows_what_is_asked_for(pages):
     page = pages.get("/review?type=TB*&status=ANOMALOUS&labelled=any&order=score&view=wall").text
     assert 'name="type" value="TB*"' in page
     assert '<option value="ANOMALOUS" selected>' in page
@@ -323,7 +330,8 @@ def test_the_form_of_the_filters_shows_what_is_asked_for(pages, judged):
     assert page.count('name="extension"') == 2
 
 
-def test_words_of_people_are_shown_as_words(pages, judged):
+@pytest.mark.usefixtures("judged")
+def test_words_of_people_are_shown_as_words(pages):
     say(pages, 22, note="<script>alert(1)</script>")
     page = pages.get("/review?at=22&labelled=any").text
     assert "&lt;script&gt;alert(1)" in page
@@ -335,7 +343,8 @@ def test_nothing_left_is_said(pages):
     assert "Nothing is left" in pages.get("/review?view=wall").text
 
 
-def test_pictures_are_drawn_once_and_need_not_be_asked_for_again(pages, judged):
+@pytest.mark.usefixtures("judged")
+def test_pictures_are_drawn_once_and_need_not_be_asked_for_again(pages):
     address = re.search(r"/review/pictures/\S+?/own.png", pages.get("/review").text)[0]
     first = pages.get(address)
     assert first.content.startswith(b"\x89PNG")
@@ -348,9 +357,293 @@ def test_pictures_are_drawn_once_and_need_not_be_asked_for_again(pages, judged):
     assert pages.get(address.replace("own", "other")).status_code == 404
 
 
-def test_keys_show_an_example_of_what_was_labelled(pages, judged):
+@pytest.mark.usefixtures("judged")
+def test_keys_show_an_example_of_what_was_labelled(pages):
     assert "no example yet" in pages.get("/review/keys").text
     say(pages, 22, label="bad", kind="light_leak")
     page = pages.get("/review/keys").text
     assert "/review/pictures/22/" in page
     assert "Stray light falls on the chip." in page
+
+
+# --- in a browser ---------------------------------------------------------------------------------
+
+
+def heard(page):
+    """Wait until the server has heard all that was said."""
+    page.wait_for_selector('body[data-unsent="0"]')
+
+
+def opened(page, address="/review?labelled=any&order=time&from=2026-01-02"):
+    page.goto(address)
+    page.wait_for_selector("body[data-ready]")
+
+
+def shown(page):
+    return int(page.locator("article").get_attribute("data-extension"))
+
+
+def turned(page, extension):
+    page.wait_for_selector(f'article[data-extension="{extension}"]')
+
+
+def test_digits_label_and_go_on(page, judged):
+    opened(page)
+    assert shown(page) == 25
+    page.keyboard.press("1")
+    turned(page, 24)
+    page.keyboard.press("3")
+    turned(page, 23)
+    heard(page)
+    assert new_labels(judged) == [(25, "good", "", None), (24, "valid-outlier", "", None)]
+
+
+def test_the_second_key_says_what_is_wrong(page, judged):
+    opened(page)
+    page.keyboard.press("2")
+    assert page.locator("details.kinds").get_attribute("open") is not None
+    page.keyboard.press("Escape")
+    assert page.locator("details.kinds").get_attribute("open") is None
+    page.keyboard.press("2")
+    page.keyboard.press("1")  # no label now: the first kind
+    turned(page, 24)
+    heard(page)
+    assert new_labels(judged) == [(25, "bad", "light_leak", None)]
+
+
+def test_keys_move_and_the_address_is_a_link_to_the_frame(page, judged):
+    opened(page)
+    for key, there in (("j", 24), ("ArrowRight", 23), ("k", 24), ("ArrowLeft", 25)):
+        page.keyboard.press(key)
+        turned(page, there)
+    page.keyboard.press("j")
+    turned(page, 24)
+    address = page.url
+    page.goto(address)
+    assert shown(page) == 24
+    assert labels(judged)[-1][0] == 20
+
+
+def test_u_undoes_what_was_said_last_and_shows_it(page, judged):
+    opened(page)
+    page.keyboard.press("1")
+    turned(page, 24)
+    page.keyboard.press("3")
+    turned(page, 23)
+    page.keyboard.press("u")
+    turned(page, 24)
+    page.keyboard.press("u")
+    turned(page, 25)
+    heard(page)
+    page.wait_for_selector("p.said >> text=no label")
+    assert [one[3] is not None for one in new_labels(judged)] == [False, False, True, True]
+
+
+def test_b_labels_the_whole_set(page, runtime):
+    in_set = [Past(template="one", template_number=n, template_size=3) for n in range(3)]
+    remember(runtime, *in_set)
+    opened(page, "/review?order=time")
+    page.keyboard.press("b")
+    page.keyboard.press("1")
+    heard(page)
+    assert [one[0] for one in labels(runtime)] == [1, 2, 3]
+
+
+def test_a_note_is_written_without_its_letters_being_keys(page, judged):
+    opened(page)
+    page.keyboard.press("n")
+    page.keyboard.type("1 just as before")
+    page.keyboard.press("Escape")
+    page.keyboard.press("1")
+    turned(page, 24)
+    heard(page)
+    with judged.reads() as session:
+        assert session.scalars(select(LabelRow.note).where(LabelRow.extension_id == 25)).all() == [
+            "1 just as before"
+        ]
+
+
+@pytest.mark.usefixtures("judged")
+def test_a_question_mark_shows_the_keys(page):
+    opened(page)
+    page.keyboard.press("?")
+    page.wait_for_selector("dialog[open] >> text=Stray light falls on the chip.")
+    assert violations(page) == []
+    page.keyboard.press("1")  # says nothing while they are shown
+    page.keyboard.press("Escape")
+    page.wait_for_selector("dialog", state="hidden")
+    assert shown(page) == 25
+
+
+@pytest.mark.usefixtures("judged")
+def test_the_next_frame_is_there_before_it_is_asked_for(page):
+    opened(page)
+    asked = []
+    page.wait_for_load_state("networkidle")
+    page.on("request", lambda request: asked.append(request.url))
+    page.keyboard.press("j")
+    turned(page, 24)
+    assert not [one for one in asked if "/frames/24" in one or "/pictures/24" in one]
+
+
+def test_a_wall_is_labelled_by_click_shift_and_key(page, judged):
+    opened(page, "/review?view=wall&labelled=any&order=time&from=2026-01-02")
+    ticks = page.locator(".wall input")
+    ticks.nth(0).click()
+    page.locator(".wall img").nth(2).click(modifiers=["Shift"])
+    page.wait_for_selector("#chosen >> text=3 chosen")
+    page.keyboard.press("2")
+    page.keyboard.press("1")
+    page.wait_for_selector("#chosen >> text=None chosen")
+    heard(page)
+    assert [one[:3] for one in new_labels(judged)] == [
+        (one, "bad", "light_leak") for one in (23, 24, 25)
+    ]
+    page.wait_for_selector('li[data-extension="25"] .said >> text=bad: light leak')
+    page.keyboard.press("u")
+    heard(page)
+    page.wait_for_selector('li[data-extension="25"] .said >> text=no label')
+
+
+def test_a_wall_is_walked_by_arrows_and_shift_extends(page, judged):
+    opened(page, "/review?view=wall&labelled=any&order=time&from=2026-01-02")
+    page.locator(".wall input").nth(0).focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Shift+ArrowRight")
+    page.wait_for_selector("#chosen >> text=2 chosen")
+    page.keyboard.press("1")
+    heard(page)
+    assert [one[0] for one in new_labels(judged)] == [23, 24]
+
+
+def test_more_than_twenty_on_a_wall_are_said_twice(page, judged):
+    opened(page, "/review?view=wall&labelled=any&order=time")
+    page.keyboard.press("a")
+    page.wait_for_selector("#chosen >> text=25 chosen")
+    page.keyboard.press("3")
+    page.wait_for_selector("#told >> text=25 frames are more than 20")
+    heard(page)
+    assert new_labels(judged) == []
+    page.keyboard.press("3")
+    page.wait_for_selector("#chosen >> text=None chosen")
+    heard(page)
+    assert len(new_labels(judged)) == 5
+
+
+def test_a_server_that_restarts_mid_review_loses_no_label(chromium, judged):
+    with serving(judged) as first:
+        port = int(first.url.rpartition(":")[2])
+        manager = window(chromium, first)
+        page = manager.__enter__()
+        opened(page)
+        page.wait_for_load_state("networkidle")
+        page.keyboard.press("1")
+        turned(page, 24)
+        heard(page)
+    page.keyboard.press("1")  # the server is away
+    turned(page, 23)
+    page.keyboard.press("3")
+    turned(page, 22)
+    page.wait_for_selector("#unsent >> text=2 not yet heard")
+    assert len(new_labels(judged)) == 1
+    with serving(judged, port=port):
+        heard(page)
+        said = [(25, "good"), (24, "good"), (23, "valid-outlier")]
+        assert [one[:2] for one in new_labels(judged)] == said
+        manager.__exit__(None, None, None)
+
+
+def test_labels_that_were_not_heard_outlast_the_page(chromium, judged):
+    with serving(judged) as served, window(chromium, served) as page:
+        opened(page)
+        page.wait_for_load_state("networkidle")
+        page.route("**/api/v1/labels", lambda route: route.abort())
+        page.keyboard.press("1")
+        turned(page, 24)
+        page.wait_for_selector("#unsent >> text=1 not yet heard")
+        page.unroute("**/api/v1/labels")
+        page.reload()
+        heard(page)
+        page.wait_for_selector("body[data-ready]")
+    assert [one[:2] for one in new_labels(judged)] == [(25, "good")]
+
+
+def test_an_answer_that_was_lost_on_its_way_is_not_said_twice(page, judged):
+    opened(page)
+    lost = []
+
+    def lose_the_first(route):
+        route.fetch()  # the server has heard it
+        if lost:
+            route.continue_()
+        else:
+            lost.append(route)
+            route.abort()
+
+    page.route("**/api/v1/labels", lose_the_first)
+    page.keyboard.press("1")
+    turned(page, 24)
+    heard(page)
+    assert lost
+    assert [one[:2] for one in new_labels(judged)] == [(25, "good")]
+
+
+def test_two_who_look_at_one_frame_see_each_other(chromium, judged):
+    with serving(judged) as served, window(chromium, served) as page:
+        opened(page)
+        with judged.writes.begin() as session:
+            asked = requests.Request("kim", "kims-key", datetime.now(UTC), [25])
+            requests.answer_once(session, asked, judged.instruments, ("bad", "light_leak", ""))
+        page.wait_for_selector("#told >> text=Meanwhile: bad, light_leak, says kim")
+        assert "says kim" in page.locator(".said").text_content()
+
+
+def test_who_answers_on_an_older_state_is_told(page, judged):
+    opened(page)
+    page.route("**/api/v1/labels/of?**", lambda route: route.abort())  # not told beforehand
+    with judged.writes.begin() as session:
+        asked = requests.Request("kim", "kims-key", datetime.now(UTC), [25])
+        requests.answer_once(session, asked, judged.instruments, ("good", "", ""))
+    page.keyboard.press("3")
+    page.wait_for_selector("#told >> text=kim called it good")
+    heard(page)
+    assert new_labels(judged)[-1][:2] == (25, "valid-outlier")
+
+
+def test_without_scripts_a_browser_answers_all_the_same(chromium, judged):
+    with serving(judged) as served:
+        options = {"java_script_enabled": False}
+        with window(chromium, served, **options) as page:
+            page.goto("/review?order=time&from=2026-01-02")
+            page.locator("button", has_text="good").click()
+            page.wait_for_selector("text=1 new label kept")
+            page.locator("summary", has_text="bad").click()
+            page.locator("button", has_text="light leak").click()
+            page.wait_for_selector('article[data-extension="23"]')
+            page.locator("summary", has_text="Filters").click()
+            page.select_option('[name="view"]', "wall")
+            page.locator(".filters button").click()
+            assert "view=wall" in page.url
+            page.locator(".wall input").nth(0).check()
+            page.locator("button", has_text="valid outlier").click()
+            page.wait_for_selector("text=1 new label kept")
+    said = [(25, "good"), (24, "bad"), (23, "valid-outlier")]
+    assert [one[:2] for one in new_labels(judged)] == said
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [(1280, 900), (390, 844)])
+@pytest.mark.parametrize(
+    "address",
+    ["/review?labelled=any", "/review?view=wall&labelled=any", "/review/keys", "/review?type=TF0"],
+)
+def test_pages_are_for_everybody_at_any_width(chromium, judged, address, size, scheme):
+    with (
+        serving(judged) as served,
+        window(chromium, served, size=size, color_scheme=scheme) as page,
+    ):
+        page.goto(address)
+        for one in page.locator("details").all():
+            one.evaluate("one => { one.open = true; }")
+        assert violations(page) == []
+        assert overflow(page) == 0
