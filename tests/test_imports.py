@@ -42,7 +42,7 @@ ORDER = [
     {"qc.tuning"},
     {"qc.runtime"},
     {"qc.training"},
-    {"qc.reports", "qc.exports", "qc.proposals"},
+    {"qc.reports", "qc.exports", "qc.proposals", "qc.trends"},
     {"qc.health"},
     {"qc.lessons", "qc.proposal_page", "qc.surveys"},
     {"qc.publishing"},

@@ -8,7 +8,8 @@ from fastapi import Depends, FastAPI
 from fastapi.staticfiles import StaticFiles
 
 from qc.runtime import Runtime
-from qc.web import access, errors, login, thresholds, thumbnails, tonight
+from qc.web import access, errors, login, thresholds, thumbnails, tonight, trends
+from qc.web.drawings import bokeh_folder
 from qc.web.kept import Kept
 
 STATIC = Path(__file__).parent / "static"
@@ -37,11 +38,13 @@ def create_app(runtime: Runtime, now: Now = utc_now) -> FastAPI:
     )
     app.state.runtime, app.state.now = runtime, now
     app.state.kept = Kept()
+    app.mount("/static/bokeh", StaticFiles(directory=bokeh_folder()), name="bokeh")
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     access.guard(app, errors.told)
     errors.explain(app)
     app.include_router(login.router)
     app.include_router(tonight.router)
     app.include_router(thresholds.router)
+    app.include_router(trends.router)
     app.include_router(thumbnails.router)
     return app
