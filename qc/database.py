@@ -665,6 +665,104 @@ def outlier_nights(session: Session, image_type: str, first: date) -> Sequence[d
     return [night for night in session.scalars(query) if night is not None]
 
 
+@dataclass(frozen=True)
+class Seen:
+    """One number of one extension.
+
+    Attributes
+    ----------
+    at : datetime
+        When it was taken.
+    status : str
+        Of its newest verdict.
+    limit : float or None
+        What its merge height was held against.
+    """
+
+    at: datetime
+    frame: str
+    number: int
+    night: date
+    value: float
+    status: str
+    encoder: str
+    limit: float | None
+
+
+def metric_seen(
+    session: Session, image_type: str, name: str, first: date, last: date
+) -> Iterator[Seen]:
+    """Yield one metric of every judged extension of a type that has it, oldest first."""
+    yield from _seen(session, ExtensionRow.metrics[name].as_float(), image_type, first, last)
+
+
+def verdict_seen(
+    session: Session, image_type: str, name: str, first: date, last: date
+) -> Iterator[Seen]:
+    """Yield the score, merge height or residual of a type's newest verdicts, oldest first."""
+    yield from _seen(session, getattr(VerdictRow, name), image_type, first, last)
+
+
+def _seen(session: Session, value: Any, image_type: str, first: date, last: date) -> Iterator[Seen]:
+    query = (
+        select(
+            FrameRow.observed_at,
+            FrameRow.name,
+            ExtensionRow.number,
+            FrameRow.night,
+            value,
+            VerdictRow.status,
+            EncoderRow.fingerprint,
+            VerdictRow.threshold,
+        )
+        .join(ExtensionRow, ExtensionRow.frame_id == FrameRow.id)
+        .join(VerdictRow, VerdictRow.id == newest_verdict_id())
+        .join(EncoderRow, EncoderRow.id == VerdictRow.encoder_id)
+        .where(
+            ExtensionRow.image_type == image_type,
+            FrameRow.night >= first,
+            FrameRow.night <= last,
+            value.is_not(None),
+        )
+        .order_by(FrameRow.observed_at, ExtensionRow.id)
+    )
+    for row in session.execute(query.execution_options(yield_per=_ROWS_AT_ONCE)):
+        yield Seen(*row)
+
+
+def embedded(
+    session: Session, fingerprint: str, image_types: Sequence[str] | None, first: date, last: date
+) -> Sequence[int]:
+    """Return the ids of the extensions of some types and nights that have an embedding, by age."""
+    query = (
+        select(ExtensionRow.id)
+        .join(ExtensionRow.frame)
+        .join(EmbeddingRow, EmbeddingRow.extension_id == ExtensionRow.id)
+        .join(EncoderRow, EncoderRow.id == EmbeddingRow.encoder_id)
+        .where(EncoderRow.fingerprint == fingerprint, FrameRow.night >= first)
+        .where(FrameRow.night <= last)
+        .order_by(FrameRow.observed_at, ExtensionRow.id)
+    )
+    if image_types is not None:
+        query = query.where(ExtensionRow.image_type.in_(image_types))
+    return session.scalars(query).all()
+
+
+def vectors_with(
+    session: Session, fingerprint: str, extension_ids: Sequence[int]
+) -> dict[int, NDArray[np.float32]]:
+    """Return an encoder's embeddings of some extensions, (d,) each, by their ids."""
+    found: dict[int, NDArray[np.float32]] = {}
+    for some in _parts(extension_ids):
+        query = (
+            select(EmbeddingRow.extension_id, EmbeddingRow.vector)
+            .join(EncoderRow, EncoderRow.id == EmbeddingRow.encoder_id)
+            .where(EncoderRow.fingerprint == fingerprint, EmbeddingRow.extension_id.in_(some))
+        )
+        found |= {row.extension_id: row.vector for row in session.execute(query)}
+    return found
+
+
 def copies(session: Session, image_type: str) -> Mapping[int, str]:
     """Return the extensions of a type that have the very pixels of an earlier frame, and its name.
 

@@ -44,7 +44,7 @@ ORDER = [
     {"qc.tuning"},
     {"qc.runtime"},
     {"qc.training"},
-    {"qc.reports", "qc.exports", "qc.proposals", "qc.review"},
+    {"qc.reports", "qc.exports", "qc.proposals", "qc.review", "qc.trends"},
     {"qc.informative"},
     {"qc.health"},
     {"qc.lessons", "qc.proposal_page", "qc.surveys"},

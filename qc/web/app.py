@@ -21,8 +21,10 @@ from qc.web import (
     thresholds,
     thumbnails,
     tonight,
+    trends,
     why,
 )
+from qc.web.drawings import bokeh_folder
 from qc.web.kept import Kept
 from qc.web.shelf import Shelf
 
@@ -53,6 +55,7 @@ def create_app(runtime: Runtime, now: Now = utc_now) -> FastAPI:
     app.state.runtime, app.state.now, app.state.past = runtime, now, Past()
     app.state.shelf, app.state.expectations = Shelf(), Expectations()
     app.state.kept = Kept()
+    app.mount("/static/bokeh", StaticFiles(directory=bokeh_folder()), name="bokeh")
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     access.guard(app, errors.told)
     errors.explain(app)
@@ -64,5 +67,6 @@ def create_app(runtime: Runtime, now: Now = utc_now) -> FastAPI:
     app.include_router(review.router)
     app.include_router(labels.router)
     app.include_router(thresholds.router)
+    app.include_router(trends.router)
     app.include_router(thumbnails.router)
     return app

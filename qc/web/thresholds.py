@@ -140,14 +140,15 @@ class Comparison:
     only_other: tuple[Flip, ...] | None
 
 
-def _known(runtime: Renewed, image_type: str) -> str:
+def known_type(runtime: Renewed, image_type: str) -> str:
+    """Let through only what is an image type."""
     if image_type not in runtime.thresholds.entries:
         known = " ".join(sorted(runtime.thresholds.entries))
         raise HTTPException(404, f"{image_type[:40]}: no such image type; there are {known}")
     return image_type
 
 
-ImageType = Annotated[str, Depends(_known)]
+ImageType = Annotated[str, Depends(known_type)]
 
 
 @router.get("/thresholds")

@@ -1,0 +1,156 @@
+"""Plots that answer to the mouse, as documents that BokehJS draws; and where BokehJS is."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from bokeh.core.types import ID
+from bokeh.embed import json_item
+from bokeh.models import ColumnDataSource, HoverTool, OpenURL, TapTool
+from bokeh.models.annotations import Label, Span
+from bokeh.plotting import figure
+
+TARGET = ID("plot")  # the element that is drawn into
+
+_INK = {False: "#1b2128", True: "#e6e9ec"}  # as in pages.css
+_PAPER = {False: "#ffffff", True: "#1d2126"}
+_LINE = {False: "#d5dae0", True: "#3a4149"}
+_EVENT = {
+    "intervention": {False: "#00558c", True: "#7cc0f5"},
+    "threshold": {False: "#8a5a00", True: "#ffc266"},
+}
+_TOOLS = "pan,wheel_zoom,box_zoom,reset,save"
+
+
+def bokeh_folder() -> Path:
+    """Return the folder of the scripts that came with the bokeh package."""
+    found = find_spec("bokeh")
+    assert found is not None  # a dependency
+    assert found.origin is not None
+    return Path(found.origin).parent / "server" / "static" / "js"
+
+
+@dataclass(frozen=True)
+class Dots:
+    """A group of points of one look.
+
+    Attributes
+    ----------
+    x, y : sequences of n
+    names, addresses, told : sequences of n str
+        What each is, where its page is, and what else there is to say of it.
+    """
+
+    name: str
+    colour: str
+    marker: str
+    x: Sequence[Any]
+    y: Sequence[float]
+    names: Sequence[str]
+    addresses: Sequence[str]
+    told: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A vertical line with words."""
+
+    at: datetime
+    kind: str
+    words: str
+
+
+def scatter(
+    groups: Sequence[Dots],
+    *,
+    across: str,
+    up: str,
+    is_time: bool,
+    is_dark: bool,
+    marks: Sequence[Mark] = (),
+    limit: tuple[Sequence[datetime], Sequence[float]] | None = None,
+) -> Mapping[str, Any]:
+    """Return points over time, or on a plane, that lead to their pages when clicked."""
+    drawn = figure(
+        x_axis_type="datetime" if is_time else "linear",
+        height=420,
+        sizing_mode="stretch_width",
+        tools=_TOOLS,
+        active_drag="pan",
+        x_axis_label=across,
+        y_axis_label=up,
+    )
+    for group in groups:
+        source = ColumnDataSource(
+            {
+                "x": list(group.x),
+                "y": list(group.y),
+                "name": list(group.names),
+                "address": list(group.addresses),
+                "told": list(group.told),
+            }
+        )
+        drawn.scatter(
+            "x",
+            "y",
+            source=source,
+            size=6 if group.marker == "circle" else 9,
+            marker=group.marker,
+            color=group.colour,
+            alpha=0.75,
+            legend_label=group.name,
+        )
+    if limit and limit[0]:
+        drawn.line(
+            list(limit[0]), list(limit[1]), color=_EVENT["threshold"][is_dark], line_dash="dashed"
+        )
+    for number, mark in enumerate(marks):
+        _draw_mark(drawn, mark, number, is_dark=is_dark)
+    drawn.add_tools(
+        HoverTool(tooltips=[("frame", "@name"), ("", "@told")]),
+        TapTool(callback=OpenURL(url="@address", same_tab=True)),
+    )
+    _dress(drawn, is_dark=is_dark)
+    document: Mapping[str, Any] = json_item(drawn, TARGET)
+    return document
+
+
+def _draw_mark(drawn: Any, mark: Mark, number: int, *, is_dark: bool) -> None:
+    colour = _EVENT[mark.kind][is_dark]
+    place = mark.at.timestamp() * 1000
+    drawn.add_layout(
+        Span(location=place, dimension="height", line_color=colour, line_dash="dotted")
+    )
+    drawn.add_layout(
+        Label(
+            x=place,
+            y=4 + 15 * (number % 4),  # neighbours do not cover each other
+            y_units="screen",
+            x_offset=3,
+            text=mark.words[:40],
+            text_color=colour,
+            text_font_size="11px",
+            background_fill_color=_PAPER[is_dark],
+            background_fill_alpha=0.8,
+        )
+    )
+
+
+def _dress(drawn: Any, *, is_dark: bool) -> None:
+    ink, paper, line = _INK[is_dark], _PAPER[is_dark], _LINE[is_dark]
+    drawn.toolbar.logo = None
+    drawn.background_fill_color = drawn.border_fill_color = paper
+    drawn.outline_line_color = line
+    drawn.grid.grid_line_color = line
+    for axis in drawn.axis:
+        axis.axis_line_color = axis.major_tick_line_color = axis.minor_tick_line_color = line
+        axis.major_label_text_color = axis.axis_label_text_color = ink
+    if drawn.legend:
+        drawn.legend.location = "top_left"
+        drawn.legend.click_policy = "hide"
+        drawn.legend.background_fill_color, drawn.legend.label_text_color = paper, ink
+        drawn.legend.background_fill_alpha = 0.8
+        drawn.legend.label_text_font_size = "11px"

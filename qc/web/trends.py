@@ -1,0 +1,248 @@
+"""Trends: one number of an image type over the years, with what was done meanwhile."""
+
+import csv
+import io
+from dataclasses import asdict
+from datetime import date
+from typing import Annotated, Any, Self
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from pydantic import BaseModel, model_validator
+from sqlalchemy.orm import Session
+
+from qc import database, trends
+from qc.errors import InvalidAnswer
+from qc.judge import Status
+from qc.runtime import Runtime
+from qc.trends import QUANTITIES, Trend
+from qc.web.access import Anybody
+from qc.web.addresses import frame_address
+from qc.web.drawings import Dots, Mark, scatter
+from qc.web.kept import Keeping, Kept
+from qc.web.pages import Reads, Renewed, render
+from qc.web.thresholds import ImageType, known_type
+
+router = APIRouter()
+
+_LOOKS = {  # shape says it again without colour
+    Status.NOMINAL: ("nominal", "#7f8a95", "circle"),
+    Status.UNDECIDED: ("undecided", "#4a90c2", "inverted_triangle"),
+    Status.ANOMALOUS: ("anomalous", "#d1443a", "diamond"),
+}
+_FIRST = date(1990, 1, 1)
+_LAST = date(2100, 1, 1)
+
+
+class Wanted(BaseModel):
+    """Which number, and of which nights."""
+
+    metric: str = "score"
+    since: date | None = None
+    until: date | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_absent(cls, given: Any) -> Any:
+        return {key: value for key, value in given.items() if value not in ("", [""])}
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if self.metric not in QUANTITIES:
+            raise ValueError(f"there is no metric {self.metric[:40]!r}; see the list on the page")
+        if self.since and self.until and self.since > self.until:
+            raise ValueError(f"since {self.since} comes after until {self.until}")
+        return self
+
+    @property
+    def query(self) -> str:
+        """Write it as the end of an address."""
+        names = set(Wanted.model_fields)
+        given = self.model_dump(include=names, exclude_none=True, mode="json")
+        return "&".join(f"{name}={value}" for name, value in given.items())
+
+
+class Choice(Wanted):
+    """What the form of the page says."""
+
+    type: str
+
+
+class Drawn(Wanted):
+    """What is to be drawn, and on what paper."""
+
+    dark: bool = False
+
+
+@router.get("/trends")
+def overview(request: Request, session: Reads, project: Renewed, _who: Anybody) -> HTMLResponse:
+    """List the types that have a trend."""
+    seen = [one for one in database.image_types_seen(session) if one in project.thresholds.entries]
+    return render(request, "trends.html.j2", types=seen)
+
+
+@router.get("/trends/choose", include_in_schema=False)
+def choose(
+    project: Renewed,
+    choice: Annotated[Choice, Query()],
+    _who: Anybody,
+) -> RedirectResponse:
+    """Lead from what a form says to the address of the page."""
+    return RedirectResponse(f"/trends/{known_type(project, choice.type)}?{choice.query}", 303)
+
+
+@router.get("/trends/{image_type}")
+def page(
+    request: Request,
+    session: Reads,
+    image_type: ImageType,
+    wanted: Annotated[Wanted, Query()],
+    _who: Anybody,
+) -> HTMLResponse:
+    """Show where a trend is drawn; plot and table are fetched after it."""
+    seen = database.image_types_seen(session)
+    return render(
+        request,
+        "trend.html.j2",
+        image_type=image_type,
+        types=seen if image_type in seen else [*seen, image_type],
+        wanted=wanted,
+        quantity=QUANTITIES[wanted.metric],
+        quantities=QUANTITIES,
+    )
+
+
+@router.get("/trends/{image_type}/plot.json")
+def plot(
+    project: Renewed,
+    session: Reads,
+    kept: Keeping,
+    image_type: ImageType,
+    wanted: Annotated[Drawn, Query()],
+    _who: Anybody,
+) -> JSONResponse:
+    """Return the plot as BokehJS draws it."""
+    found = read(project, session, kept, image_type, wanted)
+    return JSONResponse(draw(found, is_dark=wanted.dark))
+
+
+@router.get("/trends/{image_type}/table")
+def table(
+    request: Request,
+    project: Renewed,
+    session: Reads,
+    kept: Keeping,
+    image_type: ImageType,
+    wanted: Annotated[Wanted, Query()],
+    _who: Anybody,
+) -> HTMLResponse:
+    """Show the trend month by month, and what was done meanwhile."""
+    found = read(project, session, kept, image_type, wanted)
+    return render(request, "trend_table.html.j2", trend=found, wanted=wanted)
+
+
+@router.get("/api/v1/trends/{image_type}")
+def trend_json(
+    project: Renewed,
+    session: Reads,
+    kept: Keeping,
+    image_type: ImageType,
+    wanted: Annotated[Wanted, Query()],
+    _who: Anybody,
+) -> dict[str, Any]:
+    """Return a trend: at most some thousand points with all extremes, and how many there are."""
+    found = read(project, session, kept, image_type, wanted)
+    return {
+        "image_type": image_type,
+        "quantity": asdict(found.quantity),
+        "count": len(found.points),
+        "points": [
+            {
+                "at": one.at,
+                "frame": f"{one.frame}[{one.number}]",
+                "value": one.value,
+                "status": one.status,
+            }
+            for one in found.thinned()
+        ],
+        "months": [asdict(one) for one in found.months()],
+        "events": [asdict(one) for one in found.events],
+        "limit": [{"from": since, "limit": value} for since, value in found.limit],
+    }
+
+
+@router.get("/api/v1/trends/{image_type}/points.csv", response_class=Response)
+def trend_csv(
+    project: Renewed,
+    session: Reads,
+    kept: Keeping,
+    image_type: ImageType,
+    wanted: Annotated[Wanted, Query()],
+    _who: Anybody,
+) -> Response:
+    """Return every point of a trend as CSV."""
+    found = read(project, session, kept, image_type, wanted)
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(["frame", "extension", "observed_at", "night", wanted.metric, "status"])
+    lines.writerows(
+        [one.frame, one.number, one.at.isoformat(), one.night, repr(one.value), one.status]
+        for one in found.points
+    )
+    name = f"{image_type}_{wanted.metric}.csv"
+    disposition = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return Response(text.getvalue(), media_type="text/csv; charset=utf-8", headers=disposition)
+
+
+def read(runtime: Runtime, session: Session, kept: Kept, image_type: str, wanted: Wanted) -> Trend:
+    """Return a trend, read again only when something of its type has changed."""
+    first, last = wanted.since or _FIRST, wanted.until or _LAST
+    newest = database.newest_word(session, image_type)
+    said = [entry.id for entry in database.epochs(session)][-1:]
+    stamp = newest, tuple(said), runtime.thresholds.digest
+    found: Trend = kept.get(
+        ("trend", image_type, wanted.metric, first, last),
+        stamp,
+        lambda: trends.read_trend(runtime, session, image_type, wanted.metric, first, last),
+    )
+    if not found.points and image_type not in database.image_types_seen(session):
+        raise InvalidAnswer(f"{image_type}: nothing of this type has been processed")
+    return found
+
+
+def draw(trend: Trend, *, is_dark: bool) -> Any:
+    """Return a trend as BokehJS draws it."""
+    shown = trend.thinned()
+    groups = []
+    for status, (name, colour, marker) in _LOOKS.items():
+        some = [one for one in shown if one.status == status]
+        if some:
+            groups.append(
+                Dots(
+                    name,
+                    colour,
+                    marker,
+                    [one.at.replace(tzinfo=None) for one in some],
+                    [one.value for one in some],
+                    [f"{one.frame}[{one.number}]" for one in some],
+                    [frame_address(f"{one.frame}[{one.number}]") for one in some],
+                    [f"{one.at:%Y-%m-%d %H:%M}: {one.value:.5g}" for one in some],
+                )
+            )
+    first, last = (shown[0].night, shown[-1].night) if shown else (_FIRST, _FIRST)
+    times, values = trends.steps(trend.limit, first, last)
+    marks = [
+        Mark(trends.noon(one.night), one.kind, one.words)
+        for one in trend.events
+        if first <= one.night <= last
+    ]
+    unit = f" ({trend.quantity.unit})" if trend.quantity.unit else ""
+    return scatter(
+        groups,
+        across="",
+        up=f"{trend.quantity.name}{unit}",
+        is_time=True,
+        is_dark=is_dark,
+        marks=marks,
+        limit=([time.replace(tzinfo=None) for time in times], values),
+    )
