@@ -14,6 +14,7 @@ from qc import requests
 from qc.judge import Status
 from qc.review import Filters, Order, read_some
 from qc.tables import LabelName, LabelRow, VerdictRow, doubt
+from tests.browser import overflow, serving, violations, window
 from tests.remembered import Past, remember
 from tests.tiny import light_leak, process, write_frame, write_history
 
