@@ -52,11 +52,13 @@ def run_daemon(runtime: Runtime, supervisor: Supervisor, now: Now = utc_now) -> 
 
 
 def _report_death(watch: Watch, died: Holder) -> None:
-    words = f"the daemon had died without a word ({died}); it runs again"
+    """Let people hear of it, by and by: the disk that it died of may be full still."""
     logger.warning("daemon had died", extra={"who": str(died)})
-    with watch.runtime.writes.begin() as session:
-        key = f"daemon died {died.since.isoformat()}"
-        database.owe_alert(session, Topic.DAEMON, key, words)
+    words = f"the daemon had died without a word ({died}); it runs again"
+    watch.to_tell[f"daemon died {died.since.isoformat()}"] = words
+
+
+# --- the jobs -------------------------------------------------------------------------------------
 
 
 def scan(watch: Watch, now: datetime) -> str:
@@ -94,12 +96,15 @@ def retry(watch: Watch, now: datetime) -> str:
 
 def tell(watch: Watch, now: datetime) -> str:
     """Gather what is owed into notices, and send what is due."""
+    lasting = [trouble for trouble in watch.troubles if trouble.has_lasted(LASTING, now)]
+    of_itself = watch.to_tell | {
+        f"daemon {one.key} {one.since.isoformat()}": f"{one.key}: {one.words}" for one in lasting
+    }
     with watch.runtime.writes.begin() as session:
-        for trouble in watch.troubles:
-            if trouble.has_lasted(LASTING, now):
-                key = f"daemon {trouble.key} {trouble.since.isoformat()}"
-                database.owe_alert(session, Topic.DAEMON, key, f"{trouble.key}: {trouble.words}")
-        made = alerts.gather_alerts(session, watch.settings, now)
+        for key, words in of_itself.items():
+            database.owe_alert(session, Topic.DAEMON, key, words)
+        made = alerts.gather_alerts(session, watch.settings, now, watch.runtime.instruments)
+    watch.to_tell.clear()
     sent = alerts.send_unsent(watch.runtime, now)
     if sent.sent or sent.deferred or sent.gave_up:  # else nothing was tried
         watch.troubles.stand("mail ", {words: words for words in sent.troubles}, now)

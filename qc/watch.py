@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -134,9 +134,11 @@ class Watch:
         self.stopping = threading.Event()
         self.supervisor = supervisor or Supervisor({})
         self._clock = Clock(now)
+        self._has_jumped = False
         self._wake_at: float | None = None
         self._busy: set[str] = set()
         self._kept_at: dict[str, datetime] = {}
+        self.to_tell: dict[str, str] = {}  # what the daemon knows of itself, by key
         self.scheduler = Timekeeper(self)
 
     @property
@@ -172,7 +174,17 @@ class Watch:
         jumped_s = self._clock.jumped_s()
         if jumped_s:
             logger.warning("clock was set", extra={"by_s": round(jumped_s)})
+            self._has_jumped = True
+        try:
+            self._heed()
+        except DBAPIError:  # a round of the schedule tells it
+            self.wake_in(STORE_RETRY_S)
+
+    def _heed(self) -> None:
+        """Let the schedule follow a clock that was set, and a file that has come."""
+        if self._has_jumped:
             self.scheduler.plan_anew(self.now())
+            self._has_jumped = False
         is_due = self._wake_at is not None and time.monotonic() >= self._wake_at
         if is_due and SCAN not in self._busy:  # else the scheduler would drop the run
             self._wake_at = None
@@ -195,16 +207,6 @@ class Watch:
             self.troubles.end(f"job {job.name}", self.now())
         finally:
             self._busy.discard(job.name)
-
-    @contextmanager
-    def store_at_hand(self) -> Iterator[None]:
-        """Tell once that the database is away while it is, and that it is back."""
-        try:
-            yield
-        except DBAPIError as error:
-            self.troubles.begin("schedule", in_one_line(error), self.now())
-            raise
-        self.troubles.end("schedule", self.now())
 
     def await_turn(self, arrived: Iterable[Path], now: datetime) -> None:
         """Queue files: those of the newest night first, and in a night as they have come."""
@@ -338,9 +340,10 @@ class Timekeeper(BlockingScheduler):
             timezone=UTC,
         )
         self._watch = watch
+        self._is_planned = False
+        self.errors: list[DBAPIError] = []  # of this round's dealings with the store
 
     def _main_loop(self) -> None:
-        self._plan()
         due = time.monotonic()
         while not self._watch.stopping.is_set():
             self._event.wait(max(0.0, min(due - time.monotonic(), TICK_S)))
@@ -353,11 +356,24 @@ class Timekeeper(BlockingScheduler):
         self.shutdown()
 
     def _round(self) -> float:
-        """Start what is due; return in how many seconds the next is."""
+        """Start what is due; return in how many seconds the next is.
+
+        That the database is away is told once; that it is back, after a round without error.
+        """
+        watch = self._watch
+        self.errors.clear()
+        wait_s: float | None = None
         try:
+            if not self._is_planned:
+                self._plan()
+                self._is_planned = True
             wait_s = self._process_jobs()
-        except DBAPIError:  # has been told by the store
+        except DBAPIError as error:
+            self.errors.append(error)
+        if self.errors:
+            watch.troubles.begin("schedule", in_one_line(self.errors[0]), watch.now())
             return STORE_RETRY_S
+        watch.troubles.end("schedule", watch.now())
         return TICK_S if wait_s is None else float(wait_s)
 
     def _plan(self) -> None:
@@ -407,12 +423,19 @@ def _is_as_before(kept: Scheduled | None, job: Job, trigger: BaseTrigger) -> boo
 
 
 class _Store(SQLAlchemyJobStore):
-    """The schedule in the project's own database; tells once that it is away."""
+    """The schedule in the project's own database; keeps the error that APScheduler swallows."""
 
     def __init__(self, watch: Watch, engine: Any) -> None:
         super().__init__(engine=engine, tablename=ScheduledJobRow.__tablename__)
         self._watch = watch
 
+    def start(self, scheduler: Any, alias: str) -> None:
+        """Begin without making the table: a migration has, and the database may be away."""
+        super(SQLAlchemyJobStore, self).start(scheduler, alias)
+
     def get_due_jobs(self, now: datetime) -> list[Scheduled]:
-        with self._watch.store_at_hand():
+        try:
             return list(super().get_due_jobs(now))
+        except DBAPIError as error:
+            self._watch.scheduler.errors.append(error)
+            raise

@@ -192,6 +192,19 @@ def test_a_database_that_is_locked_for_long_is_said_once_and_caught_up_with(
     assert len(begun) == len(set(begun))
 
 
+def test_a_watch_that_begins_while_the_database_is_locked_waits_for_it(project, monkeypatch):
+    monkeypatch.setattr(database, "_BUSY_MS", 100)
+    monkeypatch.setattr("qc.watch.STORE_RETRY_S", 0.1)
+    work = Doing()
+    with open_tiny(project) as runtime, closing(sqlite3.connect(project / "qc.db")) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with watching(runtime, job(work, name="scan")) as watch:
+            watch.wake_in(0)
+            wait_until(lambda: [one.key for one in watch.troubles] == ["schedule"])
+            other.rollback()
+            wait_until(lambda: work.times >= 2 and not list(watch.troubles))
+
+
 def test_the_watch_finishes_what_it_has_in_hand(runtime):
     begun, may_end = threading.Event(), threading.Event()
 
