@@ -8,10 +8,11 @@ the next time.
 """
 
 import argparse
+import gc
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -30,8 +31,10 @@ PAGES = (
 )
 
 
-def timings_ms(client: TestClient, address: str, times: int) -> Iterator[float]:
-    """Yield how long the server took for each of so many requests, the first one too.
+def timings_ms(client: TestClient, address: str, times: int) -> Iterator[tuple[float, float]]:
+    """Yield what each of so many requests took, the first one too: by the clock, and of CPU.
+
+    On a machine that does something else besides, only the second says what the page costs.
 
     Raises
     ------
@@ -39,27 +42,34 @@ def timings_ms(client: TestClient, address: str, times: int) -> Iterator[float]:
         If the page is not there.
     """
     for _ in range(times):
-        started = time.perf_counter()
+        started, worked = time.perf_counter(), time.process_time()
         answer = client.get(address)
         if answer.status_code != 200:
             raise RuntimeError(f"{address}: expected a page, got {answer.status_code}")
-        yield 1000 * (time.perf_counter() - started)
+        took, work = time.perf_counter() - started, time.process_time() - worked
+        yield 1000 * took, 1000 * work
+
+
+def spread(figures: Sequence[float]) -> tuple[float, float]:
+    """Return the median and the 95th percentile."""
+    return statistics.median(figures), statistics.quantiles(figures, n=20)[-1]
 
 
 def run(runtime: Runtime, now: datetime, pages: list[str], times: int) -> bool:
     """Print a line for each page; return whether all are quick enough."""
     app = create_app(runtime, lambda: now)
     client = TestClient(app, base_url="http://localhost", client=("127.0.0.1", 50000))
-    print(
-        f"| page | first | p50 | p95 | of {times} requests, milliseconds |\n|---|--:|--:|--:|---|"
-    )
+    print(f"{times} requests of each page, milliseconds; the first request is not among them.\n")
+    print("| page | first | p50 | p95 | CPU p50 | CPU p95 | |\n|---|--:|--:|--:|--:|--:|---|")
     is_quick = True
+    gc.collect()
+    gc.freeze()  # as the server does
     for address in pages:
-        first, *others = timings_ms(client, address, times + 1)
-        p50, p95 = statistics.median(others), statistics.quantiles(others, n=20)[-1]
-        is_quick &= p95 < LIMIT_MS
-        verdict = "" if p95 < LIMIT_MS else "TOO SLOW"
-        print(f"| {address} | {first:.0f} | {p50:.0f} | {p95:.0f} | {verdict} |", flush=True)
+        (first, _), *others = timings_ms(client, address, times + 1)
+        clock, cpu = (spread(figures) for figures in zip(*others, strict=True))
+        is_quick &= clock[1] < LIMIT_MS
+        shown = " | ".join(f"{one:.0f}" for one in (first, *clock, *cpu))
+        print(f"| {address} | {shown} | {'' if clock[1] < LIMIT_MS else 'slow'} |", flush=True)
     return is_quick
 
 

@@ -38,6 +38,7 @@ from sqlalchemy.orm import (
     Session,
     aliased,
     contains_eager,
+    defer,
 )
 
 from embeddings.encoder import Encoder
@@ -562,6 +563,22 @@ def findings(session: Session, first: date, last: date = date.max) -> Iterator[F
     query = _findings_query().where(FrameRow.night >= first, FrameRow.night <= last)
     for row in session.execute(query.execution_options(yield_per=_ROWS_AT_ONCE)):
         yield Finding(*row)
+
+
+def findings_without_numbers(session: Session, night: date) -> list[Finding]:
+    """Return a night's judged extensions, oldest first, without what was measured of them.
+
+    Asking for a number afterwards is an error: hundreds of questions would be asked of the
+    database, one by one.
+    """
+    numbers = (
+        defer(ExtensionRow.metrics, raiseload=True),
+        defer(ExtensionRow.appearance, raiseload=True),
+        defer(VerdictRow.z, raiseload=True),
+        defer(VerdictRow.patterns, raiseload=True),
+    )
+    query = _findings_query().where(FrameRow.night == night).options(*numbers)
+    return [Finding(*row) for row in session.execute(query)]
 
 
 def findings_named(session: Session, name: str) -> list[Finding]:

@@ -258,11 +258,11 @@ def read_night(
     first = evening - timedelta(days=HISTORY_NIGHTS - 1)
     history = tuple(database.findings(session, first, evening))
     tonight = tuple(one for one in history if one.frame.night == evening)
-    events = events_of(tonight)
+    events = _events(tonight)
     ends = max(one.night_ends(evening) for one in instruments)
     absences = find_absences(session, evening, instruments, now or ends)
     newest = _newest(history)
-    matrices = [matrix_of(one, evening, newest, tonight, absences) for one in instruments]
+    matrices = [matrix_of(one, evening, newest, tonight, events, absences) for one in instruments]
     kinds = tuple(kind for one in instruments for kind in kinds_of(one))
     return Night(
         evening=evening,
@@ -385,6 +385,7 @@ def matrix_of(
     night: date,
     newest: Newest,
     tonight: Sequence[Finding],
+    events: Sequence[Event],
     absences: Sequence[Absence],
     now: datetime | None = None,
 ) -> Matrix:
@@ -409,9 +410,7 @@ def matrix_of(
             if name == instrument.name and ends - at <= SEEN_WITHIN
         },
         tonight=by_image_type(own),
-        anchors={
-            one.worst.extension.image_type: one.anchor for one in reversed(events_of(tonight))
-        },
+        anchors={one.worst.extension.image_type: one.anchor for one in reversed(events)},
         absences=[one for one in absences if one.instrument == instrument.name],
     )
     places: dict[tuple[str, str], list[Kind]] = defaultdict(list)
@@ -479,7 +478,7 @@ def _unread(session: Session, matrices: Sequence[Matrix]) -> tuple[FrameRow, ...
 # --- what stands apart, and what does not ---------------------------------------------------------
 
 
-def events_of(tonight: Sequence[Finding]) -> tuple[Event, ...]:
+def _events(tonight: Sequence[Finding]) -> tuple[Event, ...]:
     """Group the anomalies of each set, chip and image type; what people closed comes last."""
     groups: dict[tuple[str, str, str], list[Finding]] = defaultdict(list)
     for one in tonight:

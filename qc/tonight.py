@@ -31,6 +31,7 @@ from qc.tables import (
 LISTED = 30  # of any one list; how many there are besides is always said
 WORTH_A_LOOK = 0.7  # score of a nominal image: so near the limit somebody might disagree
 OPEN_FOR = timedelta(days=30)  # notices that nobody has answered for longer are counted, not read
+_NIGHTS_KEPT = 7
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,8 @@ class Past:
         found = self.known.get(key)
         if found is None:
             found = tuple(database.had_between(session, first, last))
-            self.known = {key: found}  # as a whole: others may be reading the one before
+            kept = list(self.known.items())[-_NIGHTS_KEPT:]
+            self.known = {**dict(kept), key: found}  # anew: others may be reading the one before
         return found
 
 
@@ -200,7 +202,7 @@ def read_tonight(
     evening = night or newest_night
     current = max(one.night_of(now) for one in instruments)
     is_newest = night is None or night == newest_night
-    findings = list(database.findings(session, evening, evening)) if evening else []
+    findings = database.findings_without_numbers(session, evening) if evening else []
     watched = current if is_newest and evening and current > evening else evening
     absences = _absences(session, instruments, watched, now, past or Past())
     matrices = _matrices(
@@ -261,7 +263,7 @@ def _matrices(
         return []
     newest = database.newest_of_types(session, evening - SEEN_WITHIN - timedelta(days=1), evening)
     missed = [one for one in absences if one.missed <= evening]
-    return [matrix_of(one, evening, newest, findings, missed, now) for one in instruments]
+    return [matrix_of(one, evening, newest, findings, (), missed, now) for one in instruments]
 
 
 def doubtful(findings: Sequence[Finding]) -> list[Doubtful]:

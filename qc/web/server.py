@@ -1,5 +1,6 @@
 """The pages in the air: where they are reachable, and until when."""
 
+import gc
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -56,6 +57,8 @@ def serve(runtime: Runtime, host: str, port: int, say: Callable[[str], None]) ->
         ) from None
     shown = f"[{host}]" if ":" in host else host
     say(f"{'https' if is_secure else 'http'}://{shown}:{listening.getsockname()[1]}/")
+    gc.collect()
+    gc.freeze()  # what was imported stays: not to be looked through in the middle of an answer
     uvicorn.Server(config).run(sockets=[listening])
 
 
