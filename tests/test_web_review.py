@@ -84,7 +84,8 @@ def test_pages_of_any_size_hold_all_once_and_in_order(runtime, order):
     with runtime.reads() as session:
         filters = Filters(order=order)
         whole = read_some(session, runtime.instruments, filters, 100).ids
-        parts, after = [], ""
+        parts: list[int] = []
+        after = ""
         while True:
             some = read_some(session, runtime.instruments, filters, 10, after)
             parts += some.ids
@@ -346,7 +347,7 @@ def test_nothing_left_is_said(pages):
 
 @pytest.mark.usefixtures("judged")
 def test_pictures_are_drawn_once_and_need_not_be_asked_for_again(pages):
-    address = re.search(r"/review/pictures/\S+?/own.png", pages.get("/review").text)[0]
+    [address, *_] = re.findall(r"/review/pictures/\S+?/own.png", pages.get("/review").text)
     first = pages.get(address)
     assert first.content.startswith(b"\x89PNG")
     assert "immutable" in first.headers["Cache-Control"]
@@ -571,7 +572,7 @@ def test_labels_that_were_not_heard_outlast_the_page(chromium, judged):
 
 def test_an_answer_that_was_lost_on_its_way_is_not_said_twice(page, judged):
     opened(page)
-    lost = []
+    lost: list[object] = []
 
     def lose_the_first(route):
         route.fetch()  # the server has heard it
@@ -596,7 +597,7 @@ def test_two_who_look_at_one_frame_see_each_other(chromium, judged):
             asked = requests.Request("kim", "kims-key", datetime.now(UTC), [25])
             requests.answer_once(session, asked, judged.instruments, ("bad", "light_leak", ""))
         page.wait_for_selector("#told >> text=Meanwhile: bad, light_leak, says kim")
-        assert "says kim" in page.locator(".said").text_content()
+        assert "says kim" in page.locator(".said").inner_text()
 
 
 def test_who_answers_on_an_older_state_is_told(page, judged):

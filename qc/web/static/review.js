@@ -33,8 +33,8 @@
     return true;
   }
   function token() {
-    const hidden = document.querySelector('input[name="csrf"]');
-    return hidden ? { "X-CSRF-Token": hidden.value } : {};
+    const mark = document.querySelector('meta[name="csrf"]');
+    return mark ? { "X-CSRF-Token": mark.content } : {};
   }
   async function transmit(request) {
     const body = request.body ? JSON.stringify(request.body) : undefined;
