@@ -52,7 +52,7 @@ ORDER = [
     {"qc.alerts"},
     {"qc.mailing"},
     {"qc.pipeline"},
-    {"qc.history"},
+    {"qc.history", "qc.maps"},
     {"qc.simulator"},
     {"qc.selftest"},
     {"qc.watch"},

@@ -8,7 +8,7 @@ from fastapi import Depends, FastAPI
 from fastapi.staticfiles import StaticFiles
 
 from qc.runtime import Runtime
-from qc.web import access, errors, login, thresholds, thumbnails, tonight, trends
+from qc.web import access, errors, history, login, thresholds, thumbnails, tonight, trends
 from qc.web.drawings import bokeh_folder
 from qc.web.kept import Kept
 
@@ -46,5 +46,7 @@ def create_app(runtime: Runtime, now: Now = utc_now) -> FastAPI:
     app.include_router(tonight.router)
     app.include_router(thresholds.router)
     app.include_router(trends.router)
+    app.include_router(history.router)
+    app.include_router(history.uploads)
     app.include_router(thumbnails.router)
     return app
