@@ -172,7 +172,7 @@ class FrameRow(Base):
 
     __tablename__ = "frame"
     id: Mapped[int] = mapped_column(primary_key=True)
-    state: Mapped[FrameState] = mapped_column(String(16))
+    state: Mapped[FrameState] = mapped_column(String(16), index=True)
     reason: Mapped[str] = mapped_column(default="")
     path: Mapped[str] = mapped_column(index=True)
     file_bytes: Mapped[int] = mapped_column(BigInteger)

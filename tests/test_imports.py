@@ -49,7 +49,7 @@ ORDER = [
     {"qc.events"},
     {"qc.stories"},
     {"qc.mail", "qc.notices"},
-    {"qc.alerts"},
+    {"qc.alerts", "qc.tonight"},
     {"qc.mailing"},
     {"qc.pipeline"},
     {"qc.history", "qc.maps"},

@@ -17,6 +17,7 @@ def qc(project, monkeypatch, capfd):
     """Run the command in the project, with words on its standard input."""
     types = [n for one in read_instruments(project / "instruments") for n in one.image_types()]
     (project / "thresholds.yaml").write_text(thresholds_text(types, UNTRAINED))
+    (project / "qc.toml").write_text('instruments = "instruments"\nweights = "untrained"\n')
     monkeypatch.setenv("QC_PROJECT", str(project))
 
     def run(*arguments: str, said: str = "") -> tuple[int, str, str]:

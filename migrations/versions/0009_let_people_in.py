@@ -1,4 +1,4 @@
-"""let people in: accounts, what opens the pages for them, and tries to log in
+"""let people in: accounts, what opens the pages for them, tries to log in; find failed files
 
 Revision ID: 0009
 Revises: 0008
@@ -50,9 +50,11 @@ def upgrade() -> None:
     )
     op.create_index("ix_login_address_at", "login", ["address", "at"])
     op.create_index("ix_login_name_digest_at", "login", ["name_digest", "at"])
+    op.create_index(op.f("ix_frame_state"), "frame", ["state"])
 
 
 def downgrade() -> None:
+    op.drop_index(op.f("ix_frame_state"), table_name="frame")
     op.drop_table("login")
     op.drop_table("access_key")
     op.drop_table("account")

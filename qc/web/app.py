@@ -8,6 +8,7 @@ from fastapi import Depends, FastAPI
 from fastapi.staticfiles import StaticFiles
 
 from qc.runtime import Runtime
+from qc.tonight import Past
 from qc.web import access, errors, history, login, thresholds, thumbnails, tonight, trends
 from qc.web.drawings import bokeh_folder
 from qc.web.kept import Kept
@@ -36,7 +37,7 @@ def create_app(runtime: Runtime, now: Now = utc_now) -> FastAPI:
         openapi_url="/api/openapi.json",
         dependencies=[Depends(access.unforged)],
     )
-    app.state.runtime, app.state.now = runtime, now
+    app.state.runtime, app.state.now, app.state.past = runtime, now, Past()
     app.state.kept = Kept()
     app.mount("/static/bokeh", StaticFiles(directory=bokeh_folder()), name="bokeh")
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
