@@ -28,6 +28,18 @@ PAGES = (
     "/",
     f"/?night={LAST - timedelta(days=7)}",
     "/api/v1/tonight",
+    "/thresholds",
+    "/thresholds/UBB0",
+    "/thresholds/UBB0?factor=0.8",
+    "/api/v1/thresholds/UBB0/consequences?factor=1.3",
+    "/trends",
+    "/trends/UBB0?metric=bias_level",
+    "/trends/UBB0/plot.json?metric=bias_level",
+    "/trends/UBB0/table?metric=bias_level",
+    "/similar",
+    "/map?type=UBB0",
+    "/map/plot.json?type=UBB0",
+    "/dendrogram?type=UBB0",
 )
 
 

@@ -314,6 +314,8 @@ class Web(_Section):
     trusted_proxies : tuple of str
         Addresses or networks from which that header, and X-Forwarded-For and
         X-Forwarded-Proto, are believed.
+    upload_mb, upload_s : float
+        How large a file may be that a browser sends to be looked at, and how long that may take.
     """
 
     host: str = "127.0.0.1"
@@ -323,6 +325,8 @@ class Web(_Section):
     session_h: Positive = 12
     trusted_header: Annotated[str, Field(pattern="^[A-Za-z0-9-]*$")] = ""
     trusted_proxies: tuple[Annotated[str, AfterValidator(_network)], ...] = ()
+    upload_mb: Positive = 200
+    upload_s: Positive = 60
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

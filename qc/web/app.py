@@ -14,6 +14,7 @@ from qc.web import (
     access,
     errors,
     frames,
+    history,
     images,
     labels,
     login,
@@ -68,5 +69,7 @@ def create_app(runtime: Runtime, now: Now = utc_now) -> FastAPI:
     app.include_router(labels.router)
     app.include_router(thresholds.router)
     app.include_router(trends.router)
+    app.include_router(history.router)
+    app.include_router(history.uploads)
     app.include_router(thumbnails.router)
     return app

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
-from pydantic import BaseModel, model_validator
+from pydantic import model_validator
 from sqlalchemy.orm import Session
 
 from qc import database, trends
@@ -21,6 +21,7 @@ from qc.web.addresses import frame_address
 from qc.web.drawings import Dots, Mark, scatter
 from qc.web.kept import Keeping, Kept
 from qc.web.pages import Reads, Renewed, render
+from qc.web.questions import Asked
 from qc.web.thresholds import ImageType, known_type
 
 router = APIRouter()
@@ -34,17 +35,12 @@ _FIRST = date(1990, 1, 1)
 _LAST = date(2100, 1, 1)
 
 
-class Wanted(BaseModel):
+class Wanted(Asked):
     """Which number, and of which nights."""
 
     metric: str = "score"
     since: date | None = None
     until: date | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _empty_is_absent(cls, given: Any) -> Any:
-        return {key: value for key, value in given.items() if value not in ("", [""])}
 
     @model_validator(mode="after")
     def _known(self) -> Self:
