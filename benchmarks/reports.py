@@ -75,10 +75,19 @@ def _setup(name: str, chip: str, how: tuple[str, str], *light: Any) -> Setup:
 
 
 class Remembered:
-    """Half a year of rows, written a night at a time."""
+    """Half a year of rows, or as many nights as wanted, written a night at a time.
 
-    def __init__(self, session: Session, seed: int = 1) -> None:
+    Parameters
+    ----------
+    pictured : int
+        Newest nights whose faulty frames keep their pictures: most of the size of the database.
+    """
+
+    def __init__(
+        self, session: Session, seed: int = 1, nights: int = NIGHTS, pictured: int = NIGHTS
+    ) -> None:
         self.session, self.random = session, np.random.default_rng(seed)
+        self.nights, self.pictured = nights, pictured
         self.extension_id = self.frame_id = 0
         self.pools: dict[Setup, list[NDArray[np.float32]]] = {}
 
@@ -88,13 +97,11 @@ class Remembered:
         row = EncoderRow(fingerprint=fingerprint, name="resnet50-untrained", stretch="physical")
         self.session.add(row)
         self.session.flush()
-        for back in range(NIGHTS - 1, -1, -1):
+        for back in range(self.nights - 1, -1, -1):
             self._night(LAST - timedelta(days=back), back)
         since = LAST - timedelta(days=12)
         why = "new deuterium lamp"
-        self.session.add(
-            EpochRow(scope="UVES", since=since, why=why, who="kim", at=_morning(since))
-        )
+        self.session.add(EpochRow(scope="UVES", since=since, why=why, who="kim", at=morning(since)))
 
     def _night(self, night: date, back: int) -> None:
         files = setups()
@@ -113,7 +120,7 @@ class Remembered:
                 self._extension(rows, setup, frame_class, night, number, back, fault)
         rows[SelfTestRow] = list(self._self_test(night))
         notice = NoticeRow(
-            topic=Topic.VERDICT, night=night, made_at=_morning(night), subject="anomalies"
+            topic=Topic.VERDICT, night=night, made_at=morning(night), subject="anomalies"
         )
         self.session.add(notice)
         self.session.flush()
@@ -121,14 +128,14 @@ class Remembered:
             alert["notice_id"] = notice.id
         if self.random.random() < 0.6:
             hours = float(self.random.exponential(5))
-            at = _morning(night) + timedelta(hours=hours)
+            at = morning(night) + timedelta(hours=hours)
             self.session.add(AcknowledgementRow(notice_id=notice.id, who="kim", at=at, note="seen"))
         for table, own_rows in rows.items():
             if own_rows:
                 self.session.execute(insert(table), own_rows)
 
     def _frame(self, night: date, number: int) -> dict[str, Any]:
-        at = _morning(night) + timedelta(seconds=60 * number)
+        at = morning(night) + timedelta(seconds=60 * number)
         return {
             "id": self.frame_id,
             "state": FrameState.PROCESSED,
@@ -167,9 +174,9 @@ class Remembered:
         if back < COMPARED:
             vector = self.random.normal(0, 1, 2048).astype(np.float32) / 45
             rows[EmbeddingRow].append(own | {"encoder_id": 1, "vector": vector})
-        if back < IN_SIGHT or is_bad:
+        if back < IN_SIGHT or (is_bad and back < self.pictured):
             rows[BlockStatisticsRow].append(own | {"above_zero_adu": self._seen(setup, is_bad)})
-        at = _morning(night) + timedelta(hours=float(self.random.exponential(8)))
+        at = morning(night) + timedelta(hours=float(self.random.exponential(8)))
         is_drawn = int(f"{self.extension_id:064x}"[-1], 16) == 0
         if (is_flagged and self.random.random() < 0.8) or (is_drawn and self.random.random() < 0.5):
             label = LabelName.BAD if is_bad else LabelName.GOOD
@@ -183,7 +190,7 @@ class Remembered:
                     "verdict_id": self.extension_id,
                     "night": night,
                     "words": "",
-                    "owed_at": _morning(night) + timedelta(seconds=60 * number),
+                    "owed_at": morning(night) + timedelta(seconds=60 * number),
                 }
             )
 
@@ -214,13 +221,13 @@ class Remembered:
     def _verdict(
         self, night: date, number: int, back: int, is_flagged: bool, numbers: dict[str, float]
     ) -> dict[str, Any]:
-        drift = 0.3 + 0.3 * (NIGHTS - back) / NIGHTS
+        drift = 0.3 + 0.3 * (self.nights - back) / self.nights
         height = float(0.0005 * drift * self.random.gamma(8, 1 / 8)) * (8 if is_flagged else 1)
         why = f"merge height {height:.2g}, threshold 0.0005: stands apart from 100 references"
         return {
             "id": self.extension_id,
             "encoder_id": 1,
-            "judged_at": _morning(night) + timedelta(seconds=60 * number + 30),
+            "judged_at": morning(night) + timedelta(seconds=60 * number + 30),
             "status": Status.ANOMALOUS if is_flagged else Status.NOMINAL,
             "score": height / 0.0005 + is_flagged,
             "reasons": [why] if is_flagged else [],
@@ -249,7 +256,7 @@ class Remembered:
             for trial in range(5):
                 yield {
                     "night": night,
-                    "at": _morning(night),
+                    "at": morning(night),
                     "instrument": "UVES",
                     "image_type": "UBB0",
                     "kind": kind,
@@ -261,7 +268,8 @@ class Remembered:
                 }
 
 
-def _morning(night: date) -> datetime:
+def morning(night: date) -> datetime:
+    """Return when the frames of a night begin to be taken: at ten in the morning after it."""
     return datetime(night.year, night.month, night.day, 10, tzinfo=UTC) + timedelta(days=1)
 
 
@@ -278,7 +286,7 @@ def measure(what: str, work: Callable[[], Any]) -> None:
 
 def run(runtime: Runtime, wanted: list[str]) -> None:
     """Write the reports, each measured."""
-    now = _morning(LAST) + timedelta(hours=12)
+    now = morning(LAST) + timedelta(hours=12)
     month, week = month_of(LAST), week_to(LAST)
     works: dict[str, Callable[[], Any]] = {
         "night": lambda: publish_night(runtime, LAST, now),

@@ -99,7 +99,11 @@ def _key(instrument: str, missed: date, scope: Iterable[str]) -> str:
 
 
 def find_absences(
-    session: Session, night: date, instruments: Sequence[Instrument], now: datetime
+    session: Session,
+    night: date,
+    instruments: Sequence[Instrument],
+    now: datetime,
+    past: Iterable[Had] | None = None,
 ) -> tuple[Absence, ...]:
     """Return what should have come by now and did not, as a night stands; the gravest first.
 
@@ -108,9 +112,14 @@ def find_absences(
     now : datetime
         Aware. Before the hour by which a night's calibrations are due, only sets that stopped
         and what was missed on earlier nights can be told.
+    past : iterable of Had, optional
+        What the nights before brought, if that is known already.
     """
+    first, before = night - HISTORY, night - timedelta(days=1)
+    if past is None:
+        past = database.had_between(session, first, before)
     had = defaultdict[str, list[Had]](list)
-    for one in database.had_between(session, night - HISTORY, night):
+    for one in (*past, *database.had_between(session, night, night)):
         had[one.instrument].append(one)
     came = database.extensions_of(session, night)
     found: list[Absence] = []

@@ -46,6 +46,19 @@ class LogStyle(StrEnum):
     JSON = "json"
 
 
+class Role(StrEnum):
+    """What an account may do; each includes those before it."""
+
+    LOOK = "look"
+    REVIEW = "review"
+    TUNE = "tune"
+
+    def includes(self, other: "Role") -> bool:
+        """Say whether who may do this may do the other too."""
+        order = list(Role)
+        return order.index(self) >= order.index(other)
+
+
 def chosen(word: str, known: Iterable[str], what: str) -> str:
     """Return the name that was meant, whatever its case, its hyphens or underscores.
 

@@ -15,6 +15,7 @@ import webbrowser
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, date, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -26,7 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 from rich.text import Text
 
-from qc.choices import Format, InForce, What
+from qc.choices import Format, InForce, Role, What
 from qc.errors import InvalidAnswer
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ app = typer.Typer(
 )
 db = typer.Typer(help="Make a project, bring its database up to date, or check it.")
 app.add_typer(db, name="db", no_args_is_help=True)
+user = typer.Typer(help="Say who may use the review pages, and what they may do there.")
+app.add_typer(user, name="user", no_args_is_help=True)
 
 # A file may be called [red]x.fits or :smile:.fits; what people named is printed as it is.
 out = Console(highlight=False, markup=False, emoji=False)
@@ -71,6 +74,11 @@ Project = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document, not a table.")]
+AccountName = Annotated[str, typer.Argument(metavar="NAME", help="Of the account.")]
+PasswordFile = Annotated[
+    Path | None,
+    typer.Option(help="A file with the password, or - for standard input; otherwise it is asked."),
+]
 Day = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"])]
 
 
@@ -1108,20 +1116,115 @@ def ack(
 @app.command()
 def serve(
     host: Annotated[str, typer.Option(help="Address.", show_default="qc.toml's")] = "",
-    port: Annotated[int, typer.Option(help="Port.", show_default="qc.toml's")] = 0,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port; 0: any.", show_default="qc.toml's")
+    ] = None,
     project: Project = Path(),
 ) -> None:
-    """Serve the review pages to a browser; on this machine alone by default."""
-    import uvicorn
-
-    from qc.web.app import create_app
+    """Serve the review pages to a browser; on this machine alone until 'qc user' adds somebody."""
+    from qc.logs import start_logging
+    from qc.web.server import serve as serve_pages
 
     with _runtime(project) as runtime:
+        start_logging(runtime.settings.log)
         web = runtime.settings.web
-        out.print(f"http://{host or web.host}:{port or web.port}/", soft_wrap=True)
-        uvicorn.run(
-            create_app(runtime), host=host or web.host, port=port or web.port, log_level="warning"
+        serve_pages(
+            runtime,
+            host or web.host,
+            web.port if port is None else port,
+            lambda address: out.print(address, soft_wrap=True),
         )
+
+
+@user.command("add")
+def user_add(
+    name: AccountName,
+    role: Annotated[Role, typer.Option(help="look; review: label too; tune: and set limits.")],
+    password_file: PasswordFile = None,
+    project: Project = Path(),
+) -> None:
+    """Let somebody in, with a password that is asked for."""
+    from qc import accounts
+
+    password = _password(password_file)
+    with _runtime(project) as runtime, runtime.writes.begin() as session:
+        accounts.add_account(session, name, role, password, datetime.now(UTC))
+    out.print(f"{name} may log in, with the role {role}.", soft_wrap=True)
+
+
+@user.command("list")
+def user_list(project: Project = Path(), as_json: AsJson = False) -> None:
+    """Say who may log in."""
+    from qc import accounts
+
+    with _runtime(project) as runtime, runtime.reads() as session:
+        found = accounts.accounts(session)
+    if as_json:
+        _print_json([asdict(one) for one in found])
+        return
+    if not found:
+        out.print("Nobody: the review pages are this machine's alone. 'qc user add' adds somebody.")
+        return
+    table = Table("name", "role", "since", "tokens")
+    for one in found:
+        table.add_row(one.name, one.role, f"{one.made_at:%Y-%m-%d}", str(one.tokens))
+    out.print(table)
+
+
+@user.command("password")
+def user_password(
+    name: AccountName, password_file: PasswordFile = None, project: Project = Path()
+) -> None:
+    """Set another password; who is logged in with the old one is not any more."""
+    from qc import accounts
+
+    password = _password(password_file)
+    with _runtime(project) as runtime, runtime.writes.begin() as session:
+        accounts.change_password(session, name, password)
+    out.print(f"{name} has another password.", soft_wrap=True)
+
+
+@user.command("remove")
+def user_remove(name: AccountName, project: Project = Path()) -> None:
+    """Let somebody in no more; what they said stays."""
+    from qc import accounts
+
+    with _runtime(project) as runtime, runtime.writes.begin() as session:
+        accounts.remove_account(session, name)
+        is_last = not accounts.has_accounts(session)
+    out.print(f"{name} is let in no more.", soft_wrap=True)
+    if is_last:
+        out.print("Nobody else has an account: the pages are this machine's alone now.")
+
+
+@user.command("token")
+def user_token(
+    name: AccountName,
+    revoke: Annotated[bool, typer.Option("--revoke", help="Let none of them in any more.")] = False,
+    project: Project = Path(),
+) -> None:
+    """Make a token for somebody's scripts, as 'Authorization: Bearer TOKEN'; it is shown once."""
+    from qc import accounts
+
+    with _runtime(project) as runtime, runtime.writes.begin() as session:
+        if revoke:
+            count = accounts.revoke_tokens(session, name)
+            words = f"{count} tokens of {name} open nothing any more."
+        else:
+            words = accounts.make_token(session, name, datetime.now(UTC))
+    out.print(words, soft_wrap=True)
+
+
+def _password(file: Path | None) -> str:
+    """Return the first line of a file, or what is typed twice, unseen; never an argument."""
+    if file is None:
+        typed: str = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+        return typed
+    try:
+        content = sys.stdin.readline() if file == Path("-") else file.read_text()
+    except (OSError, ValueError) as error:
+        raise InvalidAnswer(f"{file}: a password is expected here: {error}") from None
+    return next(iter(content.splitlines()), "")
 
 
 @app.command()

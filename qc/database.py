@@ -37,6 +37,7 @@ from sqlalchemy.orm import (
     Session,
     aliased,
     contains_eager,
+    defer,
 )
 
 from embeddings.encoder import Encoder
@@ -502,7 +503,8 @@ def _label_stands() -> tuple[ColumnElement[bool], ColumnElement[bool]]:
     """Leave out the rows that undo another, and those undone."""
     undoing = aliased(LabelRow)
     undone = select(undoing.id).where(undoing.undoes_id == LabelRow.id).exists()
-    return LabelRow.undoes_id.is_(None), ~undone
+    # SQLite takes "IS NULL" of a unique column for rare, and would read all labels for each image.
+    return func.coalesce(LabelRow.undoes_id, 0) == 0, ~undone
 
 
 @dataclass(frozen=True)
@@ -521,6 +523,22 @@ def findings(session: Session, first: date, last: date = date.max) -> Iterator[F
     query = _findings_query().where(FrameRow.night >= first, FrameRow.night <= last)
     for row in session.execute(query.execution_options(yield_per=_ROWS_AT_ONCE)):
         yield Finding(*row)
+
+
+def findings_without_numbers(session: Session, night: date) -> list[Finding]:
+    """Return a night's judged extensions, oldest first, without what was measured of them.
+
+    Asking for a number afterwards is an error: hundreds of questions would be asked of the
+    database, one by one.
+    """
+    numbers = (
+        defer(ExtensionRow.metrics, raiseload=True),
+        defer(ExtensionRow.appearance, raiseload=True),
+        defer(VerdictRow.z, raiseload=True),
+        defer(VerdictRow.patterns, raiseload=True),
+    )
+    query = _findings_query().where(FrameRow.night == night).options(*numbers)
+    return [Finding(*row) for row in session.execute(query)]
 
 
 def findings_named(session: Session, name: str) -> list[Finding]:
@@ -906,6 +924,32 @@ def newest_night(session: Session) -> date | None:
     return session.scalar(select(func.max(FrameRow.night)))
 
 
+def newest_of_types(
+    session: Session, first: date, last: date
+) -> Mapping[tuple[str, str], datetime]:
+    """Return when each image type of each instrument was had last in these nights."""
+    query = (
+        select(FrameRow.instrument, ExtensionRow.image_type, func.max(FrameRow.observed_at))
+        .join(ExtensionRow.frame)
+        .where(FrameRow.night >= first, FrameRow.night <= last)
+        .group_by(FrameRow.instrument, ExtensionRow.image_type)
+    )
+    return {
+        (instrument, image_type): at
+        for instrument, image_type, at in session.execute(query)
+        if instrument and at
+    }
+
+
+def frames_between(session: Session, first: date, last: date) -> tuple[int, int]:
+    """Return how many frames these nights brought, and the number of the one that came last."""
+    query = select(func.count(), func.max(FrameRow.id)).where(
+        FrameRow.night >= first, FrameRow.night <= last
+    )
+    count, newest = session.execute(query).one()
+    return count, newest or 0
+
+
 def frame_states(session: Session) -> Mapping[str, int]:
     """Return how many files are in each state."""
     query = select(FrameRow.state, func.count()).group_by(FrameRow.state)
@@ -1215,7 +1259,7 @@ def unprocessed_between(session: Session, start: datetime, end: datetime) -> Seq
     query = (
         select(FrameRow)
         .where(
-            FrameRow.state != FrameState.PROCESSED,
+            FrameRow.state.in_((FrameState.FAILED, FrameState.SKIPPED)),
             or_(
                 FrameRow.name.contains(start.date().isoformat()),
                 FrameRow.name.contains(end.date().isoformat()),

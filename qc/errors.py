@@ -12,6 +12,7 @@
     │   └── NotForUs            readable and healthy, but not ours to judge: recorded as skipped
     ├── UnknownFrame            a question about a frame that was never processed
     ├── InvalidAnswer           a person says what cannot be: a misspelt kind, a date to come
+    ├── NotAdmitted             a name and a password that do not fit, or were tried too often
     ├── CannotTune              what is stored does not say where a limit should be
     ├── CannotTrain             too little is labelled to learn from
     ├── InboxAway               a remote inbox does not answer; it is asked again
@@ -62,6 +63,10 @@ class UnknownFrame(QCError):  # noqa: N818
 
 class InvalidAnswer(QCError):  # noqa: N818
     """What a person said of a frame or an instrument cannot be; nothing of it has been kept."""
+
+
+class NotAdmitted(QCError):  # noqa: N818
+    """Somebody wants to log in and may not, or not now; which word was wrong is not said."""
 
 
 class CannotTune(QCError):  # noqa: N818

@@ -21,6 +21,8 @@ from qc.tables import FrameRow, FrameState, LabelName
 HISTORY_NIGHTS = 60
 SEEN_WITHIN = timedelta(days=30)  # an image type not had for longer is not missed
 
+Newest = Mapping[tuple[str, str], datetime]  # of instrument and image type
+
 
 class Standing(StrEnum):
     """Where an image type stands tonight, a person's word included; the gravest first."""
@@ -72,7 +74,7 @@ class Cell:
     references : int or None
         Fewest that a verdict of the night was reached with; None without frames.
     age : timedelta
-        Of the newest frame ever seen, at the end of the night.
+        Of the newest frame ever seen: at the end of the night, or at the time of asking.
     """
 
     image_types: tuple[str, ...]
@@ -259,7 +261,8 @@ def read_night(
     events = _events(tonight)
     ends = max(one.night_ends(evening) for one in instruments)
     absences = find_absences(session, evening, instruments, now or ends)
-    matrices = [_matrix(one, evening, history, events, absences) for one in instruments]
+    newest = _newest(history)
+    matrices = [matrix_of(one, evening, newest, tonight, events, absences) for one in instruments]
     kinds = tuple(kind for one in instruments for kind in kinds_of(one))
     return Night(
         evening=evening,
@@ -348,7 +351,7 @@ class _Tonight:
         Of the gravest event of each.
     """
 
-    ends: datetime
+    now: datetime
     newest: Mapping[str, datetime]
     tonight: Mapping[str, Sequence[Finding]]
     anchors: Mapping[str, str]
@@ -368,20 +371,45 @@ class _Tonight:
         )
 
 
-def _matrix(
+def _newest(history: Iterable[Finding]) -> Newest:
+    """Say when each image type of each instrument was had last; the history's oldest come first."""
+    return {
+        (str(one.frame.instrument), one.extension.image_type): one.frame.observed_at
+        for one in history
+        if one.frame.observed_at
+    }
+
+
+def matrix_of(
     instrument: Instrument,
     night: date,
-    history: Sequence[Finding],
+    newest: Newest,
+    tonight: Sequence[Finding],
     events: Sequence[Event],
     absences: Sequence[Absence],
+    now: datetime | None = None,
 ) -> Matrix:
-    own = [one for one in history if one.frame.instrument == instrument.name]
+    """Return how an instrument's chips stand in a night.
+
+    Parameters
+    ----------
+    newest : mapping of (instrument, image type) to datetime
+        When each was had last, up to this night.
+    tonight : sequence of Finding
+        All that were judged of the night.
+    now : datetime, optional
+        Aware; ages are told of this moment. The end of the night, where absent.
+    """
     ends = instrument.night_ends(night)
-    last = {one.extension.image_type: one.frame.observed_at for one in own}  # oldest first
+    own = [one for one in tonight if one.frame.instrument == instrument.name]
     view = _Tonight(
-        ends=ends,
-        newest={name: at for name, at in last.items() if at and ends - at <= SEEN_WITHIN},
-        tonight=by_image_type(one for one in own if one.frame.night == night),
+        now=now or ends,
+        newest={
+            image_type: at
+            for (name, image_type), at in newest.items()
+            if name == instrument.name and ends - at <= SEEN_WITHIN
+        },
+        tonight=by_image_type(own),
         anchors={one.worst.extension.image_type: one.anchor for one in reversed(events)},
         absences=[one for one in absences if one.instrument == instrument.name],
     )
@@ -418,7 +446,7 @@ def _cell(kinds: Sequence[Kind], view: _Tonight) -> Cell:
         anomalous=standings.count(Standing.ANOMALOUS),
         labelled=sum(one.label is not None for one in findings),
         references=min((one.verdict.reference_size for one in findings), default=None),
-        age=view.ends - max(view.newest[name] for name in names),
+        age=view.now - max(view.newest[name] for name in names),
         anchor=anchors[0] if anchors else f"type-{names[0]}",
     )
 

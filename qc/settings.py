@@ -8,6 +8,7 @@ to the project folder.
 import re
 from datetime import timedelta
 from fnmatch import fnmatchcase
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo
@@ -294,11 +295,42 @@ class Health(_Section):
     port: Port = 9318
 
 
+def _network(words: str) -> str:
+    ip_network(words)  # says what is wrong with it
+    return words
+
+
 class Web(_Section):
-    """Where the review pages are served."""
+    """Where the review pages are served, and who may come in.
+
+    Attributes
+    ----------
+    certificate, certificate_key : Path or None
+        PEM files, to be served over TLS without a proxy.
+    session_h : float
+        How long somebody stays logged in.
+    trusted_header : str
+        What a reverse proxy calls the person it has let in, in an account's name.
+    trusted_proxies : tuple of str
+        Addresses or networks from which that header, and X-Forwarded-For and
+        X-Forwarded-Proto, are believed.
+    """
 
     host: str = "127.0.0.1"
     port: Port = 8765
+    certificate: Path | None = None
+    certificate_key: Path | None = None
+    session_h: Positive = 12
+    trusted_header: Annotated[str, Field(pattern="^[A-Za-z0-9-]*$")] = ""
+    trusted_proxies: tuple[Annotated[str, AfterValidator(_network)], ...] = ()
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.trusted_header and not self.trusted_proxies:
+            raise ValueError("trusted_proxies: expected the proxy that sets the header, got none")
+        if (self.certificate is None) != (self.certificate_key is None):
+            raise ValueError("certificate: it needs its certificate_key, and the reverse")
+        return self
 
 
 class Settings(BaseSettings):

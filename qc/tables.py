@@ -24,6 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import TypeDecorator
 
+from qc.choices import Role
 from qc.frames import Region, Setup
 from qc.judge import Status
 
@@ -171,7 +172,7 @@ class FrameRow(Base):
 
     __tablename__ = "frame"
     id: Mapped[int] = mapped_column(primary_key=True)
-    state: Mapped[FrameState] = mapped_column(String(16))
+    state: Mapped[FrameState] = mapped_column(String(16), index=True)
     reason: Mapped[str] = mapped_column(default="")
     path: Mapped[str] = mapped_column(index=True)
     file_bytes: Mapped[int] = mapped_column(BigInteger)
@@ -497,3 +498,44 @@ class SelfTestRow(Base):
     score: Mapped[float]
     frame: Mapped[str]
     reason: Mapped[str]
+
+
+class AccountRow(Base):
+    """Somebody who may use the review pages; while there is none, whoever sits at this machine."""
+
+    __tablename__ = "account"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), unique=True)
+    role: Mapped[Role] = mapped_column(String(16))
+    password: Mapped[str]  # an argon2id digest with its salt
+    made_at: Mapped[datetime]
+
+
+class KeyRow(Base):
+    """What opens the pages without a password: a browser's session, or a script's token.
+
+    Only its digest is kept: who reads the database cannot use it.
+    """
+
+    __tablename__ = "access_key"
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    account_id: Mapped[int] = mapped_column(
+        ForeignKey("account.id", ondelete="CASCADE"), index=True
+    )
+    is_session: Mapped[bool]
+    made_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]  # None: a token, until it is revoked
+
+
+class LoginRow(Base):
+    """A try to log in that has not succeeded; whose, as a digest, as passwords are typed there."""
+
+    __tablename__ = "login"
+    __table_args__ = (
+        Index("ix_login_address_at", "address", "at"),
+        Index("ix_login_name_digest_at", "name_digest", "at"),
+    )
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name_digest: Mapped[str] = mapped_column(String(64))
+    address: Mapped[str] = mapped_column(String(64))
+    at: Mapped[datetime]

@@ -64,7 +64,8 @@ def serving(
 
 def pages_of(runtime: Runtime, now: Callable[[], datetime] = utc_now) -> TestClient:
     """Return what asks for pages without a browser, as somebody at this machine would."""
-    return TestClient(create_app(runtime, now), base_url="http://localhost")
+    app = create_app(runtime, now)
+    return TestClient(app, base_url="http://localhost", client=("127.0.0.1", 50000))
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The pages of one frame: through the application, and in a real browser."""
 
 import os
+import re
 import shutil
 from itertools import pairwise
 from urllib.parse import parse_qs, urlsplit
@@ -416,8 +417,14 @@ def test_a_header_is_shown_and_not_obeyed(pages, runtime, inbox):
 
 
 def say(pages, name=LEAK, **words):
-    words = {"extension": "0"} | words
+    words = {"extension": "0", "csrf": mark_of(pages)} | words
     return pages.post(f"/frames/{name}/label", data=words, follow_redirects=False)
+
+
+def mark_of(pages):
+    """Return what a form of ours must give with what it changes."""
+    [mark] = re.findall(r'name="csrf" content="(\w+)"', pages.get(f"/frames/{LEAK}").text)
+    return mark
 
 
 def labels_of(pages, name=LEAK):
@@ -438,7 +445,8 @@ def test_a_label_is_kept_and_undone(pages):
 
 @pytest.mark.usefixtures("seen")
 def test_a_label_is_there_when_the_answer_comes(pages):
-    page = pages.post(f"/frames/{LEAK}/label", data={"extension": "0", "label": "good"})
+    words = {"extension": "0", "label": "good", "csrf": mark_of(pages)}
+    page = pages.post(f"/frames/{LEAK}/label", data=words)
     assert "(counts)" in page.text
 
 

@@ -4,11 +4,12 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.staticfiles import StaticFiles
 
 from qc.runtime import Runtime
-from qc.web import access, errors, frames, images, tonight, why
+from qc.tonight import Past
+from qc.web import access, errors, frames, images, login, tonight, why
 
 STATIC = Path(__file__).parent / "static"
 
@@ -28,11 +29,17 @@ def create_app(runtime: Runtime, now: Now = utc_now) -> FastAPI:
     now : callable
         Tells the time.
     """
-    app = FastAPI(title="calibration-qc", docs_url="/api/docs", openapi_url="/api/openapi.json")
-    app.state.runtime, app.state.now = runtime, now
+    app = FastAPI(
+        title="calibration-qc",
+        docs_url="/api/docs",
+        openapi_url="/api/openapi.json",
+        dependencies=[Depends(access.unforged)],
+    )
+    app.state.runtime, app.state.now, app.state.past = runtime, now, Past()
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
-    access.guard(app)
+    access.guard(app, errors.told)
     errors.explain(app)
+    app.include_router(login.router)
     app.include_router(tonight.router)
     app.include_router(images.router)
     app.include_router(frames.router)

@@ -15,15 +15,16 @@ def explain(app: FastAPI) -> None:
 
     @app.exception_handler(QCError)
     def mistake(request: Request, error: Exception) -> Response:
-        return _told(request, _STATUS.get(type(error), 500), str(error))
+        return told(request, _STATUS.get(type(error), 500), str(error))
 
     @app.exception_handler(HTTPException)
     def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return _told(request, error.status_code, str(error.detail))
+        return told(request, error.status_code, str(error.detail))
 
 
-def _told(request: Request, status: int, words: str) -> Response:
+def told(request: Request, status: int, words: str) -> Response:
+    """Return a page that says what went wrong, or for scripts a document."""
     if request.url.path.startswith("/api/"):
         return JSONResponse({"error": words}, status)
     return render(request, "error.html.j2", status=status, words=words)

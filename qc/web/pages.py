@@ -8,10 +8,11 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from sqlalchemy.orm import Session
 
 from qc.runtime import Runtime
-from qc.web.access import person
+from qc.web.access import FIELD, SESSION, asker, csrf_mark
 
 
 def runtime_of(request: Request) -> Runtime:
@@ -40,11 +41,15 @@ Writes = Annotated[Session, Depends(writing)]
 def render(request: Request, template: str, *, status: int = 200, **context: Any) -> HTMLResponse:
     """Return a page; it shows how old it is from then on."""
     page = _environment().get_template(template)
+    mark = csrf_mark(request)
     generated_at = request.app.state.now().astimezone(UTC)
     content = page.render(
         request=request,
         project=runtime_of(request).settings.project.name,
-        person=person(request),
+        person=asker(request),
+        has_session=SESSION in request.cookies,
+        csrf_mark=mark,
+        csrf=lambda: Markup('<input type="hidden" name="{}" value="{}">').format(FIELD, mark),
         status=status,
         generated_at=generated_at,
         **context,

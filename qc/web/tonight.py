@@ -1,23 +1,76 @@
 """Tonight: every detector at once, what should be looked at first, and how old the page is."""
 
 from datetime import date
+from typing import Annotated
 
-from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse
+from fastapi import APIRouter, Form, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from pydantic import BaseModel, Field
 
-from qc import database
-from qc.nights import read_night
-from qc.web.pages import Project, Reads, render
+from qc import notices
+from qc.judge import REFERENCE_AMPLE
+from qc.notices import LONGEST_NOTE
+from qc.tonight import Past, Tonight, read_tonight
+from qc.web.access import Reviewer, Role
+from qc.web.pages import Project, Reads, Writes, render
 
 router = APIRouter()
 
+# Beyond it the page is read again by itself, so that only a page which cannot be is ever so old.
+STALE_S = 600
 
-@router.get("/")
+
+class Seen(BaseModel):
+    """What somebody says of a notice."""
+
+    note: Annotated[str, Field(max_length=LONGEST_NOTE)] = ""
+
+
+@router.get("/", include_in_schema=False)
 def tonight(
     request: Request, project: Project, session: Reads, night: date | None = None
 ) -> HTMLResponse:
     """Show the newest night, or the one asked for."""
-    evening = night or database.newest_night(session)
-    now = request.app.state.now()
-    shown = read_night(session, evening, project.instruments, now) if evening else None
-    return render(request, "tonight.html.j2", night=shown)
+    return render(
+        request,
+        "tonight.html.j2",
+        night=_read(request, project, session, night),
+        ample=REFERENCE_AMPLE,
+        reviews=Role.REVIEW,
+        stale_s=STALE_S,
+    )
+
+
+@router.get("/api/v1/tonight", tags=["tonight"])
+def tonight_document(
+    request: Request, project: Project, session: Reads, night: date | None = None
+) -> Tonight:
+    """Say how all detectors stand, what is doubtful, owed, silenced, absent and failed."""
+    return _read(request, project, session, night)
+
+
+def _read(request: Request, project: Project, session: Reads, night: date | None) -> Tonight:
+    state = request.app.state
+    past: Past = state.past
+    return read_tonight(session, project.settings, project.instruments, state.now(), night, past)
+
+
+@router.post("/notices/{number}/acknowledge", include_in_schema=False)
+def acknowledge(
+    request: Request,
+    session: Writes,
+    who: Reviewer,
+    number: int,
+    note: Annotated[str, Form(max_length=LONGEST_NOTE)] = "",
+) -> Response:
+    """Keep that somebody has seen a notice: nobody else is told."""
+    notices.acknowledge(session, number, who.name, request.app.state.now(), note)
+    return RedirectResponse("/#notices", 303)
+
+
+@router.post("/api/v1/notices/{number}/acknowledge", tags=["tonight"], status_code=204)
+def acknowledge_by_script(
+    request: Request, session: Writes, who: Reviewer, number: int, seen: Seen
+) -> None:
+    """Keep that somebody has seen a notice: nobody else is told."""
+    notices.acknowledge(session, number, who.name, request.app.state.now(), seen.note)

@@ -1,0 +1,83 @@
+"""The pages in the air: where they are reachable, and until when."""
+
+import gc
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import uvicorn
+
+from qc import accounts
+from qc.errors import ConfigurationError
+from qc.runtime import Runtime
+from qc.web.access import is_loopback
+from qc.web.app import create_app
+
+logger = logging.getLogger(__name__)
+
+GRACE_S = 10  # for answers that are on their way when the server is told to end
+
+
+def serve(runtime: Runtime, host: str, port: int, say: Callable[[str], None]) -> None:
+    """Serve the pages until the process is told to end.
+
+    Parameters
+    ----------
+    say : callable
+        Is told the address.
+
+    Raises
+    ------
+    ConfigurationError
+        If others could reach the pages and nobody has an account, or the port is taken.
+    """
+    check_reach(runtime, host)
+    web = runtime.settings.web
+    is_secure = web.certificate is not None
+    config = uvicorn.Config(
+        create_app(runtime),
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,  # the door reads them itself, from those it trusts
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_S,
+        ssl_certfile=_file(runtime, web.certificate),
+        ssl_keyfile=_file(runtime, web.certificate_key),
+    )
+    if not is_loopback(host) and not is_secure and not web.trusted_proxies:
+        logger.warning("passwords travel in the clear: set web.certificate, or use a proxy")
+    try:
+        listening = config.bind_socket()
+    except SystemExit:  # uvicorn has told why
+        raise ConfigurationError(
+            f"{host}:{port}: cannot be listened at; expected an address of this machine and a "
+            "free port: 'qc serve --port'"
+        ) from None
+    shown = f"[{host}]" if ":" in host else host
+    say(f"{'https' if is_secure else 'http'}://{shown}:{listening.getsockname()[1]}/")
+    gc.collect()
+    gc.freeze()  # what was imported stays: not to be looked through in the middle of an answer
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+def check_reach(runtime: Runtime, host: str) -> None:
+    """Refuse to be reachable by others while nobody has an account.
+
+    Raises
+    ------
+    ConfigurationError
+        If it would be so.
+    """
+    with runtime.reads() as session:
+        if is_loopback(host) or accounts.has_accounts(session):
+            return
+    raise ConfigurationError(
+        f"{host}: others could reach the pages, and nobody has an account; "
+        "add one with 'qc user add NAME --role review', or serve on 127.0.0.1"
+    )
+
+
+def _file(runtime: Runtime, name: Path | None) -> str | None:
+    return None if name is None else str(runtime.settings.project / name)
