@@ -49,7 +49,8 @@ def create_app(runtime: Runtime, now: Now = utc_now) -> FastAPI:
     """
     app = FastAPI(
         title="calibration-qc",
-        docs_url="/api/docs",
+        docs_url=None,
+        redoc_url=None,
         openapi_url="/api/openapi.json",
         dependencies=[Depends(access.unforged)],
     )
