@@ -7,7 +7,8 @@ function tellAge() {
   const seconds = Math.max(0, (Date.now() - made) / 1000);
   const isStale = seconds > Number(document.body.dataset.staleS);
   const minutes = Math.floor(seconds / 60);
-  const words = minutes < 1 ? "just now" : minutes < 120 ? `${minutes} min old` : `${Math.floor(minutes / 60)} h old`;
+  const hours = Math.floor(minutes / 60);
+  const words = minutes < 1 ? "just now" : hours < 2 ? `${minutes} min old` : hours < 48 ? `${hours} h old` : `${Math.floor(hours / 24)} days old`;
   shown.querySelector(".words").textContent = words;
   shown.classList.toggle("stale", isStale);
   const alarm = document.getElementById("stale");  // read aloud once, when it is filled
