@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import time
 from itertools import pairwise
 from urllib.parse import parse_qs, urlsplit
 
@@ -482,7 +483,7 @@ def test_why_not_tells_how_near_it_came(runtime):
     assert height.limit == pytest.approx(MERGE_HEIGHT * judge.widening(20))
     assert why.cluster is not None
     assert why.cluster.size >= 1
-    assert why.cluster.height == pytest.approx(height.value)
+    assert why.cluster.height == pytest.approx(height.value, abs=4e-8)  # as vectors are kept
 
 
 def test_the_cost_is_counted_among_the_nominal_frames_of_the_past(runtime):
@@ -541,7 +542,11 @@ def told(page, name):
 
 
 def wait_for(page, words):
-    page.wait_for_function(words, timeout=PATIENCE_MS)
+    """Wait until an expression is true; the policy forbids Playwright's own way, which is eval."""
+    ends = time.monotonic() + PATIENCE_MS / 1000
+    while not page.evaluate(words):
+        assert time.monotonic() < ends, f"not true in time: {words}"
+        page.wait_for_timeout(50)
 
 
 def grey_at(page, kind, x, y):
