@@ -1,5 +1,6 @@
 # make demo   simulate a night of calibration frames, judge it, write the report
 # make test   every check: format, lint, types, tests, migrations
+# make browser   the tests that drive a real browser (Debian's chromium)
 #
 # Each makes its own virtual environment in .venv, with the versions that were tested.
 
@@ -8,7 +9,7 @@ BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: demo test format clean
+.PHONY: demo test browser format clean
 
 demo: .venv/installed
 	rm -rf demo
@@ -22,6 +23,9 @@ test: .venv/installed-dev
 	mkdir -p build && rm -f build/check.db
 	QC_DATABASE=sqlite:///build/check.db $(BIN)/alembic upgrade head
 	QC_DATABASE=sqlite:///build/check.db $(BIN)/alembic check
+
+browser: .venv/installed-dev
+	$(BIN)/pytest -m browser
 
 format: .venv/installed-dev
 	$(BIN)/ruff format .

@@ -254,7 +254,9 @@ def _newest_label_id() -> Any:
     undone = exists().where(undoing.undoes_id == other.id)
     return (
         select(func.max(other.id))
-        .where(other.extension_id == LabelRow.extension_id, other.undoes_id.is_(None), ~undone)
+        .where(
+            other.extension_id == LabelRow.extension_id, (other.undoes_id + 0).is_(None), ~undone
+        )
         .correlate(LabelRow)
         .scalar_subquery()
     )

@@ -54,3 +54,10 @@ def taught(empty_project, tmp_path_factory):
     with open_tiny(project) as runtime:
         teach(runtime, folder)
     return project
+
+
+def pytest_collection_modifyitems(items):
+    """Call what needs a real browser so: 'make test' leaves it to 'make browser'."""
+    for item in items:
+        if "chromium" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.browser)

@@ -44,7 +44,8 @@ def renewed(request: Request) -> Runtime:
 Renewed = Annotated[Runtime, Depends(renewed)]
 Project = Annotated[Runtime, Depends(runtime_of)]
 Reads = Annotated[Session, Depends(reading)]
-Writes = Annotated[Session, Depends(writing)]
+# Its transaction ends before the answer leaves: what was answered is kept.
+Writes = Annotated[Session, Depends(writing, scope="function")]
 
 
 def render(request: Request, template: str, *, status: int = 200, **context: Any) -> HTMLResponse:
