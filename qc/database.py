@@ -543,14 +543,8 @@ def _label_stands() -> tuple[ColumnElement[bool], ColumnElement[bool]]:
     """Leave out the rows that undo another, and those undone."""
     undoing = aliased(LabelRow)
     undone = select(undoing.id).where(undoing.undoes_id == LabelRow.id).exists()
-<<<<<<< HEAD
     # SQLite takes "IS NULL" of a unique column for rare, and would read all labels for each image.
     return func.coalesce(LabelRow.undoes_id, 0) == 0, ~undone
-=======
-    # With a sum in its way SQLite finds labels by extension, not by the index of what is undone:
-    # nearly all labels undo nothing.
-    return (LabelRow.undoes_id + 0).is_(None), ~undone
->>>>>>> 33b8c5dcea6d231949cb1410b8481ee1db2b1ee7
 
 
 @dataclass(frozen=True)
