@@ -636,6 +636,19 @@ def image_types_seen(session: Session) -> Sequence[str]:
     return session.scalars(query).all()
 
 
+def types_among(session: Session, names: Iterable[str]) -> list[str]:
+    """Return those of some image types of which an extension was processed, in their order.
+
+    Quicker than `image_types_seen`, which goes through all that was ever processed.
+    """
+    one = select(ExtensionRow.id).limit(1)
+    return [
+        name
+        for name in names
+        if session.scalar(one.where(ExtensionRow.image_type == name)) is not None
+    ]
+
+
 def newest_word(session: Session, image_type: str) -> tuple[int, int]:
     """Return the ids of the newest verdict and the newest label of an image type; 0 for none.
 

@@ -188,8 +188,7 @@ def _similar_page(
 
 
 def _types_seen(runtime: Runtime, session: Session) -> list[str]:
-    seen = database.image_types_seen(session)
-    return [one for one in seen if one in runtime.thresholds.entries]
+    return database.types_among(session, sorted(runtime.thresholds.entries))
 
 
 @router.get("/map")

@@ -169,11 +169,10 @@ def overview_json(
 
 def read_overview(runtime: Runtime, session: Session, today: date) -> list[tuple[str, Dated]]:
     """Return the entry in force of every image type that was ever seen."""
-    seen = set(database.image_types_seen(session))
     found = []
-    for name in runtime.thresholds.entries:
+    for name in database.types_among(session, sorted(runtime.thresholds.entries)):
         in_force = [one for one in _entries(runtime, name, today) if one.is_in_force]
-        if name in seen and in_force:
+        if in_force:
             found.append((name, in_force[0]))
     return found
 

@@ -73,7 +73,7 @@ class Drawn(Wanted):
 @router.get("/trends")
 def overview(request: Request, session: Reads, project: Renewed, _who: Anybody) -> HTMLResponse:
     """List the types that have a trend."""
-    seen = [one for one in database.image_types_seen(session) if one in project.thresholds.entries]
+    seen = database.types_among(session, sorted(project.thresholds.entries))
     return render(request, "trends.html.j2", types=seen)
 
 
@@ -90,13 +90,14 @@ def choose(
 @router.get("/trends/{image_type}")
 def page(
     request: Request,
+    project: Renewed,
     session: Reads,
     image_type: ImageType,
     wanted: Annotated[Wanted, Query()],
     _who: Anybody,
 ) -> HTMLResponse:
     """Show where a trend is drawn; plot and table are fetched after it."""
-    seen = database.image_types_seen(session)
+    seen = database.types_among(session, sorted(project.thresholds.entries))
     return render(
         request,
         "trend.html.j2",
@@ -201,7 +202,7 @@ def read(runtime: Runtime, session: Session, kept: Kept, image_type: str, wanted
         stamp,
         lambda: trends.read_trend(runtime, session, image_type, wanted.metric, first, last),
     )
-    if not found.points and image_type not in database.image_types_seen(session):
+    if not found.points and not database.types_among(session, [image_type]):
         raise InvalidAnswer(f"{image_type}: nothing of this type has been processed")
     return found
 
