@@ -308,7 +308,7 @@
     // A focused button or link is pressed by Enter itself.
     if (event.key === "Enter" && document.activeElement?.closest("details.kinds button")) return false;
     const wanted = likely || [...kinds.querySelectorAll("[data-second]")].find((one) => one.dataset.second && one.dataset.second === event.key);
-    if (wanted) wanted.click();
+    if (wanted) { kinds.open = false; wanted.click(); }
     return Boolean(wanted);
   }
   function press(key) {
