@@ -31,7 +31,6 @@ PAGES = (
     "/thresholds",
     "/thresholds/UBB0",
     "/thresholds/UBB0?factor=0.8",
-    "/api/v1/thresholds/UBB0/consequences?factor=1.3",
     "/trends",
     "/trends/UBB0?metric=bias_level",
     "/trends/UBB0/plot.json?metric=bias_level",
