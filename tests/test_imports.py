@@ -55,7 +55,7 @@ ORDER = [
     {"qc.alerts", "qc.tonight"},
     {"qc.mailing"},
     {"qc.pipeline"},
-    {"qc.history", "qc.plates"},
+    {"qc.history", "qc.maps", "qc.plates"},
     {"qc.closeups"},
     {"qc.why_not"},
     {"qc.simulator"},
