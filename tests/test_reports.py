@@ -753,7 +753,7 @@ def test_the_self_test_is_shown_by_kind_with_its_falls(session, uves):
     session.flush()
     page = Page(report(session, uves))
     assert "This night 4 of 20 ; in 30 nights 4 of 20 (20 %, 6 % to 44 %)." in page.text
-    assert "light_leak 4 of 20 – 20 % 6 % to 44 % UBB0 2024-03-16" in page.text
+    assert "light_leak 4 of 20 \u2013 20 % 6 % to 44 % UBB0 2024-03-16" in page.text
     assert "Too few are found since 2024-03-16." in page.text
 
 
