@@ -119,6 +119,11 @@ def _plain(word: str) -> str:
     return word.strip().casefold().replace("-", "_")
 
 
+def counted(n: int, one: str, many: str = "") -> str:
+    """Write a number with its noun: ``1 frame``, ``2 frames``; another plural may be given."""
+    return f"{n} {one if n == 1 else many or f'{one}s'}"
+
+
 def shortened(word: str) -> str:
     """Return the beginning of a word that may be endless, or a terminal's commands."""
     seen = (letter if letter.isprintable() else ascii(letter)[1:-1] for letter in word[:_SHOWN])

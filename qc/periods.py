@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from qc import database, epochs, spot_check
 from qc.absence import Lack
+from qc.choices import counted
 from qc.database import Finding, taken_at
 from qc.epochs import Entry
 from qc.errors import InvalidAnswer
@@ -357,9 +358,9 @@ class Period:
     @property
     def summary(self) -> str:
         """Say it all in a few sentences."""
-        judged = _plural(self.count("judged"), "extension was", "extensions were")
-        frames = _plural(self.frames, "frame", "frames")
-        nights = _plural(self.nights, "night", "nights")
+        judged = counted(self.count("judged"), "extension was", "extensions were")
+        frames = counted(self.frames, "frame", "frames")
+        nights = counted(self.nights, "night", "nights")
         return " ".join(
             [
                 f"{judged} judged, of {frames} in {nights}; {self._flagged()}.",
@@ -385,11 +386,11 @@ class Period:
 
     def _lost(self) -> Iterator[str]:
         lost = [
-            _plural(len(self.failed), "file failed", "files failed") if self.failed else "",
-            _plural(len(self.incomplete), "set ended early", "sets ended early")
+            counted(len(self.failed), "file failed", "files failed") if self.failed else "",
+            counted(len(self.incomplete), "set ended early", "sets ended early")
             if self.incomplete
             else "",
-            _plural(len(self.absences), "absence was noticed", "absences were noticed")
+            counted(len(self.absences), "absence was noticed", "absences were noticed")
             if self.absences
             else "",
         ]
@@ -401,14 +402,14 @@ class Period:
             share = f"{100 * overall.share:.1f} %"
             yield f"The self-test found {share} of {overall.tried} known faults."
         if self.replies.waits:
-            notices = _plural(self.replies.told, "notice", "notices")
+            notices = counted(self.replies.told, "notice", "notices")
             half = in_hours(self.replies.within(0.5))
             yield f"Of {notices}, {self.replies.never} got no answer; half of the rest in {half}."
         elif self.replies.told:
-            yield f"None of {_plural(self.replies.told, 'notice', 'notices')} was answered."
+            yield f"None of {counted(self.replies.told, 'notice', 'notices')} was answered."
         if self.changes:
             types = len({name for one in self.changes for name in one.image_types})
-            yield f"Limits of {_plural(types, 'image type', 'image types')} changed."
+            yield f"Limits of {counted(types, 'image type', 'image types')} changed."
 
 
 _BECAME = {
@@ -425,10 +426,6 @@ def in_hours(wait: timedelta) -> str:
     if minutes < 90:
         return f"{minutes:.0f} min"
     return f"{minutes / 60:.1f} h" if minutes < 48 * 60 else f"{minutes / 1440:.1f} d"
-
-
-def _plural(n: int, one: str, many: str) -> str:
-    return f"{n} {one if n == 1 else many}"
 
 
 def read_period(

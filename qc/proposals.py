@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qc import database, plots
-from qc.choices import chosen_all
+from qc.choices import chosen_all, counted
 from qc.database import Finding
 from qc.errors import CannotTune, ConfigurationError, IncompleteHeader
 from qc.judge import REFERENCE_NEEDED, Evidence, Status, judge, widening
@@ -546,7 +546,7 @@ def _check_known(image_type: str, history: History, goal: Goal) -> None:
         )
     if goal.recall is not None and len(history.bad) < BAD_NEEDED:
         raise CannotTune(
-            f"{image_type}: {_count(len(history.bad), 'frame')} labelled bad, {BAD_NEEDED} needed "
+            f"{image_type}: {counted(len(history.bad), 'frame')} labelled bad, {BAD_NEEDED} needed "
             "to know the recall of a limit; label some, or use --false-alarms"
         )
 
@@ -578,7 +578,7 @@ def _choose(image_type: str, history: History, present: Threshold, goal: Goal) -
 def _by_rate(history: History, rate: float) -> _Choice:
     usable = [case.evidence for case in history.nominal if not case.is_flagged_anyway]
     words = f"tuned from {len(usable)} nominal frames to {rate:.3g} false alarms"
-    told = f"{_count(len(history.bad), 'frame')} labelled bad" if history.bad else "none bad"
+    told = f"{counted(len(history.bad), 'frame')} labelled bad" if history.bad else "none bad"
     return _Choice(tune_to_nominal(usable, rate), f"{words}, {told}", rate)
 
 
@@ -682,7 +682,3 @@ def _notes(history: History) -> Iterator[str]:
 def _named(cases: Sequence[Case]) -> str:
     more = f" and {len(cases) - _NAMED} more" if len(cases) > _NAMED else ""
     return ", ".join(case.name for case in cases[:_NAMED]) + more
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -322,7 +322,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"score": _score, "age": _age, "sigma": _sigma, "utc": _utc}
+    environment.filters |= {"score": _score, "age": _age, "sigma": sigma, "utc": _utc}
     environment.filters |= {"sample": sample_words, "hours": in_hours}
     environment.globals |= {
         "standing": standing,
@@ -345,7 +345,8 @@ def _score(value: float) -> str:
     return f"{value:.2f}" if value < 10 else f"{value:.0f}"
 
 
-def _sigma(value: float) -> str:
+def sigma(value: float) -> str:
+    """Write how far off a number is, in standard deviations; beyond a thousand it is gross."""
     if abs(value) > LARGEST:
         return f">+{LARGEST}" if value > 0 else f"<-{LARGEST}"
     return f"{value:+.1f}" if abs(value) < 100 else f"{value:+.0f}"

@@ -20,12 +20,14 @@ from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from qc import database
+from qc.choices import counted
 from qc.database import Finding
 from qc.events import Seen, Trace, cause_of, events_of
 from qc.instruments import Instrument, Mode
 from qc.judge import WORTH_NAMING
 from qc.metrics import METRICS
 from qc.portraits import Gallery, Picture, Portrait
+from qc.reports import sigma
 from qc.runtime import Runtime
 from qc.tables import (
     AlertRow,
@@ -314,7 +316,9 @@ def subject_of(session: Session, notice: NoticeRow, instruments: Sequence[Instru
         return _line(f"{_some(told.image_types)} {notice.night}: {told.headline}")
     frames = len({one.frame.id for one in findings})
     events = len(_events(session, notice))
-    words = f"{_count(frames, 'frame', 'frames')} anomalous in {_count(events, 'event', 'events')}"
+    words = (
+        f"{counted(frames, 'frame', 'frames')} anomalous in {counted(events, 'event', 'events')}"
+    )
     if notice.form == Form.ARCHIVE:
         return _subject(alerts, notice.night, f"of an archive, {words}")
     worst = findings[0]
@@ -335,7 +339,7 @@ def _line(words: str) -> str:
 def _words_in_a_line(topic: Topic, alerts: Sequence[AlertRow]) -> str:
     if len(alerts) == 1:
         return alerts[0].words
-    return f"{_count(len(alerts), *_NOUNS[topic])}: {alerts[0].words}"
+    return f"{counted(len(alerts), *_NOUNS[topic])}: {alerts[0].words}"
 
 
 def _told(session: Session, findings: Sequence[Finding], instruments: Sequence[Instrument]) -> Told:
@@ -349,7 +353,7 @@ def _told(session: Session, findings: Sequence[Finding], instruments: Sequence[I
     noun = names.pop() if len(names) == 1 else "frame"
     of = max(frames, _frames_beside(session, findings, types))
     headline = (
-        f"{frames} of {_count(of, noun, _plural(noun))} anomalous, {_some(chips)}, "
+        f"{frames} of {counted(of, noun, _plural(noun))} anomalous, {_some(chips)}, "
         f"{_change(session, findings[0])}"
     )
     return Told(tuple(findings), types, headline)
@@ -357,10 +361,6 @@ def _told(session: Session, findings: Sequence[Finding], instruments: Sequence[I
 
 def _plural(noun: str) -> str:
     return f"{noun}es" if noun.endswith(("s", "x", "ch")) else f"{noun}s"
-
-
-def _count(n: int, one: str, many: str) -> str:
-    return f"{n} {one if n == 1 else many}"
 
 
 def _some(names: Sequence[str]) -> str:
@@ -599,13 +599,7 @@ def _moved(portrait: Portrait) -> tuple[Moved, ...]:
             name=_spelt(one.name),
             here=one.metric.show(one.value),
             references="-" if one.median is None else one.metric.show(one.median),
-            sigma="-" if one.z is None else _sigma(one.z),
+            sigma="-" if one.z is None else sigma(one.z),
         )
         for one in portrait.moved[:NUMBERS_SHOWN]
     )
-
-
-def _sigma(z: float) -> str:
-    if abs(z) > 1000:
-        return ">+1000" if z > 0 else "<-1000"
-    return f"{z:+.1f}" if abs(z) < 100 else f"{z:+.0f}"

@@ -26,6 +26,7 @@ from qc.tables import (
     FrameState,
     NoticeRow,
     VerdictRow,
+    doubt,
 )
 
 LISTED = 30  # of any one list; how many there are besides is always said
@@ -292,7 +293,7 @@ def _doubtful(finding: Finding, stands: Standing) -> Doubtful:
         observed_at=finding.frame.observed_at,
         standing=stands,
         score=score,
-        doubt=2.0 if stands is Standing.UNDECIDED else 1 / (1 + abs(score - 1)),
+        doubt=doubt(finding.verdict.status, score),
         reason=next(iter(finding.verdict.reasons), ""),
     )
 

@@ -7,7 +7,7 @@ from qc.instruments import Instrument
 from qc.runtime import create_project
 from tests.tiny import open_tiny, teach, thresholds_text, write_instrument
 
-pytest_plugins = ["tests.browser"]
+pytest_plugins = ["tests.browser", "tests.terminal"]
 
 
 @pytest.fixture(scope="session")

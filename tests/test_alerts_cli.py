@@ -1,7 +1,5 @@
 import json
-import sys
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
 
 import pytest
 from sqlalchemy import select
@@ -9,7 +7,6 @@ from sqlalchemy.orm import Session
 
 from qc import database
 from qc.alerts import gather_alerts
-from qc.cli import main
 from qc.instruments import read_instruments
 from qc.settings import read_settings
 from qc.tables import AcknowledgementRow, SilenceRow, Topic
@@ -18,28 +15,6 @@ from tests.tiny import thresholds_text
 
 UNTRAINED = "resnet50-untrained-physical-233c98921cb7"
 KIM = "kim@example.org"
-
-
-class Run(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def qc(monkeypatch, capfd):
-    """Run the command with arguments, as a shell would."""
-
-    def run(*arguments) -> Run:
-        monkeypatch.setattr(sys, "argv", ["qc", *map(str, arguments)])
-        monkeypatch.setattr("qc.cli.out.width", 200)
-        monkeypatch.setattr("qc.cli.err.width", 200)
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as left:
-            main()
-        return Run(int(left.value.code or 0), *capfd.readouterr())
-
-    return run
 
 
 def opened(project) -> Session:

@@ -2,22 +2,20 @@ import json
 import shlex
 import shutil
 import sqlite3
-import sys
 from ctypes.util import find_library
 from dataclasses import replace
 from datetime import UTC, date, datetime
-from typing import NamedTuple
 
 import pytest
 from sqlalchemy import event, update
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from qc.cli import main
 from qc.database import connect
 from qc.instruments import read_instruments
 from qc.tables import EncoderRow, LabelName, SelfTestRow
 from tests.remembered import Past, nominal_frames, remember
+from tests.terminal import Run
 from tests.tiny import (
     MERGE_HEIGHT,
     bias_jump,
@@ -32,28 +30,6 @@ from tests.tiny import (
 
 UNTRAINED = "resnet50-untrained-physical-233c98921cb7"
 SIMULATED = "resnet50-simulated-physical-0249b36d4242"
-
-
-class Run(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def qc(monkeypatch, capfd):
-    """Run the command with arguments, as a shell would."""
-
-    def run(*arguments) -> Run:
-        monkeypatch.setattr(sys, "argv", ["qc", *map(str, arguments)])
-        monkeypatch.setattr("qc.cli.out.width", 200)
-        monkeypatch.setattr("qc.cli.err.width", 200)
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as left:
-            main()
-        return Run(int(left.value.code or 0), *capfd.readouterr())
-
-    return run
 
 
 def install(project, encoder: str = UNTRAINED) -> None:
