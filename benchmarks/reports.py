@@ -225,7 +225,8 @@ class Remembered:
         numbers = {name: usual.values[name] + usual.scatters[name] * z[name] for name in METRICS}
         nearest = {"nearest_id": self.newest.get(setup)}
         verdict = self._verdict(night, number, back, is_flagged, usual.threshold)
-        rows[ExtensionRow].append(self._row(setup, frame_class, number, numbers))
+        taken = {"observed_at": rows[FrameRow][-1]["observed_at"]}
+        rows[ExtensionRow].append(self._row(setup, frame_class, number, numbers) | taken)
         rows[VerdictRow].append(own | verdict | {"z": z} | nearest)
         self.newest[setup] = self.extension_id
         if back < self.compared:
