@@ -144,6 +144,7 @@ def _extension(number: int, one: Exposure, hdu: int) -> dict[str, object]:
     chip = one.chips[0] if len(one.chips) == 1 else one.chips[hdu - 1]
     return {
         "frame_id": number,
+        "observed_at": one.start,
         "number": hdu,
         "image_type": one.image_type(hdu),
         "chip": chip,

@@ -11,6 +11,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,13 @@ from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
 from qc.frames import Setup
+from qc.installation import shipped
+from qc.instruments import read_instruments
 from qc.judge import Status
 from qc.metrics import METRICS
 from qc.periods import month_of, week_to
 from qc.publishing import publish_night, publish_span, write_index
-from qc.runtime import Runtime, create_project, open_runtime
+from qc.runtime import Runtime, create_project, image_types_of, open_runtime
 from qc.settings import read_settings
 from qc.tables import (
     AcknowledgementRow,
@@ -44,6 +47,7 @@ from qc.tables import (
     Topic,
     VerdictRow,
 )
+from qc.thresholds import Threshold, read_thresholds
 
 LAST = date(2026, 10, 31)
 NIGHTS = 182  # half a year
@@ -51,6 +55,8 @@ FRAMES = 150  # a night
 IN_SIGHT = 12  # nights whose pictures are kept; of anomalies all are
 COMPARED = 35  # nights whose embeddings are kept
 GRID = 224
+LENGTH = 2048  # of an embedding
+FINGERPRINT = "resnet50-untrained-physical-233c98921cb7"
 BLUE = ("50kHz high", "2x2")
 RED = ("225kHz low", "1x1")
 KINDS = ("bias_jump", "light_leak", "column_defect", "lamp_off", "pick_up", "hot_pixels")
@@ -74,27 +80,73 @@ def _setup(name: str, chip: str, how: tuple[str, str], *light: Any) -> Setup:
     return Setup(name, chip, binning, read_mode, *light)
 
 
+@dataclass(frozen=True)
+class Usual:
+    """What is usual of a setup, so that what is made up of it looks like what is measured.
+
+    Attributes
+    ----------
+    values, scatters : mappings of metric to float
+        Well inside of what the detector can do at all.
+    embedding : (2048,) float32 array
+    """
+
+    threshold: Threshold
+    values: dict[str, float]
+    scatters: dict[str, float]
+    embedding: NDArray[np.float32]
+
+
 class Remembered:
     """Half a year of rows, or as many nights as wanted, written a night at a time.
+
+    Most frames are good, some bad and labelled so, a few of either on the wrong side of the limits
+    that came with the program.
 
     Parameters
     ----------
     pictured : int
         Newest nights whose faulty frames keep their pictures: most of the size of the database.
+    compared : int
+        Newest nights whose embeddings are kept.
     """
 
     def __init__(
-        self, session: Session, seed: int = 1, nights: int = NIGHTS, pictured: int = NIGHTS
+        self,
+        session: Session,
+        seed: int = 1,
+        nights: int = NIGHTS,
+        pictured: int = NIGHTS,
+        compared: int = COMPARED,
     ) -> None:
         self.session, self.random = session, np.random.default_rng(seed)
-        self.nights, self.pictured = nights, pictured
+        self.nights, self.pictured, self.compared = nights, pictured, compared
         self.extension_id = self.frame_id = 0
         self.pools: dict[Setup, list[NDArray[np.float32]]] = {}
+        self.newest: dict[Setup, int] = {}
+        self.usual = dict(self._usual())
+
+    def _usual(self) -> Iterator[tuple[Setup, Usual]]:
+        instruments = read_instruments()
+        [uves] = [one for one in instruments if one.name == "UVES"]
+        known = read_thresholds(shipped("thresholds.yaml"), image_types_of(instruments))
+        for setup in (one for own, _ in setups() for one in own):
+            limits = uves.limits_of(setup.image_type, setup.chip, setup.read_mode)
+            middle = {name: (low + high) / 2 for name, (low, high) in limits.items()}
+            room = {name: (high - low) / 100 for name, (low, high) in limits.items()}
+            yield (
+                setup,
+                Usual(
+                    known.threshold(setup.image_type, LAST, FINGERPRINT),
+                    {name: middle.get(name, 100.0) for name in METRICS},
+                    {name: room.get(name, one.floor) for name, one in METRICS.items()},
+                    self.random.normal(0, 1 / np.sqrt(LENGTH), LENGTH).astype(np.float32),
+                ),
+            )
 
     def remember(self) -> None:
         """Write everything."""
-        fingerprint = "resnet50-untrained-physical-233c98921cb7"
-        row = EncoderRow(fingerprint=fingerprint, name="resnet50-untrained", stretch="physical")
+        row = EncoderRow(fingerprint=FINGERPRINT, name="resnet50-untrained", stretch="physical")
         self.session.add(row)
         self.session.flush()
         for back in range(self.nights - 1, -1, -1):
@@ -168,11 +220,18 @@ class Remembered:
         own = {"extension_id": self.extension_id}
         is_bad = bool(fault) and self.random.random() < 0.7
         is_flagged = (is_bad and self.random.random() < 0.97) or self.random.random() < 0.004
-        numbers = {name: float(self.random.normal(100, 1)) for name in METRICS}
-        rows[ExtensionRow].append(self._row(setup, frame_class, number, numbers))
-        rows[VerdictRow].append(own | self._verdict(night, number, back, is_flagged, numbers))
-        if back < COMPARED:
-            vector = self.random.normal(0, 1, 2048).astype(np.float32) / 45
+        usual = self.usual[setup]
+        z = dict(zip(METRICS, self.random.normal(0, 1, len(METRICS)).tolist(), strict=True))
+        numbers = {name: usual.values[name] + usual.scatters[name] * z[name] for name in METRICS}
+        nearest = {"nearest_id": self.newest.get(setup)}
+        verdict = self._verdict(night, number, back, is_flagged, usual.threshold)
+        taken = {"observed_at": rows[FrameRow][-1]["observed_at"]}
+        rows[ExtensionRow].append(self._row(setup, frame_class, number, numbers) | taken)
+        rows[VerdictRow].append(own | verdict | {"z": z} | nearest)
+        self.newest[setup] = self.extension_id
+        if back < self.compared:
+            noise = self.random.normal(0, 0.03 if is_bad else 0.01, LENGTH).astype(np.float32)
+            vector = usual.embedding + noise / np.float32(np.sqrt(LENGTH))
             rows[EmbeddingRow].append(own | {"encoder_id": 1, "vector": vector})
         if back < IN_SIGHT or (is_bad and back < self.pictured):
             rows[BlockStatisticsRow].append(own | {"above_zero_adu": self._seen(setup, is_bad)})
@@ -219,25 +278,27 @@ class Remembered:
         }
 
     def _verdict(
-        self, night: date, number: int, back: int, is_flagged: bool, numbers: dict[str, float]
+        self, night: date, number: int, back: int, is_flagged: bool, limits: Threshold
     ) -> dict[str, Any]:
-        drift = 0.3 + 0.3 * (self.nights - back) / self.nights
-        height = float(0.0005 * drift * self.random.gamma(8, 1 / 8)) * (8 if is_flagged else 1)
-        why = f"merge height {height:.2g}, threshold 0.0005: stands apart from 100 references"
+        drift = 0.25 + 0.1 * (self.nights - back) / self.nights
+        part = drift * float(self.random.gamma(16, 1 / 16))
+        # Of the flagged ones most are far beyond the limit, and some near it on either side.
+        part *= float(self.random.choice([3.5, 8, 20])) if is_flagged else 1
+        height, limit = part * limits.merge_height, limits.merge_height
+        why = f"merge height {height:.2g}, threshold {limit:.2g}: stands apart from 100 references"
         return {
             "id": self.extension_id,
             "encoder_id": 1,
             "judged_at": morning(night) + timedelta(seconds=60 * number + 30),
             "status": Status.ANOMALOUS if is_flagged else Status.NOMINAL,
-            "score": height / 0.0005 + is_flagged,
+            "score": max(part, 1.01) if is_flagged else part,
             "reasons": [why] if is_flagged else [],
             "merge_height": height,
-            "residual": float(4 * self.random.gamma(8, 1 / 8)),
-            "threshold": 0.0005,
+            "residual": limits.residual * drift * float(self.random.gamma(16, 1 / 16)),
+            "threshold": limit,
             "thresholds_digest": "0" * 64,
             "reference_size": 100,
             "widened": "",
-            "z": {name: value - 100 for name, value in numbers.items()},
         }
 
     def _seen(self, setup: Setup, is_bad: bool) -> NDArray[np.float32]:

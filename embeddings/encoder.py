@@ -4,12 +4,13 @@ Shapes: n inputs of (h, w, 3); d = 2048, the embedding's length.
 """
 
 import hashlib
+import json
 import os
 import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +25,10 @@ Floats = NDArray[np.float32]
 _UNTRAINED_SEED = 20190603
 _FINGERPRINT_DIGITS = 12
 _SHIPPED = Path(__file__).parent / "weights" / "simulated.weights.h5"
+_KNOWN = {  # digests of weights: of the fixed seed, and by the SHA-256 of the file that has them
+    "untrained": "233c98921cb7",
+    "4c9d746368c3d2814424e1a1355861a28059bc07bf1e4556595d98bb7e0cb87f": "0249b36d4242",  # shipped
+}
 
 
 class WeightsError(Exception):
@@ -68,6 +73,9 @@ class ResNet50Encoder:
         Inputs per step; bounds the memory, does not change the result.
     grid : (int, int)
         Height and width of the inputs; part of the fingerprint where it is not 224 x 224.
+    notes : Path, optional
+        A file in which it is noted which file has which weights: a network and its library take
+        seconds and a gigabyte to load, too much for those who only want the fingerprint.
 
     Raises
     ------
@@ -81,6 +89,7 @@ class ResNet50Encoder:
         stretch: str = "physical",
         batch_size: int = 16,
         grid: tuple[int, int] = GRID,
+        notes: Path | None = None,
     ) -> None:
         if stretch not in STRETCHES:
             raise ValueError(f"no stretch {stretch!r}; there are {', '.join(STRETCHES)}")
@@ -88,6 +97,7 @@ class ResNet50Encoder:
         self.stretch = stretch
         self.batch_size = batch_size
         self.grid = grid
+        self.notes = notes
 
     @property
     def name(self) -> str:
@@ -99,10 +109,25 @@ class ResNet50Encoder:
     @cached_property
     def fingerprint(self) -> str:
         """Return the name and a digest of all weights: equal digests, comparable embeddings."""
-        digest = hashlib.sha256()
-        for array in self._network.get_weights():
-            digest.update(np.ascontiguousarray(array, "<f4").tobytes())
-        return f"{self.name}-{digest.hexdigest()[:_FINGERPRINT_DIGITS]}"
+        return f"{self.name}-{self._digest}"
+
+    @cached_property
+    def _digest(self) -> str:
+        known = _read_notes(self.notes) | _KNOWN
+        content = self._content
+        return known[content] if content in known else _digest_of(self._network)
+
+    @cached_property
+    def _content(self) -> str:
+        """Name what the weights are: the digest of their file, or the name of those without one."""
+        if self.weights in {"untrained", "imagenet"}:
+            return self.weights
+        path = self._file
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else self.weights
+
+    @property
+    def _file(self) -> Path:
+        return _SHIPPED if self.weights == "simulated" else Path(self.weights)
 
     def embed(self, inputs: Floats) -> Floats:
         """Return the (n, 2048) float32 embeddings of (n, h, w, 3) float32 network inputs.
@@ -124,7 +149,51 @@ class ResNet50Encoder:
     @cached_property
     def _network(self) -> Any:
         with quiet_start():
-            return _resnet50(self.weights, self.grid)
+            network = _resnet50(self.weights, self._file, self.grid)
+        self._check(_digest_of(network))
+        return network
+
+    def _check(self, digest: str) -> None:
+        """Note the digest of weights that were loaded; none may have changed its fingerprint."""
+        noted = _read_notes(self.notes)
+        known = noted | _KNOWN
+        told = known.get(self._content, digest)
+        if told != digest:
+            raise WeightsError(
+                f"{self.name}: expected weights with the digest {told}, got {digest}: they are "
+                "read otherwise than before, and what was stored cannot be compared with what "
+                "they make. Use the version of Keras with which it was stored; or delete "
+                f"{self.notes} and judge all frames again."
+            )
+        if self.notes is not None and self._content not in known:
+            _write_notes(self.notes, noted | {self._content: digest})
+
+
+def _digest_of(network: Any) -> str:
+    digest = hashlib.sha256()
+    for array in network.get_weights():
+        digest.update(np.ascontiguousarray(array, "<f4").tobytes())
+    return digest.hexdigest()[:_FINGERPRINT_DIGITS]
+
+
+def _read_notes(path: Path | None) -> dict[str, str]:
+    """Return what was noted; nothing where the file is gone or spoilt: it is written anew then."""
+    if path is None:
+        return {}
+    try:
+        noted = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    is_ours = isinstance(noted, dict)
+    return {str(one): str(digest) for one, digest in noted.items()} if is_ours else {}
+
+
+def _write_notes(path: Path, noted: dict[str, str]) -> None:
+    with suppress(OSError):  # where nothing can be kept, the network is loaded the next time too
+        path.parent.mkdir(exist_ok=True)
+        own = path.with_name(f"{path.name}.{os.getpid()}")
+        own.write_text(json.dumps(noted, indent=1))
+        own.replace(path)  # others read it meanwhile: the one or the other, whole
 
 
 def _pad_to_power_of_two(inputs: Floats) -> Floats:
@@ -157,7 +226,7 @@ def quiet_start() -> Iterator[None]:
             os.close(terminal)
 
 
-def _resnet50(weights: str, grid: tuple[int, int]) -> Any:
+def _resnet50(weights: str, file: Path, grid: tuple[int, int]) -> Any:
     from keras.applications import ResNet50  # noqa: PLC0415 - seconds to load
 
     shape = (*grid, 3)
@@ -170,7 +239,7 @@ def _resnet50(weights: str, grid: tuple[int, int]) -> Any:
     if weights == "untrained":
         _draw_weights(network)
     else:
-        _load_weights(network, _SHIPPED if weights == "simulated" else Path(weights))
+        _load_weights(network, file)
     return network
 
 

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,6 +29,7 @@ from rich.text import Text
 
 from qc.choices import MANY, Format, InForce, Role, What
 from qc.errors import InvalidAnswer
+from qc.times import utc_now
 
 if TYPE_CHECKING:
     from qc.demo import DemoResult
@@ -676,7 +677,7 @@ def tune(  # noqa: PLR0913, PLR0917 - each is one word of a sentence
     if plot and plot.suffix.lower() != ".png":
         raise InvalidAnswer(f"{plot}: the picture is a PNG; give a name that ends in .png")
     goal = proposals.Goal(
-        effective=(effective or datetime.now(UTC)).date(),
+        effective=(effective or utc_now()).date(),
         since=since.date() if since else date.min,
         false_alarms=false_alarms,
         recall=recall,
@@ -777,7 +778,7 @@ def train(
                 trained,
                 who=who,
                 encoder=runtime.encoder.fingerprint,
-                generated_at=datetime.now(UTC),
+                generated_at=utc_now(),
                 progress=lambda done, total: report("learning curve", done, total),
             )
     if as_json:
@@ -883,7 +884,7 @@ def report(
 
     if month and (week or night):
         raise InvalidAnswer("give --month alone; --night goes with --week, or alone")
-    now = datetime.now(UTC)
+    now = utc_now()
     day = night.date() if night else None
     with _runtime(project) as runtime, _progress() as shown:
 
@@ -902,7 +903,7 @@ def report(
                 runtime, day, now, file=file, pdf=pdf, progress=drawn
             )
             heard = mailing.mail_night(runtime, day, written, now) if mail else 0
-        sent = send_unsent(runtime, datetime.now(UTC)) if heard else None
+        sent = send_unsent(runtime, utc_now()) if heard else None
     out.print(f"Report: {written.html}", soft_wrap=True)
     if written.pdf:
         out.print(f"PDF:    {written.pdf}", soft_wrap=True)
@@ -930,7 +931,7 @@ def self_test(
         tested = run_self_test(
             runtime,
             night.date() if night else None,
-            datetime.now(UTC),
+            utc_now(),
             progress=lambda done, total: shown("self-test", done, total),
         )
     if as_json:
@@ -1034,7 +1035,7 @@ def _send_test(project: Path, address: str) -> None:
     from qc.settings import read_settings
 
     settings = read_settings(project)
-    answer = send_test(settings.mail, settings.project, address, datetime.now(UTC))
+    answer = send_test(settings.mail, settings.project, address, utc_now())
     out.print(f"{settings.mail.host} took the mail for {address}: {answer}", soft_wrap=True)
 
 
@@ -1098,7 +1099,7 @@ def ack(
     from qc.choices import read_span
     from qc.database import user
 
-    now = datetime.now(UTC)
+    now = utc_now()
     until = now + read_span(span) if span is not None else None
     with _runtime(project) as runtime, runtime.writes.begin() as session:
         for number in numbers:
@@ -1147,7 +1148,7 @@ def user_add(
 
     password = _password(password_file)
     with _runtime(project) as runtime, runtime.writes.begin() as session:
-        accounts.add_account(session, name, role, password, datetime.now(UTC))
+        accounts.add_account(session, name, role, password, utc_now())
     out.print(f"{name} may log in, with the role {role}.", soft_wrap=True)
 
 
@@ -1210,7 +1211,7 @@ def user_token(
             count = accounts.revoke_tokens(session, name)
             words = f"{count} tokens of {name} open nothing any more."
         else:
-            words = accounts.make_token(session, name, datetime.now(UTC))
+            words = accounts.make_token(session, name, utc_now())
     out.print(words, soft_wrap=True)
 
 
@@ -1237,7 +1238,7 @@ def status(project: Project = Path(), as_json: AsJson = False) -> None:
 
     with _runtime(project) as runtime, runtime.reads() as session:
         found = project_status(session)
-        health = read_health(session, runtime.settings, datetime.now(UTC))
+        health = read_health(session, runtime.settings, utc_now())
     if as_json:
         _print_json({**found, "health": health_record(health)})
     else:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
 
-from sqlalchemy import Select, and_, or_, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from embeddings.index import nearest
@@ -13,14 +13,14 @@ from qc import database
 from qc.database import Finding
 from qc.errors import UnknownFrame
 from qc.fitsfile import Card, read_cards, read_content
-from qc.frames import MAX_BYTES, Setup
+from qc.frames import MAX_BYTES
 from qc.judge import limits_for, sample_words
 from qc.metrics import METRICS
 from qc.nights import kinds_of, standing
 from qc.plates import find_source
 from qc.portraits import telling_metric
 from qc.runtime import Runtime
-from qc.tables import ExtensionRow, FrameRow, FrameState, LabelName, LabelRow
+from qc.tables import ExtensionRow, FrameRow, LabelName, LabelRow
 
 MOST_CARDS = 20_000
 
@@ -250,7 +250,10 @@ def _closeup(
     runtime: Runtime, session: Session, finding: Finding, said: Sequence[LabelRow]
 ) -> Closeup:
     extension, verdict = finding.extension, finding.verdict
-    before, after = (_neighbour(session, finding, later=later) for later in (False, True))
+    before, after = (
+        _link(session, database.next_alike(session, finding, later=later))
+        for later in (False, True)
+    )
     return Closeup(
         number=extension.number,
         chip=extension.chip,
@@ -360,43 +363,13 @@ def _link(session: Session, extension_id: int | None) -> Link | None:
     """Return where an extension is, if it is still stored."""
     if extension_id is None:
         return None
-    return _first_link(session, _links().where(ExtensionRow.id == extension_id))
-
-
-def _links() -> Select[str, int, datetime | None, date | None]:
-    return select(FrameRow.name, ExtensionRow.number, FrameRow.observed_at, FrameRow.night).join(
-        ExtensionRow, ExtensionRow.frame_id == FrameRow.id
+    query = (
+        select(FrameRow.name, ExtensionRow.number, FrameRow.observed_at, FrameRow.night)
+        .join(ExtensionRow.frame)
+        .where(ExtensionRow.id == extension_id)
     )
-
-
-def _first_link(
-    session: Session, query: Select[str, int, datetime | None, date | None]
-) -> Link | None:
-    row = session.execute(query.limit(1)).first()
+    row = session.execute(query).first()
     return Link(row.name, row.number, row.observed_at, row.night) if row else None
-
-
-def _neighbour(session: Session, finding: Finding, *, later: bool) -> Link | None:
-    """Return the image of the same setup that was taken just before or after."""
-    frame, setup = finding.frame, finding.extension.setup
-    taken, number = FrameRow.observed_at, FrameRow.id
-    if later:
-        beyond = or_(taken > frame.observed_at, and_(taken == frame.observed_at, number > frame.id))
-        order = (taken.asc(), number.asc())
-    else:
-        beyond = or_(taken < frame.observed_at, and_(taken == frame.observed_at, number < frame.id))
-        order = (taken.desc(), number.desc())
-    same = [
-        getattr(ExtensionRow, name).is_not_distinct_from(getattr(setup, name))
-        for name in Setup.__dataclass_fields__
-    ]
-    query = _links().where(
-        FrameRow.instrument == frame.instrument,
-        FrameRow.state == FrameState.PROCESSED,
-        beyond,
-        *same,
-    )
-    return _first_link(session, query.order_by(*order))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from qc.runtime import Runtime
 from qc.selftest import run_self_test
 from qc.service import Supervisor
 from qc.tables import Topic
-from qc.watch import SCAN, Job, Now, Watch, utc_now
+from qc.times import utc_now
+from qc.watch import SCAN, Job, Now, Watch
 
 logger = logging.getLogger(__name__)
 

@@ -66,6 +66,7 @@ from qc.tables import (
     VerdictRow,
 )
 from qc.thresholds import Threshold
+from qc.times import noon, utc_now
 
 REFERENCE_NEWEST = 200  # a longer memory dilutes the present state; a shorter one has thin tails
 SETTLED_NEWEST = 100  # for what is learnt of whole pictures: more cost time and gain nothing
@@ -405,7 +406,7 @@ def _nominal(
             FrameRow.night >= since,
             _is_nominal(),
         )
-        .order_by(FrameRow.observed_at.desc())
+        .order_by(ExtensionRow.observed_at.desc())  # along the index of its setup
         .limit(REFERENCE_NEWEST)
     )
     return session.execute(query).all()
@@ -413,9 +414,9 @@ def _nominal(
 
 def _same_setup(setup: Setup, free: frozenset[str]) -> list[ColumnElement[bool]]:
     names = [name for name in Setup.__dataclass_fields__ if name not in free]
-    return [
-        getattr(ExtensionRow, name).is_not_distinct_from(getattr(setup, name)) for name in names
-    ]
+    wanted = ((getattr(ExtensionRow, name), getattr(setup, name)) for name in names)
+    # "IS NOT DISTINCT FROM" says both in one, and PostgreSQL uses no index for it.
+    return [one.is_(None) if value is None else one == value for one, value in wanted]
 
 
 def _is_nominal() -> ColumnElement[bool]:
@@ -476,7 +477,7 @@ class Answer:
     who: str
     kind: str = ""
     note: str = ""
-    at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    at: datetime = field(default_factory=utc_now)
 
 
 def labels_of(session: Session, extension_ids: Sequence[int]) -> dict[int, list[LabelRow]]:
@@ -603,15 +604,63 @@ def _frame_named(session: Session, name: str) -> FrameRow:
     return frames[0]
 
 
-def findings_alike(session: Session, finding: Finding, first: date, last: date) -> list[Finding]:
-    """Return every judged extension of one's instrument and setup of these nights, oldest first."""
-    query = _findings_query().where(
-        *_same_setup(finding.extension.setup, free=frozenset()),
-        FrameRow.instrument == finding.frame.instrument,
-        FrameRow.night >= first,
-        FrameRow.night <= last,
+@dataclass(frozen=True)
+class Alike:
+    """A detector number of one of the extensions of a setup.
+
+    Attributes
+    ----------
+    status : str
+        Of the newest verdict.
+    label : LabelName or None
+        What a person says of it.
+    """
+
+    extension_id: int
+    at: datetime
+    value: float
+    status: Status
+    label: LabelName | None
+
+
+def number_alike(
+    session: Session, finding: Finding, name: str, first: date, last: date
+) -> list[Alike]:
+    """Return a detector number of every judged extension of one's setup of these nights, by age."""
+    a_day = timedelta(days=1)  # nights begin at other hours than days; the index knows times alone
+    value = ExtensionRow.metrics[name].as_float()
+    taken = ExtensionRow.observed_at
+    query = (
+        select(ExtensionRow.id, taken, value, _newest_status(), newest_label())
+        .join(ExtensionRow.frame)
+        .where(
+            *_same_setup(finding.extension.setup, free=frozenset()),
+            taken >= noon(first) - a_day,
+            taken <= noon(last) + 2 * a_day,
+            FrameRow.instrument == finding.frame.instrument,
+            FrameRow.night >= first,
+            FrameRow.night <= last,
+            value.is_not(None),
+        )
+        .order_by(taken, ExtensionRow.id)
     )
-    return [Finding(*row) for row in session.execute(query)]
+    return [Alike(*row) for row in session.execute(query) if row[3] is not None]
+
+
+def next_alike(session: Session, finding: Finding, *, later: bool) -> int | None:
+    """Return the extension of the same setup that was taken just before, or just after."""
+    taken, number, extension = ExtensionRow.observed_at, ExtensionRow.id, finding.extension
+    when = finding.frame.observed_at
+    if later:
+        beyond = (taken >= when, or_(taken > when, number > extension.id))
+        order = (taken.asc(), number.asc())
+    else:
+        beyond = (taken <= when, or_(taken < when, number < extension.id))
+        order = (taken.desc(), number.desc())
+    same = _same_setup(extension.setup, free=frozenset())
+    query = select(number).join(ExtensionRow.frame).where(*same, *beyond)
+    same_instrument = query.where(FrameRow.instrument == finding.frame.instrument)
+    return session.scalar(same_instrument.order_by(*order).limit(1))
 
 
 def findings_of_type(
@@ -1271,7 +1320,7 @@ def owe_alert(
             instrument=instrument,
             image_type=image_type,
             night=night,
-            owed_at=_now(),
+            owed_at=utc_now(),
         )
     )
     return True
@@ -1761,7 +1810,7 @@ def _verdict_row(
     return VerdictRow(
         extension_id=extension_id,
         encoder_id=encoder_id,
-        judged_at=_now(),
+        judged_at=utc_now(),
         status=judged.verdict.status,
         score=judged.verdict.score,
         reasons=list(judged.verdict.reasons),
@@ -1835,7 +1884,7 @@ def _frame_row(session: Session, file: File) -> FrameRow:
         session.add(row)
     if (row.file_bytes, row.modified_ns) != (file.size_bytes, file.modified_ns):
         row.failed_since, row.tries = None, 0  # another file than the one that failed
-    row.file_bytes, row.modified_ns, row.processed_at = file.size_bytes, file.modified_ns, _now()
+    row.file_bytes, row.modified_ns, row.processed_at = file.size_bytes, file.modified_ns, utc_now()
     return row
 
 
@@ -1852,7 +1901,3 @@ def _encoder_id(session: Session, encoder: Encoder) -> int:
         session.add(row)
         session.flush()
     return row.id
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

@@ -4,7 +4,7 @@ import csv
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from pathlib import Path
 
 from sqlalchemy.orm import Session
@@ -18,6 +18,7 @@ from qc.runtime import Runtime, create_project, open_runtime
 from qc.settings import read_settings
 from qc.simulator import simulate
 from qc.tables import FrameState, LabelName
+from qc.times import utc_now
 
 Progress = Callable[[str, int, int], None]  # what is being done, how many are done, of how many
 
@@ -90,7 +91,7 @@ def create_demo(project: Path, *, seed: int, progress: Progress) -> DemoResult:
         _process(history, runtime, LabelName.GOOD, "learn the history", progress)
         _process(new, runtime, None, "judge the night", progress)
         progress("write the report", 0, 1)
-        report = publish_night(runtime, night, datetime.now(UTC)).html
+        report = publish_night(runtime, night, utc_now()).html
         progress("write the report", 1, 1)
         with runtime.reads() as session:
             return _result(session, project, report, night)

@@ -5,7 +5,7 @@ Nothing in it is overwritten: a slip is undone by another row, and both stay.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 
 from sqlalchemy.orm import Session
 
@@ -15,6 +15,7 @@ from qc.errors import InvalidAnswer
 from qc.instruments import Instrument
 from qc.labels import LONGEST_NAME, LONGEST_NOTE, one_line
 from qc.tables import EpochRow
+from qc.times import utc_now
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def enter(
         If there is no such scope, the night is still to come, or the epoch is there already.
     """
     name = chosen(scope, scopes(instruments), "image type or instrument")
-    today = datetime.now(UTC).date()
+    today = utc_now().date()
     if since > today:
         raise InvalidAnswer(
             f"{since} is still to come (today is {today}): enter it when it is done"
@@ -127,7 +128,7 @@ def _record(
         since=since,
         why=one_line(why, "reason", LONGEST_NOTE, needed=True),
         who=one_line(who, "name of who says it", LONGEST_NAME, needed=True),
-        at=datetime.now(UTC),
+        at=utc_now(),
         undoes_id=undoes.id if undoes else None,
     )
     session.add(row)

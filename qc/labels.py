@@ -19,6 +19,7 @@ from qc.errors import InvalidAnswer, UnknownFrame
 from qc.instruments import FaultKind, Instrument
 from qc.judge import Status
 from qc.tables import LabelName, LabelRow
+from qc.times import utc_now
 
 LONGEST_NOTE, LONGEST_NAME = 1000, 100  # characters
 LONGEST_LINE = 8000  # bytes
@@ -167,7 +168,7 @@ def read_answer(
         who=one_line(who, "name of who says it", LONGEST_NAME, needed=True),
         kind=kind.strip(),
         note=one_line(note, "note", LONGEST_NOTE),
-        at=at or datetime.now(UTC),
+        at=at or utc_now(),
     )
 
 
@@ -596,7 +597,7 @@ def _read_csv_line(line: int, text: str, columns: Sequence[str], who: str) -> _L
         raise InvalidAnswer(f"expected {len(columns)} cells, got {len(cells)}")
     said = defaultdict(str, zip(columns, (cell.strip() for cell in cells), strict=True))
     at = _time("at", said["at"])
-    if at is not None and at > datetime.now(UTC):
+    if at is not None and at > utc_now():
         raise InvalidAnswer(f"at: {said['at']} is still to come")
     if not said["file"]:
         raise InvalidAnswer("names no file")

@@ -15,7 +15,7 @@ from qc.errors import FrameError, UnknownFrame
 from qc.frames import read_frame
 from qc.pyramids import Pyramid, Pyramids, Show, Stretch, build
 from qc.runtime import Runtime
-from qc.tables import ExtensionRow, FrameRow, FrameState, VerdictRow
+from qc.tables import ExtensionRow, FrameRow, VerdictRow
 
 Floats = NDArray[np.float32]
 
@@ -101,7 +101,7 @@ def find_source(session: Session, name: str, number: int | None = None) -> Sourc
     query = (
         select(FrameRow, ExtensionRow)
         .join(ExtensionRow, ExtensionRow.frame_id == FrameRow.id)
-        .where(FrameRow.name == name, FrameRow.state == FrameState.PROCESSED)
+        .where(FrameRow.name == name)  # who has an extension was processed
         .order_by(FrameRow.id.desc(), ExtensionRow.number)
     )
     for frame, extension in session.execute(query):

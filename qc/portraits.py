@@ -14,7 +14,7 @@ from embeddings.clustering import average_linkage
 from embeddings.explain import brightest_place
 from embeddings.preprocess import at_standard_light
 from qc import database, plots
-from qc.database import Finding, Reference
+from qc.database import Alike, Finding, Reference
 from qc.expectations import Expectations
 from qc.frames import Setup
 from qc.instruments import Instrument
@@ -22,7 +22,7 @@ from qc.judge import REFERENCE_NEEDED, limits_for
 from qc.metrics import METRICS, Metric
 from qc.nights import HISTORY_NIGHTS, Kind, Standing, standing
 from qc.recall import Count, Fall, KindRecall, recall_by_kind, recall_by_night, standing_falls
-from qc.tables import EpochRow, ExtensionRow
+from qc.tables import EpochRow, ExtensionRow, LabelName
 from qc.thresholds import Thresholds
 
 Floats = NDArray[np.float32]
@@ -236,11 +236,16 @@ class Gallery:
         """Draw some of an extension's detector numbers over the nights around its own."""
         night = finding.frame.night or date.max
         first, last = night - timedelta(days=HISTORY_NIGHTS - 1), night + SHOWN_AFTER
-        alike = database.findings_alike(self.session, finding, first, last)
         epochs = database.epochs_between(self.session, first, last)
         scopes = {finding.extension.image_type, finding.frame.instrument or ""}
+        events = _interventions(epochs, scopes)
         return tuple(
-            _draw_metric(name, alike, _interventions(epochs, scopes), marked=finding)
+            _draw_numbers(
+                name,
+                database.number_alike(self.session, finding, name, first, last),
+                events,
+                finding.extension.id,
+            )
             for name in names
         )
 
@@ -573,11 +578,33 @@ def _draw_metric(
     name: str,
     findings: Sequence[Finding],
     events: Sequence[tuple[datetime, str]],
-    marked: Finding | None = None,
 ) -> Picture:
     measured = [one for one in findings if name in one.extension.metrics]
     values = [one.extension.metrics[name] for one in measured]
-    return _draw(name, measured, values, METRICS[name].unit, events, marked=marked)
+    return _draw(name, measured, values, METRICS[name].unit, events)
+
+
+def _draw_numbers(
+    name: str, alike: Sequence[Alike], events: Sequence[tuple[datetime, str]], marked: int
+) -> Picture:
+    ids = [one.extension_id for one in alike]
+    svg = plots.trend(
+        [one.at for one in alike],
+        np.array([one.value for one in alike]),
+        [_status_of(one) for one in alike],
+        title=name.replace("_", " "),
+        unit=METRICS[name].unit,
+        events=events,
+        marked=ids.index(marked) if marked in ids else None,
+    )
+    return drawing(name, svg)
+
+
+def _status_of(one: Alike) -> str:
+    """Say how one stands as it is drawn: a person's word outranks the verdict."""
+    if one.label is not None:
+        return "anomalous" if one.label == LabelName.BAD else "nominal"
+    return one.status.lower()
 
 
 def _draw(
@@ -588,9 +615,7 @@ def _draw(
     events: Sequence[tuple[datetime, str]],
     *,
     limit: float | None = None,
-    marked: Finding | None = None,
 ) -> Picture:
-    ids = [one.extension.id for one in findings]
     svg = plots.trend(
         [one.frame.observed_at for one in findings if one.frame.observed_at],
         np.array(values),
@@ -599,7 +624,6 @@ def _draw(
         title=name.replace("_", " "),
         unit=unit,
         events=events,
-        marked=ids.index(marked.extension.id) if marked else None,
     )
     return drawing(name, svg)
 

@@ -49,6 +49,7 @@ from qc.runtime import Runtime
 from qc.spot_check import CONFIDENCE, ONE_IN, REMEMBERED
 from qc.tables import FrameRow
 from qc.thresholds import Thresholds
+from qc.times import utc_now
 
 Progress = Callable[[int, int], None]
 T = TypeVar("T")
@@ -267,7 +268,7 @@ def write_frame_page(runtime: Runtime, name: str) -> Path:
             name,
             instruments=runtime.instruments,
             thresholds=runtime.thresholds,
-            generated_at=datetime.now(UTC),
+            generated_at=utc_now(),
         )
         return write_page(runtime.settings.project / "frames" / f"{_file_name(frame)}.html", page)
 

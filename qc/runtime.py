@@ -28,6 +28,8 @@ from qc.settings import SETTINGS_FILE, Settings, read_settings
 from qc.tables import ClassifierRow
 from qc.thresholds import Thresholds, read_thresholds
 
+_NOTES = Path("cache", "weights.json")  # in the project folder
+
 
 def create_project(project: Path) -> None:
     """Make a folder in which every command works; what is there already stays as it is.
@@ -145,7 +147,9 @@ def open_runtime(settings: Settings) -> Iterator[Runtime]:
             settings=settings,
             instruments=instruments,
             thresholds=read_thresholds(thresholds_file(settings), image_types_of(instruments)),
-            encoder=ResNet50Encoder(settings.weights_name, settings.stretch),
+            encoder=ResNet50Encoder(
+                settings.weights_name, settings.stretch, notes=settings.project / _NOTES
+            ),
             reads=sessionmaker(engine),
             writes=sessionmaker(for_writing(engine)),
         )

@@ -20,6 +20,7 @@ from sqlalchemy import (
     String,
     Unicode,
     UniqueConstraint,
+    select,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import TypeDecorator
@@ -206,13 +207,20 @@ class FrameRow(Base):
     )
 
 
+def _when_taken(context: Any) -> datetime | None:
+    frame_id = context.get_current_parameters()["frame_id"]
+    query = select(FrameRow.observed_at).where(FrameRow.id == frame_id)
+    found: datetime | None = context.root_connection.scalar(query)
+    return found
+
+
 class ExtensionRow(Base):
     """One detector's image in a processed frame."""
 
     __tablename__ = "extension"
     __table_args__ = (
         UniqueConstraint("frame_id", "number"),
-        Index("ix_extension_setup", "image_type", "chip", "binning", "read_mode"),
+        Index("ix_extension_setup", "image_type", "chip", "binning", "read_mode", "observed_at"),
     )
     id: Mapped[int] = mapped_column(primary_key=True)
     frame_id: Mapped[int] = mapped_column(ForeignKey("frame.id", ondelete="CASCADE"))
@@ -239,6 +247,8 @@ class ExtensionRow(Base):
     light_top: Mapped[int | None]
     light_left: Mapped[int | None]
     light_right: Mapped[int | None]
+    # Its frame's, here too: what a setup had lately is found without reading what it ever had.
+    observed_at: Mapped[datetime | None] = mapped_column(default=_when_taken)
     frame: Mapped[FrameRow] = relationship(back_populates="extensions")
 
     @property

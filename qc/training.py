@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from qc.features import Description, differences_of, features_of, looks_of
 from qc.judge import REFERENCE_NEEDED
 from qc.runtime import Runtime, shipped_examples
 from qc.tables import ClassifierRow, LabelName
+from qc.times import utc_now
 
 Doubles = NDArray[np.float64]
 Booleans = NDArray[np.bool_]
@@ -470,7 +471,7 @@ def _is_worse(new: Doubles, old: Doubles) -> bool:
 def _record(runtime: Runtime, trained: Trained, who: str) -> None:
     row = ClassifierRow(
         digest=trained.classifier.digest,
-        trained_at=datetime.now(UTC),
+        trained_at=utc_now(),
         who=who,
         examples_digest=_digest(trained.examples),
         figures=figures_record(trained),

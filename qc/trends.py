@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from functools import partial
 
 import numpy as np
@@ -15,6 +15,7 @@ from qc.judge import Status
 from qc.metrics import METRICS
 from qc.runtime import Runtime
 from qc.thresholds import Threshold
+from qc.times import noon
 
 Doubles = NDArray[np.float64]
 
@@ -222,11 +223,6 @@ def _interventions(runtime: Runtime, session: Session, image_type: str) -> Itera
 def _changes(entries: Sequence[Threshold]) -> Iterator[Event]:
     for entry in entries:
         yield Event(entry.since, "threshold", f"limits: {entry.why} ({entry.by})")
-
-
-def noon(night: date) -> datetime:
-    """Return the middle of the day that a night begins on: where a mark on a time axis stands."""
-    return datetime(night.year, night.month, night.day, 12, tzinfo=UTC)
 
 
 def steps(

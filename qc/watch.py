@@ -35,6 +35,7 @@ from qc.runtime import Runtime
 from qc.service import Supervisor
 from qc.settings import Settings
 from qc.tables import ScheduledJobRow
+from qc.times import utc_now
 from qc.troubles import Troubles
 
 logger = logging.getLogger(__name__)
@@ -49,11 +50,6 @@ SCAN = "scan"
 ANOMALOUS = "anomalous"
 
 Now = Callable[[], datetime]
-
-
-def utc_now() -> datetime:
-    """Return the time."""
-    return datetime.now(UTC)
 
 
 @dataclass(frozen=True)

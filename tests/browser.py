@@ -21,7 +21,8 @@ from fastapi.testclient import TestClient
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
 from qc.runtime import Runtime
-from qc.web.app import create_app, utc_now
+from qc.times import utc_now
+from qc.web.app import create_app
 
 CHROMIUM = Path("/usr/bin/chromium")
 QUIET = (  # nothing but what is asked for, and nothing that a container lacks

@@ -23,7 +23,8 @@ from qc.daemon import JOBS
 from qc.database import connect
 from qc.instruments import read_instruments
 from qc.tables import ExtensionRow, FrameRow, JobRunRow, LabelName, ScheduledJobRow, VerdictRow
-from qc.watch import Watch, utc_now
+from qc.times import utc_now
+from qc.watch import Watch
 from tests.tiny import (
     StandIn,
     light_leak,

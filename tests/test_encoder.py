@@ -85,6 +85,37 @@ def test_weights_from_a_file_have_the_digest_of_their_numbers(encoder, saved):
     assert np.array_equal(copy.embed(inputs), encoder.embed(inputs))
 
 
+def test_the_fingerprint_of_known_weights_is_told_without_the_network():
+    code = (
+        "import sys; from embeddings.encoder import ResNet50Encoder\n"
+        "for one in ('untrained', 'simulated'): print(ResNet50Encoder(one).fingerprint)\n"
+        "print('keras' in sys.modules, 'tensorflow' in sys.modules)"
+    )
+    assert run_python(code).stdout.split() == [UNTRAINED, SIMULATED, "False", "False"]
+
+
+def test_the_fingerprint_of_a_file_is_noted_when_it_was_read_once(saved, tmp_path):
+    path, notes = shutil.copy(saved, tmp_path / "own.weights.h5"), tmp_path / "cache" / "w.json"
+    told = ResNet50Encoder(str(path), notes=notes).fingerprint
+    code = (
+        "import sys; from pathlib import Path; from embeddings.encoder import ResNet50Encoder\n"
+        f"print(ResNet50Encoder({str(path)!r}, notes=Path({str(notes)!r})).fingerprint)\n"
+        "print('keras' in sys.modules)"
+    )
+    assert run_python(code).stdout.split() == [told, "False"]
+    notes.write_text("not what was written")
+    assert ResNet50Encoder(str(path), notes=notes).fingerprint == told
+
+
+def test_weights_that_are_read_otherwise_than_before_make_no_embedding(saved, tmp_path):
+    path, notes = shutil.copy(saved, tmp_path / "own.weights.h5"), tmp_path / "w.json"
+    _ = ResNet50Encoder(str(path), notes=notes).fingerprint
+    noted = notes.read_text().replace(UNTRAINED.rpartition("-")[2], "0" * 12)
+    notes.write_text(noted)
+    with pytest.raises(WeightsError, match="expected weights with the digest 0000"):
+        ResNet50Encoder(str(path), notes=notes).embed(some_inputs(1))
+
+
 def test_the_stretch_is_part_of_the_fingerprint(saved):
     names = {ResNet50Encoder(str(saved), stretch).name for stretch in STRETCHES}
     assert len(names) == len(STRETCHES)

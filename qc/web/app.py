@@ -1,7 +1,7 @@
 """The application: its pages, who may see them, and what goes with every answer."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from fastapi import Depends, FastAPI
@@ -9,6 +9,7 @@ from fastapi.staticfiles import StaticFiles
 
 from qc.expectations import Expectations
 from qc.runtime import Runtime
+from qc.times import utc_now
 from qc.tonight import Past
 from qc.web import (
     access,
@@ -32,11 +33,6 @@ from qc.web.shelf import Shelf
 STATIC = Path(__file__).parent / "static"
 
 Now = Callable[[], datetime]
-
-
-def utc_now() -> datetime:
-    """Return the time."""
-    return datetime.now(UTC)
 
 
 def create_app(runtime: Runtime, now: Now = utc_now) -> FastAPI:

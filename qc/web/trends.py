@@ -15,6 +15,7 @@ from qc import database, trends
 from qc.errors import InvalidAnswer
 from qc.judge import Status
 from qc.runtime import Runtime
+from qc.times import noon
 from qc.trends import QUANTITIES, Trend
 from qc.web.access import Anybody
 from qc.web.addresses import frame_address
@@ -229,7 +230,7 @@ def draw(trend: Trend, *, is_dark: bool) -> Any:
     first, last = (shown[0].night, shown[-1].night) if shown else (_FIRST, _FIRST)
     times, values = trends.steps(trend.limit, first, last)
     marks = [
-        Mark(trends.noon(one.night), one.kind, one.words)
+        Mark(noon(one.night), one.kind, one.words)
         for one in trend.events
         if first <= one.night <= last
     ]
