@@ -7,6 +7,7 @@ from alembic import context
 from sqlalchemy import Connection, Engine
 
 from qc.database import connect, for_writing
+from qc.schema import is_declared
 from qc.tables import Base, BlockArray, UTCDateTime, Vector
 
 # A migration imports nothing of ours: our column types are written as what they are stored as.
@@ -32,6 +33,7 @@ def migrate(connection: Connection) -> None:
         target_metadata=Base.metadata,
         render_as_batch=True,
         render_item=render_item,
+        include_name=is_declared,
     )
     with context.begin_transaction():
         context.run_migrations()

@@ -24,6 +24,7 @@ from sqlalchemy import (
     Subquery,
     and_,
     case,
+    column,
     create_engine,
     delete,
     event,
@@ -33,6 +34,8 @@ from sqlalchemy import (
     or_,
     select,
 )
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import (
     Session,
@@ -49,6 +52,7 @@ from qc.frames import Frame, Region, Setup
 from qc.judge import REFERENCE_NEEDED, Evidence, Prediction, Status, Verdict, limits_for
 from qc.tables import (
     AlertRow,
+    Base,
     BlockStatisticsRow,
     ClassifierRow,
     DeliveryRow,
@@ -210,6 +214,8 @@ def read_url(text: str) -> URL:
 def connect(url: str | URL) -> Engine:
     """Return an engine; on SQLite with a write-ahead log, foreign keys, and time for others.
 
+    On either database what is read in one transaction is of one moment.
+
     Raises
     ------
     ConfigurationError
@@ -218,7 +224,7 @@ def connect(url: str | URL) -> Engine:
     address = read_url(url) if isinstance(url, str) else url
     try:
         # A server that was restarted meanwhile is noticed before a transaction is lost to it.
-        engine = create_engine(address, pool_pre_ping=True)
+        engine = create_engine(address, pool_pre_ping=True, **_OPTIONS.get(_kind(address), {}))
     except (ArgumentError, ImportError) as error:
         reason = str(error).splitlines()[0]
         shown = address.render_as_string(hide_password=True)
@@ -226,17 +232,38 @@ def connect(url: str | URL) -> Engine:
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
+    elif engine.dialect.name == "postgresql":
+        event.listen(engine, "begin", _begin_postgresql)
     return engine
 
 
+_OPTIONS: Mapping[str, Mapping[str, Any]] = {"postgresql": {"isolation_level": "REPEATABLE READ"}}
+# Who waits for another must see what that one wrote.
+_SEES_OTHERS: Mapping[str, Mapping[str, Any]] = {
+    "postgresql": {"isolation_level": "READ COMMITTED"}
+}
+
+
+def _kind(url: URL) -> str:
+    return url.get_backend_name()
+
+
 def for_writing(engine: Engine) -> Engine:
-    """Return the same engine, its transactions begun so that they can wait for another writer."""
-    return engine.execution_options(writes=True)
+    """Return the same engine, its transactions one after another, whoever begins them."""
+    return engine.execution_options(writes=True, **_SEES_OTHERS.get(_kind(engine.url), {}))
 
 
 def for_promising(engine: Engine) -> Engine:
     """Return the same engine for writing what somebody is told is kept: a power cut included."""
-    return engine.execution_options(writes=True, promises=True)
+    return for_writing(engine).execution_options(promises=True)
+
+
+def for_adding(engine: Engine) -> Engine:
+    """Return the same engine for adding frames, beside others that do if the database can.
+
+    What is written must be safe from them by its unique keys and locked rows alone.
+    """
+    return for_writing(engine).execution_options(adds=True)
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
@@ -258,6 +285,31 @@ def _begin_sqlite(connection: Any) -> None:
         level = "FULL" if options.get("promises", False) else "NORMAL"
         connection.exec_driver_sql(f"PRAGMA synchronous = {level}")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+_WRITERS_LOCK = 0x7163  # of PostgreSQL's advisory locks, which are a database's own
+
+
+def _begin_postgresql(connection: Any) -> None:
+    # What people say, and what they are told, was thought out for one writer at a time, as in
+    # SQLite; frames come in hosts' full speed, and are kept apart by their keys.
+    options = connection.get_execution_options()
+    if options.get("writes", False) and not options.get("adds", False):
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITERS_LOCK})")
+
+
+def add_new(session: Session, table: type[Base], **values: Any) -> int | None:
+    """Add a row and return its id; None if another has its unique key, be it only just now.
+
+    Who has it may still be writing: it is waited for.
+    """
+    insert = _INSERTS[session.get_bind().dialect.name]
+    adding = insert(table).values(**values).on_conflict_do_nothing().returning(column("id"))
+    added: int | None = session.scalar(adding)
+    return added
+
+
+_INSERTS: Mapping[str, Any] = {"sqlite": sqlite_insert, "postgresql": postgresql_insert}
 
 
 def is_known(session: Session, file: File) -> bool:
@@ -315,6 +367,7 @@ def certify(session: Session, file: File, label: LabelName) -> None:
 
 
 def _label_unlabelled(session: Session, row: FrameRow, label: LabelName) -> None:
+    session.refresh(row, with_for_update=True)  # whoever else certifies it waits, then sees ours
     for extension in row.extensions:
         if standing(labels_of(session, [extension.id]).get(extension.id, ())) is None:
             record_label(session, extension.id, Answer(label, user()))
@@ -1310,20 +1363,18 @@ def owe_alert(
     words : str
         A sentence for the mail and the report.
     """
-    if session.scalar(select(AlertRow.id).where(AlertRow.key == key)) is not None:
-        return False
-    session.add(
-        AlertRow(
-            topic=topic,
-            key=key,
-            words=words,
-            instrument=instrument,
-            image_type=image_type,
-            night=night,
-            owed_at=utc_now(),
-        )
+    added = add_new(
+        session,
+        AlertRow,
+        topic=topic,
+        key=key,
+        words=words,
+        instrument=instrument,
+        image_type=image_type,
+        night=night,
+        owed_at=utc_now(),
     )
-    return True
+    return added is not None
 
 
 def alerts_called(session: Session, keys: Collection[str]) -> Collection[str]:
@@ -1672,14 +1723,34 @@ def record_frame(
     """
     if recognise(session, file, frame.sha256, label):
         return False
-    row = _frame_row(session, file)
-    row.state, row.reason = FrameState.PROCESSED, ""
-    for name in _FRAME_FIELDS:
-        setattr(row, name, getattr(frame, name))
     encoder_id = _encoder_id(session, encoder)
+    row = _new_frame_row(session, file, frame)
+    if row is None:
+        recognise(session, file, frame.sha256, label)
+        return False
     for each in judged:
         _record_extension(session, row, each, encoder_id, thresholds_digest, label)
     return True
+
+
+def _new_frame_row(session: Session, file: File, frame: Frame) -> FrameRow | None:
+    """Return the row of a frame that is new, in place of what was kept of a failed try, if any.
+
+    None if another has recorded the frame since it was looked for.
+    """
+    session.execute(delete(FrameRow).where(_unprocessed(file)))
+    facts = {name: getattr(frame, name) for name in _FRAME_FIELDS}
+    added = add_new(session, FrameRow, state=FrameState.PROCESSED, **_file_facts(file), **facts)
+    return None if added is None else session.get_one(FrameRow, added)
+
+
+def _file_facts(file: File) -> dict[str, Any]:
+    return {
+        "path": str(file.path),
+        "file_bytes": file.size_bytes,
+        "modified_ns": file.modified_ns,
+        "processed_at": utc_now(),
+    }
 
 
 _FRAME_FIELDS = (
@@ -1744,9 +1815,8 @@ def record_verdict(
     """
     encoder_id = _encoder_id(session, encoder)
     if find_embedding(session, extension_id, encoder.fingerprint) is None:
-        session.add(
-            EmbeddingRow(extension_id=extension_id, encoder_id=encoder_id, vector=judged.embedding)
-        )
+        facts = {"extension_id": extension_id, "encoder_id": encoder_id}
+        add_new(session, EmbeddingRow, vector=judged.embedding, **facts)
     session.add(_verdict_row(extension_id, encoder_id, judged, thresholds_digest))
 
 
@@ -1863,7 +1933,7 @@ def record_unprocessed(
 
     One that failed is due for another try, until patience ends: then people are told.
     """
-    row = _frame_row(session, file)
+    row = _unprocessed_row(session, file)
     row.state, row.reason = state, reason
     if state is not FrameState.FAILED:
         row.failed_since = row.retry_at = None
@@ -1876,15 +1946,20 @@ def record_unprocessed(
         owe_alert(session, Topic.FILE, key, reason)
 
 
-def _frame_row(session: Session, file: File) -> FrameRow:
-    """Return the row of a file that was tried before and not processed, or a new one."""
-    row = session.scalar(select(FrameRow).where(_unprocessed(file)))
-    if row is None:
-        row = FrameRow(path=str(file.path), name=file.path.name, tries=0)
-        session.add(row)
+def _unprocessed_row(session: Session, file: File) -> FrameRow:
+    """Return the row of a file that was tried before and not processed, or a new one.
+
+    Nobody else changes it before the transaction ends.
+    """
+    query = select(FrameRow).where(_unprocessed(file)).with_for_update()
+    while (row := session.scalar(query)) is None:
+        add_new(
+            session, FrameRow, name=file.path.name, state=FrameState.FAILED, **_file_facts(file)
+        )
     if (row.file_bytes, row.modified_ns) != (file.size_bytes, file.modified_ns):
         row.failed_since, row.tries = None, 0  # another file than the one that failed
-    row.file_bytes, row.modified_ns, row.processed_at = file.size_bytes, file.modified_ns, utc_now()
+    for name, value in _file_facts(file).items():
+        setattr(row, name, value)
     return row
 
 
@@ -1893,11 +1968,10 @@ def _unprocessed(file: File) -> ColumnElement[bool]:
 
 
 def _encoder_id(session: Session, encoder: Encoder) -> int:
-    row = session.scalar(select(EncoderRow).where(EncoderRow.fingerprint == encoder.fingerprint))
-    if row is None:
-        row = EncoderRow(
-            fingerprint=encoder.fingerprint, name=encoder.name, stretch=encoder.stretch
-        )
-        session.add(row)
-        session.flush()
-    return row.id
+    query = select(EncoderRow.id).where(EncoderRow.fingerprint == encoder.fingerprint)
+    facts = {"fingerprint": encoder.fingerprint, "name": encoder.name, "stretch": encoder.stretch}
+    known = session.scalar(query)
+    if known is None:
+        add_new(session, EncoderRow, **facts)
+        known = session.scalars(query).one()
+    return known

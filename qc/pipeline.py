@@ -189,7 +189,7 @@ def judge_again(
     for night in nights:
         for row, arrival, embeddings in _stored(night, runtime, in_force):
             [judged] = judge_frame(arrival, embeddings, runtime)
-            with runtime.writes.begin() as session:
+            with runtime.adds.begin() as session:
                 before = database.newest_status(session, row.id)
                 database.record_verdict(
                     session,
@@ -247,7 +247,7 @@ def _arrive(path: Path, runtime: Runtime, label: LabelName | None) -> Arrival | 
         if _recognise_unread(file, runtime, label):
             return Outcome(file.path, FrameState.KNOWN)
         frame = read_frame(file.path, runtime.instruments)
-        with runtime.writes.begin() as session:
+        with runtime.adds.begin() as session:
             if database.recognise(session, file, frame.sha256, label):
                 return Outcome(file.path, FrameState.KNOWN)
         return measure_frame(file, frame, runtime)
@@ -262,7 +262,7 @@ def record_failure(path: Path, reason: str, runtime: Runtime) -> Outcome:
 
 
 def _record_unprocessed(file: File, state: FrameState, reason: str, runtime: Runtime) -> Outcome:
-    with runtime.writes.begin() as session:
+    with runtime.adds.begin() as session:
         patience = runtime.settings.watch.patience
         database.record_unprocessed(session, file, state, reason, patience)
     facts = {"frame": file.path.name, "reason": reason}
@@ -275,7 +275,7 @@ def _recognise_unread(file: File, runtime: Runtime, label: LabelName | None) -> 
     with runtime.reads() as session:
         known = database.is_known(session, file)
     if known and label is not None:
-        with runtime.writes.begin() as session:
+        with runtime.adds.begin() as session:
             database.certify(session, file, label)
     return known
 
@@ -399,7 +399,7 @@ def record(
     arrival: Arrival, judged: tuple[Judged, ...], runtime: Runtime, label: LabelName | None
 ) -> Outcome:
     """Keep a frame and everything learnt from it, all or nothing, unless another was first."""
-    with runtime.writes.begin() as session:
+    with runtime.adds.begin() as session:
         is_new = database.record_frame(
             session,
             arrival.file,

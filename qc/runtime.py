@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from embeddings.classifier import ClassifierError, DenseClassifier, Examples
 from embeddings.encoder import Encoder, ResNet50Encoder
-from qc.database import connect, for_writing, newest_classifier
+from qc.database import connect, for_adding, for_writing, newest_classifier
 from qc.errors import ConfigurationError
 from qc.expectations import Expectations
 from qc.features import knows_these
@@ -81,6 +81,11 @@ class Runtime:
         """Return the database's engine."""
         engine: Engine = self.reads.kw["bind"]
         return engine
+
+    @cached_property
+    def adds(self) -> sessionmaker[Session]:
+        """Return sessions that add frames, beside those of other processes where that can be."""
+        return sessionmaker(for_adding(self.engine))
 
     def renewed(self) -> "Runtime":
         """Return the runtime with what people have changed since: limits, and the classifier.

@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from qc.errors import ConfigurationError
 from qc.installation import shipped
-from qc.tables import Base
+from qc.tables import VECTOR_INDEX, Base
 
 
 def upgrade_schema(engine: Engine) -> None:
@@ -87,8 +87,15 @@ def _one_line(engine: Engine) -> Iterator[None]:
 
 def schema_differences(engine: Engine) -> list[Any]:
     """Return what Alembic finds different between the database and the declared tables."""
+    options = {"include_name": is_declared}
     with engine.connect() as connection:
-        return list(compare_metadata(MigrationContext.configure(connection), Base.metadata))
+        context = MigrationContext.configure(connection, opts=options)
+        return list(compare_metadata(context, Base.metadata))
+
+
+def is_declared(name: str | None, kind: str, _parents: Any) -> bool:
+    """Say whether a thing in the database is there for a declaration's sake."""
+    return kind != "index" or not str(name).startswith(VECTOR_INDEX)
 
 
 def _config() -> Config:

