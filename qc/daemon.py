@@ -13,6 +13,7 @@ from qc.inboxes import prune_fetched
 from qc.lock import Holder, only_daemon
 from qc.mailing import mail_night, mail_span
 from qc.periods import month_of
+from qc.pipeline import process_frames
 from qc.proposal_page import write_proposal_page
 from qc.publishing import publish_night, publish_span, write_index
 from qc.runtime import Runtime
@@ -92,7 +93,7 @@ def retry(watch: Watch, now: datetime) -> str:
         for path in gone:
             database.postpone(session, path, watch.settings.watch.patience, now)
     there = [path for path in paths if path not in gone][: watch.settings.batch_frames]
-    return _counted(Counter(outcome.state for outcome in watch.process(there)))
+    return _counted(Counter(outcome.state for outcome in process_frames(there, watch.runtime)))
 
 
 def tell(watch: Watch, now: datetime) -> str:

@@ -7,7 +7,7 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -68,6 +68,7 @@ from qc.tables import (
     SelfTestRow,
     Topic,
     VerdictRow,
+    rounded_to_keep,
 )
 from qc.thresholds import Threshold
 from qc.times import noon, utc_now
@@ -410,10 +411,17 @@ def duplicate_of(session: Session, measured: Measured, frame: Frame) -> str:
             FrameRow.sha256 != frame.sha256,
             FrameRow.name != frame.name,
             FrameRow.observed_at <= frame.observed_at,
+            _is_judged(),
         )
+        .order_by(FrameRow.observed_at, FrameRow.name)
         .limit(1)
     )
     return name or ""
+
+
+def _is_judged() -> ColumnElement[bool]:
+    """Leave out what a backfill has measured and not judged yet."""
+    return select(VerdictRow.id).where(VerdictRow.extension_id == ExtensionRow.id).exists()
 
 
 def reference_for(session: Session, frame: Frame, setup: Setup, fingerprint: str) -> Reference:
@@ -459,7 +467,7 @@ def _nominal(
             FrameRow.night >= since,
             _is_nominal(),
         )
-        .order_by(ExtensionRow.observed_at.desc())  # along the index of its setup
+        .order_by(ExtensionRow.observed_at.desc(), FrameRow.name.desc())  # along an index
         .limit(REFERENCE_NEWEST)
     )
     return session.execute(query).all()
@@ -1437,8 +1445,10 @@ def light_of(session: Session, extension_ids: Sequence[int]) -> NDArray[np.float
     query = (
         select(BlockStatisticsRow.above_zero_adu, ExtensionRow.zero_adu, ExtensionRow.metrics)
         .join(ExtensionRow, ExtensionRow.id == BlockStatisticsRow.extension_id)
+        .join(ExtensionRow.frame)
         .where(ExtensionRow.id.in_(extension_ids))
-        .order_by(ExtensionRow.id)
+        # Of time, not of arrival: what is learnt from them depends on their order a little.
+        .order_by(FrameRow.observed_at, FrameRow.name, ExtensionRow.number)
     )
     found = session.execute(query.execution_options(yield_per=_PICTURES_AT_ONCE))
     return np.stack(
@@ -1907,6 +1917,12 @@ def _prediction_columns(said: Prediction | None) -> dict[str, Any]:
         "predicted_kind": said.kind,
         "kind_probability": said.kind_probability,
     }
+
+
+def as_kept(measured: Measured) -> Measured:
+    """Return what was measured of an extension as it will be read back: rounded to be kept."""
+    zero = _zero(measured.zero_adu)
+    return replace(measured, statistics=rounded_to_keep(measured.statistics - zero) + zero)
 
 
 def _block_statistics_row(extension_id: int, measured: Measured) -> BlockStatisticsRow:

@@ -1,35 +1,31 @@
 """From disk to verdict, top to bottom. Read this first."""
 
-import hashlib
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import date
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from embeddings.clustering import cosine_distances, merge_heights
-from embeddings.preprocess import GRID, STRETCHES, at_standard_light, block_statistics
+from embeddings.preprocess import STRETCHES, at_standard_light
 from embeddings.residual import Residual
 from qc import database
 from qc.choices import InForce
 from qc.database import File, Judged, Measured, Reference
-from qc.errors import (
-    ConfigurationError,
-    DeadReadOut,
-    FrameError,
-    NotForUs,
-    UnreadableFrame,
-    WrongShape,
-)
+from qc.errors import ConfigurationError, FrameError, NotForUs, QCError, UnreadableFrame
 from qc.features import Description, differences_of, looks_of, predict
 from qc.files import is_fits_name, printable
-from qc.frames import Extension, Frame, read_frame
+from qc.frames import Frame, Setup
 from qc.judge import REFERENCE_NEEDED, Evidence, Prediction, Status, judge, limits_for
-from qc.metrics import measure, z_scores
+from qc.metrics import z_scores
+from qc.reading import Readers, Reading, read_file, reduce_frame, workers_for
 from qc.runtime import Runtime
 from qc.tables import ExtensionRow, FrameState, LabelName
 from qc.thresholds import Threshold
@@ -40,7 +36,6 @@ logger = logging.getLogger(__name__)
 
 _REFERENCES_TO_CLUSTER = 2  # a tree of reference and new needs two references to be a tree
 FLAGGED_BAD = 0.9  # of the flagged images, those expected to be bad: one in ten is a false alarm
-_BRIGHTEST_ADU = 1e12  # beyond it squares overflow float32; no detector has a millionth of it
 
 
 @dataclass(frozen=True)
@@ -133,7 +128,8 @@ def process_frame(path: Path, runtime: Runtime, label: LabelName | None = None) 
     arrival = read_and_measure(path, runtime)
     embeddings = embed([arrival], runtime)
     judged = judge_frame(arrival, embeddings, runtime)
-    return record(arrival, judged, runtime, label)
+    [outcome] = record([(arrival, judged)], runtime, label)
+    return outcome
 
 
 def process_frames(
@@ -142,7 +138,8 @@ def process_frames(
     """Process many files in order of their names, which in an ESO archive is that of time.
 
     A file that was processed before costs a look at its date. One that cannot be judged is
-    recorded with the reason, and the night goes on.
+    recorded with the reason, and the night goes on. Many are read in processes beside this one;
+    the verdicts are the same, and so is their order.
 
     Yields
     ------
@@ -150,19 +147,106 @@ def process_frames(
         One for each path, as soon as it is stored.
     """
     ordered = sorted(paths, key=lambda path: (path.name, path))
-    step = runtime.settings.batch_frames
-    for start in range(0, len(ordered), step):
-        arrivals = []
-        for path in ordered[start : start + step]:
-            arrived = _arrive(path, runtime, label)
-            if isinstance(arrived, Outcome):
-                yield arrived
-            else:
-                arrivals.append(arrived)
-        embeddings = embed(arrivals, runtime)  # (n, d)
-        for arrival in arrivals:
-            own, embeddings = np.split(embeddings, [len(arrival.measured)])
-            yield record(arrival, judge_frame(arrival, own, runtime), runtime, label)
+    waiting: list[Arrival] = []
+    for arrived in _arrivals(ordered, runtime, label):
+        if isinstance(arrived, Outcome):
+            yield arrived
+            continue
+        waiting.append(arrived)
+        if len(waiting) == runtime.settings.batch_frames:
+            yield from _judge_patiently(waiting, runtime, label)
+            waiting = []
+    yield from _judge_patiently(waiting, runtime, label)
+
+
+def _arrivals(
+    paths: Sequence[Path], runtime: Runtime, label: LabelName | None
+) -> Iterator[Arrival | Outcome]:
+    """Read and measure files, in their order; or say why not, which is then on record."""
+    workers = workers_for(len(paths), runtime.settings.workers)
+    with Readers(runtime.instruments, workers) as readers:
+        # While a batch is judged, the next one is read; what is in hand is bounded by that.
+        ahead = readers.ahead and readers.ahead + runtime.settings.batch_frames
+        begun: deque[Callable[[], Arrival | Outcome]] = deque()
+        for path in paths:
+            begun.append(_begin(path, readers, runtime, label))
+            if len(begun) > ahead:
+                yield begun.popleft()()
+        while begun:
+            yield begun.popleft()()
+
+
+def _begin(
+    path: Path, readers: Readers, runtime: Runtime, label: LabelName | None
+) -> Callable[[], Arrival | Outcome]:
+    """Have a file read, unless it is known; what is returned waits for it."""
+    file = File(printable(path), 0, 0)
+    try:
+        file = _stat(file.path)
+    except FrameError as error:
+        outcome = _record_unprocessed(file, FrameState.FAILED, str(error), runtime)
+        return lambda: outcome
+    if _recognise_unread(file, runtime, label):
+        return lambda: Outcome(file.path, FrameState.KNOWN)
+    reading = readers.begin(file)
+    return lambda: _arrive(file, reading, runtime, label)
+
+
+def _arrive(
+    file: File, reading: Callable[[], Reading], runtime: Runtime, label: LabelName | None
+) -> Arrival | Outcome:
+    """Wait for a file that is being read; or say why it cannot be, which is then on record."""
+    try:
+        read = reading()
+        if _recognise_read(read, runtime, label):
+            return Outcome(file.path, FrameState.KNOWN)
+        return _arrival(read, runtime)
+    except FrameError as error:
+        state = FrameState.SKIPPED if isinstance(error, NotForUs) else FrameState.FAILED
+        return _record_unprocessed(file, state, str(error), runtime)
+    except (DBAPIError, OSError, QCError):
+        raise
+    except Exception as error:  # noqa: BLE001 - told in full, and the file is on record
+        return _record_fault(file, error, runtime)
+
+
+def _judge_patiently(
+    arrivals: Sequence[Arrival], runtime: Runtime, label: LabelName | None
+) -> Iterator[Outcome]:
+    """Judge a batch; a bug that one frame brings to light holds up none of the others."""
+    done = 0
+    try:
+        for outcome in _judge_batch(arrivals, runtime, label):
+            done += 1
+            yield outcome
+    except (DBAPIError, OSError, QCError):
+        raise
+    except Exception as error:  # noqa: BLE001 - told in full once it is known whose it is
+        left = arrivals[done:]
+        if len(left) == 1:
+            yield _record_fault(left[0].file, error, runtime)
+            return
+        for arrival in left:
+            yield from _judge_patiently([arrival], runtime, label)
+
+
+def _judge_batch(
+    arrivals: Sequence[Arrival], runtime: Runtime, label: LabelName | None
+) -> Iterator[Outcome]:
+    """Embed a batch at once; judge and record it night by night, each in one transaction.
+
+    Frames of one night do not vouch for each other, so that nothing is lost by recording them
+    together: the next night's find them as references.
+    """
+    if not arrivals:
+        return
+    starts = np.cumsum([len(arrival.measured) for arrival in arrivals])[:-1]
+    embeddings = np.split(embed(arrivals, runtime), starts)  # each (images of a frame, d)
+    pairs = zip(arrivals, embeddings, strict=True)
+    for _, of_night in groupby(pairs, lambda pair: pair[0].frame.night):
+        night = Night()
+        judged = [(one, judge_frame(one, own, runtime, night)) for one, own in of_night]
+        yield from record(judged, runtime, label)
 
 
 def judge_again(
@@ -239,26 +323,13 @@ def _arrival_of(
     return Arrival(file, frame, (measured,), (threshold,))
 
 
-def _arrive(path: Path, runtime: Runtime, label: LabelName | None) -> Arrival | Outcome:
-    """Read and measure a file; or say why not, which is then on record."""
-    file = File(printable(path), 0, 0)
-    try:
-        file = _stat(file.path)
-        if _recognise_unread(file, runtime, label):
-            return Outcome(file.path, FrameState.KNOWN)
-        frame = read_frame(file.path, runtime.instruments)
-        with runtime.adds.begin() as session:
-            if database.recognise(session, file, frame.sha256, label):
-                return Outcome(file.path, FrameState.KNOWN)
-        return measure_frame(file, frame, runtime)
-    except FrameError as error:
-        state = FrameState.SKIPPED if isinstance(error, NotForUs) else FrameState.FAILED
-        return _record_unprocessed(file, state, str(error), runtime)
-
-
-def record_failure(path: Path, reason: str, runtime: Runtime) -> Outcome:
-    """Keep that a file could not be processed, though it is not known to be at fault."""
-    return _record_unprocessed(_stat(printable(path)), FrameState.FAILED, reason, runtime)
+def _record_fault(file: File, error: Exception, runtime: Runtime) -> Outcome:
+    """Keep that a file could not be processed for a bug of ours, which is told in full."""
+    facts = {"frame": file.path.name}
+    logger.error("a file cannot be processed for a fault of ours", exc_info=error, extra=facts)
+    words = " ".join(f"{type(error).__name__}: {error}".split())
+    reason = f"{file.path}: a fault of the program: {words}"
+    return _record_unprocessed(file, FrameState.FAILED, reason, runtime)
 
 
 def _record_unprocessed(file: File, state: FrameState, reason: str, runtime: Runtime) -> Outcome:
@@ -280,6 +351,15 @@ def _recognise_unread(file: File, runtime: Runtime, label: LabelName | None) -> 
     return known
 
 
+def _recognise_read(reading: Reading, runtime: Runtime, label: LabelName | None) -> bool:
+    """Say whether these FITS bytes were processed before, wherever they lay."""
+    with runtime.reads() as session:
+        if database.frame_with_digest(session, reading.frame.sha256) is None:
+            return False
+    with runtime.adds.begin() as session:
+        return database.recognise(session, reading.file, reading.frame.sha256, label)
+
+
 _LEVEL = {FrameState.SKIPPED: logging.INFO, FrameState.FAILED: logging.WARNING}
 
 
@@ -299,8 +379,7 @@ def read_and_measure(path: Path, runtime: Runtime) -> Arrival:
     FrameError
         If it cannot be read to its end, or is not a frame that can be judged.
     """
-    file = _stat(printable(path))
-    return measure_frame(file, read_frame(file.path, runtime.instruments), runtime)
+    return _arrival(read_file(_stat(printable(path)), runtime.instruments), runtime)
 
 
 def measure_frame(file: File, frame: Frame, runtime: Runtime) -> Arrival:
@@ -311,50 +390,20 @@ def measure_frame(file: File, frame: Frame, runtime: Runtime) -> Arrival:
     FrameError
         If it is of no type that has a threshold, or not an image that can be judged.
     """
-    encoder = runtime.encoder.fingerprint
+    return _arrival(reduce_frame(file, frame), runtime)
+
+
+def _arrival(reading: Reading, runtime: Runtime) -> Arrival:
+    """Add the limits that hold on the frame's night."""
+    encoder, night = runtime.encoder.fingerprint, reading.frame.night
     try:
         thresholds = tuple(
-            runtime.thresholds.threshold(extension.setup.image_type, frame.night, encoder)
-            for extension in frame.extensions
+            runtime.thresholds.threshold(measured.setup.image_type, night, encoder)
+            for measured in reading.measured
         )
-        for extension in frame.extensions:
-            _check_measurable(extension)
     except FrameError as error:
-        raise type(error)(f"{file.path}: {error}") from None
-    measured = tuple(_measure(extension) for extension in frame.extensions)
-    return Arrival(file, replace(frame, extensions=()), measured, thresholds)
-
-
-def _check_measurable(extension: Extension) -> None:
-    """Refuse what would stop the night, or go through it as infinity."""
-    ny, nx = extension.pixels.shape
-    if ny < GRID[0] or nx < GRID[1]:
-        raise WrongShape(f"expected at least {GRID[0]}x{GRID[1]} pixels, got {ny}x{nx}")
-    highest = max(abs(float(extension.pixels.min())), abs(float(extension.pixels.max())))
-    if highest / (extension.promised_light or 1) > _BRIGHTEST_ADU:
-        raise DeadReadOut(
-            f"expected pixels of a detector, got up to {highest:.3g} ADU at "
-            f"{extension.promised_light:.3g} of the standard exposure"
-        )
-
-
-def _measure(extension: Extension) -> Measured:
-    return Measured(
-        number=extension.number,
-        setup=extension.setup,
-        shape=extension.pixels.shape,
-        light=extension.light,
-        frame_class=extension.frame_class,
-        zero_adu=extension.detector.bias_adu,
-        gain_e_per_adu=extension.detector.gain_e_per_adu,
-        read_noise_adu=extension.detector.read_noise_adu,
-        stretch_adu=extension.stretch_adu,
-        promised_light=extension.promised_light,
-        limits=extension.limits,
-        statistics=block_statistics(extension.pixels),
-        metrics=measure(extension),
-        pixels_sha256=hashlib.sha256(np.ascontiguousarray(extension.pixels).data).hexdigest(),
-    )
+        raise type(error)(f"{reading.file.path}: {error}") from None
+    return Arrival(reading.file, reading.frame, reading.measured, thresholds)
 
 
 def embed(arrivals: Sequence[Arrival], runtime: Runtime) -> Floats:
@@ -385,33 +434,99 @@ def network_input(measured: Measured, stretch: str) -> Floats:
     return STRETCHES[stretch](statistics, measured.zero_adu, measured.stretch_adu)
 
 
-def judge_frame(arrival: Arrival, embeddings: Floats, runtime: Runtime) -> tuple[Judged, ...]:
-    """Hold each extension of a frame against its references."""
-    return tuple(
-        _judge(arrival.frame, measured, embedding, threshold, runtime)
+@dataclass(frozen=True)
+class Night:
+    """What frames of one night that are judged together share, until they are recorded.
+
+    Attributes
+    ----------
+    references : dict
+        Those looked up so far: equal for equal setups, as they are of earlier nights.
+    judged : list of (Frame, Measured)
+        So far, in order.
+    """
+
+    references: dict[tuple[str, Setup], Reference] = field(default_factory=dict)
+    judged: list[tuple[Frame, Measured]] = field(default_factory=list)
+
+    def reference(self, session: Session, frame: Frame, setup: Setup, encoder: str) -> Reference:
+        """Return what an extension is held against."""
+        key = (frame.instrument, setup)
+        if key not in self.references:
+            self.references[key] = database.reference_for(session, frame, setup, encoder)
+        return self.references[key]
+
+    def twin(self, session: Session, frame: Frame, measured: Measured) -> str:
+        """Return the name of an earlier frame with the very same pixels, or an empty string."""
+        known = database.duplicate_of(session, measured, frame)
+        return known or next((one.name for one in self._alike(frame, measured)), "")
+
+    def _alike(self, frame: Frame, measured: Measured) -> Iterator[Frame]:
+        for one, its in self.judged:
+            is_other = one.sha256 != frame.sha256 and one.name != frame.name
+            is_alike = its.pixels_sha256 == measured.pixels_sha256
+            if is_other and is_alike and one.observed_at <= frame.observed_at:
+                yield one
+
+
+def judge_frame(
+    arrival: Arrival, embeddings: Floats, runtime: Runtime, night: Night | None = None
+) -> tuple[Judged, ...]:
+    """Hold each extension of a frame against its references.
+
+    Parameters
+    ----------
+    embeddings : (n, d) float32 array
+    night : Night, optional
+        What other frames of its night leave that are judged, and not recorded yet.
+    """
+    night = night or Night()
+    judged = tuple(
+        _judge(arrival.frame, measured, embedding, threshold, runtime, night)
         for measured, embedding, threshold in zip(
             arrival.measured, embeddings, arrival.thresholds, strict=True
         )
     )
+    night.judged.extend((arrival.frame, measured) for measured in arrival.measured)
+    return judged
 
 
 def record(
-    arrival: Arrival, judged: tuple[Judged, ...], runtime: Runtime, label: LabelName | None
-) -> Outcome:
-    """Keep a frame and everything learnt from it, all or nothing, unless another was first."""
+    frames: Sequence[tuple[Arrival, tuple[Judged, ...]]],
+    runtime: Runtime,
+    label: LabelName | None,
+) -> list[Outcome]:
+    """Keep frames and everything learnt from them, all or nothing, save those that are known."""
     with runtime.adds.begin() as session:
-        is_new = database.record_frame(
-            session,
-            arrival.file,
-            arrival.frame,
-            judged,
-            encoder=runtime.encoder,
-            thresholds_digest=runtime.thresholds.digest,
-            label=label,
-        )
+        outcomes = [_record(session, *one, runtime, label) for one in frames]
+    for (arrival, _), outcome in zip(frames, outcomes, strict=True):
+        _log_verdicts(arrival, outcome)
+    return outcomes
+
+
+def _record(
+    session: Session,
+    arrival: Arrival,
+    judged: tuple[Judged, ...],
+    runtime: Runtime,
+    label: LabelName | None,
+) -> Outcome:
+    is_new = database.record_frame(
+        session,
+        arrival.file,
+        arrival.frame,
+        judged,
+        encoder=runtime.encoder,
+        thresholds_digest=runtime.thresholds.digest,
+        label=label,
+    )
     if not is_new:
         return Outcome(arrival.file.path, FrameState.KNOWN)
-    for each in judged:
+    return Outcome(arrival.file.path, FrameState.PROCESSED, judged=judged)
+
+
+def _log_verdicts(arrival: Arrival, outcome: Outcome) -> None:
+    for each in outcome.judged:
         facts = {
             "frame": arrival.frame.name,
             "extension": each.measured.number,
@@ -420,17 +535,21 @@ def record(
             "score": round(each.verdict.score, 2),
         }
         logger.info("extension judged", extra=facts)
-    return Outcome(arrival.file.path, FrameState.PROCESSED, judged=judged)
 
 
 def _judge(
-    frame: Frame, measured: Measured, embedding: Floats, threshold: Threshold, runtime: Runtime
+    frame: Frame,
+    measured: Measured,
+    embedding: Floats,
+    threshold: Threshold,
+    runtime: Runtime,
+    night: Night,
 ) -> Judged:
     """Answer the one question: does this extension belong with its kind."""
-    encoder = runtime.encoder.fingerprint
+    measured = database.as_kept(measured)  # so that the verdict can be repeated from what is stored
     with runtime.reads() as session:
-        reference = database.reference_for(session, frame, measured.setup, encoder)
-        twin = database.duplicate_of(session, measured, frame)
+        reference = night.reference(session, frame, measured.setup, runtime.encoder.fingerprint)
+        twin = night.twin(session, frame, measured)
         residual = _residual(session, frame, measured, reference, runtime)
     evidence = _weigh(measured, embedding, reference, residual, twin)
     prediction = _predict(frame, measured, embedding, evidence, threshold, runtime)

@@ -354,6 +354,9 @@ class Settings(BaseSettings):
         The encoder's weights and the stretch of its inputs.
     batch_frames : int
         Frames read before the encoder is called; bounds the memory.
+    workers : int or None
+        Processes that read and measure files; 0: this one does. None: as many as there are
+        cores where there are many files, 0 for a handful.
     log : LogStyle
         How the daemon's log is written.
     """
@@ -373,6 +376,7 @@ class Settings(BaseSettings):
     weights: str = "untrained"
     stretch: Annotated[str, AfterValidator(_known_stretch)] = "physical"
     batch_frames: Annotated[int, Field(gt=0)] = 16
+    workers: Annotated[int, Field(ge=0, le=256)] | None = None
     log: LogStyle = LogStyle.LOGFMT
     inbox: tuple[Inbox, ...] = ()
     watch: Watch = Watch()

@@ -138,6 +138,16 @@ def spelt(vector: NDArray[Any]) -> str:
     return f"[{','.join(map(str, vector.tolist()))}]"
 
 
+def rounded_to_keep(above_zero_adu: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return block statistics as they will be read back: float16, within its range."""
+    return _halves(above_zero_adu).astype(np.float32)
+
+
+def _halves(values: NDArray[np.float32]) -> NDArray[np.float16]:
+    largest = np.finfo(np.float16).max
+    return values.clip(-largest, largest).astype("<f2")
+
+
 class BlockArray(TypeDecorator[NDArray[np.float32]]):
     """An (h, w, 3) float32 array of ADU above zero level, as deflated float16 with its shape."""
 
@@ -152,8 +162,7 @@ class BlockArray(TypeDecorator[NDArray[np.float32]]):
         if value is None:
             return None
         shape = np.array(value.shape[:2], "<u2").tobytes()
-        largest = np.finfo(np.float16).max
-        return shape + zlib.compress(value.clip(-largest, largest).astype("<f2").tobytes(), 1)
+        return shape + zlib.compress(_halves(value).tobytes(), 1)
 
     def process_result_value(
         self, value: bytes | None, dialect: Dialect

@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -30,7 +30,7 @@ from qc.database import File, for_writing
 from qc.errors import ConfigurationError, QCError
 from qc.files import told_time
 from qc.inboxes import Inboxes
-from qc.pipeline import Outcome, process_frames, record_failure
+from qc.pipeline import process_frames
 from qc.runtime import Runtime
 from qc.service import Supervisor
 from qc.settings import Settings
@@ -218,7 +218,7 @@ class Watch:
         while self.waiting and time.monotonic() < ends:
             newest_first = sorted(self.waiting, key=self.waiting.__getitem__, reverse=True)
             chunk = newest_first[: self.settings.batch_frames]
-            for outcome in self.process(chunk):
+            for outcome in process_frames(chunk, self.runtime):
                 counts[outcome.state] += 1
                 counts[ANOMALOUS] += outcome.is_anomalous
                 if self.stopping.is_set():
@@ -226,22 +226,6 @@ class Watch:
             for path in chunk:
                 del self.waiting[path]
         return counts
-
-    def process(self, chunk: Sequence[Path]) -> Iterator[Outcome]:
-        """Process some files; a bug that one brings to light holds up none of the others."""
-        try:
-            yield from process_frames(chunk, self.runtime)
-        except (DBAPIError, OSError, QCError):
-            raise
-        except Exception as error:
-            if len(chunk) > 1:
-                for path in chunk:
-                    yield from self.process([path])
-                return
-            facts = {"frame": chunk[0].name}
-            logger.exception("a file cannot be processed for a fault of ours", extra=facts)
-            words = f"a fault of the program: {type(error).__name__}: {in_one_line(error)}"
-            yield record_failure(chunk[0], f"{chunk[0]}: {words}", self.runtime)
 
     def last_night(self, now: datetime) -> date:
         """Return the night that ended last, for every instrument in use; or else for all."""

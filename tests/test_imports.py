@@ -27,7 +27,7 @@ ORDER = [
     {"qc.tables"},
     {"qc.database"},
     {"qc.accounts", "qc.runs"},
-    {"qc.settings", "qc.spot_check"},
+    {"qc.reading", "qc.settings", "qc.spot_check"},
     {"qc.upkeep"},
     {"qc.stores"},
     {"qc.inboxes"},
