@@ -35,6 +35,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import (
+    Bundle,
     Session,
     aliased,
     contains_eager,
@@ -666,10 +667,44 @@ def next_alike(session: Session, finding: Finding, *, later: bool) -> int | None
 def findings_of_type(
     session: Session, image_type: str, first: date = date.min
 ) -> Iterator[Finding]:
-    """Yield every judged extension of an image type from a night on, oldest first."""
-    query = _findings_query().where(ExtensionRow.image_type == image_type, FrameRow.night >= first)
+    """Yield every judged extension of an image type from a night on, oldest first.
+
+    With what says which it is and what was weighed of it, and nothing else: they are many.
+    """
+    query = (
+        _findings_query()
+        .with_only_columns(*(Bundle(name, *columns) for name, columns in _WEIGHED.items()))
+        .add_columns(EncoderRow.fingerprint)
+        .where(ExtensionRow.image_type == image_type, FrameRow.night >= first)
+    )
     for row in session.execute(query.execution_options(yield_per=_ROWS_AT_ONCE)):
-        yield Finding(*row)
+        label = row.label if row.label.id else None
+        yield Finding(row.frame, row.extension, row.verdict, row.fingerprint, label)
+
+
+_WEIGHED: Mapping[str, Sequence[Any]] = {
+    "frame": (FrameRow.id, FrameRow.name, FrameRow.instrument, FrameRow.night),
+    "extension": (
+        ExtensionRow.id,
+        ExtensionRow.number,
+        ExtensionRow.image_type,
+        ExtensionRow.chip,
+        ExtensionRow.read_mode,
+        ExtensionRow.metrics,
+    ),
+    "verdict": (
+        VerdictRow.status,
+        VerdictRow.merge_height,
+        VerdictRow.residual,
+        VerdictRow.patterns,
+        VerdictRow.reference_size,
+        VerdictRow.widened,
+        VerdictRow.z,
+        VerdictRow.predicted_type,
+        VerdictRow.type_probability,
+    ),
+    "label": (LabelRow.id, LabelRow.label, LabelRow.kind),
+}
 
 
 def findings_with(session: Session, extension_ids: Sequence[int]) -> list[Finding]:
@@ -716,6 +751,9 @@ def newest_word(session: Session, image_type: str) -> tuple[int, int]:
 
 def night_of_newest(session: Session, image_type: str, n: int) -> date:
     """Return the first night of the newest n extensions of a type; of all where there are fewer."""
+    own = select(ExtensionRow.id).where(ExtensionRow.image_type == image_type)
+    if session.scalar(own.offset(n).limit(1)) is None:
+        return date.min  # counted along an index; their nights stand elsewhere
     query = (
         select(FrameRow.night)
         .join(FrameRow.extensions)
