@@ -714,23 +714,24 @@ def findings_with(session: Session, extension_ids: Sequence[int]) -> list[Findin
     return [found[one] for one in extension_ids if one in found]
 
 
-def image_types_seen(session: Session) -> Sequence[str]:
-    """Return the image types of which an extension was processed, by name."""
-    query = select(ExtensionRow.image_type).distinct().order_by(ExtensionRow.image_type)
-    return session.scalars(query).all()
+def image_types_seen(session: Session) -> list[str]:
+    """Return the image types of which an extension was processed, by name.
+
+    Each is looked up after the one before: there are few, and of each there are many.
+    """
+    found: list[str] = []
+    least = select(func.min(ExtensionRow.image_type))
+    name = session.scalar(least)
+    while name is not None:
+        found.append(name)
+        name = session.scalar(least.where(ExtensionRow.image_type > name))
+    return found
 
 
 def types_among(session: Session, names: Iterable[str]) -> list[str]:
-    """Return those of some image types of which an extension was processed, in their order.
-
-    Quicker than `image_types_seen`, which goes through all that was ever processed.
-    """
-    one = select(ExtensionRow.id).limit(1)
-    return [
-        name
-        for name in names
-        if session.scalar(one.where(ExtensionRow.image_type == name)) is not None
-    ]
+    """Return those of some image types of which an extension was processed, in their order."""
+    seen = set(image_types_seen(session))
+    return [name for name in names if name in seen]
 
 
 def newest_word(session: Session, image_type: str) -> tuple[int, int]:
@@ -747,6 +748,17 @@ def newest_word(session: Session, image_type: str) -> tuple[int, int]:
         for table in (VerdictRow, LabelRow)
     )
     return verdict or 0, label or 0
+
+
+def newest_verdict(session: Session) -> int:
+    """Return the id of the newest verdict of all; 0 for none."""
+    return session.scalar(select(func.max(VerdictRow.id))) or 0
+
+
+def without_label(session: Session, extension_ids: Sequence[int]) -> tuple[int, ...]:
+    """Return those of some extensions of which no label counts, in their order."""
+    said = labels_of(session, extension_ids)
+    return tuple(one for one in extension_ids if standing(said.get(one, ())) is None)
 
 
 def night_of_newest(session: Session, image_type: str, n: int) -> date:
@@ -1388,19 +1400,20 @@ def extension_called(session: Session, frame: str, number: int) -> ExtensionRow 
 
 
 def frames_named(session: Session, name: str) -> Sequence[FrameRow]:
-    """Return the processed frames of an archive name, a file name or a path; newest first."""
-    return session.scalars(
-        select(FrameRow)
-        .where(
-            FrameRow.state == FrameState.PROCESSED,
-            or_(
-                FrameRow.name == _stem(name),
-                FrameRow.path == name,
-                FrameRow.path.endswith(f"/{name}", autoescape=True),
-            ),
-        )
-        .order_by(FrameRow.id.desc())
-    ).all()
+    """Return the processed frames of an archive name, a file name or a path; newest first.
+
+    A file name that is no archive's is looked for only where nothing has the name itself: that
+    reads the whole table.
+    """
+    by_name = or_(FrameRow.name == _stem(name), FrameRow.path == name)
+    in_path = FrameRow.path.endswith(f"/{name}", autoescape=True)
+    return _processed(session, by_name) or _processed(session, in_path)
+
+
+def _processed(session: Session, condition: ColumnElement[bool]) -> Sequence[FrameRow]:
+    found = session.scalars(select(FrameRow).where(condition).order_by(FrameRow.id.desc()))
+    # Not asked of the database: it would go through all that were processed, which is nearly all.
+    return [row for row in found if row.state == FrameState.PROCESSED]
 
 
 def _stem(name: str) -> str:
