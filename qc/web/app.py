@@ -19,6 +19,7 @@ from qc.web import (
     images,
     labels,
     login,
+    reports,
     review,
     thresholds,
     thumbnails,
@@ -68,4 +69,5 @@ def create_app(runtime: Runtime, now: Now = utc_now) -> FastAPI:
     app.include_router(history.router)
     app.include_router(history.uploads)
     app.include_router(thumbnails.router)
+    app.include_router(reports.router)
     return app

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
+from qc.turns import Turns
+
 _MOST = 24  # of a size that each page bounds
 PICTURES_BYTES = 64 * 2**20  # some thousand of them
 
@@ -24,9 +26,8 @@ class Kept:
 
     def __init__(self, room: int = _MOST, weigh: Callable[[Any], int] = lambda _made: 1) -> None:
         self._room, self._weigh, self._used = room, weigh, 0
-        self._lock = Lock()
+        self._lock, self._turns = Lock(), Turns()
         self._kept: OrderedDict[Hashable, tuple[Hashable, Any]] = OrderedDict()
-        self._making: dict[Hashable, Lock] = {}
 
     @property
     def used(self) -> int:
@@ -41,22 +42,15 @@ class Kept:
         stamp : hashable
             What it is made from: of each name only the newest is kept.
         """
-        with self._lock:
-            making = self._making.setdefault(name, Lock())
-        try:
-            with making:
-                with self._lock:
-                    if name in self._kept and self._kept[name][0] == stamp:
-                        self._kept.move_to_end(name)
-                        return self._kept[name][1]
-                made = make()  # outside of the lock: others are served meanwhile
-                with self._lock:
-                    self._put(name, stamp, made)
-                return made
-        finally:
+        with self._turns.of(name):
             with self._lock:
-                if name not in self._kept:  # it failed, or there was no room at all
-                    self._making.pop(name, None)
+                if name in self._kept and self._kept[name][0] == stamp:
+                    self._kept.move_to_end(name)
+                    return self._kept[name][1]
+            made = make()  # outside of the lock: others are served meanwhile
+            with self._lock:
+                self._put(name, stamp, made)
+            return made
 
     def _put(self, name: Hashable, stamp: Hashable, made: Any) -> None:
         if name in self._kept:
@@ -64,10 +58,8 @@ class Kept:
         self._kept[name] = stamp, made
         self._used += self._weigh(made)
         while self._used > self._room:
-            gone, (_, result) = self._kept.popitem(last=False)
-            self._used -= self._weigh(result)
-            if gone != name:
-                self._making.pop(gone, None)
+            _, (_, forgotten) = self._kept.popitem(last=False)
+            self._used -= self._weigh(forgotten)
 
 
 def pictures_kept() -> Kept:
