@@ -1,3 +1,4 @@
+from functools import partial
 from threading import Event, Thread
 
 import pytest
@@ -67,7 +68,8 @@ def test_a_turn_that_failed_leaves_its_name_to_others():
 
 
 def test_what_was_made_once_is_not_made_again_until_it_is_made_from_something_else():
-    kept, made = Kept(), []
+    kept = Kept()
+    made: list[int] = []
 
     def make():
         made.append(len(made))
@@ -79,9 +81,10 @@ def test_what_was_made_once_is_not_made_again_until_it_is_made_from_something_el
 
 
 def test_the_least_lately_used_is_forgotten_first():
-    kept, made = Kept(room=2), []
+    kept = Kept(room=2)
+    made: list[str] = []
     for name in ("a", "b", "a", "c", "a", "b"):
-        kept.get(name, 0, lambda name=name: made.append(name))
+        kept.get(name, 0, partial(made.append, name))
     assert made == ["a", "b", "c", "b"]
     assert kept.used == 2
 

@@ -42,12 +42,12 @@ def test_a_server_that_is_told_to_end_ends_well(tmp_path, how):
         server.stdout.close()
 
 
-def epochs_in(session) -> int:
+def epochs_in(session):
     return session.scalar(select(func.count()).select_from(EpochRow))
 
 
-def writing(runtime) -> TestClient:
-    """An application whose only page writes, and goes wrong if asked to."""
+def writing(runtime):
+    """An application whose only page writes, and goes wrong without a reason; and what was seen."""
     app = FastAPI()
     app.state.runtime = runtime
     seen = []
@@ -67,20 +67,19 @@ def writing(runtime) -> TestClient:
             raise HTTPException(422, "no reason")
         return seen
 
-    app.state.seen = seen
-    return TestClient(app)
+    return TestClient(app), seen
 
 
 def test_what_a_page_writes_is_kept_before_its_answer_leaves(runtime):
-    client = writing(runtime)
+    client, seen = writing(runtime)
     assert client.post("/epochs?why=lamp").status_code == 200
-    assert client.app.state.seen == [1]
+    assert seen == [1]
 
 
 def test_what_a_page_wrote_before_it_went_wrong_is_not_kept(runtime):
-    client = writing(runtime)
+    client, seen = writing(runtime)
     assert client.post("/epochs").status_code == 422
-    assert client.app.state.seen == [0]
+    assert seen == [0]
 
 
 def test_no_more_files_are_looked_at_at_once_than_may_be(runtime, inbox, monkeypatch):

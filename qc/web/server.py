@@ -57,6 +57,7 @@ def serve(runtime: Runtime, host: str, port: int, say: Callable[[str], None]) ->
             f"{host}:{port}: cannot be listened at; expected an address of this machine and a "
             "free port: 'qc serve --port'"
         ) from None
+    listening.listen(config.backlog)  # who reads the address may call at once
     shown = f"[{host}]" if ":" in host else host
     say(f"{'https' if is_secure else 'http'}://{shown}:{listening.getsockname()[1]}/")
     gc.collect()
