@@ -274,6 +274,7 @@ class Remembered:
             "zero_adu": 100.0,
             "stretch_adu": 10.0,
             "metrics": numbers,
+            "appearance": {},
             **{name: getattr(setup, name) for name in Setup.__dataclass_fields__},
         }
 

@@ -95,6 +95,7 @@ class Closeup:
         The faults that may be named, and a sentence on each.
     """
 
+    id: int
     number: int
     chip: str
     image_type: str
@@ -255,6 +256,7 @@ def _closeup(
         for later in (False, True)
     )
     return Closeup(
+        id=extension.id,
         number=extension.number,
         chip=extension.chip,
         image_type=extension.image_type,

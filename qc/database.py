@@ -38,6 +38,7 @@ from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import (
+    Bundle,
     Session,
     aliased,
     contains_eager,
@@ -727,10 +728,44 @@ def next_alike(session: Session, finding: Finding, *, later: bool) -> int | None
 def findings_of_type(
     session: Session, image_type: str, first: date = date.min
 ) -> Iterator[Finding]:
-    """Yield every judged extension of an image type from a night on, oldest first."""
-    query = _findings_query().where(ExtensionRow.image_type == image_type, FrameRow.night >= first)
+    """Yield every judged extension of an image type from a night on, oldest first.
+
+    With what says which it is and what was weighed of it, and nothing else: they are many.
+    """
+    query = (
+        _findings_query()
+        .with_only_columns(*(Bundle(name, *columns) for name, columns in _WEIGHED.items()))
+        .add_columns(EncoderRow.fingerprint)
+        .where(ExtensionRow.image_type == image_type, FrameRow.night >= first)
+    )
     for row in session.execute(query.execution_options(yield_per=_ROWS_AT_ONCE)):
-        yield Finding(*row)
+        label = row.label if row.label.id else None
+        yield Finding(row.frame, row.extension, row.verdict, row.fingerprint, label)
+
+
+_WEIGHED: Mapping[str, Sequence[Any]] = {
+    "frame": (FrameRow.id, FrameRow.name, FrameRow.instrument, FrameRow.night),
+    "extension": (
+        ExtensionRow.id,
+        ExtensionRow.number,
+        ExtensionRow.image_type,
+        ExtensionRow.chip,
+        ExtensionRow.read_mode,
+        ExtensionRow.metrics,
+    ),
+    "verdict": (
+        VerdictRow.status,
+        VerdictRow.merge_height,
+        VerdictRow.residual,
+        VerdictRow.patterns,
+        VerdictRow.reference_size,
+        VerdictRow.widened,
+        VerdictRow.z,
+        VerdictRow.predicted_type,
+        VerdictRow.type_probability,
+    ),
+    "label": (LabelRow.id, LabelRow.label, LabelRow.kind),
+}
 
 
 def findings_with(session: Session, extension_ids: Sequence[int]) -> list[Finding]:
@@ -740,23 +775,24 @@ def findings_with(session: Session, extension_ids: Sequence[int]) -> list[Findin
     return [found[one] for one in extension_ids if one in found]
 
 
-def image_types_seen(session: Session) -> Sequence[str]:
-    """Return the image types of which an extension was processed, by name."""
-    query = select(ExtensionRow.image_type).distinct().order_by(ExtensionRow.image_type)
-    return session.scalars(query).all()
+def image_types_seen(session: Session) -> list[str]:
+    """Return the image types of which an extension was processed, by name.
+
+    Each is looked up after the one before: there are few, and of each there are many.
+    """
+    found: list[str] = []
+    least = select(func.min(ExtensionRow.image_type))
+    name = session.scalar(least)
+    while name is not None:
+        found.append(name)
+        name = session.scalar(least.where(ExtensionRow.image_type > name))
+    return found
 
 
 def types_among(session: Session, names: Iterable[str]) -> list[str]:
-    """Return those of some image types of which an extension was processed, in their order.
-
-    Quicker than `image_types_seen`, which goes through all that was ever processed.
-    """
-    one = select(ExtensionRow.id).limit(1)
-    return [
-        name
-        for name in names
-        if session.scalar(one.where(ExtensionRow.image_type == name)) is not None
-    ]
+    """Return those of some image types of which an extension was processed, in their order."""
+    seen = set(image_types_seen(session))
+    return [name for name in names if name in seen]
 
 
 def newest_word(session: Session, image_type: str) -> tuple[int, int]:
@@ -775,8 +811,22 @@ def newest_word(session: Session, image_type: str) -> tuple[int, int]:
     return verdict or 0, label or 0
 
 
+def newest_verdict(session: Session) -> int:
+    """Return the id of the newest verdict of all; 0 for none."""
+    return session.scalar(select(func.max(VerdictRow.id))) or 0
+
+
+def without_label(session: Session, extension_ids: Sequence[int]) -> tuple[int, ...]:
+    """Return those of some extensions of which no label counts, in their order."""
+    said = labels_of(session, extension_ids)
+    return tuple(one for one in extension_ids if standing(said.get(one, ())) is None)
+
+
 def night_of_newest(session: Session, image_type: str, n: int) -> date:
     """Return the first night of the newest n extensions of a type; of all where there are fewer."""
+    own = select(ExtensionRow.id).where(ExtensionRow.image_type == image_type)
+    if session.scalar(own.offset(n).limit(1)) is None:
+        return date.min  # counted along an index; their nights stand elsewhere
     query = (
         select(FrameRow.night)
         .join(FrameRow.extensions)
@@ -1409,19 +1459,20 @@ def extension_called(session: Session, frame: str, number: int) -> ExtensionRow 
 
 
 def frames_named(session: Session, name: str) -> Sequence[FrameRow]:
-    """Return the processed frames of an archive name, a file name or a path; newest first."""
-    return session.scalars(
-        select(FrameRow)
-        .where(
-            FrameRow.state == FrameState.PROCESSED,
-            or_(
-                FrameRow.name == _stem(name),
-                FrameRow.path == name,
-                FrameRow.path.endswith(f"/{name}", autoescape=True),
-            ),
-        )
-        .order_by(FrameRow.id.desc())
-    ).all()
+    """Return the processed frames of an archive name, a file name or a path; newest first.
+
+    A file name that is no archive's is looked for only where nothing has the name itself: that
+    reads the whole table.
+    """
+    by_name = or_(FrameRow.name == _stem(name), FrameRow.path == name)
+    in_path = FrameRow.path.endswith(f"/{name}", autoescape=True)
+    return _processed(session, by_name) or _processed(session, in_path)
+
+
+def _processed(session: Session, condition: ColumnElement[bool]) -> Sequence[FrameRow]:
+    found = session.scalars(select(FrameRow).where(condition).order_by(FrameRow.id.desc()))
+    # Not asked of the database: it would go through all that were processed, which is nearly all.
+    return [row for row in found if row.state == FrameState.PROCESSED]
 
 
 def _stem(name: str) -> str:

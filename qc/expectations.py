@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from qc import database
 from qc.database import Measured
 from qc.judge import REFERENCE_NEEDED
 from qc.tables import ExtensionRow
+from qc.turns import Turns
 
 _KEPT = 24  # 15 MB each: the setups of a busy night
 _EXPLAINED_BY = 30  # of the newest references; a second for a setup
@@ -27,10 +29,15 @@ _EXPLAINED_BY = 30  # of the newest references; a second for a setup
 
 @dataclass(frozen=True)
 class Expectations:
-    """The expectations in use, the least recently used forgotten first."""
+    """The expectations in use, the least recently used forgotten first.
+
+    Threads may share them: who needs the same one waits until it is learnt.
+    """
 
     _learnt: OrderedDict[tuple[int, ...], Expectation] = field(default_factory=OrderedDict)
     _explainers: dict[tuple[int, ...], Explainer] = field(default_factory=dict)
+    _lock: Lock = field(default_factory=Lock)
+    _learning: Turns = field(default_factory=Turns)
 
     def residual(
         self, session: Session, measured: Measured, reference_ids: tuple[int, ...]
@@ -55,24 +62,39 @@ class Expectations:
         if measured is None or database.pictures_kept(session, reference_ids) < REFERENCE_NEEDED:
             return None
         expectation = self._expectation(session, sensor_of(measured), reference_ids)
-        if reference_ids not in self._explainers:
-            newest = database.light_of(session, reference_ids[:_EXPLAINED_BY])
-            maps = (expectation.residual(each).maps for each in newest)
-            self._explainers[reference_ids] = learn_explainer(maps)
+        explainer = self._explainer(session, expectation, reference_ids)
         light = database.above_bias(measured.statistics, measured.zero_adu, measured.metrics)
-        return self._explainers[reference_ids].explain(expectation.residual(light).maps)
+        return explainer.explain(expectation.residual(light).maps)
+
+    def _explainer(
+        self, session: Session, expectation: Expectation, reference_ids: tuple[int, ...]
+    ) -> Explainer:
+        with self._learning.of(reference_ids):
+            known = self._explainers.get(reference_ids)
+            if known is not None:
+                return known
+            newest = database.light_of(session, reference_ids[:_EXPLAINED_BY])
+            explainer = learn_explainer(expectation.residual(each).maps for each in newest)
+            with self._lock:
+                if reference_ids in self._learnt:  # it is forgotten together with that one
+                    self._explainers[reference_ids] = explainer
+            return explainer
 
     def _expectation(
         self, session: Session, sensor: Sensor, reference_ids: tuple[int, ...]
     ) -> Expectation:
-        if reference_ids not in self._learnt:
-            references = database.light_of(session, reference_ids)
-            self._learnt[reference_ids] = learn_expectation(references, sensor)
-        self._learnt.move_to_end(reference_ids)
-        while len(self._learnt) > _KEPT:
-            forgotten, _ = self._learnt.popitem(last=False)
-            self._explainers.pop(forgotten, None)
-        return self._learnt[reference_ids]
+        with self._learning.of(reference_ids):
+            with self._lock:
+                if reference_ids in self._learnt:
+                    self._learnt.move_to_end(reference_ids)
+                    return self._learnt[reference_ids]
+            expectation = learn_expectation(database.light_of(session, reference_ids), sensor)
+            with self._lock:
+                self._learnt[reference_ids] = expectation
+                while len(self._learnt) > _KEPT:
+                    forgotten, _ = self._learnt.popitem(last=False)
+                    self._explainers.pop(forgotten, None)
+            return expectation
 
 
 def sensor_of(measured: Measured) -> Sensor:

@@ -195,10 +195,15 @@ def write_table(table: pd.DataFrame, form: Format, stream: BinaryIO) -> None:
     if form is Format.PARQUET:
         _write_parquet(table, stream)
     elif form is Format.CSV:
-        flat = _flat(table)
-        stream.write(flat.to_csv(index=False, date_format="%Y-%m-%dT%H:%M:%S.%fZ").encode())
+        stream.write(csv_of(table))
     else:
         Table.from_pandas(_textual(_flat(table))).write(stream, format="votable")
+
+
+def csv_of(table: pd.DataFrame, *, has_names: bool = True) -> bytes:
+    """Return a table as CSV, under the names of its columns or without them."""
+    form = "%Y-%m-%dT%H:%M:%S.%fZ"
+    return _flat(table).to_csv(index=False, header=has_names, date_format=form).encode()
 
 
 def write_table_file(table: pd.DataFrame, form: Format, path: Path) -> None:

@@ -44,7 +44,9 @@ def most_informative(
     known = [one for one in found if one.fingerprint == fingerprint]
     if not known:
         return some.ids[:ranked]
-    told = [description_of(session, one) for one in known]
+    ids = [one.extension.id for one in known]
+    own = database.vectors_with(session, fingerprint, ids)
+    told = [description_of(session, one, own.get(one.extension.id)) for one in known]
     uncertain = uncertainty(runtime.classifier, known, told, runtime.instruments)
     vectors = np.stack([one.embedding for one in told])  # (n, d)
     order = unlike_each_other(uncertain, vectors, ranked)

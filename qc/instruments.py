@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field
 from datetime import UTC, date, datetime, time, timedelta
 from fnmatch import fnmatchcase
+from functools import cached_property
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -434,7 +435,7 @@ class Instrument:
 
     def calibration_of(self, image_type: str) -> Calibration | None:
         """Give the kind of calibration that an image type stands for."""
-        return self._calibrations_by_image_type().get(image_type)
+        return self._calibrations_by_image_type.get(image_type)
 
     def limits_of(self, image_type: str, chip: str, read_mode: str) -> Limits:
         """Give the absolute limits on detector numbers; those of the calibration over the chip's.
@@ -450,7 +451,7 @@ class Instrument:
 
     def image_types(self) -> tuple[str, ...]:
         """List every image type that a frame of this instrument may have."""
-        return tuple(self._calibrations_by_image_type())
+        return tuple(self._calibrations_by_image_type)
 
     def fault_kinds(self, frame_class: str | None = None) -> tuple[FaultKind, ...]:
         """List what people may call a fault, of one frame class or of all.
@@ -478,6 +479,7 @@ class Instrument:
             one.name: each if one.name in possible else _IMPOSSIBLE * each for one in self.faults
         }
 
+    @cached_property
     def _calibrations_by_image_type(self) -> dict[str, Calibration]:
         return {
             self.image_type(calibration, mode, self.arms[layout.arm], section.number): calibration

@@ -154,6 +154,8 @@ def widening(n: int) -> float:
 def limits_for(threshold: Threshold, n: int) -> Threshold:
     """Return the limits that hold against a reference of `n` images: those of the file, widened."""
     factor = widening(n)
+    if factor == 1:
+        return threshold
     metrics = {
         name: MetricLimit(warn=limit.warn * factor, alarm=limit.alarm * factor)
         for name, limit in threshold.metrics.items()
@@ -277,8 +279,8 @@ def judge(
         *_duplicate_findings(evidence),
         *_type_findings(evidence, threshold),
     ]
-    threshold = limits_for(threshold, evidence.reference_size)
     if enough:  # then an absolute limit that holds says nothing: it has no idea what is usual
+        threshold = limits_for(threshold, evidence.reference_size)
         findings = [finding for finding in findings if finding.score > 1]
         findings += [
             *_distance_findings(evidence, threshold),

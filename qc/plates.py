@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from qc.frames import read_frame
 from qc.pyramids import Pyramid, Pyramids, Show, Stretch, build
 from qc.runtime import Runtime
 from qc.tables import ExtensionRow, FrameRow, VerdictRow
+from qc.turns import Turns
 
 Floats = NDArray[np.float32]
 
@@ -23,6 +23,7 @@ CACHE = "cache"  # in the project folder
 SAMPLED = 1024  # longest side of what limits are chosen from
 LEAST_REACH_ADU = 5.0
 _REFUSALS_KEPT = 1000
+_READ_AT_ONCE = 2  # red frames take 150 MB each while they are cut up
 
 
 @dataclass(frozen=True)
@@ -142,11 +143,11 @@ def _source(frame: FrameRow, extension: ExtensionRow) -> Source:
 
 @dataclass(frozen=True)
 class Plates:
-    """Images of a project's extensions. One file is read at a time, and each once."""
+    """Images of a project's extensions. Each file is read once, two at a time: they are large."""
 
     runtime: Runtime
     pyramids: Pyramids
-    _reading: Lock = field(default_factory=Lock)
+    _reading: Turns = field(default_factory=lambda: Turns(_READ_AT_ONCE))
     _refused: dict[tuple[str, str, int, int], str] = field(default_factory=dict)
 
     def find(self, name: str, number: int | None = None) -> Plate:
@@ -173,7 +174,7 @@ class Plates:
         kept = self.pyramids.find(source.pixels_sha256)
         if kept is not None:
             return Plate(source, kept)
-        with self._reading:
+        with self._reading.of(source.path):
             trouble = self._read(source)
         found = None if trouble else self.pyramids.find(source.pixels_sha256)
         return Plate(source, found) if found else self._remembered(source, trouble)

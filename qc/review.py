@@ -150,8 +150,8 @@ def _time(text: str) -> datetime:
 _ORDERS = {
     Order.DOUBT: _Stored(VerdictRow.doubt, VerdictRow.id, float),
     Order.SCORE: _Stored(VerdictRow.score, VerdictRow.id, float),
-    Order.TIME: _Stored(FrameRow.observed_at, ExtensionRow.id, _time),
-    Order.INFORMATIVE: _Stored(FrameRow.observed_at, ExtensionRow.id, _time),
+    Order.TIME: _Stored(ExtensionRow.observed_at, ExtensionRow.id, _time),
+    Order.INFORMATIVE: _Stored(ExtensionRow.observed_at, ExtensionRow.id, _time),
 }
 
 
@@ -279,12 +279,21 @@ def _sample(session: Session, filters: Filters) -> list[ColumnElement[bool]]:
 def every_one(
     session: Session, instruments: Sequence[Instrument], filters: Filters
 ) -> Iterator[Finding]:
-    """Yield all that the filters want, in a stored order, a part at a time."""
+    """Yield all that the filters want, in a stored order."""
+    for part in parts_of_all(session, instruments, filters):
+        yield from part
+
+
+def parts_of_all(
+    session: Session, instruments: Sequence[Instrument], filters: Filters
+) -> Iterator[list[Finding]]:
+    """Yield all that the filters want, in a stored order, some hundred at a time; at least once."""
     after, is_last = "", False
     while not is_last:
         some = read_some(session, instruments, filters, 500, after)
-        yield from database.findings_with(session, some.ids)
+        yield database.findings_with(session, some.ids)
         after, is_last = some.after, not some.after
+        session.expunge_all()  # they are not looked at again, and there may be a million
 
 
 # --- one of them ----------------------------------------------------------------------------------

@@ -325,7 +325,7 @@ class ExtensionRow(Base):
     light_left: Mapped[int | None]
     light_right: Mapped[int | None]
     # Its frame's, here too: what a setup had lately is found without reading what it ever had.
-    observed_at: Mapped[datetime | None] = mapped_column(default=_when_taken)
+    observed_at: Mapped[datetime | None] = mapped_column(default=_when_taken, index=True)
     frame: Mapped[FrameRow] = relationship(back_populates="extensions")
 
     @property

@@ -264,14 +264,24 @@ def labelled_examples(session: Session, fingerprint: str) -> Labelled:
     return Labelled(examples, said_at, elsewhere=len(every) - len(known))
 
 
-def description_of(session: Session, finding: Finding) -> Description:
-    """Return what a classifier is told of a stored extension, as when it was judged."""
+def description_of(
+    session: Session, finding: Finding, embedding: NDArray[np.float32] | None = None
+) -> Description:
+    """Return what a classifier is told of a stored extension, as when it was judged.
+
+    Parameters
+    ----------
+    embedding : (d,) float32 array, optional
+        Its own, where it was read with many others.
+    """
     verdict, extension = finding.verdict, finding.extension
     differences = differences_of(
         verdict.z, verdict.patterns or {}, verdict.merge_height, verdict.residual, verdict.threshold
     )
     return Description(
-        database.embedding_of(session, extension.id, verdict.encoder_id),
+        database.embedding_of(session, extension.id, verdict.encoder_id)
+        if embedding is None
+        else embedding,
         looks_of(database.appearance_of(session, extension), extension.metrics),
         differences if verdict.reference_size >= REFERENCE_NEEDED else {},
     )

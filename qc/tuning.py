@@ -376,8 +376,9 @@ def precision_recall(nominal: Doubles, bad: Doubles) -> tuple[Doubles, Doubles, 
     """
     values = np.unique(np.concatenate([nominal, bad]))[::-1]
     cuts = np.append(values[np.isfinite(values)], 0.0)
-    found = np.array([(bad > cut).sum() for cut in cuts])
-    false = np.array([(nominal > cut).sum() for cut in cuts])
+    found, false = (
+        len(some) - np.searchsorted(np.sort(some), cuts, side="right") for some in (bad, nominal)
+    )
     precision = np.where(found + false, found / np.maximum(found + false, 1), 1.0)
     return cuts, precision, found / len(bad)
 

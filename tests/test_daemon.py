@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -35,15 +34,7 @@ from tests.tiny import (
     write_history,
     write_instrument,
 )
-
-DEADLINE_S = 60
-
-
-def wait_until(is_true, deadline_s=DEADLINE_S):
-    ends = time.monotonic() + deadline_s
-    while not is_true():
-        assert time.monotonic() < ends, "waited in vain"
-        threading.Event().wait(0.05)
+from tests.waiting import DEADLINE_S, wait_until
 
 
 class Letters:

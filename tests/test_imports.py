@@ -12,7 +12,7 @@ SLOW = {"keras", "tensorflow", "weasyprint"}  # the last may not even be install
 
 # Bottom to top: a module imports only from lines above its own.
 ORDER = [
-    {"qc.errors", "qc.files", "qc.times"},
+    {"qc.errors", "qc.files", "qc.times", "qc.turns"},
     {"qc.choices", "qc.pdf"},
     {"qc.lock", "qc.logs", "qc.service", "qc.troubles"},
     {"qc.installation"},

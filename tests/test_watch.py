@@ -1,7 +1,5 @@
 import sqlite3
 import threading
-import time
-from collections.abc import Callable
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 
@@ -13,9 +11,9 @@ from qc.errors import ConfigurationError
 from qc.tables import JobRunRow, ScheduledJobRow
 from qc.watch import Clock, Job, Watch
 from tests.tiny import open_tiny
+from tests.waiting import DEADLINE_S, wait_until
 
 OFTEN = timedelta(seconds=0.1)
-DEADLINE_S = 30
 
 
 def job(work, when: timedelta | str = OFTEN, name="work"):
@@ -33,13 +31,6 @@ def watching(runtime, *jobs):
     finally:
         watch.stop()
         thread.join()
-
-
-def wait_until(is_true: Callable[[], object]):
-    ends = time.monotonic() + DEADLINE_S
-    while not is_true():
-        assert time.monotonic() < ends, "waited in vain"
-        threading.Event().wait(0.02)
 
 
 def runs_of(runtime, name="work"):

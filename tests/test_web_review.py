@@ -361,7 +361,7 @@ def test_pictures_are_drawn_once_and_need_not_be_asked_for_again(pages):
 
 @pytest.mark.usefixtures("judged")
 def test_keys_show_an_example_of_what_was_labelled(pages):
-    assert "no example yet" in pages.get("/review/keys").text
+    assert "nobody has labelled one yet" in pages.get("/review/keys").text
     say(pages, 22, label="bad", kind="light_leak")
     page = pages.get("/review/keys").text
     assert "/review/pictures/22/" in page

@@ -25,10 +25,12 @@ def upgrade() -> None:
     with op.batch_alter_table("extension", schema=None) as batch_op:
         batch_op.drop_index("ix_extension_setup")
         batch_op.create_index("ix_extension_setup", [*_SETUP, "observed_at"], unique=False)
+        batch_op.create_index(batch_op.f("ix_extension_observed_at"), ["observed_at"], unique=False)
 
 
 def downgrade() -> None:
     with op.batch_alter_table("extension", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_extension_observed_at"))
         batch_op.drop_index("ix_extension_setup")
         batch_op.create_index("ix_extension_setup", _SETUP, unique=False)
         batch_op.drop_column("observed_at")

@@ -19,6 +19,7 @@ from qc.web import (
     images,
     labels,
     login,
+    reports,
     review,
     thresholds,
     thumbnails,
@@ -27,8 +28,7 @@ from qc.web import (
     why,
 )
 from qc.web.drawings import bokeh_folder
-from qc.web.kept import Kept
-from qc.web.shelf import Shelf
+from qc.web.kept import Kept, pictures_kept
 
 STATIC = Path(__file__).parent / "static"
 
@@ -51,8 +51,8 @@ def create_app(runtime: Runtime, now: Now = utc_now) -> FastAPI:
         dependencies=[Depends(access.unforged)],
     )
     app.state.runtime, app.state.now, app.state.past = runtime, now, Past()
-    app.state.shelf, app.state.expectations = Shelf(), Expectations()
-    app.state.kept = Kept()
+    app.state.kept, app.state.pictures = Kept(), pictures_kept()
+    app.state.expectations = Expectations()
     app.mount("/static/bokeh", StaticFiles(directory=bokeh_folder()), name="bokeh")
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     access.guard(app, errors.told)
@@ -69,4 +69,5 @@ def create_app(runtime: Runtime, now: Now = utc_now) -> FastAPI:
     app.include_router(history.router)
     app.include_router(history.uploads)
     app.include_router(thumbnails.router)
+    app.include_router(reports.router)
     return app

@@ -1,4 +1,4 @@
-"""Which extensions an address asks for: the filters of the review, and of the API."""
+"""What the end of an address asks for: of the review and the API, which extensions."""
 
 from datetime import date
 from typing import Annotated, Any, Self
@@ -12,8 +12,17 @@ from qc.review import Filters, Labelled, Order
 _LONGEST = 200  # characters of a filter
 
 
-class Asked(BaseModel):
-    """The filters as an address spells them; what a form leaves empty is not asked for."""
+class Question(BaseModel):
+    """What the end of an address asks; what a form leaves empty is not asked."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_what_is_empty(cls, given: Any) -> Any:
+        return {key: value for key, value in dict(given).items() if value not in ("", None, [""])}
+
+
+class Asked(Question):
+    """The filters of the review, and of the API, as an address spells them."""
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -30,11 +39,6 @@ class Asked(BaseModel):
     sample: Annotated[bool, Field(description="Only what the spot check drew.")] = False
     order: Annotated[Order, Field(description="What comes first.")] = Order.DOUBT
     after: Annotated[str, Field(max_length=_LONGEST, description="Of the answer before.")] = ""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_what_is_empty(cls, given: Any) -> Any:
-        return {name: value for name, value in dict(given).items() if value not in {"", None}}
 
     @property
     def filters(self) -> Filters:

@@ -25,6 +25,7 @@ from qc.tables import LabelName
 from qc.web.access import Reviewer
 from qc.web.images import AskedLook, Name, Number
 from qc.web.pages import Project, Reads, render
+from qc.web.reports import report_file
 
 router = APIRouter()
 
@@ -61,6 +62,7 @@ def frame(
         labels=list(LabelName),
         drawn=_drawn(shown, metric),
         frame_url=frame_url,
+        has_report=view.night and report_file(project.settings, view.night).is_file(),
     )
 
 

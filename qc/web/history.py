@@ -19,10 +19,10 @@ from qc.maps import Map, Place, Selection, Tree, Way
 from qc.runtime import Runtime
 from qc.web.access import Anybody
 from qc.web.addresses import frame_address
+from qc.web.asked import Question
 from qc.web.drawings import Dots, scatter
 from qc.web.kept import Keeping, Kept
 from qc.web.pages import Reads, Renewed, render
-from qc.web.questions import Asked
 from qc.web.thresholds import known_type
 from qc.web.uploads import BoundedRoute, on_disk
 
@@ -46,7 +46,7 @@ _MARKERS = ("circle", "square", "triangle", "diamond", "inverted_triangle")
 Name = Annotated[str, Field(max_length=300)]
 
 
-class Question(Asked):
+class Alike(Question):
     """Which frame, and among which its like is sought."""
 
     frame: Name = ""
@@ -55,7 +55,7 @@ class Question(Asked):
     labelled: bool = False
 
 
-class OnMap(Asked):
+class OnMap(Question):
     """Which extensions are laid on a plane, how, and by what they are coloured."""
 
     type: Annotated[str, Field(max_length=40)] = ""
@@ -72,7 +72,7 @@ class OnMap(Asked):
         return "&".join(f"{name}={value}" for name, value in given.items())
 
 
-class InTree(Asked):
+class InTree(Question):
     """Which extensions a tree is drawn of: named ones, or the newest of a type's nights."""
 
     type: Annotated[str, Field(max_length=40)]
@@ -87,7 +87,7 @@ def similar(
     request: Request,
     project: Renewed,
     session: Reads,
-    question: Annotated[Question, Query()],
+    question: Annotated[Alike, Query()],
     _who: Anybody,
 ) -> HTMLResponse:
     """Show the frames that look most like one, and the form for a file."""
@@ -97,7 +97,7 @@ def similar(
 
 @router.get("/api/v1/similar")
 def similar_json(
-    project: Renewed, session: Reads, question: Annotated[Question, Query()], _who: Anybody
+    project: Renewed, session: Reads, question: Annotated[Alike, Query()], _who: Anybody
 ) -> list[dict[str, Any]]:
     """Return the frames that look most like one."""
     if not question.frame:
@@ -105,7 +105,7 @@ def similar_json(
     return [asdict(one) for one in read_similar(project, session, question)]
 
 
-def read_similar(runtime: Runtime, session: Session, question: Question) -> list[Likeness]:
+def read_similar(runtime: Runtime, session: Session, question: Alike) -> list[Likeness]:
     """Return what each extension of a stored frame looks like.
 
     Raises
@@ -142,21 +142,21 @@ async def similar_to_file_json(
     return [asdict(one) for one in found]
 
 
-async def _read_upload(request: Request, runtime: Runtime) -> tuple[list[Likeness], Question]:
+async def _read_upload(request: Request, runtime: Runtime) -> tuple[list[Likeness], Alike]:
     async with request.form(max_files=1, max_fields=10) as form:
         file = form.get("file")
         if not isinstance(file, UploadFile) or not file.size:
             raise InvalidAnswer("file: expected a FITS file, got none")
         asked = {name: form[name] for name in ("k", "type", "labelled") if name in form}
         try:
-            question = Question.model_validate(asked)
+            question = Alike.model_validate(asked)
         except ValueError:
             raise InvalidAnswer("expected k from 1 to 100 and the name of a type") from None
         async with on_disk(file) as path:
             return await run_in_threadpool(_look_at, runtime, str(path), question), question
 
 
-def _look_at(runtime: Runtime, path: str, question: Question) -> list[Likeness]:
+def _look_at(runtime: Runtime, path: str, question: Alike) -> list[Likeness]:
     try:
         return history.similar(
             runtime,
@@ -174,7 +174,7 @@ def _similar_page(
     request: Request,
     runtime: Runtime,
     session: Session,
-    question: Question,
+    question: Alike,
     found: Sequence[Likeness] | None,
 ) -> HTMLResponse:
     return render(

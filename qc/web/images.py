@@ -250,8 +250,17 @@ def _picture(png: bytes, *, is_kept: bool) -> Response:
 # --- values ---------------------------------------------------------------------------------------
 
 
-@router.get("/api/v1/frames/{name}/values", tags=["frames"])
-def values(
+@dataclass(frozen=True)
+class Part:
+    """A part of an image: from row y up and column x on."""
+
+    plate: Plate
+    x: int
+    y: int
+    values: NDArray[Any]
+
+
+def part(
     request: Request,
     name: Name,
     extension: Number = None,
@@ -259,28 +268,28 @@ def values(
     y: Place = 0,
     width: Side = 64,
     height: Side = 64,
-) -> Window:
-    """Return the values of a part of the image; less at its edges."""
+) -> Part:
+    """Return the part of an image that an address asks for; less at its edges."""
     plate = plates_of(request).find(name, extension)
-    part = _part(plate, x, y, width, height)
-    return Window(x, y, part.astype(float).tolist(), plate.trouble)
+    return Part(plate, x, y, _part(plate, x, y, width, height))
+
+
+AskedPart = Annotated[Part, Depends(part)]
+
+
+@router.get("/api/v1/frames/{name}/values", tags=["frames"])
+def values(asked: AskedPart) -> Window:
+    """Return the values of a part of the image; less at its edges."""
+    return Window(asked.x, asked.y, asked.values.astype(float).tolist(), asked.plate.trouble)
 
 
 @router.get("/frames/{name}/values.bin", include_in_schema=False)
-def raw_values(
-    request: Request,
-    name: Name,
-    extension: Number = None,
-    x: Place = 0,
-    y: Place = 0,
-    width: Side = 64,
-    height: Side = 64,
-) -> Response:
+def raw_values(asked: AskedPart) -> Response:
     """Return the same as little-endian float32, a row after the other, the lowest first."""
-    plate = plates_of(request).find(name, extension)
-    part = _part(plate, x, y, width, height)
-    shape = {"X-Height": str(part.shape[0]), "X-Width": str(part.shape[1])}
-    return Response(part.astype("<f4").tobytes(), 200, shape, "application/octet-stream")
+    height, width = asked.values.shape
+    shape = {"X-Height": str(height), "X-Width": str(width)}
+    content = asked.values.astype("<f4").tobytes()
+    return Response(content, 200, shape, "application/octet-stream")
 
 
 def _part(plate: Plate, x: int, y: int, width: int, height: int) -> NDArray[Any]:

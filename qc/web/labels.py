@@ -1,25 +1,37 @@
 """Labels and verdicts for programs: what people say of frames, and what was judged."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from io import BytesIO
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import Response
+from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session, sessionmaker
 
 from qc import requests
 from qc.choices import Format, What
-from qc.database import findings_with, for_promising
-from qc.exports import table_of, write_table
+from qc.database import findings_with, for_promising, newest_verdict, without_label
+from qc.exports import csv_of, table_of, write_table
 from qc.informative import most_informative
 from qc.requests import Did, Word
-from qc.review import Labelled, Look, Order, Some, every_one, read_looks, read_some
+from qc.review import (
+    Filters,
+    Labelled,
+    Look,
+    Order,
+    Some,
+    every_one,
+    parts_of_all,
+    read_looks,
+    read_some,
+)
 from qc.runtime import Runtime
 from qc.web.access import Anybody, Reviewer
 from qc.web.asked import Asked, AskedFor
+from qc.web.kept import Keeping, Kept
 from qc.web.pages import Project, Reads
 
 router = APIRouter(prefix="/api/v1", tags=["labels and verdicts"])
@@ -136,6 +148,7 @@ def labels_of(
 def labels(
     session: Reads,
     project: Project,
+    kept: Keeping,
     asked: AskedFor,
     _who: Anybody,
     *,
@@ -144,13 +157,14 @@ def labels(
 ) -> Any:
     """Return the labels that count, with who gave them."""
     spoken = asked.model_copy(update={"labelled": Labelled.YES})
-    return _table(session, project, spoken, What.LABELS, form, count)
+    return _table(session, project, kept, spoken, What.LABELS, form, count)
 
 
 @router.get("/verdicts", responses=_TABLES, response_model=Page)
 def verdicts(
     session: Reads,
     project: Project,
+    kept: Keeping,
     asked: AskedFor,
     _who: Anybody,
     *,
@@ -158,40 +172,83 @@ def verdicts(
     form: Annotated[Form, Query(alias="format")] = Form.JSON,
 ) -> Any:
     """Return the newest verdict on each extension."""
-    return _table(session, project, asked, What.VERDICTS, form, count)
+    return _table(session, project, kept, asked, What.VERDICTS, form, count)
 
 
 @router.get("/extensions")
 def extensions(
-    session: Reads, project: Project, asked: AskedFor, _who: Anybody, *, count: Count = 100
+    session: Reads,
+    project: Project,
+    kept: Keeping,
+    asked: AskedFor,
+    _who: Anybody,
+    *,
+    count: Count = 100,
 ) -> Looks:
     """Return what the review shows of extensions, in the order in which it would."""
-    some = next_of(session, project, asked, count)
+    some = next_of(session, project, kept, asked, count)
     return Looks(read_looks(session, some.ids), some.after)
 
 
-def next_of(session: Session, project: Runtime, asked: Asked, count: int) -> Some:
+def next_of(session: Session, project: Runtime, kept: Kept, asked: Asked, count: int) -> Some:
     """Return the next extensions that an address asks for."""
     if asked.order is not Order.INFORMATIVE:
         return read_some(session, project.instruments, asked.filters, count, asked.after)
-    ranked = most_informative(session, project, asked.filters)
+    ranked = _ranked(session, project, kept, asked.filters)
     start = ranked.index(int(asked.after)) + 1 if asked.after in map(str, ranked) else 0
     found = ranked[start : start + count]
     return Some(found, str(found[-1]) if start + count < len(ranked) else "")
 
 
+def _ranked(session: Session, project: Runtime, kept: Kept, filters: Filters) -> tuple[int, ...]:
+    """Return the most informative that nobody has labelled since they were ranked.
+
+    Ranked anew where something was judged since, or the classifier is another; not after each
+    label: what is learnt of one frame changes the worth of the others too little.
+    """
+    known = project.classifier
+    stamp = newest_verdict(session), known.digest if known else ""
+    ranked = kept.get(
+        ("informative", filters), stamp, lambda: most_informative(session, project, filters)
+    )
+    left = without_label(session, ranked)
+    if left or not ranked:
+        return left
+    return most_informative(session, project, filters)  # all of them were answered
+
+
 def _table(
-    session: Session, project: Runtime, asked: Asked, what: What, form: Form, count: int
+    session: Session,
+    project: Runtime,
+    kept: Kept,
+    asked: Asked,
+    what: What,
+    form: Form,
+    count: int,
 ) -> Page | Response:
     """Return a page of a table as JSON, or all of it as a file."""
     if form is Form.JSON:
-        some = next_of(session, project, asked, count)
+        some = next_of(session, project, kept, asked, count)
         table = table_of(session, what, findings_with(session, some.ids))
         rows = table.astype(object).where(table.notna(), None).to_dict("records")
         return Page([{str(k): v for k, v in row.items()} for row in rows], some.after)
-    found = every_one(session, project.instruments, asked.filters)
-    file, written = Format(form), BytesIO()
-    write_table(table_of(session, what, found), file, written)
+    file = Format(form)
     name = f"{what}.csv" if file is Format.CSV else f"{what}.xml"
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    if file is Format.CSV:
+        read_some(session, project.instruments, asked.filters, 1)  # a mistake is told at once
+        lines = _lines(project, asked.filters, what)
+        return StreamingResponse(lines, media_type=_MEDIA[file], headers=headers)
+    found = every_one(session, project.instruments, asked.filters)
+    written = BytesIO()
+    write_table(table_of(session, what, found), file, written)
     return Response(written.getvalue(), media_type=_MEDIA[file], headers=headers)
+
+
+def _lines(project: Runtime, filters: Filters, what: What) -> Iterator[bytes]:
+    """Yield a table as CSV, a part at a time: ten years of verdicts are not held, nor awaited."""
+    with project.reads() as session:  # the request's own may be gone by then
+        has_names = True
+        for some in parts_of_all(session, project.instruments, filters):
+            yield csv_of(table_of(session, what, some), has_names=has_names)
+            has_names = False

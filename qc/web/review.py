@@ -32,6 +32,7 @@ from qc.review import (
 from qc.runtime import Runtime, image_types_of
 from qc.web.access import Anybody, Reviewer
 from qc.web.asked import Reviewed, ReviewedFor
+from qc.web.kept import Keeping, Kept
 from qc.web.labels import next_of, promising
 from qc.web.pages import Project, Reads, render
 
@@ -81,15 +82,20 @@ class Choices:
 
 @router.get("/review")
 def review(
-    request: Request, session: Reads, project: Project, asked: ReviewedFor, who: Anybody
+    request: Request,
+    session: Reads,
+    project: Project,
+    kept: Keeping,
+    asked: ReviewedFor,
+    who: Anybody,
 ) -> HTMLResponse:
     """Show the next extension, or a wall of them."""
     just = labels_added_by(session, who.name, asked.just) if asked.just else None
     choices = _choices(project)
     common: dict[str, Any] = {"asked": asked, "choices": choices, "just": just, "many": MANY}
     if asked.view == "wall":
-        return _wall(request, session, project, asked, common)
-    some = next_of(session, project, asked, AHEAD)
+        return _wall(request, session, project, kept, asked, common)
+    some = next_of(session, project, kept, asked, AHEAD)
     ids = some.ids
     if asked.at is not None:
         ids = (asked.at, *(one for one in ids if one != asked.at))
@@ -101,10 +107,11 @@ def _wall(
     request: Request,
     session: Session,
     project: Runtime,
+    kept: Kept,
     asked: Reviewed,
     common: dict[str, Any],
 ) -> HTMLResponse:
-    some = next_of(session, project, asked, ON_A_WALL)
+    some = next_of(session, project, kept, asked, ON_A_WALL)
     looks = read_looks(session, some.ids)
     kinds = {key.kind.name: key for look in looks for key in keys_of(project.instruments, look)}
     return render(
@@ -120,9 +127,11 @@ def _wall(
 
 
 @router.get("/review/ahead")
-def ahead(session: Reads, project: Project, asked: ReviewedFor, _who: Anybody) -> dict[str, object]:
+def ahead(
+    session: Reads, project: Project, kept: Keeping, asked: ReviewedFor, _who: Anybody
+) -> dict[str, object]:
     """Name the extensions that come after those of a page."""
-    some = next_of(session, project, asked, AHEAD)
+    some = next_of(session, project, kept, asked, AHEAD)
     return {"ids": some.ids, "after": some.after}
 
 
@@ -249,7 +258,7 @@ def picture(
         shown = _DRAWN[what](gallery, found[0])
         return shown.content if shown else None
 
-    drawn = request.app.state.shelf.get((extension_id, current, what), draw)
+    drawn = request.app.state.pictures.get((extension_id, what), current, draw)
     # An address of an older verdict shows the newest, and is not to be remembered as that.
     headers = _UNCHANGING if digest == current else {"Cache-Control": "no-store"}
     if drawn is None:

@@ -2,7 +2,9 @@
 
 import gc
 import logging
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import uvicorn
@@ -55,11 +57,29 @@ def serve(runtime: Runtime, host: str, port: int, say: Callable[[str], None]) ->
             f"{host}:{port}: cannot be listened at; expected an address of this machine and a "
             "free port: 'qc serve --port'"
         ) from None
+    listening.listen(config.backlog)  # who reads the address may call at once
     shown = f"[{host}]" if ":" in host else host
     say(f"{'https' if is_secure else 'http'}://{shown}:{listening.getsockname()[1]}/")
     gc.collect()
     gc.freeze()  # what was imported stays: not to be looked through in the middle of an answer
-    uvicorn.Server(config).run(sockets=[listening])
+    server = uvicorn.Server(config)
+    with _ending(server):
+        server.run(sockets=[listening])
+
+
+@contextmanager
+def _ending(server: uvicorn.Server) -> Iterator[None]:
+    """Let what asks the process to end do just that: uvicorn sends on what it has heard."""
+
+    def end(_number: int, _frame: object) -> None:
+        server.should_exit = True
+
+    before = {one: signal.signal(one, end) for one in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def check_reach(runtime: Runtime, host: str) -> None:

@@ -192,18 +192,25 @@ def _entries(runtime: Runtime, image_type: str, today: date) -> tuple[Dated, ...
     )
 
 
+def asked_desk(request: Request, project: Renewed, session: Reads, image_type: ImageType) -> Desk:
+    """Return what is known of the limits of the type in an address."""
+    return read_desk(project, session, image_type, _today(request))
+
+
+AskedDesk = Annotated[Desk, Depends(asked_desk)]
+
+
 @router.get("/thresholds/{image_type}")
 def desk(
     request: Request,
     project: Renewed,
     session: Reads,
     kept: Keeping,
-    image_type: ImageType,
+    shown: AskedDesk,
     wish: Annotated[Wish, Query()],
     who: Anybody,
 ) -> HTMLResponse:
     """Show a type's limits; and, where others are wanted, what they would have done."""
-    shown = read_desk(project, session, image_type, _today(request))
     tried, refused = None, ""
     if wish.is_made:
         try:
@@ -222,11 +229,8 @@ def desk(
 
 
 @router.get("/api/v1/thresholds/{image_type}")
-def desk_json(
-    request: Request, project: Renewed, session: Reads, image_type: ImageType, _who: Anybody
-) -> dict[str, Any]:
+def desk_json(shown: AskedDesk, _who: Anybody) -> dict[str, Any]:
     """Return a type's entries and interventions."""
-    shown = read_desk(project, session, image_type, _today(request))
     return {
         "image_type": shown.image_type,
         "digest": shown.digest,
@@ -238,16 +242,14 @@ def desk_json(
 
 @router.get("/api/v1/thresholds/{image_type}/consequences")
 def consequences_json(
-    request: Request,
     project: Renewed,
     session: Reads,
     kept: Keeping,
-    image_type: ImageType,
+    shown: AskedDesk,
     wish: Annotated[Wish, Query()],
     who: Anybody,
 ) -> dict[str, Any]:
     """Return what other limits would have done to the past: by default those in force."""
-    shown = read_desk(project, session, image_type, _today(request))
     asked = wish if wish.is_made else wish.model_copy(update={"factor": 1.0})
     try:
         tried = read_consequences(project, session, kept, shown, asked, who.name)
@@ -401,37 +403,31 @@ def enter(
     return RedirectResponse(f"/thresholds/{image_type}#interventions", 303)
 
 
-@router.get("/thresholds/{image_type}/compare")
-def compare(
-    request: Request,
+def compared_entries(
+    shown: AskedDesk,
     project: Renewed,
     session: Reads,
     kept: Keeping,
-    image_type: ImageType,
     one: Annotated[int, Query(ge=1)],
     other: Annotated[int, Query(ge=1)],
     _who: Anybody,
-) -> HTMLResponse:
+) -> Comparison:
+    """Return the two entries that an address names, side by side."""
+    return read_comparison(project, session, kept, shown, (one, other))
+
+
+Compared = Annotated[Comparison, Depends(compared_entries)]
+
+
+@router.get("/thresholds/{image_type}/compare")
+def compare(request: Request, shown: AskedDesk, compared: Compared) -> HTMLResponse:
     """Show two entries side by side."""
-    shown = read_desk(project, session, image_type, _today(request))
-    compared = read_comparison(project, session, kept, shown, (one, other))
     return render(request, "compare.html.j2", desk=shown, compared=compared, most=SHOWN)
 
 
 @router.get("/api/v1/thresholds/{image_type}/compare")
-def compare_json(
-    request: Request,
-    project: Renewed,
-    session: Reads,
-    kept: Keeping,
-    image_type: ImageType,
-    one: Annotated[int, Query(ge=1)],
-    other: Annotated[int, Query(ge=1)],
-    _who: Anybody,
-) -> dict[str, Any]:
+def compare_json(compared: Compared) -> dict[str, Any]:
     """Return two entries side by side."""
-    shown = read_desk(project, session, image_type, _today(request))
-    compared = read_comparison(project, session, kept, shown, (one, other))
     return {
         "one": _entry_record(compared.one),
         "other": _entry_record(compared.other),

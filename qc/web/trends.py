@@ -2,11 +2,11 @@
 
 import csv
 import io
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import date
 from typing import Annotated, Any, Self
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from pydantic import model_validator
 from sqlalchemy.orm import Session
@@ -19,10 +19,10 @@ from qc.times import noon
 from qc.trends import QUANTITIES, Trend
 from qc.web.access import Anybody
 from qc.web.addresses import frame_address
+from qc.web.asked import Question
 from qc.web.drawings import Dots, Mark, scatter
 from qc.web.kept import Keeping, Kept
 from qc.web.pages import Reads, Renewed, render
-from qc.web.questions import Asked
 from qc.web.thresholds import ImageType, known_type
 
 router = APIRouter()
@@ -36,7 +36,7 @@ _FIRST = date(1990, 1, 1)
 _LAST = date(2100, 1, 1)
 
 
-class Wanted(Asked):
+class Wanted(Question):
     """Which number, and of which nights."""
 
     metric: str = "score"
@@ -69,6 +69,29 @@ class Drawn(Wanted):
     """What is to be drawn, and on what paper."""
 
     dark: bool = False
+
+
+@dataclass(frozen=True)
+class Found:
+    """A trend, and how it was asked for."""
+
+    trend: Trend
+    wanted: Drawn
+
+
+def find(
+    project: Renewed,
+    session: Reads,
+    kept: Keeping,
+    image_type: ImageType,
+    wanted: Annotated[Drawn, Query()],
+    _who: Anybody,
+) -> Found:
+    """Return the trend that an address asks for, read again only when its type has changed."""
+    return Found(read(project, session, kept, image_type, wanted), wanted)
+
+
+AskedTrend = Annotated[Found, Depends(find)]
 
 
 @router.get("/trends")
@@ -111,47 +134,23 @@ def page(
 
 
 @router.get("/trends/{image_type}/plot.json")
-def plot(
-    project: Renewed,
-    session: Reads,
-    kept: Keeping,
-    image_type: ImageType,
-    wanted: Annotated[Drawn, Query()],
-    _who: Anybody,
-) -> JSONResponse:
+def plot(found: AskedTrend) -> JSONResponse:
     """Return the plot as BokehJS draws it."""
-    found = read(project, session, kept, image_type, wanted)
-    return JSONResponse(draw(found, is_dark=wanted.dark))
+    return JSONResponse(draw(found.trend, is_dark=found.wanted.dark))
 
 
 @router.get("/trends/{image_type}/table")
-def table(
-    request: Request,
-    project: Renewed,
-    session: Reads,
-    kept: Keeping,
-    image_type: ImageType,
-    wanted: Annotated[Wanted, Query()],
-    _who: Anybody,
-) -> HTMLResponse:
+def table(request: Request, found: AskedTrend) -> HTMLResponse:
     """Show the trend month by month, and what was done meanwhile."""
-    found = read(project, session, kept, image_type, wanted)
-    return render(request, "trend_table.html.j2", trend=found, wanted=wanted)
+    return render(request, "trend_table.html.j2", trend=found.trend, wanted=found.wanted)
 
 
 @router.get("/api/v1/trends/{image_type}")
-def trend_json(
-    project: Renewed,
-    session: Reads,
-    kept: Keeping,
-    image_type: ImageType,
-    wanted: Annotated[Wanted, Query()],
-    _who: Anybody,
-) -> dict[str, Any]:
+def trend_json(asked: AskedTrend) -> dict[str, Any]:
     """Return a trend: at most some thousand points with all extremes, and how many there are."""
-    found = read(project, session, kept, image_type, wanted)
+    found = asked.trend
     return {
-        "image_type": image_type,
+        "image_type": found.image_type,
         "quantity": asdict(found.quantity),
         "count": len(found.points),
         "points": [
@@ -170,24 +169,17 @@ def trend_json(
 
 
 @router.get("/api/v1/trends/{image_type}/points.csv", response_class=Response)
-def trend_csv(
-    project: Renewed,
-    session: Reads,
-    kept: Keeping,
-    image_type: ImageType,
-    wanted: Annotated[Wanted, Query()],
-    _who: Anybody,
-) -> Response:
+def trend_csv(asked: AskedTrend) -> Response:
     """Return every point of a trend as CSV."""
-    found = read(project, session, kept, image_type, wanted)
+    found, metric = asked.trend, asked.wanted.metric
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(["frame", "extension", "observed_at", "night", wanted.metric, "status"])
+    lines.writerow(["frame", "extension", "observed_at", "night", metric, "status"])
     lines.writerows(
         [one.frame, one.number, one.at.isoformat(), one.night, repr(one.value), one.status]
         for one in found.points
     )
-    name = f"{image_type}_{wanted.metric}.csv"
+    name = f"{found.image_type}_{metric}.csv"
     disposition = {"Content-Disposition": f'attachment; filename="{name}"'}
     return Response(text.getvalue(), media_type="text/csv; charset=utf-8", headers=disposition)
 

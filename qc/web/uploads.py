@@ -16,6 +16,7 @@ from qc.web.pages import runtime_of
 
 _FORM_BYTES = 64 * 1024  # what the other fields and the boundaries may take
 _PIECE_BYTES = 2**20
+AT_ONCE = 2  # files that are looked at: each takes a processor, and some hundred megabytes
 
 
 class BoundedRoute(APIRoute):
@@ -26,11 +27,12 @@ class BoundedRoute(APIRoute):
         answer = super().get_route_handler()
 
         async def bounded(request: Request) -> Response:
-            if request.method == "POST":
-                _check_length(request)
+            if request.method != "POST":
+                return await answer(request)
+            _check_length(request)
             limit_s = runtime_of(request).settings.web.upload_s
             try:
-                async with asyncio.timeout(limit_s):
+                async with _one_of_few(request), asyncio.timeout(limit_s):
                     return await answer(request)
             except TimeoutError:
                 raise HTTPException(
@@ -38,6 +40,24 @@ class BoundedRoute(APIRoute):
                 ) from None
 
         return bounded
+
+
+@asynccontextmanager
+async def _one_of_few(request: Request) -> AsyncIterator[None]:
+    """Let a few files be looked at at once; who comes then is told to come again."""
+    state = request.app.state
+    looked_at = getattr(state, "uploads", 0)
+    if looked_at >= AT_ONCE:
+        raise HTTPException(
+            503,
+            f"{looked_at} files are being looked at, as many as may be at once; send it again in "
+            "a minute",
+        )
+    state.uploads = looked_at + 1
+    try:
+        yield
+    finally:
+        state.uploads -= 1
 
 
 def _check_length(request: Request) -> None:

@@ -1,0 +1,46 @@
+"""Turns: who wants the same thing waits, so that it is made once; others go on meanwhile."""
+
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import BoundedSemaphore, Lock
+
+
+@dataclass
+class _Turn:
+    lock: Lock = field(default_factory=Lock)
+    wanted: int = 0
+
+
+class Turns:
+    """One at a time for each name.
+
+    Parameters
+    ----------
+    at_once : int, optional
+        How many names are had at once at most; any number, where absent.
+    """
+
+    def __init__(self, at_once: int | None = None) -> None:
+        self._lock = Lock()
+        self._turns: dict[Hashable, _Turn] = {}
+        self._room = BoundedSemaphore(at_once) if at_once else None
+
+    @contextmanager
+    def of(self, name: Hashable) -> Iterator[None]:
+        """Wait for whoever has a name, and have it until the end of the block."""
+        with self._lock:
+            turn = self._turns.setdefault(name, _Turn())
+            turn.wanted += 1
+        try:
+            with turn.lock:
+                if self._room is None:
+                    yield
+                else:
+                    with self._room:
+                        yield
+        finally:
+            with self._lock:
+                turn.wanted -= 1
+                if not turn.wanted:
+                    del self._turns[name]
