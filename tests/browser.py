@@ -17,8 +17,10 @@ from typing import Any
 import pytest
 import uvicorn
 from axe_playwright_python.sync_playwright import Axe
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from starlette.routing import BaseRoute
 
 from qc.runtime import Runtime
 from qc.web.app import create_app, utc_now
@@ -27,6 +29,7 @@ CHROMIUM = Path("/usr/bin/chromium")
 QUIET = (  # nothing but what is asked for, and nothing that a container lacks
     "--no-sandbox",
     "--disable-gpu",
+    "--disable-dev-shm-usage",
     "--disable-quic",
     "--no-first-run",
     "--disable-background-networking",
@@ -68,6 +71,12 @@ def pages_of(runtime: Runtime, now: Callable[[], datetime] = utc_now) -> TestCli
     return TestClient(app, base_url="http://localhost", client=("127.0.0.1", 50000))
 
 
+def routes_of(app: FastAPI) -> Iterator[BaseRoute]:
+    """Return all routes, those of included routers too."""
+    for one in app.routes:
+        yield from getattr(getattr(one, "original_router", None), "routes", [one])
+
+
 @pytest.fixture
 def pages(runtime):
     """What asks for pages of the project without a browser."""
@@ -81,11 +90,12 @@ def served(runtime):
         yield one
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def chromium():
-    """Debian's Chromium, started once for the tests of a module."""
+    """Debian's Chromium, started once; each test opens windows of its own."""
     if not CHROMIUM.exists():
         pytest.skip(f"no browser: {CHROMIUM} is not there; 'apt-get install chromium' brings it")
+    expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(QUIET))
         yield browser
@@ -126,7 +136,7 @@ def page(chromium, served):
 
 def violations(page: Page) -> list[str]:
     """Return what axe finds to be serious or critical, with the elements."""
-    found = Axe().run(page).response["violations"]
+    found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
     return [
         f"{one['id']}: {one['help']}: {[node['html'] for node in one['nodes']]}"
         for one in found

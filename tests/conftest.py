@@ -1,3 +1,4 @@
+import gc
 import shutil
 from pathlib import Path
 
@@ -61,3 +62,18 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "chromium" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.browser)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    """Let no garbage be collected while a failure is written down.
+
+    CPython 3.11 keeps one count of recursion for all threads that parse source to a tree. A
+    finalizer in the middle lets another thread run: where a server logs an error just then,
+    both parse, and pytest dies of "AST constructor recursion depth mismatch".
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()

@@ -151,7 +151,7 @@ def known_type(runtime: Renewed, image_type: str) -> str:
 ImageType = Annotated[str, Depends(known_type)]
 
 
-@router.get("/thresholds")
+@router.get("/thresholds", include_in_schema=False)
 def overview(request: Request, project: Renewed, session: Reads, _who: Anybody) -> HTMLResponse:
     """List the limits in force."""
     shown = read_overview(project, session, _today(request))
@@ -192,7 +192,7 @@ def _entries(runtime: Runtime, image_type: str, today: date) -> tuple[Dated, ...
     )
 
 
-@router.get("/thresholds/{image_type}")
+@router.get("/thresholds/{image_type}", include_in_schema=False)
 def desk(
     request: Request,
     project: Renewed,
@@ -354,7 +354,7 @@ def _past(runtime: Runtime, session: Session, kept: Kept, shown: Desk, goal: Goa
     return past
 
 
-@router.post("/thresholds/{image_type}")
+@router.post("/thresholds/{image_type}", include_in_schema=False)
 def save(
     request: Request,
     project: Renewed,
@@ -386,7 +386,7 @@ def save(
     return RedirectResponse(f"/thresholds/{image_type}#entries", 303)
 
 
-@router.post("/thresholds/{image_type}/epochs")
+@router.post("/thresholds/{image_type}/epochs", include_in_schema=False)
 def enter(
     project: Renewed,
     session: Writes,
@@ -401,7 +401,7 @@ def enter(
     return RedirectResponse(f"/thresholds/{image_type}#interventions", 303)
 
 
-@router.get("/thresholds/{image_type}/compare")
+@router.get("/thresholds/{image_type}/compare", include_in_schema=False)
 def compare(
     request: Request,
     project: Renewed,

@@ -31,6 +31,7 @@ _LOOKS = {  # shape says it again without colour
     Status.UNDECIDED: ("undecided", "#4a90c2", "inverted_triangle"),
     Status.ANOMALOUS: ("anomalous", "#d1443a", "diamond"),
 }
+_CSV: dict[int | str, dict[str, Any]] = {200: {"content": {"text/csv": {}}}}
 _FIRST = date(1990, 1, 1)
 _LAST = date(2100, 1, 1)
 
@@ -70,7 +71,7 @@ class Drawn(Wanted):
     dark: bool = False
 
 
-@router.get("/trends")
+@router.get("/trends", include_in_schema=False)
 def overview(request: Request, session: Reads, project: Renewed, _who: Anybody) -> HTMLResponse:
     """List the types that have a trend."""
     seen = database.types_among(session, sorted(project.thresholds.entries))
@@ -87,7 +88,7 @@ def choose(
     return RedirectResponse(f"/trends/{known_type(project, choice.type)}?{choice.query}", 303)
 
 
-@router.get("/trends/{image_type}")
+@router.get("/trends/{image_type}", include_in_schema=False)
 def page(
     request: Request,
     project: Renewed,
@@ -109,7 +110,7 @@ def page(
     )
 
 
-@router.get("/trends/{image_type}/plot.json")
+@router.get("/trends/{image_type}/plot.json", include_in_schema=False)
 def plot(
     project: Renewed,
     session: Reads,
@@ -123,7 +124,7 @@ def plot(
     return JSONResponse(draw(found, is_dark=wanted.dark))
 
 
-@router.get("/trends/{image_type}/table")
+@router.get("/trends/{image_type}/table", include_in_schema=False)
 def table(
     request: Request,
     project: Renewed,
@@ -168,7 +169,7 @@ def trend_json(
     }
 
 
-@router.get("/api/v1/trends/{image_type}/points.csv", response_class=Response)
+@router.get("/api/v1/trends/{image_type}/points.csv", response_class=Response, responses=_CSV)
 def trend_csv(
     project: Renewed,
     session: Reads,
