@@ -11,6 +11,7 @@ import argparse
 import csv
 import io
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -19,11 +20,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 from threading import Thread
+from time import monotonic
 from typing import Literal
 
 import uvicorn
 from PIL import Image
 from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from qc import accounts, database, epochs
@@ -31,7 +34,7 @@ from qc.choices import Role
 from qc.proposals import Goal, propose, write_proposals
 from qc.runtime import Runtime, open_runtime
 from qc.settings import read_settings
-from qc.tables import AlertRow, LabelName, NoticeRow, Topic
+from qc.tables import AlertRow, FrameRow, FrameState, LabelName, NoticeRow, Topic
 from qc.web.app import create_app
 
 WIDTHS = (1280, 390)
@@ -108,6 +111,7 @@ def _opened(project: Path, folder: Path) -> Iterator[tuple[Runtime, datetime]]:
     shutil.copytree(project, copy, ignore=left)
     with open_runtime(read_settings(copy)) as runtime:
         now = _fill(runtime, _faults(project / "inbox" / "truth.csv"))
+        _date_back(runtime, now)
         yield runtime.renewed(), now
 
 
@@ -136,6 +140,17 @@ def _fill(runtime: Runtime, faults: dict[tuple[str, str], str]) -> datetime:
     goal = Goal(night + timedelta(days=1), night - timedelta(days=30), factor=0.8)
     write_proposals(runtime, [propose(runtime, TYPE, goal, "after the new lamp", "ana")])
     return now
+
+
+def _date_back(runtime: Runtime, now: datetime) -> None:
+    """Let what was owed and tried at the making of the project be of that morning."""
+    at = now - timedelta(hours=1)
+    with runtime.writes.begin() as session:
+        session.execute(update(AlertRow).values(owed_at=at))
+        failed = select(FrameRow).where(FrameRow.state == FrameState.FAILED)
+        for row in session.scalars(failed):
+            row.processed_at, row.retry_at = at, at + timedelta(hours=2)
+            row.reason = re.sub(r"/\S+?/(?=inbox/|archive/)", "/data/uves/", row.reason or "")
 
 
 def _tell(session: Session, now: datetime) -> None:
@@ -206,7 +221,7 @@ def _slide(page: Page) -> None:
     slider = page.get_by_role("slider")
     for _ in range(25):
         slider.press("ArrowLeft")
-    page.wait_for_url("**factor=*")
+    page.wait_for_url("**factor=0.562")
     page.locator("#consequences:not(.waiting) .figures").wait_for()
 
 
@@ -266,9 +281,21 @@ def _picture(shown: Shown, view: View) -> None:
         page.wait_for_load_state("networkidle")
         tall = min(TALLEST, page.evaluate("document.documentElement.scrollHeight"))
         page.set_viewport_size({"width": width, "height": max(tall, HEIGHTS[width])})
-        page.wait_for_load_state("networkidle")
+        _wait_for_pictures(page)
         _write(page.screenshot(), shown.out / f"{view.name}_{width}.webp")
         context.close()
+
+
+def _wait_for_pictures(page: Page) -> None:
+    """Wait until those are there that come when they are scrolled to."""
+    ends = monotonic() + PATIENCE_MS / 1000
+    words = """[...document.images].every((one) => one.complete || !one.checkVisibility()
+        || one.getBoundingClientRect().top > innerHeight)"""
+    while not page.evaluate(words):
+        if monotonic() > ends:
+            raise RuntimeError(f"{page.url}: its pictures did not come")
+        page.wait_for_timeout(100)
+    page.wait_for_load_state("networkidle")
 
 
 def _write(png: bytes, path: Path) -> None:

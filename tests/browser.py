@@ -134,9 +134,12 @@ def page(chromium, served):
         yield one
 
 
-def violations(page: Page) -> list[str]:
-    """Return what axe finds to be serious or critical, with the elements."""
-    found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+def violations(page: Page, rule: str = "") -> list[str]:
+    """Return what axe finds to be serious or critical, with the elements; by one rule if told."""
+    options: dict[str, Any] = {"resultTypes": ["violations"]}
+    if rule:
+        options["runOnly"] = {"type": "rule", "values": [rule]}
+    found = Axe().run(page, options=options).response["violations"]
     return [
         f"{one['id']}: {one['help']}: {[node['html'] for node in one['nodes']]}"
         for one in found
@@ -148,3 +151,19 @@ def overflow(page: Page) -> int:
     """Return by how many pixels the page is wider than its window: 0 where nobody must scroll."""
     wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
     return max(0, int(wide))
+
+
+def hindrances(page: Page) -> list[str]:
+    """Return what is wrong with a page wide or narrow, light or dark; it is left narrow and dark.
+
+    What depends on colours is asked of both; all else that axe knows is the same in both.
+    """
+    found = []
+    for width, height in (WIDE, NARROW):
+        page.set_viewport_size({"width": width, "height": height})
+        for scheme, rule in (("light", ""), ("dark", "color-contrast")):
+            page.emulate_media(color_scheme=scheme)
+            wrong = violations(page, rule)
+            wrong += [f"{more} pixels too wide" for more in [overflow(page)] if more]
+            found += [f"{width} {scheme}: {one}" for one in wrong]
+    return found

@@ -16,7 +16,7 @@ from qc.notices import silence
 from qc.settings import Web
 from qc.tables import AlertRow, EpochRow, FrameRow, FrameState, LabelName, NoticeRow, Topic
 from qc.web.app import create_app
-from tests.browser import NARROW, WIDE, overflow, routes_of, serving, violations, window
+from tests.browser import WIDE, hindrances, routes_of, serving, window
 from tests.remembered import Past, nominal_frames, remember
 from tests.tiny import (
     MERGE_HEIGHT,
@@ -173,7 +173,7 @@ def house(made):
 def opened(page, place):
     page.goto(place.address)
     page.locator(place.there).first.wait_for()
-    for one in page.locator("details").all():
+    for one in page.locator("details").all()[:9]:
         one.evaluate("one => { one.open = true; }")
 
 
@@ -195,12 +195,7 @@ def test_no_page_is_forgotten(runtime):
 def test_a_page_is_readable_at_every_width_by_day_and_by_night(chromium, house, name):
     with window(chromium, house) as page:
         opened(page, PAGES[name])
-        for width, height in (WIDE, NARROW):
-            page.set_viewport_size({"width": width, "height": height})
-            for scheme in ("light", "dark"):
-                page.emulate_media(color_scheme=scheme)
-                assert overflow(page) == 0, (width, scheme)
-                assert violations(page) == [], (width, scheme)
+        assert hindrances(page) == []
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -244,12 +239,8 @@ def test_a_page_is_printed_without_what_paper_cannot_do(chromium, house, name):
 def readable(page, heading):
     """Wait for a page that says what went wrong, and look at it in all ways."""
     expect(page.get_by_role("heading", level=1)).to_contain_text(heading)
-    for width, height in (WIDE, NARROW):
-        page.set_viewport_size({"width": width, "height": height})
-        for scheme in ("light", "dark"):
-            page.emulate_media(color_scheme=scheme)
-            assert overflow(page) == 0
-            assert violations(page) == []
+    assert hindrances(page) == []
+    page.set_viewport_size({"width": WIDE[0], "height": WIDE[1]})
 
 
 def test_a_form_that_is_not_of_our_making_is_told_on_a_page(page):

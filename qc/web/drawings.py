@@ -153,5 +153,5 @@ def _dress(drawn: Any, *, is_dark: bool) -> None:
         drawn.legend.orientation = "horizontal"
         drawn.legend.click_policy = "hide"
         drawn.legend.background_fill_color, drawn.legend.label_text_color = paper, ink
-        drawn.legend.background_fill_alpha = 0.8
+        drawn.legend.border_line_color = line
         drawn.legend.label_text_font_size = "11px"

@@ -16,6 +16,7 @@ from qc.web.pages import render
 router = APIRouter(include_in_schema=False)
 
 _METHODS = ("get", "post", "put", "delete")
+_MUCH = 2**53  # no bound that anybody meets
 _EXAMPLES: Mapping[str, Any] = {
     "name": "UVES.2026-07-15T09:08:57.612",
     "frame": "UVES.2026-07-15T09:08:57.612",
@@ -148,7 +149,8 @@ def _fields(document: Mapping[str, Any], schema: Mapping[str, Any], where: str) 
 def _kind(document: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
     """Say in words what fits a schema."""
     if "anyOf" in schema:
-        return " or ".join(dict.fromkeys(_kind(document, one) for one in schema["anyOf"]))
+        some = [one for one in schema["anyOf"] if one.get("type") != "null"]
+        return " or ".join(dict.fromkeys(_kind(document, one) for one in some))
     found = _seen(document, schema)
     if "enum" in found:
         return " or ".join(map(json.dumps, found["enum"]))
@@ -163,7 +165,9 @@ def _kind(document: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
 
 def _bounds(schema: Mapping[str, Any]) -> str:
     names = {"minimum": "from", "maximum": "to", "exclusiveMaximum": "below", "maxLength": "up to"}
-    told = [f"{word} {schema[name]}" for name, word in names.items() if name in schema]
+    told = [
+        f"{word} {schema[one]}" for one, word in names.items() if schema.get(one, _MUCH) < _MUCH
+    ]
     return f" {' '.join(told)}" if told else ""
 
 
