@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import uvicorn
@@ -37,6 +37,10 @@ QUIET = (  # nothing but what is asked for, and nothing that a container lacks
     "--disable-sync",
 )
 WIDE, NARROW = (1280, 900), (390, 844)
+SCHEMES: tuple[tuple[Literal["light", "dark"], str], ...] = (
+    ("light", ""),
+    ("dark", "color-contrast"),
+)
 PATIENCE_MS = 30_000
 
 
@@ -161,7 +165,7 @@ def hindrances(page: Page) -> list[str]:
     found = []
     for width, height in (WIDE, NARROW):
         page.set_viewport_size({"width": width, "height": height})
-        for scheme, rule in (("light", ""), ("dark", "color-contrast")):
+        for scheme, rule in SCHEMES:
             page.emulate_media(color_scheme=scheme)
             wrong = violations(page, rule)
             wrong += [f"{more} pixels too wide" for more in [overflow(page)] if more]
