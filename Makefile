@@ -1,6 +1,6 @@
 # make demo   simulate a night of calibration frames, judge it, write the report
-# make test   every check: format, lint, types, tests, migrations
-# make browser   the tests that drive a real browser (Debian's chromium)
+# make test   every check: format, lint, types, tests, browser tests, migrations
+# make browser   the tests that drive a real browser (Debian's chromium) alone; without it they are skipped
 #
 # Each makes its own virtual environment in .venv, with the versions that were tested.
 
@@ -20,6 +20,7 @@ test: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2
+	$(BIN)/pytest -m browser
 	mkdir -p build && rm -f build/check.db
 	QC_DATABASE=sqlite:///build/check.db $(BIN)/alembic upgrade head
 	QC_DATABASE=sqlite:///build/check.db $(BIN)/alembic check

@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import uvicorn
 from axe_playwright_python.sync_playwright import Axe
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from starlette.routing import BaseRoute
 
 from qc.runtime import Runtime
 from qc.times import utc_now
@@ -28,6 +30,7 @@ CHROMIUM = Path("/usr/bin/chromium")
 QUIET = (  # nothing but what is asked for, and nothing that a container lacks
     "--no-sandbox",
     "--disable-gpu",
+    "--disable-dev-shm-usage",
     "--disable-quic",
     "--no-first-run",
     "--disable-background-networking",
@@ -35,6 +38,10 @@ QUIET = (  # nothing but what is asked for, and nothing that a container lacks
     "--disable-sync",
 )
 WIDE, NARROW = (1280, 900), (390, 844)
+SCHEMES: tuple[tuple[Literal["light", "dark"], str], ...] = (
+    ("light", ""),
+    ("dark", "color-contrast"),
+)
 PATIENCE_MS = 30_000
 
 
@@ -69,6 +76,12 @@ def pages_of(runtime: Runtime, now: Callable[[], datetime] = utc_now) -> TestCli
     return TestClient(app, base_url="http://localhost", client=("127.0.0.1", 50000))
 
 
+def routes_of(app: FastAPI) -> Iterator[BaseRoute]:
+    """Return all routes, those of included routers too."""
+    for one in app.routes:
+        yield from getattr(getattr(one, "original_router", None), "routes", [one])
+
+
 @pytest.fixture
 def pages(runtime):
     """What asks for pages of the project without a browser."""
@@ -82,11 +95,12 @@ def served(runtime):
         yield one
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def chromium():
-    """Debian's Chromium, started once for the tests of a module."""
+    """Debian's Chromium, started once; each test opens windows of its own."""
     if not CHROMIUM.exists():
         pytest.skip(f"no browser: {CHROMIUM} is not there; 'apt-get install chromium' brings it")
+    expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(QUIET))
         yield browser
@@ -125,9 +139,12 @@ def page(chromium, served):
         yield one
 
 
-def violations(page: Page) -> list[str]:
-    """Return what axe finds to be serious or critical, with the elements."""
-    found = Axe().run(page).response["violations"]
+def violations(page: Page, rule: str = "") -> list[str]:
+    """Return what axe finds to be serious or critical, with the elements; by one rule if told."""
+    options: dict[str, Any] = {"resultTypes": ["violations"]}
+    if rule:
+        options["runOnly"] = {"type": "rule", "values": [rule]}
+    found = Axe().run(page, options=options).response["violations"]
     return [
         f"{one['id']}: {one['help']}: {[node['html'] for node in one['nodes']]}"
         for one in found
@@ -139,3 +156,19 @@ def overflow(page: Page) -> int:
     """Return by how many pixels the page is wider than its window: 0 where nobody must scroll."""
     wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
     return max(0, int(wide))
+
+
+def hindrances(page: Page) -> list[str]:
+    """Return what is wrong with a page wide or narrow, light or dark; it is left narrow and dark.
+
+    What depends on colours is asked of both; all else that axe knows is the same in both.
+    """
+    found = []
+    for width, height in (WIDE, NARROW):
+        page.set_viewport_size({"width": width, "height": height})
+        for scheme, rule in SCHEMES:
+            page.emulate_media(color_scheme=scheme)
+            wrong = violations(page, rule)
+            wrong += [f"{more} pixels too wide" for more in [overflow(page)] if more]
+            found += [f"{width} {scheme}: {one}" for one in wrong]
+    return found

@@ -1,3 +1,4 @@
+import gc
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,18 @@ def pytest_collection_modifyitems(config, items):
         left_out = [one for one in items if not databases.is_wanted(one)]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [one for one in items if databases.is_wanted(one)]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    """Let no garbage be collected while a failure is written down.
+
+    CPython 3.11 keeps one count of recursion for all threads that parse source to a tree. A
+    finalizer in the middle lets another thread run: where a server logs an error just then,
+    both parse, and pytest dies of "AST constructor recursion depth mismatch".
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()

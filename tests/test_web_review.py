@@ -1,6 +1,7 @@
 import io
 import json
 import re
+import shutil
 import warnings
 from datetime import UTC, datetime
 
@@ -10,24 +11,36 @@ import pytest
 from astropy.io.votable import parse_single_table
 from sqlalchemy import select
 
-from qc import requests
+from qc import accounts, requests
+from qc.choices import Role
 from qc.judge import Status
 from qc.review import Filters, Order, read_some
 from qc.tables import LabelName, LabelRow, VerdictRow, doubt
-from tests.browser import overflow, serving, violations, window
+from tests.browser import serving, violations, window
 from tests.remembered import Past, remember
-from tests.tiny import light_leak, process, write_frame, write_history
+from tests.tiny import light_leak, open_tiny, process, write_frame, write_history
 
 KEY = "0123456789abcdef"
 
 
-@pytest.fixture
-def judged(runtime, inbox):
-    """Twenty good biases, and a night with five more of which two leak."""
-    process(runtime, *write_history(inbox), label=LabelName.GOOD)
+@pytest.fixture(scope="module")
+def made(empty_project, tmp_path_factory):
+    """Twenty good biases, and a night with five more of which two leak; not to be written to."""
+    folder = tmp_path_factory.mktemp("judged")
+    project, inbox = shutil.copytree(empty_project, folder / "project"), folder / "inbox"
+    inbox.mkdir()
     changes = [None, light_leak, None, light_leak, None]
     fresh = [write_frame(inbox, 2, n, change=change) for n, change in enumerate(changes)]
-    process(runtime, *fresh)
+    with open_tiny(project) as runtime:
+        process(runtime, *write_history(inbox), label=LabelName.GOOD)
+        process(runtime, *fresh)
+    return project
+
+
+@pytest.fixture
+def judged(made, project, runtime):
+    """What was made, in a project of the test's own."""
+    shutil.copytree(made, project, dirs_exist_ok=True)
     return runtime
 
 
@@ -633,19 +646,81 @@ def test_without_scripts_a_browser_answers_all_the_same(chromium, judged):
     assert [one[:2] for one in new_labels(judged)] == said
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [(1280, 900), (390, 844)])
-@pytest.mark.parametrize(
-    "address",
-    ["/review?labelled=any", "/review?view=wall&labelled=any", "/review/keys", "/review?type=TF0"],
-)
-def test_pages_are_for_everybody_at_any_width(chromium, judged, address, size, scheme):
+def test_enter_takes_what_the_classifier_thinks_of(page, judged):
+    with judged.writes.begin() as session:
+        verdict = session.scalars(select(VerdictRow).where(VerdictRow.extension_id == 25)).one()
+        verdict.predicted_kind, verdict.kind_probability = "light_leak", 0.9
+    opened(page)
+    page.keyboard.press("2")
+    page.keyboard.press("Enter")
+    turned(page, 24)
+    heard(page)
+    assert new_labels(judged) == [(25, "bad", "light_leak", None)]
+
+
+def test_w_leads_to_the_wall_and_n_to_its_next_page(page, runtime):
+    remember(runtime, *[Past(score=n / 100) for n in range(70)])
+    opened(page, "/review?order=score")
+    page.keyboard.press("w")
+    page.wait_for_url("**view=wall**")
+    page.wait_for_selector("body[data-ready]")
+    assert page.locator(".wall li").count() == 60
+    page.keyboard.press("n")
+    page.wait_for_url("**after=**")
+    page.wait_for_selector("body[data-ready]")
+    assert page.locator(".wall li").count() == 10
+
+
+def test_space_chooses_and_arrows_move_by_rows_too(page, judged):
+    opened(page, "/review?view=wall&labelled=any&order=time")
+    page.locator(".wall input").nth(0).focus()
+    page.keyboard.press("Space")
+    page.wait_for_selector("#chosen >> text=1 chosen")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Space")
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("Space")
+    page.wait_for_selector("#chosen >> text=1 chosen")
+    page.keyboard.press("ArrowDown")
+    below = page.evaluate("document.activeElement.closest('li').dataset.extension")
+    page.keyboard.press("3")
+    page.wait_for_selector("#chosen >> text=None chosen")
+    heard(page)
+    assert [one[0] for one in labels(judged) if one[1] == "valid-outlier"] == [int(below)]
+
+
+@pytest.mark.usefixtures("judged")
+def test_a_question_mark_is_for_the_wall_too_and_a_button_closes(page):
+    opened(page, "/review?view=wall&labelled=any")
+    page.keyboard.press("?")
+    page.wait_for_selector("dialog[open] >> text=Keys of the review")
+    page.get_by_role("button", name="Close").click()
+    page.wait_for_selector("dialog", state="hidden")
+
+
+def test_two_people_who_label_one_frame_see_each_other_by_name(chromium, judged):
+    now = datetime.now(UTC)
+    with judged.writes.begin() as session:
+        for name in ("kim", "ann"):
+            accounts.add_account(session, name, Role.REVIEW, "echelle-390", now)
     with (
         serving(judged) as served,
-        window(chromium, served, size=size, color_scheme=scheme) as page,
+        window(chromium, served) as kim,
+        window(chromium, served) as ann,
     ):
-        page.goto(address)
-        for one in page.locator("details").all():
-            one.evaluate("one => { one.open = true; }")
-        assert violations(page) == []
-        assert overflow(page) == 0
+        for page, name in ((kim, "kim"), (ann, "ann")):
+            page.goto("/review?labelled=any&order=time&from=2026-01-02")
+            page.get_by_label("Name").fill(name)
+            page.get_by_label("Password").fill("echelle-390")
+            page.get_by_role("button", name="Log in").click()
+            page.wait_for_selector("body[data-ready]")
+            assert shown(page) == 25
+        kim.keyboard.press("1")
+        heard(kim)
+        ann.wait_for_selector("#told >> text=Meanwhile: good, says kim")
+        ann.keyboard.press("3")
+        heard(ann)
+        kim.keyboard.press("k")
+        turned(kim, 25)
+        kim.wait_for_selector(".said >> text=says ann")
+    assert [one[:2] for one in new_labels(judged)] == [(25, "good"), (25, "valid-outlier")]

@@ -8,7 +8,7 @@ from qc import database
 from qc.proposals import Goal, propose
 from qc.tables import LabelName
 from qc.thresholds import read_thresholds
-from tests.browser import NARROW, overflow, pages_of, violations, window
+from tests.browser import pages_of, window
 from tests.remembered import Past, nominal_frames, remember
 from tests.tiny import MERGE_HEIGHT, process, write_frame, write_history
 
@@ -255,13 +255,3 @@ def test_a_page_that_somebody_else_overtook_says_so_and_writes_nothing(page, ser
     page.get_by_role("button", name="Write to thresholds.yaml").click()
     expect(page.get_by_text("was changed after this page had been made")).to_be_visible()
     assert path.read_bytes() == changed
-
-
-@pytest.mark.parametrize("where", ["/thresholds", "/thresholds/TB0?factor=0.5"])
-@pytest.mark.usefixtures("past")
-def test_the_page_is_read_by_everybody_and_on_a_telephone(chromium, served, where):
-    for scheme in ("light", "dark"):
-        with window(chromium, served, size=NARROW, color_scheme=scheme) as page:
-            page.goto(where)
-            assert overflow(page) == 0
-            assert violations(page) == []

@@ -8,7 +8,7 @@ from qc.database import owe_alert
 from qc.judge import Status
 from qc.notices import silence
 from qc.tables import AlertRow, FrameRow, FrameState, LabelName, NoticeRow, Topic
-from tests.browser import NARROW, WIDE, overflow, pages_of, serving, violations, window
+from tests.browser import pages_of, violations
 from tests.remembered import Past, remember
 
 NOW = datetime(2026, 1, 2, 6, tzinfo=UTC)
@@ -134,28 +134,6 @@ def test_words_from_outside_are_words_and_no_markup(runtime, night):
 
 
 # --- in a browser ---------------------------------------------------------------------------------
-
-
-@pytest.mark.usefixtures("night")
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [WIDE, NARROW])
-def test_it_is_readable_at_every_width_by_day_and_by_night(chromium, runtime, size, scheme):
-    with (
-        serving(runtime, lambda: NOW) as served,
-        window(chromium, served, size=size, color_scheme=scheme) as page,
-    ):
-        page.goto("/")
-        assert page.title().startswith("Tonight")
-        assert overflow(page) == 0
-        assert violations(page) == []
-
-
-@pytest.mark.parametrize("path", ["/", "/login", "/nothing"])
-def test_what_is_empty_or_wrong_is_readable_too(chromium, served, path):
-    with window(chromium, served, size=NARROW) as page:
-        page.goto(path)
-        assert overflow(page) == 0
-        assert violations(page) == []
 
 
 def test_a_notice_is_acknowledged_with_the_keyboard_alone(page, told):

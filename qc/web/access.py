@@ -48,6 +48,7 @@ FIELD, HEADER = "csrf", "X-CSRF-Token"
 LARGEST_BODY = 2 * 2**20  # bytes, of what is no upload; those have limits of their own
 _OPEN = ("/static/",)
 _LOGIN = "/login"
+DOCS = "/api/docs"  # a page, for all that it lies among the documents
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 _BROWSER_LASTS_S = 365 * 24 * 3600
@@ -412,10 +413,11 @@ def cookie(name: str, value: str, lasts_s: int, is_secure: bool) -> str:
 
 
 def _refused(request: Request, refusal: Refusal, told: Told) -> Response:
-    is_page = request.method in _SAFE and not request.url.path.startswith("/api/")
+    path = request.url.path
+    is_page = request.method in _SAFE and (path == DOCS or not path.startswith("/api/"))
     if refusal.status == 401 and is_page:
         query = f"?{request.url.query}" if request.url.query else ""
-        return RedirectResponse(f"{_LOGIN}?to={quote(request.url.path + query)}", 303)
+        return RedirectResponse(f"{_LOGIN}?to={quote(path + query)}", 303)
     answer = told(request, refusal.status, refusal.words)
     if refusal.status == 401:
         answer.headers["WWW-Authenticate"] = "Bearer"

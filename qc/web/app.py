@@ -5,6 +5,7 @@ from datetime import datetime
 from pathlib import Path
 
 from fastapi import Depends, FastAPI
+from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
 
 from qc.expectations import Expectations
@@ -19,6 +20,7 @@ from qc.web import (
     images,
     labels,
     login,
+    reference,
     reports,
     review,
     thresholds,
@@ -34,6 +36,9 @@ STATIC = Path(__file__).parent / "static"
 
 Now = Callable[[], datetime]
 
+# The door has looked at it; here it is only told to those who read the OpenAPI document.
+_TOKEN = HTTPBearer(auto_error=False, scheme_name="token", description="Of 'qc user token'.")
+
 
 def create_app(runtime: Runtime, now: Now = utc_now) -> FastAPI:
     """Return the application over an open project.
@@ -48,7 +53,8 @@ def create_app(runtime: Runtime, now: Now = utc_now) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         openapi_url="/api/openapi.json",
-        dependencies=[Depends(access.unforged)],
+        dependencies=[Depends(access.unforged), Depends(_TOKEN)],
+        responses={"4XX": {"model": reference.Mistake, "description": "Why it was not done."}},
     )
     app.state.runtime, app.state.now, app.state.past = runtime, now, Past()
     app.state.kept, app.state.pictures = Kept(), pictures_kept()
@@ -58,6 +64,7 @@ def create_app(runtime: Runtime, now: Now = utc_now) -> FastAPI:
     access.guard(app, errors.told)
     errors.explain(app)
     app.include_router(login.router)
+    app.include_router(reference.router)
     app.include_router(tonight.router)
     app.include_router(images.router)
     app.include_router(frames.router)

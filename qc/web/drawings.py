@@ -149,8 +149,9 @@ def _dress(drawn: Any, *, is_dark: bool) -> None:
         axis.axis_line_color = axis.major_tick_line_color = axis.minor_tick_line_color = line
         axis.major_label_text_color = axis.axis_label_text_color = ink
     if drawn.legend:
-        drawn.legend.location = "top_left"
+        drawn.add_layout(drawn.legend[0], "above")  # within it would hide points
+        drawn.legend.orientation = "horizontal"
         drawn.legend.click_policy = "hide"
         drawn.legend.background_fill_color, drawn.legend.label_text_color = paper, ink
-        drawn.legend.background_fill_alpha = 0.8
+        drawn.legend.border_line_color = line
         drawn.legend.label_text_font_size = "11px"

@@ -45,6 +45,26 @@ _MARKERS = ("circle", "square", "triangle", "diamond", "inverted_triangle")
 
 Name = Annotated[str, Field(max_length=300)]
 
+_FILE = {  # the form is read by hand, as it is bounded
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {
+                        "file": {"type": "string", "format": "binary", "description": "FITS."},
+                        "k": {"type": "integer", "minimum": 1, "maximum": 100, "default": 12},
+                        "type": {"type": "string", "maxLength": 40, "description": "Image type."},
+                        "labelled": {"type": "boolean", "default": False},
+                    },
+                }
+            }
+        },
+    }
+}
+
 
 class Alike(Question):
     """Which frame, and among which its like is sought."""
@@ -82,7 +102,7 @@ class InTree(Question):
     until: date | None = None
 
 
-@router.get("/similar")
+@router.get("/similar", include_in_schema=False)
 def similar(
     request: Request,
     project: Renewed,
@@ -125,7 +145,7 @@ def read_similar(runtime: Runtime, session: Session, question: Alike) -> list[Li
     )
 
 
-@uploads.post("/similar")
+@uploads.post("/similar", include_in_schema=False)
 async def similar_to_file(request: Request, project: Renewed, _who: Anybody) -> HTMLResponse:
     """Show the frames that look most like a file, which is read and not kept."""
     found, question = await _read_upload(request, project)
@@ -133,7 +153,7 @@ async def similar_to_file(request: Request, project: Renewed, _who: Anybody) -> 
         return _similar_page(request, project, session, question, found)
 
 
-@uploads.post("/api/v1/similar")
+@uploads.post("/api/v1/similar", openapi_extra=_FILE)
 async def similar_to_file_json(
     request: Request, project: Renewed, _who: Anybody
 ) -> list[dict[str, Any]]:
@@ -191,7 +211,7 @@ def _types_seen(runtime: Runtime, session: Session) -> list[str]:
     return database.types_among(session, sorted(runtime.thresholds.entries))
 
 
-@router.get("/map")
+@router.get("/map", include_in_schema=False)
 def on_map(
     request: Request,
     project: Renewed,
@@ -208,7 +228,7 @@ def on_map(
     return render(request, "map.html.j2", asked=asked, types=types, any_type=history.ANY)
 
 
-@router.get("/map/plot.json")
+@router.get("/map/plot.json", include_in_schema=False)
 def map_plot(
     project: Renewed,
     session: Reads,
@@ -294,7 +314,7 @@ def _dots(name: str, number: int, some: Sequence[Place], asked: OnMap) -> Dots:
     )
 
 
-@router.get("/dendrogram")
+@router.get("/dendrogram", include_in_schema=False)
 def dendrogram(
     request: Request,
     project: Renewed,

@@ -5,7 +5,7 @@ from datetime import UTC
 from functools import cache
 from typing import Annotated, Any
 
-from fastapi import Depends, Request
+from fastapi import Depends, Path, Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -46,6 +46,9 @@ Project = Annotated[Runtime, Depends(runtime_of)]
 Reads = Annotated[Session, Depends(reading)]
 # Its transaction ends before the answer leaves: what was answered is kept.
 Writes = Annotated[Session, Depends(writing, scope="function")]
+
+# A row's number in an address; a database refuses to look for larger ones.
+RowNumber = Annotated[int, Path(ge=1, lt=2**63)]
 
 
 def render(request: Request, template: str, *, status: int = 200, **context: Any) -> HTMLResponse:

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from qc import requests
 from qc.choices import MANY
-from qc.database import Finding, findings_with, labels_added_by
+from qc.database import Finding, findings_with, image_types_seen, labels_added_by
 from qc.errors import InvalidAnswer, UnknownFrame
 from qc.judge import Status
 from qc.portraits import Gallery, Picture
@@ -34,7 +34,7 @@ from qc.web.access import Anybody, Reviewer
 from qc.web.asked import Reviewed, ReviewedFor
 from qc.web.kept import Keeping, Kept
 from qc.web.labels import next_of, promising
-from qc.web.pages import Project, Reads, render
+from qc.web.pages import Project, Reads, RowNumber, render
 
 router = APIRouter(include_in_schema=False)
 
@@ -141,7 +141,7 @@ def frame(
     session: Reads,
     project: Project,
     asked: ReviewedFor,
-    extension_id: int,
+    extension_id: RowNumber,
     _who: Anybody,
 ) -> HTMLResponse:
     """Show one extension as a part of the page."""
@@ -160,7 +160,9 @@ def _shown(session: Session, project: Runtime, asked: Reviewed, extension_id: in
 @router.get("/review/keys")
 def keys(request: Request, session: Reads, project: Project, _who: Anybody) -> HTMLResponse:
     """Show the keys, and an example of each kind of fault."""
-    examples = read_examples(session, project.instruments)
+    seen = {*image_types_seen(session)}
+    known = [one for one in project.instruments if seen & {*one.image_types()}]
+    examples = read_examples(session, known or project.instruments)
     return render(request, "review_keys.html.j2", examples=examples)
 
 
@@ -242,7 +244,7 @@ def picture(
     request: Request,
     session: Reads,
     project: Project,
-    extension_id: int,
+    extension_id: RowNumber,
     digest: str,
     what: str,
     _who: Anybody,

@@ -151,7 +151,7 @@ def known_type(runtime: Renewed, image_type: str) -> str:
 ImageType = Annotated[str, Depends(known_type)]
 
 
-@router.get("/thresholds")
+@router.get("/thresholds", include_in_schema=False)
 def overview(request: Request, project: Renewed, session: Reads, _who: Anybody) -> HTMLResponse:
     """List the limits in force."""
     shown = read_overview(project, session, _today(request))
@@ -200,7 +200,7 @@ def asked_desk(request: Request, project: Renewed, session: Reads, image_type: I
 AskedDesk = Annotated[Desk, Depends(asked_desk)]
 
 
-@router.get("/thresholds/{image_type}")
+@router.get("/thresholds/{image_type}", include_in_schema=False)
 def desk(
     request: Request,
     project: Renewed,
@@ -356,7 +356,7 @@ def _past(runtime: Runtime, session: Session, kept: Kept, shown: Desk, goal: Goa
     return past
 
 
-@router.post("/thresholds/{image_type}")
+@router.post("/thresholds/{image_type}", include_in_schema=False)
 def save(
     request: Request,
     project: Renewed,
@@ -388,7 +388,7 @@ def save(
     return RedirectResponse(f"/thresholds/{image_type}#entries", 303)
 
 
-@router.post("/thresholds/{image_type}/epochs")
+@router.post("/thresholds/{image_type}/epochs", include_in_schema=False)
 def enter(
     project: Renewed,
     session: Writes,
@@ -419,7 +419,7 @@ def compared_entries(
 Compared = Annotated[Comparison, Depends(compared_entries)]
 
 
-@router.get("/thresholds/{image_type}/compare")
+@router.get("/thresholds/{image_type}/compare", include_in_schema=False)
 def compare(request: Request, shown: AskedDesk, compared: Compared) -> HTMLResponse:
     """Show two entries side by side."""
     return render(request, "compare.html.j2", desk=shown, compared=compared, most=SHOWN)

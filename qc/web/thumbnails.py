@@ -1,6 +1,8 @@
 """Small pictures of stored images."""
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Path
 from fastapi.responses import Response
 
 from qc import database, plots
@@ -12,6 +14,7 @@ router = APIRouter()
 
 _A_DAY = {"Cache-Control": "private, max-age=86400"}  # the pixels of a frame do not change
 _MEAN = 0
+HDUNumber = Annotated[int, Path(ge=0, le=1000)]
 _NOTHING = (  # shown by a browser for all that it comes with a 404
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 120 120"><rect width="120" height="120" '
     'fill="#888"/><text x="60" y="64" text-anchor="middle" font-family="sans-serif" '
@@ -19,8 +22,8 @@ _NOTHING = (  # shown by a browser for all that it comes with a 404
 )
 
 
-@router.get("/thumbnails/{frame}/{number}.png", response_class=Response)
-def thumbnail(session: Reads, frame: str, number: int, _who: Anybody) -> Response:
+@router.get("/thumbnails/{frame}/{number}.png", response_class=Response, include_in_schema=False)
+def thumbnail(session: Reads, frame: str, number: HDUNumber, _who: Anybody) -> Response:
     """Draw the block means of an image, between its own black and white."""
     row = database.extension_called(session, frame, number)
     seen = None if row is None else database.block_statistics_of(session, row.id)

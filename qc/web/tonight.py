@@ -12,7 +12,7 @@ from qc.judge import REFERENCE_AMPLE
 from qc.notices import LONGEST_NOTE
 from qc.tonight import Past, Tonight, read_tonight
 from qc.web.access import Reviewer, Role
-from qc.web.pages import Project, Reads, Writes, render
+from qc.web.pages import Project, Reads, RowNumber, Writes, render
 
 router = APIRouter()
 
@@ -60,7 +60,7 @@ def acknowledge(
     request: Request,
     session: Writes,
     who: Reviewer,
-    number: int,
+    number: RowNumber,
     note: Annotated[str, Form(max_length=LONGEST_NOTE)] = "",
 ) -> Response:
     """Keep that somebody has seen a notice: nobody else is told."""
@@ -70,7 +70,7 @@ def acknowledge(
 
 @router.post("/api/v1/notices/{number}/acknowledge", tags=["tonight"], status_code=204)
 def acknowledge_by_script(
-    request: Request, session: Writes, who: Reviewer, number: int, seen: Seen
+    request: Request, session: Writes, who: Reviewer, number: RowNumber, seen: Seen
 ) -> None:
     """Keep that somebody has seen a notice: nobody else is told."""
     notices.acknowledge(session, number, who.name, request.app.state.now(), seen.note)

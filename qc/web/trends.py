@@ -32,6 +32,7 @@ _LOOKS = {  # shape says it again without colour
     Status.UNDECIDED: ("undecided", "#4a90c2", "inverted_triangle"),
     Status.ANOMALOUS: ("anomalous", "#d1443a", "diamond"),
 }
+_CSV: dict[int | str, dict[str, Any]] = {200: {"content": {"text/csv": {}}}}
 _FIRST = date(1990, 1, 1)
 _LAST = date(2100, 1, 1)
 
@@ -94,7 +95,7 @@ def find(
 AskedTrend = Annotated[Found, Depends(find)]
 
 
-@router.get("/trends")
+@router.get("/trends", include_in_schema=False)
 def overview(request: Request, session: Reads, project: Renewed, _who: Anybody) -> HTMLResponse:
     """List the types that have a trend."""
     seen = database.types_among(session, sorted(project.thresholds.entries))
@@ -111,7 +112,7 @@ def choose(
     return RedirectResponse(f"/trends/{known_type(project, choice.type)}?{choice.query}", 303)
 
 
-@router.get("/trends/{image_type}")
+@router.get("/trends/{image_type}", include_in_schema=False)
 def page(
     request: Request,
     project: Renewed,
@@ -133,13 +134,13 @@ def page(
     )
 
 
-@router.get("/trends/{image_type}/plot.json")
+@router.get("/trends/{image_type}/plot.json", include_in_schema=False)
 def plot(found: AskedTrend) -> JSONResponse:
     """Return the plot as BokehJS draws it."""
     return JSONResponse(draw(found.trend, is_dark=found.wanted.dark))
 
 
-@router.get("/trends/{image_type}/table")
+@router.get("/trends/{image_type}/table", include_in_schema=False)
 def table(request: Request, found: AskedTrend) -> HTMLResponse:
     """Show the trend month by month, and what was done meanwhile."""
     return render(request, "trend_table.html.j2", trend=found.trend, wanted=found.wanted)
@@ -168,7 +169,7 @@ def trend_json(asked: AskedTrend) -> dict[str, Any]:
     }
 
 
-@router.get("/api/v1/trends/{image_type}/points.csv", response_class=Response)
+@router.get("/api/v1/trends/{image_type}/points.csv", response_class=Response, responses=_CSV)
 def trend_csv(asked: AskedTrend) -> Response:
     """Return every point of a trend as CSV."""
     found, metric = asked.trend, asked.wanted.metric

@@ -14,6 +14,7 @@ async function drawPlot(place) {
     const plot = await answer.json();
     place.replaceChildren();
     await Bokeh.embed.embed_item(plot, place.id);
+    place.dataset.dark = dark;  // paper turns it
     place.dataset.drawn = "yes";
   } catch {
     place.textContent = `The plot could not be drawn. ${words}`;
