@@ -9,7 +9,7 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -18,10 +18,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from embeddings.compiled import compile_network
 from embeddings.preprocess import GRID, STRETCHES
 
 Floats = NDArray[np.float32]
 
+ENGINES = ("keras", "openvino")
 _UNTRAINED_SEED = 20190603
 _FINGERPRINT_DIGITS = 12
 _SHIPPED = Path(__file__).parent / "weights" / "simulated.weights.h5"
@@ -76,6 +78,9 @@ class ResNet50Encoder:
     notes : Path, optional
         A file in which it is noted which file has which weights: a network and its library take
         seconds and a gigabyte to load, too much for those who only want the fingerprint.
+    engine : str
+        What computes: ``keras``, by the backend that it is set to, or ``openvino``. No part of
+        the fingerprint: the embeddings are equal to a thousandth of the smallest threshold.
 
     Raises
     ------
@@ -90,7 +95,10 @@ class ResNet50Encoder:
         batch_size: int = 16,
         grid: tuple[int, int] = GRID,
         notes: Path | None = None,
+        engine: str = "keras",
     ) -> None:
+        if engine not in ENGINES:
+            raise ValueError(f"no engine {engine!r}; there are {', '.join(ENGINES)}")
         if stretch not in STRETCHES:
             raise ValueError(f"no stretch {stretch!r}; there are {', '.join(STRETCHES)}")
         self.weights = weights
@@ -98,6 +106,7 @@ class ResNet50Encoder:
         self.batch_size = batch_size
         self.grid = grid
         self.notes = notes
+        self.engine = engine
 
     @property
     def name(self) -> str:
@@ -143,8 +152,14 @@ class ResNet50Encoder:
 
     def _pool(self, inputs: Floats) -> NDArray[np.float64]:
         """Return the pooled last feature map of one batch: (n, 2048)."""
-        padded = _pad_to_power_of_two(inputs)
-        return np.asarray(self._network.predict_on_batch(padded)[: len(inputs)], np.float64)
+        return np.asarray(self._compute(inputs), np.float64)
+
+    @cached_property
+    def _compute(self) -> Callable[[Floats], Floats]:
+        network = self._network
+        if self.engine == "openvino":
+            return compile_network(network)
+        return lambda inputs: network.predict_on_batch(_padded(inputs))[: len(inputs)]
 
     @cached_property
     def _network(self) -> Any:
@@ -196,7 +211,7 @@ def _write_notes(path: Path, noted: dict[str, str]) -> None:
         own.replace(path)  # others read it meanwhile: the one or the other, whole
 
 
-def _pad_to_power_of_two(inputs: Floats) -> Floats:
+def _padded(inputs: Floats) -> Floats:
     """Repeat the last input until there are 1, 2, 4, 8 ...: each shape is compiled for anew."""
     missing = (1 << (len(inputs) - 1).bit_length()) - len(inputs)
     return np.concatenate([inputs, np.repeat(inputs[-1:], missing, axis=0)])

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 
 from sqlalchemy import Engine
@@ -152,14 +153,26 @@ def open_runtime(settings: Settings) -> Iterator[Runtime]:
             settings=settings,
             instruments=instruments,
             thresholds=read_thresholds(thresholds_file(settings), image_types_of(instruments)),
-            encoder=ResNet50Encoder(
-                settings.weights_name, settings.stretch, notes=settings.project / _NOTES
-            ),
+            encoder=_encoder(settings),
             reads=sessionmaker(engine),
             writes=sessionmaker(for_writing(engine)),
         )
     finally:
         engine.dispose()
+
+
+def _encoder(settings: Settings) -> ResNet50Encoder:
+    if settings.engine == "openvino" and find_spec("openvino") is None:
+        raise ConfigurationError(
+            "engine: expected one that is installed, got 'openvino'; "
+            "pip install 'calibration-qc[openvino]' brings it"
+        )
+    return ResNet50Encoder(
+        settings.weights_name,
+        settings.stretch,
+        notes=settings.project / _NOTES,
+        engine=settings.engine,
+    )
 
 
 def _example_settings() -> Path:

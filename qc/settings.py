@@ -352,6 +352,8 @@ class Settings(BaseSettings):
         A folder of further instrument files beside those that come with the program.
     weights, stretch : str
         The encoder's weights and the stretch of its inputs.
+    engine : str
+        What computes the encoder; it changes the time that takes, and no verdict.
     batch_frames : int
         Frames read before the encoder is called; bounds the memory.
     workers : int or None
@@ -375,6 +377,7 @@ class Settings(BaseSettings):
     instruments: Path | None = None
     weights: str = "untrained"
     stretch: Annotated[str, AfterValidator(_known_stretch)] = "physical"
+    engine: Literal["keras", "openvino"] = "keras"
     batch_frames: Annotated[int, Field(gt=0)] = 16
     workers: Annotated[int, Field(ge=0, le=256)] | None = None
     log: LogStyle = LogStyle.LOGFMT

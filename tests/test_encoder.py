@@ -3,13 +3,18 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from embeddings.clustering import cosine_distances
 from embeddings.encoder import ResNet50Encoder, WeightsError
 from embeddings.preprocess import STRETCHES
+from qc.instruments import read_instruments
+from qc.runtime import image_types_of
+from qc.thresholds import read_thresholds
 
 # He-normal numbers of a fixed seed: the same on every machine, with every backend, for ever.
 UNTRAINED = "resnet50-untrained-physical-233c98921cb7"
@@ -202,3 +207,36 @@ def test_another_backend_gives_the_same_fingerprint_and_embedding(encoder, tmp_p
     done = run_python(f"import os; os.chdir({str(tmp_path)!r})\n{code}", KERAS_BACKEND=backend)
     assert done.stdout.strip() == UNTRAINED, done.stderr
     assert np.load(tmp_path / "embedding.npy") == pytest.approx(encoder.embed(inputs), abs=1e-3)
+
+
+# --- another engine -------------------------------------------------------------------------------
+
+
+def smallest_limit() -> float:
+    """The smallest cosine distance that anything is judged by, with the limits of the program."""
+    types = image_types_of(read_instruments(None))
+    shipped = read_thresholds(Path("thresholds.yaml"), types)
+    return min(entry.merge_height for each in shipped.entries.values() for entry in each)
+
+
+@pytest.mark.parametrize("weights", ["simulated", "untrained"])
+def test_openvino_gives_the_embeddings_of_keras_to_a_thousandth_of_the_smallest_limit(weights):
+    pytest.importorskip("openvino")
+    keras, other = ResNet50Encoder(weights), ResNet50Encoder(weights, engine="openvino")
+    assert other.fingerprint == keras.fingerprint
+    inputs = some_inputs(5)
+    pairs = zip(keras.embed(inputs), other.embed(inputs), strict=True)
+    [distances] = [[cosine_distances(a[None], b[None]).item() for a, b in pairs]]
+    assert max(distances) < 1e-3 * smallest_limit()
+
+
+def test_openvino_gives_the_same_whatever_comes_in_one_batch():
+    pytest.importorskip("openvino")
+    encoder, inputs = ResNet50Encoder(engine="openvino", batch_size=3), some_inputs(5)
+    alone = np.concatenate([encoder.embed(inputs[i : i + 1]) for i in range(5)])
+    assert encoder.embed(inputs) == pytest.approx(alone, abs=1e-4)
+
+
+def test_an_engine_that_nobody_knows_is_refused():
+    with pytest.raises(ValueError, match="there are keras, openvino"):
+        ResNet50Encoder(engine="abacus")

@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import pytest
@@ -154,3 +155,14 @@ def test_opening_a_project_loads_no_network(project):
     with open_runtime(own) as runtime:
         assert isinstance(runtime.encoder, ResNet50Encoder)
         assert "_network" not in vars(runtime.encoder)
+
+
+def test_an_engine_that_is_not_installed_is_said_to_be_so(tmp_path, monkeypatch):
+    create_project(tmp_path)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    monkeypatch.setenv("QC_ENGINE", "openvino")
+    with (
+        pytest.raises(ConfigurationError, match=r"pip install 'calibration-qc\[openvino\]'"),
+        open_runtime(read_settings(tmp_path)),
+    ):
+        pass

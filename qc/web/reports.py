@@ -14,7 +14,7 @@ from qc.web.pages import Project
 router = APIRouter(include_in_schema=False)
 
 
-@router.get("/reports/{night}", include_in_schema=False)
+@router.get("/reports/{night}")
 def report(project: Project, night: date, _who: Anybody) -> FileResponse:
     """Show the report of a night."""
     file = report_file(project.settings, night)

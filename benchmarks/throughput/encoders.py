@@ -1,0 +1,127 @@
+"""What the encoder alone takes, by what computes it: one engine in one process.
+
+``python -m benchmarks.throughput.encoders ENGINE INPUTS --weights W --threads N --batch B...``
+prints images a second and core time of an image, as JSON. The inputs are network inputs of
+frames, (n, 224, 224, 3), saved by NumPy; embeddings are compared with those beside them.
+"""
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embeddings.clustering import cosine_distances
+from embeddings.compiled import compile_network
+from embeddings.encoder import ResNet50Encoder, quiet_start
+
+Floats = NDArray[np.float32]
+Compute = Callable[[Floats], Floats]
+
+RESNET50_GFLOP = 7.7  # of an image of 224 x 224: two for each multiply-and-add
+ENGINES = {
+    "tensorflow float32": "what Keras uses by default",
+    "tensorflow bfloat16": "Keras' policy mixed_bfloat16",
+    "keras on openvino": "KERAS_BACKEND=openvino",
+    "openvino float32": "engine = 'openvino'",
+    "openvino bfloat16": "INFERENCE_PRECISION_HINT=bf16",
+}
+NOT_MEASURED = {
+    "keras on jax": "jax is not installed",
+    "onnx runtime": "Keras writes ONNX by onnx and tf2onnx, which are not installed",
+}
+
+
+def main() -> None:
+    """Measure one engine."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("engine", choices=ENGINES)
+    parser.add_argument("inputs", type=Path)
+    parser.add_argument("--weights", default="untrained")
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--batch", type=int, nargs="+", required=True)
+    parser.add_argument("--seconds", type=float, default=3, help="for each size of batch")
+    parser.add_argument("--peak-tflops", type=float, help="the chip's matrix rate, as promised")
+    told = parser.parse_args()
+    compute = _engine(told.engine, told.weights, told.threads)
+    inputs: Floats = np.load(told.inputs)
+    timed = [_timed(compute, inputs, size, told.seconds) for size in told.batch]
+    best = max(one["images_per_s"] for one in timed)
+    share = best * RESNET50_GFLOP / 1000 / told.peak_tflops if told.peak_tflops else None
+    document = {
+        "engine": told.engine,
+        "threads": told.threads,
+        "batches": timed,
+        "furthest": _furthest(compute, inputs, told.inputs),
+        "share_of_matrix_rate": share,
+    }
+    print(json.dumps(document))
+
+
+def _engine(name: str, weights: str, threads: int) -> Compute:
+    if name == "keras on openvino":
+        os.environ["KERAS_BACKEND"] = "openvino"
+    elif name.startswith("tensorflow"):
+        _limit_tensorflow(threads)
+    if name == "tensorflow bfloat16":
+        import keras  # noqa: PLC0415 - after the backend was chosen
+
+        keras.config.set_dtype_policy("mixed_bfloat16")
+    network = _network(weights)
+    if not name.startswith("openvino"):
+        return lambda inputs: np.asarray(network.predict_on_batch(inputs), np.float32)
+    hint = {"float32": "f32", "bfloat16": "bf16"}[name.split()[1]]
+    return compile_network(
+        network,
+        {
+            "INFERENCE_PRECISION_HINT": hint,
+            "INFERENCE_NUM_THREADS": threads,
+            "PERFORMANCE_HINT": "LATENCY",
+        },
+    )
+
+
+def _limit_tensorflow(threads: int) -> None:
+    with quiet_start():
+        import tensorflow as tf  # noqa: PLC0415 - the others are measured without it
+
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
+def _network(weights: str) -> Any:
+    return ResNet50Encoder(weights)._network  # noqa: SLF001 - what the engines are given
+
+
+def _timed(compute: Compute, inputs: Floats, size: int, seconds: float) -> dict[str, float]:
+    batch = np.resize(inputs, (size, *inputs.shape[1:]))
+    compute(batch)  # compiles
+    began, began_core, images = time.perf_counter(), time.process_time(), 0
+    while time.perf_counter() - began < seconds:
+        compute(batch)
+        images += size
+    elapsed, core = time.perf_counter() - began, time.process_time() - began_core
+    return {"batch": size, "images_per_s": images / elapsed, "core_ms": 1000 * core / images}
+
+
+def _furthest(compute: Compute, inputs: Floats, place: Path) -> float:
+    """Return the largest cosine distance to the first engine's embeddings of the same inputs."""
+    beside = place.with_suffix(".embeddings.npy")
+    own = np.concatenate([compute(inputs[i : i + 8]) for i in range(0, len(inputs), 8)])
+    if not beside.exists():
+        np.save(beside, own)
+    return _distance(np.load(beside), own)
+
+
+def _distance(some: Floats, others: Floats) -> float:
+    pairs: Sequence[Any] = list(zip(some, others, strict=True))
+    return max(float(cosine_distances(a[None], b[None])[0, 0]) for a, b in pairs)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""What judging an extension takes, against the size of its reference.
+
+``python -m benchmarks.throughput.judging PROJECT FILE`` prints milliseconds of one core, as JSON.
+The references are one frame's numbers with noise: as many as are wanted, under other names.
+"""
+
+import hashlib
+import json
+import sys
+import time
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+
+from qc.pipeline import Arrival, embed, judge_frame, read_and_measure, record
+from qc.runtime import Runtime, create_project, open_runtime
+from qc.settings import read_settings
+from qc.tables import LabelName
+
+SIZES = (20, 50, 100, 200)
+_REPEATS = 7
+
+
+def main() -> None:
+    """Let the reference grow, and judge the frame again at each size."""
+    project, name = Path(sys.argv[1]), Path(sys.argv[2])
+    create_project(project)
+    with open_runtime(read_settings(project)) as runtime:
+        new = read_and_measure(name, runtime)
+        embeddings = embed([new], runtime)
+        found, known = [], 0
+        for size in SIZES:
+            for number in range(known, size):
+                _add_reference(new, embeddings, number, runtime)
+            known = size
+            found.append({"references": size, **_judged_ms(new, embeddings, runtime)})
+    print(json.dumps(found))
+
+
+def _add_reference(like: Arrival, embeddings: np.ndarray, number: int, runtime: Runtime) -> None:
+    random = np.random.default_rng(number)
+    digest = hashlib.sha256(str(number).encode()).hexdigest()
+    measured = tuple(
+        replace(
+            each,
+            statistics=each.statistics
+            + random.normal(0, 0.1, each.statistics.shape).astype(np.float32),
+            pixels_sha256=digest[:60] + str(each.number),
+        )
+        for each in like.measured
+    )
+    frame = replace(
+        like.frame,
+        name=f"reference {number}",
+        sha256=digest,
+        observed_at=like.frame.observed_at - timedelta(days=1, minutes=number),
+        night=like.frame.night - timedelta(days=1),
+    )
+    file = replace(like.file, path=Path(f"/reference/{number}.fits"))
+    noise = random.normal(0, 1e-4, embeddings.shape).astype(np.float32)
+    one = Arrival(file, frame, measured, like.thresholds)
+    judged = judge_frame(one, embeddings + noise, runtime)
+    record([(one, judged)], runtime, LabelName.GOOD)
+
+
+def _judged_ms(new: Arrival, embeddings: np.ndarray, runtime: Runtime) -> dict[str, float]:
+    """Return the core time of the first verdict, which learns, and the median of later ones."""
+    times = []
+    for _ in range(1 + _REPEATS):
+        began = time.process_time()
+        judge_frame(new, embeddings, runtime)
+        times.append(1000 * (time.process_time() - began) / len(new.measured))
+    first, *later = times
+    return {"first_ms": first, "later_ms": float(np.median(later))}
+
+
+if __name__ == "__main__":
+    main()

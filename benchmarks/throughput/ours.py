@@ -1,0 +1,63 @@
+"""An archive through the pipeline, in a process of its own.
+
+``python -m benchmarks.throughput.ours PROJECT NIGHTS FILE...`` prints what it took, as JSON; the
+settings come from the environment, as QC_WORKERS and QC_ENGINE.
+"""
+
+import json
+import resource
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.throughput.frames import FRAMES_A_NIGHT
+from qc.pipeline import process_frames
+from qc.runtime import Runtime, create_project, open_runtime
+from qc.settings import read_settings
+from qc.tables import LabelName
+
+
+def main() -> None:
+    """Process all: the first night as certified references, the others to be judged by them."""
+    project, *names = sys.argv[1:]
+    paths = [Path(name) for name in names]
+    create_project(Path(project))
+    with open_runtime(read_settings(Path(project))) as runtime:
+        runtime.encoder.embed(np.zeros((16, 224, 224, 3), np.float32))  # its start is not counted
+        began, began_core = time.perf_counter(), _core_seconds()
+        states = _process(paths, runtime)
+        seconds = time.perf_counter() - began
+    print(
+        json.dumps(
+            {
+                "frames": len(paths),
+                "seconds": seconds,
+                "core_seconds": _core_seconds() - began_core,
+                "states": states,
+            }
+        )
+    )
+
+
+def _process(paths: list[Path], runtime: Runtime) -> Counter[str]:
+    certified, others = paths[:FRAMES_A_NIGHT], paths[FRAMES_A_NIGHT:]
+    states = Counter[str]()
+    for some, label in ((certified, LabelName.GOOD), (others, None)):
+        for outcome in process_frames(some, runtime, label):
+            states[str(outcome.state)] += 1
+            for judged in outcome.judged:
+                states[str(judged.verdict.status)] += 1
+    return states
+
+
+def _core_seconds() -> float:
+    """Return what this process and those of its children that have ended have used."""
+    both = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(used.ru_utime + used.ru_stime for used in both)
+
+
+if __name__ == "__main__":
+    main()
