@@ -13,6 +13,7 @@ SLOW = {"keras", "tensorflow", "weasyprint"}  # the last may not even be install
 # Bottom to top: a module imports only from lines above its own.
 ORDER = [
     {"qc.errors", "qc.files"},
+    {"qc.indexes"},
     {"qc.choices", "qc.pdf"},
     {"qc.lock", "qc.logs", "qc.service", "qc.troubles"},
     {"qc.installation"},
@@ -55,6 +56,7 @@ ORDER = [
     {"qc.alerts", "qc.tonight"},
     {"qc.mailing"},
     {"qc.pipeline"},
+    {"qc.search"},
     {"qc.history", "qc.maps", "qc.plates"},
     {"qc.closeups"},
     {"qc.why_not"},
@@ -109,7 +111,15 @@ def test_imports_point_down(path):
 @pytest.mark.parametrize("path", modules("embeddings"), ids=name_of)
 def test_embeddings_know_nothing_of_names_dates_and_addresses(path):
     used = {name.split(".")[0] for name in imports_of(path)}
-    allowed = {"embeddings", "numpy", "scipy", "sklearn", "keras", *sys.stdlib_module_names}
+    allowed = {
+        "embeddings",
+        "faiss",
+        "numpy",
+        "scipy",
+        "sklearn",
+        "keras",
+        *sys.stdlib_module_names,
+    }
     assert used <= allowed
 
 
