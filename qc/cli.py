@@ -809,7 +809,7 @@ def _print_trained(trained: "Trained") -> None:
 
 
 @app.command()
-def similar(
+def similar(  # noqa: PLR0913, PLR0917 - each is one word of a sentence
     frame: Annotated[
         str, typer.Argument(help="Archive name, file name or path; a new file is only read.")
     ],
@@ -824,6 +824,8 @@ def similar(
         bool, typer.Option("--labelled", help="Only what a person has spoken about.")
     ] = False,
     extension: Annotated[int | None, typer.Option(help="Only this HDU.")] = None,
+    since: Day = None,
+    until: Day = None,
     project: Project = Path(),
     as_json: AsJson = False,
 ) -> None:
@@ -831,10 +833,20 @@ def similar(
     from dataclasses import asdict
 
     from qc import history
+    from qc.search import FEW_NEWER, refresh_index
 
     with _runtime(project) as runtime:
+        with _progress() as report:
+            refresh_index(runtime, report, few=FEW_NEWER)
         found = history.similar(
-            runtime, frame, k, image_type=image_type, labelled=labelled, extension=extension
+            runtime,
+            frame,
+            k,
+            image_type=image_type,
+            labelled=labelled,
+            extension=extension,
+            first=since.date() if since else None,
+            last=until.date() if until else None,
         )
     if as_json:
         _print_json([asdict(one) for one in found])
@@ -1301,6 +1313,16 @@ def db_check(project: Project = Path()) -> None:
     finally:
         engine.dispose()
     out.print("The database is at this version's schema and intact.")
+
+
+@db.command("index")
+def db_index(project: Project = Path()) -> None:
+    """Bring the index up to date that 'qc similar' searches large archives with, or make it."""
+    from qc.search import refresh_index
+
+    with _runtime(project) as runtime, _progress() as report:
+        words = refresh_index(runtime, report)
+    out.print(f"{words[0].upper()}{words[1:]}.", soft_wrap=True)
 
 
 @contextmanager

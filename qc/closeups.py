@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from embeddings.index import nearest
 from qc import database
-from qc.database import Finding
+from qc.database import Among, Finding
 from qc.errors import UnknownFrame
 from qc.fitsfile import Card, read_cards, read_content
 from qc.frames import MAX_BYTES
@@ -398,9 +398,8 @@ def nearest_bad(session: Session, finding: Finding) -> Alike | None:
     bad = database.vectors(
         session,
         finding.fingerprint,
-        [finding.extension.image_type],
+        Among((finding.extension.image_type,), left_out=finding.frame.id),
         called=LabelName.BAD,
-        left_out=finding.frame.id,
     )
     ids, distances = nearest(own, bad, 1)
     found = database.findings_with(session, ids.tolist())

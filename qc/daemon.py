@@ -17,6 +17,7 @@ from qc.pipeline import process_frames
 from qc.proposal_page import write_proposal_page
 from qc.publishing import publish_night, publish_span, write_index
 from qc.runtime import Runtime
+from qc.search import FEW_NEWER, refresh_index
 from qc.selftest import run_self_test
 from qc.service import Supervisor
 from qc.tables import Topic
@@ -153,6 +154,12 @@ def index(watch: Watch, now: datetime) -> str:
     return ""
 
 
+def search_index(watch: Watch, now: datetime) -> str:
+    """Add what has come to the index that large archives are searched with."""
+    del now
+    return refresh_index(watch.runtime, lambda *_: None, few=FEW_NEWER // 10)
+
+
 def prune(watch: Watch, now: datetime) -> str:
     """Remove what is of no use any more: fetched copies, old runs."""
     copies = prune_fetched(watch.settings, now)
@@ -188,6 +195,7 @@ JOBS = (
     Job("proposal", "propose thresholds", proposal, lambda s: s.schedule.proposal, PAGES),
     Job("monthly", "report of the month", monthly, lambda s: s.schedule.monthly, PAGES),
     Job("index", "list the reports", index, lambda _: INDEX, PAGES),
+    Job("search", "index for similar frames", search_index, lambda _: INDEX, PAGES),
     Job("prune", "remove what is of no use", prune, lambda s: s.schedule.prune, PAGES),
     Job("backup", "copy the database", back_up, lambda s: s.schedule.backup, PAGES),
 )

@@ -1019,27 +1019,63 @@ def _prediction_of(finding: Finding) -> Prediction | None:
     return Prediction(verdict.predicted_type, verdict.type_probability, own)
 
 
+@dataclass(frozen=True)
+class Among:
+    """Which stored extensions are meant.
+
+    Attributes
+    ----------
+    image_types : tuple of str or None
+        Only these; None: all.
+    first, last : date or None
+        Only nights from the one to the other.
+    labelled : bool
+        Only what a person has spoken about.
+    left_out : int or None
+        A frame whose extensions are not meant.
+    """
+
+    image_types: tuple[str, ...] | None = None
+    first: date | None = None
+    last: date | None = None
+    labelled: bool = False
+    left_out: int | None = None
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """Say it of the extension, and its frame, of a query."""
+        said: list[ColumnElement[bool]] = []
+        if self.image_types is not None:
+            said.append(ExtensionRow.image_type.in_(self.image_types))
+        if self.first is not None:
+            said.append(FrameRow.night >= self.first)
+        if self.last is not None:
+            said.append(FrameRow.night <= self.last)
+        if self.labelled:
+            said.append(newest_label().is_not(None))
+        if self.left_out is not None:
+            said.append(ExtensionRow.frame_id != self.left_out)
+        return said
+
+
+_ANY = Among()
+
+
 def vectors(
     session: Session,
     fingerprint: str,
-    image_types: Sequence[str] | None = None,
+    among: Among = _ANY,
     *,
-    labelled: bool = False,
     called: LabelName | None = None,
-    left_out: int | None = None,
+    after: int = 0,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """Yield the embeddings of one encoder a block at a time, oldest first.
 
     Parameters
     ----------
-    image_types : sequence of str, optional
-        Only these.
-    labelled : bool
-        Only what a person has spoken about.
     called : LabelName, optional
         Only those of which this label counts.
-    left_out : int, optional
-        A frame whose extensions are not wanted.
+    after : int
+        Only the embeddings kept later than the one with this id.
 
     Yields
     ------
@@ -1051,22 +1087,135 @@ def vectors(
         select(EmbeddingRow.extension_id, EmbeddingRow.vector)
         .join(EncoderRow, EncoderRow.id == EmbeddingRow.encoder_id)
         .join(ExtensionRow, ExtensionRow.id == EmbeddingRow.extension_id)
-        .where(EncoderRow.fingerprint == fingerprint)
+        .where(EncoderRow.fingerprint == fingerprint, *among.conditions())
         .order_by(EmbeddingRow.id)
     )
-    if image_types is not None:
-        query = query.where(ExtensionRow.image_type.in_(image_types))
-    if labelled:
-        query = query.where(newest_label().is_not(None))
+    if among.first is not None or among.last is not None:
+        query = query.join(FrameRow, FrameRow.id == ExtensionRow.frame_id)
     if called is not None:  # the few of which it was ever said, before what counts is asked of each
         ever = select(LabelRow.extension_id).where(LabelRow.label == called)
         query = query.where(ExtensionRow.id.in_(ever), newest_label() == called)
-    if left_out is not None:
-        query = query.where(ExtensionRow.frame_id != left_out)
+    if after:
+        query = query.where(EmbeddingRow.id > after)
     rows = session.execute(query.execution_options(yield_per=_VECTORS_AT_ONCE))
     for block in rows.partitions():
         ids, found = zip(*block, strict=True)
         yield np.array(ids, np.int64), np.stack(found)
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Embeddings as they are kept: n of them, and what they are of.
+
+    Attributes
+    ----------
+    ids, extension_ids : (n,) int array
+        Of the embeddings, in rising order; of the extensions.
+    image_types : tuple of n str
+    nights : (n,) int array
+        As `date.toordinal`; 0: not known.
+    vectors : (n, d) float32 array
+    """
+
+    ids: NDArray[np.int64]
+    extension_ids: NDArray[np.int64]
+    image_types: tuple[str, ...]
+    nights: NDArray[np.int32]
+    vectors: NDArray[np.float32]
+
+
+def embeddings_after(session: Session, fingerprint: str, after: int = 0) -> Iterator[Embedded]:
+    """Yield what one encoder made after the embedding with this id, a block at a time."""
+    query = (
+        select(
+            EmbeddingRow.id,
+            EmbeddingRow.extension_id,
+            ExtensionRow.image_type,
+            FrameRow.night,
+            EmbeddingRow.vector,
+        )
+        .join(EncoderRow, EncoderRow.id == EmbeddingRow.encoder_id)
+        .join(ExtensionRow, ExtensionRow.id == EmbeddingRow.extension_id)
+        .join(FrameRow, FrameRow.id == ExtensionRow.frame_id)
+        .where(EncoderRow.fingerprint == fingerprint, EmbeddingRow.id > after)
+        .order_by(EmbeddingRow.id)
+        .execution_options(yield_per=_VECTORS_AT_ONCE)
+    )
+    for block in session.execute(query).partitions():
+        ids, extension_ids, types, nights, found = zip(*block, strict=True)
+        yield Embedded(
+            np.array(ids, np.int64),
+            np.array(extension_ids, np.int64),
+            types,
+            np.array([night.toordinal() if night else 0 for night in nights], np.int32),
+            np.stack(found),
+        )
+
+
+def newest_embedding_id(session: Session) -> int:
+    """Return the id of the embedding that was kept last, of whatever encoder; 0 without any."""
+    return session.scalar(select(func.max(EmbeddingRow.id))) or 0
+
+
+def embeddings_counted(session: Session, fingerprint: str, until: int | None = None) -> int:
+    """Return how many embeddings of an encoder there are, up to the one with an id."""
+    encoder_id = session.scalar(select(EncoderRow.id).where(EncoderRow.fingerprint == fingerprint))
+    query = select(func.count()).where(EmbeddingRow.encoder_id == encoder_id)
+    if until is not None:
+        query = query.where(EmbeddingRow.id <= until)
+    return session.scalar(query.select_from(EmbeddingRow)) or 0
+
+
+def embeddings_evenly(
+    session: Session, fingerprint: str, image_type: str, most: int
+) -> NDArray[np.float32]:
+    """Return at most so many embeddings of an image type, (n, d), evenly from all there are."""
+    ids = (
+        select(EmbeddingRow.id)
+        .join(EncoderRow, EncoderRow.id == EmbeddingRow.encoder_id)
+        .join(ExtensionRow, ExtensionRow.id == EmbeddingRow.extension_id)
+        .where(EncoderRow.fingerprint == fingerprint, ExtensionRow.image_type == image_type)
+        .order_by(EmbeddingRow.id)
+    )
+    every = session.scalars(ids).all()
+    chosen = [every[i] for i in np.linspace(0, len(every) - 1, min(most, len(every))).astype(int)]
+    found = [
+        vector
+        for some in _parts(chosen)
+        for vector in session.scalars(
+            select(EmbeddingRow.vector).where(EmbeddingRow.id.in_(some)).order_by(EmbeddingRow.id)
+        )
+    ]
+    return np.stack(found) if found else np.empty((0, 0), np.float32)
+
+
+def embeddings_by_id(session: Session, ids: Sequence[int]) -> Mapping[int, NDArray[np.float32]]:
+    """Return some embeddings, (d,) each, by their ids; those that are not there are left out."""
+    query = select(EmbeddingRow.id, EmbeddingRow.vector).where(EmbeddingRow.id.in_(ids))
+    return {row.id: row.vector for row in session.execute(query)}
+
+
+def embeddings_of(
+    session: Session, fingerprint: str, extension_ids: Sequence[int]
+) -> Mapping[int, NDArray[np.float32]]:
+    """Return an encoder's embeddings of some extensions, (d,) each, by the embeddings' ids."""
+    query = (
+        select(EmbeddingRow.id, EmbeddingRow.vector)
+        .join(EncoderRow, EncoderRow.id == EmbeddingRow.encoder_id)
+        .where(EncoderRow.fingerprint == fingerprint, EmbeddingRow.extension_id.in_(extension_ids))
+    )
+    return {row.id: row.vector for row in session.execute(query)}
+
+
+def extensions_spoken_of(session: Session) -> Sequence[int]:
+    """Return the ids of the extensions of which a label counts."""
+    query = select(LabelRow.extension_id).where(*_label_stands()).distinct()
+    return session.scalars(query).all()
+
+
+def extension_ids_of(session: Session, frame_id: int) -> Sequence[int]:
+    """Return the ids of a frame's extensions."""
+    return session.scalars(select(ExtensionRow.id).where(ExtensionRow.frame_id == frame_id)).all()
 
 
 def newest_verdict_id() -> ScalarSelect[int]:

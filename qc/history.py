@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from embeddings.index import nearest
 from qc import database
 from qc.choices import chosen_all
-from qc.database import Finding
+from qc.database import Among, Finding
 from qc.errors import IncompleteHeader, UnknownFrame
 from qc.pipeline import embed, read_and_measure
 from qc.runtime import Runtime
+from qc.search import nearest_stored
 
 Floats = NDArray[np.float32]
 
@@ -106,6 +106,8 @@ def similar(
     image_type: str | None = None,
     labelled: bool = False,
     extension: int | None = None,
+    first: date | None = None,
+    last: date | None = None,
 ) -> list[Likeness]:
     """Return what each extension of a frame looks like, in all that is stored.
 
@@ -122,6 +124,8 @@ def similar(
         Only among those that a person has spoken about.
     extension : int, optional
         The HDU number of the only extension wanted.
+    first, last : date, optional
+        Only among these nights.
 
     Raises
     ------
@@ -135,7 +139,21 @@ def similar(
     if not wanted:
         numbers = ", ".join(str(one.number) for one in queries)
         raise UnknownFrame(f"{frame}: has no extension {extension}; it has {numbers}")
-    return [_likeness(runtime, one, k, image_type, labelled=labelled) for one in wanted]
+    return [
+        _likeness(
+            runtime,
+            one,
+            k,
+            Among(
+                image_types=_types(runtime, image_type or one.image_type),
+                first=first,
+                last=last,
+                labelled=labelled,
+                left_out=one.frame_id,
+            ),
+        )
+        for one in wanted
+    ]
 
 
 def _queries(runtime: Runtime, frame: str) -> list[_Query]:
@@ -192,16 +210,9 @@ def _read(runtime: Runtime, path: Path) -> list[_Query]:
     ]
 
 
-def _likeness(
-    runtime: Runtime, query: _Query, k: int, image_type: str | None, *, labelled: bool
-) -> Likeness:
-    types = _types(runtime, image_type or query.image_type)
-    fingerprint = runtime.encoder.fingerprint
+def _likeness(runtime: Runtime, query: _Query, k: int, among: Among) -> Likeness:
     with runtime.reads() as session:
-        vectors = database.vectors(
-            session, fingerprint, types, labelled=labelled, left_out=query.frame_id
-        )
-        ids, distances = nearest(query.vector, vectors, k)
+        ids, distances = nearest_stored(runtime, session, query.vector, k, among)
         found = database.findings_with(session, ids.tolist())
     return Likeness(
         name=query.name,
@@ -211,12 +222,12 @@ def _likeness(
     )
 
 
-def _types(runtime: Runtime, wanted: str) -> list[str] | None:
+def _types(runtime: Runtime, wanted: str) -> tuple[str, ...] | None:
     """Return the image types meant; None for all."""
     if wanted.casefold() == ANY:
         return None
     known = [name for one in runtime.instruments for name in one.image_types()]
-    return chosen_all([wanted], known, "image type")
+    return tuple(chosen_all([wanted], known, "image type"))
 
 
 def _threshold(runtime: Runtime, query: _Query) -> float | None:

@@ -55,6 +55,14 @@ def only_daemon(project: Path, now: datetime) -> Iterator[Holder | None]:
         _write(file, None)  # reached only without an exception: who crashes has not said good-bye
 
 
+@contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Wait until no other process holds this file, and hold it; one that dies lets go of it."""
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def holder(project: Path) -> tuple[Holder | None, bool]:
     """Return who holds the lock or held it last, and whether that one is alive."""
     try:

@@ -337,6 +337,19 @@ class Web(_Section):
         return self
 
 
+class Search(_Section):
+    """How frames are found that look alike.
+
+    Attributes
+    ----------
+    exact_below : int
+        With fewer embeddings than this all are looked at; with more, an index beside the
+        database says which.
+    """
+
+    exact_below: Annotated[int, Field(ge=1)] = 50_000
+
+
 class Settings(BaseSettings):
     """What may differ from one installation to the next.
 
@@ -390,6 +403,7 @@ class Settings(BaseSettings):
     subscription: tuple[Subscription, ...] = ()
     health: Health = Health()
     web: Web = Web()
+    search: Search = Search()
 
     @classmethod
     def settings_customise_sources(

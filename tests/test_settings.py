@@ -48,7 +48,7 @@ def test_the_example_shows_the_values_that_hold_without_it(tmp_path):
     plain = read_settings(tmp_path)
     assert (tmp_path / SETTINGS_FILE).read_text() == EXAMPLE
     shown = uncommented(EXAMPLE)
-    for section in ("watch", "schedule", "keep", "mail", "alerts", "health", "web"):
+    for section in ("watch", "schedule", "keep", "mail", "alerts", "health", "web", "search"):
         values = getattr(plain, section).model_dump(mode="json")
         for name, value in shown[section].items():
             assert value == ("" if values[name] is None else values[name]), (section, name)

@@ -31,6 +31,7 @@ uploads = APIRouter(route_class=BoundedRoute)
 
 _FIRST, _LAST = date(1990, 1, 1), date(2100, 1, 1)
 _MOST_NAMES = 200
+_OF_A_FORM = ("k", "type", "labelled", "since", "until")
 _LABELS = {  # colour and marker
     "good": ("#2f8f5b", "circle"),
     "": ("#7f8a95", "circle"),
@@ -73,6 +74,8 @@ class Alike(Question):
     k: Annotated[int, Field(ge=1, le=100)] = 12
     type: Annotated[str, Field(max_length=40)] = ""
     labelled: bool = False
+    since: date | None = None
+    until: date | None = None
 
 
 class OnMap(Question):
@@ -142,6 +145,8 @@ def read_similar(runtime: Runtime, session: Session, question: Alike) -> list[Li
         question.k,
         image_type=question.type or None,
         labelled=question.labelled,
+        first=question.since,
+        last=question.until,
     )
 
 
@@ -167,11 +172,11 @@ async def _read_upload(request: Request, runtime: Runtime) -> tuple[list[Likenes
         file = form.get("file")
         if not isinstance(file, UploadFile) or not file.size:
             raise InvalidAnswer("file: expected a FITS file, got none")
-        asked = {name: form[name] for name in ("k", "type", "labelled") if name in form}
+        asked = {name: form[name] for name in _OF_A_FORM if form.get(name)}
         try:
             question = Alike.model_validate(asked)
         except ValueError:
-            raise InvalidAnswer("expected k from 1 to 100 and the name of a type") from None
+            raise InvalidAnswer("expected k from 1 to 100, the name of a type, and dates") from None
         async with on_disk(file) as path:
             return await run_in_threadpool(_look_at, runtime, str(path), question), question
 
@@ -184,6 +189,8 @@ def _look_at(runtime: Runtime, path: str, question: Alike) -> list[Likeness]:
             question.k,
             image_type=question.type or None,
             labelled=question.labelled,
+            first=question.since,
+            last=question.until,
         )
     except FrameError as error:  # its words begin with a path that means nothing to the sender
         words = str(error).replace(path, "the file")
