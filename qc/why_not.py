@@ -1,10 +1,11 @@
 """Why a frame was not flagged: how near it came, and what catching it would cost."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
 import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
 from embeddings.clustering import average_linkage, joined
@@ -17,7 +18,10 @@ from qc.proposals import Case, read_history
 from qc.runtime import Runtime
 from qc.tails import Interval
 from qc.thresholds import Threshold
-from qc.tuning import limits_of, ratio, share
+from qc.tuning import limits_of, ratio, share, tabulate
+
+Doubles = NDArray[np.float64]
+Booleans = NDArray[np.bool_]
 
 SHOWN = 24  # of the references that it joined
 
@@ -248,10 +252,11 @@ def read_cost(runtime: Runtime, name: str, number: int | None) -> Cost:
     if not nominal:
         return Cost(image_type, None, (), notes, trouble="nothing nominal of its type is known")
     factor = ratio(own, limits_of(threshold))
-    now = _catch("now", 1.0, [_beyond(1.0, some) for some in (nominal, bad)])
-    together = _catch("all", factor, [_beyond(factor, some) for some in (nominal, bad)])
+    known = [_Known.of(some) for some in (nominal, bad)]
+    now = _catch("now", 1.0, [one.flagged for one in known])
+    together = _catch("all", factor, [one.beyond(factor) for one in known])
     alone = [
-        _catch(kind, value, [_further(kind, value, some) for some in (nominal, bad)])
+        _catch(kind, value, [one.further(kind, value) for one in known])
         for kind, value in _unwidened(own).items()
         if kind in {"merge_height", "residual", *threshold.metrics}
     ]
@@ -262,29 +267,59 @@ def _dearness(catch: Catch) -> tuple[int, int]:
     return catch.nominal, -catch.bad
 
 
-def _catch(name: str, limit: float, flagged: Sequence[Sequence[bool]]) -> Catch:
+def _catch(name: str, limit: float, flagged: Sequence[Booleans]) -> Catch:
     nominal, bad = flagged
     return Catch(
         name=name,
         limit=limit,
-        nominal=sum(nominal),
+        nominal=int(nominal.sum()),
         nominal_of=len(nominal),
-        rate=share(sum(nominal), len(nominal)),
-        bad=sum(bad),
+        rate=share(int(nominal.sum()), len(nominal)),
+        bad=int(bad.sum()),
         bad_of=len(bad),
     )
 
 
-def _beyond(factor: float, cases: Sequence[Case]) -> list[bool]:
-    """Say of each case whether limits that are all scaled by a factor would flag it."""
-    if factor == 1:
-        return [case.is_flagged for case in cases]
-    return [case.is_flagged_anyway or case.ratio >= factor for case in cases]
+@dataclass(frozen=True)
+class _Known:
+    """What was judged of n extensions, in columns: many limits are tried on thousands of them.
 
+    Attributes
+    ----------
+    flagged, anyway : (n,) bool arrays
+        By the present limits; whatever they are.
+    ratios : (n,) float array
+        To the present limits.
+    columns : mapping of kind of evidence to (n,) float array
+        As if each reference had been ample.
+    """
 
-def _further(kind: str, value: float, cases: Sequence[Case]) -> list[bool]:
-    """Say of each case whether it is flagged now or would be by one limit at a value."""
-    return [case.is_flagged or _unwidened(case.evidence).get(kind, 0.0) >= value for case in cases]
+    flagged: Booleans
+    anyway: Booleans
+    ratios: Doubles
+    columns: Mapping[str, Doubles]
+
+    @classmethod
+    def of(cls, cases: Sequence[Case]) -> "_Known":
+        table = tabulate([case.evidence for case in cases])
+        values = table.values / table.widenings[:, np.newaxis]
+        names = ("merge_height", "residual", *table.names)
+        return cls(
+            np.array([case.is_flagged for case in cases], bool),
+            np.array([case.is_flagged_anyway for case in cases], bool),
+            np.array([case.ratio for case in cases], np.float64),
+            dict(zip(names, values.T, strict=True)),
+        )
+
+    def beyond(self, factor: float) -> Booleans:
+        """Say of each whether limits that are all scaled by a factor would flag it."""
+        return self.flagged if factor == 1 else self.anyway | (self.ratios >= factor)
+
+    def further(self, kind: str, value: float) -> Booleans:
+        """Say of each whether it is flagged now or would be by one limit at a value."""
+        if kind not in self.columns:
+            return self.flagged
+        return self.flagged | (self.columns[kind] >= value)
 
 
 def _unwidened(evidence: Evidence) -> dict[str, float]:

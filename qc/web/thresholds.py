@@ -6,7 +6,7 @@ from datetime import date, timedelta
 from math import log10
 from typing import Annotated, Any, Self
 
-from fastapi import APIRouter, Depends, Form, HTTPException, Query, Request
+from fastapi import APIRouter, BackgroundTasks, Depends, Form, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from pydantic import BaseModel, Field, model_validator
 from sqlalchemy.orm import Session
@@ -209,10 +209,13 @@ def desk(
     shown: AskedDesk,
     wish: Annotated[Wish, Query()],
     who: Anybody,
+    afterwards: BackgroundTasks,
 ) -> HTMLResponse:
     """Show a type's limits; and, where others are wanted, what they would have done."""
     tried, refused = None, ""
-    if wish.is_made:
+    if not wish.is_made:  # the past is read while they are, for the first move of the slider
+        afterwards.add_task(_read_ahead, project, kept, shown)
+    else:
         try:
             tried = read_consequences(project, session, kept, shown, wish, who.name)
         except CannotTune as error:
@@ -354,6 +357,12 @@ def _past(runtime: Runtime, session: Session, kept: Kept, shown: Desk, goal: Goa
         name, stamp, lambda: proposals.read_past(runtime, shown.image_type, goal)
     )
     return past
+
+
+def _read_ahead(runtime: Runtime, kept: Kept, shown: Desk) -> None:
+    with runtime.reads() as session:
+        since = database.night_of_newest(session, shown.image_type, NEWEST)
+        _past(runtime, session, kept, shown, Goal(shown.effective, since))
 
 
 @router.post("/thresholds/{image_type}", include_in_schema=False)
