@@ -570,9 +570,9 @@ def test_a_server_that_restarts_mid_review_loses_no_label(chromium, judged):
 
 def test_labels_that_were_not_heard_outlast_the_page(chromium, judged):
     with serving(judged) as served, window(chromium, served) as page:
+        page.route("**/api/v1/labels", lambda route: route.abort())
         opened(page)
         page.wait_for_load_state("networkidle")
-        page.route("**/api/v1/labels", lambda route: route.abort())
         page.keyboard.press("1")
         turned(page, 24)
         page.wait_for_selector("#unsent >> text=1 not yet heard")
@@ -584,7 +584,6 @@ def test_labels_that_were_not_heard_outlast_the_page(chromium, judged):
 
 
 def test_an_answer_that_was_lost_on_its_way_is_not_said_twice(page, judged):
-    opened(page)
     lost: list[object] = []
 
     def lose_the_first(route):
@@ -595,7 +594,9 @@ def test_an_answer_that_was_lost_on_its_way_is_not_said_twice(page, judged):
             lost.append(route)
             route.abort()
 
+    # Before the page is there: to one that is, Chromium tells of it only after a while.
     page.route("**/api/v1/labels", lose_the_first)
+    opened(page)
     page.keyboard.press("1")
     turned(page, 24)
     heard(page)
@@ -614,8 +615,8 @@ def test_two_who_look_at_one_frame_see_each_other(chromium, judged):
 
 
 def test_who_answers_on_an_older_state_is_told(page, judged):
-    opened(page)
     page.route("**/api/v1/labels/of?**", lambda route: route.abort())  # not told beforehand
+    opened(page)
     with judged.writes.begin() as session:
         asked = requests.Request("kim", "kims-key", datetime.now(UTC), [25])
         requests.answer_once(session, asked, judged.instruments, ("good", "", ""))
