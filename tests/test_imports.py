@@ -35,7 +35,7 @@ ORDER = [
     {"qc.requests"},
     {"qc.epochs"},
     {"qc.schema"},
-    {"qc.expectations"},
+    {"qc.expectations", "qc.transfer"},
     {"qc.plots"},
     {"qc.pyramids"},
     {"qc.absence", "qc.recall"},
