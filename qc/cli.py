@@ -1302,6 +1302,15 @@ def db_check(project: Project = Path()) -> None:
     out.print("The database is at this version's schema and intact.")
 
 
+@db.command("index")
+def db_index(project: Project = Path()) -> None:
+    """Let PostgreSQL find similar frames by an index, where there are many; others may go on."""
+    from qc.vector_index import index_vectors
+
+    with _runtime(project) as runtime:
+        out.print(index_vectors(runtime.engine, runtime.encoder.fingerprint))
+
+
 @db.command("copy")
 def db_copy(
     source: Annotated[str, typer.Argument(metavar="SQLITE_URL", help="sqlite:///qc.db")],

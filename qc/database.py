@@ -965,21 +965,34 @@ def vectors(
         .join(EncoderRow, EncoderRow.id == EmbeddingRow.encoder_id)
         .join(ExtensionRow, ExtensionRow.id == EmbeddingRow.extension_id)
         .where(EncoderRow.fingerprint == fingerprint)
+        .where(*wanted_embeddings(image_types, labelled=labelled, called=called, left_out=left_out))
         .order_by(EmbeddingRow.id)
     )
-    if image_types is not None:
-        query = query.where(ExtensionRow.image_type.in_(image_types))
-    if labelled:
-        query = query.where(newest_label().is_not(None))
-    if called is not None:  # the few of which it was ever said, before what counts is asked of each
-        ever = select(LabelRow.extension_id).where(LabelRow.label == called)
-        query = query.where(ExtensionRow.id.in_(ever), newest_label() == called)
-    if left_out is not None:
-        query = query.where(ExtensionRow.frame_id != left_out)
     rows = session.execute(query.execution_options(yield_per=_VECTORS_AT_ONCE))
     for block in rows.partitions():
         ids, found = zip(*block, strict=True)
         yield np.array(ids, np.int64), np.stack(found)
+
+
+def wanted_embeddings(
+    image_types: Sequence[str] | None,
+    *,
+    labelled: bool,
+    called: LabelName | None,
+    left_out: int | None,
+) -> list[ColumnElement[bool]]:
+    """Return the conditions of `vectors`, for a query that joins embeddings and extensions."""
+    wanted: list[ColumnElement[bool]] = []
+    if image_types is not None:
+        wanted.append(ExtensionRow.image_type.in_(image_types))
+    if labelled:
+        wanted.append(newest_label().is_not(None))
+    if called is not None:  # the few of which it was ever said, before what counts is asked of each
+        ever = select(LabelRow.extension_id).where(LabelRow.label == called)
+        wanted += [ExtensionRow.id.in_(ever), newest_label() == called]
+    if left_out is not None:
+        wanted.append(ExtensionRow.frame_id != left_out)
+    return wanted
 
 
 def newest_verdict_id() -> ScalarSelect[int]:

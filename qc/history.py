@@ -1,11 +1,13 @@
 """The whole history, searched by likeness: when a frame looked like this before."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from sqlalchemy.orm import Session
 
 from embeddings.index import nearest
 from qc import database
@@ -14,6 +16,7 @@ from qc.database import Finding
 from qc.errors import IncompleteHeader, UnknownFrame
 from qc.pipeline import embed, read_and_measure
 from qc.runtime import Runtime
+from qc.vector_index import nearest_stored
 
 Floats = NDArray[np.float32]
 
@@ -198,10 +201,9 @@ def _likeness(
     types = _types(runtime, image_type or query.image_type)
     fingerprint = runtime.encoder.fingerprint
     with runtime.reads() as session:
-        vectors = database.vectors(
-            session, fingerprint, types, labelled=labelled, left_out=query.frame_id
+        ids, distances = _nearest(
+            session, fingerprint, query.vector, k, types, labelled=labelled, left_out=query.frame_id
         )
-        ids, distances = nearest(query.vector, vectors, k)
         found = database.findings_with(session, ids.tolist())
     return Likeness(
         name=query.name,
@@ -209,6 +211,27 @@ def _likeness(
         threshold=_threshold(runtime, query),
         neighbours=tuple(map(_neighbour, found, distances.tolist())),
     )
+
+
+def _nearest(
+    session: Session,
+    fingerprint: str,
+    query: Floats,
+    k: int,
+    image_types: Sequence[str] | None,
+    *,
+    labelled: bool,
+    left_out: int | None,
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the nearest of what is stored, found by the server if there is one."""
+    if session.get_bind().dialect.name == "postgresql":
+        return nearest_stored(
+            session, fingerprint, query, k, image_types, labelled=labelled, left_out=left_out
+        )
+    vectors = database.vectors(
+        session, fingerprint, image_types, labelled=labelled, left_out=left_out
+    )
+    return nearest(query, vectors, k)
 
 
 def _types(runtime: Runtime, wanted: str) -> list[str] | None:

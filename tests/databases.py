@@ -40,7 +40,7 @@ def is_wanted(item: pytest.Item, asked: str) -> bool:
     """Say whether a test is one of those for the database asked for."""
     fixtures = getattr(item, "fixturenames", ())
     if asked == "sqlite":
-        return "blank" not in fixtures
+        return "blank" not in fixtures and item.get_closest_marker("postgresql") is None
     opens = "empty_project" in fixtures or "blank" in fixtures
     return opens and item.get_closest_marker("sqlite") is None
 

@@ -1,4 +1,6 @@
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -18,8 +20,12 @@ UNTRAINED = "resnet50-untrained-physical-233c98921cb7"
 KIM = "kim@example.org"
 
 
-def opened(project) -> Session:
-    return Session(database.connect(read_settings(project).database_url))
+@contextmanager
+def opened(project) -> Iterator[Session]:
+    engine = database.connect(read_settings(project).database_url)
+    with Session(engine) as session:
+        yield session
+    engine.dispose()
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ ORDER = [
     {"qc.tails"},
     {"qc.tables"},
     {"qc.database"},
-    {"qc.accounts", "qc.runs"},
+    {"qc.accounts", "qc.runs", "qc.vector_index"},
     {"qc.settings", "qc.spot_check"},
     {"qc.upkeep"},
     {"qc.stores"},
