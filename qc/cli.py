@@ -1325,6 +1325,27 @@ def db_index(project: Project = Path()) -> None:
     out.print(f"{words[0].upper()}{words[1:]}.", soft_wrap=True)
 
 
+@db.command("copy")
+def db_copy(
+    source: Annotated[str, typer.Argument(metavar="SQLITE_URL", help="sqlite:///qc.db")],
+    target: Annotated[
+        str, typer.Argument(metavar="POSTGRES_URL", help="postgresql+psycopg://user@host/name")
+    ],
+) -> None:
+    """Copy a database into PostgreSQL, going on where another run stopped, and compare each row."""
+    from qc.transfer import transfer
+
+    with _progress() as report:
+        done = transfer(source, target, report)
+    table = Table("table")
+    table.add_column("rows", justify="right")
+    table.add_column("copied now", justify="right")
+    for one in done:
+        table.add_row(one.table, str(one.rows), str(one.copied))
+    out.print(table)
+    out.print(f"{sum(one.rows for one in done)} rows are the same on both sides.")
+
+
 @contextmanager
 def _runtime(project: Path) -> "Iterator[Runtime]":
     from qc.runtime import open_runtime
@@ -1375,14 +1396,23 @@ def main() -> None:
         sys.exit(MISTAKE)
 
 
+# What SQLite, too, calls operational: a full disk, a lock held for a minute, a table that is gone.
+_OPERATORS = {
+    "42501": "no privilege",
+    "42P01": "no such table",
+    "25006": "a server that only reads",
+}
+
+
 def _mistake(error: Exception) -> str:
     """Say in one line what is the user's or the machine's to mend; nothing of a bug."""
-    from sqlalchemy.exc import OperationalError
+    from sqlalchemy.exc import DBAPIError, OperationalError
 
     from embeddings.encoder import WeightsError
     from qc.errors import QCError
 
-    if isinstance(error, OperationalError):  # a full disk, a lock held for a minute
-        error = ConnectionError(f"the database: {error.orig}")
+    state = getattr(error.orig, "sqlstate", "") if isinstance(error, DBAPIError) else ""
+    if isinstance(error, OperationalError) or state in _OPERATORS:
+        error = ConnectionError(f"the database: {getattr(error, 'orig', error)}")
     known = isinstance(error, QCError | WeightsError | OSError)
     return " ".join(str(error).split()) if known else ""

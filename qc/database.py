@@ -6,7 +6,7 @@ import re
 import sqlite3
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
@@ -229,14 +229,19 @@ def connect(url: str | URL) -> Engine:
         engine = create_engine(address, pool_pre_ping=True, **_OPTIONS.get(_kind(address), {}))
     except (ArgumentError, ImportError) as error:
         reason = str(error).splitlines()[0]
-        shown = address.render_as_string(hide_password=True)
-        raise ConfigurationError(f"database {shown!r}: {reason}") from error
+        raise ConfigurationError(f"database {shown_url(address)!r}: {reason}") from error
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     elif engine.dialect.name == "postgresql":
         event.listen(engine, "begin", _begin_postgresql)
     return engine
+
+
+def shown_url(url: URL) -> str:
+    """Return a database's address for people to see: its passwords are nobody's business."""
+    secrets = [name for name in url.query if "pass" in name.casefold()]
+    return url.difference_update_query(secrets).render_as_string(hide_password=True)
 
 
 _OPTIONS: Mapping[str, Mapping[str, Any]] = {"postgresql": {"isolation_level": "REPEATABLE READ"}}
@@ -298,6 +303,21 @@ def _begin_postgresql(connection: Any) -> None:
     options = connection.get_execution_options()
     if options.get("writes", False) and not options.get("adds", False):
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITERS_LOCK})")
+
+
+@contextmanager
+def writing_alone(engine: Engine) -> Iterator[bool]:
+    """Keep those waiting who write what people say; give False if one is writing now.
+
+    On PostgreSQL alone: in SQLite a writer keeps out all others anyway.
+    """
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        taken = bool(connection.scalar(select(func.pg_try_advisory_lock(_WRITERS_LOCK))))
+        try:
+            yield taken
+        finally:
+            if taken:
+                connection.execute(select(func.pg_advisory_unlock(_WRITERS_LOCK)))
 
 
 def add_new(session: Session, table: type[Base], **values: Any) -> int | None:
@@ -1057,13 +1077,13 @@ class Among:
         return said
 
 
-_ANY = Among()
+EVERYTHING = Among()
 
 
 def vectors(
     session: Session,
     fingerprint: str,
-    among: Among = _ANY,
+    among: Among = EVERYTHING,
     *,
     called: LabelName | None = None,
     after: int = 0,

@@ -13,6 +13,7 @@ from alembic.util import CommandError
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from qc.database import shown_url
 from qc.errors import ConfigurationError
 from qc.installation import shipped
 from qc.tables import VECTOR_INDEX, Base
@@ -106,4 +107,4 @@ def _config() -> Config:
 
 
 def _location(engine: Engine) -> str:
-    return engine.url.render_as_string(hide_password=True)
+    return shown_url(engine.url)

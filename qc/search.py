@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from sqlalchemy import Connection, Engine
 from sqlalchemy.orm import Session
 
 from embeddings.index import Codes, learn_axes, nearest
@@ -23,6 +24,7 @@ from qc.errors import InvalidAnswer
 from qc.indexes import DamagedIndexError, Facts, Index, digest_of, read_index, write_index
 from qc.lock import one_at_a_time
 from qc.runtime import Runtime
+from qc.vector_index import index_vectors, nearest_by_server
 
 logger = logging.getLogger(__name__)
 
@@ -57,12 +59,19 @@ def nearest_stored(
         Cosine distances.
     """
     fingerprint = runtime.encoder.fingerprint
+    if _has_own_index(session.get_bind()):
+        return nearest_by_server(session, fingerprint, query, k, among)
     index = _usable(runtime, session)
     if index is None:
         return nearest(query, database.vectors(session, fingerprint, among), k)
     likely = _likely(session, index, query, k, among)
     newer = database.vectors(session, fingerprint, among, after=index.facts.last_id)
     return nearest(query, chain(_read(session, fingerprint, likely), newer), k)
+
+
+def _has_own_index(database_in_use: Engine | Connection) -> bool:
+    """Say whether the database finds the nearest by itself."""
+    return database_in_use.dialect.name == "postgresql"
 
 
 def _usable(runtime: Runtime, session: Session) -> Index | None:
@@ -160,6 +169,8 @@ def refresh_index(runtime: Runtime, report: Report, *, few: int = 0) -> str:
     few : int
         So many embeddings may be newer than the index.
     """
+    if _has_own_index(runtime.engine):
+        return index_vectors(runtime.engine, runtime.encoder.fingerprint)
     path = index_file(runtime)
     with runtime.reads() as session:
         n = database.embeddings_counted(session, runtime.encoder.fingerprint)

@@ -38,6 +38,14 @@ def project(empty_project, tmp_path):
 
 
 @pytest.fixture
+def blank():
+    """The address of a PostgreSQL database in which there is nothing."""
+    url = new_database()
+    yield url
+    drop_database(url)
+
+
+@pytest.fixture
 def inbox(tmp_path):
     """A folder for frames."""
     folder = tmp_path / "inbox"
@@ -82,10 +90,10 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if "chromium" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.browser)
-    if config.getoption("--database") != "sqlite":
-        left_out = [one for one in items if not databases.is_wanted(one)]
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [one for one in items if databases.is_wanted(one)]
+    asked = config.getoption("--database")
+    left_out = [one for one in items if not databases.is_wanted(one, asked)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [one for one in items if databases.is_wanted(one, asked)]
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,8 +1,8 @@
 """Where the tests' projects keep what they know: SQLite, or PostgreSQL with ``--database``.
 
 ``--database postgresql`` starts a server from the wheel; ``--database URL`` uses one that is
-there, whose user may create databases. Only the tests that open a project are run then; those
-marked `sqlite` are not, as they are about SQLite's file.
+there, whose user may create databases. Only the tests that open a project are run then, and those
+that take `blank`, as they are about PostgreSQL; not those marked `sqlite`, about SQLite's file.
 """
 
 import os
@@ -36,9 +36,12 @@ def stop() -> None:
     _OPEN.close()
 
 
-def is_wanted(item: pytest.Item) -> bool:
-    """Say whether a test opens a project, and not for its file's sake."""
-    opens = "empty_project" in getattr(item, "fixturenames", ())
+def is_wanted(item: pytest.Item, asked: str) -> bool:
+    """Say whether a test is one of those for the database asked for."""
+    fixtures = getattr(item, "fixturenames", ())
+    if asked == "sqlite":
+        return "blank" not in fixtures and item.get_closest_marker("postgresql") is None
+    opens = "empty_project" in fixtures or "blank" in fixtures
     return opens and item.get_closest_marker("sqlite") is None
 
 
@@ -92,6 +95,14 @@ def settle(project: Path, url: URL | None) -> None:
         file = project / "qc.toml"
         lines = file.read_text().splitlines(keepends=True) if file.exists() else []
         file.write_text(told + "".join(one for one in lines if not one.startswith(_SETTING)))
+
+
+def run_sql(project: Path, statement: str) -> None:
+    """Do to a project's database what the program would not."""
+    engine = create_engine(read_settings(project).database_url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(statement)
+    engine.dispose()
 
 
 @contextmanager

@@ -1,4 +1,6 @@
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -10,6 +12,7 @@ from qc.alerts import gather_alerts
 from qc.instruments import read_instruments
 from qc.settings import read_settings
 from qc.tables import AcknowledgementRow, SilenceRow, Topic
+from tests.databases import write_settings
 from tests.mailserver import Handler, mail_server
 from tests.tiny import thresholds_text
 
@@ -17,8 +20,12 @@ UNTRAINED = "resnet50-untrained-physical-233c98921cb7"
 KIM = "kim@example.org"
 
 
-def opened(project) -> Session:
-    return Session(database.connect(read_settings(project).database_url))
+@contextmanager
+def opened(project) -> Iterator[Session]:
+    engine = database.connect(read_settings(project).database_url)
+    with Session(engine) as session:
+        yield session
+    engine.dispose()
 
 
 @pytest.fixture
@@ -26,7 +33,7 @@ def noticed(project):
     """A project with one notice that nobody has answered."""
     types = [name for one in read_instruments() for name in one.image_types()]
     (project / "thresholds.yaml").write_text(thresholds_text(types, UNTRAINED))
-    (project / "qc.toml").write_text(f'[[subscription]]\nto = ["{KIM}"]\n')
+    write_settings(project, f'[[subscription]]\nto = ["{KIM}"]\n')
     with opened(project) as session, session.begin():
         words = "No URB1 for a week."
         database.owe_alert(
@@ -102,8 +109,9 @@ def test_of_several_numbers_all_are_kept_or_none(qc, noticed):
 def test_a_test_mail_is_sent_now_and_the_answer_told(qc, noticed):
     handler = Handler()
     with mail_server(handler) as port:
-        (noticed / "qc.toml").write_text(
-            f'[mail]\nhost = "127.0.0.1"\nport = {port}\nsecurity = "none"\nsender = "qc@x.org"\n'
+        write_settings(
+            noticed,
+            f'[mail]\nhost = "127.0.0.1"\nport = {port}\nsecurity = "none"\nsender = "qc@x.org"\n',
         )
         run = qc("alerts", "--test-mail", KIM, "--project", noticed)
         assert run.code == 0

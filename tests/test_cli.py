@@ -1,7 +1,5 @@
 import json
 import shlex
-import shutil
-import sqlite3
 from ctypes.util import find_library
 from dataclasses import replace
 from datetime import UTC, date, datetime
@@ -13,7 +11,9 @@ from sqlalchemy.orm import Session
 
 from qc.database import connect
 from qc.instruments import read_instruments
+from qc.settings import read_settings
 from qc.tables import EncoderRow, LabelName, SelfTestRow
+from tests.databases import copied, run_sql, write_settings
 from tests.remembered import Past, nominal_frames, remember
 from tests.terminal import Run
 from tests.tiny import (
@@ -39,7 +39,7 @@ def install(project, encoder: str = UNTRAINED) -> None:
     ]
     (project / "thresholds.yaml").write_text(thresholds_text(types, encoder))
     weights = encoder.split("-")[1]
-    (project / "qc.toml").write_text(f'instruments = "instruments"\nweights = "{weights}"\n')
+    write_settings(project, f'instruments = "instruments"\nweights = "{weights}"\n')
 
 
 @pytest.fixture
@@ -283,12 +283,12 @@ def test_process_again_says_what_has_changed(qc, installed, inbox):
 @pytest.fixture
 def schooled(taught, tmp_path, monkeypatch):
     """A project with labels enough to train on, judged by a network without shipped examples."""
-    project = shutil.copytree(taught, tmp_path / "schooled")
-    with open_tiny(project) as runtime, runtime.writes.begin() as session:
-        session.execute(update(EncoderRow).values(fingerprint=SIMULATED))
-    install(project, SIMULATED)
-    monkeypatch.setenv("QC_PROJECT", str(project))
-    return project
+    with copied(taught, tmp_path / "schooled") as project:
+        with open_tiny(project) as runtime, runtime.writes.begin() as session:
+            session.execute(update(EncoderRow).values(fingerprint=SIMULATED))
+        install(project, SIMULATED)
+        monkeypatch.setenv("QC_PROJECT", str(project))
+        yield project
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -322,12 +322,11 @@ def test_train_says_what_to_do_where_there_is_nothing_to_learn_from(qc):
 
 
 def test_show_says_what_a_classifier_says_with_its_probability(qc, judged):
-    with sqlite3.connect(judged / "qc.db") as connection:
-        connection.execute(
-            "UPDATE verdict SET predicted_type='TB0', type_probability=0.97, "
-            "predicted_kind='light_leak', kind_probability=0.8"
-        )
-    connection.close()
+    run_sql(
+        judged,
+        "UPDATE verdict SET predicted_type='TB0', type_probability=0.97, "
+        "predicted_kind='light_leak', kind_probability=0.8",
+    )
     shown = " ".join(qc("show", LEAK).out.split())
     assert "predicted type │ TB0 (97%)" in shown
     assert "predicted kind │ light_leak (80%)" in shown
@@ -384,21 +383,21 @@ def test_bad_thresholds_are_a_mistake(qc, installed):
 
 
 def test_a_bad_option_in_the_settings_is_a_mistake(qc, installed):
-    (installed / "qc.toml").write_text('stretch = "log"\n')
+    write_settings(installed, 'stretch = "log"\n')
     assert_a_mistake(qc("status"), "stretch: Value error, there are physical")
 
 
 def test_missing_weights_are_a_mistake_told_at_the_first_frame(qc, installed, inbox):
-    (installed / "qc.toml").write_text('instruments = "instruments"\nweights = "w.weights.h5"\n')
+    write_settings(installed, 'instruments = "instruments"\nweights = "w.weights.h5"\n')
     write_frame(inbox)
     assert_a_mistake(qc("process", inbox), f"{installed}/w.weights.h5: no such weights file")
 
 
 def test_a_database_that_fails_is_a_mistake(qc, judged):
-    with sqlite3.connect(judged / "qc.db") as connection:
-        connection.execute("DROP TABLE alert")
-    connection.close()
-    assert_a_mistake(qc("status"), "the database: no such table: alert")
+    run_sql(judged, "DROP TABLE alert")
+    done = qc("status")
+    assert_a_mistake(done, "the database: ")
+    assert "alert" in done.err
 
 
 @pytest.mark.usefixtures("judged")
@@ -596,7 +595,7 @@ def test_a_self_test_without_frames_to_try_says_why(qc, judged):
 
 
 def test_a_self_test_below_the_limit_is_an_anomaly(qc, judged):
-    engine = connect(f"sqlite:///{judged / 'qc.db'}")
+    engine = connect(read_settings(judged).database_url)
     with Session(engine) as session, session.begin():
         for number in range(20):
             row = SelfTestRow(

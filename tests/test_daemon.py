@@ -21,9 +21,11 @@ from embeddings.encoder import ResNet50Encoder
 from qc.daemon import JOBS
 from qc.database import connect
 from qc.instruments import read_instruments
+from qc.settings import read_settings
 from qc.tables import ExtensionRow, FrameRow, JobRunRow, LabelName, ScheduledJobRow, VerdictRow
 from qc.times import utc_now
 from qc.watch import Watch
+from tests.databases import write_settings
 from tests.tiny import (
     StandIn,
     light_leak,
@@ -67,7 +69,7 @@ def settled(project, inbox, post):
     """A project with a history, an inbox, and somebody who wants mail."""
     with open_tiny(project) as runtime:
         process(runtime, *write_history(project), label=LabelName.GOOD)
-    (project / "qc.toml").write_text(f"""
+    toml = f"""
 instruments = "instruments"
 [[inbox]]
 path = "{inbox}"
@@ -85,7 +87,8 @@ oldest_days = 100000
 to = ["me@here.example"]
 [health]
 port = 0
-""")
+"""
+    write_settings(project, toml)
     return project
 
 
@@ -258,7 +261,7 @@ def test_a_daemon_that_is_killed_is_followed_by_one_that_says_so_and_goes_on(
 
 def verdicts_of(project):
     """How many verdicts there are on the extensions of each file."""
-    engine = connect(f"sqlite:///{project / 'qc.db'}")
+    engine = connect(read_settings(project).database_url)
     query = (
         select(FrameRow.path, func.count(VerdictRow.id))
         .outerjoin(FrameRow.extensions)

@@ -10,6 +10,7 @@ from qc import runs
 from qc.database import weekly_distances
 from qc.health import read_health, serve_health
 from qc.tables import LabelName
+from tests.databases import write_settings
 from tests.tiny import light_leak, open_tiny, process, write_frame, write_history
 
 NOW = datetime.now(UTC)
@@ -21,8 +22,8 @@ def served(project):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    (project / "qc.toml").write_text(
-        f"[health]\nport = {port}\n[[subscription]]\nto = ['me@here.example']\n"
+    write_settings(
+        project, f"[health]\nport = {port}\n[[subscription]]\nto = ['me@here.example']\n"
     )
     with open_tiny(project) as runtime, serve_health(runtime, lambda: NOW, lambda: 7):
         yield runtime, port

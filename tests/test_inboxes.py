@@ -21,6 +21,7 @@ from qc.inboxes import Inboxes, Scan
 from qc.pipeline import process_frames
 from qc.settings import Settings, read_settings
 from qc.tables import FrameState
+from tests.databases import write_settings
 from tests.tiny import write_frame
 
 NOW = datetime(2026, 11, 19, 12, tzinfo=UTC)
@@ -32,7 +33,7 @@ def settings_of(project: Path, *paths: Path | str, **watch: float) -> Settings:
     inboxes = "".join(f'[[inbox]]\npath = "{path}"\n' for path in paths)
     keys = "".join(f"{key} = {value}\n" for key, value in watch.items())
     project.mkdir(exist_ok=True)
-    (project / "qc.toml").write_text(f"{inboxes}[watch]\n{keys}")
+    write_settings(project, f"{inboxes}[watch]\n{keys}")
     return read_settings(project)
 
 

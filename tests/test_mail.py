@@ -39,6 +39,7 @@ from qc.tables import (
     Topic,
     VerdictRow,
 )
+from tests.databases import write_settings
 from tests.mailserver import OK, PASSWORD, USER, Handler, mail_server, write_certificate
 from tests.owed import DIM, JUDGED, LEVEL, NIGHT, NOISE, Shot, a_set, owe
 from tests.tiny import bias_jump, light_leak, open_tiny, process, write_frame, write_history
@@ -775,9 +776,10 @@ def run_sender(project: Path, now: str) -> subprocess.Popen[str]:
 def test_a_kill_between_the_servers_taking_and_the_commit_repeats_one_mail_and_loses_none(
     project, handler, port, killed_at
 ):
-    (project / "qc.toml").write_text(
+    write_settings(
+        project,
         f'[mail]\nhost = "127.0.0.1"\nport = {port}\nsecurity = "none"\nsender = "{SENDER}"\n'
-        f'[[subscription]]\nto = ["{KIM}"]\n'
+        f'[[subscription]]\nto = ["{KIM}"]\n',
     )
     with open_tiny(project) as runtime:
         gather(runtime, *unrelated(4))

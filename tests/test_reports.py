@@ -1,7 +1,6 @@
 import base64
 import math
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -25,8 +24,7 @@ from qc.judge import Evidence, Status, Verdict
 from qc.nights import missed_at_most
 from qc.reports import build_frame_page, build_report, write_frame_page, write_report
 from qc.runtime import Runtime
-from qc.schema import upgrade_schema
-from qc.settings import Settings
+from qc.settings import Settings, read_settings
 from qc.tables import BlockStatisticsRow, EpochRow, FrameState, LabelName, LabelRow, SelfTestRow
 from qc.thresholds import MetricLimit, Threshold, Thresholds
 
@@ -90,18 +88,9 @@ class Page(HTMLParser):
         return [value for value in found if value]
 
 
-@pytest.fixture(scope="module")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("database") / "qc.db"
-    engine = database.connect(f"sqlite:///{path}")
-    upgrade_schema(engine)
-    engine.dispose()
-    return path
-
-
 @pytest.fixture
-def session(tmp_path: Path, empty_database: Path) -> Iterator[Session]:
-    engine = database.connect(f"sqlite:///{shutil.copy(empty_database, tmp_path / 'qc.db')}")
+def session(project: Path) -> Iterator[Session]:
+    engine = database.connect(read_settings(project).database_url)
     with Session(engine) as session:
         yield session
     engine.dispose()

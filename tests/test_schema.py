@@ -79,6 +79,7 @@ def test_a_file_that_is_no_database_is_told_in_one_line(engine, tmp_path, use):
     assert "\n" not in str(told.value)
 
 
+@pytest.mark.sqlite
 def test_a_damaged_database_is_told_in_one_line(runtime, inbox, project):
     process(runtime, *write_history(inbox, frames=3))
     engine = connect(runtime.settings.database_url)
@@ -108,6 +109,7 @@ def create_at_once(folder, barrier):
     create_project(folder)
 
 
+@pytest.mark.sqlite
 def test_a_project_made_by_two_processes_at_once_is_whole(empty_project, tmp_path):
     folder = tmp_path / "project"
     folder.mkdir()

@@ -23,6 +23,7 @@ from qc.tables import (
     VerdictRow,
 )
 from tests.builders import cards, frame_bytes, pixels, short_uves, write
+from tests.databases import copied
 from tests.tiny import (
     INSTRUMENT,
     LIT,
@@ -44,20 +45,20 @@ NIGHT = date(2026, 1, 5)
 def good_night(empty_project, tmp_path_factory):
     """A project with twenty references of either kind, and a night of three good ones."""
     folder = tmp_path_factory.mktemp("good")
-    project = shutil.copytree(empty_project, folder / "project")
-    with open_tiny(project) as runtime:
-        history = write_history(folder) + write_history(folder, kind="FLAT", night=2)
-        process(runtime, *history, label=LabelName.GOOD)
-        tonight = [write_frame(folder, 5, number) for number in range(3)]
-        tonight += [write_frame(folder, 5, 10 + number, kind="FLAT") for number in range(3)]
-        process(runtime, *tonight)
-    return project, tonight
+    with copied(empty_project, folder / "project") as project:
+        with open_tiny(project) as runtime:
+            history = write_history(folder) + write_history(folder, kind="FLAT", night=2)
+            process(runtime, *history, label=LabelName.GOOD)
+            tonight = [write_frame(folder, 5, number) for number in range(3)]
+            tonight += [write_frame(folder, 5, 10 + number, kind="FLAT") for number in range(3)]
+            process(runtime, *tonight)
+        yield project, tonight
 
 
 @pytest.fixture
 def runtime(good_night, tmp_path):
     project, _ = good_night
-    with open_tiny(shutil.copytree(project, tmp_path / "project")) as opened:
+    with copied(project, tmp_path / "project") as copy, open_tiny(copy) as opened:
         yield opened
 
 
@@ -170,7 +171,7 @@ def test_without_a_night_it_says_what_is_lacking(project):
 def test_a_blind_system_is_below_its_limit_and_owes_an_alert_once(good_night, tmp_path):
     """Bad trials of the nights before, and a test tonight: the fall is told once."""
     project, _ = good_night
-    with open_tiny(shutil.copytree(project, tmp_path / "project")) as runtime:
+    with copied(project, tmp_path / "project") as copy, open_tiny(copy) as runtime:
         with runtime.writes.begin() as session:
             for number in range(30):
                 row = SelfTestRow(

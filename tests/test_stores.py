@@ -25,6 +25,7 @@ from qc.pipeline import process_frames
 from qc.settings import Settings, read_settings
 from qc.stores import Object, Store
 from qc.tables import FrameState
+from tests.databases import write_settings
 from tests.test_inboxes import names, nobody_knows
 from tests.tiny import write_frame
 
@@ -38,7 +39,7 @@ def later(minutes: float = 1) -> datetime:
 
 
 def settings_with(project: Path, *inboxes: str) -> Settings:
-    (project / "qc.toml").write_text("".join(f"[[inbox]]\n{lines}\n" for lines in inboxes))
+    write_settings(project, "".join(f"[[inbox]]\n{lines}\n" for lines in inboxes))
     return read_settings(project)
 
 

@@ -1,5 +1,4 @@
 import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -25,6 +24,7 @@ from qc.training import (
     measure,
     train,
 )
+from tests.databases import copied
 from tests.tiny import (
     StandIn,
     light_leak,
@@ -44,19 +44,19 @@ LATER = 60
 @pytest.fixture(scope="module")
 def lesson(taught, tmp_path_factory) -> Iterator[tuple[Trained, Runtime]]:
     """The same, trained."""
-    project = shutil.copytree(taught, tmp_path_factory.mktemp("trained") / "project")
-    steps: list[tuple[int, int]] = []
-    with open_tiny(project) as runtime:
-        trained = train(runtime, who="kim", progress=lambda *step: steps.append(step))
-    assert steps == [(0, 3), (1, 3), (2, 3), (3, 3)]
-    with open_tiny(project) as runtime:
-        yield trained, runtime
+    with copied(taught, tmp_path_factory.mktemp("trained") / "project") as project:
+        steps: list[tuple[int, int]] = []
+        with open_tiny(project) as runtime:
+            trained = train(runtime, who="kim", progress=lambda *step: steps.append(step))
+        assert steps == [(0, 3), (1, 3), (2, 3), (3, 3)]
+        with open_tiny(project) as runtime:
+            yield trained, runtime
 
 
 @pytest.fixture
 def unlearnt(taught, tmp_path):
     """A copy without a classifier."""
-    with open_tiny(shutil.copytree(taught, tmp_path / "copy")) as runtime:
+    with copied(taught, tmp_path / "copy") as copy, open_tiny(copy) as runtime:
         yield runtime
 
 
@@ -135,8 +135,8 @@ def test_how_often_faults_are_expected_decides_whether_one_is_named(lesson, inbo
 
 def test_a_worse_classifier_is_kept_and_refused_unless_forced(lesson, tmp_path):
     _, runtime = lesson
-    copy = shutil.copytree(runtime.settings.project, tmp_path / "copy")
-    with open_tiny(copy) as spoilt:
+    project = runtime.settings.project
+    with copied(project, tmp_path / "copy") as copy, open_tiny(copy) as spoilt:
         spoil_labels(spoilt)
         refused = train(spoilt, who="lee")
         forced = train(spoilt, who="lee", force=True)
@@ -184,10 +184,10 @@ def test_what_another_encoder_has_judged_must_be_judged_again(unlearnt):
 
 def test_a_classifier_told_other_numbers_is_refused_and_the_remedy_named(lesson, tmp_path):
     trained, runtime = lesson
-    copy = shutil.copytree(runtime.settings.project, tmp_path / "copy")
+    project = runtime.settings.project
     head = trained.classifier.type_head
     older = replace(trained.classifier, type_head=replace(head, names=("x", *head.names[1:])))
-    with open_tiny(copy) as opened:
+    with copied(project, tmp_path / "copy") as copy, open_tiny(copy) as opened:
         with opened.writes.begin() as session:
             session.scalars(select(ClassifierRow)).one().content = older.save()
         with pytest.raises(ConfigurationError, match=r"other detector numbers.*'qc train'"):

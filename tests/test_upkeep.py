@@ -3,6 +3,8 @@ import threading
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from qc import upkeep
 from qc.settings import Settings
 from tests.tiny import process, write_frame
@@ -10,6 +12,7 @@ from tests.tiny import process, write_frame
 NOW = datetime(2026, 1, 2, 3, tzinfo=UTC)
 
 
+@pytest.mark.sqlite
 def test_a_copy_is_of_one_moment_though_others_write(runtime, inbox):
     process(runtime, write_frame(inbox))
     ends = threading.Event()
@@ -35,6 +38,7 @@ def test_a_copy_is_of_one_moment_though_others_write(runtime, inbox):
     assert path.count("x") - name.count("x") == str(inbox).count("x") + ".fits".count("x")
 
 
+@pytest.mark.sqlite
 def test_only_the_newest_copies_stay(runtime):
     for day in range(9):
         upkeep.back_up(runtime.settings, NOW + timedelta(days=day))

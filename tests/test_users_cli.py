@@ -6,6 +6,7 @@ import pytest
 
 from qc.cli import main
 from qc.instruments import read_instruments
+from tests.databases import write_settings
 from tests.tiny import thresholds_text
 
 UNTRAINED = "resnet50-untrained-physical-233c98921cb7"
@@ -17,7 +18,7 @@ def qc(project, monkeypatch, capfd):
     """Run the command in the project, with words on its standard input."""
     types = [n for one in read_instruments(project / "instruments") for n in one.image_types()]
     (project / "thresholds.yaml").write_text(thresholds_text(types, UNTRAINED))
-    (project / "qc.toml").write_text('instruments = "instruments"\nweights = "untrained"\n')
+    write_settings(project, 'instruments = "instruments"\nweights = "untrained"\n')
     monkeypatch.setenv("QC_PROJECT", str(project))
 
     def run(*arguments: str, said: str = "") -> tuple[int, str, str]:

@@ -162,6 +162,7 @@ def test_after_the_clock_was_set_back_a_year_jobs_do_not_wait_for_it(runtime):
     assert next_run - datetime.now(UTC) <= timedelta(hours=1)
 
 
+@pytest.mark.sqlite
 def test_a_database_that_is_locked_for_long_is_said_once_and_caught_up_with(
     project, monkeypatch, caplog
 ):
@@ -183,6 +184,7 @@ def test_a_database_that_is_locked_for_long_is_said_once_and_caught_up_with(
     assert len(begun) == len(set(begun))
 
 
+@pytest.mark.sqlite
 def test_a_watch_that_begins_while_the_database_is_locked_waits_for_it(project, monkeypatch):
     monkeypatch.setattr(database, "_BUSY_MS", 100)
     monkeypatch.setattr("qc.watch.STORE_RETRY_S", 0.1)

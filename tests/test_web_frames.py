@@ -25,6 +25,7 @@ from qc.tables import FrameRow, LabelName
 from qc.thresholds import MetricLimit, Threshold
 from qc.why_not import read_cost, read_why
 from tests.browser import NARROW, PATIENCE_MS, window
+from tests.databases import copied
 from tests.remembered import Past, nominal_frames, remember
 from tests.tiny import MERGE_HEIGHT, light_leak, open_tiny, process, write_frame, write_history
 
@@ -38,28 +39,35 @@ def made(empty_project, tmp_path_factory):
     Twenty good biases; a night later one with a leak, one without, and a labelled leak.
     """
     folder = tmp_path_factory.mktemp("made")
-    project, inbox = shutil.copytree(empty_project, folder / "project"), folder / "inbox"
+    inbox = folder / "inbox"
     inbox.mkdir()
-    with open_tiny(project) as runtime:
-        process(runtime, *write_history(inbox), label=LabelName.GOOD)
-        process(
-            runtime,
-            write_frame(inbox, 2, 0, change=light_leak),
-            write_frame(inbox, 2, 1),
-            write_frame(inbox, 2, 2, change=light_leak),
-        )
-        with runtime.writes.begin() as session:
-            [other] = database.findings_named(session, OTHER)
-            answer = database.Answer(LabelName.BAD, "kim", "light_leak", "<b>seen</b> by day")
-            database.record_label(session, other.extension.id, answer)
-    return folder
+    with copied(empty_project, folder / "project") as project:
+        with open_tiny(project) as runtime:
+            process(runtime, *write_history(inbox), label=LabelName.GOOD)
+            process(
+                runtime,
+                write_frame(inbox, 2, 0, change=light_leak),
+                write_frame(inbox, 2, 1),
+                write_frame(inbox, 2, 2, change=light_leak),
+            )
+            with runtime.writes.begin() as session:
+                [other] = database.findings_named(session, OTHER)
+                answer = database.Answer(LabelName.BAD, "kim", "light_leak", "<b>seen</b> by day")
+                database.record_label(session, other.extension.id, answer)
+        yield folder
+
+
+@pytest.fixture
+def project(made, tmp_path):
+    """The project of `made`, the test's own."""
+    with copied(made / "project", tmp_path / "project") as one:
+        yield one
 
 
 @pytest.fixture
 def seen(made, project, inbox):
     """The frames of `made`, in a project and an inbox of the test's own."""
     shutil.copytree(made / "inbox", inbox, dirs_exist_ok=True)
-    shutil.copytree(made / "project", project, dirs_exist_ok=True)
     with open_tiny(project) as runtime, runtime.writes.begin() as session:
         for frame in session.scalars(select(FrameRow)):
             frame.path = frame.path.replace(str(made / "inbox"), str(inbox))

@@ -9,6 +9,7 @@ from embeddings.plane import neighbour_plane, principal_plane
 from qc.maps import evenly
 from qc.tables import LabelName
 from tests.browser import pages_of
+from tests.databases import write_settings
 from tests.remembered import Past, remember
 from tests.tiny import light_leak, open_tiny, process, write_frame, write_history
 
@@ -98,7 +99,7 @@ def test_no_file_is_no_question(browser):
 def small_uploads(project, **limits):
     """Open the project with other limits on uploads."""
     lines = "".join(f"{name} = {value}\n" for name, value in limits.items())
-    (project / "qc.toml").write_text(f"[web]\n{lines}")
+    write_settings(project, f"[web]\n{lines}")
     return open_tiny(project)
 
 

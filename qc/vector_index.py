@@ -1,0 +1,131 @@
+"""Nearest embeddings found by PostgreSQL itself: pgvector, with an index for each encoder."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Engine, Select, func, literal_column, select, text
+from sqlalchemy.orm import Session
+
+from embeddings.index import nearest
+from qc.database import EVERYTHING, Among
+from qc.tables import VECTOR_INDEX, EmbeddingRow, EncoderRow, ExtensionRow, FrameRow, spelt
+
+INDEXED_FROM = 50_000  # embeddings of an encoder: fewer are looked at one by one in no more time
+LOOKED_AT = 400  # candidates the index keeps while it searches (hnsw.ef_search)
+SCANNED_MOST = 100_000  # that it looks at where most are of another type (hnsw.max_scan_tuples)
+_MORE = 10  # candidates beyond twice those wanted: their order is the index's guess
+
+
+def nearest_by_server(
+    session: Session,
+    fingerprint: str,
+    query: NDArray[np.float32],
+    k: int,
+    among: Among = EVERYTHING,
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the k stored embeddings at the smallest cosine distance, nearest first.
+
+    As `embeddings.index.nearest` over `database.vectors`, without fetching all of them. Found by
+    the encoder's index if it has one, and then not certain to be all of the nearest; where the
+    index finds too few that are wanted, all are looked at. Distances are computed here, exactly.
+
+    Parameters
+    ----------
+    query : (d,) float32 array
+
+    Returns
+    -------
+    ids : (k,) int array
+        Of extensions; fewer if there are fewer.
+    distances : (k,) float64 array
+        Cosine distances, 0 to 2.
+    """
+    encoder_id = session.scalar(select(EncoderRow.id).where(EncoderRow.fingerprint == fingerprint))
+    if encoder_id is None:
+        return np.empty(0, np.int64), np.empty(0)
+    n = 2 * k + _MORE
+    rows: Sequence[Any] = ()
+    if not among.labelled:  # those are few, and found by their labels
+        _prepare(session, n)
+        rows = session.execute(_candidates(encoder_id, query, n, among, indexed=True)).all()
+    if len(rows) < n:
+        rows = session.execute(_candidates(encoder_id, query, n, among, indexed=False)).all()
+    if not rows:
+        return np.empty(0, np.int64), np.empty(0)
+    return nearest(query, [_apart(rows)], k)
+
+
+def _apart(rows: Sequence[Any]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return ids and vectors, the oldest first: of equal ones that counts as the nearer."""
+    ordered = sorted(rows, key=lambda row: int(row.id))
+    ids = np.array([row.extension_id for row in ordered], np.int64)
+    return ids, np.stack([row.vector for row in ordered])
+
+
+def _prepare(session: Session, n: int) -> None:
+    """Let the index look at enough, and go on where what it finds is not wanted."""
+    settings = {
+        "hnsw.ef_search": max(LOOKED_AT, min(2 * n, 1000)),
+        "hnsw.iterative_scan": "relaxed_order",
+        "hnsw.max_scan_tuples": SCANNED_MOST,
+    }
+    for name, value in settings.items():
+        session.execute(select(func.set_config(name, str(value), True)))
+
+
+def _candidates(
+    encoder_id: int,
+    query: NDArray[np.float32],
+    n: int,
+    among: Among,
+    *,
+    indexed: bool,
+) -> Select[int, int, NDArray[np.float32]]:
+    # The index is found by its very expression and condition: no parameter may stand in them.
+    indexable = f"(embedding.vector::halfvec({len(query)}))"
+    distance = literal_column(indexable).op("<=>")(text("CAST(:query AS halfvec)"))
+    order = distance if indexed else distance + 0
+    return (
+        select(EmbeddingRow.id, EmbeddingRow.extension_id, EmbeddingRow.vector)
+        .join(ExtensionRow, ExtensionRow.id == EmbeddingRow.extension_id)
+        .join(FrameRow, FrameRow.id == ExtensionRow.frame_id)
+        .where(text(f"embedding.encoder_id = {encoder_id:d}"), *among.conditions())
+        .order_by(order)
+        .limit(n)
+        .params(query=spelt(query.astype(np.float16)))
+    )
+
+
+def index_vectors(engine: Engine, fingerprint: str) -> str:
+    """Make an encoder's index if it lacks one and has embeddings enough; say what was done.
+
+    Others read and write meanwhile. An index that was left unfinished is made anew.
+    """
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        query = select(EncoderRow.id).where(EncoderRow.fingerprint == fingerprint)
+        encoder_id = connection.scalar(query)
+        own = EmbeddingRow.encoder_id == encoder_id
+        count = connection.scalar(select(func.count(EmbeddingRow.id)).where(own)) or 0
+        if encoder_id is None or count < INDEXED_FROM:
+            return f"{count} embeddings: fewer than {INDEXED_FROM} need no index"
+        name = f"{VECTOR_INDEX}{encoder_id:d}"
+        valid = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)"
+        found = connection.scalar(text(valid), {"name": name})
+        if found:
+            return f"{count} embeddings are indexed"
+        if found is False:
+            connection.execute(text(f"DROP INDEX CONCURRENTLY {name}"))
+        length: Select[int] = (
+            select(literal_column("vector_dims(embedding.vector)")).where(own).limit(1)
+        )
+        d = connection.scalar(length)
+        connection.execute(
+            text(
+                f"CREATE INDEX CONCURRENTLY {name} ON embedding"
+                f" USING hnsw ((vector::halfvec({d:d})) halfvec_cosine_ops)"
+                f" WHERE encoder_id = {encoder_id:d}"
+            )
+        )
+        return f"{count} embeddings have been indexed"
