@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
+from benchmarks.postgresql import copy_rows
 from qc.frames import Setup
 from qc.judge import Status
 from qc.metrics import METRICS
@@ -43,6 +44,7 @@ from qc.tables import (
     SelfTestRow,
     Topic,
     VerdictRow,
+    doubt,
 )
 
 LAST = date(2026, 10, 31)
@@ -88,6 +90,7 @@ class Remembered:
     ) -> None:
         self.session, self.random = session, np.random.default_rng(seed)
         self.nights, self.pictured = nights, pictured
+        self.is_server = session.get_bind().dialect.name == "postgresql"
         self.extension_id = self.frame_id = 0
         self.pools: dict[Setup, list[NDArray[np.float32]]] = {}
 
@@ -131,7 +134,9 @@ class Remembered:
             at = morning(night) + timedelta(hours=hours)
             self.session.add(AcknowledgementRow(notice_id=notice.id, who="kim", at=at, note="seen"))
         for table, own_rows in rows.items():
-            if own_rows:
+            if own_rows and self.is_server:
+                copy_rows(self.session, table, own_rows)
+            elif own_rows:
                 self.session.execute(insert(table), own_rows)
 
     def _frame(self, night: date, number: int) -> dict[str, Any]:
@@ -223,13 +228,18 @@ class Remembered:
     ) -> dict[str, Any]:
         drift = 0.3 + 0.3 * (self.nights - back) / self.nights
         height = float(0.0005 * drift * self.random.gamma(8, 1 / 8)) * (8 if is_flagged else 1)
+        status, score = (
+            Status.ANOMALOUS if is_flagged else Status.NOMINAL,
+            height / 0.0005 + is_flagged,
+        )
         why = f"merge height {height:.2g}, threshold 0.0005: stands apart from 100 references"
         return {
             "id": self.extension_id,
             "encoder_id": 1,
             "judged_at": morning(night) + timedelta(seconds=60 * number + 30),
-            "status": Status.ANOMALOUS if is_flagged else Status.NOMINAL,
-            "score": height / 0.0005 + is_flagged,
+            "status": status,
+            "score": score,
+            "doubt": doubt(status, score),
             "reasons": [why] if is_flagged else [],
             "merge_height": height,
             "residual": float(4 * self.random.gamma(8, 1 / 8)),

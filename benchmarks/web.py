@@ -4,7 +4,7 @@ The rows are made up, those of `benchmarks.reports`; frames are not needed for t
 that of the application alone: a request goes in, the last byte of the answer comes out.
 
 Run: ``python -m benchmarks.web --frames 100000 --out FOLDER``, which leaves the project there for
-the next time.
+the next time; with ``--database postgres`` in a server of its own, which keeps its data there too.
 """
 
 import argparse
@@ -18,7 +18,9 @@ from pathlib import Path
 
 from fastapi.testclient import TestClient
 
+from benchmarks.postgresql import chosen, settle
 from benchmarks.reports import FRAMES, IN_SIGHT, LAST, Remembered, morning
+from qc import database
 from qc.runtime import Runtime, create_project, open_runtime
 from qc.settings import read_settings
 from qc.web.app import create_app
@@ -84,6 +86,17 @@ def run(runtime: Runtime, now: datetime, pages: list[str], times: int) -> bool:
     return is_quick
 
 
+def fill(runtime: Runtime, frames: int) -> None:
+    """Make up so many frames, if there are none."""
+    with runtime.writes.begin() as session:
+        if database.newest_night(session) is not None:
+            return
+        started = time.perf_counter()
+        Remembered(session, nights=max(1, frames // FRAMES), pictured=IN_SIGHT).remember()
+    settle(runtime.engine)
+    print(f"{frames} frames made up in {time.perf_counter() - started:.0f} s\n", flush=True)
+
+
 def main() -> None:
     """Make the project if it is not there, and ask for its pages."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -91,16 +104,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--times", type=int, default=100)
     parser.add_argument("pages", nargs="*", help="addresses; all that are known, by default")
+    parser.add_argument("--database", default="sqlite", help="sqlite, postgres, or a server's URL")
     asked = parser.parse_args()
-    is_new = not asked.out.exists()
-    create_project(asked.out)
-    with open_runtime(read_settings(asked.out)) as runtime:
-        if is_new:
-            nights = max(1, asked.frames // FRAMES)
-            with runtime.writes.begin() as session:
-                Remembered(session, nights=nights, pictured=IN_SIGHT).remember()
-        now = morning(LAST) + timedelta(hours=4)
-        is_quick = run(runtime, now, asked.pages or list(PAGES), asked.times)
+    with chosen(asked.database, asked.out):
+        create_project(asked.out)
+        with open_runtime(read_settings(asked.out)) as runtime:
+            fill(runtime, asked.frames)
+            now = morning(LAST) + timedelta(hours=4)
+            is_quick = run(runtime, now, asked.pages or list(PAGES), asked.times)
     sys.stdout.flush()
     sys.exit(0 if is_quick else 1)
 

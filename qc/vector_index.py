@@ -101,7 +101,7 @@ def _candidates(
         .where(text(f"embedding.encoder_id = {encoder_id:d}"), *wanted)
         .order_by(order)
         .limit(n)
-        .params(query=spelt(query.astype(np.float16)))
+        .params(query=spelt(query.astype("<f2")))
     )
 
 
