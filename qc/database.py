@@ -1399,19 +1399,18 @@ def extension_called(session: Session, frame: str, number: int) -> ExtensionRow 
 
 
 def frames_named(session: Session, name: str) -> Sequence[FrameRow]:
-    """Return the processed frames of an archive name, a file name or a path; newest first."""
-    return session.scalars(
-        select(FrameRow)
-        .where(
-            FrameRow.state == FrameState.PROCESSED,
-            or_(
-                FrameRow.name == _stem(name),
-                FrameRow.path == name,
-                FrameRow.path.endswith(f"/{name}", autoescape=True),
-            ),
-        )
-        .order_by(FrameRow.id.desc())
-    ).all()
+    """Return the processed frames of an archive name or path, or else of a file name; newest first.
+
+    File names are looked for last: for them every path is read.
+    """
+    known = or_(FrameRow.name == _stem(name), FrameRow.path == name)
+    ending = FrameRow.path.endswith(f"/{name}", autoescape=True)
+    processed = select(FrameRow).where(FrameRow.state == FrameState.PROCESSED)
+    for called in (known, ending):
+        found = session.scalars(processed.where(called).order_by(FrameRow.id.desc())).all()
+        if found:
+            return found
+    return []
 
 
 def _stem(name: str) -> str:
