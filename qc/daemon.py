@@ -8,6 +8,7 @@ from pathlib import Path
 
 from qc import alerts, database, runs, upkeep
 from qc.absence import owe_absences
+from qc.errors import ConfigurationError
 from qc.health import serve_health
 from qc.inboxes import prune_fetched
 from qc.lock import Holder, only_daemon
@@ -39,9 +40,18 @@ def run_daemon(runtime: Runtime, supervisor: Supervisor, now: Now = utc_now) -> 
     Raises
     ------
     ConfigurationError
-        If another daemon does so already.
+        If another daemon does so already, be it on another host with the same database.
     """
-    with only_daemon(runtime.settings.project, now()) as died:
+    with (
+        only_daemon(runtime.settings.project, now()) as died,
+        database.watching_alone(runtime.engine) as alone,
+    ):
+        if not alone:
+            raise ConfigurationError(
+                f"{database.shown_url(runtime.engine.url)}: a daemon on another host, or of another"
+                " project folder, watches over this database; one is enough, 'qc process' and 'qc"
+                " serve' may run on any host"
+            )
         watch = Watch(runtime, JOBS, now, supervisor)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: watch.stop())

@@ -6,7 +6,7 @@ import re
 import sqlite3
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
@@ -36,7 +36,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.orm import (
     Bundle,
     Session,
@@ -294,7 +294,7 @@ def _begin_sqlite(connection: Any) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-_WRITERS_LOCK = 0x7163  # of PostgreSQL's advisory locks, which are a database's own
+_WRITERS_LOCK, _DAEMONS_LOCK = 0x7163, 0x7164  # PostgreSQL's advisory locks are a database's own
 
 
 def _begin_postgresql(connection: Any) -> None:
@@ -305,19 +305,33 @@ def _begin_postgresql(connection: Any) -> None:
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITERS_LOCK})")
 
 
-@contextmanager
-def writing_alone(engine: Engine) -> Iterator[bool]:
-    """Keep those waiting who write what people say; give False if one is writing now.
+def writing_alone(engine: Engine) -> AbstractContextManager[bool]:
+    """Keep those waiting who write what people say; give False if one is writing now."""
+    return _alone(engine, _WRITERS_LOCK)
 
-    On PostgreSQL alone: in SQLite a writer keeps out all others anyway.
+
+def watching_alone(engine: Engine) -> AbstractContextManager[bool]:
+    """Be the only daemon of a database, whatever the host; give False if there is one."""
+    return _alone(engine, _DAEMONS_LOCK)
+
+
+@contextmanager
+def _alone(engine: Engine, lock: int) -> Iterator[bool]:
+    """Hold a lock of PostgreSQL's for as long as the connection lives; SQLite needs none.
+
+    Its file is one host's: a lock beside it tells who watches, and one writer keeps out all others.
     """
+    if engine.dialect.name != "postgresql":
+        yield True
+        return
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        taken = bool(connection.scalar(select(func.pg_try_advisory_lock(_WRITERS_LOCK))))
+        taken = bool(connection.scalar(select(func.pg_try_advisory_lock(lock))))
         try:
             yield taken
         finally:
-            if taken:
-                connection.execute(select(func.pg_advisory_unlock(_WRITERS_LOCK)))
+            with suppress(DBAPIError):  # a server that has gone has let go
+                if taken:
+                    connection.execute(select(func.pg_advisory_unlock(lock)))
 
 
 def add_new(session: Session, table: type[Base], **values: Any) -> int | None:

@@ -3,6 +3,7 @@
 import zlib
 from datetime import UTC, date, datetime
 from enum import StrEnum
+from functools import cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -133,9 +134,16 @@ class Vector(TypeDecorator[NDArray[np.float32]]):
         return np.frombuffer(value, "<f2").astype(np.float32)
 
 
-def spelt(vector: NDArray[Any]) -> str:
-    """Return a vector as PostgreSQL reads it."""
-    return f"[{','.join(map(str, vector.tolist()))}]"
+def spelt(vector: NDArray[np.float16]) -> str:
+    """Return a vector of halves as PostgreSQL reads it."""
+    return f"[{','.join(_words()[vector.view(np.uint16)])}]"
+
+
+@cache
+def _words() -> NDArray[np.object_]:
+    """Return how each of the 65536 halves is spelt: looking up is ten times as fast as spelling."""
+    halves = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    return np.array([str(one) for one in halves], object)
 
 
 def rounded_to_keep(above_zero_adu: NDArray[np.float32]) -> NDArray[np.float32]:

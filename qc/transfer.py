@@ -85,7 +85,9 @@ def transfer(
                     f"{shown_url(new.url)}: somebody else is writing to it; stop the daemon and "
                     "other copies first"
                 )
-            return tuple(_transfer(old, new, progress))
+            done = tuple(_transfer(old, new, progress))
+            set_sequences(new)
+    return done
 
 
 @contextmanager
@@ -106,7 +108,6 @@ def _transfer(old: Engine, new: Engine, progress: Progress) -> Iterator[Transfer
         copied = {table: _copy(source, new, table, total[table], progress) for table in tables}
         for table in tables:
             _verify(source, new, table, total[table], progress)
-            _set_sequence(new, table)
             yield Transferred(table.name, total[table], copied[table])
 
 
@@ -247,12 +248,12 @@ def _differs(new: Engine, table: Table, key: tuple[Any, ...]) -> ConfigurationEr
     )
 
 
-def _set_sequence(new: Engine, table: Table) -> None:
-    """Let the next row get the number behind the last."""
-    column = table.autoincrement_column
-    if column is None or column.foreign_keys:
-        return
-    largest = select(func.coalesce(func.max(column), 0) + 1).scalar_subquery()
-    sequence = func.pg_get_serial_sequence(f'"{table.name}"', column.name)
-    with new.begin() as target:
-        target.execute(select(func.setval(sequence, largest, False)))
+def set_sequences(engine: Engine) -> None:
+    """Let the next row of each PostgreSQL table get the number behind the last."""
+    with engine.begin() as connection:
+        for table in Base.metadata.sorted_tables:
+            column = table.autoincrement_column
+            if column is not None and not column.foreign_keys:
+                sequence = func.pg_get_serial_sequence(f'"{table.name}"', column.name)
+                next_one = select(func.coalesce(func.max(column), 0) + 1).scalar_subquery()
+                connection.execute(select(func.setval(sequence, next_one, False)))

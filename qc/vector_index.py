@@ -94,7 +94,7 @@ def _candidates(
         .where(text(f"embedding.encoder_id = {encoder_id:d}"), *among.conditions())
         .order_by(order)
         .limit(n)
-        .params(query=spelt(query.astype(np.float16)))
+        .params(query=spelt(query.astype("<f2")))
     )
 
 

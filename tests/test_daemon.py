@@ -259,6 +259,21 @@ def test_a_daemon_that_is_killed_is_followed_by_one_that_says_so_and_goes_on(
     assert verdict == 1
 
 
+@pytest.mark.postgresql
+def test_two_project_folders_with_one_database_have_one_daemon(installed, tmp_path):
+    other = shutil.copytree(installed, tmp_path / "other")
+    (other / "daemon.lock").unlink(missing_ok=True)
+    with daemon(installed):
+        second = subprocess.run(
+            [sys.executable, "-m", "qc", "run", "--project", other],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert second.returncode == 2
+    assert "a daemon on another host, or of another project folder" in second.stderr
+
+
 def verdicts_of(project):
     """How many verdicts there are on the extensions of each file."""
     engine = connect(read_settings(project).database_url)

@@ -166,6 +166,7 @@ def test_a_name_or_a_password_that_will_not_do_is_told(runtime, add):
             accounts.remove_account(session, "nobody")
 
 
+@pytest.mark.sqlite
 def test_nothing_that_opens_anything_is_stored(runtime, add, project):
     add()
     key = accounts.log_in(runtime.writes, "kim", PASSWORD, "10.0.0.7", NOW, timedelta(hours=1))
