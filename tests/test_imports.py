@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SLOW = {"keras", "tensorflow", "weasyprint"}  # the last may not even be installed
+SLOW = {"keras", "tensorflow", "pyarrow", "weasyprint"}  # the last two may not even be installed
 
 # Bottom to top: a module imports only from lines above its own.
 ORDER = [
