@@ -109,8 +109,8 @@ def image_types() -> list[str]:
     return [f"{name}.{copy}" for name in SPACINGS for copy in range(_COPIES)]
 
 
-def make_setups(seed: int = 1) -> list[Setup]:
-    """Make the clouds of an archive: the same at every size."""
+def make_setups(copies: int = _COPIES, seed: int = 1) -> list[Setup]:
+    """Make the clouds of an archive, so many like each that was measured."""
     random = np.random.default_rng(seed)
     base = np.abs(random.normal(size=D))
     base /= np.linalg.norm(base)
@@ -121,7 +121,7 @@ def make_setups(seed: int = 1) -> list[Setup]:
         name, *variances = line.split()
         is_bias = name[2] == "B"
         centre = biases + _step(random, _BETWEEN_BIASES) if is_bias else _step(random, _BETWEEN)
-        for copy in range(_COPIES):
+        for copy in range(copies):
             own = _step(random, _BETWEEN_BIASES if is_bias else _BETWEEN_COPIES)
             found.append(
                 Setup(
