@@ -988,12 +988,12 @@ def export(
     from qc import exports
 
     with _runtime(project) as runtime, runtime.reads() as session:
-        table = exports.read_table(session, what, since.date() if since else None)
-    if file is None:
-        exports.write_table(table, table_format, sys.stdout.buffer)
-    else:
-        exports.write_table_file(table, table_format, file)
-        err.print(f"{len(table)} rows in {file}", soft_wrap=True)
+        tables = exports.read_tables(session, what, since.date() if since else None)
+        if file is None:
+            exports.write_tables(tables, table_format, sys.stdout.buffer)
+        else:
+            rows = exports.write_tables_file(tables, table_format, file)
+            err.print(f"{rows} rows in {file}", soft_wrap=True)
 
 
 @app.command()

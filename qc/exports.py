@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Iterator
 from datetime import date
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,6 +22,13 @@ from qc.tables import FrameState
 
 _IDENTITY = ("file", "extension", "image_type", "observed_at")
 _SETUP = ("chip", "binning", "read_mode", "wavelength_nm", "slit_arcsec", "optics")
+_TEXT = (
+    *("file", "image_type", "status", "reasons", "predicted_type", "predicted_kind"),
+    *("fingerprint", "widened", "label", "path", "kind", "who", "note"),
+    *("chip", "binning", "read_mode", "optics"),
+)
+_TIMES, _WHOLE = ("observed_at", "judged_at", "at"), ("extension", "reference_size")
+_NO_NUMBERS = {*_TEXT, *_TIMES, *_WHOLE, "night", "embedding"}
 _COLUMNS = {
     What.VERDICTS: (
         *_IDENTITY,
@@ -49,21 +57,39 @@ _COLUMNS = {
 }
 
 
-def read_table(session: Session, what: What, since: date | None = None) -> pd.DataFrame:
-    """Return one row for each extension that was judged (or labelled), oldest first.
+ROWS = 1000  # of a table that are in memory together: 4 MB of embeddings
+
+
+def read_tables(
+    session: Session, what: What, since: date | None = None, rows: int = ROWS
+) -> Iterator[pd.DataFrame]:
+    """Yield one row for each extension that was judged (or labelled), oldest first.
+
+    However many they are, few are in memory together: so many at a time, as tables with the same
+    columns; at least one table, if only with its columns.
 
     Parameters
     ----------
     since : date, optional
         The first night wanted.
     """
+    found = database.findings(session, since or date.min)
+    yield table_of(session, what, islice(found, rows))
+    while some := list(islice(found, rows)):
+        yield table_of(session, what, some)
+
+
+def read_table(session: Session, what: What, since: date | None = None) -> pd.DataFrame:
+    """Return all of it as one table: not for the embeddings of ten years."""
     return table_of(session, what, database.findings(session, since or date.min))
 
 
 def table_of(session: Session, what: What, found: Iterable[Finding]) -> pd.DataFrame:
     """Return one row for each of these extensions, in this order; of labels, where there are."""
-    records = [record for finding in found for record in _RECORDS[what](session, finding)]
-    return pd.DataFrame.from_records(records, columns=list(_COLUMNS[what]))
+    records = list(_RECORDS[what](session, found))
+    table = pd.DataFrame.from_records(records, columns=list(_COLUMNS[what]))
+    numbers = [name for name in table if name not in _NO_NUMBERS]
+    return table.astype(dict.fromkeys(numbers, float))  # else of a column without a value: objects
 
 
 def _identity(finding: Finding) -> dict[str, Any]:
@@ -79,9 +105,9 @@ def _setup(finding: Finding) -> dict[str, Any]:
     return {name: getattr(finding.extension, name) for name in _SETUP}
 
 
-def _verdict_records(_session: Session, finding: Finding) -> Iterator[dict[str, Any]]:
+def _verdict_record(finding: Finding) -> dict[str, Any]:
     verdict, label = finding.verdict, finding.label
-    yield {
+    return {
         **_identity(finding),
         **_setup(finding),
         "status": str(verdict.status),
@@ -104,31 +130,38 @@ def _verdict_records(_session: Session, finding: Finding) -> Iterator[dict[str, 
     }
 
 
-def _embedding_records(session: Session, finding: Finding) -> Iterator[dict[str, Any]]:
-    vector = database.embedding_of(session, finding.extension.id, finding.verdict.encoder_id)
-    yield {
-        **_identity(finding),
-        "fingerprint": finding.fingerprint,
-        "embedding": vector.tolist(),
+def _verdict_records(_session: Session, found: Iterable[Finding]) -> Iterator[dict[str, Any]]:
+    return map(_verdict_record, found)
+
+
+def _embedding_records(session: Session, found: Iterable[Finding]) -> Iterator[dict[str, Any]]:
+    every = list(found)
+    by_encoder: dict[str, list[int]] = {}
+    for one in every:
+        by_encoder.setdefault(one.fingerprint, []).append(one.extension.id)
+    vectors = {
+        fingerprint: database.vectors_with(session, fingerprint, ids)
+        for fingerprint, ids in by_encoder.items()
     }
+    for one in every:
+        vector = vectors[one.fingerprint][one.extension.id]
+        yield {**_identity(one), "fingerprint": one.fingerprint, "embedding": vector}
 
 
-def _label_records(_session: Session, finding: Finding) -> Iterator[dict[str, Any]]:
-    if label := finding.label:
-        names = ("label", "kind", "who", "at", "note")
-        yield {**_identity(finding), **{name: getattr(label, name) for name in names}}
+def _label_records(_session: Session, found: Iterable[Finding]) -> Iterator[dict[str, Any]]:
+    names = ("label", "kind", "who", "at", "note")
+    for one in found:
+        if label := one.label:
+            yield {**_identity(one), **{name: getattr(label, name) for name in names}}
 
 
-def _metric_records(_session: Session, finding: Finding) -> Iterator[dict[str, Any]]:
-    yield {
-        **_identity(finding),
-        **_setup(finding),
-        "exposure_s": finding.frame.exposure_s,
-        **finding.extension.metrics,
-    }
+def _metric_records(_session: Session, found: Iterable[Finding]) -> Iterator[dict[str, Any]]:
+    for one in found:
+        own = {"exposure_s": one.frame.exposure_s, **one.extension.metrics}
+        yield {**_identity(one), **_setup(one), **own}
 
 
-_RECORDS: dict[What, Callable[[Session, Finding], Iterator[dict[str, Any]]]] = {
+_RECORDS: dict[What, Callable[[Session, Iterable[Finding]], Iterator[dict[str, Any]]]] = {
     What.VERDICTS: _verdict_records,
     What.EMBEDDINGS: _embedding_records,
     What.LABELS: _label_records,
@@ -148,7 +181,7 @@ def frame_records(session: Session, name: str) -> list[dict[str, Any]]:
 
 
 def _frame_record(session: Session, finding: Finding) -> dict[str, Any]:
-    [record] = _verdict_records(session, finding)
+    record = _verdict_record(finding)
     nearest, extension_id = finding.verdict.nearest_id, finding.extension.id
     z = finding.verdict.z
     metrics = finding.extension.metrics
@@ -183,9 +216,15 @@ def project_status(session: Session) -> dict[str, Any]:
 
 
 def write_table(table: pd.DataFrame, form: Format, stream: BinaryIO) -> None:
-    """Write a table as CSV, Parquet or VOTable.
+    """Write one table; as `write_tables` does."""
+    write_tables([table], form, stream)
 
-    An embedding is a list of numbers in Parquet, and JSON where a cell holds only text.
+
+def write_tables(tables: Iterable[pd.DataFrame], form: Format, stream: BinaryIO) -> int:
+    """Write tables of the same columns as one, in CSV, Parquet or VOTable; return its rows.
+
+    An embedding is a list of numbers in Parquet, and JSON where a cell holds only text. CSV and
+    Parquet take a table at a time; a VOTable is in memory as a whole.
 
     Raises
     ------
@@ -193,11 +232,12 @@ def write_table(table: pd.DataFrame, form: Format, stream: BinaryIO) -> None:
         If the format needs a library that is not installed.
     """
     if form is Format.PARQUET:
-        _write_parquet(table, stream)
-    elif form is Format.CSV:
-        stream.write(csv_of(table))
-    else:
-        Table.from_pandas(_textual(_flat(table))).write(stream, format="votable")
+        return _write_parquet(tables, stream)
+    if form is Format.CSV:
+        return _write_csv(tables, stream)
+    table = pd.concat([_flat(one) for one in tables], ignore_index=True)
+    Table.from_pandas(_textual(table)).write(stream, format="votable")
+    return len(table)
 
 
 def csv_of(table: pd.DataFrame, *, has_names: bool = True) -> bytes:
@@ -206,26 +246,53 @@ def csv_of(table: pd.DataFrame, *, has_names: bool = True) -> bytes:
     return _flat(table).to_csv(index=False, header=has_names, date_format=form).encode()
 
 
-def write_table_file(table: pd.DataFrame, form: Format, path: Path) -> None:
-    """Write a table to a file; what was there stays until the new one is whole."""
+def write_tables_file(tables: Iterable[pd.DataFrame], form: Format, path: Path) -> int:
+    """Write tables to a file and return its rows; what was there stays until it is whole."""
     with written_whole(path) as stream:
-        write_table(table, form, stream)
+        return write_tables(tables, form, stream)
 
 
-def _write_parquet(table: pd.DataFrame, stream: BinaryIO) -> None:
+def _write_csv(tables: Iterable[pd.DataFrame], stream: BinaryIO) -> int:
+    rows = 0
+    for number, table in enumerate(tables):
+        stream.write(csv_of(table, has_names=number == 0))
+        rows += len(table)
+    return rows
+
+
+def _write_parquet(tables: Iterable[pd.DataFrame], stream: BinaryIO) -> int:
+    """Write a row group for each table; the columns' types are known before the first row is."""
     try:
-        table.to_parquet(stream, index=False)
+        import pyarrow as pa  # noqa: PLC0415 - may not be installed, and is slow to load
+        import pyarrow.parquet as pq  # noqa: PLC0415
     except ImportError as error:
         raise ConfigurationError(
             "Parquet needs pyarrow: pip install 'calibration-qc[parquet]', or use --format csv"
         ) from error
+    kinds = {
+        "night": pa.date32(),
+        "embedding": pa.list_(pa.float32()),
+        **dict.fromkeys(_WHOLE, pa.int64()),
+        **dict.fromkeys(_TIMES, pa.timestamp("us", "UTC")),
+        **dict.fromkeys(_TEXT, pa.string()),
+    }
+    parts = iter(tables)
+    first = next(parts)
+    schema = pa.schema([(str(name), kinds.get(name, pa.float64())) for name in first.columns])
+    plain = [str(name) for name in first.columns if name != "embedding"]
+    rows = 0
+    with pq.ParquetWriter(stream, schema, use_dictionary=plain) as writer:
+        for table in chain([first], parts):
+            writer.write_table(pa.Table.from_pandas(table, schema, preserve_index=False))
+            rows += len(table)
+    return rows
 
 
 def _flat(table: pd.DataFrame) -> pd.DataFrame:
-    """Write lists as JSON: a cell of CSV or VOTable holds text or a number."""
+    """Write embeddings as JSON: a cell of CSV or VOTable holds text or a number."""
     if "embedding" not in table:
         return table
-    return table.assign(embedding=[json.dumps(vector) for vector in table["embedding"]])
+    return table.assign(embedding=[json.dumps(one.tolist()) for one in table["embedding"]])
 
 
 def _textual(table: pd.DataFrame) -> pd.DataFrame:

@@ -1,10 +1,12 @@
 import csv
 import io
 import json
+import tracemalloc
 from datetime import date
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from astropy.table import Table
 from sqlalchemy import select
@@ -16,12 +18,15 @@ from qc.exports import (
     frame_records,
     project_status,
     read_table,
+    read_tables,
     write_table,
-    write_table_file,
+    write_tables,
+    write_tables_file,
 )
 from qc.judge import widening
 from qc.metrics import METRICS
 from qc.tables import LabelName, VerdictRow
+from tests.remembered import Past, remember
 from tests.tiny import light_leak, process, write_frame, write_history
 
 PROMISED = ["file", "extension", "image_type", "observed_at", "status", "merge_height"]
@@ -103,7 +108,6 @@ def test_votable_opens_in_astropy(judged):
 
 
 def test_parquet_keeps_times_and_lists(judged):
-    pytest.importorskip("pyarrow")
     verdicts = pd.read_parquet(written(table_of(judged, What.VERDICTS), Format.PARQUET))
     assert verdicts["observed_at"].iloc[-1] == pd.Timestamp("2026-01-02T20:00:00Z")
     embeddings = pd.read_parquet(written(table_of(judged, What.EMBEDDINGS), Format.PARQUET))
@@ -148,17 +152,66 @@ def test_since_is_the_first_night_wanted(judged):
 
 
 def test_a_table_file_is_whole_or_not_there(judged, tmp_path):
-    class Full(pd.DataFrame):
-        def to_csv(self, *_arguments, **_options):
-            raise OSError("No space left on device")
+    def full():
+        yield table_of(judged, What.LABELS)
+        raise OSError("No space left on device")
 
     target = tmp_path / "t.csv"
-    write_table_file(table_of(judged, What.LABELS), Format.CSV, target)
+    assert write_tables_file([table_of(judged, What.LABELS)], Format.CSV, target) == 20
     before = target.read_bytes()
-    with pytest.raises(OSError, match="No space"):
-        write_table_file(Full(), Format.CSV, target)
+    for form in (Format.CSV, Format.PARQUET, Format.VOTABLE):
+        with pytest.raises(OSError, match="No space"):
+            write_tables_file(full(), form, target)
     assert target.read_bytes() == before
     assert [path.name for path in tmp_path.glob("*t.csv*")] == ["t.csv"]
+
+
+@pytest.mark.parametrize("what", What)
+@pytest.mark.parametrize("form", Format)
+def test_a_table_in_parts_is_the_table(judged, what, form):
+    whole = table_of(judged, what)
+    stream = io.BytesIO()
+    with judged.reads() as session:
+        parts = list(read_tables(session, what, rows=6))
+    assert [len(part) for part in parts][:3] == [6, 6, 6]
+    assert write_tables(parts, form, stream) == len(whole)
+    if form is Format.PARQUET:
+        stream.seek(0)
+        assert pq.ParquetFile(stream).num_row_groups == len(parts)
+        stream.seek(0)
+        pd.testing.assert_frame_equal(
+            pd.read_parquet(stream), pd.read_parquet(written(whole, form))
+        )
+    else:
+        assert stream.getvalue() == written(whole, form).getvalue()
+
+
+def test_a_part_without_a_value_does_not_change_its_columns_type(judged):
+    """The first twenty have no merge height, and nobody predicts anything of them."""
+    stream = io.BytesIO()
+    with judged.reads() as session:
+        write_tables(read_tables(session, What.VERDICTS, rows=1), Format.PARQUET, stream)
+    stream.seek(0)
+    back = pd.read_parquet(stream)
+    assert back["merge_height"].iloc[0] != back["merge_height"].iloc[0]  # not a number
+    assert str(back["merge_height"].dtype) == "float64"
+    assert back["observed_at"].iloc[-1] == pd.Timestamp("2026-01-02T20:00:00Z")
+
+
+def test_embeddings_are_exported_in_memory_of_a_part(runtime, tmp_path):
+    """Two hundred of 128 KB are 26 MB; a part of 10 is 1.3 MB."""
+    big = tuple(np.random.default_rng(0).normal(size=32_768))
+    remember(runtime, *[Past(vector=big)] * 200)
+    tracemalloc.start()
+    try:
+        with runtime.reads() as session:
+            tables = read_tables(session, What.EMBEDDINGS, rows=10)
+            rows = write_tables_file(tables, Format.PARQUET, tmp_path / "e.parquet")
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert rows == 200
+    assert peak_bytes < 8e6
 
 
 def test_a_frame_is_told_with_its_metrics_and_its_nearest_reference(judged):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SLOW = {"keras", "openvino", "tensorflow", "weasyprint"}  # some may not even be installed
+SLOW = {"keras", "openvino", "pyarrow", "tensorflow", "weasyprint"}  # some may be missing
 
 # Bottom to top: a module imports only from lines above its own.
 ORDER = [

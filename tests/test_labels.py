@@ -58,7 +58,7 @@ def said(runtime):
 def exported(runtime, path):
     with runtime.reads() as session:
         table = exports.read_table(session, What.LABELS)
-    exports.write_table_file(table, Format.CSV, path)
+    exports.write_tables_file([table], Format.CSV, path)
     return path.read_text()
 
 

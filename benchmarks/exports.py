@@ -1,0 +1,55 @@
+"""What an export of a long history's embeddings costs: time, and the most memory it ever holds.
+
+The rows are made up. The export runs as ``qc export embeddings`` does, in a process of its own;
+its most memory is told beside that of a process which exports nothing.
+
+Run: ``python -m benchmarks.exports --rows 100000 --work DIR``, which needs 15 KB a row there. It
+exits 1 if the export took more than 400 MB above the program itself.
+"""
+
+import argparse
+import shutil
+import sys
+import time
+from datetime import date
+from pathlib import Path
+
+from benchmarks.search.__main__ import apart
+from benchmarks.search.asking import make, opened, peak_bytes, settings_of
+from qc.choices import Format, What
+from qc.exports import read_tables, write_tables_file
+
+MOST_BYTES = 400e6
+
+
+def export(work: Path, form: Format, since: date) -> tuple[int, float, int, int]:
+    """Return the rows, the seconds, the bytes of the file and the peak memory."""
+    target = work / f"embeddings.{form}"
+    started = time.perf_counter()
+    with opened(settings_of(work)) as runtime, runtime.reads() as session:
+        tables = read_tables(session, What.EMBEDDINGS, since)
+        rows = write_tables_file(tables, form, target)
+    return rows, time.perf_counter() - started, target.stat().st_size, peak_bytes()
+
+
+def main() -> None:
+    """Make the rows, export them, and say what it took."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, required=True)
+    parser.add_argument("--work", type=Path, required=True, help="a new folder; removed in the end")
+    asked = parser.parse_args()
+    asked.work.mkdir(parents=True)
+    try:
+        apart(make, asked.work, asked.rows, "")
+        none = apart(export, asked.work, Format.PARQUET, date.max)
+        every = apart(export, asked.work, Format.PARQUET, date.min)
+    finally:
+        shutil.rmtree(asked.work)
+    for rows, seconds, size, peak in (none, every):
+        print(f"{rows:9,} rows: {seconds:6.1f} s, {size / 1e6:8.1f} MB, peak {peak / 1e6:5.0f} MB")
+    if every[3] - none[3] > MOST_BYTES:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Similarity search in made-up archives of up to a million embeddings."""
