@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SLOW = {"keras", "openvino", "tensorflow", "weasyprint"}  # some may not even be installed
+SLOW = {
+    "distributed",
+    "keras",
+    "openvino",
+    "tensorflow",
+    "weasyprint",
+}  # some may not even be installed
 
 # Bottom to top: a module imports only from lines above its own.
 ORDER = [
@@ -27,9 +33,10 @@ ORDER = [
     {"qc.tables"},
     {"qc.database"},
     {"qc.accounts", "qc.runs"},
-    {"qc.reading", "qc.settings", "qc.spot_check"},
+    {"qc.settings", "qc.spot_check"},
     {"qc.upkeep"},
     {"qc.stores"},
+    {"qc.reading"},
     {"qc.inboxes"},
     {"qc.labels"},
     {"qc.requests"},
@@ -60,6 +67,8 @@ ORDER = [
     {"qc.why_not"},
     {"qc.simulator"},
     {"qc.selftest"},
+    {"qc.cluster"},
+    {"qc.backfill"},
     {"qc.watch"},
     {"qc.daemon"},
     {"qc.web"},
