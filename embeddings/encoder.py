@@ -108,6 +108,11 @@ class ResNet50Encoder:
         self.notes = notes
         self.engine = engine
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Travel without the network: it is built anew, and its fingerprint taken, elsewhere."""
+        kept = ("weights", "stretch", "batch_size", "grid", "engine")
+        return {name: value for name, value in vars(self).items() if name in kept}
+
     @property
     def name(self) -> str:
         """Say network, weights and stretch in words."""

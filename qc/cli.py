@@ -14,7 +14,7 @@ import traceback
 import webbrowser
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import date, datetime
 from enum import StrEnum
@@ -232,6 +232,77 @@ def _process(paths: list[Path], certified: Certified | None, project: Path, as_j
         _print_outcomes(outcomes)
     if any(outcome.is_anomalous for outcome in outcomes):
         raise typer.Exit(ANOMALIES)
+
+
+@app.command()
+def backfill(
+    places: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PATH...", help="FITS files, folders, or addresses such as s3://bucket/raw."
+        ),
+    ],
+    dask: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Of a Dask scheduler; 'local' begins one here.")
+    ] = "",
+    certified: Annotated[
+        Certified | None, typer.Option("--label", help="Take all of them as certified references.")
+    ] = None,
+    project: Project = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Take in an archive: measured newest first, then judged in order of time.
+
+    It may be stopped at any time and given again: what is known is not read again.
+    """
+    from qc.backfill import find_archive, measure_archive
+    from qc.cluster import dashboard_of, open_cluster
+    from qc.database import count_unjudged
+    from qc.pipeline import judge_waiting
+    from qc.tables import LabelName
+
+    label = LabelName(certified) if certified else None
+    outcomes, verdicts = Counter[str](), Counter[str]()
+    failed: list[Outcome] = []
+    with _runtime(project) as runtime, _progress() as report:
+        files = find_archive(places, runtime)
+        with open_cluster(dask) if dask else nullcontext() as client:
+            if client is not None:
+                err.print(f"Dashboard: {dashboard_of(client)}", soft_wrap=True)
+            for outcome in measure_archive(files, runtime, label, client):
+                outcomes[str(outcome.state)] += 1
+                failed += [outcome] if outcome.is_anomalous else []
+                report("measure", outcomes.total(), len(files))
+        with runtime.reads() as session:
+            waiting = count_unjudged(session)
+        for judged in judge_waiting(runtime):
+            verdicts[str(judged.verdict.status)] += 1
+            report("judge", verdicts.total(), waiting)
+    if as_json:
+        failures = [{"file": str(one.path), "reason": one.reason} for one in failed]
+        _print_json({"files": outcomes, "verdicts": verdicts, "failures": failures})
+    else:
+        _print_backfill(outcomes, verdicts, failed)
+    if failed or verdicts["ANOMALOUS"]:
+        raise typer.Exit(ANOMALIES)
+
+
+def _print_backfill(
+    outcomes: Counter[str], verdicts: Counter[str], failed: "list[Outcome]"
+) -> None:
+    table = Table(Column("file", overflow="fold"), Column("why it could not be read"))
+    for outcome in failed[:LISTED]:
+        table.add_row(outcome.path.name, outcome.reason.removeprefix(f"{outcome.path}: "))
+    if failed:
+        out.print(table)
+    if len(failed) > LISTED:
+        out.print(f"and {len(failed) - LISTED} more; --json lists all")
+    for total, what, counts in (
+        (outcomes.total(), "files", outcomes),
+        (verdicts.total(), "verdicts", verdicts),
+    ):
+        words = ", ".join(f"{counts[name]} {name}" for name in sorted(counts)) or "none"
+        out.print(f"{total} {what}: {words}", soft_wrap=True)
 
 
 def _outcome_records(outcome: "Outcome") -> list[dict[str, Any]]:

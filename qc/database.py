@@ -405,7 +405,7 @@ def certify(session: Session, file: File, label: LabelName) -> None:
 def _label_unlabelled(session: Session, row: FrameRow, label: LabelName) -> None:
     session.refresh(row, with_for_update=True)  # whoever else certifies it waits, then sees ours
     for extension in row.extensions:
-        if standing(labels_of(session, [extension.id]).get(extension.id, ())) is None:
+        if not _is_answered(session, extension.id):
             record_label(session, extension.id, Answer(label, user()))
 
 
@@ -1404,10 +1404,11 @@ def _chosen(session: Session, *conditions: ColumnElement[bool]) -> list[Chosen]:
     return [Chosen(*row) for row in session.execute(query)]
 
 
-def newest_status(session: Session, extension_id: int) -> Status:
-    """Return how an extension was judged last."""
+def newest_status(session: Session, extension_id: int) -> Status | None:
+    """Return how an extension was judged last; None if it awaits its first verdict."""
     query = select(_newest_status()).where(ExtensionRow.id == extension_id)
-    return Status(session.scalars(query).one())
+    status = session.scalars(query).one()
+    return None if status is None else Status(status)
 
 
 def _newest_status() -> ScalarSelect[Status]:
@@ -1764,14 +1765,35 @@ def extensions_between(session: Session, first: date, last: date) -> int:
 
 def extensions_of(session: Session, night: date) -> Sequence[ExtensionRow]:
     """Return a night's extensions in order of time, with their frames."""
-    query = (
+    return session.scalars(_extensions_of(night)).all()
+
+
+def _extensions_of(night: date) -> Select[ExtensionRow]:
+    return (
         select(ExtensionRow)
         .join(ExtensionRow.frame)
         .options(contains_eager(ExtensionRow.frame))
         .where(FrameRow.night == night)
-        .order_by(FrameRow.observed_at, ExtensionRow.number)
+        .order_by(FrameRow.observed_at, FrameRow.name, ExtensionRow.number)
     )
-    return session.scalars(query).all()
+
+
+def nights_unjudged(session: Session) -> Sequence[date]:
+    """Return the nights of which an image awaits its first verdict, oldest first."""
+    query = select(FrameRow.night).join(FrameRow.extensions).where(~_is_judged())
+    nights = session.scalars(query.distinct().order_by(FrameRow.night))
+    return [night for night in nights if night is not None]
+
+
+def count_unjudged(session: Session) -> int:
+    """Return how many images await their first verdict."""
+    query = select(func.count()).select_from(ExtensionRow).where(~_is_judged())
+    return session.scalar(query) or 0
+
+
+def unjudged_of(session: Session, night: date) -> Sequence[ExtensionRow]:
+    """Return a night's extensions that await their first verdict, as `extensions_of` does."""
+    return session.scalars(_extensions_of(night).where(~_is_judged())).all()
 
 
 def measured_of(
@@ -1965,27 +1987,70 @@ def record_frame(
     An anomalous verdict owes an alert in the same transaction, unless a person has already
     answered for the frame.
     """
-    if recognise(session, file, frame.sha256, label):
+    row = _new_frame_row(session, file, frame, label)
+    if row is None:
         return False
     encoder_id = _encoder_id(session, encoder)
-    row = _new_frame_row(session, file, frame)
-    if row is None:
-        recognise(session, file, frame.sha256, label)
-        return False
     for each in judged:
-        _record_extension(session, row, each, encoder_id, thresholds_digest, label)
+        extension = _record_extension(session, row, each.measured, each.embedding, encoder_id)
+        if label is not None:
+            record_label(session, extension.id, Answer(label, user()))
+        _record_first_verdict(session, extension, each, encoder_id, thresholds_digest)
     return True
 
 
-def _new_frame_row(session: Session, file: File, frame: Frame) -> FrameRow | None:
+def record_measured(
+    session: Session,
+    file: File,
+    frame: Frame,
+    measured: Sequence[tuple[Measured, NDArray[np.float32]]],
+    *,
+    encoder: Encoder,
+    label: LabelName | None = None,
+) -> bool:
+    """Keep a frame that awaits its verdicts, each image with its embedding; False if known."""
+    row = _new_frame_row(session, file, frame, label)
+    if row is None:
+        return False
+    encoder_id = _encoder_id(session, encoder)
+    for each, embedding in measured:
+        extension = _record_extension(session, row, as_kept(each), embedding, encoder_id)
+        if label is not None:
+            record_label(session, extension.id, Answer(label, user()))
+    return True
+
+
+def record_first_verdict(
+    session: Session,
+    extension_id: int,
+    judged: Judged,
+    *,
+    encoder: Encoder,
+    thresholds_digest: str,
+) -> None:
+    """Keep the verdict that an extension has been waiting for, unless another was first."""
+    extension = session.get_one(ExtensionRow, extension_id)
+    if newest_status(session, extension_id) is None:
+        encoder_id = _encoder_id(session, encoder)
+        _record_first_verdict(session, extension, judged, encoder_id, thresholds_digest)
+
+
+def _new_frame_row(
+    session: Session, file: File, frame: Frame, label: LabelName | None
+) -> FrameRow | None:
     """Return the row of a frame that is new, in place of what was kept of a failed try, if any.
 
-    None if another has recorded the frame since it was looked for.
+    None if it is known, be it that another has recorded it since it was looked for.
     """
+    if recognise(session, file, frame.sha256, label):
+        return None
     session.execute(delete(FrameRow).where(_unprocessed(file)))
     facts = {name: getattr(frame, name) for name in _FRAME_FIELDS}
     added = add_new(session, FrameRow, state=FrameState.PROCESSED, **_file_facts(file), **facts)
-    return None if added is None else session.get_one(FrameRow, added)
+    if added is None:
+        recognise(session, file, frame.sha256, label)
+        return None
+    return session.get_one(FrameRow, added)
 
 
 def _file_facts(file: File) -> dict[str, Any]:
@@ -2013,36 +2078,49 @@ _FRAME_FIELDS = (
 def _record_extension(
     session: Session,
     row: FrameRow,
-    judged: Judged,
+    measured: Measured,
+    embedding: NDArray[np.float32],
     encoder_id: int,
-    thresholds_digest: str,
-    label: LabelName | None,
-) -> None:
-    extension = _extension_row(row, judged.measured)
+) -> ExtensionRow:
+    extension = _extension_row(row, measured)
     session.add(extension)
     session.flush()
-    verdict = _verdict_row(extension.id, encoder_id, judged, thresholds_digest)
     session.add_all(
         [
-            _block_statistics_row(extension.id, judged.measured),
-            EmbeddingRow(extension_id=extension.id, encoder_id=encoder_id, vector=judged.embedding),
-            verdict,
+            _block_statistics_row(extension.id, measured),
+            EmbeddingRow(extension_id=extension.id, encoder_id=encoder_id, vector=embedding),
         ]
     )
     session.flush()
-    if label is not None:
-        record_label(session, extension.id, Answer(label, user()))
-    elif judged.verdict.status is Status.ANOMALOUS:
+    return extension
+
+
+def _record_first_verdict(
+    session: Session,
+    extension: ExtensionRow,
+    judged: Judged,
+    encoder_id: int,
+    thresholds_digest: str,
+) -> None:
+    """Keep a verdict; an anomalous one owes an alert, unless a person has answered already."""
+    verdict = _verdict_row(extension.id, encoder_id, judged, thresholds_digest)
+    session.add(verdict)
+    session.flush()
+    if judged.verdict.status is Status.ANOMALOUS and not _is_answered(session, extension.id):
         session.add(
             AlertRow(
                 topic=Topic.VERDICT,
                 verdict_id=verdict.id,
-                instrument=row.instrument,
+                instrument=extension.frame.instrument,
                 image_type=extension.image_type,
-                night=row.night,
+                night=extension.frame.night,
                 owed_at=verdict.judged_at,
             )
         )
+
+
+def _is_answered(session: Session, extension_id: int) -> bool:
+    return standing(labels_of(session, [extension_id]).get(extension_id, ())) is not None
 
 
 def record_verdict(

@@ -16,6 +16,7 @@
     ├── CannotTune              what is stored does not say where a limit should be
     ├── CannotTrain             too little is labelled to learn from
     ├── InboxAway               a remote inbox does not answer; it is asked again
+    ├── ClusterGone             the machines that were to help do not answer; run it again
     ├── NotDelivered            a mail or message has not left: to be tried again
     │   ├── OutOfReach          the server is not to be had: nothing else leaves either
     │   └── Refused             the server will never take it for this address
@@ -79,6 +80,10 @@ class CannotTrain(QCError):  # noqa: N818
 
 class InboxAway(QCError):  # noqa: N818
     """A remote inbox cannot be listed or read now; the next scan asks again."""
+
+
+class ClusterGone(QCError):  # noqa: N818
+    """The cluster that reads and embeds does not answer any more; what it sent back is kept."""
 
 
 class NotDelivered(QCError):  # noqa: N818

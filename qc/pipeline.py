@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from embeddings.clustering import cosine_distances, merge_heights
+from embeddings.encoder import Encoder, WeightsError
 from embeddings.preprocess import STRETCHES, at_standard_light
 from embeddings.residual import Residual
 from qc import database
@@ -184,9 +185,9 @@ def _begin(
     try:
         file = _stat(file.path)
     except FrameError as error:
-        outcome = _record_unprocessed(file, FrameState.FAILED, str(error), runtime)
+        outcome = record_unprocessed(file, FrameState.FAILED, str(error), runtime)
         return lambda: outcome
-    if _recognise_unread(file, runtime, label):
+    if recognise_unread(file, runtime, label):
         return lambda: Outcome(file.path, FrameState.KNOWN)
     reading = readers.begin(file)
     return lambda: _arrive(file, reading, runtime, label)
@@ -200,14 +201,14 @@ def _arrive(
         read = reading()
         if _recognise_read(read, runtime, label):
             return Outcome(file.path, FrameState.KNOWN)
-        return _arrival(read, runtime)
+        return with_limits(read, runtime)
     except FrameError as error:
         state = FrameState.SKIPPED if isinstance(error, NotForUs) else FrameState.FAILED
-        return _record_unprocessed(file, state, str(error), runtime)
-    except (DBAPIError, OSError, QCError):
+        return record_unprocessed(file, state, str(error), runtime)
+    except (DBAPIError, OSError, QCError, WeightsError):
         raise
     except Exception as error:  # noqa: BLE001 - told in full, and the file is on record
-        return _record_fault(file, error, runtime)
+        return record_fault(file, error, runtime)
 
 
 def _judge_patiently(
@@ -219,12 +220,12 @@ def _judge_patiently(
         for outcome in _judge_batch(arrivals, runtime, label):
             done += 1
             yield outcome
-    except (DBAPIError, OSError, QCError):
+    except (DBAPIError, OSError, QCError, WeightsError):
         raise
     except Exception as error:  # noqa: BLE001 - told in full once it is known whose it is
         left = arrivals[done:]
         if len(left) == 1:
-            yield _record_fault(left[0].file, error, runtime)
+            yield record_fault(left[0].file, error, runtime)
             return
         for arrival in left:
             yield from _judge_patiently([arrival], runtime, label)
@@ -240,13 +241,17 @@ def _judge_batch(
     """
     if not arrivals:
         return
-    starts = np.cumsum([len(arrival.measured) for arrival in arrivals])[:-1]
-    embeddings = np.split(embed(arrivals, runtime), starts)  # each (images of a frame, d)
+    embeddings = by_frame(embed(arrivals, runtime), [one.measured for one in arrivals])
     pairs = zip(arrivals, embeddings, strict=True)
     for _, of_night in groupby(pairs, lambda pair: pair[0].frame.night):
         night = Night()
         judged = [(one, judge_frame(one, own, runtime, night)) for one, own in of_night]
         yield from record(judged, runtime, label)
+
+
+def by_frame(embeddings: Floats, measured: Sequence[Sequence[Measured]]) -> list[Floats]:
+    """Cut the embeddings of a batch into those of each frame."""
+    return np.split(embeddings, np.cumsum([len(each) for each in measured])[:-1])
 
 
 def judge_again(
@@ -271,10 +276,15 @@ def judge_again(
     with runtime.reads() as session:
         nights = database.nights_between(session, first, last)
     for night in nights:
-        for row, arrival, embeddings in _stored(night, runtime, in_force):
+        with runtime.reads() as session:
+            rows = database.extensions_of(session, night)
+        for row, arrival, embeddings in _stored(rows, runtime, in_force):
+            with runtime.reads() as session:
+                before = database.newest_status(session, row.id)
+            if before is None:
+                continue  # its first verdict is for the backfill that has measured it
             [judged] = judge_frame(arrival, embeddings, runtime)
             with runtime.adds.begin() as session:
-                before = database.newest_status(session, row.id)
                 database.record_verdict(
                     session,
                     row.id,
@@ -285,21 +295,48 @@ def judge_again(
             yield Rejudged(arrival.frame.name, before, judged)
 
 
+def judge_waiting(runtime: Runtime) -> Iterator[Judged]:
+    """Judge what has been measured and awaits its first verdict, as if it came in order of time.
+
+    Night after night, each in one transaction, so that a run that is cut short goes on where it
+    was. What no instrument file describes any more keeps waiting.
+    """
+    with runtime.reads() as session:
+        nights = database.nights_unjudged(session)
+    for night in nights:
+        with runtime.reads() as session:
+            rows = sorted(database.unjudged_of(session, night), key=_as_processed)
+        together, judged = Night(), []
+        for row, arrival, embeddings in _stored(rows, runtime, InForce.DATED):
+            [one] = judge_frame(arrival, embeddings, runtime, together)
+            judged.append((row.id, one))
+        with runtime.writes.begin() as session:
+            for extension_id, one in judged:
+                database.record_first_verdict(
+                    session,
+                    extension_id,
+                    one,
+                    encoder=runtime.encoder,
+                    thresholds_digest=runtime.thresholds.digest,
+                )
+        yield from (one for _, one in judged)
+
+
+def _as_processed(row: ExtensionRow) -> tuple[str, str, int]:
+    """Order a night's extensions as `process_frames` would, by the names of their files."""
+    return Path(row.frame.path).name, row.frame.path, row.number
+
+
 def _stored(
-    night: date, runtime: Runtime, in_force: InForce
+    rows: Sequence[ExtensionRow], runtime: Runtime, in_force: InForce
 ) -> Iterator[tuple[ExtensionRow, Arrival, Floats]]:
-    """Yield a night's extensions as arrivals, each with its embedding, (1, d)."""
-    for row in _extensions_of(night, runtime):
+    """Yield stored extensions as arrivals, each with its embedding, (1, d)."""
+    for row in rows:
         with runtime.reads() as session:
             arrival = _arrival_of(session, row, runtime, in_force)
             known = database.find_embedding(session, row.id, runtime.encoder.fingerprint)
         if arrival is not None:
             yield row, arrival, embed([arrival], runtime) if known is None else known[np.newaxis]
-
-
-def _extensions_of(night: date, runtime: Runtime) -> Sequence[ExtensionRow]:
-    with runtime.reads() as session:
-        return database.extensions_of(session, night)
 
 
 def _arrival_of(
@@ -323,16 +360,22 @@ def _arrival_of(
     return Arrival(file, frame, (measured,), (threshold,))
 
 
-def _record_fault(file: File, error: Exception, runtime: Runtime) -> Outcome:
+def record_fault(file: File, error: BaseException, runtime: Runtime) -> Outcome:
     """Keep that a file could not be processed for a bug of ours, which is told in full."""
+    reason = fault_words(file, error)
+    return record_unprocessed(file, FrameState.FAILED, reason, runtime)
+
+
+def fault_words(file: File, error: BaseException) -> str:
+    """Say that a bug of ours keeps a file from being processed; the log has it in full."""
     facts = {"frame": file.path.name}
     logger.error("a file cannot be processed for a fault of ours", exc_info=error, extra=facts)
     words = " ".join(f"{type(error).__name__}: {error}".split())
-    reason = f"{file.path}: a fault of the program: {words}"
-    return _record_unprocessed(file, FrameState.FAILED, reason, runtime)
+    return f"{file.path}: a fault of the program: {words}"
 
 
-def _record_unprocessed(file: File, state: FrameState, reason: str, runtime: Runtime) -> Outcome:
+def record_unprocessed(file: File, state: FrameState, reason: str, runtime: Runtime) -> Outcome:
+    """Keep that a file failed or was skipped, and why."""
     with runtime.adds.begin() as session:
         patience = runtime.settings.watch.patience
         database.record_unprocessed(session, file, state, reason, patience)
@@ -341,7 +384,7 @@ def _record_unprocessed(file: File, state: FrameState, reason: str, runtime: Run
     return Outcome(file.path, state, reason)
 
 
-def _recognise_unread(file: File, runtime: Runtime, label: LabelName | None) -> bool:
+def recognise_unread(file: File, runtime: Runtime, label: LabelName | None) -> bool:
     """Say whether the file was processed before; its frames may be certified only now."""
     with runtime.reads() as session:
         known = database.is_known(session, file)
@@ -379,7 +422,7 @@ def read_and_measure(path: Path, runtime: Runtime) -> Arrival:
     FrameError
         If it cannot be read to its end, or is not a frame that can be judged.
     """
-    return _arrival(read_file(_stat(printable(path)), runtime.instruments), runtime)
+    return with_limits(read_file(_stat(printable(path)), runtime.instruments), runtime)
 
 
 def measure_frame(file: File, frame: Frame, runtime: Runtime) -> Arrival:
@@ -390,11 +433,17 @@ def measure_frame(file: File, frame: Frame, runtime: Runtime) -> Arrival:
     FrameError
         If it is of no type that has a threshold, or not an image that can be judged.
     """
-    return _arrival(reduce_frame(file, frame), runtime)
+    return with_limits(reduce_frame(file, frame), runtime)
 
 
-def _arrival(reading: Reading, runtime: Runtime) -> Arrival:
-    """Add the limits that hold on the frame's night."""
+def with_limits(reading: Reading, runtime: Runtime) -> Arrival:
+    """Add the limits that hold on the frame's night.
+
+    Raises
+    ------
+    FrameError
+        If there are none for its type.
+    """
     encoder, night = runtime.encoder.fingerprint, reading.frame.night
     try:
         thresholds = tuple(
@@ -408,17 +457,17 @@ def _arrival(reading: Reading, runtime: Runtime) -> Arrival:
 
 def embed(arrivals: Sequence[Arrival], runtime: Runtime) -> Floats:
     """Return the embeddings of all extensions, in order: (n, d)."""
-    inputs = [
-        network_input(measured, runtime.encoder.stretch)
-        for arrival in arrivals
-        for measured in arrival.measured
-    ]
-    if not inputs:
+    return embed_measured([one for each in arrivals for one in each.measured], runtime.encoder)
+
+
+def embed_measured(measured: Sequence[Measured], encoder: Encoder) -> Floats:
+    """Return the embeddings of what was measured of n extensions: (n, d)."""
+    if not measured:
         return np.empty((0, 0), np.float32)
-    embeddings = runtime.encoder.embed(np.stack(inputs))
+    embeddings = encoder.embed(np.stack([network_input(one, encoder.stretch) for one in measured]))
     if not np.isfinite(embeddings).all():
         raise ConfigurationError(
-            f"encoder {runtime.encoder.fingerprint}: gave an embedding that is not of numbers; "
+            f"encoder {encoder.fingerprint}: gave an embedding that is not of numbers; "
             "its weights are damaged, or not for this network"
         )
     return embeddings

@@ -10,13 +10,15 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from multiprocessing import connection, get_context, parent_process
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -26,6 +28,7 @@ from qc.errors import DeadReadOut, FrameError, UnreadableFrame, WrongShape
 from qc.frames import Extension, Frame, read_frame
 from qc.instruments import Instrument
 from qc.metrics import measure
+from qc.stores import Object, Store
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +52,25 @@ class Reading:
     measured: tuple[Measured, ...]
 
 
+@dataclass(frozen=True)
+class DistantFile(File):
+    """A file of a store: fetched to be read, and forgotten; `path` is where a copy would lie.
+
+    Attributes
+    ----------
+    store : str
+        The store's address.
+    options : mapping
+        What fsspec is to be told besides.
+    content : Object
+        As the store lists it.
+    """
+
+    store: str
+    options: Mapping[str, Any]
+    content: Object
+
+
 def read_file(file: File, instruments: Sequence[Instrument]) -> Reading:
     """Read a file and reduce each of its images to block statistics and detector numbers.
 
@@ -56,8 +78,28 @@ def read_file(file: File, instruments: Sequence[Instrument]) -> Reading:
     ------
     FrameError
         If it cannot be read to its end, or is not a frame that can be judged.
+    InboxAway
+        If it lies in a store that does not give it.
     """
+    if isinstance(file, DistantFile):
+        return _read_distant(file, instruments)
     return reduce_frame(file, read_frame(file.path, instruments))
+
+
+def _read_distant(file: DistantFile, instruments: Sequence[Instrument]) -> Reading:
+    store = Store(file.store, file.options)
+    with TemporaryDirectory(prefix="qc-") as folder:
+        copy = Path(folder) / file.path.name
+        try:
+            if not store.fetch(file.content, copy):
+                raise UnreadableFrame(f"{file.path}: it has gone from {store.name}")
+            frame = read_frame(copy, instruments)
+        except FrameError as error:
+            raise type(error)(str(error).replace(str(copy), str(file.path))) from None
+        finally:
+            store.close()
+        own = File(file.path, file.size_bytes, file.modified_ns)
+        return reduce_frame(own, replace(frame, path=file.path))
 
 
 def reduce_frame(file: File, frame: Frame) -> Reading:

@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SLOW = {"keras", "openvino", "pyarrow", "tensorflow", "weasyprint"}  # some may be missing
+SLOW = {
+    "distributed",
+    "keras",
+    "openvino",
+    "pyarrow",
+    "tensorflow",
+    "weasyprint",
+}  # some may not even be installed
 
 # Bottom to top: a module imports only from lines above its own.
 ORDER = [
@@ -28,9 +35,10 @@ ORDER = [
     {"qc.tables"},
     {"qc.database"},
     {"qc.accounts", "qc.runs", "qc.vector_index"},
-    {"qc.reading", "qc.settings", "qc.spot_check"},
+    {"qc.settings", "qc.spot_check"},
     {"qc.upkeep"},
     {"qc.stores"},
+    {"qc.reading"},
     {"qc.inboxes"},
     {"qc.labels"},
     {"qc.requests"},
@@ -62,6 +70,8 @@ ORDER = [
     {"qc.why_not"},
     {"qc.simulator"},
     {"qc.selftest"},
+    {"qc.cluster"},
+    {"qc.backfill"},
     {"qc.watch"},
     {"qc.daemon"},
     {"qc.web"},

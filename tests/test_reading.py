@@ -65,7 +65,7 @@ def a_week(folder: Path) -> list[Path]:
         paths += [write_frame(folder, night, 3, change=light_leak)]
         paths += [write_frame(folder, night, number) for number in range(4, 8)]
     paths += [write_frame(folder, 4, 20, change=bias_jump), *spoil(folder)]
-    twin = folder / "TINY.2026-01-03T21:30:00.fits"
+    twin = folder / "TINY.2026-01-04T21:30:00.fits"
     repeated = paths[-10].read_bytes().replace(b"ARCFILE = 'TINY.", b"ARCFILE = 'TWIN.")
     return [*paths, write(twin, repeated)]
 

@@ -98,6 +98,13 @@ class StandIn:
         return unit.astype(np.float32)
 
 
+class Rounded(StandIn):
+    """One whose embeddings are kept as they are, as those of the true encoder: float16."""
+
+    def embed(self, inputs: Floats) -> Floats:
+        return super().embed(inputs).astype(np.float16).astype(np.float32)
+
+
 def thresholds_text(image_types: Sequence[str], encoder: str = StandIn.fingerprint) -> str:
     """A complete thresholds file, the same limits for every type."""
     entry = (

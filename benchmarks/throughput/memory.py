@@ -5,7 +5,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-_EVERY_S = 0.2
+_EVERY_S = 0.5  # to add up the pages of a large process takes milliseconds
 
 
 def run_watched(

@@ -26,7 +26,7 @@ def main() -> None:
     paths = [Path(name) for name in names]
     create_project(Path(project))
     with open_runtime(read_settings(Path(project))) as runtime:
-        runtime.encoder.embed(np.zeros((16, 224, 224, 3), np.float32))  # its start is not counted
+        runtime.encoder.embed(np.ones((16, 224, 224, 3), np.float32))  # its start is not counted
         began, began_core = time.perf_counter(), _core_seconds()
         states = _process(paths, runtime)
         seconds = time.perf_counter() - began

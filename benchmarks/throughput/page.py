@@ -66,7 +66,7 @@ def _lines(found: Mapping[str, Any]) -> Iterable[str]:
     )
     yield from _goals(reached)
     yield "\n## The same files\n"
-    yield from _table(
+    yield from table(
         ("", "frames", "s a frame", "core s a frame", "frames a minute", "peak MB"), _runs(found)
     )
     yield (
@@ -78,7 +78,7 @@ def _lines(found: Mapping[str, Any]) -> Iterable[str]:
         "and after it the encoder alone, on inputs that are ready, at its best batch.\n"
     )
     yield "## The encoder alone\n"
-    yield from _table(
+    yield from table(
         ("engine", "", "threads", "best batch", "images a s", "core ms an image", "one image, ms",
          "furthest", "peak MB"),
         _engines(found["engines"]),
@@ -90,7 +90,7 @@ def _lines(found: Mapping[str, Any]) -> Iterable[str]:
         + ".\n"
     )
     yield "## Judging, against the size of the reference\n"
-    yield from _table(
+    yield from table(
         ("references", "core ms an extension", "the first of a setup"),
         [
             (one["references"], f"{one['later_ms']:.1f}", f"{one['first_ms']:.0f}")
@@ -102,7 +102,7 @@ def _lines(found: Mapping[str, Any]) -> Iterable[str]:
 def _goals(reached: Mapping[str, float]) -> Iterable[str]:
     plain = f"{reached['times_plain']:.1f} ({reached['times_plain_core']:.1f} in core time)"
     floor = f"{reached['times_floor']:.2f} ({reached['times_floor_core']:.2f} in core time)"
-    yield from _table(
+    yield from table(
         ("", "goal", "measured"),
         [
             ("times as fast as the plain script", f"≥ {GOAL_TIMES_PLAIN}", plain),
@@ -152,7 +152,8 @@ def _engines(found: Sequence[Mapping[str, Any]]) -> Iterable[Sequence[object]]:
         )
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterable[str]:
+def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterable[str]:
+    """Yield the lines of a table."""
     yield "| " + " | ".join(heads) + " |"
     yield "|" + "---|" * len(heads)
     for row in rows:

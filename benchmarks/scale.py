@@ -1,0 +1,293 @@
+"""What an archive costs in hours and money: measured as far as this machine goes, then modelled.
+
+``python -m benchmarks.scale --work DIR [--out docs/scale]`` takes the frames of
+``benchmarks.throughput`` (the same DIR), measures each stage and a Dask cluster of one and of two
+workers on this machine, and writes the page. ``--model`` computes the page anew from what was
+measured; ``model`` is the whole of it.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.throughput.frames import FRAMES_A_NIGHT, archive
+from benchmarks.throughput.page import table
+from qc.backfill import find_archive, measure_archive
+from qc.pipeline import embed, judge_frame, judge_waiting, record, with_limits
+from qc.reading import read_file
+from qc.runtime import create_project, open_runtime
+from qc.settings import read_settings
+from qc.tables import LabelName
+
+_IMAGES, _MEGABYTES = 2, 35.5  # of the frames that the stages are measured with, uncompressed
+_PAGE = Path(__file__).parent / "scale_page.md"
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Seconds of one core for one red frame, as measured.
+
+    Attributes
+    ----------
+    read, embed, record, judge : float
+        Reading includes decompression and the detector numbers; embedding is by a processor.
+    learn : float
+        What is expected of one image type of one setup, learnt from its references once a week.
+    """
+
+    read: float
+    embed: float
+    record: float
+    judge: float
+    learn: float
+
+
+@dataclass(frozen=True)
+class Load:
+    """An archive."""
+
+    frames: int
+    gigabytes: float
+    uncompressed_gigabytes: float
+    images: int
+    weeks: float
+    setups: int
+
+    def times(self, factor: int) -> "Load":
+        """Return an archive so many times as large, of the same years and setups."""
+        return Load(
+            self.frames * factor,
+            self.gigabytes * factor,
+            self.uncompressed_gigabytes * factor,
+            self.images * factor,
+            self.weeks,
+            self.setups,
+        )
+
+
+@dataclass(frozen=True)
+class Host:
+    """A machine to be hired, and what it is reached by; none of it is measured here.
+
+    Attributes
+    ----------
+    images_per_s : float
+        Of its GPU; 0 without one.
+    network_mb_s, store_mb_s : float
+        What its network carries, and what the store gives to all hosts together.
+    price : float
+        Of an hour.
+    """
+
+    cores: int
+    images_per_s: float
+    network_mb_s: float
+    store_mb_s: float
+    price: float
+
+
+UVES = Load(
+    frames=80_000,
+    gigabytes=500,
+    uncompressed_gigabytes=1200,
+    images=130_000,
+    weeks=520,
+    setups=60,
+)
+GPU_HOST = Host(cores=16, images_per_s=1500, network_mb_s=1000, store_mb_s=4000, price=2.0)
+PLAIN_HOST = Host(cores=16, images_per_s=0, network_mb_s=1000, store_mb_s=4000, price=0.7)
+
+
+def model(load: Load, host: Host, hosts: int, stages: Stages) -> dict[str, float]:
+    """Return the hours of each stage, of the whole, and what it costs.
+
+    Reading, the network, the store, embedding and recording go on beside each other: the slowest
+    sets the pace. One client records; one process judges, when all is recorded.
+    """
+    megabytes = 1000 * load.gigabytes
+    measured = load.images / _IMAGES  # red frames of as many images
+    read_core_s = stages.read * 1000 * load.uncompressed_gigabytes / _MEGABYTES
+    embed_core_s = 0.0 if host.images_per_s else measured * stages.embed
+    hours = {
+        "cores": (read_core_s + embed_core_s) / (hosts * host.cores),
+        "GPU": load.images / (hosts * host.images_per_s) if host.images_per_s else 0.0,
+        "network": megabytes / (hosts * host.network_mb_s),
+        "store": megabytes / host.store_mb_s,
+        "recording": measured * stages.record,
+    }
+    hours = {name: seconds / 3600 for name, seconds in hours.items()}
+    measuring = max(hours.values())
+    judging = (measured * stages.judge + load.weeks * load.setups * stages.learn) / 3600
+    # The other hosts are given back before the verdicts: they are one process' work.
+    cost = host.price * (hosts * measuring + judging)
+    return {**hours, "measuring": measuring, "judging": judging, "cost": cost}
+
+
+def main() -> None:
+    """Measure what is missing, compute, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("docs/scale"))
+    parser.add_argument("--model", action="store_true", help="measure nothing")
+    parser.add_argument("--cluster", type=int, help=argparse.SUPPRESS)  # of a process of its own
+    parser.add_argument("--frames", type=int, help=argparse.SUPPRESS)
+    told = parser.parse_args()
+    if told.cluster:
+        print(json.dumps(_on_cluster(told.work, told.cluster, told.frames)))
+        return
+    kept = told.out.with_suffix(".json")
+    found = json.loads(kept.read_text()) if told.model else _measured(told.work)
+    kept.write_text(json.dumps(found, indent=1) + "\n")
+    told.out.with_suffix(".md").write_text(_page(found))
+
+
+def _measured(work: Path) -> dict[str, Any]:
+    stages = _stages(work)
+    print(stages, flush=True)
+    clusters = [
+        {"workers": workers, "frames": frames, **_apart(work, workers, frames)}
+        for workers, frames in ((1, 12), (1, 24), (2, 24))
+    ]
+    return {"stages": asdict(stages), "clusters": clusters, "load": os.getloadavg()[0]}
+
+
+def _fresh(project: Path) -> Path:
+    shutil.rmtree(project, ignore_errors=True)
+    create_project(project)
+    return project
+
+
+def _stages(work: Path) -> Stages:
+    """Return the core time of each stage in this process, one frame after another."""
+    paths = archive(work / "archive", 2)
+    spent = dict.fromkeys(("read", "embed", "record"), 0.0)
+
+    def timed(what: str, does: Callable[[], Any]) -> Any:
+        began = time.process_time()
+        done = does()
+        spent[what] += time.process_time() - began
+        return done
+
+    with open_runtime(read_settings(_fresh(work / "scale"))) as runtime:
+        learns = []
+        certified = [*find_archive(map(str, paths[:FRAMES_A_NIGHT]), runtime)]
+        for number, file in enumerate([*certified, *find_archive(map(str, paths[-12:]), runtime)]):
+            reading = timed("read", partial(read_file, file, runtime.instruments))
+            arrival = with_limits(reading, runtime)
+            vectors = timed("embed", partial(embed, [arrival], runtime))
+            if number == 0:
+                spent["embed"] = 0.0  # the network's start
+            began = time.process_time()
+            judged = judge_frame(arrival, vectors, runtime)
+            learns.append(time.process_time() - began)
+            label = LabelName.GOOD if number < FRAMES_A_NIGHT else None
+            timed("record", partial(record, [(arrival, judged)], runtime, label))
+    later = sorted(learns[FRAMES_A_NIGHT:])
+    usual = later[len(later) // 2]
+    each = {name: seconds / len(learns) for name, seconds in spent.items()}
+    return Stages(**each, judge=usual, learn=(max(later) - usual) / _IMAGES)
+
+
+def _apart(work: Path, workers: int, frames: int) -> dict[str, float]:
+    words = ["--work", str(work), "--cluster", str(workers), "--frames", str(frames)]
+    done = subprocess.run(  # noqa: S603 - ourselves
+        [sys.executable, "-m", "benchmarks.scale", *words],
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+        timeout=1200,
+    )
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def _on_cluster(work: Path, workers: int, frames: int) -> dict[str, float]:
+    """Return the seconds of a backfill on a Dask cluster of so many processes; their start not."""
+    from distributed import Client, LocalCluster  # noqa: PLC0415 - only here
+
+    paths = archive(work / "archive", 2)[: frames + 2]
+    with (
+        open_runtime(read_settings(_fresh(work / "cluster"))) as runtime,
+        LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        files = find_archive(map(str, paths), runtime)
+        for some in files[:2]:  # each worker makes its network
+            list(measure_archive([some], runtime, client=client))
+        began = time.perf_counter()
+        list(measure_archive(files[2:], runtime, client=client))
+        measured = time.perf_counter() - began
+        began = time.perf_counter()
+        list(judge_waiting(runtime))
+        return {"seconds": measured, "judging": time.perf_counter() - began}
+
+
+# --- the page ------------------------------------------------------------------------------------
+
+
+def _page(found: dict[str, Any]) -> str:
+    stages = Stages(**found["stages"])
+    return _PAGE.read_text().format(
+        load=f"{found['load']:.1f}",
+        stages=_text(
+            ("stage", "core s a frame"),
+            [(name, f"{value:.3f}") for name, value in asdict(stages).items()],
+        ),
+        clusters=_text(
+            ("workers", "frames", "s", "frames a minute", "judging, s"),
+            _clusters(found["clusters"]),
+        ),
+        hosts=_text(_HEADS, _hosts(UVES, stages)),
+        hundredfold=_text(_HEADS, _hosts(UVES.times(100), stages)),
+        uves=_words(UVES),
+        gpu=_words(GPU_HOST),
+        plain=_words(PLAIN_HOST),
+    )
+
+
+_HEADS = ("hosts", "measuring, h", "set by", "judging, h", "in all, h", "cost, USD")
+
+
+def _clusters(found: Iterable[dict[str, float]]) -> Iterable[Sequence[object]]:
+    for one in found:
+        rate = 60 * one["frames"] / one["seconds"]
+        workers, frames = int(one["workers"]), int(one["frames"])
+        yield workers, frames, f"{one['seconds']:.0f}", f"{rate:.0f}", f"{one['judging']:.0f}"
+
+
+def _hosts(load: Load, stages: Stages) -> Iterable[Sequence[object]]:
+    for name, host in (("with a GPU", GPU_HOST), ("without", PLAIN_HOST)):
+        for hosts in (1, 4, 16):
+            told = model(load, host, hosts, stages)
+            limits = {one: told[one] for one in ("cores", "GPU", "network", "store", "recording")}
+            slowest = max(limits, key=lambda one: limits[one])
+            whole = told["measuring"] + told["judging"]
+            yield (
+                f"{hosts} {name}",
+                f"{told['measuring']:.1f}",
+                slowest,
+                f"{told['judging']:.1f}",
+                f"{whole:.1f}",
+                f"{told['cost']:.0f}",
+            )
+
+
+def _words(one: Load | Host) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in asdict(one).items())
+
+
+def _text(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    return "\n".join(table(heads, rows))
+
+
+if __name__ == "__main__":
+    main()

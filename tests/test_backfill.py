@@ -1,0 +1,316 @@
+"""An archive taken in by many hands, some of which are cut off: the rows are those of one hand."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+
+from qc.backfill import find_archive, measure_archive
+from qc.cluster import open_cluster
+from qc.database import count_unjudged
+from qc.errors import ClusterGone, ConfigurationError
+from qc.pipeline import Outcome, judge_again, judge_waiting, process_frames
+from qc.runtime import Runtime
+from qc.tables import FrameRow, FrameState, LabelName
+from tests.learnt import learnt
+from tests.test_reading import a_week
+from tests.tiny import Floats, Rounded, light_leak, open_tiny, write_frame, write_history
+
+distributed = pytest.importorskip("distributed")
+
+STARTS_WITHIN_S = 60
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # of Dask's own sockets
+
+
+@pytest.fixture(scope="module")
+def week(empty_project, tmp_path_factory):
+    """A week's files, and what is learnt when they are processed one by one in order of time."""
+    folder = tmp_path_factory.mktemp("week")
+    (folder / "archive").mkdir()
+    paths = a_week(folder / "archive")
+    with open_tiny(shutil.copytree(empty_project, folder / "serial"), Rounded()) as runtime:
+        certify(runtime, paths)
+        for _ in process_frames(paths, runtime):
+            pass
+        return folder / "archive", learnt(runtime)
+
+
+def certify(runtime: Runtime, paths: list[Path]) -> None:
+    """Let the first night be certified, so that what follows has references."""
+    for _ in process_frames(paths[:21], runtime, LabelName.GOOD):
+        pass
+
+
+@pytest.fixture
+def empty(project, week):
+    """A project that knows the week's certified night and nothing else."""
+    with open_tiny(project, Rounded()) as runtime:
+        certify(runtime, sorted(week[0].iterdir()))
+        yield runtime
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A cluster of two worker processes, each with a nanny that starts it anew."""
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=None
+    ) as begun:
+        yield begun
+
+
+@pytest.fixture
+def client(cluster):
+    with distributed.Client(cluster) as opened:
+        yield opened
+
+
+def measure(runtime: Runtime, folder: Path, client: Any = None) -> list[Outcome]:
+    return list(measure_archive(find_archive([str(folder)], runtime), runtime, client=client))
+
+
+def judge(runtime: Runtime) -> int:
+    return len(list(judge_waiting(runtime)))
+
+
+def test_an_archive_is_found_newest_first(runtime, inbox):
+    paths = [write_frame(inbox, night) for night in (2, 5, 3)]
+    found = find_archive([str(inbox), str(paths[0])], runtime)
+    assert [file.path for file in found] == [paths[1], paths[2], paths[0]]
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_measured_newest_first_and_judged_later_is_the_same_as_one_by_one(
+    project, week, monkeypatch, workers
+):
+    monkeypatch.setenv("QC_WORKERS", workers)
+    folder, expected = week
+    with open_tiny(project, Rounded()) as runtime:
+        certify(runtime, sorted(folder.iterdir()))
+        outcomes = measure(runtime, folder)
+        assert len(outcomes) == len(list(folder.iterdir()))
+        assert judge(runtime) > 0
+        assert learnt(runtime) == expected
+
+
+def test_a_cluster_learns_what_one_process_learns(empty, week, client):
+    folder, expected = week
+    measure(empty, folder, client)
+    judge(empty)
+    assert learnt(empty) == expected
+
+
+def test_what_is_known_is_not_read_again(empty, week, client):
+    folder, expected = week
+    measure(empty, folder, client)
+    again = [one.state for one in measure(empty, folder, client)]
+    failed = [row for row in expected["frame"] if "state='failed'" in row]
+    assert again.count(FrameState.KNOWN) == len(again) - len(failed)
+    judge(empty)
+    assert judge(empty) == 0
+
+
+def test_judging_that_was_stopped_goes_on_where_it_was(empty, week):
+    folder, expected = week
+    measure(empty, folder)
+    next(judge_waiting(empty))
+    with empty.reads() as session:
+        assert count_unjudged(session) > 0
+    judge(empty)
+    assert learnt(empty) == expected
+
+
+def test_what_awaits_its_verdict_is_no_reference_and_is_not_judged_again(runtime, inbox):
+    write_history(inbox, frames=20)
+    measure(runtime, inbox)
+    [outcome] = process_frames([write_frame(inbox, 3)], runtime)
+    assert outcome.judged[0].evidence.reference_size == 0
+    assert [one.name for one in judge_again(runtime)] == [outcome.path.stem]
+
+
+def test_an_anomaly_of_an_archive_owes_an_alert_as_any_other(empty, inbox):
+    write_frame(inbox, 6, change=light_leak)
+    measure(empty, inbox)
+    assert learnt(empty)["alert"] == []
+    judge(empty)
+    assert len(learnt(empty)["alert"]) == 1
+
+
+# --- cut off in the middle ------------------------------------------------------------------------
+
+
+def test_a_worker_that_is_killed_costs_nothing(empty, week, client, monkeypatch):
+    monkeypatch.setattr(type(empty.settings), "batch_frames", 4, raising=False)
+    folder, expected = week
+    outcomes = measure_archive(find_archive([str(folder)], empty), empty, client=client)
+    next(outcomes)
+    for pid in client.run(os.getpid).values():
+        os.kill(pid, signal.SIGKILL)
+        break
+    for _ in outcomes:
+        pass
+    judge(empty)
+    assert learnt(empty) == expected
+
+
+@contextmanager
+def own_cluster(folder: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
+    """Begin a scheduler and a worker as an administrator would; give address and processes."""
+    place = folder / "scheduler.json"
+    place.unlink(missing_ok=True)
+    root = str(Path(__file__).parent.parent)
+    environment = {**os.environ, "PYTHONPATH": root}
+    dask = [sys.executable, "-m", "dask"]
+    common = ["--scheduler-file", str(place), "--no-dashboard"]
+    begun = []
+    for words in (["scheduler", "--port", "0"], ["worker", "--nthreads", "1"]):
+        begun.append(
+            subprocess.Popen(
+                [*dask, *words, *common],
+                cwd=folder,
+                env=environment,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        )
+        deadline = time.monotonic() + STARTS_WITHIN_S
+        while not place.exists() and time.monotonic() < deadline:
+            os.sched_yield()
+    try:
+        with distributed.Client(scheduler_file=str(place)) as client:
+            client.wait_for_workers(1, timeout=STARTS_WITHIN_S)
+            address = str(client.scheduler.address)
+        yield address, begun
+    finally:
+        for process in begun:
+            process.kill()
+            process.wait()
+
+
+def test_a_scheduler_that_is_killed_stops_the_work_and_a_new_one_ends_it(
+    empty, week, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(type(empty.settings), "batch_frames", 2, raising=False)
+    folder, expected = week
+    with own_cluster(tmp_path) as (address, processes), open_cluster(address) as client:
+        outcomes = measure_archive(find_archive([str(folder)], empty), empty, client=client)
+        next(outcomes)
+        processes[0].kill()
+        with pytest.raises(ClusterGone, match="what it sent back is kept: run it again"):
+            list(outcomes)
+    with own_cluster(tmp_path) as (address, _), open_cluster(address) as client:
+        measure(empty, folder, client)
+    judge(empty)
+    assert learnt(empty) == expected
+
+
+CLIENT = """
+import sys
+from pathlib import Path
+from qc.backfill import find_archive, measure_archive
+from qc.cluster import open_cluster
+from qc.pipeline import judge_waiting
+from tests.tiny import Rounded, open_tiny
+
+if __name__ == "__main__":
+    project, archive, address = sys.argv[1:]
+    with open_tiny(Path(project), Rounded()) as runtime, open_cluster(address) as client:
+        for _ in measure_archive(find_archive([archive], runtime), runtime, client=client):
+            print("measured", flush=True)
+        for _ in judge_waiting(runtime):
+            print("judged", flush=True)
+"""
+
+
+@pytest.mark.parametrize("lines", [3, 35])
+def test_a_client_that_is_killed_loses_nothing_and_repeats_nothing(
+    empty, week, cluster, client, tmp_path, lines
+):
+    folder, expected = week
+    script = tmp_path / "client.py"
+    script.write_text(CLIENT)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(__file__).parent.parent),
+        "QC_BATCH_FRAMES": "2",
+    }
+    words = [sys.executable, script, empty.settings.project, folder, cluster.scheduler_address]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, env=environment) as begun:
+        assert begun.stdout
+        for _ in range(lines):
+            assert begun.stdout.readline()
+        begun.kill()
+    with empty.reads() as session:
+        assert session.scalar(select(func.count()).select_from(FrameRow)) >= 21
+    measure(empty, folder, client)
+    judge(empty)
+    assert learnt(empty) == expected
+
+
+# --- which worker does what -----------------------------------------------------------------------
+
+
+class OnGPU(Rounded):
+    """An encoder that works on workers with a GPU alone."""
+
+    def embed(self, inputs: Floats) -> Floats:
+        if not distributed.get_worker().state.total_resources.get("GPU"):
+            raise ValueError("no GPU here")
+        return super().embed(inputs)
+
+
+def test_where_workers_have_a_gpu_they_alone_embed(project, inbox, tmp_path):
+    write_history(inbox, frames=12)
+    with (
+        own_cluster(tmp_path) as (address, _),
+        distributed.LocalCluster(n_workers=0, dashboard_address=None) as nobody,
+        open_cluster(address) as client,
+        open_tiny(project, OnGPU()) as runtime,
+    ):
+        del nobody
+        root = str(Path(__file__).parent.parent)
+        words = [sys.executable, "-m", "dask", "worker", address, "--resources", "GPU=1"]
+        with subprocess.Popen(
+            [*words, "--no-dashboard"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": root},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ) as worker:
+            client.wait_for_workers(2, timeout=STARTS_WITHIN_S)
+            states = {one.state for one in measure(runtime, inbox, client)}
+            worker.kill()
+    assert states == {FrameState.PROCESSED}
+
+
+class Differs(Rounded):
+    """An encoder that is another one in every process."""
+
+    @property
+    def fingerprint(self) -> str:  # type: ignore[override]
+        return f"process-{os.getpid()}"
+
+
+def test_a_worker_with_another_encoder_is_refused(project, inbox, client):
+    write_history(inbox, frames=2)
+    with (
+        open_tiny(project, Differs()) as runtime,
+        pytest.raises(ConfigurationError, match="a worker's encoder is process-"),
+    ):
+        measure(runtime, inbox, client)
+
+
+def test_where_nobody_answers_the_address_is_said():
+    with (
+        pytest.raises(ConfigurationError, match=r"tcp://127\.0\.0\.1:1: expected the address"),
+        open_cluster("tcp://127.0.0.1:1"),
+    ):
+        pass
