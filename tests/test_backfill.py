@@ -271,11 +271,9 @@ def test_where_workers_have_a_gpu_they_alone_embed(project, inbox, tmp_path):
     write_history(inbox, frames=12)
     with (
         own_cluster(tmp_path) as (address, _),
-        distributed.LocalCluster(n_workers=0, dashboard_address=None) as nobody,
         open_cluster(address) as client,
         open_tiny(project, OnGPU()) as runtime,
     ):
-        del nobody
         root = str(Path(__file__).parent.parent)
         words = [sys.executable, "-m", "dask", "worker", address, "--resources", "GPU=1"]
         with subprocess.Popen(
