@@ -171,7 +171,7 @@ def own_cluster(folder: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes
     dask = [sys.executable, "-m", "dask"]
     common = ["--scheduler-file", str(place), "--no-dashboard"]
     begun = []
-    for words in (["scheduler", "--port", "0"], ["worker", "--nthreads", "1"]):
+    for words in (["scheduler", "--port", "0"], ["worker", "--nthreads", "1", "--no-nanny"]):
         begun.append(
             subprocess.Popen(
                 [*dask, *words, *common],
@@ -277,7 +277,7 @@ def test_where_workers_have_a_gpu_they_alone_embed(project, inbox, tmp_path):
         root = str(Path(__file__).parent.parent)
         words = [sys.executable, "-m", "dask", "worker", address, "--resources", "GPU=1"]
         with subprocess.Popen(
-            [*words, "--no-dashboard"],
+            [*words, "--no-dashboard", "--no-nanny"],
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": root},
             stdout=subprocess.DEVNULL,
