@@ -217,7 +217,9 @@ def _on_cluster(work: Path, workers: int, frames: int) -> dict[str, float]:
     paths = archive(work / "archive", 2)[: frames + 2]
     with (
         open_runtime(read_settings(_fresh(work / "cluster"))) as runtime,
-        LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(
+            n_workers=workers, threads_per_worker=1, dashboard_address="127.0.0.1:0"
+        ) as cluster,
         Client(cluster) as client,
     ):
         files = find_archive(map(str, paths), runtime)

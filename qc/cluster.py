@@ -5,6 +5,7 @@ its address nor its password, and SQLite will do. What a worker had in hand when
 to another.
 """
 
+import logging
 import pickle
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -83,11 +84,15 @@ def open_cluster(address: str) -> Iterator[Any]:
         )
     from distributed import Client, LocalCluster  # noqa: PLC0415 - slow to load
 
+    logging.getLogger("distributed").setLevel(logging.WARNING)  # it tells of each connection
     if address == LOCAL:
-        with (
-            LocalCluster(n_workers=cores(), threads_per_worker=1) as cluster,
-            Client(cluster) as client,
-        ):
+        own = LocalCluster(
+            n_workers=cores(),
+            threads_per_worker=1,
+            host="127.0.0.1",  # whoever reaches a scheduler may run what he likes
+            dashboard_address="127.0.0.1:0",
+        )
+        with own as cluster, Client(cluster) as client:
             yield client
         return
     try:

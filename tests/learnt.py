@@ -18,11 +18,11 @@ from qc.tables import (
 )
 
 _NUMBERS_OF_ROWS = {"id", "frame_id", "extension_id", "encoder_id", "verdict_id", "nearest_id"}
-_MOMENTS = {"processed_at", "judged_at", "owed_at", "at", "failed_since", "retry_at"}
+_OCCASIONS = {"processed_at", "judged_at", "owed_at", "at", "failed_since", "retry_at", "tries"}
 
 
 def learnt(runtime: Runtime) -> dict[str, list[str]]:
-    """Return the rows of each table about frames, in words; without when they were written."""
+    """Return the rows of each table about frames, in words; not when and how often they came."""
     with runtime.reads() as session:
         names = {
             one.id: f"{one.frame.name}[{one.number}]"
@@ -54,7 +54,7 @@ def _words(
             told.append(f"of={names[verdicts[value]]}")
         elif isinstance(row, ExtensionRow) and column == "frame_id":
             told.append(f"frame={row.frame.name}")
-        elif column not in _NUMBERS_OF_ROWS | _MOMENTS:
+        elif column not in _NUMBERS_OF_ROWS | _OCCASIONS:
             spelt = value.tobytes().hex() if hasattr(value, "tobytes") else repr(value)
             told.append(f"{column}={spelt}")
     return told

@@ -171,7 +171,7 @@ def own_cluster(folder: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes
     dask = [sys.executable, "-m", "dask"]
     common = ["--scheduler-file", str(place), "--no-dashboard"]
     begun = []
-    for words in (["scheduler", "--port", "0"], ["worker", "--nthreads", "1"]):
+    for words in (["scheduler", "--port", "0"], ["worker", "--nthreads", "1", "--no-nanny"]):
         begun.append(
             subprocess.Popen(
                 [*dask, *words, *common],
@@ -271,15 +271,13 @@ def test_where_workers_have_a_gpu_they_alone_embed(project, inbox, tmp_path):
     write_history(inbox, frames=12)
     with (
         own_cluster(tmp_path) as (address, _),
-        distributed.LocalCluster(n_workers=0, dashboard_address=None) as nobody,
         open_cluster(address) as client,
         open_tiny(project, OnGPU()) as runtime,
     ):
-        del nobody
         root = str(Path(__file__).parent.parent)
         words = [sys.executable, "-m", "dask", "worker", address, "--resources", "GPU=1"]
         with subprocess.Popen(
-            [*words, "--no-dashboard"],
+            [*words, "--no-dashboard", "--no-nanny"],
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": root},
             stdout=subprocess.DEVNULL,

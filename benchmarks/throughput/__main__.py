@@ -44,9 +44,9 @@ def main() -> None:
     told.work.mkdir(parents=True, exist_ok=True)
     paths = archive(told.work / "archive", told.nights)
     bench = Bench(told.work, paths, told.weights)
-    if told.gpu:
-        bench.measure("gpu", lambda: bench.engines(_BATCHES_OF_GPU, told.peak_tflops, gpu=True))
-        print(json.dumps(bench.found["gpu"], indent=1))
+    if told.gpu is not None:
+        batches = told.gpu or _BATCHES_OF_GPU
+        print(json.dumps(bench.engines(batches, told.peak_tflops, gpu=True), indent=1))
         return
     bench.measure("plain", lambda: bench.plain(paths[: told.plain]))
     for workers in (0, 1, 2, 4):
@@ -66,7 +66,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--plain", type=int, default=8, help="frames for the plain script")
     parser.add_argument("--weights", default="untrained", help="that there are limits for")
     parser.add_argument("--out", type=Path, default=Path("docs/throughput"))
-    parser.add_argument("--gpu", action="store_true", help="only the engines, at a GPU's batches")
+    parser.add_argument(
+        "--gpu", nargs="*", metavar="BATCH", help="only TensorFlow, at batches that fill a GPU"
+    )
     parser.add_argument("--peak-tflops", type=float, help="of the GPU, as its maker promises")
     return parser.parse_args()
 
