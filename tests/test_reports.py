@@ -642,8 +642,8 @@ def test_gross_scores_and_sigmas_are_said_without_digits(session, uves):
     "name", [HOSTILE, "../../escaped", "..", "/etc/passwd", ".hidden", "ö" * 300]
 )
 def test_a_hostile_name_stays_text_and_its_page_stays_in_the_project(tmp_path, session, uves, name):
-    project = tmp_path / "project"
-    project.mkdir()
+    project = tmp_path / "other" / "project"
+    project.mkdir(parents=True)
     history(session, BIAS, nights=3)
     [number] = record(
         session, score=9, name=name, reasons=(HOSTILE,), path=Path(f"/in/{HOSTILE}/a.fits")
