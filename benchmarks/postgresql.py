@@ -173,7 +173,8 @@ def serve(folder: Path, ending: signal.Signals) -> int:
         )
     try:
         if _is_ready(data, server):
-            print(data, flush=True)
+            with suppress(BrokenPipeError):  # whoever asked has gone already
+                print(data, flush=True)
             sys.stdin.read()
         else:
             sys.stderr.write((folder / LOG).read_text())
