@@ -62,7 +62,7 @@ def empty(project, week):
 def cluster():
     """A cluster of two worker processes, each with a nanny that starts it anew."""
     with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, dashboard_address=None
+        n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0"
     ) as begun:
         yield begun
 
