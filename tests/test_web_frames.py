@@ -65,6 +65,13 @@ def project(made, tmp_path):
 
 
 @pytest.fixture
+def empty(empty_project, tmp_path):
+    """A project that has seen nothing, open."""
+    with copied(empty_project, tmp_path / "empty") as one, open_tiny(one) as runtime:
+        yield runtime
+
+
+@pytest.fixture
 def seen(made, project, inbox):
     """The frames of `made`, in a project and an inbox of the test's own."""
     shutil.copytree(made / "inbox", inbox, dirs_exist_ok=True)
@@ -491,12 +498,12 @@ def test_why_not_tells_how_near_it_came(runtime):
     assert why.cluster.height == pytest.approx(height.value, abs=4e-8)  # as vectors are kept
 
 
-def test_the_cost_is_counted_among_the_nominal_frames_of_the_past(runtime):
+def test_the_cost_is_counted_among_the_nominal_frames_of_the_past(empty):
     past = [Past(merge_height=MERGE_HEIGHT * k / 100, label=LabelName.GOOD) for k in range(1, 91)]
     bad = Past(merge_height=5 * MERGE_HEIGHT, label=LabelName.BAD, kind="light_leak")
     asked = Past(merge_height=MERGE_HEIGHT * 0.805, name="ASKED")
-    remember(runtime, *past, bad, asked)
-    cost = read_cost(runtime, "ASKED", None)
+    remember(empty, *past, bad, asked)
+    cost = read_cost(empty, "ASKED", None)
     caught = {one.name: one for one in cost.catches}
     assert (caught["merge_height"].nominal, caught["merge_height"].nominal_of) == (10, 90)
     assert caught["merge_height"].limit == pytest.approx(MERGE_HEIGHT * 0.805)
@@ -507,11 +514,11 @@ def test_the_cost_is_counted_among_the_nominal_frames_of_the_past(runtime):
     assert (cost.now.nominal, cost.now.bad) == (0, 1)
 
 
-def test_what_would_have_caught_it_lies_where_it_says(runtime):
-    remember(runtime, *nominal_frames(40))
-    remember(runtime, Past(merge_height=0.6 * MERGE_HEIGHT, references=20, name="ASKED"))
-    with runtime.reads() as session:
-        why = read_why(runtime, session, "ASKED", None)
+def test_what_would_have_caught_it_lies_where_it_says(empty):
+    remember(empty, *nominal_frames(40))
+    remember(empty, Past(merge_height=0.6 * MERGE_HEIGHT, references=20, name="ASKED"))
+    with empty.reads() as session:
+        why = read_why(empty, session, "ASKED", None)
     wide = judge.widening(20)
     assert why.catching["merge_height"] == pytest.approx(0.6 * MERGE_HEIGHT / wide)
 
