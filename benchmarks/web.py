@@ -37,6 +37,7 @@ from qc.frames import Frame, read_frame
 from qc.instruments import read_instruments
 from qc.plates import CACHE
 from qc.runtime import Runtime, create_project, open_runtime
+from qc.search import FEW_NEWER, refresh_index
 from qc.settings import read_settings
 from qc.simulator import Plan, Stream, simulate
 from qc.tables import ExtensionRow, FrameRow, VerdictRow
@@ -421,6 +422,7 @@ def main() -> None:
     shutil.rmtree(asked.out / CACHE, ignore_errors=True)  # what was cut up by the time before
     with open_runtime(read_settings(asked.out)) as runtime:
         red = stand_in(runtime, files)
+        print(refresh_index(runtime, lambda *_: None, few=FEW_NEWER), flush=True)  # as the daemon
         with runtime.reads() as session:
             pages = list_pages(session, red, files[-1])
         wanted = [one for one in pages if not asked.only or one.what.startswith(tuple(asked.only))]
