@@ -301,6 +301,26 @@ def judge(
     return Verdict(Status.NOMINAL if enough else Status.UNDECIDED, score, tuple(reasons))
 
 
+def is_anomalous_anyway(
+    evidence: Evidence, threshold: Threshold, absolute: Mapping[str, tuple[float, float]]
+) -> bool:
+    """Say whether `judge` finds an anomaly in what is not held against references.
+
+    Without a word on it: the past of a type is thousands of frames.
+    """
+    said, metrics = evidence.prediction, evidence.metrics
+    own = said.own_probability if said else None
+    return (
+        bool(evidence.duplicate_of)
+        or (own is not None and _type_score(own, threshold) > 1)
+        or any(
+            _ratio_to_range(metrics[name], low, high) > 1
+            for name, (low, high) in absolute.items()
+            if name in metrics
+        )
+    )
+
+
 def _distance_findings(evidence: Evidence, threshold: Threshold) -> list[_Finding]:
     if evidence.merge_height is None:
         return []
@@ -404,11 +424,15 @@ def _type_findings(evidence: Evidence, threshold: Threshold) -> list[_Finding]:
     said = evidence.prediction
     if said is None or said.own_probability is None:
         return []
-    score = log(max(said.own_probability, _LEAST_PROBABILITY)) / log(threshold.false_alarms)
+    score = _type_score(said.own_probability, threshold)
     words = (
         f"looks like {said.image_type} ({said.type_probability:.0%}), not like what its header says"
     )
     return [_Finding(score, words, score > 1)]
+
+
+def _type_score(own_probability: float, threshold: Threshold) -> float:
+    return log(max(own_probability, _LEAST_PROBABILITY)) / log(threshold.false_alarms)
 
 
 _LEAST_PROBABILITY = 1e-12  # a classifier that is surer than that has not seen enough

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import date
 from functools import cached_property
 from typing import Any
@@ -14,7 +14,7 @@ from qc import database, plots
 from qc.choices import chosen_all, counted
 from qc.database import Finding
 from qc.errors import CannotTune, ConfigurationError, IncompleteHeader
-from qc.judge import REFERENCE_NEEDED, Evidence, Status, judge, widening
+from qc.judge import REFERENCE_NEEDED, Evidence, is_anomalous_anyway, widening
 from qc.runtime import Runtime
 from qc.tables import LabelName
 from qc.tails import Interval
@@ -24,18 +24,17 @@ from qc.tuning import (
     NOMINAL_NEEDED,
     Inseparable,
     Limits,
+    Nominal,
     Tabulated,
     Tuned,
     continuing,
     expected_of_labels,
     limits_of,
     precision_recall,
-    ratio,
     share,
     tabulate,
     tune_by_hand,
     tune_to_labels,
-    tune_to_nominal,
 )
 
 Doubles = NDArray[np.float64]
@@ -71,8 +70,43 @@ class Goal:
 
 
 @dataclass(frozen=True)
-class Case:
+class Judged:
     """A judged extension, and what people said of it.
+
+    Attributes
+    ----------
+    absolute : mapping of metric name to (low, high)
+        What the instrument can do.
+    """
+
+    name: str
+    night: date
+    evidence: Evidence
+    label: LabelName | None
+    kind: str
+    absolute: Mapping[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What was judged of an image type, whatever its limits, in order of time.
+
+    Attributes
+    ----------
+    table : Tabulated
+        The evidence of all of them, in columns.
+    notes : tuple of str
+        On what was not looked at.
+    """
+
+    judged: tuple[Judged, ...]
+    table: Tabulated
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A judged extension beside the present limits.
 
     Attributes
     ----------
@@ -114,6 +148,8 @@ class History:
         Labelled good and bad under one name.
     continued : int
         How many of the nominal ones were flagged and not labelled.
+    table : Tabulated
+        The evidence of `cases`, in columns.
     """
 
     nominal: tuple[Case, ...]
@@ -122,6 +158,7 @@ class History:
     outliers: tuple[Case, ...]
     contradictory: tuple[Case, ...]
     continued: int
+    table: Tabulated
 
     @cached_property
     def cases(self) -> tuple[Case, ...]:
@@ -135,12 +172,19 @@ class History:
         return np.array([case.is_flagged_anyway for case in self.cases], bool)
 
     @cached_property
-    def _table(self) -> Tabulated:
-        return tabulate([case.evidence for case in self.cases])
+    def ratio_now(self) -> Doubles:
+        """Return the strongest evidence of each case in units of the present limits: (n,)."""
+        return np.array([case.ratio for case in self.cases], np.float64)
+
+    @cached_property
+    def usable(self) -> Nominal:
+        """Return the evidence of the nominal cases that are not flagged whatever the limits."""
+        known = len(self.nominal)
+        return Nominal(self.table.at(np.flatnonzero(~self.is_flagged_anyway[:known])))
 
     def ratios(self, limits: Limits) -> Doubles:
         """Return the strongest evidence of each case in units of some limits: (n,)."""
-        return self._table.ratios(limits)
+        return self.table.ratios(limits)
 
     def is_beyond(self, limits: Limits) -> Booleans:
         """Say which of the cases would be anomalous by some limits: (n,)."""
@@ -330,7 +374,8 @@ def read_past(runtime: Runtime, image_type: str, goal: Goal) -> Past:
     """Return what was judged of an image type, to try limits on."""
     encoder = runtime.encoder.fingerprint
     present = runtime.thresholds.threshold(image_type, goal.effective, encoder)
-    return Past(image_type, present, *read_history(runtime, image_type, present, goal.since))
+    record = read_record(runtime, image_type, goal.since)
+    return Past(image_type, present, sort_out(record, present), record.notes)
 
 
 def propose_from(past: Past, goal: Goal, why: str, by: str) -> Proposal:
@@ -428,11 +473,10 @@ def _curve(proposal: Proposal) -> tuple[Doubles, Doubles, int] | None:
     return precision, recall, int(np.flatnonzero(cuts <= 1)[0])
 
 
-def read_history(
-    runtime: Runtime, image_type: str, present: Threshold, since: date
-) -> tuple[History, tuple[str, ...]]:
-    """Return what was judged of an image type, sorted out, and notes on what was not looked at."""
-    cases, foreign, young = [], 0, 0
+def read_record(runtime: Runtime, image_type: str, since: date) -> Record:
+    """Return what was judged of an image type from a night on."""
+    judged, foreign, young = [], 0, 0
+    absolute = _Absolute(runtime)
     with runtime.reads() as session:
         copies = database.copies(session, image_type)
         for one in database.findings_of_type(session, image_type, since):
@@ -441,8 +485,7 @@ def read_history(
             elif not _is_held(one):
                 young += 1
             else:
-                copy_of = copies.get(one.extension.id, "")
-                cases.append(_case(one, present, _absolute(runtime, one), copy_of))
+                judged.append(_judged(one, absolute.of(one), copies.get(one.extension.id, "")))
     notes = []
     if foreign:
         notes.append(
@@ -451,7 +494,7 @@ def read_history(
         )
     if young:
         notes.append(f"judged with fewer than {REFERENCE_NEEDED} references, so left out: {young}")
-    return _sorted_out(cases), tuple(notes)
+    return Record(tuple(judged), tabulate([one.evidence for one in judged]), tuple(notes))
 
 
 def _is_held(finding: Finding) -> bool:
@@ -461,70 +504,97 @@ def _is_held(finding: Finding) -> bool:
     return known and verdict.reference_size >= REFERENCE_NEEDED
 
 
-def _absolute(runtime: Runtime, finding: Finding) -> Mapping[str, tuple[float, float]]:
-    [instrument] = [one for one in runtime.instruments if one.name == finding.frame.instrument]
-    one = finding.extension
-    return instrument.limits_of(one.image_type, one.chip, one.read_mode)
+class _Absolute:
+    """The instruments' own limits, looked up once for each way to read out a chip."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._instruments = {one.name: one for one in runtime.instruments}
+        self._known: dict[tuple[str, str, str, str], Mapping[str, tuple[float, float]]] = {}
+
+    def of(self, finding: Finding) -> Mapping[str, tuple[float, float]]:
+        one, name = finding.extension, finding.frame.instrument or ""
+        key = name, one.image_type, one.chip, one.read_mode
+        if key not in self._known:
+            self._known[key] = self._instruments[name].limits_of(*key[1:])
+        return self._known[key]
 
 
-def _case(
-    finding: Finding,
-    present: Threshold,
-    absolute: Mapping[str, tuple[float, float]],
-    copy_of: str,
-) -> Case:
-    evidence = database.evidence_of(finding, copy_of)
-    nothing_relative = replace(evidence, merge_height=None, residual=None, z={})
+def _judged(finding: Finding, absolute: Mapping[str, tuple[float, float]], copy_of: str) -> Judged:
     assert finding.frame.night is not None  # it was judged
-    return Case(
+    return Judged(
         name=f"{finding.frame.name}[{finding.extension.number}]",
         night=finding.frame.night,
-        evidence=evidence,
+        evidence=database.evidence_of(finding, copy_of),
         label=finding.label.label if finding.label else None,
         kind=finding.label.kind if finding.label else "",
-        is_flagged_anyway=_is_anomalous(nothing_relative, present, absolute),
-        ratio=ratio(evidence, limits_of(present)),
+        absolute=absolute,
     )
 
 
-def _is_anomalous(
-    evidence: Evidence, threshold: Threshold, absolute: Mapping[str, tuple[float, float]]
-) -> bool:
-    return judge(evidence, threshold, absolute).status is Status.ANOMALOUS
+def sort_out(record: Record, present: Threshold) -> History:
+    """Return what was judged beside some limits, sorted out for tuning."""
+    ratios = record.table.ratios(limits_of(present)).tolist()
+    cases = [
+        Case(
+            one.name,
+            one.night,
+            one.evidence,
+            one.label,
+            one.kind,
+            is_anomalous_anyway(one.evidence, present, one.absolute),
+            ratio,
+        )
+        for one, ratio in zip(record.judged, ratios, strict=True)
+    ]
+    return _sorted_out(cases, record.table)
 
 
-def _sorted_out(cases: Sequence[Case]) -> History:
+def _sorted_out(cases: Sequence[Case], table: Tabulated) -> History:
     said = defaultdict(set)
     for case in cases:
         said[case.name].add(case.label)
     contradictory = {name for name, labels in said.items() if labels >= _OPPOSITES}
-    clear = [case for case in cases if case.name not in contradictory]
-    silent = [case for case in clear if case.label is None]
-    passed = [case for case in clear if case.label == LabelName.GOOD] + [
-        case for case in silent if not case.is_flagged
-    ]
-    flagged = [case for case in silent if case.is_flagged]
-    continued = _continued(passed, flagged)
+    places = [place for place, case in enumerate(cases) if case.name not in contradictory]
+    silent = [place for place in places if cases[place].label is None]
+    flagged = [place for place in silent if cases[place].is_flagged]
+    good = [place for place in places if cases[place].label == LabelName.GOOD]
+    passed = [*good, *(place for place in silent if not cases[place].is_flagged)]
+    continued = _continued(cases, passed, flagged)
+    nominal = sorted((*passed, *continued), key=lambda one: (cases[one].night, cases[one].name))
+    rest = set(flagged) - set(continued)
+    groups = (
+        nominal,
+        [place for place in places if cases[place].label == LabelName.BAD],
+        [place for place in flagged if place in rest],
+        [place for place in places if cases[place].label == LabelName.VALID_OUTLIER],
+        [place for place, case in enumerate(cases) if case.name in contradictory],
+    )
+    nominal_ones, bad, unexplained, outliers, contradicted = (
+        tuple(cases[place] for place in group) for group in groups
+    )
+    in_order = [place for group in groups for place in group]
     return History(
-        nominal=tuple(sorted((*passed, *continued), key=lambda case: (case.night, case.name))),
-        bad=tuple(case for case in clear if case.label == LabelName.BAD),
-        unexplained=tuple(case for case in flagged if case not in continued),
-        outliers=tuple(case for case in clear if case.label == LabelName.VALID_OUTLIER),
-        contradictory=tuple(case for case in cases if case.name in contradictory),
+        nominal=nominal_ones,
+        bad=bad,
+        unexplained=unexplained,
+        outliers=outliers,
+        contradictory=contradicted,
         continued=len(continued),
+        table=table.at(np.array(in_order, np.intp)),
     )
 
 
 _OPPOSITES = {LabelName.GOOD, LabelName.BAD}
 
 
-def _continued(passed: Sequence[Case], flagged: Sequence[Case]) -> list[Case]:
+def _continued(cases: Sequence[Case], passed: Sequence[int], flagged: Sequence[int]) -> list[int]:
     """Return the flagged frames without a label that go on where the nominal ones leave off."""
-    doubtful = [case for case in flagged if not case.is_flagged_anyway]
+    doubtful = [place for place in flagged if not cases[place].is_flagged_anyway]
     if len(passed) < NOMINAL_NEEDED or not doubtful:
         return []
-    within = continuing(_ratios(passed), np.array([case.ratio for case in doubtful]))
-    return [case for case, is_within in zip(doubtful, within, strict=True) if is_within]
+    ratios = np.array([cases[place].ratio for place in doubtful])
+    within = continuing(_ratios([cases[place] for place in passed]), ratios)
+    return [place for place, is_within in zip(doubtful, within, strict=True) if is_within]
 
 
 def _ratios(cases: Sequence[Case]) -> Doubles:
@@ -538,7 +608,7 @@ def _check_known(image_type: str, history: History, goal: Goal) -> None:
             f"{image_type}: no frame has been judged against {REFERENCE_NEEDED} references with "
             "the encoder in use; there is nothing to tune from"
         )
-    usable = sum(not case.is_flagged_anyway for case in history.nominal)
+    usable = int((~history.is_flagged_anyway[: len(history.nominal)]).sum())
     if usable < NOMINAL_NEEDED:
         raise CannotTune(
             f"{image_type}: {usable} nominal frames judged against {REFERENCE_NEEDED} references, "
@@ -576,10 +646,9 @@ def _choose(image_type: str, history: History, present: Threshold, goal: Goal) -
 
 
 def _by_rate(history: History, rate: float) -> _Choice:
-    usable = [case.evidence for case in history.nominal if not case.is_flagged_anyway]
-    words = f"tuned from {len(usable)} nominal frames to {rate:.3g} false alarms"
+    words = f"tuned from {len(history.usable.table)} nominal frames to {rate:.3g} false alarms"
     told = f"{counted(len(history.bad), 'frame')} labelled bad" if history.bad else "none bad"
-    return _Choice(tune_to_nominal(usable, rate), f"{words}, {told}", rate)
+    return _Choice(history.usable.tuned_to(rate), f"{words}, {told}", rate)
 
 
 def _by_hand(history: History, present: Threshold, factor: float) -> _Choice:

@@ -1,9 +1,11 @@
 """What nominal frames say of how odd a further one may look: the tail of a sample, extrapolated."""
 
 from dataclasses import dataclass
+from math import log
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import brentq
 from scipy.stats import genpareto
 
 Doubles = NDArray[np.float64]
@@ -92,8 +94,11 @@ class Tail:
         """Return how often a further nominal frame is expected beyond a value."""
         if value < self.start:
             return self._seen_beyond(value)
-        beyond = _survival(max(value - self.start, 0.0), self.shapes, self.scales)
-        return self.share * float(self.weights @ beyond)
+        return self._beyond(max(value - self.start, 0.0))
+
+    def _beyond(self, excess: float) -> float:
+        """Return how often a further nominal frame is expected beyond the start by so much."""
+        return self.share * float(self.weights @ _survival(excess, self.shapes, self.scales))
 
     def limit(self, rate: float) -> float:
         """Return the value that a further nominal frame is expected beyond at the given rate.
@@ -103,13 +108,13 @@ class Tail:
         """
         if rate >= self.share:
             return float(np.quantile(self.sample, 1 - rate))
-        low, high = 0.0, float(self.scales.max())
-        while self.rate(self.start + high) > rate:
-            low, high = high, 2 * high
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            low, high = (middle, high) if self.rate(self.start + middle) > rate else (low, middle)
-        return self.start + high
+        high = float(self.scales.max())
+        while self._beyond(high) > rate:
+            high *= 2
+        # Of the logarithms, which fall nearly in a straight line: ten steps, not sixty halvings.
+        low = high / 2 if high > self.scales.max() else 0.0
+        excess = brentq(lambda one: log(self._beyond(one) / rate), low, high, xtol=1e-12 * high)
+        return self.start + float(excess)
 
     def limits(self, rate: float) -> Interval:
         """Return `limit`, and between what the value lies that is truly exceeded at the rate."""
@@ -146,7 +151,6 @@ class Tail:
         return np.random.default_rng(1).beta(k, n - k + 1, _DRAWS)
 
 
-_HALVINGS = 60
 _DRAWS = 2000
 _NEXT = 1000
 _ENDS = (0.025, 0.975)
@@ -169,16 +173,27 @@ def fit_tail(sample: Doubles) -> Tail:
     excess = ordered[-k:] - start
     mean = max(float(excess.mean()), 1e-9 * max(abs(start), 1e-9))  # all alike: hardly a tail
     shapes, scales = (each.ravel() for each in np.meshgrid(_SHAPES, mean * _SCALES))
-    likelihood = _log_likelihood(excess, shapes[:, np.newaxis], scales[:, np.newaxis])
+    likelihood = _log_likelihood(excess, shapes, scales)
     weights = np.exp(likelihood - likelihood.max() - shapes / _USUAL_SHAPE)
-    return Tail(ordered, start, k / len(sample), shapes, scales, weights / weights.sum())
+    weights /= weights.sum()
+    told = weights > _NEGLIGIBLE
+    return Tail(ordered, start, k / len(sample), shapes[told], scales[told], weights[told])
 
 
 def _log_likelihood(excess: Doubles, shapes: Doubles, scales: Doubles) -> Doubles:
-    """Return that of each of g Pareto tails, (g, 1): (g,)."""
+    """Return that of each of g Pareto tails: (g,).
+
+    Logarithms are taken of products of factors, which are far fewer: none is above a thousand.
+    """
     bent = np.maximum(shapes, _NEARLY_EXPONENTIAL)
-    densities = -(1 / bent + 1) * np.log1p(bent * excess / scales) - np.log(scales)  # (g, k)
-    return np.asarray(densities.sum(axis=1), np.float64)
+    factors = 1 + excess[:, np.newaxis] * (bent / scales)  # (k, g)
+    products = np.multiply.reduceat(factors, np.arange(0, len(excess), _FACTORS), axis=0)
+    densities = -(1 / bent + 1) * np.log(products).sum(axis=0) - len(excess) * np.log(scales)
+    return np.asarray(densities, np.float64)
+
+
+_FACTORS = 50  # of a product: a thousand to that power is still a number
+_NEGLIGIBLE = 1e-15  # weight of a tail
 
 
 def _survival(excess: float, shapes: Doubles, scales: Doubles) -> Doubles:

@@ -1,8 +1,8 @@
 """Frames to limits: how odd a good frame may look, and how odd the bad ones do. Pure numbers."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,12 +77,37 @@ class Tabulated:
         Of the metrics.
     values : (n, 2 + k) float array
         Merge height, residual and each |z|; 0 where there is none.
+    known : (n, 2 + k) bool array
+        Where there is one.
     widenings : (n,) float array
     """
 
     names: tuple[str, ...]
     values: Doubles
+    known: Booleans
     widenings: Doubles
+
+    def __len__(self) -> int:
+        """Return of how many extensions."""
+        return len(self.values)
+
+    @cached_property
+    def narrowed(self) -> Doubles:
+        """Return what each value would be worth against an ample reference: (n, 2 + k)."""
+        return np.asarray(self.values / self.widenings[:, np.newaxis], np.float64)
+
+    def at(self, places: NDArray[np.intp] | Booleans) -> "Tabulated":
+        """Return those at some places, or those that a mask marks."""
+        values, known = self.values[places], self.known[places]
+        return Tabulated(self.names, values, known, self.widenings[places])
+
+    def beyond_least(self) -> "Tabulated":
+        """Return the evidence that some limit may hold against a frame, and nothing else."""
+        ends = [LEAST.merge_height, LEAST.residual, *(LEAST.alarm_z for _ in self.names)]
+        is_beyond = self.values > self.widenings[:, np.newaxis] * np.array(ends)
+        return Tabulated(
+            self.names, np.where(is_beyond, self.values, 0.0), self.known, self.widenings
+        )
 
     def ratios(self, limits: Limits) -> Doubles:
         """Return what `ratio` does of each: (n,)."""
@@ -95,13 +120,15 @@ class Tabulated:
 def tabulate(evidence: Sequence[Evidence]) -> Tabulated:
     """Put evidence into columns."""
     names = tuple(sorted({name for one in evidence for name in one.z}))
-    rows = [
-        [one.merge_height or 0.0, one.residual or 0.0, *(abs(one.z.get(name, 0)) for name in names)]
-        for one in evidence
-    ]
-    widenings = [widening(one.reference_size) for one in evidence]
-    values = np.array(rows, np.float64).reshape(len(rows), 2 + len(names))
-    return Tabulated(names, values, np.array(widenings, np.float64))
+    rows = [[one.merge_height, one.residual, *map(one.z.get, names)] for one in evidence]
+    found = np.array(rows, np.float64).reshape(len(rows), 2 + len(names))  # NaN for None
+    factors = {n: widening(n) for n in {one.reference_size for one in evidence}}
+    return Tabulated(
+        names,
+        np.abs(np.nan_to_num(found)),
+        ~np.isnan(found),
+        np.array([factors[one.reference_size] for one in evidence], np.float64),
+    )
 
 
 def fit_limits(evidence: Sequence[Evidence], false_alarms: float) -> Limits:
@@ -118,46 +145,67 @@ def fit_limits(evidence: Sequence[Evidence], false_alarms: float) -> Limits:
     false_alarms : float
         Rate per extension.
     """
-    rate = false_alarms / _KINDS
+    table, rate = tabulate(evidence), false_alarms / _KINDS
+    tails = _Tails.of(table)
+    columns = _metric_columns(table)
     limits = Limits(
-        fit_tail(_heights(evidence)).limit(rate),
-        fit_tail(_residuals(evidence)).limit(rate),
-        metric_limits(_z_scores(evidence), false_alarms),
+        tails.merge_height.limit(rate),
+        tails.residual.limit(rate),
+        {name: _limit(far) for name, far in _reaches(columns, false_alarms).items()},
     )
     return at_least(limits, LEAST)
 
 
-def _fit(evidence: Sequence[Evidence], false_alarms: float) -> Limits:
-    """Return limits with the rate shared out equally, as these frames have it, however quiet."""
-    rate = false_alarms / _KINDS
-    far = _reaches(_z_scores(evidence), rate, lambda sample, part: fit_tail(sample).limit(part))
-    return Limits(
-        max(fit_tail(_heights(evidence)).limit(rate), _TINY),
-        max(fit_tail(_residuals(evidence)).limit(rate), _TINY),
-        {name: _metric_limit(alarm) for name, alarm in far.items()},
-    )
+@dataclass(frozen=True)
+class _Tails:
+    """What nominal frames say of each kind of evidence, whatever rate is granted.
+
+    Attributes
+    ----------
+    metrics : mapping of name to Tail or float
+        A metric that is the same in most frames has no tail, but how far out it may lie.
+    """
+
+    merge_height: Tail
+    residual: Tail
+    metrics: Mapping[str, Tail | float]
+
+    @classmethod
+    def of(cls, table: Tabulated) -> "_Tails":
+        height, residual = (
+            fit_tail(table.narrowed[table.known[:, place], place]) for place in (0, 1)
+        )
+        columns = _metric_columns(table).items()
+        metrics = {
+            name: _FURTHEST * float(column.max()) if np.median(column) == 0 else fit_tail(column)
+            for name, column in columns
+        }
+        return cls(height, residual, metrics)
+
+    def limits(self, false_alarms: float) -> Limits:
+        """Return limits with the rate shared out equally, as these frames have it."""
+        rate = false_alarms / _KINDS
+        share_of_each = rate / max(len(self.metrics), 1)
+        return Limits(
+            max(self.merge_height.limit(rate), _TINY),
+            max(self.residual.limit(rate), _TINY),
+            {
+                name: _metric_limit(tail if isinstance(tail, float) else tail.limit(share_of_each))
+                for name, tail in self.metrics.items()
+            },
+        )
 
 
-def _z_scores(evidence: Sequence[Evidence]) -> list[dict[str, float]]:
-    return [{name: _narrowed(z, one) for name, z in one.z.items()} for one in evidence]
-
-
-def _heights(evidence: Sequence[Evidence]) -> Doubles:
-    return np.array(
-        [_narrowed(one.merge_height, one) for one in evidence if one.merge_height is not None]
-    )
-
-
-def _residuals(evidence: Sequence[Evidence]) -> Doubles:
-    return np.array([_narrowed(one.residual, one) for one in evidence if one.residual is not None])
+def _metric_columns(table: Tabulated) -> dict[str, Doubles]:
+    """Return the |z|, as if against an ample reference, of each metric that most frames have."""
+    columns = {
+        name: table.narrowed[table.known[:, place], place]
+        for place, name in enumerate(table.names, start=2)
+    }
+    return {name: column for name, column in columns.items() if len(column) > len(table) / 2}
 
 
 _TINY = 1e-9  # a limit is above zero
-
-
-def _narrowed(value: float, evidence: Evidence) -> float:
-    """Return what a piece of evidence would be worth against an ample reference."""
-    return value / widening(evidence.reference_size)
 
 
 @dataclass(frozen=True)
@@ -195,18 +243,6 @@ def at_least(limits: Limits, least: Least) -> Limits:
 _GREATEST_HEIGHT = 2.0  # cosine distance of opposite directions
 
 
-def _beyond_least(evidence: Evidence) -> Evidence:
-    """Return the evidence that some limit may hold against a frame."""
-    factor = widening(evidence.reference_size)
-    height, residual = evidence.merge_height or 0, evidence.residual or 0
-    return replace(
-        evidence,
-        merge_height=height if height > factor * LEAST.merge_height else None,
-        residual=residual if residual > factor * LEAST.residual else None,
-        z={name: z for name, z in evidence.z.items() if abs(z) > factor * LEAST.alarm_z},
-    )
-
-
 def continuing(nominal: Doubles, doubtful: Doubles) -> Booleans:
     """Say which of the flagged frames that nobody labelled go on where nominal ones leave off.
 
@@ -231,21 +267,6 @@ def continuing(nominal: Doubles, doubtful: Doubles) -> Booleans:
         if (within <= accepted).all():
             return accepted
         accepted |= within
-
-
-def held_out_factors(evidence: Sequence[Evidence], false_alarms: float) -> Doubles:
-    """Return by how much limits that were fitted to the others must be scaled for each: (n,).
-
-    Limits on twenty numbers, each fitted to the same hundred frames, sit closer to these than to
-    the next hundred. A frame that had no part in them does not flatter them.
-    """
-    factors = np.empty(len(evidence))
-    for part in range(_PARTS):
-        others = [one for i, one in enumerate(evidence) if i % _PARTS != part]
-        limits = _fit(others, false_alarms)
-        own = evidence[part::_PARTS]
-        factors[part::_PARTS] = [ratio(_beyond_least(one), limits) for one in own]
-    return factors
 
 
 @dataclass(frozen=True)
@@ -279,10 +300,49 @@ def tune_to_nominal(evidence: Sequence[Evidence], false_alarms: float) -> Tuned:
     false_alarms : float
         Rate per extension.
     """
-    tail = fit_tail(held_out_factors(evidence, false_alarms))
-    factor = max(tail.limit(false_alarms), _LEAST_FACTOR)
-    limits = at_least(_fit(evidence, false_alarms).times(factor), LEAST)
-    return Tuned(limits, _spread(tail, false_alarms, factor), tail.rates(factor))
+    return Nominal(tabulate(evidence)).tuned_to(false_alarms)
+
+
+@dataclass(frozen=True)
+class Nominal:
+    """The evidence of nominal frames in order of time; their tails are fitted once for all rates.
+
+    See `tune_to_nominal`.
+    """
+
+    table: Tabulated
+
+    def tuned_to(self, false_alarms: float) -> Tuned:
+        """Return limits for a granted rate of false alarms."""
+        tail = fit_tail(self._held_out_factors(false_alarms))
+        factor = max(tail.limit(false_alarms), _LEAST_FACTOR)
+        limits = at_least(self._tails.limits(false_alarms).times(factor), LEAST)
+        return Tuned(limits, _spread(tail, false_alarms, factor), tail.rates(factor))
+
+    def _held_out_factors(self, false_alarms: float) -> Doubles:
+        """Return by how much limits that were fitted to the others must be scaled for each: (n,).
+
+        Limits on twenty numbers, each fitted to the same hundred frames, sit closer to these than
+        to the next hundred. A frame that had no part in them does not flatter them.
+        """
+        factors = np.empty(len(self.table))
+        for part, (own, tails_of_others) in enumerate(self._parts):
+            factors[part::_PARTS] = own.ratios(tails_of_others.limits(false_alarms))
+        return factors
+
+    @cached_property
+    def _tails(self) -> _Tails:
+        return _Tails.of(self.table)
+
+    @cached_property
+    def _parts(self) -> tuple[tuple[Tabulated, _Tails], ...]:
+        """Return the frames of each part, and the tails of the others."""
+        place = np.arange(len(self.table)) % _PARTS
+        telling = self.table.beyond_least()
+        return tuple(
+            (telling.at(place == part), _Tails.of(self.table.at(place != part)))
+            for part in range(_PARTS)
+        )
 
 
 def _spread(tail: Tail, false_alarms: float, factor: float) -> Interval:
@@ -345,19 +405,19 @@ def _cut(nominal: Doubles, bad: Doubles, false_alarms: float, recall: float | No
     tail = _finite_tail(nominal)
     lowest = tail.limit(MOST_FALSE_ALARMS)
     usual = max(tail.limit(false_alarms), lowest)
-    spans = _spans(nominal, bad, lowest)
+    spans = _Spans.of(nominal, bad, lowest)
     if recall is not None:
-        if spans[0].recall < recall:
+        if spans.recall[0] < recall:
             raise Inseparable(
                 f"a recall of {recall:g} would flag more than {MOST_FALSE_ALARMS:.0%} of the "
-                f"nominal frames; where that many are flagged, it is {spans[0].recall:.2f}"
+                f"nominal frames; where that many are flagged, it is {spans.recall[0]:.2f}"
             )
-        widest = [span for span in spans if span.recall >= recall][-1]
-        return min(widest.nearest(np.inf), max(usual, 1.0))
-    best = max(span.f1 for span in spans)
+        widest = int(np.flatnonzero(spans.recall >= recall)[-1])
+        return min(float(spans.nearest(np.inf)[widest]), max(usual, 1.0))
+    best = spans.f1.max()
     if best == 0:
         raise Inseparable("the frames labelled bad look no odder than nominal ones")
-    cuts = np.array([span.nearest(usual) for span in spans if span.f1 == best])
+    cuts = spans.nearest(usual)[spans.f1 == best]
     return float(cuts[np.abs(np.log(cuts / usual)).argmin()])
 
 
@@ -384,34 +444,39 @@ def precision_recall(nominal: Doubles, bad: Doubles) -> tuple[Doubles, Doubles, 
 
 
 @dataclass(frozen=True)
-class _Span:
-    """The cuts between two neighbouring ratios: all of them flag the same frames."""
+class _Spans:
+    """The cuts between neighbouring ratios: all of one span flag the same frames.
 
-    low: float
-    high: float
-    recall: float
-    f1: float
+    Attributes
+    ----------
+    low, high, recall, f1 : (k,) float arrays
+        In order, the narrowest cut first.
+    """
 
-    def nearest(self, wanted: float) -> float:
-        """Return the cut nearest to the wanted one that keeps off both ends."""
-        margin = min(_MARGIN, (self.high / self.low) ** 0.5)
-        return float(np.clip(wanted, self.low * margin, self.high / margin))
+    low: Doubles
+    high: Doubles
+    recall: Doubles
+    f1: Doubles
+
+    @classmethod
+    def of(cls, nominal: Doubles, bad: Doubles, lowest: float) -> "_Spans":
+        """Return every different cut from the lowest on."""
+        values = np.unique(np.concatenate([nominal, bad]))
+        inner = values[np.isfinite(values) & (values > lowest)]
+        ends = np.array([lowest, *inner, 10 * max(lowest, inner.max(initial=0))])
+        low, high = ends[:-1], ends[1:]
+        found, false = (
+            len(some) - np.searchsorted(np.sort(some), low, side="right") for some in (bad, nominal)
+        )
+        return cls(low, high, found / len(bad), 2 * found / (found + false + len(bad)))
+
+    def nearest(self, wanted: float) -> Doubles:
+        """Return the cut of each that is nearest to the wanted one and keeps off both ends."""
+        margin = np.minimum(_MARGIN, (self.high / self.low) ** 0.5)
+        return np.asarray(np.clip(wanted, self.low * margin, self.high / margin), np.float64)
 
 
 _MARGIN = 1.02
-
-
-def _spans(nominal: Doubles, bad: Doubles, lowest: float) -> list[_Span]:
-    """Return every different cut from the lowest on, in order."""
-    values = np.unique(np.concatenate([nominal, bad]))
-    inner = values[np.isfinite(values) & (values > lowest)]
-    ends = [lowest, *inner, 10 * max(lowest, inner.max(initial=0))]
-    return [_span(nominal, bad, low, high) for low, high in pairwise(ends)]
-
-
-def _span(nominal: Doubles, bad: Doubles, low: float, high: float) -> _Span:
-    found, false = int((bad > low).sum()), int((nominal > low).sum())
-    return _Span(low, high, found / len(bad), 2 * found / (found + false + len(bad)))
 
 
 def expected_of_labels(
@@ -470,38 +535,27 @@ def metric_limits(
     The rate granted is shared out over the metrics, as any one of them can raise the alarm. So
     each is extrapolated to one frame in ten thousand.
     """
-    return {name: _limit(far) for name, far in _reaches(z_scores, false_alarms).items()}
-
-
-def _reaches(
-    z_scores: Sequence[Mapping[str, float]],
-    false_alarms: float,
-    limit: Callable[[Doubles, float], float] = tail_quantile,
-) -> dict[str, float]:
-    """Return how far out a nominal frame may lie in each metric that most have."""
     names = sorted({name for each in z_scores for name in each})
     samples = {
         name: np.abs([each[name] for each in z_scores if name in each]).astype(np.float64)
         for name in names
     }
     known = {name: sample for name, sample in samples.items() if len(sample) > len(z_scores) / 2}
-    return {
-        name: _furthest_nominal(sample, false_alarms / len(known), limit)
-        for name, sample in known.items()
-    }
+    return {name: _limit(far) for name, far in _reaches(known, false_alarms).items()}
 
 
-def _furthest_nominal(
-    sample: Doubles, rate: float, limit: Callable[[Doubles, float], float]
-) -> float:
-    """Return how far out a nominal frame may lie.
+def _reaches(samples: Mapping[str, Doubles], false_alarms: float) -> dict[str, float]:
+    """Return how far out a nominal frame may lie in each metric.
 
     A count that is the same in most frames, of hot pixels close together say, has no tail to fit:
     what is fitted to its rare other values ends at a hundred sigma.
     """
-    if np.median(sample) == 0:
-        return _FURTHEST * float(sample.max())
-    return limit(sample, rate)
+    return {
+        name: _FURTHEST * float(sample.max())
+        if np.median(sample) == 0
+        else tail_quantile(sample, false_alarms / len(samples))
+        for name, sample in samples.items()
+    }
 
 
 def _limit(alarm: float) -> MetricLimit:

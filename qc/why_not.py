@@ -1,6 +1,6 @@
 """Why a frame was not flagged: how near it came, and what catching it would cost."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
@@ -14,14 +14,16 @@ from qc.closeups import Link, finding_of
 from qc.database import Finding
 from qc.errors import IncompleteHeader
 from qc.judge import REFERENCE_NEEDED, Evidence, Weighed, sample_words, weigh, widening
-from qc.proposals import Case, read_history
+from qc.proposals import History, Past, read_record, sort_out
 from qc.runtime import Runtime
 from qc.tails import Interval
 from qc.thresholds import Threshold
-from qc.tuning import limits_of, ratio, share, tabulate
+from qc.tuning import limits_of, ratio, share
 
 Doubles = NDArray[np.float64]
 Booleans = NDArray[np.bool_]
+
+Remember = Callable[[str, Threshold], Past]
 
 SHOWN = 24  # of the references that it joined
 
@@ -227,8 +229,15 @@ def _member(finding: Finding) -> Link:
 # --- what it would cost ---------------------------------------------------------------------------
 
 
-def read_cost(runtime: Runtime, name: str, number: int | None) -> Cost:
+def read_cost(
+    runtime: Runtime, name: str, number: int | None, remember: Remember | None = None
+) -> Cost:
     """Return what catching an extension would cost: all of its type's past is judged anew.
+
+    Parameters
+    ----------
+    remember : callable, optional
+        Returns the past of an image type beside some limits; it is read where there is none.
 
     Raises
     ------
@@ -245,14 +254,14 @@ def read_cost(runtime: Runtime, name: str, number: int | None) -> Cost:
     if own.reference_size < REFERENCE_NEEDED:
         few = f"it was held against {own.reference_size} references, {REFERENCE_NEEDED} needed"
         return Cost(image_type, None, (), trouble=few)
-    history, notes = read_history(runtime, image_type, threshold, date.min)
-    label = f"{finding.frame.name}[{finding.extension.number}]"
-    nominal = [case for case in history.nominal if case.name != label]
-    bad = [case for case in history.bad if case.name != label]
-    if not nominal:
-        return Cost(image_type, None, (), notes, trouble="nothing nominal of its type is known")
+    past = remember(image_type, threshold) if remember else _read(runtime, image_type, threshold)
+    nominal, bad = _known(past.history, f"{finding.frame.name}[{finding.extension.number}]")
+    if not len(nominal.flagged):
+        return Cost(
+            image_type, None, (), past.notes, trouble="nothing nominal of its type is known"
+        )
     factor = ratio(own, limits_of(threshold))
-    known = [_Known.of(some) for some in (nominal, bad)]
+    known = (nominal, bad)
     now = _catch("now", 1.0, [one.flagged for one in known])
     together = _catch("all", factor, [one.beyond(factor) for one in known])
     alone = [
@@ -260,7 +269,12 @@ def read_cost(runtime: Runtime, name: str, number: int | None) -> Cost:
         for kind, value in _unwidened(own).items()
         if kind in {"merge_height", "residual", *threshold.metrics}
     ]
-    return Cost(image_type, now, (together, *sorted(alone, key=_dearness)), notes)
+    return Cost(image_type, now, (together, *sorted(alone, key=_dearness)), past.notes)
+
+
+def _read(runtime: Runtime, image_type: str, threshold: Threshold) -> Past:
+    record = read_record(runtime, image_type, date.min)
+    return Past(image_type, threshold, sort_out(record, threshold), record.notes)
 
 
 def _dearness(catch: Catch) -> tuple[int, int]:
@@ -299,18 +313,6 @@ class _Known:
     ratios: Doubles
     columns: Mapping[str, Doubles]
 
-    @classmethod
-    def of(cls, cases: Sequence[Case]) -> "_Known":
-        table = tabulate([case.evidence for case in cases])
-        values = table.values / table.widenings[:, np.newaxis]
-        names = ("merge_height", "residual", *table.names)
-        return cls(
-            np.array([case.is_flagged for case in cases], bool),
-            np.array([case.is_flagged_anyway for case in cases], bool),
-            np.array([case.ratio for case in cases], np.float64),
-            dict(zip(names, values.T, strict=True)),
-        )
-
     def beyond(self, factor: float) -> Booleans:
         """Say of each whether limits that are all scaled by a factor would flag it."""
         return self.flagged if factor == 1 else self.anyway | (self.ratios >= factor)
@@ -320,6 +322,22 @@ class _Known:
         if kind not in self.columns:
             return self.flagged
         return self.flagged | (self.columns[kind] >= value)
+
+
+def _known(history: History, but: str) -> tuple[_Known, _Known]:
+    """Return the nominal cases and the bad ones, but for one."""
+    others = np.array([case.name != but for case in history.cases], bool)
+    first, last = len(history.nominal), len(history.nominal) + len(history.bad)
+    place = np.arange(len(others))
+    nominal, bad = others & (place < first), others & (first <= place) & (place < last)
+    return _known_at(history, nominal), _known_at(history, bad)
+
+
+def _known_at(history: History, chosen: Booleans) -> _Known:
+    anyway, ratios = history.is_flagged_anyway[chosen], history.ratio_now[chosen]
+    names = ("merge_height", "residual", *history.table.names)
+    columns = dict(zip(names, history.table.narrowed[chosen].T, strict=True))
+    return _Known(anyway | (ratios > 1), anyway, ratios, columns)
 
 
 def _unwidened(evidence: Evidence) -> dict[str, float]:

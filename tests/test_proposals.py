@@ -14,7 +14,8 @@ from qc.proposals import (
     proposal_record,
     propose,
     propose_all,
-    read_history,
+    read_record,
+    sort_out,
     write_proposals,
 )
 from qc.tables import LabelName
@@ -303,9 +304,10 @@ def test_a_history_says_how_odd_each_frame_was(project, runtime):
     remember(runtime, Past(2 * MERGE_HEIGHT, references=100), Past(residual=500.0))
     thresholds = read_thresholds(project / "thresholds.yaml", ["TB0", "TF0"])
     present = thresholds.threshold("TB0", GOAL.effective, "stand-in-1")
-    history, notes = read_history(runtime, "TB0", present, date.min)
+    record = read_record(runtime, "TB0", date.min)
+    history = sort_out(record, present)
     assert [case.ratio for case in history.cases] == pytest.approx([0.5, 2])
-    assert notes == ()
+    assert record.notes == ()
 
 
 def test_the_weekly_page_tells_each_limit_and_changes_none(runtime):

@@ -71,7 +71,7 @@ class Curve:
 
 
 def distribution(groups: dict[str, Doubles], cut: float) -> Distribution:
-    """Draw how many frames lie where.
+    """Draw how many frames lie where; within a bin the later groups stand side by side.
 
     Parameters
     ----------
@@ -86,21 +86,34 @@ def distribution(groups: dict[str, Doubles], cut: float) -> Distribution:
     }
     most = max([1, *(int(one.max(initial=0)) for one in counts.values())])
     return Distribution(
-        {name: tuple(_bars(edges, one, most)) for name, one in counts.items()},
+        {
+            name: tuple(_bars(edges, one, most, part))
+            for (name, one), part in zip(counts.items(), _parts(len(counts)), strict=True)
+        },
         _across(cut),
         tuple(Tick(_across(one), f"{one:g}") for one in (0.1, 0.3, 1, 3, 10)),
         tuple(Tick(_up(one, most), f"{one}") for one in (1, 10, 100, 1000, 10000) if one <= most),
     )
 
 
-def _bars(edges: Doubles, counts: NDArray[np.int_], most: int) -> list[Bar]:
+def _parts(groups: int) -> list[tuple[float, float]]:
+    """Return where in a bin each group stands: the first fills it, none of the others is hidden."""
+    others = groups - 1
+    return [(0.0, 1.0), *((one / others, 1 / others) for one in range(others))]
+
+
+def _bars(
+    edges: Doubles, counts: NDArray[np.int_], most: int, part: tuple[float, float]
+) -> list[Bar]:
+    """Return a bar for each bin that is not empty, on a part of it: from where, and how wide."""
     bars = []
     for low, high, frames in zip(edges[:-1], edges[1:], counts, strict=True):
         if frames:
             top = _up(int(frames), most)
-            x = _across(float(low))
-            width = _across(float(high)) - x - 0.5
-            bars.append(Bar(round(x, 1), top, round(width, 1), HEIGHT - BOTTOM - top, int(frames)))
+            left = _across(float(low))
+            bin_width = _across(float(high)) - left - 0.5
+            x, width = round(left + part[0] * bin_width, 1), round(part[1] * bin_width, 1)
+            bars.append(Bar(x, top, width, HEIGHT - BOTTOM - top, int(frames)))
     return bars
 
 

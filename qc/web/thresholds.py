@@ -25,13 +25,12 @@ from qc.web.access import Anybody, Tuner
 from qc.web.charts import Curve, Distribution
 from qc.web.kept import Keeping, Kept
 from qc.web.pages import Reads, Renewed, Writes, render
+from qc.web.pasts import NEWEST, past_of
 
 router = APIRouter()
 
-NEWEST = 20_000  # extensions of a type that limits are tried on: 100 MB, and years of a type
 SHOWN = 48  # flips of a kind on the page
 TOLD = 1000  # and in its JSON
-_PASTS = 3  # types whose past is kept
 _NARROWEST, _WIDEST = 0.1, 10.0
 
 
@@ -348,15 +347,10 @@ def _goal(wish: Wish, effective: date, since: date) -> Goal:
 
 
 def _past(runtime: Runtime, session: Session, kept: Kept, shown: Desk, goal: Goal) -> Past:
-    """Return a type's past, read again only when something of it has changed."""
-    newest = database.newest_word(session, shown.image_type)
-    stamp = newest, shown.digest, runtime.encoder.fingerprint, goal.effective
-    pasts: Kept = kept.get("pasts", None, lambda: Kept(_PASTS))
-    name = shown.image_type, goal.since
-    past: Past = pasts.get(
-        name, stamp, lambda: proposals.read_past(runtime, shown.image_type, goal)
-    )
-    return past
+    """Return a type's past beside the limits in force on the night from which others would hold."""
+    encoder = runtime.encoder.fingerprint
+    present = runtime.thresholds.threshold(shown.image_type, goal.effective, encoder)
+    return past_of(runtime, session, kept, shown.image_type, present, goal.since)
 
 
 def _read_ahead(runtime: Runtime, kept: Kept, shown: Desk) -> None:

@@ -1,11 +1,18 @@
 """Why not: how near a frame came to being flagged, and what catching it would cost."""
 
-from fastapi import APIRouter, Request
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse
 
+from qc import database
+from qc.proposals import Past
+from qc.thresholds import Threshold
 from qc.web.frames import frame_url
 from qc.web.images import Name, Number
+from qc.web.kept import Keeping
 from qc.web.pages import Project, Reads, render
+from qc.web.pasts import NEWEST, past_of
 from qc.why_not import Cost, WhyNot, read_cost, read_why
 
 router = APIRouter()
@@ -26,17 +33,36 @@ def why_record(project: Project, session: Reads, name: Name, extension: Number =
     return read_why(project, session, name, extension)
 
 
+def find_cost(
+    project: Project, session: Reads, kept: Keeping, name: Name, extension: Number = None
+) -> Cost:
+    """Return what catching the image of an address would cost; its type's past is kept."""
+
+    def remember(image_type: str, present: Threshold) -> Past:
+        since = database.night_of_newest(session, image_type, NEWEST)
+        return past_of(project, session, kept, image_type, present, since)
+
+    return read_cost(project, name, extension, remember)
+
+
+FoundCost = Annotated[Cost, Depends(find_cost)]
+
+
 @router.get("/frames/{name}/why/cost", include_in_schema=False)
 def cost(
-    request: Request, project: Project, session: Reads, name: Name, extension: Number = None
+    request: Request,
+    project: Project,
+    session: Reads,
+    name: Name,
+    found: FoundCost,
+    extension: Number = None,
 ) -> HTMLResponse:
     """Show what catching it would cost; the past of its type is judged anew."""
     why = read_why(project, session, name, extension)
-    shown = read_cost(project, why.name, why.number)
-    return render(request, "why_cost.html.j2", why=why, cost=shown, frame_url=frame_url)
+    return render(request, "why_cost.html.j2", why=why, cost=found, frame_url=frame_url)
 
 
 @router.get("/api/v1/frames/{name}/why/cost", tags=["frames"])
-def cost_record(project: Project, name: Name, extension: Number = None) -> Cost:
+def cost_record(found: FoundCost) -> Cost:
     """Return what catching it would cost in false alarms."""
-    return read_cost(project, name, extension)
+    return found
