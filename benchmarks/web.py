@@ -109,7 +109,9 @@ class Cost:
 def list_pages(session: Session, red: Sequence[str], file: Path) -> list[Page]:
     """List every page and address."""
     count = session.scalar(select(func.count()).select_from(FrameRow)) or 1
-    some = select(FrameRow.name).where(FrameRow.id % max(1, count // SPREAD) == 0)
+    known = min(count, EMBEDDED)  # the newest; of older ones there is no tree
+    some = select(FrameRow.name).where(FrameRow.id > count - known)
+    some = some.where(FrameRow.id % max(1, known // SPREAD) == 0)
     names = list(session.scalars(some.order_by(FrameRow.id)))
     newest = select(ExtensionRow.id).order_by(ExtensionRow.id.desc()).limit(TIMES)
     return [
