@@ -738,8 +738,10 @@ def test_without_scripts_the_whole_image_still_shows(chromium, served):
 
 
 def test_the_cost_comes_when_the_page_is_there(page, runtime):
-    past = [Past(merge_height=MERGE_HEIGHT * k / 100, label=LabelName.GOOD) for k in range(1, 51)]
-    remember(runtime, *past, Past(name="ASKED", merge_height=MERGE_HEIGHT * 0.405))
+    heights = [MERGE_HEIGHT * k / 100 for k in range(1, 51)]
+    past = [Past(merge_height=one, label=LabelName.GOOD, image_type="TF0") for one in heights]
+    asked = Past(name="ASKED", merge_height=MERGE_HEIGHT * 0.405, image_type="TF0")
+    remember(runtime, *past, asked)
     page.goto("/frames/ASKED/why")
     page.wait_for_selector("#cost table")
     assert "10 of 50" in page.locator("#cost").inner_text()
