@@ -45,6 +45,7 @@ from qc.settings import read_settings
 from qc.simulator import Plan, Stream, simulate
 from qc.tables import ExtensionRow, FrameRow, VerdictRow
 from qc.web.app import create_app
+from qc.web.server import send_at_once
 
 LIMIT_MS, NEXT_MS = 200, 100  # of a page, p95; of the review's next frame
 FIRST_MS = 1000
@@ -277,6 +278,7 @@ def serving(runtime: Runtime, now: datetime) -> Iterator[httpx.Client]:
     config = uvicorn.Config(create_app(runtime, lambda: now), log_config=None, access_log=False)
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listening:
+        send_at_once(listening)
         port = listening.getsockname()[1]
         thread = Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()

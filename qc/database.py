@@ -234,6 +234,7 @@ def connect(url: str | URL) -> Engine:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     elif engine.dialect.name == "postgresql":
+        event.listen(engine, "connect", _prepare_postgresql)
         event.listen(engine, "begin", _begin_postgresql)
     return engine
 
@@ -295,6 +296,15 @@ def _begin_sqlite(connection: Any) -> None:
 
 
 _WRITERS_LOCK, _DAEMONS_LOCK = 0x7163, 0x7164  # PostgreSQL's advisory locks are a database's own
+
+
+def _prepare_postgresql(connection: Any, _record: Any) -> None:
+    # What we read a block at a time is read to its end: a plan for the first tenth of it takes
+    # minutes for the rest. And compiling a question takes longer than answering any of ours.
+    with connection.cursor() as cursor:
+        cursor.execute("SET cursor_tuple_fraction = 1")
+        cursor.execute("SET jit = off")
+    connection.commit()
 
 
 def _begin_postgresql(connection: Any) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from qc.runtime import create_project
 from qc.tables import EpochRow, LabelName
 from qc.web import uploads
 from qc.web.pages import Writes
+from qc.web.server import send_at_once
 from tests.browser import pages_of
 from tests.tiny import process, write_frame, write_history
 from tests.waiting import DEADLINE_S
@@ -40,6 +42,15 @@ def test_a_server_that_is_told_to_end_ends_well(tmp_path, how):
     finally:
         server.kill()
         server.stdout.close()
+
+
+def test_an_answer_leaves_as_it_is_written():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        send_at_once(listening)
+        with socket.create_connection(listening.getsockname()) as _caller:
+            accepted, _ = listening.accept()
+            with accepted:
+                assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def epochs_in(session):
