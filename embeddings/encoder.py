@@ -111,7 +111,8 @@ class ResNet50Encoder:
     def __getstate__(self) -> dict[str, Any]:
         """Travel without the network: it is built anew, and its fingerprint taken, elsewhere."""
         kept = ("weights", "stretch", "batch_size", "grid", "engine")
-        return {name: value for name, value in vars(self).items() if name in kept}
+        own = {name: value for name, value in vars(self).items() if name in kept}
+        return own | {"notes": None}  # they lie in a folder of the one that sends it
 
     @property
     def name(self) -> str:

@@ -1,5 +1,6 @@
 import importlib.util
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -110,6 +111,14 @@ def test_the_fingerprint_of_a_file_is_noted_when_it_was_read_once(saved, tmp_pat
     assert run_python(code).stdout.split() == [told, "False"]
     notes.write_text("not what was written")
     assert ResNet50Encoder(str(path), notes=notes).fingerprint == told
+
+
+def test_an_encoder_that_was_sent_to_another_process_is_the_same_there(saved, tmp_path):
+    own = ResNet50Encoder(str(saved), notes=tmp_path / "notes" / "weights.json")
+    sent = pickle.loads(pickle.dumps(own))
+    assert sent.fingerprint == own.fingerprint
+    one = some_inputs(1)
+    assert np.array_equal(sent.embed(one), own.embed(one))
 
 
 def test_weights_that_are_read_otherwise_than_before_make_no_embedding(saved, tmp_path):
