@@ -44,3 +44,14 @@ class Turns:
                 turn.wanted -= 1
                 if not turn.wanted:
                     del self._turns[name]
+
+    @contextmanager
+    def if_free(self, name: Hashable) -> Iterator[bool]:
+        """Have a name until the end of the block unless another has it; say whether it is had."""
+        with self._lock:
+            is_free = name not in self._turns
+        if is_free:
+            with self.of(name):
+                yield True
+        else:
+            yield False

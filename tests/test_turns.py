@@ -112,3 +112,11 @@ def test_pictures_are_kept_while_there_is_room_for_their_bytes():
     for number in range(70):
         kept.get(number, 0, lambda: bytes(2**20))
     assert 60 * 2**20 < kept.used <= 64 * 2**20
+
+
+def test_who_wants_a_name_only_if_it_is_free_does_not_wait_for_it():
+    turns = Turns()
+    with turns.of("a"), turns.if_free("a") as is_free, turns.if_free("b") as is_other_free:
+        assert (is_free, is_other_free) == (False, True)
+    with turns.if_free("a") as is_free:
+        assert is_free

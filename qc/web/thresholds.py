@@ -20,6 +20,7 @@ from qc.proposals import Flip, Goal, Past, Proposal
 from qc.runtime import Runtime
 from qc.thresholds import Threshold
 from qc.tuning import limits_of
+from qc.turns import Turns
 from qc.web import charts
 from qc.web.access import Anybody, Tuner
 from qc.web.charts import Curve, Distribution
@@ -354,9 +355,13 @@ def _past(runtime: Runtime, session: Session, kept: Kept, shown: Desk, goal: Goa
 
 
 def _read_ahead(runtime: Runtime, kept: Kept, shown: Desk) -> None:
-    with runtime.reads() as session:
-        since = database.night_of_newest(session, shown.image_type, NEWEST)
-        _past(runtime, session, kept, shown, Goal(shown.effective, since))
+    """Read the past of a type, unless that is done already: who waits holds a connection."""
+    ahead: Turns = kept.get("ahead", None, Turns)
+    with ahead.if_free(shown.image_type) as is_free:
+        if is_free:
+            with runtime.reads() as session:
+                since = database.night_of_newest(session, shown.image_type, NEWEST)
+                _past(runtime, session, kept, shown, Goal(shown.effective, since))
 
 
 @router.post("/thresholds/{image_type}", include_in_schema=False)
