@@ -20,9 +20,10 @@ from sqlalchemy.orm import Session
 from qc import database
 from qc.cluster import Kit, Taken, Unread, take_in
 from qc.database import File
-from qc.errors import FrameError, InboxAway, NotForUs, QCError
+from qc.errors import FrameError, InboxAway, NotForUs
 from qc.files import printable, told_time
 from qc.pipeline import (
+    OF_NO_FILE,
     Outcome,
     by_frame,
     embed_measured,
@@ -181,7 +182,7 @@ def _finish(file: File, reading: Callable[[], Reading]) -> Reading | Unread:
         return Unread(file, FrameState.SKIPPED, str(error))
     except (FrameError, InboxAway) as error:
         return Unread(file, FrameState.FAILED, str(error))
-    except (OSError, QCError):
+    except OF_NO_FILE:
         raise
     except Exception as error:  # noqa: BLE001 - told in full, and the file is on record
         return Unread(file, FrameState.FAILED, fault_words(file, error))
@@ -191,7 +192,7 @@ def _embedded(readings: Sequence[Reading], runtime: Runtime) -> Iterator[Taken |
     measured = [one.measured for one in readings]
     try:
         embeddings = embed_measured([one for each in measured for one in each], runtime.encoder)
-    except (OSError, QCError):
+    except OF_NO_FILE:
         raise
     except Exception as error:  # noqa: BLE001 - told in full once it is known whose it is
         if len(readings) == 1:
@@ -240,7 +241,7 @@ def _record_taken(
     try:
         with runtime.writes.begin() as session:
             outcomes = [_record_one(session, one, runtime, label) for one in taken]
-    except (OSError, QCError, OperationalError):
+    except (OperationalError, *OF_NO_FILE):
         raise
     except Exception as error:  # noqa: BLE001 - told in full once it is known whose it is
         if len(taken) == 1:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embeddings.encoder import Encoder
+from embeddings.encoder import Encoder, WeightsError
 from qc.database import File
 from qc.errors import ClusterGone, ConfigurationError, FrameError, InboxAway, NotForUs, QCError
 from qc.instruments import Instrument
@@ -175,7 +175,7 @@ class _Work:
         batch = self.files.pop(future.key)
         try:
             return future.result(), []
-        except QCError:
+        except (QCError, WeightsError):
             raise
         except (CancelledError, CommClosedError) as error:
             raise _gone(error) from error

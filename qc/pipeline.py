@@ -35,6 +35,7 @@ Floats = NDArray[np.float32]
 
 logger = logging.getLogger(__name__)
 
+OF_NO_FILE = (OSError, QCError, WeightsError)  # what is wrong with all files, and ends a run
 _REFERENCES_TO_CLUSTER = 2  # a tree of reference and new needs two references to be a tree
 FLAGGED_BAD = 0.9  # of the flagged images, those expected to be bad: one in ten is a false alarm
 
@@ -205,7 +206,7 @@ def _arrive(
     except FrameError as error:
         state = FrameState.SKIPPED if isinstance(error, NotForUs) else FrameState.FAILED
         return record_unprocessed(file, state, str(error), runtime)
-    except (DBAPIError, OSError, QCError, WeightsError):
+    except (DBAPIError, *OF_NO_FILE):
         raise
     except Exception as error:  # noqa: BLE001 - told in full, and the file is on record
         return record_fault(file, error, runtime)
@@ -220,7 +221,7 @@ def _judge_patiently(
         for outcome in _judge_batch(arrivals, runtime, label):
             done += 1
             yield outcome
-    except (DBAPIError, OSError, QCError, WeightsError):
+    except (DBAPIError, *OF_NO_FILE):
         raise
     except Exception as error:  # noqa: BLE001 - told in full once it is known whose it is
         left = arrivals[done:]

@@ -387,10 +387,11 @@ def test_a_bad_option_in_the_settings_is_a_mistake(qc, installed):
     assert_a_mistake(qc("status"), "stretch: Value error, there are physical")
 
 
-def test_missing_weights_are_a_mistake_told_at_the_first_frame(qc, installed, inbox):
+@pytest.mark.parametrize("command", ["process", "backfill"])
+def test_missing_weights_are_a_mistake_told_at_the_first_frame(qc, installed, inbox, command):
     write_settings(installed, 'instruments = "instruments"\nweights = "w.weights.h5"\n')
     write_frame(inbox)
-    assert_a_mistake(qc("process", inbox), f"{installed}/w.weights.h5: no such weights file")
+    assert_a_mistake(qc(command, inbox), f"{installed}/w.weights.h5: no such weights file")
 
 
 def test_a_database_that_fails_is_a_mistake(qc, judged):
