@@ -167,3 +167,17 @@ def _encoder_id(session: Session) -> int:
         session.add(row)
         session.flush()
     return row.id
+
+
+def broken_file(at: datetime) -> FrameRow:
+    """A file that was tried three times, and could not be read."""
+    return FrameRow(
+        state=FrameState.FAILED,
+        reason="/in/b.fits: it ends too early",
+        path="/in/b.fits",
+        name="b.fits",
+        file_bytes=1,
+        modified_ns=1,
+        processed_at=at,
+        tries=3,
+    )

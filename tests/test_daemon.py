@@ -221,6 +221,12 @@ def installed(settled):
     return settled
 
 
+def run_daemon(project):
+    """Begin a daemon that is expected to end by itself."""
+    command = [sys.executable, "-m", "qc", "run", "--project", project]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
 @contextmanager
 def daemon(project):
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -240,12 +246,7 @@ def test_a_daemon_that_is_killed_is_followed_by_one_that_says_so_and_goes_on(
     installed, inbox, tmp_path
 ):
     with daemon(installed) as first:
-        second = subprocess.run(
-            [sys.executable, "-m", "qc", "run", "--project", installed],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        second = run_daemon(installed)
         assert second.returncode == 2
         assert f"process {first.pid}" in second.stderr
         first.send_signal(signal.SIGKILL)
@@ -264,12 +265,7 @@ def test_two_project_folders_with_one_database_have_one_daemon(installed, tmp_pa
     other = shutil.copytree(installed, tmp_path / "other")
     (other / "daemon.lock").unlink(missing_ok=True)
     with daemon(installed):
-        second = subprocess.run(
-            [sys.executable, "-m", "qc", "run", "--project", other],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        second = run_daemon(other)
     assert second.returncode == 2
     assert "a daemon on another host, or of another project folder" in second.stderr
 

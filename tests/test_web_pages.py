@@ -14,9 +14,10 @@ from pypdf import PdfReader
 from qc.database import Answer, findings_named, owe_alert, record_label
 from qc.notices import silence
 from qc.settings import Web
-from qc.tables import AlertRow, EpochRow, FrameRow, FrameState, LabelName, NoticeRow, Topic
+from qc.tables import AlertRow, EpochRow, LabelName, NoticeRow, Topic
 from qc.web.app import create_app
 from tests.browser import WIDE, hindrances, routes_of, serving, window
+from tests.owed import broken_file
 from tests.remembered import Past, nominal_frames, remember
 from tests.tiny import (
     MERGE_HEIGHT,
@@ -149,18 +150,7 @@ def fill(session):
         session.flush()
     silence(session, notice.id, NOW + timedelta(days=1), False, "ann", NOW, "known")
     owe_alert(session, Topic.FILE, "b.fits", "b.fits cannot be read")
-    session.add(
-        FrameRow(
-            state=FrameState.FAILED,
-            reason="/in/b.fits: it ends too early",
-            path="/in/b.fits",
-            name="b.fits",
-            file_bytes=1,
-            modified_ns=1,
-            processed_at=NOW,
-            tries=3,
-        )
-    )
+    session.add(broken_file(NOW))
 
 
 @pytest.fixture(scope="module")

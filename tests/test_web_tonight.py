@@ -9,6 +9,7 @@ from qc.judge import Status
 from qc.notices import silence
 from qc.tables import AlertRow, FrameRow, FrameState, LabelName, NoticeRow, Topic
 from tests.browser import pages_of, violations
+from tests.owed import broken_file
 from tests.remembered import Past, remember
 
 NOW = datetime(2026, 1, 2, 6, tzinfo=UTC)
@@ -41,18 +42,7 @@ def night(runtime):
         owe_alert(session, Topic.FILE, "b.fits", "b.fits cannot be read")
         until = NOW + timedelta(days=1)
         silence(session, number, until, False, "ann", NOW, "known")
-        session.add(
-            FrameRow(
-                state=FrameState.FAILED,
-                reason="/in/b.fits: it ends too early",
-                path="/in/b.fits",
-                name="b.fits",
-                file_bytes=1,
-                modified_ns=1,
-                processed_at=NOW,
-                tries=3,
-            )
-        )
+        session.add(broken_file(NOW))
     return number
 
 
