@@ -313,6 +313,7 @@ class ExtensionRow(Base):
         UniqueConstraint("frame_id", "number"),
         Index("ix_extension_setup", *SETUP_COLUMNS, "observed_at"),
         Index("ix_extension_observed_at", "observed_at", "id"),
+        Index("ix_extension_image_type", "image_type", "observed_at", "id"),
     )
     id: Mapped[int] = mapped_column(primary_key=True)
     frame_id: Mapped[int] = mapped_column(ForeignKey("frame.id", ondelete="CASCADE"))
