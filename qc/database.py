@@ -46,6 +46,7 @@ from sqlalchemy.orm import (
     contains_eager,
     defer,
 )
+from sqlalchemy.pool import QueuePool
 
 from embeddings.encoder import Encoder
 from embeddings.preprocess import appearance
@@ -230,7 +231,15 @@ def connect(url: str | URL) -> Engine:
     address = read_url(url) if isinstance(url, str) else url
     try:
         # A server that was restarted meanwhile is noticed before a transaction is lost to it.
-        engine = create_engine(address, pool_pre_ping=True, **_OPTIONS.get(_kind(address), {}))
+        # Nobody waits for a connection: forty threads answer pages, of which each may hold two
+        # while it waits for what another reads. Those beyond five are closed after use.
+        engine = create_engine(
+            address,
+            pool_pre_ping=True,
+            poolclass=QueuePool,
+            max_overflow=80,
+            **_OPTIONS.get(_kind(address), {}),
+        )
     except (ArgumentError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigurationError(f"database {shown_url(address)!r}: {reason}") from error
