@@ -28,7 +28,6 @@ from sqlalchemy import (
     create_engine,
     delete,
     event,
-    exists,
     func,
     make_url,
     or_,
@@ -1602,14 +1601,13 @@ def encoder_counts(session: Session) -> Mapping[str, int]:
 
 def alerts_owed(session: Session) -> int:
     """Return how many things people have not been told of yet, that are not silenced."""
-    waiting = and_(
+    count = select(func.count()).select_from(AlertRow)
+    waiting = count.where(
         AlertRow.notice_id.is_(None), AlertRow.silence_id.is_(None), AlertRow.settled == ""
     )
-    unsent = exists().where(
-        DeliveryRow.notice_id == AlertRow.notice_id, DeliveryRow.due_at.is_not(None)
-    )
-    query = select(func.count()).select_from(AlertRow).where(or_(waiting, unsent))
-    return session.scalar(query) or 0
+    owed = select(DeliveryRow.notice_id).where(DeliveryRow.due_at.is_not(None))
+    unsent = count.where(AlertRow.notice_id.in_(owed))
+    return (session.scalar(waiting) or 0) + (session.scalar(unsent) or 0)
 
 
 def oldest_debt(session: Session) -> datetime | None:
