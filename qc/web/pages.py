@@ -49,7 +49,7 @@ Reads = Annotated[Session, Depends(reading)]
 Writes = Annotated[Session, Depends(writing, scope="function")]
 
 # A row's number in an address; a database refuses to look for larger ones.
-RowNumber = Annotated[int, Path(ge=1, lt=2**63)]
+RowNumber = Annotated[int, Path(ge=1, lt=2**63, description="A row's number.")]
 
 
 def render(request: Request, template: str, *, status: int = 200, **context: Any) -> HTMLResponse:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from sqlalchemy.orm import Session
 
 from qc import database, trends
@@ -17,9 +17,10 @@ from qc.judge import Status
 from qc.runtime import Runtime
 from qc.times import noon
 from qc.trends import QUANTITIES, Trend
+from qc.web import answers
 from qc.web.access import Anybody
 from qc.web.addresses import frame_address
-from qc.web.asked import Question
+from qc.web.asked import Question, Since, Until
 from qc.web.drawings import Dots, Mark, scatter
 from qc.web.kept import Keeping, Kept
 from qc.web.pages import Reads, Renewed, render
@@ -32,7 +33,9 @@ _LOOKS = {  # shape says it again without colour
     Status.UNDECIDED: ("undecided", "#4a90c2", "inverted_triangle"),
     Status.ANOMALOUS: ("anomalous", "#d1443a", "diamond"),
 }
-_CSV: dict[int | str, dict[str, Any]] = {200: {"content": {"text/csv": {}}}}
+_CSV: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/csv": {"schema": {"type": "string"}}}, "description": "Every point."}
+}
 _FIRST = date(1990, 1, 1)
 _LAST = date(2100, 1, 1)
 
@@ -40,9 +43,11 @@ _LAST = date(2100, 1, 1)
 class Wanted(Question):
     """Which number, and of which nights."""
 
-    metric: str = "score"
-    since: date | None = None
-    until: date | None = None
+    metric: Annotated[
+        str, Field(description="`score`, `merge_height`, `residual`, or a detector number.")
+    ] = "score"
+    since: Since = None
+    until: Until = None
 
     @model_validator(mode="after")
     def _known(self) -> Self:
@@ -146,7 +151,7 @@ def table(request: Request, found: AskedTrend) -> HTMLResponse:
     return render(request, "trend_table.html.j2", trend=found.trend, wanted=found.wanted)
 
 
-@router.get("/api/v1/trends/{image_type}")
+@router.get("/api/v1/trends/{image_type}", response_model=answers.TrendOf)
 def trend_json(asked: AskedTrend) -> dict[str, Any]:
     """Return a trend: at most some thousand points with all extremes, and how many there are."""
     found = asked.trend
