@@ -98,17 +98,20 @@ class Alike(Question):
 class OnMap(Question):
     """Which extensions are laid on a plane, how, and by what they are coloured."""
 
-    type: Annotated[str, Field(max_length=40)] = ""
-    colour: Literal["year", "label", "type"] = "label"
-    way: Way = Way.PCA
-    since: date | None = None
-    until: date | None = None
-    dark: bool = False
+    type: Annotated[
+        str, Field(max_length=40, description="Image type, or `any`; else all of them.")
+    ] = ""
+    colour: Annotated[
+        Literal["year", "label", "type"], Field(description="Of the page's points.")
+    ] = "label"
+    way: Annotated[Way, Field(description="Principal axes, or t-SNE, which is slow.")] = Way.PCA
+    since: Since = None
+    until: Until = None
 
     @property
     def query(self) -> str:
         """Write it as the end of an address."""
-        given = self.model_dump(exclude={"dark"}, exclude_none=True, mode="json")
+        given = self.model_dump(exclude_none=True, mode="json")
         return "&".join(f"{name}={value}" for name, value in given.items())
 
 
@@ -318,7 +321,7 @@ def _draw(found: Map, asked: OnMap) -> Any:
     across, up = (
         ("first principal axis", "second") if found.way is Way.PCA else ("t-SNE, without unit", "")
     )
-    return scatter(dots, across=across, up=up, is_time=False, is_dark=asked.dark)
+    return scatter(dots, across=across, up=up, is_time=False)
 
 
 def _group(one: Place, colour: str) -> str:
@@ -341,8 +344,12 @@ def _dots(name: str, number: int, some: Sequence[Place], asked: OnMap) -> Dots:
         [one.y for one in some],
         [one.name for one in some],
         [frame_address(one.name) for one in some],
-        [f"{one.image_type} {one.night} {one.status} {one.label} {one.kind}" for one in some],
+        [" ".join(map(str, filter(None, _words(one)))) for one in some],
     )
+
+
+def _words(one: Place) -> tuple[object, ...]:
+    return one.image_type, one.night, one.status.lower(), one.label, one.kind.replace("_", " ")
 
 
 @router.get("/dendrogram", include_in_schema=False)

@@ -333,23 +333,18 @@ def read_consequences(
     since = wish.since or database.night_of_newest(session, shown.image_type, NEWEST)
     goal = _goal(wish, shown.effective, since)
     proposal = proposals.propose_from(_past(runtime, session, kept, shown, goal), goal, "", who)
-    history, is_scaled = proposal.history, wish.factor is not None
-    axis = limits_of(proposal.present if is_scaled else proposal.proposed)
-    cut = _true_factor(proposal) if is_scaled else 1.0
-    nominal, bad = history.ratios_to(axis)
+    history = proposal.history
+    # In units of the limits tried: not all of them are scaled alike, as each has a floor.
+    tried = limits_of(proposal.proposed)
+    nominal, bad = history.ratios_to(tried)
     known = len(nominal) + len(bad)
-    groups = {"nominal": nominal, "bad": bad, "others": history.ratios(axis)[known:]}
+    groups = {"nominal": nominal, "bad": bad, "others": history.ratios(tried)[known:]}
     return Consequences(
         proposal,
-        charts.distribution(groups, cut),
-        charts.curve(nominal, bad, cut) if len(bad) else None,
+        charts.distribution(groups),
+        charts.curve(nominal, bad) if len(bad) else None,
         since,
     )
-
-
-def _true_factor(proposal: Proposal) -> float:
-    """Return by how much the limits are scaled in the end: they are rounded, and have a floor."""
-    return proposal.proposed.residual / proposal.present.residual
 
 
 def _goal(wish: Wish, effective: date, since: date) -> Goal:

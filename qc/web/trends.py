@@ -60,8 +60,7 @@ class Wanted(Question):
     @property
     def query(self) -> str:
         """Write it as the end of an address."""
-        names = set(Wanted.model_fields)
-        given = self.model_dump(include=names, exclude_none=True, mode="json")
+        given = self.model_dump(include=set(Wanted.model_fields), exclude_none=True, mode="json")
         return "&".join(f"{name}={value}" for name, value in given.items())
 
 
@@ -71,18 +70,12 @@ class Choice(Wanted):
     type: str
 
 
-class Drawn(Wanted):
-    """What is to be drawn, and on what paper."""
-
-    dark: bool = False
-
-
 @dataclass(frozen=True)
 class Found:
     """A trend, and how it was asked for."""
 
     trend: Trend
-    wanted: Drawn
+    wanted: Wanted
 
 
 def find(
@@ -90,7 +83,7 @@ def find(
     session: Reads,
     kept: Keeping,
     image_type: ImageType,
-    wanted: Annotated[Drawn, Query()],
+    wanted: Annotated[Wanted, Query()],
     _who: Anybody,
 ) -> Found:
     """Return the trend that an address asks for, read again only when its type has changed."""
@@ -142,7 +135,7 @@ def page(
 @router.get("/trends/{image_type}/plot.json", include_in_schema=False)
 def plot(found: AskedTrend) -> JSONResponse:
     """Return the plot as BokehJS draws it."""
-    return JSONResponse(draw(found.trend, is_dark=found.wanted.dark))
+    return JSONResponse(draw(found.trend))
 
 
 @router.get("/trends/{image_type}/table", include_in_schema=False)
@@ -206,7 +199,7 @@ def read(runtime: Runtime, session: Session, kept: Kept, image_type: str, wanted
     return found
 
 
-def draw(trend: Trend, *, is_dark: bool) -> Any:
+def draw(trend: Trend) -> Any:
     """Return a trend as BokehJS draws it."""
     shown = trend.thinned()
     groups = []
@@ -238,7 +231,6 @@ def draw(trend: Trend, *, is_dark: bool) -> Any:
         across="",
         up=f"{trend.quantity.name}{unit}",
         is_time=True,
-        is_dark=is_dark,
         marks=marks,
         limit=([time.replace(tzinfo=None) for time in times], values),
     )
