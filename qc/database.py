@@ -33,12 +33,14 @@ from sqlalchemy import (
     make_url,
     or_,
     select,
+    tuple_,
 )
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.orm import (
     Bundle,
+    InstrumentedAttribute,
     Session,
     aliased,
     contains_eager,
@@ -72,8 +74,10 @@ from qc.tables import (
     rounded_to_keep,
 )
 from qc.thresholds import Threshold
-from qc.times import noon, utc_now
+from qc.times import midnight, noon, utc_now
 
+_WHEN = (ExtensionRow.observed_at, FrameRow.name, ExtensionRow.id)
+_CANDIDATES = 400  # looked at for the newest nominal ones, at a time
 REFERENCE_NEWEST = 200  # a longer memory dilutes the present state; a shorter one has thin tails
 SETTLED_NEWEST = 100  # for what is learnt of whole pictures: more cost time and gain nothing
 _ROWS_AT_ONCE = 500  # bounds the memory of a question about ten years
@@ -499,23 +503,58 @@ def _nominal(
 ) -> Sequence[Any]:
     """Return id, night, metrics and embedding of the newest nominal extensions of a setup."""
     since = epoch_start(session, setup.image_type, frame.instrument, frame.night)
+    encoder = select(EncoderRow.id).where(EncoderRow.fingerprint == fingerprint)
+    conditions = [
+        EmbeddingRow.encoder_id == session.scalar(encoder),
+        *_same_setup(setup, free),
+        FrameRow.instrument == frame.instrument,
+        FrameRow.night < frame.night,
+        FrameRow.night >= since,
+        # The nights say as much; by these, an index is entered where they begin, and left.
+        ExtensionRow.observed_at < frame.observed_at,
+        ExtensionRow.observed_at >= midnight(since),
+    ]
+    found: list[Any] = []
+    for ids in _newest_embeddings(session, conditions):
+        query = (
+            select(ExtensionRow.id, FrameRow.night, ExtensionRow.metrics, EmbeddingRow.vector)
+            .join(ExtensionRow.frame)
+            .join(EmbeddingRow, EmbeddingRow.extension_id == ExtensionRow.id)
+            .where(EmbeddingRow.id.in_(ids), _is_nominal())
+            .order_by(*(one.desc() for one in _WHEN))
+            .limit(REFERENCE_NEWEST - len(found))
+        )
+        found += session.execute(query)
+        if len(found) == REFERENCE_NEWEST:
+            break
+    return found
+
+
+def _newest_embeddings(
+    session: Session, conditions: Sequence[ColumnElement[bool]]
+) -> Iterator[Sequence[int]]:
+    """Yield the ids of embeddings whose extensions and frames fit, newest first, some at a time.
+
+    For whoever wants a few of them that are nominal. What is nominal takes a look at labels and
+    verdicts, and in one question with the rest PostgreSQL takes that look at all there ever were.
+    """
     query = (
-        select(ExtensionRow.id, FrameRow.night, ExtensionRow.metrics, EmbeddingRow.vector)
+        select(*_WHEN, EmbeddingRow.id.label("embedding_id"))
         .join(ExtensionRow.frame)
         .join(EmbeddingRow, EmbeddingRow.extension_id == ExtensionRow.id)
-        .join(EncoderRow, EncoderRow.id == EmbeddingRow.encoder_id)
-        .where(
-            EncoderRow.fingerprint == fingerprint,
-            *_same_setup(setup, free),
-            FrameRow.instrument == frame.instrument,
-            FrameRow.night < frame.night,
-            FrameRow.night >= since,
-            _is_nominal(),
-        )
-        .order_by(ExtensionRow.observed_at.desc(), FrameRow.name.desc())  # along an index
-        .limit(REFERENCE_NEWEST)
+        .where(*conditions)
+        .order_by(*(one.desc() for one in _WHEN))
+        .limit(_CANDIDATES)
     )
-    return session.execute(query).all()
+    rows = session.execute(query).all()
+    while rows:
+        yield [row.embedding_id for row in rows]
+        observed_at, *others = rows[-1][: len(_WHEN)]
+        beyond = query.where(
+            ExtensionRow.observed_at <= observed_at,  # lets an index be entered there
+            tuple_(*_WHEN) < (observed_at, *others),
+        )
+        rows = session.execute(beyond).all() if len(rows) == _CANDIDATES else []
 
 
 def _same_setup(setup: Setup, free: frozenset[str]) -> list[ColumnElement[bool]]:
@@ -542,10 +581,16 @@ def _is_nominal() -> ColumnElement[bool]:
     return or_(accepted, and_(label.is_(None), status == Status.NOMINAL))
 
 
-def newest_label() -> ScalarSelect[LabelName]:
-    """Return the label that counts of the extension in the enclosing query, as a subquery."""
+def newest_label(what: InstrumentedAttribute[Any] = LabelRow.label) -> ScalarSelect[Any]:
+    """Return the label that counts of the extension in the enclosing query, as a subquery.
+
+    Parameters
+    ----------
+    what : column of LabelRow
+        What is wanted of it.
+    """
     return (
-        select(LabelRow.label)
+        select(what)
         .where(LabelRow.extension_id == ExtensionRow.id, *_label_stands())
         .order_by(LabelRow.id.desc())
         .limit(1)

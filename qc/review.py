@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from qc import database, labels, spot_check
@@ -19,8 +19,12 @@ from qc.nights import standing
 from qc.requests import Word, word
 from qc.runtime import image_types_of
 from qc.tables import ExtensionRow, FrameRow, LabelName, LabelRow, VerdictRow
+from qc.times import midnight
 
 FEW = 20_000  # that many are sorted in the time of a page; more are read in a stored order
+_FIRST_STRETCH, _LONGEST_STRETCH = 1000, 8000  # of an order, looked through at a time
+_LAST_NIGHT = date.max - timedelta(days=2)
+_LONG_WAY = 30_000  # looked through in vain
 _SETUP = ("chip", "binning", "read_mode", "optics")
 _DRAWN_AT_MOST = 30_000  # what a question can name
 
@@ -112,26 +116,18 @@ def read_some(
     InvalidAnswer
         If there is no such image type, status or kind, or `after` is no place.
     """
-    conditions = _conditions(session, instruments, filters)
     order = _ORDERS[filters.order]
-    value: Any = order.value
-    if filters.order is not Order.TIME and _are_few(session, filters, conditions):
-        value = value + 0.0  # sorted, not read along the index
-    query = (
-        select(ExtensionRow.id, order.value, order.tie)
-        .join(ExtensionRow.frame)
-        .join(VerdictRow, VerdictRow.extension_id == ExtensionRow.id)
-        .where(_is_newest(), *conditions)
-        .order_by(value.desc(), order.tie.desc())
-        .limit(count + 1)
-    )
-    if after:
-        query = query.where(*_beyond(order, after))
-    rows = session.execute(query).all()
+    wanted = _wanted(order).where(*_conditions(session, instruments, filters))
+    place = _read_place(order, after) if after else None
+    is_of_extensions = order.value is ExtensionRow.observed_at
+    narrow = _of_extensions(instruments, filters) if is_of_extensions else []
+    if filters.order is not Order.TIME and _are_few(session, instruments, filters):
+        rows = _sorted(session, order, wanted, place, count + 1)
+    else:
+        rows = _walked(session, order, wanted, narrow, place, count + 1)
     more = len(rows) > count
     rows = rows[:count]
-    place = _place(rows[-1][1], rows[-1][2]) if more else ""
-    return Some(tuple(row[0] for row in rows), place)
+    return Some(tuple(row.id for row in rows), _spell_place(rows[-1]) if more else "")
 
 
 @dataclass(frozen=True)
@@ -155,21 +151,88 @@ _ORDERS = {
 }
 
 
-def _place(value: datetime | float, tie: int) -> str:
+@dataclass(frozen=True)
+class _Place:
+    """The last that was seen in an order."""
+
+    value: Any
+    tie: int
+
+
+def _wanted(order: _Stored) -> Select[Any]:
+    """Select extensions with their places in an order, of each the newest verdict alone."""
+    return (
+        select(ExtensionRow.id, order.value.label("value"), order.tie.label("tie"))
+        .join(ExtensionRow.frame)
+        .join(VerdictRow, VerdictRow.extension_id == ExtensionRow.id)
+        .where(_is_newest())
+    )
+
+
+def _sorted(
+    session: Session, order: _Stored, wanted: Select[Any], place: _Place | None, count: int
+) -> list[Any]:
+    """Find all that are wanted, and return those that come next."""
+    if place:
+        wanted = wanted.where(_beyond(order, place))
+    value = func.coalesce(order.value, order.value)  # sorted, not read along the index
+    return list(session.execute(wanted.order_by(value.desc(), order.tie.desc()).limit(count)))
+
+
+def _walked(
+    session: Session,
+    order: _Stored,
+    wanted: Select[Any],
+    narrow: Sequence[ColumnElement[bool]],
+    place: _Place | None,
+    count: int,
+) -> list[Any]:
+    """Go through a stored order, some thousand at a time, and return those that come next.
+
+    A database that is given order and conditions in one question may find all that fit first,
+    as PostgreSQL does; so it is asked of one stretch of the order after the other. Where so few
+    fit that hardly any were met on a long way, finding all is quicker after all.
+    """
+    found: list[Any] = []
+    size, far = _FIRST_STRETCH, 0
+    descending = (order.value.desc(), order.tie.desc())
+    while len(found) < count:
+        ahead = select(order.value.label("value"), order.tie.label("tie")).where(*narrow)
+        ahead = ahead.order_by(*descending)
+        if place:
+            ahead = ahead.where(_beyond(order, place))
+        stretch = ahead.limit(size).subquery()
+        these = wanted.join(stretch, stretch.c.tie == order.tie).order_by(*descending)
+        found += session.execute(these.limit(count - len(found)))
+        last = session.execute(ahead.offset(size - 1).limit(1)).first()
+        if last is None:
+            break
+        far += size
+        place, size = _Place(*last), min(2 * size, _LONGEST_STRETCH)
+        if far > _LONG_WAY and len(found) < count:
+            return found + _sorted(session, order, wanted, place, count - len(found))
+    return found
+
+
+def _spell_place(row: Any) -> str:
+    value = row.value
     spelt = value.strftime("%Y-%m-%dT%H:%M:%S.%f") if isinstance(value, datetime) else repr(value)
-    return f"{spelt}_{tie}"
+    return f"{spelt}_{row.tie}"
 
 
-def _beyond(order: _Stored, after: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+def _read_place(order: _Stored, after: str) -> _Place:
     spelt, _, tie = after.partition("_")
     try:
-        value, last = order.read(spelt), int(tie)
+        place = _Place(order.read(spelt), int(tie))
     except ValueError:
         raise InvalidAnswer(f"after: '{after[:60]}' is no place in this order") from None
-    if not 0 <= last < 2**63:
+    if not 0 <= place.tie < 2**63:
         raise InvalidAnswer(f"after: '{after[:60]}' is no place in this order")
-    # The first lets the index be entered there; the second leaves out equals that were seen.
-    return order.value <= value, or_(order.value < value, order.tie < last)
+    return place
+
+
+def _beyond(order: _Stored, place: _Place) -> ColumnElement[bool]:
+    return tuple_(order.value, order.tie) < (place.value, place.tie)
 
 
 def _is_newest() -> ColumnElement[bool]:
@@ -177,34 +240,28 @@ def _is_newest() -> ColumnElement[bool]:
     return ~exists().where(newer.extension_id == VerdictRow.extension_id, newer.id > VerdictRow.id)
 
 
-def _are_few(session: Session, filters: Filters, conditions: Sequence[Any]) -> bool:
+def _are_few(session: Session, instruments: Sequence[Instrument], filters: Filters) -> bool:
     """Say whether so few fit that sorting them is quicker than looking for them in a long order."""
-    if filters.labelled is Labelled.YES or filters.by or filters.is_sample:
+    if filters.is_sample:
         return True
-    if not (filters.first or filters.last or filters.types):
-        return False
-    narrow = [one for one in conditions if _is_quick(one)]
-    found = select(ExtensionRow.id).join(ExtensionRow.frame).where(*narrow).limit(FEW + 1)
-    count = session.scalar(select(func.count()).select_from(found.subquery())) or 0
-    return count <= FEW
+    found: list[Select[Any]] = []
+    if filters.labelled is Labelled.YES or filters.by:
+        said = select(LabelRow.id)
+        found.append(said.where(LabelRow.who == filters.by) if filters.by else said)
+    if narrow := _of_frames(filters) + _of_extensions(instruments, filters):
+        found.append(select(ExtensionRow.id).join(ExtensionRow.frame).where(*narrow))
+    return any(_are_at_most(session, one, FEW) for one in found)
 
 
-def _is_quick(condition: Any) -> bool:
-    column = getattr(condition, "left", None)
-    return getattr(column, "key", "") in {"night", "image_type"}
+def _are_at_most(session: Session, found: Select[Any], most: int) -> bool:
+    some = found.limit(most + 1).subquery()
+    return (session.scalar(select(func.count()).select_from(some)) or 0) <= most
 
 
 def _conditions(
     session: Session, instruments: Sequence[Instrument], filters: Filters
 ) -> list[ColumnElement[bool]]:
-    found: list[ColumnElement[bool]] = []
-    if filters.first:
-        found.append(FrameRow.night >= filters.first)
-    if filters.last:
-        found.append(FrameRow.night <= filters.last)
-    if words := filters.types.replace(",", " ").split():
-        known = chosen_all(words, image_types_of(instruments), "image type")
-        found.append(ExtensionRow.image_type.in_(known))
+    found = _of_frames(filters) + _of_extensions(instruments, filters)
     found += [_has_word(word) for word in filters.setup.split()]
     if filters.status:
         status = Status(chosen(filters.status, Status, "status"))
@@ -214,6 +271,30 @@ def _conditions(
     if filters.most is not None:
         found.append(VerdictRow.score <= filters.most)
     return found + _label_conditions(instruments, filters) + _sample(session, filters)
+
+
+def _of_frames(filters: Filters) -> list[ColumnElement[bool]]:
+    found: list[ColumnElement[bool]] = []
+    if filters.first:
+        found.append(FrameRow.night >= filters.first)
+    if filters.last:
+        found.append(FrameRow.night <= filters.last)
+    return found
+
+
+def _of_extensions(
+    instruments: Sequence[Instrument], filters: Filters
+) -> list[ColumnElement[bool]]:
+    """Limit types and days; a night is of two days, and what is exact says `_of_frames`."""
+    found: list[ColumnElement[bool]] = []
+    if filters.first:
+        found.append(ExtensionRow.observed_at >= midnight(filters.first))
+    if filters.last and filters.last < _LAST_NIGHT:
+        found.append(ExtensionRow.observed_at < midnight(filters.last + timedelta(days=2)))
+    if words := filters.types.replace(",", " ").split():
+        known = chosen_all(words, image_types_of(instruments), "image type")
+        found.append(ExtensionRow.image_type.in_(known))
+    return found
 
 
 def _has_word(word: str) -> ColumnElement[bool]:
@@ -238,9 +319,8 @@ def _label_conditions(
     if filters.kind:
         every = [kind.name for one in instruments for kind in one.fault_kinds()]
         kind = chosen(filters.kind, dict.fromkeys(every), "kind of fault")
-        said = and_(LabelRow.kind == kind, LabelRow.id == _newest_label_id())
         predicted = and_(VerdictRow.predicted_kind == kind, database.newest_label().is_(None))
-        found.append(or_(ExtensionRow.id.in_(_labelled(said)), predicted))
+        found.append(or_(predicted, database.newest_label(LabelRow.kind) == kind))
     return found
 
 

@@ -299,13 +299,20 @@ def _when_taken(context: Any) -> datetime | None:
     return found
 
 
+SETUP_COLUMNS = (
+    *("image_type", "chip", "binning", "read_mode"),
+    *("wavelength_nm", "slit_arcsec", "optics"),
+)
+
+
 class ExtensionRow(Base):
     """One detector's image in a processed frame."""
 
     __tablename__ = "extension"
     __table_args__ = (
         UniqueConstraint("frame_id", "number"),
-        Index("ix_extension_setup", "image_type", "chip", "binning", "read_mode", "observed_at"),
+        Index("ix_extension_setup", *SETUP_COLUMNS, "observed_at"),
+        Index("ix_extension_observed_at", "observed_at", "id"),
     )
     id: Mapped[int] = mapped_column(primary_key=True)
     frame_id: Mapped[int] = mapped_column(ForeignKey("frame.id", ondelete="CASCADE"))
@@ -333,7 +340,7 @@ class ExtensionRow(Base):
     light_left: Mapped[int | None]
     light_right: Mapped[int | None]
     # Its frame's, here too: what a setup had lately is found without reading what it ever had.
-    observed_at: Mapped[datetime | None] = mapped_column(default=_when_taken, index=True)
+    observed_at: Mapped[datetime | None] = mapped_column(default=_when_taken)
     frame: Mapped[FrameRow] = relationship(back_populates="extensions")
 
     @property
@@ -402,14 +409,18 @@ class VerdictRow(Base):
     """
 
     __tablename__ = "verdict"
-    __table_args__ = (Index("ix_verdict_extension_encoder", "extension_id", "encoder_id"),)
+    __table_args__ = (
+        Index("ix_verdict_extension_encoder", "extension_id", "encoder_id"),
+        Index("ix_verdict_score", "score", "id"),
+        Index("ix_verdict_doubt", "doubt", "id"),
+    )
     id: Mapped[int] = mapped_column(primary_key=True)
     extension_id: Mapped[int] = mapped_column(ForeignKey("extension.id", ondelete="CASCADE"))
     encoder_id: Mapped[int] = mapped_column(ForeignKey("encoder.id"))
     judged_at: Mapped[datetime]
     status: Mapped[Status] = mapped_column(_string(16))
-    score: Mapped[float] = mapped_column(index=True)
-    doubt: Mapped[float] = mapped_column(default=_doubt_of_row, server_default="0", index=True)
+    score: Mapped[float]
+    doubt: Mapped[float] = mapped_column(default=_doubt_of_row, server_default="0")
     reasons: Mapped[list[str]]
     merge_height: Mapped[float | None]
     residual: Mapped[float | None]

@@ -11,3 +11,8 @@ def utc_now() -> datetime:
 def noon(night: date) -> datetime:
     """Return the middle of the day that a night begins on: where a mark on a time axis stands."""
     return datetime(night.year, night.month, night.day, 12, tzinfo=UTC)
+
+
+def midnight(day: date) -> datetime:
+    """Return when a day begins."""
+    return datetime(day.year, day.month, day.day, tzinfo=UTC)

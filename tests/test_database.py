@@ -23,6 +23,7 @@ from qc.tables import (
     LabelRow,
     Topic,
 )
+from qc.times import noon
 from tests.tiny import light_leak, process, write_frame, write_history
 
 SETUP = Setup("TB0", "CCD", "1x1", "only")
@@ -97,7 +98,7 @@ def frame_of(night: date) -> Frame:
         name="new",
         sha256="new",
         instrument="TINY",
-        observed_at=NOON,
+        observed_at=noon(night),
         night=night,
         exposure_s=0.0,
         template="",
@@ -113,6 +114,20 @@ def test_the_reference_is_the_newest_200_newest_first(session):
     assert reference.extension_ids == tuple(row.id for row in rows[:2:-1])
     assert reference.embeddings[:, 1].tolist() == list(range(202, 2, -1))
     assert reference.metrics[0] == {"bias_level": 202.0}
+
+
+def test_a_reference_is_found_through_many_that_are_not_nominal(session, monkeypatch):
+    monkeypatch.setattr(database, "_CANDIDATES", 7)
+    monkeypatch.setattr(database, "REFERENCE_NEWEST", 20)
+    rows = [nominal(session, number, [1.0, float(number)]) for number in range(60)]
+    for row in rows[::2]:
+        session.add(LabelRow(extension_id=row.id, label="bad", kind="", who="me", at=NOON, note=""))
+    for row in rows[30:40]:  # taken at one moment, as by many arms
+        row.observed_at = row.frame.observed_at = rows[30].observed_at
+    reference = database.reference_for(session, frame_of(date(2026, 2, 1)), SETUP, "e")
+    good = [row for row in rows if row not in rows[::2]]
+    good.sort(key=lambda row: (row.observed_at, row.frame.name), reverse=True)
+    assert reference.extension_ids == tuple(row.id for row in good[:20])
 
 
 def test_embeddings_of_another_encoder_are_no_reference(session):

@@ -11,11 +11,11 @@ import pytest
 from astropy.io.votable import parse_single_table
 from sqlalchemy import select
 
-from qc import accounts, requests
+from qc import accounts, requests, review
 from qc.choices import Role
 from qc.judge import Status
 from qc.review import Filters, Order, read_some
-from qc.tables import LabelName, LabelRow, VerdictRow, doubt
+from qc.tables import FrameRow, LabelName, LabelRow, VerdictRow, doubt
 from tests.browser import serving, violations, window
 from tests.remembered import Past, remember
 from tests.tiny import light_leak, open_tiny, process, write_frame, write_history
@@ -107,6 +107,37 @@ def test_pages_of_any_size_hold_all_once_and_in_order(runtime, order):
                 break
     assert len(set(whole)) == 57
     assert tuple(parts) == whole
+
+
+@pytest.mark.parametrize("order", [Order.DOUBT, Order.SCORE, Order.TIME])
+@pytest.mark.parametrize("long_way", [6, 1000])  # then all that fit are found at once; or never
+def test_a_stretch_of_an_order_ends_anywhere(runtime, monkeypatch, order, long_way):
+    random = np.random.default_rng(4)
+    scores = random.choice([0.5, 1.0, 1.5, 2.5], 40)  # many are equal
+    kinds = random.choice(["TB0", "TF0"], 40)
+    pasts = [
+        Past(score=float(one), image_type=kind) for one, kind in zip(scores, kinds, strict=True)
+    ]
+    remember(runtime, *pasts)
+    filters = Filters(types="TF0", order=order)
+    with runtime.reads() as session:
+        monkeypatch.setattr(review, "FEW", 0)
+        whole = read_some(session, runtime.instruments, filters, 100).ids
+        monkeypatch.setattr(review, "_FIRST_STRETCH", 3)
+        monkeypatch.setattr(review, "_LONGEST_STRETCH", 5)
+        monkeypatch.setattr(review, "_LONG_WAY", long_way)
+        assert read_some(session, runtime.instruments, filters, 100).ids == whole
+    values = [one.score for one in pasts if one.image_type == "TF0"]
+    assert len(whole) == len(values) > 10
+
+
+def test_nights_are_those_named_to_the_last_day_there_is(pages, runtime):
+    remember(runtime, *[Past()] * 25)  # ten a night
+    with runtime.reads() as session:
+        first, middle, _ = session.scalars(select(FrameRow.night).distinct().order_by("night"))
+    assert ids_of(pages, f"from={middle}&to={middle}&order=time") == list(range(20, 10, -1))
+    assert ids_of(pages, f"from={middle}&to=9999-12-31&order=time") == list(range(25, 10, -1))
+    assert sorted(ids_of(pages, f"to={first}")) == list(range(1, 11))
 
 
 def test_only_the_newest_verdict_counts(runtime):
