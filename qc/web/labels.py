@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from io import BytesIO
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -14,7 +13,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from qc import requests
 from qc.choices import Format, What
 from qc.database import findings_with, for_promising, newest_verdict, without_label
-from qc.exports import csv_of, table_of, write_table
+from qc.exports import table_of, text_of
 from qc.informative import most_informative
 from qc.requests import Did, Word
 from qc.review import (
@@ -23,7 +22,6 @@ from qc.review import (
     Look,
     Order,
     Some,
-    every_one,
     parts_of_all,
     read_looks,
     read_some,
@@ -251,20 +249,13 @@ def _table(
     file = Format(form)
     name = f"{what}.csv" if file is Format.CSV else f"{what}.xml"
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-    if file is Format.CSV:
-        read_some(session, project.instruments, asked.filters, 1)  # a mistake is told at once
-        lines = _lines(project, asked.filters, what)
-        return StreamingResponse(lines, media_type=_MEDIA[file], headers=headers)
-    found = every_one(session, project.instruments, asked.filters)
-    written = BytesIO()
-    write_table(table_of(session, what, found), file, written)
-    return Response(written.getvalue(), media_type=_MEDIA[file], headers=headers)
+    read_some(session, project.instruments, asked.filters, 1)  # a mistake is told at once
+    lines = _lines(project, asked.filters, what, file)
+    return StreamingResponse(lines, media_type=_MEDIA[file], headers=headers)
 
 
-def _lines(project: Runtime, filters: Filters, what: What) -> Iterator[bytes]:
-    """Yield a table as CSV, a part at a time: ten years of verdicts are not held, nor awaited."""
+def _lines(project: Runtime, filters: Filters, what: What, form: Format) -> Iterator[bytes]:
+    """Yield a table as text, a part at a time: ten years of verdicts are not held, nor awaited."""
     with project.reads() as session:  # the request's own may be gone by then
-        has_names = True
-        for some in parts_of_all(session, project.instruments, filters):
-            yield csv_of(table_of(session, what, some), has_names=has_names)
-            has_names = False
+        parts = parts_of_all(session, project.instruments, filters)
+        yield from text_of((table_of(session, what, some) for some in parts), form)
