@@ -20,6 +20,7 @@ from statistics import median
 from sqlalchemy.orm import Session
 
 from qc import database
+from qc.choices import counted
 from qc.database import Had
 from qc.frames import Setup
 from qc.instruments import Calibration, Instrument, Mode
@@ -455,10 +456,11 @@ def _habit(gaps: Sequence[int]) -> _Custom:
     kept = sorted(gaps)[: len(gaps) - (len(gaps) >= FORGIVEN_OF)]
     if kept[0] == kept[-1]:
         but = ", once later" if max(gaps) > kept[0] else ""
-        words = f"it came every {_nights(kept[0], 'night')}, {len(gaps)} times{but}"
+        words = f"it came every {_nights(kept[0], 'night')}, {counted(len(gaps), 'time')}{but}"
         return _Custom(kept[0], words, is_regular=True)
     longest = max(gaps)
-    words = f"it came {len(gaps) + 1} times and never stayed away for more than {longest} nights"
+    came, away = counted(len(gaps) + 1, "time"), counted(longest, "night")
+    words = f"it came {came} and never stayed away for more than {away}"
     return _Custom(IRREGULAR * longest, words)
 
 

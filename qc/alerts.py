@@ -588,7 +588,7 @@ class _Round:
     def _defer(self, one: _Due, why: str) -> None:
         if self._is_over(one):
             days = self.mail.retry_days
-            self._give_up(one, f"given up after {days:g} days: {why}")
+            self._give_up(one, f"given up after {days:g} {'day' if days == 1 else 'days'}: {why}")
             return
         self._keep(one, trouble=why)
         self._note(one, why)

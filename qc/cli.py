@@ -27,7 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 from rich.text import Text
 
-from qc.choices import MANY, Format, InForce, Role, What
+from qc.choices import MANY, Format, InForce, Role, What, counted
 from qc.errors import InvalidAnswer
 from qc.times import utc_now
 
@@ -399,7 +399,7 @@ def _print_rejudged(records: list[dict[str, Any]], judged: int, left_out: int) -
         out.print(table)
     if len(records) > LISTED:
         out.print(f"and {len(records) - LISTED} more; --json lists all")
-    words = f"{judged} extensions judged again: {len(records)} changed status"
+    words = f"{counted(judged, 'extension')} judged again: {len(records)} changed status"
     if left_out:
         words += f", {left_out} left out: too little was kept, or no instrument file knows them"
     out.print(words, soft_wrap=True)
@@ -410,7 +410,7 @@ def _count_words(outcomes: "list[Outcome]") -> str:
     states = Counter(str(outcome.state) for outcome in outcomes)
     counts = [f"{states[name]} {name}" for name in sorted(states)]
     counts += [f"{verdicts[name]} {name}" for name in sorted(verdicts)]
-    return f"{len(outcomes)} files: " + ", ".join(counts or ["none"])
+    return f"{counted(len(outcomes), 'file')}: " + ", ".join(counts or ["none"])
 
 
 @app.command()
@@ -581,8 +581,8 @@ def _import_labels(runtime: "Runtime", file: Path, who: str) -> None:
     for refused in imported.refused:
         out.print(f"line {refused.line}: {refused.why}", soft_wrap=True)
     out.print(
-        f"{imported.lines} lines: {imported.added} labels added, {imported.known} known already, "
-        f"{len(imported.refused)} lines refused"
+        f"{counted(imported.lines, 'line')}: {counted(imported.added, 'label')} added, "
+        f"{imported.known} known already, {counted(len(imported.refused), 'line')} refused"
     )
     if imported.refused:
         raise typer.Exit(ANOMALIES)
@@ -590,7 +590,7 @@ def _import_labels(runtime: "Runtime", file: Path, who: str) -> None:
 
 def _confirm(count: int, yes: bool) -> None:
     """Let nobody label a year by a slip."""
-    err.print(f"{count} extensions")
+    err.print(counted(count, "extension"))
     if count == 0:
         raise InvalidAnswer("there is none of that type, night and status")
     if count <= MANY or yes:
@@ -616,7 +616,7 @@ def _print_changes(changes: "list[Change]") -> None:
     if len(changes) > LISTED:
         out.print(f"and {len(changes) - LISTED} more")
     nights = [change.one.night for change in changes if change.is_new]
-    out.print(f"{len(nights)} of {len(changes)} extensions have another label now")
+    out.print(f"{len(nights)} of {counted(len(changes), 'extension')} have another label now")
     if nights:
         out.print(f"To judge again what it bears on: qc process --again --since {min(nights)}")
 
@@ -864,13 +864,16 @@ def train(
 
 def _print_trained(trained: "Trained") -> None:
     simulated = f"and {trained.simulated} simulated" if trained.simulated else "none simulated"
-    out.print(f"Learnt from {trained.labelled} labelled examples, {simulated}.", soft_wrap=True)
+    out.print(
+        f"Learnt from {counted(trained.labelled, 'labelled example')}, {simulated}.", soft_wrap=True
+    )
     if trained.exam is None:
         out.print("Not examined: too few images are labelled, good and bad, on different nights.")
     else:
         nights = " to ".join(map(str, trained.exam.nights)) if trained.exam.is_real else ""
         words = f"{trained.exam.words}{', ' if nights else ''}{nights}"
-        out.print(f"Examined on {len(trained.exam.examples)} images: {words}.", soft_wrap=True)
+        images = counted(len(trained.exam.examples), "image")
+        out.print(f"Examined on {images}: {words}.", soft_wrap=True)
         columns = ["new", "in use"] if trained.old else ["new"]
         table = Table("", *(Column(name, no_wrap=True) for name in columns))
         for row in trained.rows:
@@ -1064,7 +1067,7 @@ def export(
             exports.write_tables(tables, table_format, sys.stdout.buffer)
         else:
             rows = exports.write_tables_file(tables, table_format, file)
-            err.print(f"{rows} rows in {file}", soft_wrap=True)
+            err.print(f"{counted(rows, 'row')} in {file}", soft_wrap=True)
 
 
 @app.command()
@@ -1139,7 +1142,7 @@ def _print_alerts(record: dict[str, Any]) -> None:
         out.print(f"and {len(record['notices']) - LISTED} older ones; --json lists all")
     for one in record["silences"]:
         out.print(_silence_words(one), soft_wrap=True)
-    out.print(f"{record['open']} open, {record['waiting']} alerts waiting to be told")
+    out.print(f"{record['open']} open, {counted(record['waiting'], 'alert')} waiting to be told")
 
 
 def _delivery_words(delivery: dict[str, Any]) -> str:
@@ -1149,7 +1152,7 @@ def _delivery_words(delivery: dict[str, Any]) -> str:
     if delivery["gave_up_at"]:
         return f"{address}: given up: {delivery['trouble']}"
     if delivery["tries"]:
-        return f"{address}: owed, tried {delivery['tries']} times: {delivery['trouble']}"
+        return f"{address}: owed, tried {counted(delivery['tries'], 'time')}: {delivery['trouble']}"
     return f"{address}: owed"
 
 
@@ -1292,7 +1295,8 @@ def user_token(
     with _runtime(project) as runtime, runtime.writes.begin() as session:
         if revoke:
             count = accounts.revoke_tokens(session, name)
-            words = f"{count} tokens of {name} open nothing any more."
+            tokens, opens = counted(count, "token"), "opens" if count == 1 else "open"
+            words = f"{tokens} of {name} {opens} nothing any more."
         else:
             words = accounts.make_token(session, name, utc_now())
     out.print(words, soft_wrap=True)

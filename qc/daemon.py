@@ -8,6 +8,7 @@ from pathlib import Path
 
 from qc import alerts, database, runs, upkeep
 from qc.absence import owe_absences
+from qc.choices import counted
 from qc.errors import ConfigurationError
 from qc.health import serve_health
 from qc.inboxes import prune_fetched
@@ -176,7 +177,7 @@ def prune(watch: Watch, now: datetime) -> str:
     before = now - timedelta(days=watch.settings.keep.runs_days)
     with watch.runtime.writes.begin() as session:
         old = runs.prune_runs(session, before)
-    return f"{copies} fetched files, {old} runs"
+    return f"{counted(copies, 'fetched file')}, {counted(old, 'run')}"
 
 
 def back_up(watch: Watch, now: datetime) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from math import log, sqrt
 
+from qc.choices import counted
 from qc.metrics import METRICS
 from qc.thresholds import MetricLimit, Threshold
 
@@ -293,8 +294,8 @@ def judge(
     reasons[1:1] = _kind_words(evidence.prediction, anomalous=score > 1)
     if not enough:
         reasons.append(
-            f"provisional: only {evidence.reference_size} reference frames, {REFERENCE_NEEDED} "
-            "needed: judged by the instrument's own limits alone"
+            f"provisional: only {counted(evidence.reference_size, 'reference frame')}, "
+            f"{REFERENCE_NEEDED} needed: judged by the instrument's own limits alone"
         )
     if score > 1:
         return Verdict(Status.ANOMALOUS, score, tuple(reasons))

@@ -74,6 +74,23 @@ class Map:
 
 
 @dataclass(frozen=True)
+class Join:
+    """Where a leaf of a tree first joins others.
+
+    Attributes
+    ----------
+    height : float
+        Cosine distance.
+    others : int
+        How many it joins there.
+    """
+
+    name: str
+    height: float
+    others: int
+
+
+@dataclass(frozen=True)
 class Tree:
     """A dendrogram.
 
@@ -93,6 +110,18 @@ class Tree:
     marked: str
     threshold: float
     svg: str
+
+    def joins(self) -> list[Join]:
+        """Return where each leaf first joins others: what the drawing shows, the highest first."""
+        leaves = len(self.names)
+        sizes = [1] * leaves + [int(size) for *_, size in self.merges]
+        found = [
+            Join(self.names[int(one)], height, sizes[int(other)])
+            for left, right, height, _ in self.merges
+            for one, other in ((left, right), (right, left))
+            if one < leaves
+        ]
+        return sorted(found, key=lambda join: -join.height)
 
 
 def draw_map(runtime: Runtime, session: Session, selection: Selection, way: Way) -> Map:

@@ -6,6 +6,7 @@ from datetime import date, datetime
 from pathlib import Path
 
 from qc import proposals
+from qc.choices import counted
 from qc.errors import CannotTune
 from qc.reports import rendered, write_page
 from qc.runtime import Runtime
@@ -61,4 +62,5 @@ def write_proposal_page(runtime: Runtime, now: datetime, first: date = date.min)
 
 def _words(found: list[proposals.Proposal], file: Path) -> str:
     flips = sum(len(one.newly_flagged) + len(one.no_longer_flagged) for one in found)
-    return f"{file.name}: {len(found)} image types, {flips} past frames would be judged otherwise"
+    types, past = counted(len(found), "image type"), counted(flips, "past frame")
+    return f"{file.name}: {types}, {past} would be judged otherwise"

@@ -268,7 +268,7 @@ class Proposal:
         table = [
             ("merge height", f"{self.present.merge_height:.3g}", *_spelt(self.merge_height, ".3g")),
             ("residual", f"{self.present.residual:.3g}", *_spelt(self.residual, ".3g")),
-            (f"{len(self.proposed.metrics)} metrics: |z|", *self._metric_words(), ""),
+            (f"{counted(len(self.proposed.metrics), 'metric')}: |z|", *self._metric_words(), ""),
             ("nominal flagged", *self._counts(0), ""),
             ("false alarms", "", *_spelt(self.false_alarms, ".1%")),
         ]
@@ -611,8 +611,9 @@ def _check_known(image_type: str, history: History, goal: Goal) -> None:
     usable = int((~history.is_flagged_anyway[: len(history.nominal)]).sum())
     if usable < NOMINAL_NEEDED:
         raise CannotTune(
-            f"{image_type}: {usable} nominal frames judged against {REFERENCE_NEEDED} references, "
-            f"{NOMINAL_NEEDED} needed to know how odd a good one may look; the limits stay"
+            f"{image_type}: {counted(usable, 'nominal frame')} judged against {REFERENCE_NEEDED} "
+            f"references, {NOMINAL_NEEDED} needed to know how odd a good one may look; the limits "
+            "stay"
         )
     if goal.recall is not None and len(history.bad) < BAD_NEEDED:
         raise CannotTune(

@@ -12,6 +12,7 @@ from sqlalchemy import String, cast, func, select
 from sqlalchemy.orm import Session
 
 from qc import database
+from qc.choices import counted
 from qc.database import taken_at
 from qc.errors import ConfigurationError
 from qc.instruments import Instrument
@@ -137,7 +138,7 @@ class Outcome:
         grave = [f"{self.counts[one]} {one}" for one in Standing if self.counts[one]]
         failed = [f"{self.failed} failed"] if self.failed else []
         told = [each for each in [*grave, *failed] if not each.endswith(Standing.NOMINAL)]
-        return f"{', '.join(told) or 'all nominal'}; {self.frames} frames"
+        return f"{', '.join(told) or 'all nominal'}; {counted(self.frames, 'frame')}"
 
     @property
     def worst(self) -> Standing:

@@ -18,6 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from sqlalchemy.orm import Session
 
 from qc import database
+from qc.choices import counted
 from qc.errors import ConfigurationError
 from qc.files import written_whole
 from qc.instruments import Instrument
@@ -326,6 +327,7 @@ def _environment() -> Environment:
     environment.filters |= {"score": _score, "age": _age, "sigma": sigma, "utc": _utc}
     environment.filters |= {"sample": sample_words, "hours": in_hours}
     environment.globals |= {
+        "counted": counted,
         "standing": standing,
         "listed": LISTED,
         "ample": REFERENCE_AMPLE,

@@ -342,24 +342,26 @@ def _sample(session: Session, filters: Filters) -> list[ColumnElement[bool]]:
     return [ExtensionRow.id.in_(drawn[-_DRAWN_AT_MOST:])]
 
 
-def every_one(
-    session: Session, instruments: Sequence[Instrument], filters: Filters
-) -> Iterator[Finding]:
-    """Yield all that the filters want, in a stored order."""
-    for part in parts_of_all(session, instruments, filters):
-        yield from part
-
-
 def parts_of_all(
     session: Session, instruments: Sequence[Instrument], filters: Filters
 ) -> Iterator[list[Finding]]:
-    """Yield all that the filters want, in a stored order, some hundred at a time; at least once."""
-    after, is_last = "", False
+    """Yield all that the filters want, in a stored order, some hundred at a time; at least once.
+
+    What comes first is there at once. After it ever more are looked for together, as the database
+    may have to look through all of the order each time.
+    """
+    count, after, is_last = _TOGETHER, "", False
     while not is_last:
-        some = read_some(session, instruments, filters, 500, after)
-        yield database.findings_with(session, some.ids)
+        some = read_some(session, instruments, filters, count, after)
+        for start in range(0, max(len(some.ids), 1), _TOGETHER):
+            yield database.findings_with(session, some.ids[start : start + _TOGETHER])
+            session.expunge_all()  # they are not looked at again, and there may be a million
+        count = min(4 * count, _LOOKED_FOR)
         after, is_last = some.after, not some.after
-        session.expunge_all()  # they are not looked at again, and there may be a million
+
+
+_TOGETHER = 500  # extensions that are in memory
+_LOOKED_FOR = 20_000  # of which only the numbers are
 
 
 # --- one of them ----------------------------------------------------------------------------------

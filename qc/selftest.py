@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
 from qc import database
+from qc.choices import counted
 from qc.database import File, Finding
 from qc.errors import ConfigurationError, FrameError
 from qc.fitsfile import read_content
@@ -128,7 +129,8 @@ class SelfTest:
         types = len({one.image_type for one in self.trials})
         return (
             f"night of {self.night}: {self.count.found} of {self.count.tried} injected faults "
-            f"found, {kinds} kinds in {types} image types, {self.elapsed_s:.0f} s"
+            f"found, {counted(kinds, 'kind')} in {counted(types, 'image type')}, "
+            f"{self.elapsed_s:.0f} s"
         )
 
 

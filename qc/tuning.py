@@ -404,7 +404,6 @@ def _cut(nominal: Doubles, bad: Doubles, false_alarms: float, recall: float | No
     """Return the factor; see `tune_to_labels`."""
     tail = _finite_tail(nominal)
     lowest = tail.limit(MOST_FALSE_ALARMS)
-    usual = max(tail.limit(false_alarms), lowest)
     spans = _Spans.of(nominal, bad, lowest)
     if recall is not None:
         if spans.recall[0] < recall:
@@ -413,10 +412,12 @@ def _cut(nominal: Doubles, bad: Doubles, false_alarms: float, recall: float | No
                 f"nominal frames; where that many are flagged, it is {spans.recall[0]:.2f}"
             )
         widest = int(np.flatnonzero(spans.recall >= recall)[-1])
-        return min(float(spans.nearest(np.inf)[widest]), max(usual, 1.0))
+        cut = float(spans.nearest(np.inf)[widest])
+        return cut if cut <= 1 else min(cut, max(tail.limit(false_alarms), lowest, 1.0))
     best = spans.f1.max()
     if best == 0:
         raise Inseparable("the frames labelled bad look no odder than nominal ones")
+    usual = max(tail.limit(false_alarms), lowest)
     cuts = spans.nearest(usual)[spans.f1 == best]
     return float(cuts[np.abs(np.log(cuts / usual)).argmin()])
 
@@ -460,14 +461,13 @@ class _Spans:
 
     @classmethod
     def of(cls, nominal: Doubles, bad: Doubles, lowest: float) -> "_Spans":
-        """Return every different cut from the lowest on."""
-        values = np.unique(np.concatenate([nominal, bad]))
-        inner = values[np.isfinite(values) & (values > lowest)]
-        ends = np.array([lowest, *inner, 10 * max(lowest, inner.max(initial=0))])
+        """Return every different cut from the lowest on; what lies below is never looked at."""
+        beyond = [np.sort(some[some > lowest]) for some in (bad, nominal)]
+        values = np.unique(np.concatenate(beyond))
+        inner = values[np.isfinite(values)]
+        ends = np.concatenate([[lowest], inner, [10 * max(lowest, inner.max(initial=0))]])
         low, high = ends[:-1], ends[1:]
-        found, false = (
-            len(some) - np.searchsorted(np.sort(some), low, side="right") for some in (bad, nominal)
-        )
+        found, false = (len(some) - np.searchsorted(some, low, side="right") for some in beyond)
         return cls(low, high, found / len(bad), 2 * found / (found + false + len(bad)))
 
     def nearest(self, wanted: float) -> Doubles:
@@ -488,10 +488,14 @@ def expected_of_labels(
 ) -> tuple[Interval, Interval]:
     """Return recall and precision of frames that had no part in choosing the limits.
 
-    The choice is made again on samples drawn with replacement, and tried on the frames not drawn.
-    Parameters are those of `tune_to_labels`.
+    The choice is made again on samples drawn with replacement, and tried on the frames not drawn
+    (the bootstrap's out-of-bag estimate). The same frames give the same answer, whatever their
+    order: they are sorted once, and how often each is drawn then gives a sample that is in order
+    itself. To sort each of a hundred samples would be most of the time. Parameters are those of
+    `tune_to_labels`.
     """
     random = np.random.default_rng(0)
+    nominal, bad = np.sort(nominal), np.sort(bad)
     counts = np.zeros(4)  # bad found, bad, nominal flagged, nominal
     for _ in range(_RESAMPLES):
         some_nominal, other_nominal = _drawn(nominal, random)
@@ -510,12 +514,11 @@ def expected_of_labels(
 _RESAMPLES = 100
 
 
-def _drawn(sample: Doubles, random: np.random.Generator) -> tuple[Doubles, Doubles]:
-    """Return a sample of the sample, with replacement, and what was not drawn."""
-    drawn = random.integers(len(sample), size=len(sample))
-    left = np.ones(len(sample), bool)
-    left[drawn] = False
-    return sample[drawn], sample[left]
+def _drawn(ordered: Doubles, random: np.random.Generator) -> tuple[Doubles, Doubles]:
+    """Return a sample of a sample, with replacement, and what was not drawn; all in order."""
+    drawn = random.integers(len(ordered), size=len(ordered))
+    times = np.bincount(drawn, minlength=len(ordered))
+    return np.repeat(ordered, times), ordered[times == 0]
 
 
 def share(part: float, whole: float) -> Interval:

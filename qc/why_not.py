@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from embeddings.clustering import average_linkage, joined
 from qc import database
+from qc.choices import counted
 from qc.closeups import Link, finding_of
 from qc.database import Finding
 from qc.errors import IncompleteHeader
@@ -252,7 +253,8 @@ def read_cost(
             return Cost(image_type, None, (), trouble=trouble)
         own = database.evidence_of(finding)
     if own.reference_size < REFERENCE_NEEDED:
-        few = f"it was held against {own.reference_size} references, {REFERENCE_NEEDED} needed"
+        few = f"it was held against {counted(own.reference_size, 'reference')}, "
+        few += f"{REFERENCE_NEEDED} needed"
         return Cost(image_type, None, (), trouble=few)
     past = remember(image_type, threshold) if remember else _read(runtime, image_type, threshold)
     nominal, bad = _known(past.history, f"{finding.frame.name}[{finding.extension.number}]")

@@ -202,7 +202,7 @@ def test_labels_go_out_and_come_in(qc, tmp_path):
         1,
         [
             "line 3: never.fits: no processed frame of that name",
-            "2 lines: 1 labels added, 0 known already, 1 lines refused",
+            "2 lines: 1 label added, 0 known already, 1 line refused",
         ],
     )
     file.write_text("kind,file\n")

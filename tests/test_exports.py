@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from astropy.io.votable import parse
 from astropy.table import Table
 from sqlalchemy import select
 
@@ -19,6 +20,7 @@ from qc.exports import (
     project_status,
     read_table,
     read_tables,
+    text_of,
     write_table,
     write_tables,
     write_tables_file,
@@ -105,6 +107,45 @@ def test_votable_opens_in_astropy(judged):
     assert str(back["file"][-1]) == HOSTILE
     assert str(back["observed_at"][-1]) == "2026-01-02T20:00:00+00:00"
     assert float(back["score"][-1]) > 1
+
+
+def test_a_votable_holds_any_text_and_what_is_no_number():
+    note = "<b> & ]]> \x00\x1b é"
+    table = pd.DataFrame(
+        {
+            "file": ["a", None],
+            "extension": [0, 1],
+            "at": [pd.NaT, pd.Timestamp("2026-01-02T20:00:00Z")],
+            "night": [date(2026, 1, 2), None],
+            "score": [np.nan, -np.inf],
+            "note": [note, np.nan],
+        }
+    )
+    [one] = parse(written(table, Format.VOTABLE), verify="exception").iter_tables()
+    assert [field.datatype for field in one.fields].count("unicodeChar") == 4
+    back = one.to_table()
+    assert back["note"].tolist() == [note.replace("\x00", " ").replace("\x1b", " "), ""]
+    assert back["file"].tolist() == ["a", ""]
+    assert back["at"].tolist() == ["", "2026-01-02T20:00:00+00:00"]
+    assert back["night"].tolist() == ["2026-01-02", ""]
+    assert np.isnan(back["score"].filled(np.nan)[0])
+    assert back["score"][1] == -np.inf
+
+
+@pytest.mark.parametrize("form", [Format.CSV, Format.VOTABLE])
+def test_text_leaves_before_the_next_rows_are_asked_for(form):
+    asked = []
+
+    def tables():
+        for number in range(2):
+            asked.append(number)
+            yield pd.DataFrame({"file": [f"f{number}"], "extension": [0]})
+
+    parts = text_of(tables(), form)
+    while b"f0" not in next(parts):
+        pass
+    assert asked == [0]
+    assert b"f1" in b"".join(parts)
 
 
 def test_parquet_keeps_times_and_lists(judged):

@@ -89,13 +89,16 @@ def test_no_reference_moves_the_limit():
     assert judged(merge_height=0.0010, usual_merge_height=0.005, residual=None).score == 1
 
 
-@pytest.mark.parametrize("size", [0, 1, 19])
-def test_below_twenty_references_a_frame_is_undecided(size):
+@pytest.mark.parametrize(
+    ("size", "few"),
+    [(0, "0 reference frames"), (1, "1 reference frame"), (19, "19 reference frames")],
+)
+def test_below_twenty_references_a_frame_is_undecided(size, few):
     verdict = judged(reference_size=size, merge_height=1.5, z={"bias_level": 99.0})
     assert verdict.status is Status.UNDECIDED
     assert verdict.score == 0
     [reason] = verdict.reasons
-    assert reason.startswith(f"provisional: only {size} reference frames, 20 needed: judged by")
+    assert reason.startswith(f"provisional: only {few}, 20 needed: judged by")
 
 
 @pytest.mark.parametrize(

@@ -315,7 +315,7 @@ def test_the_weekly_page_tells_each_limit_and_changes_none(runtime):
     before = (runtime.settings.project / "thresholds.yaml").read_bytes()
     words = write_proposal_page(runtime, datetime(2026, 6, 1, 9, tzinfo=UTC))
     page = (runtime.settings.reports_folder / "proposals" / "2026-06-01.html").read_text()
-    assert words.startswith("2026-06-01.html: 1 image types")
+    assert words.startswith("2026-06-01.html: 1 image type, ")
     assert "<h2>TB0</h2>" in page
     assert (runtime.settings.project / "thresholds.yaml").read_bytes() == before
 

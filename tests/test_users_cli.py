@@ -57,7 +57,7 @@ def test_a_token_is_shown_once_and_counted(qc):
     listed = qc("user", "list", "--json")[1]
     assert json.loads(listed)[0]["tokens"] == 1
     assert token not in listed
-    assert "1 tokens of kim" in qc("user", "token", "kim", "--revoke")[1]
+    assert "1 token of kim opens" in qc("user", "token", "kim", "--revoke")[1]
 
 
 def test_a_mistake_is_said_in_a_line(qc):

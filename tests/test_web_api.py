@@ -93,6 +93,48 @@ def test_every_answer_is_as_the_document_says(tokens, role):
         assert statuses == {401}
 
 
+def is_told(document, schema):
+    """Say whether a schema says what comes: a document's fields, or of what a list is."""
+    if "$ref" in schema:
+        schema = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+    if schema.get("type") == "array":
+        return is_told(document, schema.get("items", {}))
+    return bool(schema.get("properties")) if schema.get("type") == "object" else "type" in schema
+
+
+def test_every_parameter_is_described_and_every_answer_has_a_schema(runtime):
+    document = create_app(runtime).openapi()
+    silent, shapeless = [], []
+    for path, methods in document["paths"].items():
+        for method, told in methods.items():
+            silent += [
+                f"{method} {path}: {one['name']}"
+                for one in told.get("parameters", ())
+                if not (one.get("description") or one["schema"].get("description"))
+            ]
+            for media in told.get("requestBody", {}).get("content", {}).values():
+                assert is_told(document, media["schema"])
+            done = {k: v for k, v in told["responses"].items() if k.startswith("2")}
+            assert done
+            for status, answer in done.items():
+                content = answer.get("content", {})
+                if status != "204" and not content:
+                    shapeless.append(f"{method} {path}")
+                for media, how in content.items():
+                    if not is_told(document, how.get("schema", {})):
+                        shapeless.append(f"{method} {path}: {media}")
+    assert silent == []
+    assert shapeless == []
+
+
+def test_a_bare_document_is_no_schema_of_an_answer():
+    document = {"components": {"schemas": {"Bare": {"type": "object"}}}}
+    bare = {"type": "object", "additionalProperties": True}
+    for one in ({}, bare, {"type": "array", "items": bare}, {"$ref": "#/components/schemas/Bare"}):
+        assert not is_told(document, one)
+    assert is_told(document, {"type": "object", "properties": {"a": {}}})
+
+
 def test_the_api_is_told_on_a_page_with_an_example_of_each_address(runtime):
     pages = pages_of(runtime)
     page, document = pages.get("/api/docs").text, pages.get("/api/openapi.json").json()

@@ -8,6 +8,8 @@ from playwright.sync_api import expect
 from embeddings.plane import neighbour_plane, principal_plane
 from qc.maps import evenly
 from qc.tables import LabelName
+from qc.web.history import InTree, read_tree
+from qc.web.kept import Kept
 from tests.browser import pages_of
 from tests.databases import write_settings
 from tests.remembered import Past, remember
@@ -181,6 +183,29 @@ def test_a_dendrogram_is_of_the_newest_or_of_those_named(browser, past):
     few = browser.get(f"/api/v1/dendrogram?type=TB0&frame={past[0]}&frame={past[3]}").json()
     assert few["names"] == [f"{past[0]}[0]", f"{past[3]}[0]"]
     assert "<svg" in browser.get("/dendrogram?type=TB0").text
+
+
+def test_a_tree_is_told_in_numbers_the_frame_that_stands_apart_first(browser, past, runtime):
+    told = browser.get("/api/v1/dendrogram?type=TB0").json()
+    with runtime.reads() as session:
+        asked = InTree.model_validate({"type": "TB0"})
+        first, *others = read_tree(runtime, session, Kept(), asked).joins()
+    assert (first.name, first.height, first.others) == (f"{past[-1]}[0]", told["merges"][-1][2], 8)
+    assert {one.name for one in others} == {f"{name}[0]" for name in past[:-1]}
+    assert min(one.others for one in others) == 1  # the two that are most alike
+    page = browser.get("/dendrogram?type=TB0").text
+    assert page.index(f">{past[-1]}[0]</a> (marked)</th>") < page.index(f">{past[0]}[0]</a></th>")
+
+
+def test_the_points_of_a_map_are_reached_by_keys(page, past):
+    page.goto("/map?type=TB0")
+    slider = page.get_by_role("slider", name="one by one")
+    told = [slider.press(key) or slider.get_attribute("aria-valuetext") for key in ("Home", "End")]
+    assert any(one.startswith(f"{past[-1]}[0], TB0 2026-01-02 ") for one in told)
+    group = page.get_by_role("combobox", name="points")
+    assert group.locator("option").all_inner_texts() == ["all, 9", "not labelled, 8", "bad, 1"]
+    group.select_option("bad")
+    expect(page.get_by_role("link", name=f"{past[-1]}[0]")).to_be_visible()
 
 
 @pytest.mark.usefixtures("past")

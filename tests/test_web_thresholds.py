@@ -8,6 +8,7 @@ from qc import database
 from qc.proposals import Goal, propose
 from qc.tables import LabelName
 from qc.thresholds import read_thresholds
+from qc.web.charts import curve, distribution
 from tests.browser import pages_of, window
 from tests.remembered import Past, nominal_frames, remember
 from tests.tiny import MERGE_HEIGHT, process, write_frame, write_history
@@ -255,3 +256,26 @@ def test_a_page_that_somebody_else_overtook_says_so_and_writes_nothing(page, ser
     page.get_by_role("button", name="Write to thresholds.yaml").click()
     expect(page.get_by_text("was changed after this page had been made")).to_be_visible()
     assert path.read_bytes() == changed
+
+
+def test_a_histogram_and_a_curve_are_told_in_numbers_too(browser, past):
+    page = browser.get("/thresholds/TB0?factor=0.5").text
+    assert page.count("<summary>The same in numbers</summary>") == 2
+    drawn = distribution({"nominal": np.array([0.2] * 60), "bad": np.array([0.01, 2, np.inf])})
+    assert [one.frames for one in drawn.spans] == [(0, 1), (60, 0), (0, 1), (0, 1)]
+    assert [one.low <= 2 <= one.high for one in drawn.spans] == [False, False, True, False]
+    told = curve(np.array([0.4, 1.2]), np.array([0.8, 1.6, 1.6, 1.6])).rows
+    assert told == ((1.2, 1.0, 0.75), (0.8, 0.75, 0.75), (0.4, 0.8, 1.0))
+    assert len(past) == 70
+
+
+def test_the_drawings_are_of_the_limits_tried_though_one_of_them_is_at_its_floor(browser, runtime):
+    path = runtime.settings.project / "thresholds.yaml"
+    text = path.read_text()
+    assert "residual: 1000" in text
+    path.write_text(text.replace("residual: 1000", "residual: 8"))
+    good = [Past(height * MERGE_HEIGHT, 1.0, label=GOOD) for height in np.linspace(0.1, 0.35, 60)]
+    remember(runtime, *good, *[Past(0.7 * MERGE_HEIGHT, 1.0, label=BAD)] * 10)
+    page = browser.get("/thresholds/TB0?factor=0.5").text
+    assert "here precision 1.00 at recall 1.00" in page
+    assert "here precision 1.00 at recall 0.00" in browser.get("/thresholds/TB0?factor=1").text

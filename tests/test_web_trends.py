@@ -4,7 +4,9 @@ from datetime import UTC, date, datetime
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from playwright.sync_api import expect
+from pypdf import PdfReader
 
 from qc.judge import Status
 from qc.tables import EpochRow
@@ -153,3 +155,80 @@ def test_the_plot_is_drawn_under_the_policy_and_a_click_on_a_point_opens_its_fra
     with page.expect_request(lambda request: "/frames/TINY.10" in request.url):
         page.mouse.click(*place)
     assert all(one.startswith(page.url.split("/trends")[0].split("/frames")[0]) for one in asked)
+
+
+def ring_of(page):
+    """Where the ring is: across and up, in the numbers of the axes."""
+    return page.evaluate(
+        """() => {
+            const [view] = [...Bokeh.index];
+            const { x, y } = view.model.select_one("chosen").data_source.data;
+            return [Array.from(x), Array.from(y)];
+        }"""
+    )
+
+
+def test_every_point_is_reached_by_keys_alone_and_told(page, past):
+    page.goto("/trends/TB0?metric=bias_level")
+    page.locator("#plot[data-drawn=yes]").wait_for()
+    slider = page.get_by_role("slider", name="one by one")
+    group = page.get_by_role("combobox", name="points")
+    group.focus()
+    page.keyboard.press("Tab")
+    expect(slider).to_be_focused()
+    page.keyboard.press("Home")
+    expect(slider).to_have_attribute(
+        "aria-valuetext", "TINY.0[0], 2026-01-01 20:00: 100, nominal; 1 of 400"
+    )
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("link", name="TINY.1[0]")).to_have_attribute("href", "/frames/TINY.1")
+    assert ring_of(page)[1] == [pytest.approx(100.1)]
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.type("anomalous")
+    expect(group).to_have_value("anomalous")
+    page.keyboard.press("Tab")
+    expect(slider).to_have_attribute(
+        "aria-valuetext", "TINY.100[0], 2026-01-11 20:00: 150, anomalous; 1 of 1"
+    )
+    assert ring_of(page)[1] == [150]
+    with page.expect_request(lambda request: request.url.endswith("/frames/TINY.100")):
+        page.keyboard.press("Enter")
+    assert past[100] == "TINY.100[0]"
+
+
+@pytest.mark.usefixtures("past")
+def test_a_point_that_a_zoom_has_left_outside_is_brought_in(page):
+    page.goto("/trends/TB0?metric=bias_level")
+    page.locator("#plot[data-drawn=yes]").wait_for()
+    x, y, width, height = page.locator("#plot").bounding_box().values()
+    page.mouse.move(x + width / 2, y + height / 2)
+    page.mouse.down()
+    page.mouse.move(x + 20, y + height / 2, steps=5)
+    page.mouse.up()
+    seen = """() => {
+        const { model } = [...Bokeh.index][0], { start, end } = model.x_range;
+        const first = Math.min(...model.select_one("nominal").data_source.data.x);
+        return start <= first && first <= end;
+    }"""
+    assert not page.evaluate(seen)
+    page.get_by_role("slider", name="one by one").press("Home")
+    assert page.evaluate(seen)
+
+
+def brightness(picture):
+    return np.asarray(picture.convert("L"), float).mean()
+
+
+@pytest.mark.usefixtures("past")
+def test_a_plot_is_dark_on_a_dark_screen_and_light_on_paper(page):
+    page.emulate_media(color_scheme="dark")
+    page.goto("/trends/TB0?metric=bias_level")
+    plot = page.locator("#plot[data-drawn=yes]")
+    plot.wait_for()
+    assert brightness(Image.open(io.BytesIO(plot.screenshot()))) < 80
+    drawn = [
+        Image.open(io.BytesIO(one.data))
+        for sheet in PdfReader(io.BytesIO(page.pdf(format="A4", print_background=True))).pages
+        for one in sheet.images
+    ]
+    assert brightness(max(drawn, key=lambda one: one.width * one.height)) > 200

@@ -11,6 +11,9 @@ from qc.review import Filters, Labelled, Order
 
 _LONGEST = 200  # characters of a filter
 
+Since = Annotated[date | None, Field(description="First night.")]
+Until = Annotated[date | None, Field(description="Last night.")]
+
 
 class Question(BaseModel):
     """What the end of an address asks; what a form leaves empty is not asked."""
@@ -26,8 +29,8 @@ class Asked(Question):
 
     model_config = ConfigDict(populate_by_name=True)
 
-    first: Annotated[date | None, Field(alias="from", description="First night.")] = None
-    last: Annotated[date | None, Field(alias="to", description="Last night.")] = None
+    first: Annotated[Since, Field(alias="from")] = None
+    last: Annotated[Until, Field(alias="to")] = None
     type: Annotated[str, Field(max_length=_LONGEST, description="Image types; `UB*,URW1`.")] = ""
     setup: Annotated[str, Field(max_length=_LONGEST, description="Words of the setup.")] = ""
     status: Annotated[str, Field(max_length=_LONGEST, description="Of the newest verdict.")] = ""

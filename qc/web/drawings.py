@@ -1,4 +1,7 @@
-"""Plots that answer to the mouse, as documents that BokehJS draws; and where BokehJS is."""
+"""Plots that answer to mouse and keys, as documents that BokehJS draws; and where BokehJS is.
+
+They are drawn dark on white, as paper wants them; on a dark screen the sheet `past.css` turns them.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,17 +14,15 @@ from bokeh.core.types import ID
 from bokeh.embed import json_item
 from bokeh.models import ColumnDataSource, HoverTool, OpenURL, TapTool
 from bokeh.models.annotations import Label, Span
+from bokeh.models.labeling import NoOverlap
 from bokeh.plotting import figure
 
 TARGET = ID("plot")  # the element that is drawn into
 
-_INK = {False: "#1b2128", True: "#e6e9ec"}  # as in pages.css
-_PAPER = {False: "#ffffff", True: "#1d2126"}
-_LINE = {False: "#d5dae0", True: "#3a4149"}
-_EVENT = {
-    "intervention": {False: "#00558c", True: "#7cc0f5"},
-    "threshold": {False: "#8a5a00", True: "#ffc266"},
-}
+CHOSEN = "chosen"  # the ring around the point that keys have led to
+
+_INK, _PAPER, _LINE = "#1b2128", "#ffffff", "#d5dae0"  # as in pages.css
+_EVENT = {"intervention": "#00558c", "threshold": "#8a5a00"}
 _TOOLS = "pan,wheel_zoom,box_zoom,reset,save"
 
 
@@ -69,11 +70,13 @@ def scatter(
     across: str,
     up: str,
     is_time: bool,
-    is_dark: bool,
     marks: Sequence[Mark] = (),
     limit: tuple[Sequence[datetime], Sequence[float]] | None = None,
 ) -> Mapping[str, Any]:
-    """Return points over time, or on a plane, that lead to their pages when clicked."""
+    """Return points over time, or on a plane, that lead to their pages.
+
+    A click does, and so do the keys of `plot.js`, which go from point to point and ring them.
+    """
     drawn = figure(
         x_axis_type="datetime" if is_time else "linear",
         height=420,
@@ -83,6 +86,7 @@ def scatter(
         x_axis_label=across,
         y_axis_label=up,
     )
+    dots: list[Any] = []
     for group in groups:
         source = ColumnDataSource(
             {
@@ -93,7 +97,7 @@ def scatter(
                 "told": list(group.told),
             }
         )
-        drawn.scatter(
+        one = drawn.scatter(
             "x",
             "y",
             source=source,
@@ -102,24 +106,38 @@ def scatter(
             color=group.colour,
             alpha=0.75,
             legend_label=group.name,
+            name=group.name,
         )
+        dots.append(one)
     if limit and limit[0]:
-        drawn.line(
-            list(limit[0]), list(limit[1]), color=_EVENT["threshold"][is_dark], line_dash="dashed"
-        )
+        drawn.line(list(limit[0]), list(limit[1]), color=_EVENT["threshold"], line_dash="dashed")
     for number, mark in enumerate(marks):
-        _draw_mark(drawn, mark, number, is_dark=is_dark)
+        _draw_mark(drawn, mark, number)
+    _draw_ring(drawn)
     drawn.add_tools(
-        HoverTool(tooltips=[("frame", "@name"), ("", "@told")]),
-        TapTool(callback=OpenURL(url="@address", same_tab=True)),
+        HoverTool(tooltips=[("frame", "@name"), ("", "@told")], renderers=dots),
+        TapTool(callback=OpenURL(url="@address", same_tab=True), renderers=dots),
     )
-    _dress(drawn, is_dark=is_dark)
+    _dress(drawn)
     document: Mapping[str, Any] = json_item(drawn, TARGET)
     return document
 
 
-def _draw_mark(drawn: Any, mark: Mark, number: int, *, is_dark: bool) -> None:
-    colour = _EVENT[mark.kind][is_dark]
+def _draw_ring(drawn: Any) -> None:
+    drawn.scatter(
+        "x",
+        "y",
+        source=ColumnDataSource({"x": [], "y": []}),
+        size=18,
+        fill_alpha=0,
+        line_color=_INK,
+        line_width=3,
+        name=CHOSEN,
+    )
+
+
+def _draw_mark(drawn: Any, mark: Mark, number: int) -> None:
+    colour = _EVENT[mark.kind]
     place = mark.at.timestamp() * 1000
     drawn.add_layout(
         Span(location=place, dimension="height", line_color=colour, line_dash="dotted")
@@ -133,25 +151,25 @@ def _draw_mark(drawn: Any, mark: Mark, number: int, *, is_dark: bool) -> None:
             text=mark.words[:40],
             text_color=colour,
             text_font_size="11px",
-            background_fill_color=_PAPER[is_dark],
+            background_fill_color=_PAPER,
             background_fill_alpha=0.8,
         )
     )
 
 
-def _dress(drawn: Any, *, is_dark: bool) -> None:
-    ink, paper, line = _INK[is_dark], _PAPER[is_dark], _LINE[is_dark]
+def _dress(drawn: Any) -> None:
     drawn.toolbar.logo = None
-    drawn.background_fill_color = drawn.border_fill_color = paper
-    drawn.outline_line_color = line
-    drawn.grid.grid_line_color = line
+    drawn.background_fill_color = drawn.border_fill_color = _PAPER
+    drawn.outline_line_color = _LINE
+    drawn.grid.grid_line_color = _LINE
     for axis in drawn.axis:
-        axis.axis_line_color = axis.major_tick_line_color = axis.minor_tick_line_color = line
-        axis.major_label_text_color = axis.axis_label_text_color = ink
+        axis.major_label_policy = NoOverlap()
+        axis.axis_line_color = axis.major_tick_line_color = axis.minor_tick_line_color = _LINE
+        axis.major_label_text_color = axis.axis_label_text_color = _INK
     if drawn.legend:
         drawn.add_layout(drawn.legend[0], "above")  # within it would hide points
         drawn.legend.orientation = "horizontal"
         drawn.legend.click_policy = "hide"
-        drawn.legend.background_fill_color, drawn.legend.label_text_color = paper, ink
-        drawn.legend.border_line_color = line
+        drawn.legend.background_fill_color, drawn.legend.label_text_color = _PAPER, _INK
+        drawn.legend.border_line_color = _LINE
         drawn.legend.label_text_font_size = "11px"

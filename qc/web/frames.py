@@ -108,7 +108,7 @@ class HeaderView:
     trouble: str
 
 
-Words = Annotated[str, Query(max_length=200)]
+Words = Annotated[str, Query(max_length=200, description="Words of a card; else all cards.")]
 
 
 @router.get("/frames/{name}/header", include_in_schema=False)

@@ -17,9 +17,10 @@ from qc.errors import FrameError, InvalidAnswer, QCError, UnknownFrame
 from qc.history import Likeness
 from qc.maps import Map, Place, Selection, Tree, Way
 from qc.runtime import Runtime
+from qc.web import answers
 from qc.web.access import Anybody
 from qc.web.addresses import frame_address
-from qc.web.asked import Question
+from qc.web.asked import Question, Since, Until
 from qc.web.drawings import Dots, scatter
 from qc.web.kept import Keeping, Kept
 from qc.web.pages import Reads, Renewed, render
@@ -56,9 +57,23 @@ _FILE = {  # the form is read by hand, as it is bounded
                     "required": ["file"],
                     "properties": {
                         "file": {"type": "string", "format": "binary", "description": "FITS."},
-                        "k": {"type": "integer", "minimum": 1, "maximum": 100, "default": 12},
-                        "type": {"type": "string", "maxLength": 40, "description": "Image type."},
-                        "labelled": {"type": "boolean", "default": False},
+                        "k": {
+                            "type": "integer",
+                            "minimum": 1,
+                            "maximum": 100,
+                            "default": 12,
+                            "description": "How many.",
+                        },
+                        "type": {
+                            "type": "string",
+                            "maxLength": 40,
+                            "description": "Image type of those sought; else its own.",
+                        },
+                        "labelled": {
+                            "type": "boolean",
+                            "default": False,
+                            "description": "Only those that people have labelled.",
+                        },
                     },
                 }
             }
@@ -70,39 +85,51 @@ _FILE = {  # the form is read by hand, as it is bounded
 class Alike(Question):
     """Which frame, and among which its like is sought."""
 
-    frame: Name = ""
-    k: Annotated[int, Field(ge=1, le=100)] = 12
-    type: Annotated[str, Field(max_length=40)] = ""
-    labelled: bool = False
-    since: date | None = None
-    until: date | None = None
+    frame: Annotated[Name, Field(description="Archive name of a processed frame.")] = ""
+    k: Annotated[int, Field(ge=1, le=100, description="How many.")] = 12
+    type: Annotated[
+        str, Field(max_length=40, description="Image type of those sought; else its own.")
+    ] = ""
+    labelled: Annotated[bool, Field(description="Only those that people have labelled.")] = False
+    since: Since = None
+    until: Until = None
 
 
 class OnMap(Question):
     """Which extensions are laid on a plane, how, and by what they are coloured."""
 
-    type: Annotated[str, Field(max_length=40)] = ""
-    colour: Literal["year", "label", "type"] = "label"
-    way: Way = Way.PCA
-    since: date | None = None
-    until: date | None = None
-    dark: bool = False
+    type: Annotated[
+        str, Field(max_length=40, description="Image type, or `any`; else all of them.")
+    ] = ""
+    colour: Annotated[
+        Literal["year", "label", "type"], Field(description="Of the page's points.")
+    ] = "label"
+    way: Annotated[Way, Field(description="Principal axes, or t-SNE, which is slow.")] = Way.PCA
+    since: Since = None
+    until: Until = None
 
     @property
     def query(self) -> str:
         """Write it as the end of an address."""
-        given = self.model_dump(exclude={"dark"}, exclude_none=True, mode="json")
+        given = self.model_dump(exclude_none=True, mode="json")
         return "&".join(f"{name}={value}" for name, value in given.items())
 
 
 class InTree(Question):
     """Which extensions a tree is drawn of: named ones, or the newest of a type's nights."""
 
-    type: Annotated[str, Field(max_length=40)]
-    frame: Annotated[list[Name], Field(default_factory=list, max_length=_MOST_NAMES)]
-    marked: Name = ""
-    since: date | None = None
-    until: date | None = None
+    type: Annotated[str, Field(max_length=40, description="Image type.")]
+    frame: Annotated[
+        list[Name],
+        Field(
+            default_factory=list,
+            max_length=_MOST_NAMES,
+            description="Archive names; else the newest of the type.",
+        ),
+    ]
+    marked: Annotated[Name, Field(description="Archive name of the one marked.")] = ""
+    since: Since = None
+    until: Until = None
 
 
 @router.get("/similar", include_in_schema=False)
@@ -118,7 +145,7 @@ def similar(
     return _similar_page(request, project, session, question, found)
 
 
-@router.get("/api/v1/similar")
+@router.get("/api/v1/similar", response_model=list[answers.LooksLike])
 def similar_json(
     project: Renewed, session: Reads, question: Annotated[Alike, Query()], _who: Anybody
 ) -> list[dict[str, Any]]:
@@ -158,7 +185,7 @@ async def similar_to_file(request: Request, project: Renewed, _who: Anybody) -> 
         return _similar_page(request, project, session, question, found)
 
 
-@uploads.post("/api/v1/similar", openapi_extra=_FILE)
+@uploads.post("/api/v1/similar", openapi_extra=_FILE, response_model=list[answers.LooksLike])
 async def similar_to_file_json(
     request: Request, project: Renewed, _who: Anybody
 ) -> list[dict[str, Any]]:
@@ -248,7 +275,7 @@ def map_plot(
     return JSONResponse(_draw(found, asked))
 
 
-@router.get("/api/v1/map")
+@router.get("/api/v1/map", response_model=answers.Plane)
 def map_json(
     project: Renewed,
     session: Reads,
@@ -294,7 +321,7 @@ def _draw(found: Map, asked: OnMap) -> Any:
     across, up = (
         ("first principal axis", "second") if found.way is Way.PCA else ("t-SNE, without unit", "")
     )
-    return scatter(dots, across=across, up=up, is_time=False, is_dark=asked.dark)
+    return scatter(dots, across=across, up=up, is_time=False)
 
 
 def _group(one: Place, colour: str) -> str:
@@ -317,8 +344,12 @@ def _dots(name: str, number: int, some: Sequence[Place], asked: OnMap) -> Dots:
         [one.y for one in some],
         [one.name for one in some],
         [frame_address(one.name) for one in some],
-        [f"{one.image_type} {one.night} {one.status} {one.label} {one.kind}" for one in some],
+        [" ".join(map(str, filter(None, _words(one)))) for one in some],
     )
+
+
+def _words(one: Place) -> tuple[object, ...]:
+    return one.image_type, one.night, one.status.lower(), one.label, one.kind.replace("_", " ")
 
 
 @router.get("/dendrogram", include_in_schema=False)
@@ -349,7 +380,7 @@ def dendrogram(
     )
 
 
-@router.get("/api/v1/dendrogram")
+@router.get("/api/v1/dendrogram", response_model=answers.Tree)
 def dendrogram_json(
     project: Renewed,
     session: Reads,

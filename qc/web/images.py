@@ -35,11 +35,14 @@ WHOLE = 1100  # longest side of the picture of a whole image
 _HUGE = 1e9
 _DEEPEST, _MOST_TILES = 16, 4096
 
-Name = Annotated[str, Path(max_length=LONGEST_NAME)]
-Number = Annotated[int | None, Query(ge=0, le=1000, description="HDU number")]
+Name = Annotated[str, Path(max_length=LONGEST_NAME, description="Archive name of a frame.")]
+Number = Annotated[
+    int | None, Query(ge=0, le=1000, description="HDU number; else the first of the frame.")
+]
 Level = Annotated[float | None, Query(ge=-_HUGE, le=_HUGE, allow_inf_nan=False)]
-Place = Annotated[int, Query(ge=0, le=2**20)]
-Side = Annotated[int, Query(ge=1, le=MOST_VALUES)]
+Column = Annotated[int, Query(ge=0, le=2**20, description="Column, from 0 as read.")]
+Row = Annotated[int, Query(ge=0, le=2**20, description="Row, from 0 at the bottom, as read.")]
+Side = Annotated[int, Query(ge=1, le=MOST_VALUES, description="How many pixels.")]
 TileIndex = Annotated[int, Path(ge=0, le=_MOST_TILES)]
 TileLevel = Annotated[int, Path(ge=0, le=_DEEPEST)]
 
@@ -135,7 +138,13 @@ class Cuts:
 
 @router.get("/api/v1/frames/{name}/image", tags=["frames"])
 def image(
-    request: Request, name: Name, extension: Number = None, *, difference: bool = False
+    request: Request,
+    name: Name,
+    extension: Number = None,
+    *,
+    difference: Annotated[
+        bool, Query(description="Say where the difference's colours end.")
+    ] = False,
 ) -> ImageFacts:
     """Return what a viewer must know of an image; this reads its file if nobody has yet."""
     plates = plates_of(request)
@@ -264,8 +273,8 @@ def part(
     request: Request,
     name: Name,
     extension: Number = None,
-    x: Place = 0,
-    y: Place = 0,
+    x: Column = 0,
+    y: Row = 0,
     width: Side = 64,
     height: Side = 64,
 ) -> Part:
@@ -301,7 +310,7 @@ def _part(plate: Plate, x: int, y: int, width: int, height: int) -> NDArray[Any]
 
 
 @router.get("/api/v1/frames/{name}/cuts", tags=["frames"])
-def cuts(request: Request, name: Name, x: Place, y: Place, extension: Number = None) -> Cuts:
+def cuts(request: Request, name: Name, x: Column, y: Row, extension: Number = None) -> Cuts:
     """Return the row and the column through a pixel."""
     plate = plates_of(request).find(name, extension)
     _part(plate, x, y, 1, 1)

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from io import BytesIO
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -14,7 +13,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from qc import requests
 from qc.choices import Format, What
 from qc.database import findings_with, for_promising, newest_verdict, without_label
-from qc.exports import csv_of, table_of, write_table
+from qc.exports import table_of, text_of
 from qc.informative import most_informative
 from qc.requests import Did, Word
 from qc.review import (
@@ -23,7 +22,6 @@ from qc.review import (
     Look,
     Order,
     Some,
-    every_one,
     parts_of_all,
     read_looks,
     read_some,
@@ -39,6 +37,7 @@ router = APIRouter(prefix="/api/v1", tags=["labels and verdicts"])
 _KEY = r"^[A-Za-z0-9-]{8,64}$"
 _Id = Annotated[int, Field(ge=1, lt=2**63)]
 _LabelId = Annotated[int, Field(ge=0, lt=2**63)]
+_IDS = "Numbers of extensions, as `/extensions` has them."
 Ids = Annotated[list[_Id], Field(min_length=1, max_length=requests.MOST)]
 Count = Annotated[int, Query(ge=1, le=500, description="How many at most.")]
 
@@ -51,26 +50,35 @@ class Form(StrEnum):
     VOTABLE = "votable"
 
 
+Written = Annotated[
+    Form, Query(alias="format", description="CSV and VOTable hold all rows, JSON a page of them.")
+]
+
 _MEDIA = {
     Format.CSV: "text/csv; charset=utf-8",
     Format.VOTABLE: "application/x-votable+xml",
 }
 _TABLES: dict[int | str, dict[str, Any]] = {
-    200: {"content": {media: {} for media in _MEDIA.values()}, "description": "As asked for."}
+    200: {
+        "content": {media: {"schema": {"type": "string"}} for media in _MEDIA.values()},
+        "description": "As asked for.",
+    }
 }
 
 
 class Said(BaseModel):
     """What somebody says of some extensions."""
 
-    extensions: Ids
-    label: Annotated[str, Field(max_length=60)]
-    kind: Annotated[str, Field(max_length=60)] = ""
-    note: Annotated[str, Field(max_length=1000)] = ""
+    extensions: Annotated[Ids, Field(description=_IDS)]
+    label: Annotated[str, Field(max_length=60, description="`good`, `bad` or `valid-outlier`.")]
+    kind: Annotated[str, Field(max_length=60, description="Of fault, if it is bad.")] = ""
+    note: Annotated[str, Field(max_length=1000, description="One line.")] = ""
     key: Annotated[
         str, Field(pattern=_KEY, description="A name of your own: sent again, it does nothing.")
     ]
-    whole_set: bool = False
+    whole_set: Annotated[
+        bool, Field(description="The other exposures of their sets are meant too.")
+    ] = False
     sure: Annotated[bool, Field(description="More than 20 at once are meant.")] = False
     seen: Annotated[
         dict[_Id, _LabelId], Field(description="The labels that you saw, by extension; 0 for none.")
@@ -123,10 +131,14 @@ def undo(
     project: Project,
     who: Reviewer,
     *,
-    extension: Annotated[list[_Id], Query(min_length=1, max_length=requests.MOST)],
-    key: Annotated[str, Query(pattern=_KEY)],
+    extension: Annotated[
+        list[_Id], Query(min_length=1, max_length=requests.MOST, description=_IDS)
+    ],
+    key: Annotated[
+        str, Query(pattern=_KEY, description="A name of your own: sent again, it does nothing.")
+    ],
     of: Annotated[str, Query(max_length=64, description="Key of what you said.")] = "",
-    sure: bool = False,
+    sure: Annotated[bool, Query(description="More than 20 at once are meant.")] = False,
 ) -> Did:
     """Undo what you said under a key, or else the labels that count of some extensions."""
     asked = requests.Request(who.name, key, request.app.state.now(), extension, sure)
@@ -138,7 +150,9 @@ def undo(
 def labels_of(
     session: Reads,
     _who: Anybody,
-    extension: Annotated[list[_Id], Query(min_length=1, max_length=requests.MOST)],
+    extension: Annotated[
+        list[_Id], Query(min_length=1, max_length=requests.MOST, description=_IDS)
+    ],
 ) -> tuple[Word, ...]:
     """Return the label that counts of each of these extensions, in this order."""
     return requests.words_of(session, extension)
@@ -153,7 +167,7 @@ def labels(
     _who: Anybody,
     *,
     count: Count = 100,
-    form: Annotated[Form, Query(alias="format")] = Form.JSON,
+    form: Written = Form.JSON,
 ) -> Any:
     """Return the labels that count, with who gave them."""
     spoken = asked.model_copy(update={"labelled": Labelled.YES})
@@ -169,7 +183,7 @@ def verdicts(
     _who: Anybody,
     *,
     count: Count = 100,
-    form: Annotated[Form, Query(alias="format")] = Form.JSON,
+    form: Written = Form.JSON,
 ) -> Any:
     """Return the newest verdict on each extension."""
     return _table(session, project, kept, asked, What.VERDICTS, form, count)
@@ -235,20 +249,13 @@ def _table(
     file = Format(form)
     name = f"{what}.csv" if file is Format.CSV else f"{what}.xml"
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-    if file is Format.CSV:
-        read_some(session, project.instruments, asked.filters, 1)  # a mistake is told at once
-        lines = _lines(project, asked.filters, what)
-        return StreamingResponse(lines, media_type=_MEDIA[file], headers=headers)
-    found = every_one(session, project.instruments, asked.filters)
-    written = BytesIO()
-    write_table(table_of(session, what, found), file, written)
-    return Response(written.getvalue(), media_type=_MEDIA[file], headers=headers)
+    read_some(session, project.instruments, asked.filters, 1)  # a mistake is told at once
+    lines = _lines(project, asked.filters, what, file)
+    return StreamingResponse(lines, media_type=_MEDIA[file], headers=headers)
 
 
-def _lines(project: Runtime, filters: Filters, what: What) -> Iterator[bytes]:
-    """Yield a table as CSV, a part at a time: ten years of verdicts are not held, nor awaited."""
+def _lines(project: Runtime, filters: Filters, what: What, form: Format) -> Iterator[bytes]:
+    """Yield a table as text, a part at a time: ten years of verdicts are not held, nor awaited."""
     with project.reads() as session:  # the request's own may be gone by then
-        has_names = True
-        for some in parts_of_all(session, project.instruments, filters):
-            yield csv_of(table_of(session, what, some), has_names=has_names)
-            has_names = False
+        parts = parts_of_all(session, project.instruments, filters)
+        yield from text_of((table_of(session, what, some) for some in parts), form)

@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from sqlalchemy.orm import Session
 
+from qc.choices import counted
 from qc.runtime import Runtime
 from qc.web.access import FIELD, SESSION, asker, csrf_mark
 from qc.web.addresses import frame_address, thumbnail_address
@@ -48,7 +49,7 @@ Reads = Annotated[Session, Depends(reading)]
 Writes = Annotated[Session, Depends(writing, scope="function")]
 
 # A row's number in an address; a database refuses to look for larger ones.
-RowNumber = Annotated[int, Path(ge=1, lt=2**63)]
+RowNumber = Annotated[int, Path(ge=1, lt=2**63, description="A row's number.")]
 
 
 def render(request: Request, template: str, *, status: int = 200, **context: Any) -> HTMLResponse:
@@ -79,5 +80,6 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.globals["counted"] = counted
     made.filters |= {"frame_address": frame_address, "thumbnail_address": thumbnail_address}
     return made

@@ -6,7 +6,7 @@ from datetime import date, timedelta
 from math import log10
 from typing import Annotated, Any, Self
 
-from fastapi import APIRouter, BackgroundTasks, Depends, Form, HTTPException, Query, Request
+from fastapi import APIRouter, BackgroundTasks, Depends, Form, HTTPException, Path, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from pydantic import BaseModel, Field, model_validator
 from sqlalchemy.orm import Session
@@ -21,7 +21,7 @@ from qc.runtime import Runtime
 from qc.thresholds import Threshold
 from qc.tuning import limits_of
 from qc.turns import Turns
-from qc.web import charts
+from qc.web import answers, charts
 from qc.web.access import Anybody, Tuner
 from qc.web.charts import Curve, Distribution
 from qc.web.kept import Keeping, Kept
@@ -38,10 +38,19 @@ _NARROWEST, _WIDEST = 0.1, 10.0
 class Wish(BaseModel):
     """What limits are wanted: all present ones times a factor, or for a rate, or for a recall."""
 
-    factor: Annotated[float | None, Field(ge=_NARROWEST, le=_WIDEST)] = None
-    false_alarms: Annotated[float | None, Field(ge=1e-6, le=0.5)] = None
-    recall: Annotated[float | None, Field(ge=0, le=1)] = None
-    since: date | None = None
+    factor: Annotated[
+        float | None,
+        Field(ge=_NARROWEST, le=_WIDEST, description="All present limits, so many times."),
+    ] = None
+    false_alarms: Annotated[
+        float | None, Field(ge=1e-6, le=0.5, description="Limits for such a rate per extension.")
+    ] = None
+    recall: Annotated[
+        float | None, Field(ge=0, le=1, description="Limits that find this share of the bad ones.")
+    ] = None
+    since: Annotated[
+        date | None, Field(description="First night that is looked at; else the newest 20000.")
+    ] = None
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -140,7 +149,7 @@ class Comparison:
     only_other: tuple[Flip, ...] | None
 
 
-def known_type(runtime: Renewed, image_type: str) -> str:
+def known_type(runtime: Renewed, image_type: Annotated[str, Path(description="As `UBB0`.")]) -> str:
     """Let through only what is an image type."""
     if image_type not in runtime.thresholds.entries:
         known = " ".join(sorted(runtime.thresholds.entries))
@@ -158,7 +167,7 @@ def overview(request: Request, project: Renewed, session: Reads, _who: Anybody) 
     return render(request, "thresholds.html.j2", types=shown, digest=project.thresholds.digest)
 
 
-@router.get("/api/v1/thresholds")
+@router.get("/api/v1/thresholds", response_model=answers.InForce)
 def overview_json(
     request: Request, project: Renewed, session: Reads, _who: Anybody
 ) -> dict[str, Any]:
@@ -231,7 +240,7 @@ def desk(
     )
 
 
-@router.get("/api/v1/thresholds/{image_type}")
+@router.get("/api/v1/thresholds/{image_type}", response_model=answers.TypeLimits)
 def desk_json(shown: AskedDesk, _who: Anybody) -> dict[str, Any]:
     """Return a type's entries and interventions."""
     return {
@@ -243,7 +252,7 @@ def desk_json(shown: AskedDesk, _who: Anybody) -> dict[str, Any]:
     }
 
 
-@router.get("/api/v1/thresholds/{image_type}/consequences")
+@router.get("/api/v1/thresholds/{image_type}/consequences", response_model=answers.Consequence)
 def consequences_json(
     project: Renewed,
     session: Reads,
@@ -324,23 +333,18 @@ def read_consequences(
     since = wish.since or database.night_of_newest(session, shown.image_type, NEWEST)
     goal = _goal(wish, shown.effective, since)
     proposal = proposals.propose_from(_past(runtime, session, kept, shown, goal), goal, "", who)
-    history, is_scaled = proposal.history, wish.factor is not None
-    axis = limits_of(proposal.present if is_scaled else proposal.proposed)
-    cut = _true_factor(proposal) if is_scaled else 1.0
-    nominal, bad = history.ratios_to(axis)
+    history = proposal.history
+    # In units of the limits tried: not all of them are scaled alike, as each has a floor.
+    tried = limits_of(proposal.proposed)
+    nominal, bad = history.ratios_to(tried)
     known = len(nominal) + len(bad)
-    groups = {"nominal": nominal, "bad": bad, "others": history.ratios(axis)[known:]}
+    groups = {"nominal": nominal, "bad": bad, "others": history.ratios(tried)[known:]}
     return Consequences(
         proposal,
-        charts.distribution(groups, cut),
-        charts.curve(nominal, bad, cut) if len(bad) else None,
+        charts.distribution(groups),
+        charts.curve(nominal, bad) if len(bad) else None,
         since,
     )
-
-
-def _true_factor(proposal: Proposal) -> float:
-    """Return by how much the limits are scaled in the end: they are rounded, and have a floor."""
-    return proposal.proposed.residual / proposal.present.residual
 
 
 def _goal(wish: Wish, effective: date, since: date) -> Goal:
@@ -416,8 +420,8 @@ def compared_entries(
     project: Renewed,
     session: Reads,
     kept: Keeping,
-    one: Annotated[int, Query(ge=1)],
-    other: Annotated[int, Query(ge=1)],
+    one: Annotated[int, Query(ge=1, description="Number of an entry.")],
+    other: Annotated[int, Query(ge=1, description="Number of another entry.")],
     _who: Anybody,
 ) -> Comparison:
     """Return the two entries that an address names, side by side."""
@@ -433,7 +437,7 @@ def compare(request: Request, shown: AskedDesk, compared: Compared) -> HTMLRespo
     return render(request, "compare.html.j2", desk=shown, compared=compared, most=SHOWN)
 
 
-@router.get("/api/v1/thresholds/{image_type}/compare")
+@router.get("/api/v1/thresholds/{image_type}/compare", response_model=answers.Compared)
 def compare_json(compared: Compared) -> dict[str, Any]:
     """Return two entries side by side."""
     return {

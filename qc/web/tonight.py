@@ -3,7 +3,7 @@
 from datetime import date
 from typing import Annotated
 
-from fastapi import APIRouter, Form, Request
+from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from pydantic import BaseModel, Field
 
@@ -20,15 +20,20 @@ router = APIRouter()
 STALE_S = 600
 
 
+ShownNight = Annotated[date | None, Query(description="The evening's date; else the newest.")]
+
+
 class Seen(BaseModel):
     """What somebody says of a notice."""
 
-    note: Annotated[str, Field(max_length=LONGEST_NOTE)] = ""
+    note: Annotated[str, Field(max_length=LONGEST_NOTE, description="For those who ask later.")] = (
+        ""
+    )
 
 
 @router.get("/", include_in_schema=False)
 def tonight(
-    request: Request, project: Project, session: Reads, night: date | None = None
+    request: Request, project: Project, session: Reads, night: ShownNight = None
 ) -> HTMLResponse:
     """Show the newest night, or the one asked for."""
     return render(
@@ -43,7 +48,7 @@ def tonight(
 
 @router.get("/api/v1/tonight", tags=["tonight"])
 def tonight_document(
-    request: Request, project: Project, session: Reads, night: date | None = None
+    request: Request, project: Project, session: Reads, night: ShownNight = None
 ) -> Tonight:
     """Say how all detectors stand, what is doubtful, owed, silenced, absent and failed."""
     return _read(request, project, session, night)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from sqlalchemy.orm import Session
 
 from qc import database, trends
@@ -17,9 +17,10 @@ from qc.judge import Status
 from qc.runtime import Runtime
 from qc.times import noon
 from qc.trends import QUANTITIES, Trend
+from qc.web import answers
 from qc.web.access import Anybody
 from qc.web.addresses import frame_address
-from qc.web.asked import Question
+from qc.web.asked import Question, Since, Until
 from qc.web.drawings import Dots, Mark, scatter
 from qc.web.kept import Keeping, Kept
 from qc.web.pages import Reads, Renewed, render
@@ -32,7 +33,9 @@ _LOOKS = {  # shape says it again without colour
     Status.UNDECIDED: ("undecided", "#4a90c2", "inverted_triangle"),
     Status.ANOMALOUS: ("anomalous", "#d1443a", "diamond"),
 }
-_CSV: dict[int | str, dict[str, Any]] = {200: {"content": {"text/csv": {}}}}
+_CSV: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/csv": {"schema": {"type": "string"}}}, "description": "Every point."}
+}
 _FIRST = date(1990, 1, 1)
 _LAST = date(2100, 1, 1)
 
@@ -40,9 +43,11 @@ _LAST = date(2100, 1, 1)
 class Wanted(Question):
     """Which number, and of which nights."""
 
-    metric: str = "score"
-    since: date | None = None
-    until: date | None = None
+    metric: Annotated[
+        str, Field(description="`score`, `merge_height`, `residual`, or a detector number.")
+    ] = "score"
+    since: Since = None
+    until: Until = None
 
     @model_validator(mode="after")
     def _known(self) -> Self:
@@ -55,8 +60,7 @@ class Wanted(Question):
     @property
     def query(self) -> str:
         """Write it as the end of an address."""
-        names = set(Wanted.model_fields)
-        given = self.model_dump(include=names, exclude_none=True, mode="json")
+        given = self.model_dump(include=set(Wanted.model_fields), exclude_none=True, mode="json")
         return "&".join(f"{name}={value}" for name, value in given.items())
 
 
@@ -66,18 +70,12 @@ class Choice(Wanted):
     type: str
 
 
-class Drawn(Wanted):
-    """What is to be drawn, and on what paper."""
-
-    dark: bool = False
-
-
 @dataclass(frozen=True)
 class Found:
     """A trend, and how it was asked for."""
 
     trend: Trend
-    wanted: Drawn
+    wanted: Wanted
 
 
 def find(
@@ -85,7 +83,7 @@ def find(
     session: Reads,
     kept: Keeping,
     image_type: ImageType,
-    wanted: Annotated[Drawn, Query()],
+    wanted: Annotated[Wanted, Query()],
     _who: Anybody,
 ) -> Found:
     """Return the trend that an address asks for, read again only when its type has changed."""
@@ -137,7 +135,7 @@ def page(
 @router.get("/trends/{image_type}/plot.json", include_in_schema=False)
 def plot(found: AskedTrend) -> JSONResponse:
     """Return the plot as BokehJS draws it."""
-    return JSONResponse(draw(found.trend, is_dark=found.wanted.dark))
+    return JSONResponse(draw(found.trend))
 
 
 @router.get("/trends/{image_type}/table", include_in_schema=False)
@@ -146,7 +144,7 @@ def table(request: Request, found: AskedTrend) -> HTMLResponse:
     return render(request, "trend_table.html.j2", trend=found.trend, wanted=found.wanted)
 
 
-@router.get("/api/v1/trends/{image_type}")
+@router.get("/api/v1/trends/{image_type}", response_model=answers.TrendOf)
 def trend_json(asked: AskedTrend) -> dict[str, Any]:
     """Return a trend: at most some thousand points with all extremes, and how many there are."""
     found = asked.trend
@@ -201,7 +199,7 @@ def read(runtime: Runtime, session: Session, kept: Kept, image_type: str, wanted
     return found
 
 
-def draw(trend: Trend, *, is_dark: bool) -> Any:
+def draw(trend: Trend) -> Any:
     """Return a trend as BokehJS draws it."""
     shown = trend.thinned()
     groups = []
@@ -233,7 +231,6 @@ def draw(trend: Trend, *, is_dark: bool) -> Any:
         across="",
         up=f"{trend.quantity.name}{unit}",
         is_time=True,
-        is_dark=is_dark,
         marks=marks,
         limit=([time.replace(tzinfo=None) for time in times], values),
     )
