@@ -1,19 +1,20 @@
 """An archive taken in by many hands, some of which are cut off: the rows are those of one hand."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 import pytest
 from sqlalchemy import func, select
 
+from embeddings.encoder import WeightsError
 from qc.backfill import find_archive, measure_archive
 from qc.cluster import open_cluster
 from qc.database import count_unjudged
@@ -21,9 +22,11 @@ from qc.errors import ClusterGone, ConfigurationError
 from qc.pipeline import Outcome, judge_again, judge_waiting, process_frames
 from qc.runtime import Runtime
 from qc.tables import FrameRow, FrameState, LabelName
+from tests.databases import copied
 from tests.learnt import learnt
 from tests.test_reading import a_week
 from tests.tiny import Floats, Rounded, light_leak, open_tiny, write_frame, write_history
+from tests.waiting import wait_until
 
 distributed = pytest.importorskip("distributed")
 
@@ -37,7 +40,10 @@ def week(empty_project, tmp_path_factory):
     folder = tmp_path_factory.mktemp("week")
     (folder / "archive").mkdir()
     paths = a_week(folder / "archive")
-    with open_tiny(shutil.copytree(empty_project, folder / "serial"), Rounded()) as runtime:
+    with (
+        copied(empty_project, folder / "serial") as project,
+        open_tiny(project, Rounded()) as runtime,
+    ):
         certify(runtime, paths)
         for _ in process_frames(paths, runtime):
             pass
@@ -147,8 +153,14 @@ def test_an_anomaly_of_an_archive_owes_an_alert_as_any_other(empty, inbox):
 # --- cut off in the middle ------------------------------------------------------------------------
 
 
-def test_a_worker_that_is_killed_costs_nothing(empty, week, client, monkeypatch):
-    monkeypatch.setattr(type(empty.settings), "batch_frames", 4, raising=False)
+def in_batches(runtime: Runtime, frames: int) -> Runtime:
+    """Let no more frames be read before the encoder is called: there is more to be cut off."""
+    settings = runtime.settings.model_copy(update={"batch_frames": frames})
+    return replace(runtime, settings=settings)
+
+
+def test_a_worker_that_is_killed_costs_nothing(empty, week, client):
+    empty = in_batches(empty, 4)
     folder, expected = week
     outcomes = measure_archive(find_archive([str(folder)], empty), empty, client=client)
     next(outcomes)
@@ -181,9 +193,7 @@ def own_cluster(folder: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes
                 stderr=subprocess.DEVNULL,
             )
         )
-        deadline = time.monotonic() + STARTS_WITHIN_S
-        while not place.exists() and time.monotonic() < deadline:
-            os.sched_yield()
+        wait_until(place.exists)
     try:
         with distributed.Client(scheduler_file=str(place)) as client:
             client.wait_for_workers(1, timeout=STARTS_WITHIN_S)
@@ -195,15 +205,14 @@ def own_cluster(folder: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes
             process.wait()
 
 
-def test_a_scheduler_that_is_killed_stops_the_work_and_a_new_one_ends_it(
-    empty, week, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(type(empty.settings), "batch_frames", 2, raising=False)
+def test_a_scheduler_that_is_killed_stops_the_work_and_a_new_one_ends_it(empty, week, tmp_path):
+    empty = in_batches(empty, 2)
     folder, expected = week
     with own_cluster(tmp_path) as (address, processes), open_cluster(address) as client:
         outcomes = measure_archive(find_archive([str(folder)], empty), empty, client=client)
         next(outcomes)
         processes[0].kill()
+        processes[0].wait()
         with pytest.raises(ClusterGone, match="what it sent back is kept: run it again"):
             list(outcomes)
     with own_cluster(tmp_path) as (address, _), open_cluster(address) as client:
@@ -304,6 +313,26 @@ def test_a_worker_with_another_encoder_is_refused(project, inbox, client):
         pytest.raises(ConfigurationError, match="a worker's encoder is process-"),
     ):
         measure(runtime, inbox, client)
+
+
+class Weightless(Rounded):
+    """An encoder whose weights no worker can read."""
+
+    def embed(self, _: Floats) -> Floats:
+        raise WeightsError("/data/w.weights.h5: no such weights file")
+
+
+def test_weights_that_a_worker_cannot_read_end_the_run_and_no_file_is_called_broken(
+    project, inbox, client
+):
+    write_history(inbox, frames=20)
+    with open_tiny(project, Weightless()) as runtime:
+        with pytest.raises(ConfigurationError) as told:
+            measure(runtime, inbox, client)
+        with runtime.reads() as session:
+            assert session.scalar(select(func.count()).select_from(FrameRow)) == 0
+    words = f"on the worker {gethostname()}: /data/w.weights.h5: no such weights file"
+    assert str(told.value) == words
 
 
 def test_where_nobody_answers_the_address_is_said():
