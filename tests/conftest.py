@@ -9,7 +9,7 @@ from tests import databases
 from tests.databases import copied, drop_database, new_database, settle
 from tests.tiny import open_tiny, teach, thresholds_text, write_instrument
 
-pytest_plugins = ["tests.browser", "tests.terminal"]
+pytest_plugins = ["tests.browser", "tests.buckets", "tests.terminal"]
 
 
 @pytest.fixture(scope="session")

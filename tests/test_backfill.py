@@ -22,7 +22,8 @@ from qc.errors import ClusterGone, ConfigurationError
 from qc.pipeline import Outcome, judge_again, judge_waiting, process_frames
 from qc.runtime import Runtime
 from qc.tables import FrameRow, FrameState, LabelName
-from tests.databases import copied
+from tests.builders import write
+from tests.databases import copied, write_settings
 from tests.learnt import learnt
 from tests.test_reading import a_week
 from tests.tiny import Floats, Rounded, light_leak, open_tiny, write_frame, write_history
@@ -262,6 +263,49 @@ def test_a_client_that_is_killed_loses_nothing_and_repeats_nothing(
     measure(empty, folder, client)
     judge(empty)
     assert learnt(empty) == expected
+
+
+# --- in a store -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stored(bucket, inbox):
+    """A bucket with a night of biases, the next one's leak, and a broken file."""
+    paths = [*write_history(inbox, frames=20), write_frame(inbox, 2, change=light_leak)]
+    paths.append(write(inbox / "TINY.2026-01-02T20:40:00.fits", b"no FITS at all"))
+    for path in paths:
+        bucket.put(f"raw/2026/{path.name}", path.read_bytes())
+    return bucket
+
+
+def assert_all_taken_in(runtime: Runtime, address: str, client: Any = None) -> None:
+    """Take in what is stored, twice; nothing but the broken file is read a second time."""
+    found = find_archive([address], runtime)
+    assert found[0].path.name == "TINY.2026-01-02T20:40:00.fits"
+    for expected in ([FrameState.PROCESSED] * 21, [FrameState.KNOWN] * 21):
+        outcomes = measure_archive(found, runtime, client=client)
+        states = [one.state for one in outcomes]
+        assert sorted(states) == sorted([FrameState.FAILED, *expected])
+    assert judge(runtime) == 21
+    assert not runtime.settings.fetched_folder.exists()
+
+
+def test_an_archive_in_a_bucket_is_read_as_the_inbox_in_that_bucket_is(project, stored):
+    other = '[[inbox]]\npath = "s3://other/raw"\noptions.endpoint_url = "http://127.0.0.1:1"\n'
+    write_settings(project, f"{other}[[inbox]]\n{stored.inbox}\n")
+    with open_tiny(project) as runtime:
+        assert_all_taken_in(runtime, "s3://archive/raw/2026")
+
+
+def test_an_archive_in_a_bucket_is_read_where_the_environment_says(runtime, stored, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", stored.url)
+    assert_all_taken_in(runtime, "s3://archive/raw")
+
+
+def test_workers_read_an_archive_in_a_bucket_by_themselves(project, stored):
+    write_settings(project, f"[[inbox]]\n{stored.inbox}\n")
+    with open_tiny(project) as runtime, open_cluster("local") as client:
+        assert_all_taken_in(runtime, "s3://archive/raw", client)
 
 
 # --- which worker does what -----------------------------------------------------------------------
