@@ -350,8 +350,8 @@ def test_status_is_one_json_document_if_asked(qc):
     assert "alerts owed" in table.out
 
 
-def test_db_upgrade_makes_a_project_and_check_finds_it_sound(qc, tmp_path):
-    folder = tmp_path / "[bold]new"
+def test_db_upgrade_makes_a_project_and_check_finds_it_sound(qc, unmade):
+    folder = unmade.with_name("[bold]new")
     run = qc("db", "upgrade", "--project", folder)
     assert (run.code, run.err) == (0, "")
     assert run.out.startswith(f"{folder}: ")
@@ -364,11 +364,13 @@ def test_an_unknown_project_is_a_mistake(qc, tmp_path):
         assert_a_mistake(qc(*command, "--project", tmp_path / "[none]"), words)
 
 
+@pytest.mark.sqlite
 def test_a_folder_without_a_database_is_a_mistake(qc, installed):
     (installed / "qc.db").unlink()
     assert_a_mistake(qc("status"), "schema empty, expected 00")
 
 
+@pytest.mark.sqlite
 def test_a_damaged_database_is_a_mistake(qc, installed):
     for file in installed.glob("qc.db*"):
         file.unlink()
