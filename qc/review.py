@@ -18,7 +18,7 @@ from qc.judge import Status
 from qc.nights import standing
 from qc.requests import Word, word
 from qc.runtime import image_types_of
-from qc.tables import ExtensionRow, FrameRow, LabelName, LabelRow, VerdictRow
+from qc.tables import BEYOND_IDS, ExtensionRow, FrameRow, LabelName, LabelRow, VerdictRow
 
 FEW = 20_000  # that many are sorted in the time of a page; more are read in a stored order
 _SETUP = ("chip", "binning", "read_mode", "optics")
@@ -166,7 +166,7 @@ def _beyond(order: _Stored, after: str) -> tuple[ColumnElement[bool], ColumnElem
         value, last = order.read(spelt), int(tie)
     except ValueError:
         raise InvalidAnswer(f"after: '{after[:60]}' is no place in this order") from None
-    if not 0 <= last < 2**63:
+    if not 0 <= last < BEYOND_IDS:
         raise InvalidAnswer(f"after: '{after[:60]}' is no place in this order")
     # The first lets the index be entered there; the second leaves out equals that were seen.
     return order.value <= value, or_(order.value < value, order.tie < last)

@@ -97,6 +97,10 @@ def new_database(template: str = "") -> URL | None:
     if main is None:
         return None
     name = f"qc_test_{os.getpid()}_{next(_NUMBERS)}"
+    if template:  # nobody may look at what is copied; whoever does will connect anew
+        _order(
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{template}'"
+        )
     _order(
         f'CREATE DATABASE "{name}"'
         + (f' TEMPLATE "{template}"' if template else "")

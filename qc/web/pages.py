@@ -12,6 +12,7 @@ from markupsafe import Markup
 from sqlalchemy.orm import Session
 
 from qc.runtime import Runtime
+from qc.tables import BEYOND_IDS
 from qc.web.access import FIELD, SESSION, asker, csrf_mark
 from qc.web.addresses import frame_address, thumbnail_address
 
@@ -47,8 +48,7 @@ Reads = Annotated[Session, Depends(reading)]
 # Its transaction ends before the answer leaves: what was answered is kept.
 Writes = Annotated[Session, Depends(writing, scope="function")]
 
-# A row's number in an address; a database refuses to look for larger ones.
-RowNumber = Annotated[int, Path(ge=1, lt=2**63)]
+RowNumber = Annotated[int, Path(ge=1, lt=BEYOND_IDS)]  # a row's number in an address
 
 
 def render(request: Request, template: str, *, status: int = 200, **context: Any) -> HTMLResponse:
