@@ -94,7 +94,7 @@ def test_an_archive_is_found_newest_first(runtime, inbox):
     assert [file.path for file in found] == [paths[1], paths[2], paths[0]]
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=pytest.mark.once)])
 def test_measured_newest_first_and_judged_later_is_the_same_as_one_by_one(
     project, week, monkeypatch, workers
 ):
@@ -108,6 +108,7 @@ def test_measured_newest_first_and_judged_later_is_the_same_as_one_by_one(
         assert learnt(runtime) == expected
 
 
+@pytest.mark.once
 def test_a_cluster_learns_what_one_process_learns(empty, week, client):
     folder, expected = week
     measure(empty, folder, client)
@@ -115,6 +116,7 @@ def test_a_cluster_learns_what_one_process_learns(empty, week, client):
     assert learnt(empty) == expected
 
 
+@pytest.mark.once
 def test_what_is_known_is_not_read_again(empty, week, client):
     folder, expected = week
     measure(empty, folder, client)
@@ -160,6 +162,7 @@ def in_batches(runtime: Runtime, frames: int) -> Runtime:
     return replace(runtime, settings=settings)
 
 
+@pytest.mark.once
 def test_a_worker_that_is_killed_costs_nothing(empty, week, client):
     empty = in_batches(empty, 4)
     folder, expected = week
@@ -206,6 +209,7 @@ def own_cluster(folder: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes
             process.wait()
 
 
+@pytest.mark.once
 def test_a_scheduler_that_is_killed_stops_the_work_and_a_new_one_ends_it(empty, week, tmp_path):
     empty = in_batches(empty, 2)
     folder, expected = week
@@ -240,6 +244,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("lines", [3, 35])
 def test_a_client_that_is_killed_loses_nothing_and_repeats_nothing(
     empty, week, cluster, client, tmp_path, lines
@@ -297,11 +302,13 @@ def test_an_archive_in_a_bucket_is_read_as_the_inbox_in_that_bucket_is(project, 
         assert_all_taken_in(runtime, "s3://archive/raw/2026")
 
 
+@pytest.mark.once
 def test_an_archive_in_a_bucket_is_read_where_the_environment_says(runtime, stored, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", stored.url)
     assert_all_taken_in(runtime, "s3://archive/raw")
 
 
+@pytest.mark.once
 def test_workers_read_an_archive_in_a_bucket_by_themselves(project, stored):
     write_settings(project, f"[[inbox]]\n{stored.inbox}\n")
     with open_tiny(project) as runtime, open_cluster("local") as client:
@@ -320,6 +327,7 @@ class OnGPU(Rounded):
         return super().embed(inputs)
 
 
+@pytest.mark.once
 def test_where_workers_have_a_gpu_they_alone_embed(project, inbox, tmp_path):
     write_history(inbox, frames=12)
     with (
@@ -350,6 +358,7 @@ class Differs(Rounded):
         return f"process-{os.getpid()}"
 
 
+@pytest.mark.once
 def test_a_worker_with_another_encoder_is_refused(project, inbox, client):
     write_history(inbox, frames=2)
     with (
@@ -366,6 +375,7 @@ class Weightless(Rounded):
         raise WeightsError("/data/w.weights.h5: no such weights file")
 
 
+@pytest.mark.once
 def test_weights_that_a_worker_cannot_read_end_the_run_and_no_file_is_called_broken(
     project, inbox, client
 ):
@@ -379,7 +389,8 @@ def test_weights_that_a_worker_cannot_read_end_the_run_and_no_file_is_called_bro
     assert str(told.value) == words
 
 
-def test_where_nobody_answers_the_address_is_said():
+def test_where_nobody_answers_the_address_is_said(monkeypatch):
+    monkeypatch.setattr("qc.cluster._WAIT_S", 1)
     with (
         pytest.raises(ConfigurationError, match=r"tcp://127\.0\.0\.1:1: expected the address"),
         open_cluster("tcp://127.0.0.1:1"),

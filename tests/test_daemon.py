@@ -243,6 +243,7 @@ def daemon(project):
             process.kill()
 
 
+@pytest.mark.once
 def test_a_daemon_that_is_killed_is_followed_by_one_that_says_so_and_goes_on(
     installed, inbox, tmp_path
 ):
@@ -286,6 +287,7 @@ def verdicts_of(project):
     return found
 
 
+@pytest.mark.once
 def test_status_names_a_daemon_that_died(installed):
     with daemon(installed) as process:
         process.send_signal(signal.SIGKILL)

@@ -74,6 +74,7 @@ def a_week(folder: Path) -> list[Path]:
     return [*paths, write(twin, repeated)]
 
 
+@pytest.mark.once
 def test_other_processes_find_what_this_one_finds_to_the_last_row(two_projects, inbox, monkeypatch):
     paths = a_week(inbox)
     stories = []
