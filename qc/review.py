@@ -18,7 +18,7 @@ from qc.judge import Status
 from qc.nights import standing
 from qc.requests import Word, word
 from qc.runtime import image_types_of
-from qc.tables import ExtensionRow, FrameRow, LabelName, LabelRow, VerdictRow
+from qc.tables import BEYOND_IDS, ExtensionRow, FrameRow, LabelName, LabelRow, VerdictRow
 
 FEW = 20_000  # that many are sorted in the time of a page; more are read in a stored order
 _FIRST_STRETCH, _LONGEST_STRETCH = 1000, 8000  # of an order, looked through at a time
@@ -225,7 +225,7 @@ def _read_place(order: _Stored, after: str) -> _Place:
         place = _Place(order.read(spelt), int(tie))
     except ValueError:
         raise InvalidAnswer(f"after: '{after[:60]}' is no place in this order") from None
-    if not 0 <= place.tie < 2**63:
+    if not 0 <= place.tie < BEYOND_IDS:
         raise InvalidAnswer(f"after: '{after[:60]}' is no place in this order")
     return place
 

@@ -232,6 +232,9 @@ def _string(length: int | None = None) -> String:
     return String(length).with_variant(String(length, collation="C"), "postgresql")
 
 
+BEYOND_IDS = 2**31  # PostgreSQL keeps a row's number in four bytes, and refuses to look for more
+
+
 class Base(DeclarativeBase):
     """Names every constraint, so that a migration can find it again."""
 
