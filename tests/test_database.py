@@ -310,12 +310,11 @@ def test_an_address_that_makes_no_sense_is_told(url):
         connect(url)
 
 
-def test_forty_answers_at_once_do_not_wait_for_a_connection(tmp_path):
-    engine = connect(f"sqlite:///{tmp_path / 'qc.db'}")
-    assert isinstance(engine.pool, QueuePool)
+def test_forty_answers_at_once_do_not_wait_for_a_connection(runtime):
+    pool = runtime.engine.pool
+    assert isinstance(pool, QueuePool)
     with ExitStack() as answers:
         for _ in range(2 * 40):
-            answers.enter_context(engine.connect())
-        assert engine.pool.checkedout() == 80
-    assert engine.pool.checkedin() == 5
-    engine.dispose()
+            answers.enter_context(runtime.engine.connect())
+        assert pool.checkedout() == 80
+    assert pool.checkedin() == 5
