@@ -6,7 +6,6 @@
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-ON_POSTGRESQL := $(addprefix tests/test_,concurrency.py database.py pipeline.py postgresql.py transfer.py vector_index.py)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
@@ -21,7 +20,7 @@ test: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2
-	$(BIN)/pytest -n 2 --database postgresql $(ON_POSTGRESQL)
+	$(BIN)/pytest -n 2 --database postgresql -m 'not browser and not once'
 	$(BIN)/pytest -m browser
 	mkdir -p build && rm -f build/check.db
 	QC_DATABASE=sqlite:///build/check.db $(BIN)/alembic upgrade head

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice
+from os.path import commonpath
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from qc.pipeline import (
 )
 from qc.reading import DistantFile, Readers, Reading, workers_for
 from qc.runtime import Runtime
+from qc.settings import Inbox
 from qc.stores import Object, Store
 from qc.tables import FrameState, LabelName
 
@@ -48,8 +50,8 @@ def find_archive(places: Iterable[str], runtime: Runtime) -> list[File]:
     Parameters
     ----------
     places : iterable of str
-        Files, folders, or addresses that fsspec knows, like ``s3://bucket/raw``; an address that
-        is an inbox of the settings is read with that inbox's options.
+        Files, folders, or addresses that fsspec knows, like ``s3://bucket/raw``; what lies in the
+        bucket or on the host of an inbox of the settings is read with that inbox's options.
 
     Raises
     ------
@@ -77,10 +79,9 @@ def _file(path: Path) -> File:
 
 
 def _distant(address: str, runtime: Runtime) -> Iterator[File]:
-    settings = runtime.settings
-    options = next((one.options for one in settings.inbox if one.path == address), {})
+    options = _options_for(address, runtime.settings.inbox)
     store = Store(address, options)
-    folder = settings.fetched_folder / store.folder_name
+    folder = runtime.settings.fetched_folder / store.folder_name
     try:
         for one in store.objects():
             known = one if one.version else store.completed(one)
@@ -88,6 +89,18 @@ def _distant(address: str, runtime: Runtime) -> Iterator[File]:
                 yield _distant_file(folder, address, options, known)
     finally:
         store.close()
+
+
+def _options_for(address: str, inboxes: Iterable[Inbox]) -> dict[str, Any]:
+    """Return how a store is reached: as the inbox there that has most of the address in common."""
+    there = [one for one in inboxes if _root(one.path) == _root(address)]
+    nearest = max(there, key=lambda one: len(commonpath([one.path, address])), default=None)
+    return nearest.options if nearest else {}
+
+
+def _root(address: str) -> str:
+    """Return protocol and bucket, or host: ``s3://bucket``."""
+    return "/".join(address.split("/")[:3])
 
 
 def _distant_file(folder: Path, address: str, options: dict[str, Any], one: Object) -> File:

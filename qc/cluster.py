@@ -9,12 +9,12 @@ import logging
 import pickle
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from itertools import islice
+from socket import gethostname
 from typing import Any
 
 import numpy as np
@@ -130,7 +130,7 @@ def take_in(
 
     work = _Work(client, kit)
     batches = _batches(iter(files), batch_frames)
-    running = as_completed()
+    running = as_completed(loop=client.loop)
     try:
         for batch in islice(batches, work.depth()):
             running.add(work.begin(batch))
@@ -170,16 +170,14 @@ class _Work:
 
     def finish(self, future: Any) -> tuple[list[Taken | Unread], Sequence[File]]:
         """Return what became of a batch, or its files if they are to be given out one by one."""
-        from distributed.comm import CommClosedError  # noqa: PLC0415 - slow to load
-
         batch = self.files.pop(future.key)
         try:
             return future.result(), []
-        except (QCError, WeightsError):
+        except QCError:
             raise
-        except (CancelledError, CommClosedError) as error:
-            raise _gone(error) from error
-        except Exception as error:  # noqa: BLE001 - of one file, once it is alone: on record then
+        except Exception as error:
+            if future.status != "error":  # the work did not fail: its result cannot be had
+                raise _gone(error) from error
             if len(batch) > 1:
                 return [], batch
             return [Unread(batch[0], FrameState.FAILED, fault_words(batch[0], error))], []
@@ -230,6 +228,9 @@ def _read_there(kit: bytes, file: File) -> Reading | Unread:
 def _embed_there(kit: bytes, read: Sequence[Reading | Unread]) -> list[Taken | Unread]:
     readings = [one for one in read if isinstance(one, Reading)]
     measured = [one.measured for one in readings]
-    embeddings = embed_measured([one for each in measured for one in each], _encoder(kit))
+    try:
+        embeddings = embed_measured([one for each in measured for one in each], _encoder(kit))
+    except WeightsError as error:
+        raise ConfigurationError(f"on the worker {gethostname()}: {error}") from None
     taken = map(Taken, readings, by_frame(embeddings, measured) if readings else [])
     return [*taken, *(one for one in read if isinstance(one, Unread))]

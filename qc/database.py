@@ -28,7 +28,6 @@ from sqlalchemy import (
     create_engine,
     delete,
     event,
-    exists,
     func,
     make_url,
     or_,
@@ -46,6 +45,7 @@ from sqlalchemy.orm import (
     contains_eager,
     defer,
 )
+from sqlalchemy.pool import QueuePool
 
 from embeddings.encoder import Encoder
 from embeddings.preprocess import appearance
@@ -74,7 +74,7 @@ from qc.tables import (
     rounded_to_keep,
 )
 from qc.thresholds import Threshold
-from qc.times import midnight, noon, utc_now
+from qc.times import midnight, utc_now
 
 _WHEN = (ExtensionRow.observed_at, FrameRow.name, ExtensionRow.id)
 _CANDIDATES = 400  # looked at for the newest nominal ones, at a time
@@ -230,7 +230,15 @@ def connect(url: str | URL) -> Engine:
     address = read_url(url) if isinstance(url, str) else url
     try:
         # A server that was restarted meanwhile is noticed before a transaction is lost to it.
-        engine = create_engine(address, pool_pre_ping=True, **_OPTIONS.get(_kind(address), {}))
+        # Nobody waits for a connection: forty threads answer pages, of which each may hold two
+        # while it waits for what another reads. Those beyond five are closed after use.
+        engine = create_engine(
+            address,
+            pool_pre_ping=True,
+            poolclass=QueuePool,
+            max_overflow=80,
+            **_OPTIONS.get(_kind(address), {}),
+        )
     except (ArgumentError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigurationError(f"database {shown_url(address)!r}: {reason}") from error
@@ -304,10 +312,12 @@ _WRITERS_LOCK, _DAEMONS_LOCK = 0x7163, 0x7164  # PostgreSQL's advisory locks are
 
 def _prepare_postgresql(connection: Any, _record: Any) -> None:
     # What we read a block at a time is read to its end: a plan for the first tenth of it takes
-    # minutes for the rest. And compiling a question takes longer than answering any of ours.
+    # minutes for the rest. Compiling a question takes longer than answering any of ours. And what
+    # a page sorts is 60 MB at most: on disk it takes twice as long.
     with connection.cursor() as cursor:
         cursor.execute("SET cursor_tuple_fraction = 1")
         cursor.execute("SET jit = off")
+        cursor.execute("SET work_mem = '64MB'")
     connection.commit()
 
 
@@ -699,6 +709,25 @@ def _label_stands() -> tuple[ColumnElement[bool], ColumnElement[bool]]:
     return func.coalesce(LabelRow.undoes_id, 0) == 0, ~undone
 
 
+def of_nights(first: date, last: date = date.max) -> list[ColumnElement[bool]]:
+    """Limit frames and their extensions to the nights from one to another, both included."""
+    found = [FrameRow.night >= first] if first > date.min else []
+    found += [FrameRow.night <= last] if last < date.max else []
+    return found + taken_in(first, last)
+
+
+def taken_in(first: date, last: date = date.max) -> list[ColumnElement[bool]]:
+    """Limit extensions to the days that these nights can have: loosely, and along an index.
+
+    A night is of two days, and begins at another hour for each instrument.
+    """
+    taken = ExtensionRow.observed_at
+    found = [taken >= midnight(first)] if first > date.min else []
+    if last < date.max - timedelta(days=2):
+        found.append(taken < midnight(last + timedelta(days=2)))
+    return found
+
+
 @dataclass(frozen=True)
 class Finding:
     """An extension with its frame, the newest verdict on it and the newest label, if any."""
@@ -712,7 +741,7 @@ class Finding:
 
 def findings(session: Session, first: date, last: date = date.max) -> Iterator[Finding]:
     """Yield every judged extension of these nights, oldest first, with its newest verdict."""
-    query = _findings_query().where(FrameRow.night >= first, FrameRow.night <= last)
+    query = _findings_query().where(*of_nights(first, last))
     for row in session.execute(query.execution_options(yield_per=_ROWS_AT_ONCE)):
         yield Finding(*row)
 
@@ -778,7 +807,6 @@ def number_alike(
     session: Session, finding: Finding, name: str, first: date, last: date
 ) -> list[Alike]:
     """Return a detector number of every judged extension of one's setup of these nights, by age."""
-    a_day = timedelta(days=1)  # nights begin at other hours than days; the index knows times alone
     value = ExtensionRow.metrics[name].as_float()
     taken = ExtensionRow.observed_at
     query = (
@@ -786,11 +814,8 @@ def number_alike(
         .join(ExtensionRow.frame)
         .where(
             *_same_setup(finding.extension.setup, free=frozenset()),
-            taken >= noon(first) - a_day,
-            taken <= noon(last) + 2 * a_day,
+            *of_nights(first, last),
             FrameRow.instrument == finding.frame.instrument,
-            FrameRow.night >= first,
-            FrameRow.night <= last,
             value.is_not(None),
         )
         .order_by(taken, ExtensionRow.id)
@@ -825,7 +850,7 @@ def findings_of_type(
         _findings_query()
         .with_only_columns(*(Bundle(name, *columns) for name, columns in _WEIGHED.items()))
         .add_columns(EncoderRow.fingerprint)
-        .where(ExtensionRow.image_type == image_type, FrameRow.night >= first)
+        .where(ExtensionRow.image_type == image_type, *of_nights(first))
     )
     for row in session.execute(query.execution_options(yield_per=_ROWS_AT_ONCE)):
         label = row.label if row.label.id else None
@@ -890,10 +915,12 @@ def newest_word(session: Session, image_type: str) -> tuple[int, int]:
     As long as they are the same, so is all that can be read of the type.
     """
     verdict, label = (
-        session.scalar(
-            select(func.max(table.id))
+        session.scalar(  # not its max: PostgreSQL would look at all of the type
+            select(table.id)
             .join(ExtensionRow, ExtensionRow.id == table.extension_id)
             .where(ExtensionRow.image_type == image_type)
+            .order_by(table.id.desc())
+            .limit(1)
         )
         for table in (VerdictRow, LabelRow)
     )
@@ -913,18 +940,16 @@ def without_label(session: Session, extension_ids: Sequence[int]) -> tuple[int, 
 
 def night_of_newest(session: Session, image_type: str, n: int) -> date:
     """Return the first night of the newest n extensions of a type; of all where there are fewer."""
-    own = select(ExtensionRow.id).where(ExtensionRow.image_type == image_type)
-    if session.scalar(own.offset(n).limit(1)) is None:
-        return date.min  # counted along an index; their nights stand elsewhere
-    query = (
-        select(FrameRow.night)
-        .join(FrameRow.extensions)
+    nth = (
+        select(ExtensionRow.frame_id)
         .where(ExtensionRow.image_type == image_type)
-        .order_by(FrameRow.night.desc())
+        .order_by(ExtensionRow.observed_at.desc())  # along an index
         .offset(n - 1)
         .limit(1)
     )
-    return session.scalar(query) or date.min
+    is_all = session.scalar(nth.offset(n)) is None
+    night = select(FrameRow.night).where(FrameRow.id == nth.scalar_subquery())
+    return date.min if is_all else session.scalar(night) or date.min
 
 
 def outlier_nights(session: Session, image_type: str, first: date) -> Sequence[date]:
@@ -999,11 +1024,10 @@ def _seen(session: Session, value: Any, image_type: str, first: date, last: date
         .join(EncoderRow, EncoderRow.id == VerdictRow.encoder_id)
         .where(
             ExtensionRow.image_type == image_type,
-            FrameRow.night >= first,
-            FrameRow.night <= last,
+            *of_nights(first, last),
             value.is_not(None),
         )
-        .order_by(FrameRow.observed_at, ExtensionRow.id)
+        .order_by(ExtensionRow.observed_at, ExtensionRow.id)  # along an index
     )
     for row in session.execute(query.execution_options(yield_per=_ROWS_AT_ONCE)):
         yield Seen(*row)
@@ -1018,9 +1042,8 @@ def embedded(
         .join(ExtensionRow.frame)
         .join(EmbeddingRow, EmbeddingRow.extension_id == ExtensionRow.id)
         .join(EncoderRow, EncoderRow.id == EmbeddingRow.encoder_id)
-        .where(EncoderRow.fingerprint == fingerprint, FrameRow.night >= first)
-        .where(FrameRow.night <= last)
-        .order_by(FrameRow.observed_at, ExtensionRow.id)
+        .where(EncoderRow.fingerprint == fingerprint, *of_nights(first, last))
+        .order_by(ExtensionRow.observed_at, ExtensionRow.id)
     )
     if image_types is not None:
         query = query.where(ExtensionRow.image_type.in_(image_types))
@@ -1042,8 +1065,10 @@ def vectors_with(
     return found
 
 
-def copies(session: Session, image_type: str) -> Mapping[int, str]:
-    """Return the extensions of a type that have the very pixels of an earlier frame, and its name.
+def copies(session: Session, image_type: str, first: date) -> Mapping[int, str]:
+    """Return the extensions of a type, from a night on, with the very pixels of an earlier frame.
+
+    By their ids, the name of that frame.
 
     As `duplicate_of` finds them when they come.
     """
@@ -1055,6 +1080,7 @@ def copies(session: Session, image_type: str) -> Mapping[int, str]:
         .join(earlier, earlier.id == earlier_extension.frame_id)
         .where(
             ExtensionRow.image_type == image_type,
+            *of_nights(first),
             earlier.name != FrameRow.name,
             earlier.observed_at <= FrameRow.observed_at,
         )
@@ -1575,14 +1601,13 @@ def encoder_counts(session: Session) -> Mapping[str, int]:
 
 def alerts_owed(session: Session) -> int:
     """Return how many things people have not been told of yet, that are not silenced."""
-    waiting = and_(
+    count = select(func.count()).select_from(AlertRow)
+    waiting = count.where(
         AlertRow.notice_id.is_(None), AlertRow.silence_id.is_(None), AlertRow.settled == ""
     )
-    unsent = exists().where(
-        DeliveryRow.notice_id == AlertRow.notice_id, DeliveryRow.due_at.is_not(None)
-    )
-    query = select(func.count()).select_from(AlertRow).where(or_(waiting, unsent))
-    return session.scalar(query) or 0
+    owed = select(DeliveryRow.notice_id).where(DeliveryRow.due_at.is_not(None))
+    unsent = count.where(AlertRow.notice_id.in_(owed))
+    return (session.scalar(waiting) or 0) + (session.scalar(unsent) or 0)
 
 
 def oldest_debt(session: Session) -> datetime | None:
@@ -1935,7 +1960,7 @@ def had_between(session: Session, first: date, last: date) -> Iterator[Had]:
             *setup,
         )
         .join(ExtensionRow.frame)
-        .where(FrameRow.night >= first, FrameRow.night <= last)
+        .where(*of_nights(first, last))
         .group_by(FrameRow.instrument, FrameRow.night, *setup)
     )
     for instrument, night, frames, at, *values in session.execute(query):

@@ -99,8 +99,7 @@ def read_health(session: Session, settings: Settings, now: datetime) -> Health:
     """Return how a project does, from what is stored and from the daemon's lock."""
     who, is_running = holder(settings.project)
     jobs = _jobs(session)
-    # Where nobody has asked to be told, nobody waits for word.
-    debt_s = _age_s(database.oldest_debt(session), now) if settings.subscription else 0.0
+    debt_s = _debt_s(session, settings, now)
     return Health(
         at=now,
         daemon=who,
@@ -112,6 +111,18 @@ def read_health(session: Session, settings: Settings, now: datetime) -> Health:
         jobs=jobs,
         troubles=tuple(_troubles(who, is_running, jobs, debt_s, now)),
     )
+
+
+def read_troubles(session: Session, settings: Settings, now: datetime) -> tuple[str, ...]:
+    """Return what is wrong, in sentences, without counting all files for it."""
+    who, is_running = holder(settings.project)
+    debt_s = _debt_s(session, settings, now)
+    return tuple(_troubles(who, is_running, _jobs(session), debt_s, now))
+
+
+def _debt_s(session: Session, settings: Settings, now: datetime) -> float:
+    """Return the age of the oldest debt; where nobody has asked to be told, nobody waits."""
+    return _age_s(database.oldest_debt(session), now) if settings.subscription else 0.0
 
 
 def health_record(health: Health) -> dict[str, Any]:
@@ -282,7 +293,7 @@ def _application(runtime: Runtime, registry: CollectorRegistry, now: Now) -> Any
 def _healthz(runtime: Runtime, now: datetime) -> tuple[str, str, bytes]:
     try:
         with runtime.reads() as session:
-            troubles = read_health(session, runtime.settings, now).troubles
+            troubles = read_troubles(session, runtime.settings, now)
     except DBAPIError as error:
         troubles = (f"the database: {' '.join(str(error.orig).split())}",)
     body = json.dumps({"is_well": not troubles, "troubles": troubles}).encode()

@@ -478,7 +478,7 @@ def read_record(runtime: Runtime, image_type: str, since: date) -> Record:
     judged, foreign, young = [], 0, 0
     absolute = _Absolute(runtime)
     with runtime.reads() as session:
-        copies = database.copies(session, image_type)
+        copies = database.copies(session, image_type, since)
         for one in database.findings_of_type(session, image_type, since):
             if one.fingerprint != runtime.encoder.fingerprint:
                 foreign += 1

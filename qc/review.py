@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -18,12 +18,10 @@ from qc.judge import Status
 from qc.nights import standing
 from qc.requests import Word, word
 from qc.runtime import image_types_of
-from qc.tables import ExtensionRow, FrameRow, LabelName, LabelRow, VerdictRow
-from qc.times import midnight
+from qc.tables import BEYOND_IDS, ExtensionRow, FrameRow, LabelName, LabelRow, VerdictRow
 
 FEW = 20_000  # that many are sorted in the time of a page; more are read in a stored order
 _FIRST_STRETCH, _LONGEST_STRETCH = 1000, 8000  # of an order, looked through at a time
-_LAST_NIGHT = date.max - timedelta(days=2)
 _LONG_WAY = 30_000  # looked through in vain
 _SETUP = ("chip", "binning", "read_mode", "optics")
 _DRAWN_AT_MOST = 30_000  # what a question can name
@@ -119,8 +117,9 @@ def read_some(
     order = _ORDERS[filters.order]
     wanted = _wanted(order).where(*_conditions(session, instruments, filters))
     place = _read_place(order, after) if after else None
-    is_of_extensions = order.value is ExtensionRow.observed_at
-    narrow = _of_extensions(instruments, filters) if is_of_extensions else []
+    narrow: list[ColumnElement[bool]] = []
+    if order.value is ExtensionRow.observed_at:
+        narrow = database.taken_in(*_nights(filters)) + _of_types(instruments, filters)
     if filters.order is not Order.TIME and _are_few(session, instruments, filters):
         rows = _sorted(session, order, wanted, place, count + 1)
     else:
@@ -226,7 +225,7 @@ def _read_place(order: _Stored, after: str) -> _Place:
         place = _Place(order.read(spelt), int(tie))
     except ValueError:
         raise InvalidAnswer(f"after: '{after[:60]}' is no place in this order") from None
-    if not 0 <= place.tie < 2**63:
+    if not 0 <= place.tie < BEYOND_IDS:
         raise InvalidAnswer(f"after: '{after[:60]}' is no place in this order")
     return place
 
@@ -248,7 +247,8 @@ def _are_few(session: Session, instruments: Sequence[Instrument], filters: Filte
     if filters.labelled is Labelled.YES or filters.by:
         said = select(LabelRow.id)
         found.append(said.where(LabelRow.who == filters.by) if filters.by else said)
-    if narrow := _of_frames(filters) + _of_extensions(instruments, filters):
+    if filters.first or filters.last or filters.types:
+        narrow = database.of_nights(*_nights(filters)) + _of_types(instruments, filters)
         found.append(select(ExtensionRow.id).join(ExtensionRow.frame).where(*narrow))
     return any(_are_at_most(session, one, FEW) for one in found)
 
@@ -261,7 +261,7 @@ def _are_at_most(session: Session, found: Select[Any], most: int) -> bool:
 def _conditions(
     session: Session, instruments: Sequence[Instrument], filters: Filters
 ) -> list[ColumnElement[bool]]:
-    found = _of_frames(filters) + _of_extensions(instruments, filters)
+    found = database.of_nights(*_nights(filters)) + _of_types(instruments, filters)
     found += [_has_word(word) for word in filters.setup.split()]
     if filters.status:
         status = Status(chosen(filters.status, Status, "status"))
@@ -273,28 +273,14 @@ def _conditions(
     return found + _label_conditions(instruments, filters) + _sample(session, filters)
 
 
-def _of_frames(filters: Filters) -> list[ColumnElement[bool]]:
-    found: list[ColumnElement[bool]] = []
-    if filters.first:
-        found.append(FrameRow.night >= filters.first)
-    if filters.last:
-        found.append(FrameRow.night <= filters.last)
-    return found
+def _of_types(instruments: Sequence[Instrument], filters: Filters) -> list[ColumnElement[bool]]:
+    words = filters.types.replace(",", " ").split()
+    known = chosen_all(words, image_types_of(instruments), "image type")
+    return [ExtensionRow.image_type.in_(known)] if words else []
 
 
-def _of_extensions(
-    instruments: Sequence[Instrument], filters: Filters
-) -> list[ColumnElement[bool]]:
-    """Limit types and days; a night is of two days, and what is exact says `_of_frames`."""
-    found: list[ColumnElement[bool]] = []
-    if filters.first:
-        found.append(ExtensionRow.observed_at >= midnight(filters.first))
-    if filters.last and filters.last < _LAST_NIGHT:
-        found.append(ExtensionRow.observed_at < midnight(filters.last + timedelta(days=2)))
-    if words := filters.types.replace(",", " ").split():
-        known = chosen_all(words, image_types_of(instruments), "image type")
-        found.append(ExtensionRow.image_type.in_(known))
-    return found
+def _nights(filters: Filters) -> tuple[date, date]:
+    return filters.first or date.min, filters.last or date.max
 
 
 def _has_word(word: str) -> ColumnElement[bool]:

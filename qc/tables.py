@@ -232,6 +232,9 @@ def _string(length: int | None = None) -> String:
     return String(length).with_variant(String(length, collation="C"), "postgresql")
 
 
+BEYOND_IDS = 2**31  # PostgreSQL keeps a row's number in four bytes, and refuses to look for more
+
+
 class Base(DeclarativeBase):
     """Names every constraint, so that a migration can find it again."""
 
@@ -313,6 +316,7 @@ class ExtensionRow(Base):
         UniqueConstraint("frame_id", "number"),
         Index("ix_extension_setup", *SETUP_COLUMNS, "observed_at"),
         Index("ix_extension_observed_at", "observed_at", "id"),
+        Index("ix_extension_image_type", "image_type", "observed_at", "id"),
     )
     id: Mapped[int] = mapped_column(primary_key=True)
     frame_id: Mapped[int] = mapped_column(ForeignKey("frame.id", ondelete="CASCADE"))

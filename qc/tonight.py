@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, selectinload
 from qc import database, notices
 from qc.absence import HISTORY, Absence, find_absences
 from qc.database import Finding, Had
-from qc.health import read_health
+from qc.health import read_troubles
 from qc.instruments import Instrument
 from qc.nights import SEEN_WITHIN, Matrix, Standing, matrix_of, standing
 from qc.settings import Settings
@@ -234,7 +234,7 @@ def read_tonight(
         absences=absences,
         failed=_failed(session),
         failed_files=failed_files or 0,
-        troubles=read_health(session, settings, now).troubles,
+        troubles=read_troubles(session, settings, now),
     )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Engine, Select, func, literal_column, select, text
+from sqlalchemy import Connection, Engine, Select, func, literal_column, select, text
 from sqlalchemy.orm import Session
 
 from embeddings.index import nearest
@@ -13,6 +13,8 @@ from qc.database import EVERYTHING, Among
 from qc.tables import VECTOR_INDEX, EmbeddingRow, EncoderRow, ExtensionRow, FrameRow, spelt
 
 INDEXED_FROM = 50_000  # embeddings of an encoder: fewer are looked at one by one in no more time
+BUILT_IN_BYTES = 2 * 2**30  # of the server's memory; more only where its own settings allow it
+NEIGHBOURS_BYTES = 1024  # that the index keeps of a vector beside it, while it is made
 LOOKED_AT = 400  # candidates the index keeps while it searches (hnsw.ef_search)
 SCANNED_MOST = 100_000  # that it looks at where most are of another type (hnsw.max_scan_tuples)
 _MORE = 10  # candidates beyond twice those wanted: their order is the index's guess
@@ -120,7 +122,8 @@ def index_vectors(engine: Engine, fingerprint: str) -> str:
         length: Select[int] = (
             select(literal_column("vector_dims(embedding.vector)")).where(own).limit(1)
         )
-        d = connection.scalar(length)
+        d = connection.scalar(length) or 0
+        _allow_memory(connection, count * (2 * d + NEIGHBOURS_BYTES))
         connection.execute(
             text(
                 f"CREATE INDEX CONCURRENTLY {name} ON embedding"
@@ -129,3 +132,11 @@ def index_vectors(engine: Engine, fingerprint: str) -> str:
             )
         )
         return f"{count} embeddings have been indexed"
+
+
+def _allow_memory(connection: Connection, wanted_bytes: int) -> None:
+    """Let an index be made in memory, up to a limit: without room it takes ten times as long."""
+    allowed = "SELECT pg_size_bytes(current_setting('maintenance_work_mem'))"
+    allowed_bytes = connection.scalar(text(allowed)) or 0
+    kib = max(allowed_bytes, min(wanted_bytes, BUILT_IN_BYTES)) // 1024
+    connection.execute(text(f"SET maintenance_work_mem = {kib:d}"))

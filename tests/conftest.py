@@ -9,7 +9,7 @@ from tests import databases
 from tests.databases import copied, drop_database, new_database, settle
 from tests.tiny import open_tiny, teach, thresholds_text, write_instrument
 
-pytest_plugins = ["tests.browser", "tests.terminal"]
+pytest_plugins = ["tests.browser", "tests.buckets", "tests.terminal"]
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +35,27 @@ def project(empty_project, tmp_path):
     """A project folder of the test's own."""
     with copied(empty_project, tmp_path / "project") as one:
         yield one
+
+
+@pytest.fixture
+def unmade(tmp_path, monkeypatch):
+    """A folder that is still to become a project, whose database is there and empty."""
+    url = new_database()
+    if url is not None:
+        monkeypatch.setenv("QC_DATABASE", url.render_as_string(hide_password=False))
+    yield tmp_path / "project"
+    drop_database(url)
+
+
+@pytest.fixture(autouse=True)
+def _no_database_of_its_own(request):
+    """Let no test be forgotten that should run on both databases."""
+    with databases.watched() as opened:
+        yield
+    assert databases.is_at_home(request.node, opened), (
+        f"opened {', '.join(sorted(opened))} by itself: take the fixture project, unmade or blank, "
+        "and it is run on both databases; or mark it sqlite, and say why"
+    )
 
 
 @pytest.fixture

@@ -1,24 +1,27 @@
 """Where the tests' projects keep what they know: SQLite, or PostgreSQL with ``--database``.
 
 ``--database postgresql`` starts a server from the wheel; ``--database URL`` uses one that is
-there, whose user may create databases. Only the tests that open a project are run then, and those
-that take `blank`, as they are about PostgreSQL; not those marked `sqlite`, about SQLite's file.
+there, whose user may create databases. All tests are run then that take a database from a fixture,
+but those marked `sqlite`. Whoever opens one without such a fixture or marker fails (`is_at_home`):
+so no test of the database can be forgotten.
 """
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from itertools import count
 from pathlib import Path
 
 import pytest
-from sqlalchemy import URL, create_engine, make_url
+from sqlalchemy import URL, Dialect, Engine, create_engine, event, make_url
 
 from benchmarks.postgresql import running
 from qc.settings import read_settings
 
 MAIN = "QC_TEST_SERVER"  # passed on to the processes that share the tests
+_GIVE_ONE = {"empty_project", "unmade", "blank"}  # the fixtures that all others take theirs from
 _NUMBERS = count(1)
 _SETTING = "database = "
 _OPEN = ExitStack()
@@ -38,11 +41,48 @@ def stop() -> None:
 
 def is_wanted(item: pytest.Item, asked: str) -> bool:
     """Say whether a test is one of those for the database asked for."""
-    fixtures = getattr(item, "fixturenames", ())
     if asked == "sqlite":
-        return "blank" not in fixtures and item.get_closest_marker("postgresql") is None
-    opens = "empty_project" in fixtures or "blank" in fixtures
-    return opens and item.get_closest_marker("sqlite") is None
+        is_about_the_other = item.get_closest_marker("postgresql") is not None
+        return not is_about_the_other and "blank" not in _fixtures(item)
+    return _takes_one(item) and item.get_closest_marker("sqlite") is None
+
+
+def _fixtures(item: pytest.Item) -> Collection[str]:
+    return getattr(item, "fixturenames", ())
+
+
+def _takes_one(item: pytest.Item) -> bool:
+    return not _GIVE_ONE.isdisjoint(_fixtures(item))
+
+
+@contextmanager
+def watched() -> Iterator[set[str]]:
+    """Give the kinds of databases that this process connects to meanwhile."""
+    seen: set[str] = set()
+
+    def note(dialect: Dialect, *_: object) -> None:
+        seen.add(dialect.name)
+
+    event.listen(Engine, "do_connect", note)
+    try:
+        yield seen
+    finally:
+        event.remove(Engine, "do_connect", note)
+
+
+def is_at_home(item: pytest.Item, opened: Collection[str]) -> bool:
+    """Say whether a test opened no other databases than it is known to be about.
+
+    Parameters
+    ----------
+    opened : collection of str
+        Kinds of databases, as `watched` gives them.
+    """
+    if item.get_closest_marker("sqlite") is not None:
+        return True
+    if server() is None:
+        return _takes_one(item) or not opened
+    return "blank" in _fixtures(item) or "sqlite" not in opened
 
 
 def server() -> URL | None:
@@ -57,6 +97,10 @@ def new_database(template: str = "") -> URL | None:
     if main is None:
         return None
     name = f"qc_test_{os.getpid()}_{next(_NUMBERS)}"
+    if template:  # nobody may look at what is copied; whoever does will connect anew
+        _order(
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{template}'"
+        )
     _order(
         f'CREATE DATABASE "{name}"'
         + (f' TEMPLATE "{template}"' if template else "")
@@ -73,12 +117,18 @@ def drop_database(url: URL | None) -> None:
 
 def _order(statement: str) -> None:
     """Say what no transaction may hold."""
+    with _administrator().connect() as connection:
+        connection.exec_driver_sql(statement)
+
+
+@cache
+def _administrator() -> Engine:
+    """Return what makes and removes databases; its connection is kept, as each test needs it."""
     main = server()
     assert main is not None
     engine = create_engine(main, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.exec_driver_sql(statement)
-    engine.dispose()
+    _OPEN.callback(engine.dispose)
+    return engine
 
 
 def write_settings(project: Path, toml: str) -> None:

@@ -66,6 +66,7 @@ def cells_of_notebook() -> list[str]:
     return ["".join(cell["source"]) for cell in code]
 
 
+@pytest.mark.once
 @pytest.mark.usefixtures("exported")
 def test_the_notebook_answers_its_four_questions(monkeypatch, capsys):
     drawn = []

@@ -1,19 +1,20 @@
 """An archive taken in by many hands, some of which are cut off: the rows are those of one hand."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 import pytest
 from sqlalchemy import func, select
 
+from embeddings.encoder import WeightsError
 from qc.backfill import find_archive, measure_archive
 from qc.cluster import open_cluster
 from qc.database import count_unjudged
@@ -21,9 +22,12 @@ from qc.errors import ClusterGone, ConfigurationError
 from qc.pipeline import Outcome, judge_again, judge_waiting, process_frames
 from qc.runtime import Runtime
 from qc.tables import FrameRow, FrameState, LabelName
+from tests.builders import write
+from tests.databases import copied, write_settings
 from tests.learnt import learnt
 from tests.test_reading import a_week
 from tests.tiny import Floats, Rounded, light_leak, open_tiny, write_frame, write_history
+from tests.waiting import wait_until
 
 distributed = pytest.importorskip("distributed")
 
@@ -37,7 +41,10 @@ def week(empty_project, tmp_path_factory):
     folder = tmp_path_factory.mktemp("week")
     (folder / "archive").mkdir()
     paths = a_week(folder / "archive")
-    with open_tiny(shutil.copytree(empty_project, folder / "serial"), Rounded()) as runtime:
+    with (
+        copied(empty_project, folder / "serial") as project,
+        open_tiny(project, Rounded()) as runtime,
+    ):
         certify(runtime, paths)
         for _ in process_frames(paths, runtime):
             pass
@@ -87,7 +94,7 @@ def test_an_archive_is_found_newest_first(runtime, inbox):
     assert [file.path for file in found] == [paths[1], paths[2], paths[0]]
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=pytest.mark.once)])
 def test_measured_newest_first_and_judged_later_is_the_same_as_one_by_one(
     project, week, monkeypatch, workers
 ):
@@ -101,6 +108,7 @@ def test_measured_newest_first_and_judged_later_is_the_same_as_one_by_one(
         assert learnt(runtime) == expected
 
 
+@pytest.mark.once
 def test_a_cluster_learns_what_one_process_learns(empty, week, client):
     folder, expected = week
     measure(empty, folder, client)
@@ -108,6 +116,7 @@ def test_a_cluster_learns_what_one_process_learns(empty, week, client):
     assert learnt(empty) == expected
 
 
+@pytest.mark.once
 def test_what_is_known_is_not_read_again(empty, week, client):
     folder, expected = week
     measure(empty, folder, client)
@@ -147,8 +156,15 @@ def test_an_anomaly_of_an_archive_owes_an_alert_as_any_other(empty, inbox):
 # --- cut off in the middle ------------------------------------------------------------------------
 
 
-def test_a_worker_that_is_killed_costs_nothing(empty, week, client, monkeypatch):
-    monkeypatch.setattr(type(empty.settings), "batch_frames", 4, raising=False)
+def in_batches(runtime: Runtime, frames: int) -> Runtime:
+    """Let no more frames be read before the encoder is called: there is more to be cut off."""
+    settings = runtime.settings.model_copy(update={"batch_frames": frames})
+    return replace(runtime, settings=settings)
+
+
+@pytest.mark.once
+def test_a_worker_that_is_killed_costs_nothing(empty, week, client):
+    empty = in_batches(empty, 4)
     folder, expected = week
     outcomes = measure_archive(find_archive([str(folder)], empty), empty, client=client)
     next(outcomes)
@@ -181,9 +197,7 @@ def own_cluster(folder: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes
                 stderr=subprocess.DEVNULL,
             )
         )
-        deadline = time.monotonic() + STARTS_WITHIN_S
-        while not place.exists() and time.monotonic() < deadline:
-            os.sched_yield()
+        wait_until(place.exists)
     try:
         with distributed.Client(scheduler_file=str(place)) as client:
             client.wait_for_workers(1, timeout=STARTS_WITHIN_S)
@@ -195,15 +209,15 @@ def own_cluster(folder: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes
             process.wait()
 
 
-def test_a_scheduler_that_is_killed_stops_the_work_and_a_new_one_ends_it(
-    empty, week, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(type(empty.settings), "batch_frames", 2, raising=False)
+@pytest.mark.once
+def test_a_scheduler_that_is_killed_stops_the_work_and_a_new_one_ends_it(empty, week, tmp_path):
+    empty = in_batches(empty, 2)
     folder, expected = week
     with own_cluster(tmp_path) as (address, processes), open_cluster(address) as client:
         outcomes = measure_archive(find_archive([str(folder)], empty), empty, client=client)
         next(outcomes)
         processes[0].kill()
+        processes[0].wait()
         with pytest.raises(ClusterGone, match="what it sent back is kept: run it again"):
             list(outcomes)
     with own_cluster(tmp_path) as (address, _), open_cluster(address) as client:
@@ -230,6 +244,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("lines", [3, 35])
 def test_a_client_that_is_killed_loses_nothing_and_repeats_nothing(
     empty, week, cluster, client, tmp_path, lines
@@ -255,6 +270,51 @@ def test_a_client_that_is_killed_loses_nothing_and_repeats_nothing(
     assert learnt(empty) == expected
 
 
+# --- in a store -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stored(bucket, inbox):
+    """A bucket with a night of biases, the next one's leak, and a broken file."""
+    paths = [*write_history(inbox, frames=20), write_frame(inbox, 2, change=light_leak)]
+    paths.append(write(inbox / "TINY.2026-01-02T20:40:00.fits", b"no FITS at all"))
+    for path in paths:
+        bucket.put(f"raw/2026/{path.name}", path.read_bytes())
+    return bucket
+
+
+def assert_all_taken_in(runtime: Runtime, address: str, client: Any = None) -> None:
+    """Take in what is stored, twice; nothing but the broken file is read a second time."""
+    found = find_archive([address], runtime)
+    assert found[0].path.name == "TINY.2026-01-02T20:40:00.fits"
+    for expected in ([FrameState.PROCESSED] * 21, [FrameState.KNOWN] * 21):
+        outcomes = measure_archive(found, runtime, client=client)
+        states = [one.state for one in outcomes]
+        assert sorted(states) == sorted([FrameState.FAILED, *expected])
+    assert judge(runtime) == 21
+    assert not runtime.settings.fetched_folder.exists()
+
+
+def test_an_archive_in_a_bucket_is_read_as_the_inbox_in_that_bucket_is(project, stored):
+    other = '[[inbox]]\npath = "s3://other/raw"\noptions.endpoint_url = "http://127.0.0.1:1"\n'
+    write_settings(project, f"{other}[[inbox]]\n{stored.inbox}\n")
+    with open_tiny(project) as runtime:
+        assert_all_taken_in(runtime, "s3://archive/raw/2026")
+
+
+@pytest.mark.once
+def test_an_archive_in_a_bucket_is_read_where_the_environment_says(runtime, stored, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", stored.url)
+    assert_all_taken_in(runtime, "s3://archive/raw")
+
+
+@pytest.mark.once
+def test_workers_read_an_archive_in_a_bucket_by_themselves(project, stored):
+    write_settings(project, f"[[inbox]]\n{stored.inbox}\n")
+    with open_tiny(project) as runtime, open_cluster("local") as client:
+        assert_all_taken_in(runtime, "s3://archive/raw", client)
+
+
 # --- which worker does what -----------------------------------------------------------------------
 
 
@@ -267,6 +327,7 @@ class OnGPU(Rounded):
         return super().embed(inputs)
 
 
+@pytest.mark.once
 def test_where_workers_have_a_gpu_they_alone_embed(project, inbox, tmp_path):
     write_history(inbox, frames=12)
     with (
@@ -297,6 +358,7 @@ class Differs(Rounded):
         return f"process-{os.getpid()}"
 
 
+@pytest.mark.once
 def test_a_worker_with_another_encoder_is_refused(project, inbox, client):
     write_history(inbox, frames=2)
     with (
@@ -306,7 +368,29 @@ def test_a_worker_with_another_encoder_is_refused(project, inbox, client):
         measure(runtime, inbox, client)
 
 
-def test_where_nobody_answers_the_address_is_said():
+class Weightless(Rounded):
+    """An encoder whose weights no worker can read."""
+
+    def embed(self, _: Floats) -> Floats:
+        raise WeightsError("/data/w.weights.h5: no such weights file")
+
+
+@pytest.mark.once
+def test_weights_that_a_worker_cannot_read_end_the_run_and_no_file_is_called_broken(
+    project, inbox, client
+):
+    write_history(inbox, frames=20)
+    with open_tiny(project, Weightless()) as runtime:
+        with pytest.raises(ConfigurationError) as told:
+            measure(runtime, inbox, client)
+        with runtime.reads() as session:
+            assert session.scalar(select(func.count()).select_from(FrameRow)) == 0
+    words = f"on the worker {gethostname()}: /data/w.weights.h5: no such weights file"
+    assert str(told.value) == words
+
+
+def test_where_nobody_answers_the_address_is_said(monkeypatch):
+    monkeypatch.setattr("qc.cluster._WAIT_S", 1)
     with (
         pytest.raises(ConfigurationError, match=r"tcp://127\.0\.0\.1:1: expected the address"),
         open_cluster("tcp://127.0.0.1:1"),

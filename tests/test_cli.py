@@ -70,6 +70,7 @@ def assert_a_mistake(run: Run, words: str) -> None:
     assert len(progress) <= 1  # "process (1)"
 
 
+@pytest.mark.once
 def test_process_reads_judges_and_says_how_it_went(qc, installed, inbox):
     paths = [write_frame(inbox, 1, 1), inbox / "[red]x.fits"]
     write_frame(inbox, 1, 2).rename(paths[1])
@@ -256,6 +257,7 @@ def test_process_takes_files_or_what_is_stored(qc, arguments):
     assert (run.code, run.out) == (2, "")
 
 
+@pytest.mark.once
 def test_process_again_says_what_has_changed(qc, installed, inbox):
     write_frame(inbox, 1, 1, change=bias_jump)
     write_frame(inbox, 1, 2)
@@ -291,6 +293,7 @@ def schooled(taught, tmp_path, monkeypatch):
         yield project
 
 
+@pytest.mark.once
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_train_accepts_a_classifier_reports_it_and_refuses_a_worse_one(qc, schooled, tmp_path):
     page = tmp_path / "[red] classifier.html"
@@ -350,8 +353,8 @@ def test_status_is_one_json_document_if_asked(qc):
     assert "alerts owed" in table.out
 
 
-def test_db_upgrade_makes_a_project_and_check_finds_it_sound(qc, tmp_path):
-    folder = tmp_path / "[bold]new"
+def test_db_upgrade_makes_a_project_and_check_finds_it_sound(qc, unmade):
+    folder = unmade.with_name("[bold]new")
     run = qc("db", "upgrade", "--project", folder)
     assert (run.code, run.err) == (0, "")
     assert run.out.startswith(f"{folder}: ")
@@ -364,11 +367,13 @@ def test_an_unknown_project_is_a_mistake(qc, tmp_path):
         assert_a_mistake(qc(*command, "--project", tmp_path / "[none]"), words)
 
 
+@pytest.mark.sqlite
 def test_a_folder_without_a_database_is_a_mistake(qc, installed):
     (installed / "qc.db").unlink()
     assert_a_mistake(qc("status"), "schema empty, expected 00")
 
 
+@pytest.mark.sqlite
 def test_a_damaged_database_is_a_mistake(qc, installed):
     for file in installed.glob("qc.db*"):
         file.unlink()

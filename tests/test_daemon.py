@@ -169,8 +169,9 @@ def test_the_night_in_hand_goes_before_an_archive_that_is_read(runtime):
 def test_every_job_is_listed_with_its_next_run(settled):
     with open_tiny(settled) as runtime, watching(runtime):
         wait_until(lambda: len(rows(runtime, ScheduledJobRow)) == len(JOBS))
-    assert {row.id for row in rows(runtime, ScheduledJobRow)} == {job.name for job in JOBS}
-    assert all(row.next_run_time is not None for row in rows(runtime, ScheduledJobRow))
+        listed = rows(runtime, ScheduledJobRow)
+    assert {row.id for row in listed} == {job.name for job in JOBS}
+    assert all(row.next_run_time is not None for row in listed)
 
 
 @pytest.mark.parametrize("name", [job.name for job in JOBS])
@@ -242,6 +243,7 @@ def daemon(project):
             process.kill()
 
 
+@pytest.mark.once
 def test_a_daemon_that_is_killed_is_followed_by_one_that_says_so_and_goes_on(
     installed, inbox, tmp_path
 ):
@@ -285,6 +287,7 @@ def verdicts_of(project):
     return found
 
 
+@pytest.mark.once
 def test_status_names_a_daemon_that_died(installed):
     with daemon(installed) as process:
         process.send_signal(signal.SIGKILL)

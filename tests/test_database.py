@@ -1,4 +1,5 @@
 import getpass
+from contextlib import ExitStack
 from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import QueuePool
 
 from qc import database
 from qc.database import File, Patience, connect
@@ -306,3 +308,14 @@ def test_a_user_without_a_name_is_a_number(runtime, inbox, monkeypatch):
 def test_an_address_that_makes_no_sense_is_told(url):
     with pytest.raises(ConfigurationError, match="database "):
         connect(url)
+
+
+def test_forty_answers_at_once_do_not_wait_for_a_connection(tmp_path):
+    engine = connect(f"sqlite:///{tmp_path / 'qc.db'}")
+    assert isinstance(engine.pool, QueuePool)
+    with ExitStack() as answers:
+        for _ in range(2 * 40):
+            answers.enter_context(engine.connect())
+        assert engine.pool.checkedout() == 80
+    assert engine.pool.checkedin() == 5
+    engine.dispose()

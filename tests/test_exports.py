@@ -28,21 +28,33 @@ from qc.exports import (
 from qc.judge import widening
 from qc.metrics import METRICS
 from qc.tables import LabelName, VerdictRow
+from tests.databases import copied
 from tests.remembered import Past, remember
-from tests.tiny import light_leak, process, write_frame, write_history
+from tests.tiny import light_leak, open_tiny, process, write_frame, write_history
 
 PROMISED = ["file", "extension", "image_type", "observed_at", "status", "merge_height"]
 PROMISED += ["threshold", "score", "reasons", "predicted_type", "predicted_kind", "fingerprint"]
 HOSTILE = '[red]=1+1, "x" <b>&amp;\';λ.fits'
 
 
-@pytest.fixture
-def judged(runtime, inbox):
+@pytest.fixture(scope="module")
+def made(empty_project, tmp_path_factory):
     """Twenty certified frames, and one with a leak under a name made to annoy."""
-    process(runtime, *write_history(inbox), label=LabelName.GOOD)
-    leak = write_frame(inbox, night=2, change=light_leak)
-    process(runtime, leak.rename(inbox / HOSTILE))
-    return runtime
+    folder = tmp_path_factory.mktemp("exported")
+    (inbox := folder / "inbox").mkdir()
+    with copied(empty_project, folder / "project") as project:
+        with open_tiny(project) as runtime:
+            process(runtime, *write_history(inbox), label=LabelName.GOOD)
+            leak = write_frame(inbox, night=2, change=light_leak)
+            process(runtime, leak.rename(inbox / HOSTILE))
+        yield project
+
+
+@pytest.fixture
+def judged(made, tmp_path):
+    """What was made, in a project of the test's own."""
+    with copied(made, tmp_path / "judged") as project, open_tiny(project) as runtime:
+        yield runtime
 
 
 def table_of(runtime, what, since=None) -> pd.DataFrame:
@@ -240,8 +252,8 @@ def test_a_part_without_a_value_does_not_change_its_columns_type(judged):
 
 
 def test_embeddings_are_exported_in_memory_of_a_part(runtime, tmp_path):
-    """Two hundred of 128 KB are 26 MB; a part of 10 is 1.3 MB."""
-    big = tuple(np.random.default_rng(0).normal(size=32_768))
+    """Two hundred of 64 KB are 13 MB; a part of 10 is 0.6 MB."""
+    big = tuple(np.random.default_rng(0).normal(size=16_000))  # PostgreSQL's vectors hold no more
     remember(runtime, *[Past(vector=big)] * 200)
     tracemalloc.start()
     try:

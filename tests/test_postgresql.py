@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import inspect, select, text
+from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
-from qc.database import connect
 from qc.installation import shipped
-from qc.schema import check_integrity, schema_differences, upgrade_schema
-from qc.tables import Base, EmbeddingRow
+from qc.schema import check_integrity, upgrade_schema
+from qc.tables import EmbeddingRow
 from tests.remembered import Past, remember
 from tests.tiny import open_tiny
 
@@ -29,17 +28,6 @@ def downgrade(engine, revision):
     config.set_main_option("script_location", str(shipped("migrations")))
     config.attributes["engine"] = engine
     command.downgrade(config, revision)
-
-
-def test_the_migrations_make_the_declared_tables_go_back_and_make_them_again(blank):
-    engine = connect(blank)
-    for _ in range(2):
-        upgrade_schema(engine)
-        assert schema_differences(engine) == []
-        assert set(inspect(engine).get_table_names()) == {*Base.metadata.tables, "alembic_version"}
-        downgrade(engine, "base")
-        assert inspect(engine).get_table_names() == ["alembic_version"]
-    engine.dispose()
 
 
 @pytest.mark.postgresql

@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import pickle
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from qc.pipeline import process_frames
 from qc.reading import Readers, Reading, read_file, workers_for
 from qc.tables import FrameState, LabelName
 from tests.builders import write
+from tests.databases import copied
 from tests.learnt import learnt
 from tests.tiny import (
     bias_jump,
@@ -39,7 +39,11 @@ GONE_WITHIN_S = 30
 @pytest.fixture
 def two_projects(empty_project, tmp_path):
     """Two projects that nothing has been processed in."""
-    return [shutil.copytree(empty_project, tmp_path / name) for name in ("one", "two")]
+    with (
+        copied(empty_project, tmp_path / "one") as one,
+        copied(empty_project, tmp_path / "two") as two,
+    ):
+        yield one, two
 
 
 def file_of(path: Path) -> File:
@@ -70,6 +74,7 @@ def a_week(folder: Path) -> list[Path]:
     return [*paths, write(twin, repeated)]
 
 
+@pytest.mark.once
 def test_other_processes_find_what_this_one_finds_to_the_last_row(two_projects, inbox, monkeypatch):
     paths = a_week(inbox)
     stories = []

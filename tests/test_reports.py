@@ -698,6 +698,7 @@ def test_progress_runs_to_its_end(session, uves):
     assert told == [(1, 2), (2, 2)]
 
 
+@pytest.mark.once
 def test_a_bad_night_of_150_frames_stays_below_8_megabytes(session, uves):
     full = 224
     nearest = history(session, BIAS, grid=full)[-1]

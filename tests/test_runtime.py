@@ -119,6 +119,7 @@ def test_making_a_project_twice_changes_nothing(project):
     assert contents() == before
 
 
+@pytest.mark.sqlite  # whose database is a file of the folder
 def test_a_new_project_has_settings_thresholds_and_a_database(tmp_path):
     folder = tmp_path / "new" / "deep"
     create_project(folder)
@@ -127,15 +128,16 @@ def test_a_new_project_has_settings_thresholds_and_a_database(tmp_path):
     assert (settings.weights, settings.stretch) == ("untrained", "physical")
 
 
-def test_a_project_whose_thresholds_lie_elsewhere_keeps_them_there(tmp_path, monkeypatch):
+def test_a_project_whose_thresholds_lie_elsewhere_keeps_them_there(unmade, tmp_path, monkeypatch):
     elsewhere = tmp_path / "t.yaml"
     elsewhere.write_text(thresholds_text(["UBB0"]))
     monkeypatch.setenv("QC_THRESHOLDS", str(elsewhere))
-    create_project(tmp_path / "project")
-    assert not (tmp_path / "project" / "thresholds.yaml").exists()
+    create_project(unmade)
+    assert not (unmade / "thresholds.yaml").exists()
     assert elsewhere.read_text() == thresholds_text(["UBB0"])
 
 
+@pytest.mark.sqlite  # whose address has the folder's name in it
 @pytest.mark.parametrize("name", ["a b", "a?b=c", "100%d", "ü#"])
 def test_a_project_may_have_an_odd_name(tmp_path, name):
     create_project(tmp_path / name)
@@ -157,12 +159,12 @@ def test_opening_a_project_loads_no_network(project):
         assert "_network" not in vars(runtime.encoder)
 
 
-def test_an_engine_that_is_not_installed_is_said_to_be_so(tmp_path, monkeypatch):
-    create_project(tmp_path)
+def test_an_engine_that_is_not_installed_is_said_to_be_so(unmade, monkeypatch):
+    create_project(unmade)
     monkeypatch.setitem(sys.modules, "openvino", None)
     monkeypatch.setenv("QC_ENGINE", "openvino")
     with (
         pytest.raises(ConfigurationError, match=r"pip install 'calibration-qc\[openvino\]'"),
-        open_runtime(read_settings(tmp_path)),
+        open_runtime(read_settings(unmade)),
     ):
         pass

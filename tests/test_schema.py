@@ -12,13 +12,16 @@ from qc.errors import ConfigurationError
 from qc.installation import shipped
 from qc.runtime import create_project
 from qc.schema import check_integrity, check_schema, schema_differences, upgrade_schema
+from qc.settings import read_settings
 from qc.tables import Base
 from tests.tiny import process, write_history
 
 
 @pytest.fixture
-def engine(tmp_path):
-    made = connect(f"sqlite:///{tmp_path / 'qc.db'}")
+def engine(unmade):
+    """An empty database."""
+    unmade.mkdir()
+    made = connect(read_settings(unmade).database_url)
     yield made
     made.dispose()
 
@@ -71,9 +74,10 @@ def test_tables_that_differ_are_told(engine):
         check_integrity(engine)
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize("use", [check_schema, check_integrity, upgrade_schema])
-def test_a_file_that_is_no_database_is_told_in_one_line(engine, tmp_path, use):
-    (tmp_path / "qc.db").write_bytes(b"this is not SQLite" * 1000)
+def test_a_file_that_is_no_database_is_told_in_one_line(engine, unmade, use):
+    (unmade / "qc.db").write_bytes(b"this is not SQLite" * 1000)
     with pytest.raises(ConfigurationError, match=r"qc\.db: cannot be used: file is not") as told:
         use(engine)
     assert "\n" not in str(told.value)
@@ -98,6 +102,7 @@ def test_a_damaged_database_is_told_in_one_line(runtime, inbox, project):
     assert "\n" not in str(told.value)
 
 
+@pytest.mark.sqlite
 def test_a_folder_that_does_not_exist_is_told(tmp_path):
     engine = connect(f"sqlite:///{tmp_path / 'none' / 'qc.db'}")
     with pytest.raises(ConfigurationError, match="unable to open database file"):
@@ -109,9 +114,8 @@ def create_at_once(folder, barrier):
     create_project(folder)
 
 
-@pytest.mark.sqlite
-def test_a_project_made_by_two_processes_at_once_is_whole(empty_project, tmp_path):
-    folder = tmp_path / "project"
+def test_a_project_made_by_two_processes_at_once_is_whole(empty_project, unmade):
+    folder = unmade
     folder.mkdir()
     (folder / "thresholds.yaml").write_bytes((empty_project / "thresholds.yaml").read_bytes())
     context = multiprocessing.get_context("spawn")
@@ -122,7 +126,7 @@ def test_a_project_made_by_two_processes_at_once_is_whole(empty_project, tmp_pat
     for one in both:
         one.join()
     assert [one.exitcode for one in both] == [0, 0]
-    engine = connect(f"sqlite:///{folder / 'qc.db'}")
+    engine = connect(read_settings(folder).database_url)
     check_integrity(engine)
     engine.dispose()
 

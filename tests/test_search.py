@@ -1,6 +1,5 @@
 import multiprocessing
 import os
-import shutil
 import signal
 from dataclasses import replace
 from datetime import date, timedelta
@@ -21,9 +20,11 @@ from qc.runtime import create_project, open_runtime
 from qc.search import index_file, nearest_stored, refresh_index
 from qc.settings import read_settings
 from qc.tables import EmbeddingRow, LabelName
+from tests.databases import copied, write_settings
 from tests.remembered import Past, remember
 from tests.tiny import StandIn, open_tiny
 
+pytestmark = pytest.mark.sqlite  # PostgreSQL finds them itself: test_vector_index.py
 D = 12
 TYPES = ("TB0", "TF0")
 
@@ -48,31 +49,31 @@ def likenesses(n: int, seed: int = 0) -> list[Past]:
 @pytest.fixture(scope="module")
 def small(empty_project, tmp_path_factory):
     """An empty project that keeps an index from 50 embeddings on; not to be written to."""
-    project = shutil.copytree(empty_project, tmp_path_factory.mktemp("small") / "project")
-    file = project / "qc.toml"
-    file.write_text(file.read_text().replace("# exact_below = 50000", "exact_below = 50"))
-    return project
+    with copied(empty_project, tmp_path_factory.mktemp("small") / "project") as project:
+        write_settings(project, "[search]\nexact_below = 50\n")
+        yield project
 
 
 @pytest.fixture(scope="module")
 def indexed(small, tmp_path_factory):
     """The same with 300 embeddings and their index; not to be written to."""
-    project = shutil.copytree(small, tmp_path_factory.mktemp("indexed") / "project")
-    with open_tiny(project) as runtime:
-        remember(runtime, *likenesses(300))
-        assert refresh_index(runtime, quietly).endswith(": 300 embeddings")
-    return project
+    with copied(small, tmp_path_factory.mktemp("indexed") / "project") as project:
+        with open_tiny(project) as runtime:
+            remember(runtime, *likenesses(300))
+            assert refresh_index(runtime, quietly).endswith(": 300 embeddings")
+        yield project
 
 
 @pytest.fixture
 def project(small, tmp_path):
-    return shutil.copytree(small, tmp_path / "project")
+    with copied(small, tmp_path / "project") as one:
+        yield one
 
 
 @pytest.fixture
 def filled(indexed, tmp_path):
     """An indexed project of the test's own, open."""
-    with open_tiny(shutil.copytree(indexed, tmp_path / "filled")) as runtime:
+    with copied(indexed, tmp_path / "filled") as one, open_tiny(one) as runtime:
         yield runtime
 
 

@@ -305,6 +305,7 @@ def two_chip_runtime(project, inbox):
         yield runtime
 
 
+@pytest.mark.once
 def test_what_another_image_shows_is_tried_and_found(two_chip_runtime):
     tested = run_self_test(two_chip_runtime, NIGHT, NOW)
     missed = [

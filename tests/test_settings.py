@@ -43,10 +43,10 @@ def test_the_example_has_every_key_and_no_other():
     assert set(flat(uncommented(EXAMPLE))) == set(keys_of(Settings)) - NOT_IN_THE_FILE
 
 
-def test_the_example_shows_the_values_that_hold_without_it(tmp_path):
-    create_project(tmp_path)
-    plain = read_settings(tmp_path)
-    assert (tmp_path / SETTINGS_FILE).read_text() == EXAMPLE
+def test_the_example_shows_the_values_that_hold_without_it(unmade):
+    create_project(unmade)
+    plain = read_settings(unmade)
+    assert (unmade / SETTINGS_FILE).read_text() == EXAMPLE
     shown = uncommented(EXAMPLE)
     for section in ("watch", "schedule", "keep", "mail", "alerts", "health", "web", "search"):
         values = getattr(plain, section).model_dump(mode="json")
@@ -60,7 +60,6 @@ def test_the_example_shows_the_values_that_hold_without_it(tmp_path):
 
 
 def test_a_section_of_the_file_and_a_key_of_the_environment_are_taken(tmp_path, monkeypatch):
-    create_project(tmp_path)
     (tmp_path / SETTINGS_FILE).write_text(
         '[mail]\nhost = "a"\nsender = "qc@a"\nport = 25\n[[inbox]]\npath = "new"\n'
     )
@@ -81,7 +80,6 @@ def test_a_section_of_the_file_and_a_key_of_the_environment_are_taken(tmp_path, 
     ],
 )
 def test_a_wrong_key_or_value_is_named(tmp_path, text, named):
-    create_project(tmp_path)
     (tmp_path / SETTINGS_FILE).write_text(text)
     with pytest.raises(ConfigurationError, match=re.escape(named)):
         read_settings(tmp_path)

@@ -12,11 +12,9 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import boto3
 import paramiko
 import pytest
 from azure.storage.blob import ContainerClient
-from moto.server import ThreadedMotoServer
 
 from qc import database
 from qc.errors import ConfigurationError
@@ -25,11 +23,11 @@ from qc.pipeline import process_frames
 from qc.settings import Settings, read_settings
 from qc.stores import Object, Store
 from qc.tables import FrameState
+from tests.buckets import BUCKET
 from tests.databases import write_settings
 from tests.test_inboxes import names, nobody_knows
 from tests.tiny import write_frame
 
-BUCKET = "archive"
 MINUTE = timedelta(minutes=1)
 
 
@@ -55,55 +53,6 @@ def copies(project: Path) -> list[Path]:
 
 
 # --- S3 -------------------------------------------------------------------------------------------
-
-
-class Bucket:
-    """A bucket of a local object store that can be switched off."""
-
-    def __init__(self) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
-        self.start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def inbox(self) -> str:
-        return f'path = "s3://{BUCKET}/raw"\noptions.endpoint_url = "{self.url}"'
-
-    def start(self) -> None:
-        self._server = ThreadedMotoServer("127.0.0.1", self.port, verbose=False)
-        self._server.start()
-
-    def stop(self) -> None:
-        self._server.stop()
-        # stop() leaves the port open, and who calls would wait for ever
-        self._server._server.server_close()  # noqa: SLF001
-
-    @functools.cached_property
-    def client(self):
-        return boto3.client("s3", endpoint_url=self.url, region_name="us-east-1")
-
-    def put(self, key: str, content: bytes = b"frame") -> None:
-        self.client.put_object(Bucket=BUCKET, Key=key, Body=content)
-
-
-@pytest.fixture
-def bucket(monkeypatch) -> Iterator[Bucket]:
-    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(key, "testing")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    one = Bucket()
-    one.client.create_bucket(Bucket=BUCKET)
-    yield one
-    stored = one.client.list_objects_v2(Bucket=BUCKET).get("Contents", [])
-    for each in stored:
-        one.client.delete_object(Bucket=BUCKET, Key=each["Key"])
-    one.client.delete_bucket(Bucket=BUCKET)
-    one.client.close()
-    one.stop()
 
 
 def test_new_objects_are_fetched_judged_and_not_fetched_again(runtime, inbox, bucket):

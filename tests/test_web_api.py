@@ -1,7 +1,6 @@
 """The API keeps what its own document promises, whoever asks and whatever is asked."""
 
 import shlex
-import shutil
 from datetime import UTC, datetime
 
 import httpx
@@ -17,6 +16,7 @@ from qc.tables import LabelName
 from qc.web.app import create_app
 from qc.web.reference import groups_of
 from tests.browser import pages_of, serving
+from tests.databases import copied
 from tests.tiny import light_leak, open_tiny, process, write_frame, write_history
 
 NOW = datetime(2026, 1, 8, 8, tzinfo=UTC)
@@ -37,9 +37,8 @@ KNOWN = {"name": "TINY.2026-01-02T20:00:00", "image_type": "TB0", "number": 1}
 def tokens(empty_project, tmp_path_factory):
     """A project that may be written to, served, and a token for each role."""
     folder = tmp_path_factory.mktemp("api")
-    project, inbox = shutil.copytree(empty_project, folder / "project"), folder / "inbox"
-    inbox.mkdir()
-    with open_tiny(project) as runtime:
+    (inbox := folder / "inbox").mkdir()
+    with copied(empty_project, folder / "project") as project, open_tiny(project) as runtime:
         process(runtime, *write_history(inbox), label=LabelName.GOOD)
         process(runtime, write_frame(inbox, 2, change=light_leak), write_frame(inbox, 2, 1))
         made = {"": ""}

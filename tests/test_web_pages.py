@@ -1,7 +1,6 @@
 """Every page as everybody may come to it: wide or narrow, by day or night, by keys, on paper."""
 
 import io
-import shutil
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 
@@ -17,6 +16,7 @@ from qc.settings import Web
 from qc.tables import AlertRow, EpochRow, LabelName, NoticeRow, Topic
 from qc.web.app import create_app
 from tests.browser import WIDE, hindrances, routes_of, serving, window
+from tests.databases import copied
 from tests.owed import broken_file
 from tests.remembered import Past, nominal_frames, remember
 from tests.tiny import (
@@ -119,8 +119,14 @@ def made(empty_project, tmp_path_factory):
     that failed; alerts owed, told and silenced.
     """
     folder = tmp_path_factory.mktemp("everything")
-    project, inbox = shutil.copytree(empty_project, folder / "project"), folder / "inbox"
-    inbox.mkdir()
+    (inbox := folder / "inbox").mkdir()
+    with copied(empty_project, folder / "project") as project:
+        live(project, inbox)
+        yield project
+
+
+def live(project, inbox):
+    """Let a project live through what `made` tells."""
     path = project / "thresholds.yaml"
     first, *others = path.read_text().splitlines()
     path.write_text("\n".join([f"{first.removesuffix(']')}, {SECOND_ENTRY}]", *others, ""]))
@@ -133,7 +139,6 @@ def made(empty_project, tmp_path_factory):
         remember(runtime, *good, *bad)
         with runtime.writes.begin() as session:
             fill(session)
-    return project
 
 
 def fill(session):

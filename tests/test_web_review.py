@@ -1,7 +1,6 @@
 import io
 import json
 import re
-import shutil
 import warnings
 from datetime import UTC, datetime
 
@@ -17,6 +16,7 @@ from qc.judge import Status
 from qc.review import Filters, Order, read_some
 from qc.tables import FrameRow, LabelName, LabelRow, VerdictRow, doubt
 from tests.browser import serving, violations, window
+from tests.databases import copied
 from tests.remembered import Past, remember
 from tests.tiny import light_leak, open_tiny, process, write_frame, write_history
 
@@ -27,20 +27,28 @@ KEY = "0123456789abcdef"
 def made(empty_project, tmp_path_factory):
     """Twenty good biases, and a night with five more of which two leak; not to be written to."""
     folder = tmp_path_factory.mktemp("judged")
-    project, inbox = shutil.copytree(empty_project, folder / "project"), folder / "inbox"
-    inbox.mkdir()
+    (inbox := folder / "inbox").mkdir()
     changes = [None, light_leak, None, light_leak, None]
     fresh = [write_frame(inbox, 2, n, change=change) for n, change in enumerate(changes)]
-    with open_tiny(project) as runtime:
-        process(runtime, *write_history(inbox), label=LabelName.GOOD)
-        process(runtime, *fresh)
-    return project
+    with copied(empty_project, folder / "project") as project:
+        with open_tiny(project) as runtime:
+            process(runtime, *write_history(inbox), label=LabelName.GOOD)
+            process(runtime, *fresh)
+        yield project
 
 
 @pytest.fixture
-def judged(made, project, runtime):
+def project(request, empty_project, tmp_path):
+    """A project of the test's own: what was made, for those that take `judged`."""
+    is_judged = "judged" in request.fixturenames
+    source = request.getfixturevalue("made") if is_judged else empty_project
+    with copied(source, tmp_path / "project") as one:
+        yield one
+
+
+@pytest.fixture
+def judged(runtime):
     """What was made, in a project of the test's own."""
-    shutil.copytree(made, project, dirs_exist_ok=True)
     return runtime
 
 

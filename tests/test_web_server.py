@@ -28,10 +28,9 @@ MORNING = datetime(2026, 1, 2, tzinfo=UTC)
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_a_server_that_is_told_to_end_ends_well(tmp_path, how):
-    project = tmp_path / "project"
-    create_project(project)
-    command = [sys.executable, "-m", "qc", "serve", "--port", "0", "--project", str(project)]
+def test_a_server_that_is_told_to_end_ends_well(unmade, how):
+    create_project(unmade)
+    command = [sys.executable, "-m", "qc", "serve", "--port", "0", "--project", str(unmade)]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
     assert server.stdout is not None
     try:

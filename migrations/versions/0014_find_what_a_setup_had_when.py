@@ -14,6 +14,7 @@ depends_on = None
 
 _CLAIMS = ["image_type", "chip", "binning", "read_mode"]
 _SETUP = [*_CLAIMS, "wavelength_nm", "slit_arcsec", "optics"]
+_WHEN = ["observed_at", "id"]
 
 
 def upgrade() -> None:
@@ -26,7 +27,8 @@ def upgrade() -> None:
     with op.batch_alter_table("extension", schema=None) as batch_op:
         batch_op.drop_index("ix_extension_setup")
         batch_op.create_index("ix_extension_setup", [*_SETUP, "observed_at"], unique=False)
-        batch_op.create_index("ix_extension_observed_at", ["observed_at", "id"], unique=False)
+        batch_op.create_index("ix_extension_observed_at", _WHEN, unique=False)
+        batch_op.create_index("ix_extension_image_type", ["image_type", *_WHEN], unique=False)
     for name in ("score", "doubt"):  # with what tells equals apart
         with op.batch_alter_table("verdict", schema=None) as batch_op:
             batch_op.drop_index(f"ix_verdict_{name}")
@@ -46,6 +48,7 @@ def downgrade() -> None:
             batch_op.drop_index(f"ix_verdict_{name}")
             batch_op.create_index(f"ix_verdict_{name}", [name], unique=False)
     with op.batch_alter_table("extension", schema=None) as batch_op:
+        batch_op.drop_index("ix_extension_image_type")
         batch_op.drop_index("ix_extension_observed_at")
         batch_op.drop_index("ix_extension_setup")
         batch_op.create_index("ix_extension_setup", _CLAIMS, unique=False)

@@ -8,6 +8,7 @@ from fastapi import Query
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from qc.review import Filters, Labelled, Order
+from qc.tables import BEYOND_IDS
 
 _LONGEST = 200  # characters of a filter
 
@@ -80,7 +81,7 @@ class Reviewed(Asked):
 
     labelled: Annotated[Labelled, Field(description="Whether a label counts.")] = Labelled.NO
     view: Annotated[str, Field(pattern="^(one|wall)$", description="One, or a wall.")] = "one"
-    at: Annotated[int | None, Field(ge=1, lt=2**63, description="An extension to show.")] = None
+    at: Annotated[int | None, Field(ge=1, lt=BEYOND_IDS, description="Extension to show.")] = None
     just: Annotated[str, Field(max_length=64, description="The last request.")] = ""
 
 

@@ -27,6 +27,7 @@ from qc.review import (
     read_some,
 )
 from qc.runtime import Runtime
+from qc.tables import BEYOND_IDS
 from qc.web.access import Anybody, Reviewer
 from qc.web.asked import Asked, AskedFor
 from qc.web.kept import Keeping, Kept
@@ -35,8 +36,8 @@ from qc.web.pages import Project, Reads
 router = APIRouter(prefix="/api/v1", tags=["labels and verdicts"])
 
 _KEY = r"^[A-Za-z0-9-]{8,64}$"
-_Id = Annotated[int, Field(ge=1, lt=2**63)]
-_LabelId = Annotated[int, Field(ge=0, lt=2**63)]
+_Id = Annotated[int, Field(ge=1, lt=BEYOND_IDS)]
+_LabelId = Annotated[int, Field(ge=0, lt=BEYOND_IDS)]
 _IDS = "Numbers of extensions, as `/extensions` has them."
 Ids = Annotated[list[_Id], Field(min_length=1, max_length=requests.MOST)]
 Count = Annotated[int, Query(ge=1, le=500, description="How many at most.")]

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from qc.choices import counted
 from qc.runtime import Runtime
+from qc.tables import BEYOND_IDS
 from qc.web.access import FIELD, SESSION, asker, csrf_mark
 from qc.web.addresses import frame_address, thumbnail_address
 
@@ -49,7 +50,7 @@ Reads = Annotated[Session, Depends(reading)]
 Writes = Annotated[Session, Depends(writing, scope="function")]
 
 # A row's number in an address; a database refuses to look for larger ones.
-RowNumber = Annotated[int, Path(ge=1, lt=2**63, description="A row's number.")]
+RowNumber = Annotated[int, Path(ge=1, lt=BEYOND_IDS, description="A row's number.")]
 
 
 def render(request: Request, template: str, *, status: int = 200, **context: Any) -> HTMLResponse:

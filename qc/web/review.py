@@ -30,6 +30,7 @@ from qc.review import (
     read_looks,
 )
 from qc.runtime import Runtime, image_types_of
+from qc.tables import BEYOND_IDS
 from qc.web.access import Anybody, Reviewer
 from qc.web.asked import Reviewed, ReviewedFor
 from qc.web.kept import Keeping, Kept
@@ -222,7 +223,7 @@ def _read_seen(words: list[str]) -> dict[int, int]:
         seen = {int(one): int(label or 0) for one, label in pairs}
     except ValueError:
         raise InvalidAnswer(f"extension: expected a number, got '{words[0][:40]}'") from None
-    if not all(0 < one < 2**63 for one in seen):
+    if not all(0 < one < BEYOND_IDS for one in seen):
         raise UnknownFrame(f"extension {min(seen)}: there is none of that number")
     return seen
 
