@@ -616,7 +616,9 @@ def _print_changes(changes: "list[Change]") -> None:
     if len(changes) > LISTED:
         out.print(f"and {len(changes) - LISTED} more")
     nights = [change.one.night for change in changes if change.is_new]
-    out.print(f"{len(nights)} of {counted(len(changes), 'extension')} have another label now")
+    have = "has" if len(changes) == 1 else "have"
+    of = counted(len(changes), "extension")
+    out.print(f"{len(nights)} of {of} {have} another label now")
     if nights:
         out.print(f"To judge again what it bears on: qc process --again --since {min(nights)}")
 

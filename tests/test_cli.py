@@ -129,7 +129,7 @@ def test_label_keeps_what_is_said_and_undoes_it(qc):
     assert count == "2 of 2 extensions have another label now"
     assert again == "To judge again what it bears on: qc process --again --since 2026-01-01"
     assert (
-        "0 of 1 extensions"
+        "0 of 1 extension has another label now"
         in qc("label", LEAK, "--as", "bad", "--kind", "light_leak", "--who", "kim").out
     )
     undone = qc("label", LEAK, "--undo")
@@ -145,7 +145,7 @@ def test_label_by_a_filter_asks_for_a_second_thought(qc):
     told = qc("label", "--type", "TB0", "--as", "good", "--who", "kim", "--yes")
     assert (told.code, "21 of 21 extensions have another label now" in told.out) == (0, True)
     run = qc("label", "--night", "2026-01-02", "--status", "anomalous", "--as", "good")
-    assert (run.code, run.err) == (0, "1 extensions\n")
+    assert (run.code, run.err) == (0, "1 extension\n")
     run = qc("label", "--night", "2025-01-02", "--undo")
     assert run.err == "0 extensions\nqc: there is none of that type, night and status\n"
 
