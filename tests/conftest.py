@@ -2,9 +2,12 @@ import gc
 from pathlib import Path
 
 import pytest
+from sqlalchemy.orm import Session
 
+from qc.database import connect
 from qc.instruments import Instrument
 from qc.runtime import create_project
+from qc.settings import read_settings
 from tests import databases
 from tests.databases import copied, drop_database, new_database, settle
 from tests.tiny import open_tiny, teach, thresholds_text, write_instrument
@@ -72,6 +75,15 @@ def inbox(tmp_path):
     folder = tmp_path / "inbox"
     folder.mkdir()
     return folder
+
+
+@pytest.fixture
+def session(project):
+    """A session of the project's database, for what nobody else need see."""
+    engine = connect(read_settings(project).database_url)
+    with Session(engine) as opened:
+        yield opened
+    engine.dispose()
 
 
 @pytest.fixture

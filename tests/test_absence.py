@@ -1,4 +1,3 @@
-from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from itertools import count
 
@@ -25,12 +24,6 @@ SERIAL = count(1)
 def uves() -> Instrument:
     [uves] = [one for one in read_instruments() if one.name == "UVES"]
     return uves
-
-
-@pytest.fixture
-def session() -> Iterator[Session]:
-    with benchmark.opened() as session:
-        yield session
 
 
 def bring(
@@ -400,6 +393,7 @@ def test_the_end_of_a_night_is_looked_at_the_next_day(session, uves):
 # --- normal months --------------------------------------------------------------------------------
 
 
+@pytest.mark.sqlite  # the benchmark's own, in memory
 def test_a_month_as_planned_has_no_false_absence_and_true_ones_are_found():
     past = benchmark.simulate_past(70, seed=11, cloudy=0.1)
     uves = benchmark.uves()

@@ -4,7 +4,6 @@ import pytest
 from scipy.stats import binom
 from sqlalchemy import select
 
-from benchmarks import absence as benchmark
 from qc.instruments import read_instruments
 from qc.recall import (
     Count,
@@ -18,12 +17,6 @@ from qc.tables import AlertRow, SelfTestRow, Topic
 
 NIGHT = date(2026, 11, 19)
 NOW = datetime(2026, 11, 20, 11, tzinfo=UTC)
-
-
-@pytest.fixture
-def session():
-    with benchmark.opened() as session:
-        yield session
 
 
 @pytest.fixture(scope="module")
