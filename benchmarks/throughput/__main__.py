@@ -118,6 +118,7 @@ class Bench:
         """Measure each engine, with one thread and with all cores; or those that use a GPU."""
         inputs = self._inputs()
         names = [name for name in encoders.ENGINES if not gpu or name.startswith("tensorflow")]
+        names = [name for name in names if not encoders.missing(name)]
         more = ["--peak-tflops", str(peak)] if peak else []
         return [
             self._run(

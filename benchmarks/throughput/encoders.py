@@ -10,7 +10,9 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -30,11 +32,15 @@ ENGINES = {
     "keras on openvino": "KERAS_BACKEND=openvino",
     "openvino float32": "engine = 'openvino'",
     "openvino bfloat16": "INFERENCE_PRECISION_HINT=bf16",
+    "keras on jax": "KERAS_BACKEND=jax",
+    "onnx runtime": "what Keras exports as ONNX",
 }
-NOT_MEASURED = {
-    "keras on jax": "jax is not installed",
-    "onnx runtime": "Keras writes ONNX by onnx and tf2onnx, which are not installed",
-}
+NEEDS = {"keras on jax": ("jax",), "onnx runtime": ("onnx", "tf2onnx", "onnxruntime")}
+
+
+def missing(engine: str) -> list[str]:
+    """Return the packages that an engine needs and that are not installed: none is a dependency."""
+    return [name for name in NEEDS.get(engine, ()) if find_spec(name) is None]
 
 
 def main() -> None:
@@ -64,8 +70,9 @@ def main() -> None:
 
 
 def _engine(name: str, weights: str, threads: int) -> Compute:
-    if name == "keras on openvino":
-        os.environ["KERAS_BACKEND"] = "openvino"
+    if name.startswith("keras on "):
+        os.environ["KERAS_BACKEND"] = name.removeprefix("keras on ")
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])  # jax knows no setting
     elif name.startswith("tensorflow"):
         _limit_tensorflow(threads)
     if name == "tensorflow bfloat16":
@@ -73,6 +80,8 @@ def _engine(name: str, weights: str, threads: int) -> Compute:
 
         keras.config.set_dtype_policy("mixed_bfloat16")
     network = _network(weights)
+    if name == "onnx runtime":
+        return _onnx(network, threads)
     if not name.startswith("openvino"):
         return lambda inputs: np.asarray(network.predict_on_batch(inputs), np.float32)
     hint = {"float32": "f32", "bfloat16": "bf16"}[name.split()[1]]
@@ -84,6 +93,20 @@ def _engine(name: str, weights: str, threads: int) -> Compute:
             "PERFORMANCE_HINT": "LATENCY",
         },
     )
+
+
+def _onnx(network: Any, threads: int) -> Compute:
+    import onnxruntime  # noqa: PLC0415 - no dependency
+
+    network.predict_on_batch(np.zeros((1, 224, 224, 3), np.float32))  # it exports what was called
+    with TemporaryDirectory() as folder:
+        file = f"{folder}/network.onnx"
+        network.export(file, format="onnx", verbose=False)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda inputs: np.asarray(session.run(None, {name: inputs})[0], np.float32)
 
 
 def _limit_tensorflow(threads: int) -> None:
