@@ -34,6 +34,7 @@ from qc.runtime import Runtime, create_project, open_runtime
 from qc.schema import upgrade_schema
 from qc.search import index_file, nearest_stored, refresh_index
 from qc.settings import Settings
+from qc.tables import VECTOR_INDEX
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -113,10 +114,26 @@ def make(work: Path, total: int, postgres: str) -> dict[str, Any]:
 
 
 def size_of(url: URL) -> int:
-    """Return the bytes of a database's files; 0 of a server's."""
+    """Return the bytes of a database."""
     if url.get_backend_name() != "sqlite":
-        return 0
+        return _told_by_server(url, "pg_database_size(current_database())")
     return sum(one.stat().st_size for one in Path(str(url.database)).parent.glob("qc.db*"))
+
+
+def _told_by_server(url: URL, what: str) -> int:
+    engine = connect(url)
+    with engine.connect() as connection:
+        found: int = connection.exec_driver_sql(f"SELECT {what}").scalar_one()
+    engine.dispose()
+    return found
+
+
+def _index_bytes(runtime: Runtime) -> int:
+    url = runtime.settings.database_url
+    if url.get_backend_name() == "sqlite":
+        return index_file(runtime).stat().st_size
+    own = f"FROM pg_class WHERE relname LIKE '{VECTOR_INDEX}%%'"
+    return _told_by_server(url, f"coalesce(sum(pg_relation_size(oid)), 0)::bigint {own}")
 
 
 def index(work: Path, postgres: str) -> dict[str, Any]:
@@ -124,11 +141,10 @@ def index(work: Path, postgres: str) -> dict[str, Any]:
     with opened(settings_of(work, postgres)) as runtime:
         started, cpu = time.perf_counter(), time.process_time()
         words = refresh_index(runtime, lambda *_: None)
-        path = index_file(runtime)
         return {
             "build_s": time.perf_counter() - started,
             "build_cpu_s": time.process_time() - cpu,
-            "index_bytes": path.stat().st_size if path.exists() else 0,
+            "index_bytes": _index_bytes(runtime),
             "build_peak_bytes": peak_bytes(),
             "words": words,
         }
