@@ -309,7 +309,7 @@ def test_the_tries_of_a_mail_get_rarer_and_end_after_days(runtime, handler, port
     [row] = deliveries(watch)
     assert row.gave_up_at is not None
     assert row.gave_up_at - row.owed_at >= DAY
-    assert row.trouble.startswith("given up after 1 days: kim@example.org was not taken: 450")
+    assert row.trouble.startswith("given up after 1 day: kim@example.org was not taken: 450")
 
 
 def test_a_server_that_is_not_there_defers_all_and_loses_none(runtime, handler, port):

@@ -200,6 +200,7 @@ def test_into_sqlite_nothing_is_copied(lived, tmp_path):
         transfer(source_of(lived), f"sqlite:///{tmp_path / 'new.db'}")
 
 
+@pytest.mark.postgresql  # an address of one, though nobody answers there
 def test_a_password_is_never_shown(qc, lived):
     url = "postgresql+psycopg://qc:s3cret@127.0.0.1:1/qc?sslpassword=t0ken"
     done = qc("db", "copy", source_of(lived), url)

@@ -85,7 +85,7 @@ def test_an_index_is_used_by_the_question_it_is_made_for(clustered, monkeypatch)
     with clustered.reads() as session:
         own = database.embedding_of(session, 1, 1)
         nearest_by_server(session, StandIn.fingerprint, own, 10)
-        statement, given = next(one for one in asked if "<=>" in one[0])
+        statement, given = next(one for one in asked if "<->" in one[0])
         session.execute(text("SET LOCAL enable_seqscan = off"))
         session.execute(text("SET LOCAL enable_sort = off"))
         plan = session.connection().exec_driver_sql(f"EXPLAIN {statement}", given).scalars().all()
