@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,6 +88,7 @@ class Trend:
     events: tuple[Event, ...]
     limit: tuple[tuple[date, float], ...]
 
+    @cached_property
     def months(self) -> list[Month]:
         """Return it month by month."""
         by_month: dict[date, list[Seen]] = {}
@@ -95,7 +96,12 @@ class Trend:
             by_month.setdefault(one.night.replace(day=1), []).append(one)
         return [_month(month, some) for month, some in by_month.items()]
 
-    def thinned(self, most: int = MOST_POINTS) -> list[Seen]:
+    @cached_property
+    def shown(self) -> list[Seen]:
+        """Return the points that are drawn, found once for as long as the trend is kept."""
+        return self.thinned(MOST_POINTS)
+
+    def thinned(self, most: int) -> list[Seen]:
         """Return so few points that look like all: of each stretch of time both extremes.
 
         Anomalous ones stay, the newest first, up to a third.

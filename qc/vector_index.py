@@ -17,7 +17,7 @@ BUILT_IN_BYTES = 2 * 2**30  # of the server's memory; more only where its own se
 NEIGHBOURS_BYTES = 2048  # that the index keeps of a vector beside it, while it is made
 LOOKED_AT = 400  # candidates the index keeps while it searches (hnsw.ef_search)
 LINKS, BUILT_WITH = 32, 128  # of a vector (m, ef_construction): with fewer, tight groups fall apart
-SCANNED_MOST = 100_000  # that it looks at where most are of another type (hnsw.max_scan_tuples)
+SCANNED_MOST = 10_000  # of other types, before all of the type wanted are looked at instead
 _MORE = 90  # candidates beyond twice those wanted: their order is the index's guess
 
 

@@ -159,9 +159,9 @@ def trend_json(asked: AskedTrend) -> dict[str, Any]:
                 "value": one.value,
                 "status": one.status,
             }
-            for one in found.thinned()
+            for one in found.shown
         ],
-        "months": [asdict(one) for one in found.months()],
+        "months": [asdict(one) for one in found.months],
         "events": [asdict(one) for one in found.events],
         "limit": [{"from": since, "limit": value} for since, value in found.limit],
     }
@@ -201,7 +201,7 @@ def read(runtime: Runtime, session: Session, kept: Kept, image_type: str, wanted
 
 def draw(trend: Trend) -> Any:
     """Return a trend as BokehJS draws it."""
-    shown = trend.thinned()
+    shown = trend.shown
     groups = []
     for status, (name, colour, marker) in _LOOKS.items():
         some = [one for one in shown if one.status == status]
