@@ -1,5 +1,6 @@
 """Tell systemd how it goes: ready, alive, stopping. Without systemd, nobody is told."""
 
+import math
 import socket
 import time
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ class Supervisor:
         self._address = environment.get("NOTIFY_SOCKET", "")
         waits_s = int(environment.get("WATCHDOG_USEC", "0")) / 1e6
         self._interval_s = waits_s / _PINGS
-        self._pinged = 0.0
+        self._pinged = -math.inf  # the clock counts from the machine's start: 0 may be just now
 
     def say(self, words: str) -> None:
         """Send one message, ``READY=1``; a supervisor that does not listen is not waited for."""

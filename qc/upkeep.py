@@ -10,7 +10,6 @@ from sqlalchemy import URL
 from qc.settings import Settings
 
 FOLDER = "backups"
-_PAGES_AT_ONCE = 2000  # 8 MB between which others may write
 
 
 def back_up(settings: Settings, now: datetime) -> str:
@@ -36,7 +35,9 @@ def _copy_sqlite(url: URL, copy: Path) -> None:
             closing(sqlite3.connect(str(url.database))) as source,
             closing(sqlite3.connect(unfinished)) as target,
         ):
-            source.backup(target, pages=_PAGES_AT_ONCE)
+            # All pages in one step: between two of several, any writer makes SQLite begin anew,
+            # without end while frames come. Nobody waits: in WAL mode readers stop no writer.
+            source.backup(target, pages=-1)
         unfinished.replace(copy)
     finally:
         unfinished.unlink(missing_ok=True)

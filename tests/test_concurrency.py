@@ -36,6 +36,7 @@ from qc.tables import (
     VerdictRow,
 )
 from tests.tiny import bias_jump, open_tiny, process, write_frame, write_history
+from tests.waiting import wait_for_end
 
 FRAMES, PROCESSES, PATIENCE_S = 12, 4, 250
 SPAWN = multiprocessing.get_context("spawn")
@@ -162,7 +163,7 @@ def test_one_that_is_killed_in_the_middle_of_a_frame_loses_none_for_the_others(
         others.join(1)
         assert heard == []
         victim.kill()
-        victim.join()
+        wait_for_end(victim)
     states = Counter(state for states in heard[0] for state in states)
     assert states == {"processed": FRAMES - kept, "known": (PROCESSES - 1) * FRAMES + kept}
     with open_tiny(project) as runtime:

@@ -36,7 +36,7 @@ from tests.tiny import (
     write_history,
     write_instrument,
 )
-from tests.waiting import DEADLINE_S, wait_until
+from tests.waiting import DEADLINE_S, wait_for_end, wait_until
 
 
 class Letters:
@@ -101,7 +101,7 @@ def watching(runtime):
         yield watch
     finally:
         watch.stop()
-        thread.join()
+        wait_for_end(thread)
 
 
 def rows(runtime, table):

@@ -43,6 +43,7 @@ from tests.databases import write_settings
 from tests.mailserver import OK, PASSWORD, USER, Handler, mail_server, write_certificate
 from tests.owed import DIM, JUDGED, LEVEL, NIGHT, NOISE, Shot, a_set, owe
 from tests.tiny import bias_jump, light_leak, open_tiny, process, write_frame, write_history
+from tests.waiting import wait_for_end
 
 ROOT = Path(__file__).parent.parent
 KIM, LEE, PAT = "kim@example.org", "lee@example.org", "pat@example.org"
@@ -585,7 +586,7 @@ def chat() -> Iterator[tuple[str, type[Hooks]]]:
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}/hooks/s3cret", Own
     server.shutdown()
-    thread.join()
+    wait_for_end(thread)
     server.server_close()
 
 
@@ -833,8 +834,7 @@ def test_two_that_send_at_once_do_not_send_twice(runtime, handler, port):
     threads = [threading.Thread(target=send_unsent, args=(watch, LATER)) for _ in range(2)]
     for one in threads:
         one.start()
-    for one in threads:
-        one.join()
+    wait_for_end(*threads)
     assert len(handler.taken) == 5
 
 

@@ -45,6 +45,7 @@ from tests.tiny import (
     write_frame,
     write_history,
 )
+from tests.waiting import wait_for_end
 
 GOOD = LabelName.GOOD
 
@@ -337,8 +338,7 @@ def test_two_processes_on_the_same_files_store_each_frame_once(project, inbox):
     ]
     for one in both:
         one.start()
-    for one in both:
-        one.join()
+    wait_for_end(*both)
     assert [one.exitcode for one in both] == [0, 0]
     with open_tiny(project) as runtime:
         assert len(rows(runtime, FrameRow)) == 13
@@ -373,7 +373,7 @@ def test_a_process_killed_in_the_middle_leaves_nothing_half_stored(project, inbo
     path = write_frame(inbox, change=bias_jump)
     child = multiprocessing.get_context("spawn").Process(target=die, args=(project, path))
     child.start()
-    child.join()
+    wait_for_end(child)
     assert child.exitcode == 9
     with open_tiny(project) as runtime:
         assert not any(everything(runtime).values())

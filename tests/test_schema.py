@@ -15,6 +15,7 @@ from qc.schema import check_integrity, check_schema, schema_differences, upgrade
 from qc.settings import read_settings
 from qc.tables import Base
 from tests.tiny import process, write_history
+from tests.waiting import wait_for_end
 
 
 @pytest.fixture
@@ -123,8 +124,7 @@ def test_a_project_made_by_two_processes_at_once_is_whole(empty_project, unmade)
     both = [context.Process(target=create_at_once, args=(folder, barrier)) for _ in range(2)]
     for one in both:
         one.start()
-    for one in both:
-        one.join()
+    wait_for_end(*both)
     assert [one.exitcode for one in both] == [0, 0]
     engine = connect(read_settings(folder).database_url)
     check_integrity(engine)

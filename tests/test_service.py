@@ -2,6 +2,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,13 @@ def test_it_is_told_that_the_program_is_alive_three_times_in_what_it_waits(syste
     systemd.setblocking(False)
     with pytest.raises(BlockingIOError):
         systemd.recv(100)
+
+
+def test_on_a_machine_that_has_just_started_it_is_told_at_once(systemd, monkeypatch):
+    monkeypatch.setattr(time, "monotonic", lambda: 5.0)
+    environment = {"NOTIFY_SOCKET": systemd.getsockname(), "WATCHDOG_USEC": str(60 * 10**6)}
+    Supervisor(environment).ping()
+    assert systemd.recv(100) == b"WATCHDOG=1"
 
 
 def test_without_systemd_nobody_is_told():

@@ -27,6 +27,7 @@ from tests.buckets import BUCKET
 from tests.databases import write_settings
 from tests.test_inboxes import names, nobody_knows
 from tests.tiny import write_frame
+from tests.waiting import wait_for_end
 
 MINUTE = timedelta(minutes=1)
 
@@ -257,7 +258,7 @@ def served(handler) -> Iterator[str]:
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
-        thread.join()
+        wait_for_end(thread)
 
 
 def test_a_folder_of_a_web_server_is_an_inbox(project, inbox):
@@ -421,7 +422,7 @@ def sftp_server(
         thread.start()
         yield listener.getsockname()[1], key
         listener.shutdown(socket.SHUT_RDWR)
-        thread.join()
+        wait_for_end(thread)
     for transport in served_to:
         transport.close()
 

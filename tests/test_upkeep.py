@@ -2,12 +2,14 @@ import sqlite3
 import threading
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 
 from qc import upkeep
 from qc.settings import Settings
 from tests.tiny import process, write_frame
+from tests.waiting import wait_for_end
 
 NOW = datetime(2026, 1, 2, 3, tzinfo=UTC)
 
@@ -29,13 +31,33 @@ def test_a_copy_is_of_one_moment_though_others_write(runtime, inbox):
         words = upkeep.back_up(runtime.settings, NOW)
     finally:
         ends.set()
-        writer.join()
+        wait_for_end(writer)
     [copy] = (runtime.settings.project / "backups").iterdir()
     assert words.startswith(copy.name)
     with closing(sqlite3.connect(copy)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         [(path, name)] = connection.execute("SELECT path, name FROM frame")
     assert path.count("x") - name.count("x") == str(inbox).count("x") + ".fits".count("x")
+
+
+@pytest.mark.sqlite
+def test_a_large_database_is_copied_in_one_step_as_one_that_is_written_to_begins_anew_at_each(
+    runtime, monkeypatch
+):
+    steps = []
+
+    class Counted(sqlite3.Connection):
+        def backup(self, target, **how):
+            super().backup(target, progress=lambda *_: steps.append(1), **how)
+
+    database = runtime.settings.project / "qc.db"
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("CREATE TABLE filler (a)")
+        connection.executemany("INSERT INTO filler VALUES (zeroblob(100000))", [()] * 300)
+        connection.commit()
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Counted))
+    upkeep.back_up(runtime.settings, NOW)
+    assert steps == [1]
 
 
 @pytest.mark.sqlite

@@ -11,7 +11,7 @@ from qc.errors import ConfigurationError
 from qc.tables import JobRunRow, ScheduledJobRow
 from qc.watch import Clock, Job, Watch
 from tests.tiny import open_tiny
-from tests.waiting import DEADLINE_S, wait_until
+from tests.waiting import DEADLINE_S, wait_for_end, wait_until
 
 OFTEN = timedelta(seconds=0.1)
 
@@ -30,7 +30,7 @@ def watching(runtime, *jobs):
         yield watch
     finally:
         watch.stop()
-        thread.join()
+        wait_for_end(thread)
 
 
 def runs_of(runtime, name="work"):

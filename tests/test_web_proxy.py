@@ -24,6 +24,7 @@ from qc.settings import Web
 from qc.tables import LabelRow
 from tests.browser import Served, serving, window
 from tests.remembered import Past, remember
+from tests.waiting import wait_for_end
 
 PASSWORD = "echelle-390"
 PROXY = "127.0.0.9"  # from where it asks; others of this machine ask from 127.0.0.1
@@ -115,7 +116,7 @@ def proxied(runtime, certificate, person: str = "", **web: Any) -> Iterator[tupl
         finally:
             server.shutdown()
             server.server_close()
-            thread.join()
+            wait_for_end(thread)
 
 
 @pytest.fixture
