@@ -1075,9 +1075,6 @@ def export(
 @app.command()
 def run(project: Project = Path()) -> None:
     """Keep watch: take in new frames, tell people, write reports; until it is told to end."""
-    # Its lanes share the processors already; a pool of threads each for linear algebra makes a
-    # mail of three seconds one of thirty.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     from qc.daemon import run_daemon
     from qc.logs import start_logging
     from qc.service import Supervisor

@@ -11,6 +11,7 @@ harmless: a mean over 10^5 pixels of a bias with 2.6 ADU of noise is known to 0.
 light the sample is the same for every frame of a setup, so that frames remain comparable.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -305,31 +306,40 @@ def _scan(light: Pixels, zero_adu: float, noise_adu: float) -> _Scan:
     hot = []
     for index, (first, last) in enumerate(pairwise(edges)):
         start, stop = max(first - 1, 0), min(last + 1, ny)  # a neighbour on each side
-        group = light[start:stop].astype(np.float32)
-        group -= np.float32(zero_adu)
-        hot.append(np.add(_isolated(group, 8 * noise_adu), (start, 0)))
-        own = group[first - start : last - start]
+        group = light[start:stop]
+        above = group.astype(np.float32)
+        above -= np.float32(zero_adu)
+        hot.append(np.add(_isolated(group, above, zero_adu, 8 * noise_adu), (start, 0)))
+        own = above[first - start : last - start]
         rows[first:last] = own.mean(axis=1)
         chunks[index] = own.mean(axis=0)
     return _Scan(rows, chunks, np.concatenate(hot))
 
 
-def _isolated(group: Floats, excess_adu: float) -> NDArray[np.int_]:
+def _isolated(group: Pixels, above: Floats, zero_adu: float, excess_adu: float) -> NDArray[np.int_]:
     """Find pixels more than twice as bright as the brightest of their eight neighbours: (n, 2).
 
     Slit images and order edges are at least as bright on one side, and so are bad columns; most
     of a cosmic ray's trail has a neighbour on the trail.
+
+    Parameters
+    ----------
+    group : (rows, nx) array
+        As read: neighbours are compared in two bytes a pixel, not four.
+    above : (rows, nx) float32 array
+        The same above zero.
     """
-    centre = group[1:-1, 1:-1]
     beside = np.maximum(group[:, :-2], group[:, 2:])
     three = np.maximum(beside, group[:, 1:-1])
-    around = np.maximum(three[:-2], three[2:])
-    np.maximum(around, beside[1:-1], out=around)
-    np.maximum(around, 0, out=around)
+    brightest = np.maximum(three[:-2], three[2:])
+    np.maximum(brightest, beside[1:-1], out=brightest)
+    around = brightest.astype(np.float32)
+    around -= np.float32(zero_adu)
+    np.maximum(around, np.float32(0), out=around)
     around *= 2
     around += np.float32(excess_adu)
     # Of a flat mask the few that are true are found ten times as fast as of one with rows.
-    y, x = np.divmod(np.flatnonzero(centre > around), centre.shape[1])
+    y, x = np.divmod(np.flatnonzero(above[1:-1, 1:-1] > around), around.shape[1])
     return np.stack([y, x], axis=1) + 1
 
 
@@ -345,11 +355,11 @@ def _most_crowded(places: NDArray[np.int_], shape: tuple[int, ...]) -> int:
     for shift in ((0, 0), (0, half), (half, 0), (half, half)):
         y, x = ((places + shift) // CLUSTER_PX).T
         square = y * width + x
-        counts = np.bincount(square)
+        squares, counts = np.unique(square, return_counts=True)  # few of them hold any
         for fullest in np.argsort(counts)[::-1]:
             if counts[fullest] <= most:
                 break
-            most = max(most, _off_a_line(places[square == fullest]))
+            most = max(most, _off_a_line(places[square == squares[fullest]]))
     return most
 
 
@@ -386,9 +396,11 @@ def _counts(view: _View) -> dict[str, float]:
     pixels, detector = view.extension.pixels, view.extension.detector
     # The smaller of measured and promised: a frame of zeros must not set its own standard.
     dead_adu = min(view.zero_adu, detector.bias_adu) / 2
-    saturated = np.count_nonzero(view.light >= detector.saturation_adu)
+    full_adu = detector.saturation_adu
+    if np.issubdtype(pixels.dtype, np.integer):  # with a float each pixel would be made one
+        dead_adu, full_adu = math.floor(dead_adu), math.ceil(full_adu)
     return {
-        "saturated_fraction": saturated / view.light.size,
+        "saturated_fraction": np.count_nonzero(view.light >= full_adu) / view.light.size,
         "dead_fraction": np.count_nonzero(pixels <= dead_adu) / pixels.size,
         "hot_fraction": len(view.scan.hot) / view.light.size,
         "hot_cluster": _most_crowded(view.scan.hot, view.light.shape),
@@ -746,9 +758,37 @@ def _clipped(values: Pixels) -> Floats:
     Half an ADU is added to the scatter: the MAD of integers is an integer, and may be 0.
     """
     flat = values.astype(np.float32).ravel()
-    apart = np.abs(flat - np.median(flat))
-    kept: Floats = flat[apart <= 5 * (1.4826 * np.median(apart) + 0.5)]
+    median, mad = _median_and_mad(flat)
+    kept: Floats = flat[np.abs(flat - median) <= 5 * (1.4826 * mad + 0.5)]
     return kept
+
+
+def _median_and_mad(flat: Floats) -> tuple[np.float32, np.float32]:
+    """Return the median, and the median distance from it; of whole numbers by counting them."""
+    lowest, highest = flat.min(), flat.max()
+    if not highest - lowest < 2**16:
+        return _median_and_mad_of_any(flat)
+    whole = flat.astype(np.int32)
+    if not (whole == flat).all():
+        return _median_and_mad_of_any(flat)
+    counts = np.bincount(whole - np.int32(lowest))
+    levels = lowest + np.arange(len(counts), dtype=np.float32)
+    median = _median_of_counted(levels, counts)
+    apart = np.abs(levels - median)
+    order = np.argsort(apart)
+    return median, _median_of_counted(apart[order], counts[order])
+
+
+def _median_and_mad_of_any(flat: Floats) -> tuple[np.float32, np.float32]:
+    median = np.median(flat)
+    return median, np.median(np.abs(flat - median))
+
+
+def _median_of_counted(levels: Floats, counts: NDArray[np.int_]) -> np.float32:
+    """Return the median of levels in rising order, each there so many times."""
+    until = np.cumsum(counts)
+    lower, upper = np.searchsorted(until, [(until[-1] - 1) // 2, until[-1] // 2], side="right")
+    return np.float32((levels[lower] + levels[upper]) / 2)
 
 
 def _group_levels(region: Floats) -> NDArray[np.float64]:

@@ -5,6 +5,7 @@ encoder can go on meanwhile. What comes back from another process is small, a me
 frame of seventy.
 """
 
+import ctypes
 import hashlib
 import logging
 import os
@@ -194,6 +195,8 @@ class Readers:
         self._alone: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> Self:
+        if self._workers:  # a run over many files, whose every batch needs the memory of the last
+            _keep_freed_memory()
         return self
 
     def __exit__(
@@ -256,7 +259,24 @@ def _start_worker(instruments: tuple[Instrument, ...]) -> None:
     global _known_instruments  # noqa: PLW0603 - what an initializer leaves for the tasks
     _known_instruments = instruments
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who waits for us
+    _keep_freed_memory()
     threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _keep_freed_memory() -> None:
+    """Let the memory of one frame serve for the next in this process, if its C library can do so.
+
+    glibc gives large blocks back at once, and the kernel clears each page anew: of a full-size
+    frame 15 000, an eighth of the time that reading takes, and more where two processes do.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None:
+        mallopt(_MMAP_THRESHOLD, _BEYOND_ANY_FRAME)
+        mallopt(_TRIM_THRESHOLD, _BEYOND_ANY_FRAME)
+
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # as malloc.h numbers them
+_BEYOND_ANY_FRAME = 2**30  # bytes
 
 
 def _end_with_parent() -> None:

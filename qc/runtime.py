@@ -15,6 +15,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session, sessionmaker
+from threadpoolctl import threadpool_limits
 
 from embeddings.classifier import ClassifierError, DenseClassifier, Examples
 from embeddings.encoder import Encoder, ResNet50Encoder
@@ -139,6 +140,9 @@ class Runtime:
 def open_runtime(settings: Settings) -> Iterator[Runtime]:
     """Open everything a run needs, and close it.
 
+    Linear algebra has one thread meanwhile. Judging is made of small products, for which a pool of
+    threads waits longer than it computes; and by spinning, on cores that others read or embed with.
+
     Raises
     ------
     ConfigurationError
@@ -149,14 +153,15 @@ def open_runtime(settings: Settings) -> Iterator[Runtime]:
     engine = connect(settings.database_url)
     try:
         check_schema(engine)
-        yield Runtime(
-            settings=settings,
-            instruments=instruments,
-            thresholds=read_thresholds(thresholds_file(settings), image_types_of(instruments)),
-            encoder=_encoder(settings),
-            reads=sessionmaker(engine),
-            writes=sessionmaker(for_writing(engine)),
-        )
+        with threadpool_limits(1, user_api="blas"):
+            yield Runtime(
+                settings=settings,
+                instruments=instruments,
+                thresholds=read_thresholds(thresholds_file(settings), image_types_of(instruments)),
+                encoder=_encoder(settings),
+                reads=sessionmaker(engine),
+                writes=sessionmaker(for_writing(engine)),
+            )
     finally:
         engine.dispose()
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped] # ships no types
+from threadpoolctl import threadpool_limits
 
 from benchmarks.detection.evidence import Group, Record, Sample
 from benchmarks.detection.figures import (

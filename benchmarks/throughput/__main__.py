@@ -1,6 +1,6 @@
 """Measure how fast an archive is taken in, beside a plain script and the floor under both.
 
-``python -m benchmarks.throughput --work DIR [--nights 2] [--out docs/throughput]``: the same
+``python -m benchmarks.throughput --work DIR [--nights 8] [--out docs/throughput]``: the same
 full-size ``.fits.Z`` frames in one run. They are made once, and what a run that was stopped has
 measured is not measured again.
 """
@@ -62,7 +62,7 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True, help="frames and what was measured")
-    parser.add_argument("--nights", type=int, default=2, help="of 24 frames")
+    parser.add_argument("--nights", type=int, default=8, help="of 24 frames")
     parser.add_argument("--plain", type=int, default=8, help="frames for the plain script")
     parser.add_argument("--weights", default="untrained", help="that there are limits for")
     parser.add_argument("--out", type=Path, default=Path("docs/throughput"))

@@ -1,6 +1,6 @@
 """An archive through the pipeline, in a process of its own.
 
-``python -m benchmarks.throughput.ours PROJECT NIGHTS FILE...`` prints what it took, as JSON; the
+``python -m benchmarks.throughput.ours PROJECT FILE...`` prints what it took, as JSON; the
 settings come from the environment, as QC_WORKERS and QC_ENGINE.
 """
 
@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.throughput.frames import FRAMES_A_NIGHT
 from qc.pipeline import process_frames
 from qc.runtime import Runtime, create_project, open_runtime
 from qc.settings import read_settings
@@ -21,7 +20,7 @@ from qc.tables import LabelName
 
 
 def main() -> None:
-    """Process all: the first night as certified references, the others to be judged by them."""
+    """Take all in as a certified archive: each night is judged by those before it."""
     project, *names = sys.argv[1:]
     paths = [Path(name) for name in names]
     create_project(Path(project))
@@ -43,13 +42,11 @@ def main() -> None:
 
 
 def _process(paths: list[Path], runtime: Runtime) -> Counter[str]:
-    certified, others = paths[:FRAMES_A_NIGHT], paths[FRAMES_A_NIGHT:]
     states = Counter[str]()
-    for some, label in ((certified, LabelName.GOOD), (others, None)):
-        for outcome in process_frames(some, runtime, label):
-            states[str(outcome.state)] += 1
-            for judged in outcome.judged:
-                states[str(judged.verdict.status)] += 1
+    for outcome in process_frames(paths, runtime, LabelName.GOOD):
+        states[str(outcome.state)] += 1
+        for judged in outcome.judged:
+            states[str(judged.verdict.status)] += 1
     return states
 
 
