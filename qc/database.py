@@ -1156,11 +1156,19 @@ class Among:
     labelled: bool = False
     left_out: int | None = None
 
-    def conditions(self) -> list[ColumnElement[bool]]:
-        """Say it of the extension, and its frame, of a query."""
+    def conditions(self, *, of_few: bool = False) -> list[ColumnElement[bool]]:
+        """Say it of the extension, and its frame, of a query.
+
+        Parameters
+        ----------
+        of_few : bool
+            Whether the query asks it of a few that it knows already: then no index is offered
+            for the type, along which SQLite would look for them among all of it.
+        """
         said: list[ColumnElement[bool]] = []
         if self.image_types is not None:
-            said.append(ExtensionRow.image_type.in_(self.image_types))
+            image_type = ExtensionRow.image_type.concat("") if of_few else ExtensionRow.image_type
+            said.append(image_type.in_(self.image_types))
         if self.first is not None:
             said.append(FrameRow.night >= self.first)
         if self.last is not None:
@@ -1202,7 +1210,7 @@ def vectors(
         select(EmbeddingRow.extension_id, EmbeddingRow.vector)
         .join(EncoderRow, EncoderRow.id == EmbeddingRow.encoder_id)
         .join(ExtensionRow, ExtensionRow.id == EmbeddingRow.extension_id)
-        .where(EncoderRow.fingerprint == fingerprint, *among.conditions())
+        .where(EncoderRow.fingerprint == fingerprint, *among.conditions(of_few=after > 0))
         .order_by(EmbeddingRow.id)
     )
     if among.first is not None or among.last is not None:
@@ -1320,6 +1328,11 @@ def embeddings_of(
         .where(EncoderRow.fingerprint == fingerprint, EmbeddingRow.extension_id.in_(extension_ids))
     )
     return {row.id: row.vector for row in session.execute(query)}
+
+
+def newest_label_id(session: Session) -> int:
+    """Return the id of what was said last, taken back or not; 0 if nothing was ever said."""
+    return session.scalar(select(func.max(LabelRow.id))) or 0
 
 
 def extensions_spoken_of(session: Session) -> Sequence[int]:

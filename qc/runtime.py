@@ -25,6 +25,7 @@ from qc.expectations import Expectations
 from qc.features import knows_these
 from qc.installation import shipped
 from qc.instruments import Instrument, read_instruments
+from qc.kept import Kept
 from qc.schema import check_schema, upgrade_schema
 from qc.settings import SETTINGS_FILE, Settings, read_settings
 from qc.tables import ClassifierRow
@@ -68,6 +69,8 @@ class Runtime:
     ----------
     reads, writes : sessionmaker
         Sessions that only read, and sessions whose transactions may write.
+    kept : Kept
+        What is asked for again and again, and takes long to look up.
     """
 
     settings: Settings
@@ -77,6 +80,7 @@ class Runtime:
     reads: sessionmaker[Session]
     writes: sessionmaker[Session]
     expectations: Expectations = field(default_factory=Expectations)
+    kept: Kept = field(default_factory=Kept)
 
     @property
     def engine(self) -> Engine:

@@ -7,7 +7,7 @@ distances are always true.
 
 import logging
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path
@@ -64,7 +64,7 @@ def nearest_stored(
     index = _usable(runtime, session)
     if index is None:
         return nearest(query, database.vectors(session, fingerprint, among), k)
-    likely = _likely(session, index, query, k, among)
+    likely = _likely(runtime, session, index, query, k, among)
     newer = database.vectors(session, fingerprint, among, after=index.facts.last_id)
     return nearest(query, chain(_read(session, fingerprint, likely), newer), k)
 
@@ -117,17 +117,21 @@ def index_file(runtime: Runtime) -> Path:
     return runtime.settings.project / FOLDER / f"{name}.index"
 
 
-def _likely(session: Session, index: Index, query: Floats, k: int, among: Among) -> list[int]:
+def _likely(
+    runtime: Runtime, session: Session, index: Index, query: Floats, k: int, among: Among
+) -> list[int]:
     """Return the extensions that may be nearest, of those that are meant, oldest first."""
     own = database.extension_ids_of(session, among.left_out) if among.left_out else []
     n = _CANDIDATES + _CANDIDATES_EACH * k + len(own)
     [code] = index.axes.encode(query[np.newaxis])
-    rows = index.codes.candidates(code, n, _allowed(session, index, among))
+    rows = index.codes.candidates(code, n, _allowed(runtime, session, index, among))
     left_out = set(own)
     return [one for one in index.extension_ids[rows].tolist() if one not in left_out]
 
 
-def _allowed(session: Session, index: Index, among: Among) -> NDArray[np.bool_] | None:
+def _allowed(
+    runtime: Runtime, session: Session, index: Index, among: Among
+) -> NDArray[np.bool_] | None:
     """Return which rows of an index are meant, (n,); None for all."""
     said: list[NDArray[np.bool_]] = []
     if among.image_types is not None:
@@ -138,11 +142,18 @@ def _allowed(session: Session, index: Index, among: Among) -> NDArray[np.bool_] 
     if among.last is not None:
         said.append((index.nights <= among.last.toordinal()) & (index.nights > 0))
     if among.labelled:
-        spoken_of = np.zeros(int(index.extension_ids.max(initial=0)) + 1, bool)
-        ids = np.array(database.extensions_spoken_of(session), np.int64)
-        spoken_of[ids[ids < len(spoken_of)]] = True
-        said.append(spoken_of[index.extension_ids])
+        state = (database.newest_label_id(session), index.facts.last_id, index.facts.learnt_from)
+        make = partial(_spoken_of, session, index.extension_ids)
+        said.append(runtime.kept.get("spoken of", state, make))
     return np.logical_and.reduce(said) if said else None
+
+
+def _spoken_of(session: Session, extension_ids: Integers) -> NDArray[np.bool_]:
+    """Return of which extensions a label counts: (n,)."""
+    spoken_of = np.zeros(int(extension_ids.max(initial=0)) + 1, bool)
+    ids = np.array(database.extensions_spoken_of(session), np.int64)
+    spoken_of[ids[ids < len(spoken_of)]] = True
+    return spoken_of[extension_ids]
 
 
 def _read(

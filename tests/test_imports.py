@@ -20,6 +20,7 @@ SLOW = {
 # Bottom to top: a module imports only from lines above its own.
 ORDER = [
     {"qc.errors", "qc.files", "qc.times", "qc.turns"},
+    {"qc.kept"},
     {"qc.indexes"},
     {"qc.choices", "qc.pdf"},
     {"qc.lock", "qc.logs", "qc.service", "qc.troubles"},

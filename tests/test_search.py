@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import delete, update
+from sqlalchemy import delete, event, update
 
 from embeddings.clustering import cosine_distances
 from embeddings.index import Codes, learn_axes
 from qc import database
-from qc.database import Among
+from qc.database import Among, Answer
 from qc.history import similar
 from qc.indexes import DamagedIndexError, read_index
 from qc.runtime import create_project, open_runtime
 from qc.search import index_file, nearest_stored, refresh_index
 from qc.settings import read_settings
-from qc.tables import EmbeddingRow, LabelName
+from qc.tables import EmbeddingRow, LabelName, LabelRow
 from tests.databases import copied, write_settings
 from tests.remembered import Past, remember
 from tests.tiny import StandIn, open_tiny
@@ -123,6 +123,33 @@ FILTERS = [
 def test_with_an_index_the_answer_is_that_of_the_exact_search(filled, among):
     for query in queries():
         assert_same(filled, query, among=among)
+
+
+def test_what_is_said_or_taken_back_between_two_searches_counts_at_once(filled):
+    query, labelled = queries()[0], Among(labelled=True)
+    before, _ = ask(filled, query, 100, labelled)
+    new = next(one for one in range(1, 300) if one not in before)
+    with filled.writes.begin() as session:
+        said = database.record_label(session, new, Answer(LabelName.GOOD, "kim")).id
+    assert set(ask(filled, query, 100, labelled)[0]) == {*before, new}
+    with filled.writes.begin() as session:
+        row = session.get_one(LabelRow, said)
+        database.record_label(session, new, Answer(LabelName.GOOD, "kim"), undoes=row)
+    assert ask(filled, query, 100, labelled)[0] == before
+
+
+def test_the_few_that_are_newer_are_not_looked_for_among_all_of_their_type(filled):
+    plans = []
+
+    @event.listens_for(filled.engine, "before_cursor_execute")
+    def explain(_connection, cursor, statement, given, *_):
+        if "embedding.id >" in statement:
+            cursor.execute(f"EXPLAIN QUERY PLAN {statement}", given)
+            plans.extend(row[-1] for row in cursor.fetchall())
+
+    ask(filled, queries()[0], among=Among(image_types=("TB0",)))
+    assert "SEARCH embedding USING INTEGER PRIMARY KEY (rowid>?)" in plans
+    assert not any("ix_extension_image_type" in line for line in plans)
 
 
 def test_an_index_is_used_where_there_is_one(filled):

@@ -3,8 +3,8 @@ from threading import Event, Thread
 
 import pytest
 
+from qc.kept import Kept, pictures_kept
 from qc.turns import Turns
-from qc.web.kept import Kept, pictures_kept
 from tests.waiting import DEADLINE_S
 
 

@@ -6,10 +6,10 @@ import pytest
 from playwright.sync_api import expect
 
 from embeddings.plane import neighbour_plane, principal_plane
+from qc.kept import Kept
 from qc.maps import evenly
 from qc.tables import LabelName
 from qc.web.history import InTree, read_tree
-from qc.web.kept import Kept
 from tests.browser import pages_of
 from tests.databases import write_settings
 from tests.remembered import Past, remember

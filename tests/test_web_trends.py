@@ -9,9 +9,9 @@ from playwright.sync_api import expect
 from pypdf import PdfReader
 
 from qc.judge import Status
+from qc.kept import Kept
 from qc.tables import EpochRow
 from qc.trends import extremes
-from qc.web.kept import Kept
 from qc.web.trends import Wanted, read
 from tests.browser import pages_of
 from tests.remembered import Past, remember

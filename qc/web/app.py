@@ -9,6 +9,7 @@ from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
 
 from qc.expectations import Expectations
+from qc.kept import Kept, pictures_kept
 from qc.runtime import Runtime
 from qc.times import utc_now
 from qc.tonight import Past
@@ -30,7 +31,6 @@ from qc.web import (
     why,
 )
 from qc.web.drawings import bokeh_folder
-from qc.web.kept import Kept, pictures_kept
 
 STATIC = Path(__file__).parent / "static"
 

@@ -15,6 +15,7 @@ from starlette.datastructures import UploadFile
 from qc import database, history, maps
 from qc.errors import FrameError, InvalidAnswer, QCError, UnknownFrame
 from qc.history import Likeness
+from qc.kept import Kept
 from qc.maps import Map, Place, Selection, Tree, Way
 from qc.runtime import Runtime
 from qc.web import answers
@@ -22,8 +23,7 @@ from qc.web.access import Anybody
 from qc.web.addresses import frame_address
 from qc.web.asked import Question, Since, Until
 from qc.web.drawings import Dots, scatter
-from qc.web.kept import Keeping, Kept
-from qc.web.pages import Reads, Renewed, render
+from qc.web.pages import Keeping, Reads, Renewed, render
 from qc.web.thresholds import known_type
 from qc.web.uploads import BoundedRoute, on_disk
 

@@ -15,6 +15,7 @@ from qc.choices import Format, What
 from qc.database import findings_with, for_promising, newest_verdict, without_label
 from qc.exports import table_of, text_of
 from qc.informative import most_informative
+from qc.kept import Kept
 from qc.requests import Did, Word
 from qc.review import (
     Filters,
@@ -30,8 +31,7 @@ from qc.runtime import Runtime
 from qc.tables import BEYOND_IDS
 from qc.web.access import Anybody, Reviewer
 from qc.web.asked import Asked, AskedFor
-from qc.web.kept import Keeping, Kept
-from qc.web.pages import Project, Reads
+from qc.web.pages import Keeping, Project, Reads
 
 router = APIRouter(prefix="/api/v1", tags=["labels and verdicts"])
 

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from sqlalchemy.orm import Session
 
 from qc.choices import counted
+from qc.kept import Kept
 from qc.runtime import Runtime
 from qc.tables import BEYOND_IDS
 from qc.web.access import FIELD, SESSION, asker, csrf_mark
@@ -36,6 +37,12 @@ def writing(request: Request) -> Iterator[Session]:
         yield session
 
 
+def kept_of(request: Request) -> Kept:
+    """Return what was made for earlier pages."""
+    kept: Kept = request.app.state.kept
+    return kept
+
+
 def renewed(request: Request) -> Runtime:
     """Return the project with what people have changed since: limits, and the classifier."""
     runtime = runtime_of(request).renewed()
@@ -45,6 +52,7 @@ def renewed(request: Request) -> Runtime:
 
 Renewed = Annotated[Runtime, Depends(renewed)]
 Project = Annotated[Runtime, Depends(runtime_of)]
+Keeping = Annotated[Kept, Depends(kept_of)]
 Reads = Annotated[Session, Depends(reading)]
 # Its transaction ends before the answer leaves: what was answered is kept.
 Writes = Annotated[Session, Depends(writing, scope="function")]

@@ -5,10 +5,10 @@ from datetime import date
 from sqlalchemy.orm import Session
 
 from qc import database, proposals
+from qc.kept import Kept
 from qc.proposals import Past, Record
 from qc.runtime import Runtime
 from qc.thresholds import Threshold
-from qc.web.kept import Kept
 
 NEWEST = 20_000  # extensions of a type that limits are tried on: 100 MB, and years of a type
 _TYPES = 3  # whose past is kept

@@ -16,6 +16,7 @@ from qc.choices import MANY
 from qc.database import Finding, findings_with, image_types_seen, labels_added_by
 from qc.errors import InvalidAnswer, UnknownFrame
 from qc.judge import Status
+from qc.kept import Kept
 from qc.portraits import Gallery, Picture
 from qc.requests import Did
 from qc.review import (
@@ -33,9 +34,8 @@ from qc.runtime import Runtime, image_types_of
 from qc.tables import BEYOND_IDS
 from qc.web.access import Anybody, Reviewer
 from qc.web.asked import Reviewed, ReviewedFor
-from qc.web.kept import Keeping, Kept
 from qc.web.labels import next_of, promising
-from qc.web.pages import Project, Reads, RowNumber, render
+from qc.web.pages import Keeping, Project, Reads, RowNumber, render
 
 router = APIRouter(include_in_schema=False)
 

@@ -15,6 +15,7 @@ from qc import database, epochs, proposals
 from qc.epochs import Entry
 from qc.errors import CannotTune, ConfigurationError, InvalidAnswer
 from qc.instruments import Instrument
+from qc.kept import Kept
 from qc.labels import LONGEST_NOTE, one_line
 from qc.proposals import Flip, Goal, Past, Proposal
 from qc.runtime import Runtime
@@ -24,8 +25,7 @@ from qc.turns import Turns
 from qc.web import answers, charts
 from qc.web.access import Anybody, Tuner
 from qc.web.charts import Curve, Distribution
-from qc.web.kept import Keeping, Kept
-from qc.web.pages import Reads, Renewed, Writes, render
+from qc.web.pages import Keeping, Reads, Renewed, Writes, render
 from qc.web.pasts import NEWEST, past_of
 
 router = APIRouter()

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from qc import database, trends
 from qc.errors import InvalidAnswer
 from qc.judge import Status
+from qc.kept import Kept
 from qc.runtime import Runtime
 from qc.times import noon
 from qc.trends import QUANTITIES, Trend
@@ -22,8 +23,7 @@ from qc.web.access import Anybody
 from qc.web.addresses import frame_address
 from qc.web.asked import Question, Since, Until
 from qc.web.drawings import Dots, Mark, scatter
-from qc.web.kept import Keeping, Kept
-from qc.web.pages import Reads, Renewed, render
+from qc.web.pages import Keeping, Reads, Renewed, render
 from qc.web.thresholds import ImageType, known_type
 
 router = APIRouter()

@@ -10,8 +10,7 @@ from qc.proposals import Past
 from qc.thresholds import Threshold
 from qc.web.frames import frame_url
 from qc.web.images import Name, Number
-from qc.web.kept import Keeping
-from qc.web.pages import Project, Reads, render
+from qc.web.pages import Keeping, Project, Reads, render
 from qc.web.pasts import NEWEST, past_of
 from qc.why_not import Cost, WhyNot, read_cost, read_why
 

@@ -3,9 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from threading import Lock
-from typing import Annotated, Any
-
-from fastapi import Depends, Request
+from typing import Any
 
 from qc.turns import Turns
 
@@ -65,11 +63,3 @@ class Kept:
 def pictures_kept() -> Kept:
     """Return what keeps drawn pictures, as many as there is room for."""
     return Kept(PICTURES_BYTES, lambda drawn: 200 + len(drawn or b""))  # an entry takes room too
-
-
-def _kept_of(request: Request) -> Kept:
-    kept: Kept = request.app.state.kept
-    return kept
-
-
-Keeping = Annotated[Kept, Depends(_kept_of)]
