@@ -168,24 +168,29 @@ def learn_expectation(references: Floats, sensor: Sensor) -> Expectation:
         raise ValueError(f"need at least 2 references, got {len(references)}")
     picture = _picture(references[..., 0], sensor)
     structure = _structure(references, picture, sensor)
-    whitened = np.stack([_whiten(each, picture, structure, sensor) for each in references])
+    whitened = np.empty((len(references), references[0].size), np.float32)  # (m, p)
+    for own, each in zip(whitened, references, strict=True):
+        own[...] = _whiten(each, picture, structure, sensor)
+    del references  # each of these is a hundred megabytes: no longer than it is needed
     middle = _median(whitened)
     whitened -= middle
     varied = _varied(whitened)
+    components = varied.components(np.ones(len(whitened), bool))
     held_out = _held_out(whitened, varied)  # (m, p)
+    del whitened, varied
     scatter = np.maximum(_robust_scatter(held_out), _LEAST_SCATTER).astype(np.float32)
     shape = (len(_MAPS), *structure.shape)
     strengths = np.stack([_strengths((each / scatter).reshape(shape)) for each in held_out])
     pattern_middle = _median(strengths)
     pattern_scatter = np.maximum(_robust_scatter(strengths), _least_pattern_scatter(pattern_middle))
-    pattern_scatter *= 1 + _IGNORANCE / len(references)
+    pattern_scatter *= 1 + _IGNORANCE / len(held_out)
     return Expectation(
         sensor=sensor,
         template=picture.template,
         dark=picture.dark,
         structure=structure,
         middle=middle,
-        components=varied.components(np.ones(len(whitened), bool)),
+        components=components,
         scatter=scatter,
         pattern_middle=pattern_middle,
         pattern_scatter=pattern_scatter,
@@ -378,7 +383,8 @@ _PLACES_AT_ONCE = 512
 
 
 def _robust_scatter(values: Any) -> Doubles:
-    return np.asarray(1.4826 * _median(np.abs(values - _median(values))), np.float64)
+    apart = values - _median(values)
+    return np.asarray(1.4826 * _median(np.abs(apart, out=apart)), np.float64)
 
 
 # --- patterns ------------------------------------------------------------------------------------

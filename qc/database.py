@@ -1779,9 +1779,13 @@ def light_of(session: Session, extension_ids: Sequence[int]) -> NDArray[np.float
         .order_by(FrameRow.observed_at, FrameRow.name, ExtensionRow.number)
     )
     found = session.execute(query.execution_options(yield_per=_PICTURES_AT_ONCE))
-    return np.stack(
-        [above_bias(each + _zero(zero), zero, metrics) for each, zero, metrics in found]
-    )
+    light, kept = np.empty((0, 0, 0, 3), np.float32), 0
+    for each, zero, metrics in found:
+        if not kept:  # filled as they are read: two hundred are 120 MB, and in a list as much again
+            light = np.empty((len(extension_ids), *each.shape), np.float32)
+        light[kept] = above_bias(each + _zero(zero), zero, metrics)
+        kept += 1
+    return light[:kept]
 
 
 def pictures_kept(session: Session, extension_ids: Sequence[int]) -> int:

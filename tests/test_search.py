@@ -139,7 +139,7 @@ def test_what_is_said_or_taken_back_between_two_searches_counts_at_once(filled):
 
 
 def test_the_few_that_are_newer_are_not_looked_for_among_all_of_their_type(filled):
-    plans = []
+    plans: list[str] = []
 
     @event.listens_for(filled.engine, "before_cursor_execute")
     def explain(_connection, cursor, statement, given, *_):
