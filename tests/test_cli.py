@@ -13,6 +13,7 @@ from qc.database import connect
 from qc.instruments import read_instruments
 from qc.settings import read_settings
 from qc.tables import EncoderRow, LabelName, SelfTestRow
+from tests.buckets import BUCKET
 from tests.databases import copied, run_sql, write_settings
 from tests.remembered import Past, nominal_frames, remember
 from tests.terminal import Run
@@ -397,6 +398,26 @@ def test_missing_weights_are_a_mistake_told_at_the_first_frame(qc, installed, in
     write_settings(installed, 'instruments = "instruments"\nweights = "w.weights.h5"\n')
     write_frame(inbox)
     assert_a_mistake(qc(command, inbox), f"{installed}/w.weights.h5: no such weights file")
+
+
+@pytest.mark.once
+@pytest.mark.usefixtures("installed")
+def test_an_archive_in_a_bucket_is_taken_in_by_one_command(qc, inbox, bucket, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", bucket.url)
+    for path in write_history(inbox, frames=3):
+        bucket.put(f"raw/2026/{path.name}", path.read_bytes())
+    bucket.put("raw/2026/broken.fits", b"no FITS at all")
+    told = []
+    for _ in range(2):
+        done = qc("backfill", f"s3://{BUCKET}/raw", "--json")
+        assert done.code == 1  # a file is broken
+        told.append(json.loads(done.out))
+    assert [one["files"] for one in told] == [
+        {"processed": 3, "failed": 1},
+        {"known": 3, "failed": 1},
+    ]
+    assert [one["verdicts"] for one in told] == [{"UNDECIDED": 3}, {}]
+    assert told[1]["failures"][0]["file"].endswith("/2026/broken.fits")
 
 
 def test_a_database_that_fails_is_a_mistake(qc, judged):
