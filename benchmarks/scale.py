@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks.throughput.frames import FRAMES_A_NIGHT, archive
 from benchmarks.throughput.page import table
 from qc.backfill import find_archive, measure_archive
-from qc.pipeline import embed, judge_frame, judge_waiting, record, with_limits
+from qc.pipeline import LEARNT_AT_ONCE, embed, judge_frame, judge_waiting, record, with_limits
 from qc.reading import read_file
 from qc.runtime import create_project, open_runtime
 from qc.settings import read_settings
@@ -111,7 +111,8 @@ def model(load: Load, host: Host, hosts: int, stages: Stages) -> dict[str, float
     """Return the hours of each stage, of the whole, and what it costs.
 
     Reading, the network, the store, embedding and recording go on beside each other: the slowest
-    sets the pace. One client records; one process judges, when all is recorded.
+    sets the pace. One client records; one process judges, when all is recorded; it learns what is
+    expected of a few setups at once.
     """
     megabytes = 1000 * load.gigabytes
     measured = load.images / _IMAGES  # red frames of as many images
@@ -126,7 +127,8 @@ def model(load: Load, host: Host, hosts: int, stages: Stages) -> dict[str, float
     }
     hours = {name: seconds / 3600 for name, seconds in hours.items()}
     measuring = max(hours.values())
-    judging = (measured * stages.judge + load.weeks * load.setups * stages.learn) / 3600
+    learning = load.weeks * load.setups * stages.learn / min(host.cores, LEARNT_AT_ONCE)
+    judging = (measured * stages.judge + learning) / 3600
     # The other hosts are given back before the verdicts: they are one process' work.
     cost = host.price * (hosts * measuring + judging)
     return {**hours, "measuring": measuring, "judging": judging, "cost": cost}

@@ -23,7 +23,7 @@ from qc.judge import REFERENCE_NEEDED
 from qc.tables import ExtensionRow
 from qc.turns import Turns
 
-_KEPT = 24  # 15 MB each: the setups of a busy night
+_KEPT = 24  # 9 MB each: the setups of a busy night, as it comes
 _EXPLAINED_BY = 30  # of the newest references; a second for a setup
 
 
@@ -32,7 +32,14 @@ class Expectations:
     """The expectations in use, the least recently used forgotten first.
 
     Threads may share them: who needs the same one waits until it is learnt.
+
+    Attributes
+    ----------
+    room : int
+        How many there are at most.
     """
+
+    room: int = _KEPT
 
     _learnt: OrderedDict[tuple[int, ...], Expectation] = field(default_factory=OrderedDict)
     _explainers: dict[tuple[int, ...], Explainer] = field(default_factory=dict)
@@ -43,7 +50,7 @@ class Expectations:
         self, session: Session, measured: Measured, reference_ids: tuple[int, ...]
     ) -> Residual:
         """Return what these references' nominal variation cannot explain in an extension."""
-        expectation = self._expectation(session, sensor_of(measured), reference_ids)
+        expectation = self.learn(session, sensor_of(measured), reference_ids)
         light = database.above_bias(measured.statistics, measured.zero_adu, measured.metrics)
         return expectation.residual(light)
 
@@ -61,7 +68,7 @@ class Expectations:
         measured = database.measured_of(session, extension, limits={})
         if measured is None or database.pictures_kept(session, reference_ids) < REFERENCE_NEEDED:
             return None
-        expectation = self._expectation(session, sensor_of(measured), reference_ids)
+        expectation = self.learn(session, sensor_of(measured), reference_ids)
         explainer = self._explainer(session, expectation, reference_ids)
         light = database.above_bias(measured.statistics, measured.zero_adu, measured.metrics)
         return explainer.explain(expectation.residual(light).maps)
@@ -80,9 +87,10 @@ class Expectations:
                     self._explainers[reference_ids] = explainer
             return explainer
 
-    def _expectation(
+    def learn(
         self, session: Session, sensor: Sensor, reference_ids: tuple[int, ...]
     ) -> Expectation:
+        """Return what these references let expect of an extension, learnt if it is not known."""
         with self._learning.of(reference_ids):
             with self._lock:
                 if reference_ids in self._learnt:
@@ -91,7 +99,7 @@ class Expectations:
             expectation = learn_expectation(database.light_of(session, reference_ids), sensor)
             with self._lock:
                 self._learnt[reference_ids] = expectation
-                while len(self._learnt) > _KEPT:
+                while len(self._learnt) > self.room:
                     forgotten, _ = self._learnt.popitem(last=False)
                     self._explainers.pop(forgotten, None)
             return expectation

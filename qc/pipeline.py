@@ -3,8 +3,10 @@
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import date
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -21,12 +23,13 @@ from qc import database
 from qc.choices import InForce
 from qc.database import File, Judged, Measured, Reference
 from qc.errors import ConfigurationError, FrameError, NotForUs, QCError, UnreadableFrame
+from qc.expectations import Expectations, sensor_of
 from qc.features import Description, differences_of, looks_of, predict
 from qc.files import is_fits_name, printable
 from qc.frames import Frame, Setup
 from qc.judge import REFERENCE_NEEDED, Evidence, Prediction, Status, judge, limits_for
 from qc.metrics import z_scores
-from qc.reading import Readers, Reading, read_file, reduce_frame, workers_for
+from qc.reading import Readers, Reading, cores, read_file, reduce_frame, workers_for
 from qc.runtime import Runtime
 from qc.tables import ExtensionRow, FrameState, LabelName
 from qc.thresholds import Threshold
@@ -37,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 OF_NO_FILE = (OSError, QCError, WeightsError)  # what is wrong with all files, and ends a run
 _REFERENCES_TO_CLUSTER = 2  # a tree of reference and new needs two references to be a tree
+LEARNT_AT_ONCE = 4  # setups of an archive; each takes some 300 MB meanwhile
 FLAGGED_BAD = 0.9  # of the flagged images, those expected to be bad: one in ten is a false alarm
 
 
@@ -302,12 +306,14 @@ def judge_waiting(runtime: Runtime) -> Iterator[Judged]:
     Night after night, each in one transaction, so that a run that is cut short goes on where it
     was. What no instrument file describes any more keeps waiting.
     """
+    runtime = replace(runtime, expectations=Expectations(room=_SETUPS_OF_AN_ARCHIVE))
     with runtime.reads() as session:
         nights = database.nights_unjudged(session)
     for night in nights:
         with runtime.reads() as session:
             rows = sorted(database.unjudged_of(session, night), key=_as_processed)
         together, judged = Night(), []
+        _learn_ahead(rows, runtime, together)
         for row, arrival, embeddings in _stored(rows, runtime, InForce.DATED):
             [one] = judge_frame(arrival, embeddings, runtime, together)
             judged.append((row.id, one))
@@ -321,6 +327,32 @@ def judge_waiting(runtime: Runtime) -> Iterator[Judged]:
                     thresholds_digest=runtime.thresholds.digest,
                 )
         yield from (one for _, one in judged)
+
+
+def _learn_ahead(rows: Sequence[ExtensionRow], runtime: Runtime, night: "Night") -> None:
+    """Learn what is expected of the setups of a night, several at once.
+
+    Of an archive that is most of what its verdicts take: a second for each setup of each week.
+    """
+    by_setup = {(row.frame.instrument, row.setup): row for row in rows}
+    with ThreadPoolExecutor(min(cores(), LEARNT_AT_ONCE)) as threads:
+        list(threads.map(partial(_learn_setup, runtime=runtime, night=night), by_setup.values()))
+
+
+def _learn_setup(row: ExtensionRow, runtime: Runtime, night: "Night") -> None:
+    with runtime.reads() as session:
+        arrival = _arrival_of(session, row, runtime, InForce.DATED)
+        if arrival is None:
+            return
+        [measured], frame = arrival.measured, arrival.frame
+        encoder = runtime.encoder.fingerprint
+        reference = night.reference(session, frame, measured.setup, encoder)
+        if len(reference.extension_ids) >= REFERENCE_NEEDED:
+            settled = reference.settled(frame.night)
+            runtime.expectations.learn(session, sensor_of(measured), settled)
+
+
+_SETUPS_OF_AN_ARCHIVE = 64  # 9 MB each; fewer would be learnt anew night after night, not weekly
 
 
 def _as_processed(row: ExtensionRow) -> tuple[str, str, int]:

@@ -15,6 +15,7 @@ import pytest
 from sqlalchemy import func, select
 
 from embeddings.encoder import WeightsError
+from embeddings.residual import learn_expectation
 from qc.backfill import find_archive, measure_archive
 from qc.cluster import open_cluster
 from qc.database import count_unjudged
@@ -125,6 +126,19 @@ def test_what_is_known_is_not_read_again(empty, week, client):
     assert again.count(FrameState.KNOWN) == len(again) - len(failed)
     judge(empty)
     assert judge(empty) == 0
+
+
+def test_what_is_expected_of_a_setup_is_learnt_once(empty, week, monkeypatch):
+    learnt_from = []
+
+    def noted(references, sensor):
+        learnt_from.append(references.tobytes())
+        return learn_expectation(references, sensor)
+
+    monkeypatch.setattr("qc.expectations.learn_expectation", noted)
+    measure(empty, week[0])
+    judge(empty)
+    assert len(learnt_from) == len(set(learnt_from)) > 1
 
 
 def test_judging_that_was_stopped_goes_on_where_it_was(empty, week):

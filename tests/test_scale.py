@@ -39,6 +39,11 @@ def test_what_one_client_records_does_not_go_faster_on_more_hosts():
     assert model(LOAD, HOST, 16, slow)["measuring"] == pytest.approx(0.5)
 
 
+def test_what_is_expected_of_setups_is_learnt_four_at_once_each_week():
+    told = model(replace(LOAD, weeks=520, setups=60), HOST, 1, replace(STAGES, learn=1.0))
+    assert told["judging"] == pytest.approx(0.1 + 520 * 60 / 4 / 3600)
+
+
 def test_of_several_hosts_only_one_is_paid_for_while_verdicts_are_reached():
     told = model(LOAD, HOST, 4, STAGES)
     assert told["measuring"] == pytest.approx(0.25)
