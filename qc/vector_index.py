@@ -10,7 +10,15 @@ from sqlalchemy.orm import Session
 
 from embeddings.index import nearest
 from qc.database import EVERYTHING, Among
-from qc.tables import VECTOR_INDEX, EmbeddingRow, EncoderRow, ExtensionRow, FrameRow, spelt
+from qc.tables import (
+    VECTOR_INDEX,
+    EmbeddingRow,
+    EncoderRow,
+    ExtensionRow,
+    FrameRow,
+    LabelRow,
+    spelt,
+)
 
 INDEXED_FROM = 50_000  # embeddings of an encoder: fewer are looked at one by one in no more time
 BUILT_IN_BYTES = 2 * 2**30  # of the server's memory; more only where its own settings allow it
@@ -18,6 +26,7 @@ NEIGHBOURS_BYTES = 2048  # that the index keeps of a vector beside it, while it 
 LOOKED_AT = 400  # candidates the index keeps while it searches (hnsw.ef_search)
 LINKS, BUILT_WITH = 32, 128  # of a vector (m, ef_construction): with fewer, tight groups fall apart
 SCANNED_MOST = 10_000  # of other types, before all of the type wanted are looked at instead
+FEW_LABELS = 2000  # so few labelled images are sooner read than found among all others
 _MORE = 90  # candidates beyond twice those wanted: their order is the index's guess
 
 
@@ -50,7 +59,7 @@ def nearest_by_server(
         return np.empty(0, np.int64), np.empty(0)
     n = 2 * k + _MORE
     rows: Sequence[Any] = ()
-    if not among.labelled:  # those are few, and found by their labels
+    if not among.labelled or _labels(session) > FEW_LABELS:
         _prepare(session, n)
         rows = session.execute(_candidates(encoder_id, query, n, among, indexed=True)).all()
     if len(rows) < 2 * k:
@@ -58,6 +67,10 @@ def nearest_by_server(
     if not rows:
         return np.empty(0, np.int64), np.empty(0)
     return nearest(query, [_apart(rows)], k)
+
+
+def _labels(session: Session) -> int:
+    return session.scalar(select(func.count()).select_from(LabelRow)) or 0
 
 
 def _apart(rows: Sequence[Any]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

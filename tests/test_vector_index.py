@@ -53,9 +53,11 @@ QUESTIONS = [
 
 @postgresql
 @pytest.mark.parametrize("question", QUESTIONS)
+@pytest.mark.parametrize("k", [3, 10])  # of three, twice as many are labelled; of ten not
 @pytest.mark.parametrize("indexed", [False, True])
-def test_the_server_finds_what_looking_at_each_finds(clustered, monkeypatch, question, indexed):
+def test_the_server_finds_what_looking_at_each_finds(clustered, monkeypatch, question, k, indexed):
     if indexed:
+        monkeypatch.setattr(vector_index, "FEW_LABELS", 0)
         monkeypatch.setattr(vector_index, "INDEXED_FROM", N)
         assert (
             index_vectors(clustered.engine, StandIn.fingerprint)
@@ -65,8 +67,8 @@ def test_the_server_finds_what_looking_at_each_finds(clustered, monkeypatch, que
         for extension_id in (1, 5, 44):
             own = database.embedding_of(session, extension_id, 1)
             all_of_them = database.vectors(session, StandIn.fingerprint, question)
-            ids, distances = nearest(own, all_of_them, 10)
-            found, far = nearest_by_server(session, StandIn.fingerprint, own, 10, question)
+            ids, distances = nearest(own, all_of_them, k)
+            found, far = nearest_by_server(session, StandIn.fingerprint, own, k, question)
             assert found.tolist() == ids.tolist()
             assert far == pytest.approx(distances, abs=1e-12)
 
