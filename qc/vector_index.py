@@ -23,7 +23,7 @@ from qc.tables import (
 INDEXED_FROM = 50_000  # embeddings of an encoder: fewer are looked at one by one in no more time
 BUILT_IN_BYTES = 2 * 2**30  # of the server's memory; more only where its own settings allow it
 NEIGHBOURS_BYTES = 2048  # that the index keeps of a vector beside it, while it is made
-LOOKED_AT = 400  # candidates the index keeps while it searches (hnsw.ef_search)
+LOOKED_AT = 1000  # candidates the index keeps while it searches (hnsw.ef_search)
 LINKS, BUILT_WITH = 32, 128  # of a vector (m, ef_construction): with fewer, tight groups fall apart
 SCANNED_MOST = 10_000  # of other types, before all of the type wanted are looked at instead
 FEW_LABELS = 2000  # so few labelled images are sooner read than found among all others
@@ -60,7 +60,7 @@ def nearest_by_server(
     n = 2 * k + _MORE
     rows: Sequence[Any] = ()
     if not among.labelled or _labels(session) > FEW_LABELS:
-        _prepare(session, n)
+        _prepare(session)
         rows = session.execute(_candidates(encoder_id, query, n, among, indexed=True)).all()
     if len(rows) < 2 * k:
         rows = session.execute(_candidates(encoder_id, query, n, among, indexed=False)).all()
@@ -80,10 +80,10 @@ def _apart(rows: Sequence[Any]) -> tuple[NDArray[np.int64], NDArray[np.float32]]
     return ids, np.stack([row.vector for row in ordered])
 
 
-def _prepare(session: Session, n: int) -> None:
+def _prepare(session: Session) -> None:
     """Let the index look at enough, and go on where what it finds is not wanted."""
     settings = {
-        "hnsw.ef_search": max(LOOKED_AT, min(2 * n, 1000)),
+        "hnsw.ef_search": LOOKED_AT,
         "hnsw.iterative_scan": "relaxed_order",
         "hnsw.max_scan_tuples": SCANNED_MOST,
     }
