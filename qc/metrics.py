@@ -764,22 +764,20 @@ def _clipped(values: Pixels) -> Floats:
 
 
 def _median_and_mad(flat: Floats) -> tuple[np.float32, np.float32]:
-    """Return the median, and the median distance from it; of whole numbers by counting them."""
-    lowest, highest = flat.min(), flat.max()
-    if not highest - lowest < 2**16:
-        return _median_and_mad_of_any(flat)
-    whole = flat.astype(np.int32)
-    if not (whole == flat).all():
-        return _median_and_mad_of_any(flat)
-    counts = np.bincount(whole - np.int32(lowest))
-    levels = lowest + np.arange(len(counts), dtype=np.float32)
-    median = _median_of_counted(levels, counts)
-    apart = np.abs(levels - median)
-    order = np.argsort(apart)
-    return median, _median_of_counted(apart[order], counts[order])
+    """Return the median, and the median distance from it; found by counting in steps of one ADU.
 
-
-def _median_and_mad_of_any(flat: Floats) -> tuple[np.float32, np.float32]:
+    Not so where other values than whole steps occur, or none.
+    """
+    if flat.size and flat.max() - flat.min() < 2**16:
+        lowest = flat.min()
+        steps = (flat - lowest).astype(np.int32)
+        if (lowest + steps == flat).all():
+            counts = np.bincount(steps)
+            levels = lowest + np.arange(len(counts), dtype=np.float32)
+            median = _median_of_counted(levels, counts)
+            apart = np.abs(levels - median)
+            order = np.argsort(apart)
+            return median, _median_of_counted(apart[order], counts[order])
     median = np.median(flat)
     return median, np.median(np.abs(flat - median))
 

@@ -1,4 +1,5 @@
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -104,6 +105,20 @@ def test_a_leak_from_one_side_is_a_gradient_along_x():
     values = measure(extension(lit(np.linspace(0, 32, NX - 2 * MARGIN))))
     assert values["gradient_x"] == pytest.approx(32, abs=1.5)
     assert values["light_level"] == pytest.approx(16, abs=0.5)
+
+
+def test_an_overscan_beyond_any_whole_number_has_a_level():
+    pixels = noisy().astype(np.float32)
+    pixels[:, NX - MARGIN :] = 1e11
+    assert measure(extension(pixels))["bias_level"] == np.float32(1e11)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of the mean of nothing
+def test_an_overscan_of_one_column_has_no_neighbours_to_tell_the_noise_by():
+    one = replace(extension(noisy()), prescan=None, overscan=(slice(None), slice(NX - 1, NX)))
+    values = measure(one)
+    assert values["bias_level"] == pytest.approx(BIAS_ADU, abs=1)
+    assert "read_noise" not in values
 
 
 def test_the_prescan_is_held_against_the_overscan():
