@@ -347,8 +347,8 @@ def _learn_setup(row: ExtensionRow, runtime: Runtime, night: "Night") -> None:
         [measured], frame = arrival.measured, arrival.frame
         encoder = runtime.encoder.fingerprint
         reference = night.reference(session, frame, measured.setup, encoder)
-        if len(reference.extension_ids) >= REFERENCE_NEEDED:
-            settled = reference.settled(frame.night)
+        settled = _settled(reference, frame)
+        if settled:
             runtime.expectations.learn(session, sensor_of(measured), settled)
 
 
@@ -650,10 +650,14 @@ def _residual(
     session: Session, frame: Frame, measured: Measured, reference: Reference, runtime: Runtime
 ) -> Residual | None:
     """Return what nominal variation cannot explain; None with too few references to know it."""
-    if len(reference.extension_ids) < REFERENCE_NEEDED:
-        return None
-    settled = reference.settled(frame.night)
-    return runtime.expectations.residual(session, measured, settled)
+    settled = _settled(reference, frame)
+    return runtime.expectations.residual(session, measured, settled) if settled else None
+
+
+def _settled(reference: Reference, frame: Frame) -> tuple[int, ...]:
+    """Return the references that say what pictures are nominal; none where there are too few."""
+    enough = len(reference.extension_ids) >= REFERENCE_NEEDED
+    return reference.settled(frame.night) if enough else ()
 
 
 def _weigh(

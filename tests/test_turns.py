@@ -5,16 +5,14 @@ import pytest
 
 from qc.kept import Kept, pictures_kept
 from qc.turns import Turns
-from tests.waiting import DEADLINE_S
+from tests.waiting import DEADLINE_S, wait_for_end
 
 
 def together(*works):
     threads = [Thread(target=work) for work in works]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join(DEADLINE_S)
-        assert not thread.is_alive()
+    wait_for_end(*threads)
 
 
 def test_two_who_want_one_name_wait_for_each_other_and_others_do_not():
