@@ -21,11 +21,12 @@ from rich.table import Table
 from sqlalchemy import delete, insert
 from sqlalchemy.orm import Session
 
-from qc.absence import Absence, Lack, find_absences
-from qc.database import connect
-from qc.instruments import Instrument, read_instruments
+from qc.core.enums import FrameState
+from qc.db.engine import connect
+from qc.db.models import Base, ExtensionRow, FrameRow
+from qc.io.instruments import Instrument, read_instruments
+from qc.monitoring.completeness import Absence, Lack, find_absences
 from qc.simulator import FULL_PLAN, Exposure, Plan, Stream, plan_night
-from qc.tables import Base, ExtensionRow, FrameRow, FrameState
 
 START = date(2026, 1, 1)
 HISTORY_NIGHTS = 100  # before the first night that is looked at

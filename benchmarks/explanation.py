@@ -27,7 +27,6 @@ from PIL import Image
 
 from benchmarks.detection.figures import wilson
 from benchmarks.detection.report import update_markdown
-from embeddings.explain import Explainer, brightest_place, learn_explainer
 from embeddings.preprocess import GRID, block_statistics
 from embeddings.residual import (
     Expectation,
@@ -36,10 +35,12 @@ from embeddings.residual import (
     learn_expectation,
     pixels_per_block,
 )
-from qc import plots
-from qc.frames import Extension, read_frame
-from qc.instruments import read_instruments
-from qc.metrics import measure
+from embeddings.residual_maps import Explainer, brightest_place, learn_explainer
+from qc.core.frame import Extension
+from qc.detection.metrics import measure
+from qc.figures import plots
+from qc.io.instruments import read_instruments
+from qc.io.read_frame import read_frame
 from qc.simulator import (
     DEMO_PLAN,
     Case,

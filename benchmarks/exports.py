@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.search.__main__ import apart
 from benchmarks.search.asking import make, opened, peak_bytes, settings_of
-from qc.choices import Format, What
+from qc.core.enums import Format, What
 from qc.exports import read_tables, write_tables_file
 
 MOST_BYTES = 400e6

@@ -27,12 +27,14 @@ from rich.table import Table
 from sqlalchemy import delete, insert
 from sqlalchemy.orm import Session, sessionmaker
 
-from qc import database
-from qc.database import File, connect
-from qc.inboxes import Inboxes
-from qc.runtime import create_project
+from qc import db
+from qc.core.enums import FrameState
+from qc.core.measurement import File
+from qc.db.engine import connect
+from qc.db.models import FrameRow
+from qc.project import create_project
+from qc.service.inboxes import Inboxes
 from qc.settings import Settings, read_settings
-from qc.tables import FrameRow, FrameState
 
 SIZES = (1_000, 10_000, 100_000)
 A_NIGHT = 150
@@ -113,7 +115,7 @@ def _scans(settings: Settings, paths: list[Path], *, known: bool) -> tuple[float
 
     def is_known(file: File) -> bool:
         with reads() as session:
-            return database.is_known(session, file)
+            return db.frames.is_known(session, file)
 
     inboxes = Inboxes(settings, is_known)
     now = datetime.now(UTC)

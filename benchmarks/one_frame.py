@@ -20,14 +20,14 @@ from rich.console import Console
 from rich.table import Table
 
 from embeddings.preprocess import block_statistics
-from qc import pipeline
-from qc.frames import read_frame
-from qc.metrics import measure
-from qc.pipeline import process_frames
-from qc.runtime import Runtime, create_project, open_runtime
+from qc.core.enums import LabelName
+from qc.detection.metrics import measure
+from qc.io.read_frame import read_frame
+from qc.pipeline import process
+from qc.pipeline.process import process_frames
+from qc.project import Runtime, create_project, open_runtime
 from qc.settings import read_settings
 from qc.simulator import Plan, Stream, simulate
-from qc.tables import LabelName
 
 REPEATS = 5
 _BIASES = Stream("bias", "red", "RED", None, binning=(1, 1), read_mode="225kHz low", set_size=40)
@@ -61,8 +61,8 @@ def _biases(folder: Path, night: date, count: int) -> list[Path]:
 def _stages(path: Path, runtime: Runtime) -> dict[str, float]:
     """Return the median milliseconds of each stage and of the whole."""
     frame = read_frame(path, runtime.instruments)
-    arrival = pipeline.read_and_measure(path, runtime)
-    embeddings = pipeline.embed([arrival], runtime)
+    arrival = process.read_and_measure(path, runtime)
+    embeddings = process.embed([arrival], runtime)
     return {
         "decompression alone (zcat)": _median_ms(lambda: _zcat(path)),
         "read: decompress, digest, parse": _median_ms(
@@ -74,9 +74,9 @@ def _stages(path: Path, runtime: Runtime) -> dict[str, float]:
         "detector numbers, both chips": _median_ms(
             lambda: [measure(each) for each in frame.extensions]
         ),
-        "embeddings, both chips": _median_ms(lambda: pipeline.embed([arrival], runtime)),
+        "embeddings, both chips": _median_ms(lambda: process.embed([arrival], runtime)),
         "references, linkage, verdicts": _median_ms(
-            lambda: pipeline.judge_frame(arrival, embeddings, runtime)
+            lambda: process.judge_frame(arrival, embeddings, runtime)
         ),
         "whole, recorded": _whole_ms(path, runtime),
     }
@@ -97,7 +97,7 @@ def _median_ms(work: Callable[[], object]) -> float:
 
 def _whole_ms(path: Path, runtime: Runtime) -> float:
     start = time.perf_counter()
-    pipeline.process_frame(path, runtime)
+    process.process_frame(path, runtime)
     return 1000 * (time.perf_counter() - start)
 
 

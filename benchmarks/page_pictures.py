@@ -29,12 +29,13 @@ from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from qc import accounts, database, epochs
-from qc.choices import Role
-from qc.proposals import Goal, propose, write_proposals
-from qc.runtime import Runtime, open_runtime
+from qc import db
+from qc.core.enums import FrameState, LabelName, Role, Topic
+from qc.db.models import AlertRow, FrameRow, NoticeRow
+from qc.labels import epochs
+from qc.project import Runtime, open_runtime
 from qc.settings import read_settings
-from qc.tables import AlertRow, FrameRow, FrameState, LabelName, NoticeRow, Topic
+from qc.tuning.proposals import Goal, propose, write_proposals
 from qc.web.app import create_app
 
 WIDTHS = (1280, 390)
@@ -124,14 +125,14 @@ def _faults(path: Path) -> dict[tuple[str, str], str]:
 def _fill(runtime: Runtime, faults: dict[tuple[str, str], str]) -> datetime:
     """Add what people say; return the morning after the newest night."""
     with runtime.writes.begin() as session:
-        night = database.newest_night(session)
+        night = db.statistics.newest_night(session)
         assert night is not None
         now = datetime.combine(night + timedelta(days=1), time(12, 10), UTC)
-        for number, one in enumerate(list(database.findings(session, night))):
+        for number, one in enumerate(list(db.findings.findings(session, night))):
             fault = faults.get((str(one.frame.name), str(one.extension.number)))
             if fault and number % 3:  # some are left to be reviewed
-                answer = database.Answer(LabelName.BAD, "ana", fault, "seen in the report")
-                database.record_label(session, one.extension.id, answer)
+                answer = db.labels.Answer(LabelName.BAD, "ana", fault, "seen in the report")
+                db.labels.record_label(session, one.extension.id, answer)
         start = night - timedelta(days=5)
         epochs.enter(
             session, TYPE, start, "a new deuterium lamp", who="ana", instruments=runtime.instruments
@@ -169,9 +170,9 @@ def _tell(session: Session, now: datetime) -> None:
 
 def _views(runtime: Runtime) -> list[View]:
     with runtime.reads() as session:
-        night = database.newest_night(session)
+        night = db.statistics.newest_night(session)
         assert night is not None
-        found = list(database.findings(session, night))
+        found = list(db.findings.findings(session, night))
         worst = max((one for one in found if one.extension.image_type == TYPE), key=_score)
         best = min((one for one in found if one.extension.image_type == FAINT), key=_score)
         bad, good = str(worst.frame.name), str(best.frame.name)
@@ -208,7 +209,7 @@ def _views(runtime: Runtime) -> list[View]:
     ]
 
 
-def _score(finding: database.Finding) -> float:
+def _score(finding: db.findings.Finding) -> float:
     return float(finding.verdict.score)
 
 
@@ -234,7 +235,7 @@ def _send(page: Page, path: str) -> None:
 def _login(runtime: Runtime, now: datetime) -> View:
     """Let nobody in without a name from now on."""
     with runtime.writes.begin() as session:
-        accounts.add_account(session, "ana", Role.TUNE, PASSWORD, now)
+        db.accounts.add_account(session, "ana", Role.TUNE, PASSWORD, now)
     return View("login", "Log in", "/")
 
 

@@ -13,8 +13,9 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from qc.frames import Extension, read_frame
-from qc.instruments import read_instruments
+from qc.core.frame import Extension
+from qc.io.instruments import read_instruments
+from qc.io.read_frame import read_frame
 from qc.simulator import DEMO_PLAN, Plan, Stream, simulate
 
 SEED = 7

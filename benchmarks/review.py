@@ -29,9 +29,9 @@ import uvicorn
 from sqlalchemy import func, select
 
 from benchmarks.reports import FRAMES, IN_SIGHT, LAST, Remembered
-from qc.runtime import create_project, open_runtime
+from qc.db.models import ExtensionRow, LabelRow, RequestRow
+from qc.project import create_project, open_runtime
 from qc.settings import read_settings
-from qc.tables import ExtensionRow, LabelRow, RequestRow
 from qc.web.app import create_app
 
 LIMIT_MS = 100

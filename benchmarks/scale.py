@@ -22,13 +22,20 @@ from typing import Any
 
 from benchmarks.throughput.frames import FRAMES_A_NIGHT, archive
 from benchmarks.throughput.page import table
-from qc.backfill import find_archive, measure_archive
-from qc.database import SETTLED_NEWEST
-from qc.pipeline import LEARNT_AT_ONCE, embed, judge_frame, judge_waiting, record, with_limits
-from qc.reading import read_file
-from qc.runtime import create_project, open_runtime
+from qc.core.enums import LabelName
+from qc.core.reference import SETTLED_NEWEST
+from qc.pipeline.backfill import find_archive, measure_archive
+from qc.pipeline.process import (
+    LEARNT_AT_ONCE,
+    embed,
+    judge_frame,
+    judge_waiting,
+    record,
+    with_limits,
+)
+from qc.pipeline.readers import read_file
+from qc.project import create_project, open_runtime
 from qc.settings import read_settings
-from qc.tables import LabelName
 
 _IMAGES, _MEGABYTES = 2, 35.5  # of the frames that the stages are measured with, uncompressed
 _PAGE = Path(__file__).parent / "scale_page.md"

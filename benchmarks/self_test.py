@@ -19,13 +19,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from qc.pipeline import process_frames
-from qc.recall import Count
-from qc.runtime import Runtime, create_project, open_runtime
-from qc.selftest import BUDGET_S, SelfTest, run_self_test
+from qc.core.enums import FrameState, LabelName
+from qc.monitoring.injection_test import BUDGET_S, SelfTest, run_self_test
+from qc.monitoring.recall import Count
+from qc.pipeline.process import process_frames
+from qc.project import Runtime, create_project, open_runtime
 from qc.settings import read_settings
 from qc.simulator import DEMO_PLAN, Plan, simulate
-from qc.tables import FrameState, LabelName
 
 FIRST = date(2026, 7, 1)
 HISTORY = 6  # nights

@@ -21,17 +21,17 @@ from functools import partial
 from pathlib import Path
 
 from embeddings.encoder import ResNet50Encoder
-from qc import database
-from qc.database import Finding
-from qc.instruments import Instrument, read_instruments
-from qc.judge import REFERENCE_NEEDED
-from qc.pipeline import judge_again, process_frames
-from qc.runtime import Runtime, create_project, open_runtime
+from qc import db
+from qc.core.enums import LabelName
+from qc.core.reference import REFERENCE_NEEDED
+from qc.db.findings import Finding
+from qc.detection.thresholds import MetricLimit
+from qc.io.instruments import Instrument, read_instruments
+from qc.pipeline.process import judge_again, process_frames
+from qc.project import Runtime, create_project, open_runtime
 from qc.settings import read_settings
 from qc.simulator import FULL_PLAN, Plan, Stream, simulate
-from qc.tables import LabelName
-from qc.thresholds import MetricLimit
-from qc.tuning import fit_limits
+from qc.tuning.fit import fit_limits
 
 SEED = 20100101  # no other benchmark, test or demonstration uses it
 FIRST_NIGHT = date(2026, 1, 18)  # of this seed: no intervention, no new lamp until 2 April
@@ -108,7 +108,7 @@ def judge_nominal_nights(arm: str, work: Path, nights: int, *, again: bool) -> l
             for _ in judge_again(runtime):
                 pass
         with runtime.reads() as session:
-            return list(database.findings(session, FIRST_NIGHT))
+            return list(db.findings.findings(session, FIRST_NIGHT))
 
 
 def _live_one(arm: str, night: date, folder: Path, runtime: Runtime) -> None:
@@ -137,7 +137,7 @@ def _fit(findings: Sequence[Finding]) -> _Limits:
     by_type, by_class = defaultdict(list), defaultdict(list)
     for found in findings:
         if found.verdict.reference_size >= REFERENCE_NEEDED:
-            evidence = database.evidence_of(found)
+            evidence = db.findings.evidence_of(found)
             by_type[found.extension.image_type].append(evidence)
             by_class[found.extension.frame_class].append(evidence)
     types = {name: fit_limits(some, FALSE_ALARMS) for name, some in by_type.items()}

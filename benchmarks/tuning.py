@@ -21,10 +21,11 @@ from benchmarks.detection.analysis import is_counted
 from benchmarks.detection.evidence import Record
 from benchmarks.detection.history import ARMS
 from benchmarks.detection.report import update_markdown
-from qc import database
-from qc.judge import REFERENCE_NEEDED, Evidence
-from qc.tails import Interval
-from qc.tuning import Limits, limits_of, ratio, tune_to_labels, tune_to_nominal
+from qc import db
+from qc.core.reference import REFERENCE_NEEDED
+from qc.core.verdict import Evidence
+from qc.tuning.extreme_values import Interval
+from qc.tuning.fit import Limits, limits_of, ratio, tune_to_labels, tune_to_nominal
 
 Doubles = NDArray[np.float64]
 
@@ -83,7 +84,9 @@ def read_images(work: Path) -> dict[str, Images]:
             if one.reference_size < REFERENCE_NEEDED:
                 continue
             name, night = one.finding.extension.image_type, one.truth.night
-            (bad if one.truth.is_bad else nominal)[name].append(database.evidence_of(one.finding))
+            (bad if one.truth.is_bad else nominal)[name].append(
+                db.findings.evidence_of(one.finding)
+            )
             threshold = record.thresholds.threshold(name, night, one.finding.fingerprint)
             present[name] = limits_of(threshold)
     return {name: Images(present[name], nominal[name], bad[name]) for name in nominal if bad[name]}

@@ -35,15 +35,16 @@ from sqlalchemy.orm import Session
 
 from benchmarks.postgresql import chosen, settle
 from benchmarks.reports import FRAMES, IN_SIGHT, LAST, Remembered, morning
-from qc import database
-from qc.frames import Frame, read_frame
-from qc.instruments import read_instruments
-from qc.plates import CACHE
-from qc.runtime import Runtime, create_project, open_runtime
-from qc.search import refresh_index
+from qc import db
+from qc.core.frame import Frame
+from qc.db.models import ExtensionRow, FrameRow, VerdictRow
+from qc.io.instruments import read_instruments
+from qc.io.read_frame import read_frame
+from qc.project import Runtime, create_project, open_runtime
+from qc.review.pixels import CACHE
+from qc.search.nearest import refresh_index
 from qc.settings import read_settings
 from qc.simulator import Plan, Stream, simulate
-from qc.tables import ExtensionRow, FrameRow, VerdictRow
 from qc.web.app import create_app
 from qc.web.server import send_at_once
 
@@ -339,7 +340,7 @@ def make(project: Path, frames: int) -> None:
     compared = min(nights, EMBEDDED // FRAMES)
     with open_runtime(read_settings(project)) as runtime:
         with runtime.writes.begin() as session:
-            if database.newest_night(session) is not None:
+            if db.statistics.newest_night(session) is not None:
                 return
             Remembered(session, nights=nights, pictured=IN_SIGHT, compared=compared).remember()
         settle(runtime.engine)
@@ -435,7 +436,7 @@ def row_of(one: Cost) -> str:
 def fill(runtime: Runtime, frames: int) -> None:
     """Make up so many frames, if there are none."""
     with runtime.writes.begin() as session:
-        if database.newest_night(session) is not None:
+        if db.statistics.newest_night(session) is not None:
             return
         started = time.perf_counter()
         Remembered(session, nights=max(1, frames // FRAMES), pictured=IN_SIGHT).remember()

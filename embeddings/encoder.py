@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from embeddings.compiled import compile_network
+from embeddings.encoder_openvino import compile_network
 from embeddings.preprocess import GRID, STRETCHES
 
 Floats = NDArray[np.float32]

@@ -1,5 +1,5 @@
 """``python -m qc`` is ``qc``."""
 
-from qc.cli import main
+from qc.cli.main import main
 
 main()

@@ -9,16 +9,16 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
-from qc import database
+from qc import db
+from qc._time import utc_now
+from qc.core.enums import FrameState, LabelName
+from qc.core.verdict import Status
 from qc.errors import ConfigurationError
-from qc.judge import Status
-from qc.pipeline import process_frames
-from qc.publishing import publish_night
-from qc.runtime import Runtime, create_project, open_runtime
+from qc.pipeline.process import process_frames
+from qc.project import Runtime, create_project, open_runtime
+from qc.reports.publish import publish_night
 from qc.settings import read_settings
 from qc.simulator import simulate
-from qc.tables import FrameState, LabelName
-from qc.times import utc_now
 
 Progress = Callable[[str, int, int], None]  # what is being done, how many are done, of how many
 
@@ -143,12 +143,12 @@ def _anomalous(session: Session, night: date) -> set[tuple[str, str]]:
     """Return file and extension of what was judged anomalous."""
     return {
         (Path(found.frame.path).name, str(found.extension.number))
-        for found in database.findings(session, night)
+        for found in db.findings.findings(session, night)
         if found.verdict.status == Status.ANOMALOUS
     }
 
 
 def _refused(session: Session) -> set[str]:
     """Return the files that were refused as broken."""
-    unread = database.unprocessed(session)
+    unread = db.statistics.unprocessed(session)
     return {Path(row.path).name for row in unread if row.state == FrameState.FAILED}

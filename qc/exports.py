@@ -12,14 +12,13 @@ from xml.sax.saxutils import escape
 import pandas as pd
 from sqlalchemy.orm import Session
 
-from qc import database
-from qc.choices import Format, What
-from qc.database import Finding
+from qc import db
+from qc._files import written_whole
+from qc.core.enums import Format, FrameState, What
+from qc.db.findings import Finding
+from qc.detection.metrics import METRICS
 from qc.errors import ConfigurationError
-from qc.files import written_whole
-from qc.labels import log_in_words
-from qc.metrics import METRICS
-from qc.tables import FrameState
+from qc.labels.store import log_in_words
 
 _IDENTITY = ("file", "extension", "image_type", "observed_at")
 _SETUP = ("chip", "binning", "read_mode", "wavelength_nm", "slit_arcsec", "optics")
@@ -74,7 +73,7 @@ def read_tables(
     since : date, optional
         The first night wanted.
     """
-    found = database.findings(session, since or date.min)
+    found = db.findings.findings(session, since or date.min)
     yield table_of(session, what, islice(found, rows))
     while some := list(islice(found, rows)):
         yield table_of(session, what, some)
@@ -82,7 +81,7 @@ def read_tables(
 
 def read_table(session: Session, what: What, since: date | None = None) -> pd.DataFrame:
     """Return all of it as one table: not for the embeddings of ten years."""
-    return table_of(session, what, database.findings(session, since or date.min))
+    return table_of(session, what, db.findings.findings(session, since or date.min))
 
 
 def table_of(session: Session, what: What, found: Iterable[Finding]) -> pd.DataFrame:
@@ -141,7 +140,7 @@ def _embedding_records(session: Session, found: Iterable[Finding]) -> Iterator[d
     for one in every:
         by_encoder.setdefault(one.fingerprint, []).append(one.extension.id)
     vectors = {
-        fingerprint: database.vectors_with(session, fingerprint, ids)
+        fingerprint: db.embeddings.vectors_with(session, fingerprint, ids)
         for fingerprint, ids in by_encoder.items()
     }
     for one in every:
@@ -178,7 +177,7 @@ def frame_records(session: Session, name: str) -> list[dict[str, Any]]:
     UnknownFrame
         If no processed frame has this archive name, file name or path.
     """
-    return [_frame_record(session, one) for one in database.findings_named(session, name)]
+    return [_frame_record(session, one) for one in db.findings.findings_named(session, name)]
 
 
 def _frame_record(session: Session, finding: Finding) -> dict[str, Any]:
@@ -192,8 +191,8 @@ def _frame_record(session: Session, finding: Finding) -> dict[str, Any]:
         "promised_light": finding.extension.promised_light,
         "template": finding.frame.template,
         "reasons": finding.verdict.reasons,
-        "labels": log_in_words(database.labels_of(session, [extension_id]).get(extension_id, ())),
-        "nearest_reference": database.name_of(session, nearest) if nearest else "",
+        "labels": log_in_words(db.labels.labels_of(session, [extension_id]).get(extension_id, ())),
+        "nearest_reference": db.selection.name_of(session, nearest) if nearest else "",
         "metrics": {key: {"value": value, "z": z.get(key)} for key, value in metrics.items()},
     }
 
@@ -202,16 +201,16 @@ def project_status(session: Session) -> dict[str, Any]:
     """Return what is stored, what failed, what is owed, and how fresh it is."""
     failed = [
         row.reason  # which begins with the path
-        for row in database.unprocessed(session)
+        for row in db.statistics.unprocessed(session)
         if row.state == FrameState.FAILED
     ]
     return {
-        "files": database.frame_states(session),
-        "verdicts": database.verdict_counts(session),
-        "newest_night": database.newest_night(session),
-        "last_processed_at": database.last_processed_at(session),
-        "alerts_owed": database.alerts_owed(session),
-        "encoders": database.encoder_counts(session),
+        "files": db.statistics.frame_states(session),
+        "verdicts": db.statistics.verdict_counts(session),
+        "newest_night": db.statistics.newest_night(session),
+        "last_processed_at": db.statistics.last_processed_at(session),
+        "alerts_owed": db.statistics.alerts_owed(session),
+        "encoders": db.statistics.encoder_counts(session),
         "failed": failed,
     }
 

@@ -34,8 +34,9 @@ from pydantic_settings import (
 from sqlalchemy import URL
 
 from embeddings.preprocess import STRETCHES
-from qc.choices import LogStyle
-from qc.database import Patience, read_url
+from qc.core.enums import LogStyle
+from qc.core.measurement import Patience
+from qc.db.engine import read_url
 from qc.errors import ConfigurationError
 
 SETTINGS_FILE = "qc.toml"

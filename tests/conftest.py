@@ -4,15 +4,15 @@ from pathlib import Path
 import pytest
 from sqlalchemy.orm import Session
 
-from qc.database import connect
-from qc.instruments import Instrument
-from qc.runtime import create_project
+from qc.db.engine import connect
+from qc.io.instruments import Instrument
+from qc.project import create_project
 from qc.settings import read_settings
-from tests import databases
-from tests.databases import copied, drop_database, new_database, settle
-from tests.tiny import open_tiny, teach, thresholds_text, write_instrument
+from tests.support import databases
+from tests.support.databases import copied, drop_database, new_database, settle
+from tests.support.tiny import open_tiny, teach, thresholds_text, write_instrument
 
-pytest_plugins = ["tests.browser", "tests.buckets", "tests.terminal"]
+pytest_plugins = ["tests.support.browser", "tests.support.buckets", "tests.support.terminal"]
 
 
 @pytest.fixture(scope="session")

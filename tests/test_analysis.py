@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
-from qc.choices import Format, What
+from qc.core.enums import Format, What
+from qc.core.verdict import Status
+from qc.db.models import FrameRow
 from qc.exports import read_tables, write_tables_file
-from qc.judge import Status
-from qc.tables import FrameRow
-from tests.remembered import Past, remember
+from tests.support.remembered import Past, remember
 
 DOCS = Path(__file__).parent.parent / "docs"
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from qc.database import connect
-from tests.databases import MAIN, is_at_home, is_wanted, watched
+from qc.db.engine import connect
+from tests.support.databases import MAIN, is_at_home, is_wanted, watched
 
 
 def item(*fixtures: str, marker: str = "") -> Any:

@@ -12,8 +12,11 @@ from astropy.io.votable import parse
 from astropy.table import Table
 from sqlalchemy import select
 
-from qc import database
-from qc.choices import Format, What
+from qc import db
+from qc.core.enums import Format, LabelName, What
+from qc.db.models import VerdictRow
+from qc.detection.decision import widening
+from qc.detection.metrics import METRICS
 from qc.errors import UnknownFrame
 from qc.exports import (
     frame_records,
@@ -25,12 +28,9 @@ from qc.exports import (
     write_tables,
     write_tables_file,
 )
-from qc.judge import widening
-from qc.metrics import METRICS
-from qc.tables import LabelName, VerdictRow
-from tests.databases import copied
-from tests.remembered import Past, remember
-from tests.tiny import light_leak, open_tiny, process, write_frame, write_history
+from tests.support.databases import copied
+from tests.support.remembered import Past, remember
+from tests.support.tiny import light_leak, open_tiny, process, write_frame, write_history
 
 PROMISED = ["file", "extension", "image_type", "observed_at", "status", "merge_height"]
 PROMISED += ["threshold", "score", "reasons", "predicted_type", "predicted_kind", "fingerprint"]
@@ -165,7 +165,7 @@ def test_parquet_keeps_times_and_lists(judged):
     assert verdicts["observed_at"].iloc[-1] == pd.Timestamp("2026-01-02T20:00:00Z")
     embeddings = pd.read_parquet(written(table_of(judged, What.EMBEDDINGS), Format.PARQUET))
     with judged.reads() as session:
-        stored = database.embedding_of(session, 21, 1)
+        stored = db.embeddings.embedding_of(session, 21, 1)
     assert np.array_equal(np.float32(embeddings["embedding"].iloc[-1]), stored)
 
 

@@ -6,7 +6,7 @@ import pytest
 from pydantic import BaseModel
 
 from qc.errors import ConfigurationError
-from qc.runtime import create_project
+from qc.project import create_project
 from qc.settings import SETTINGS_FILE, Inbox, Settings, Subscription, matches, read_settings
 
 EXAMPLE = (Path(__file__).parent.parent / "qc" / "example.toml").read_text()

@@ -37,8 +37,8 @@ def run(installed, folder, *command):
     [
         "qc/thresholds.yaml",
         "qc/migrations/env.py",
-        "qc/instruments/uves.yaml",
-        "qc/templates/report.html.j2",
+        "qc/io/instruments/uves.yaml",
+        "qc/reports/templates/report.html.j2",
         "qc/simulator/orders.csv",
         "embeddings/weights/simulated.weights.h5",
     ],

@@ -13,15 +13,17 @@ from sqlalchemy.orm.attributes import set_committed_value
 from benchmarks.detection.evidence import read_truth
 from benchmarks.detection.history import ARMS, NEW_LAMP
 from embeddings.classifier import Examples
-from qc import database
-from qc.database import Finding
-from qc.features import features_of
-from qc.installation import shipped
-from qc.instruments import read_instruments
-from qc.judge import REFERENCE_NEEDED, Status, limits_for
+from qc import db
+from qc._files import shipped
+from qc.core.reference import REFERENCE_NEEDED
+from qc.core.verdict import Status
+from qc.db.findings import Finding
+from qc.detection.classifier_features import features_of
+from qc.detection.decision import limits_for
+from qc.detection.thresholds import read_thresholds
+from qc.io.instruments import read_instruments
 from qc.settings import read_settings
-from qc.thresholds import read_thresholds
-from qc.training import description_of
+from qc.training.train import description_of
 
 # What no picture shows: the pixels are those of a good frame, or the file was refused.
 UNSEEN = frozenset({"frame_repeated", "keyword_missing", "binning_misreported", "chip_missing"})
@@ -86,7 +88,7 @@ def _of_arm(folder: Path) -> Known:
     with _session(folder) as session:
         found = {
             (Path(one.frame.path).name, one.extension.number): one
-            for one in database.findings(session, date.min)
+            for one in db.findings.findings(session, date.min)
         }
         rows = [
             (found[truth.file, truth.extension], truth.image_type, truth.fault, truth.strength)
@@ -104,7 +106,7 @@ def _of_good_arm(folder: Path) -> Known:
     known = [code for instrument in instruments for code in instrument.image_types()]
     shipped_limits = read_thresholds(shipped("thresholds.yaml"), known)
     with _session(folder) as session:
-        found = list(database.findings(session, date.min))
+        found = list(db.findings.findings(session, date.min))
         for one in found:
             assert one.frame.night is not None  # a processed frame has one
             entry = shipped_limits.threshold(
@@ -116,7 +118,7 @@ def _of_good_arm(folder: Path) -> Known:
 
 
 def _session(folder: Path) -> Session:
-    return Session(database.connect(read_settings(folder / "project").database_url))
+    return Session(db.engine.connect(read_settings(folder / "project").database_url))
 
 
 def _known(session: Session, rows: Sequence[tuple[Finding, str, str, str]]) -> Known:

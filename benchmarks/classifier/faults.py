@@ -12,8 +12,8 @@ import numpy as np
 
 from benchmarks.detection.history import ARMS, KINDS, Deck, Night, Shot, write, write_truth
 from benchmarks.thresholds import SEED
-from qc.pipeline import process_frames
-from qc.runtime import create_project, open_runtime
+from qc.pipeline.process import process_frames
+from qc.project import create_project, open_runtime
 from qc.settings import read_settings
 from qc.simulator import Plan, plan_night
 

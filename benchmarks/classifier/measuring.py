@@ -11,11 +11,11 @@ from sklearn.metrics import f1_score
 
 from benchmarks.classifier.examples import Known
 from embeddings.classifier import DenseClassifier, Examples
-from qc.features import summing_to
-from qc.instruments import Instrument, read_instruments
-from qc.judge import WORTH_NAMING
-from qc.pipeline import FLAGGED_BAD
-from qc.training import NAMED, Share, measure
+from qc.detection.classifier_features import summing_to
+from qc.detection.decision import WORTH_NAMING
+from qc.io.instruments import Instrument, read_instruments
+from qc.pipeline.process import FLAGGED_BAD
+from qc.training.train import NAMED, Share, measure
 
 Doubles = NDArray[np.float64]
 Booleans = NDArray[np.bool_]

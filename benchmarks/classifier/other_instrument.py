@@ -12,13 +12,13 @@ from benchmarks.real.folds import COUNTED, Fold, Test
 from benchmarks.real.judging import outcomes_of
 from benchmarks.real.work import folds_of
 from embeddings.classifier import Examples
-from qc.database import Judged
-from qc.features import features_of
-from qc.judge import Status
-from qc.pipeline import Outcome, describe
-from qc.runtime import create_project, open_runtime
+from qc.core.enums import FrameState
+from qc.core.verdict import Status
+from qc.detection.classifier_features import features_of
+from qc.detection.judgement import Judged
+from qc.pipeline.process import Outcome, describe
+from qc.project import create_project, open_runtime
 from qc.settings import read_settings
-from qc.tables import FrameState
 
 
 def read_efosc2(real: Path) -> Known:

@@ -12,7 +12,7 @@ from sklearn.metrics import confusion_matrix
 from benchmarks.classifier.examples import Known
 from benchmarks.classifier.measuring import CLEAR, KindFigures, TypeFigures, fault_of, named_kinds
 from embeddings.classifier import DenseClassifier
-from qc.training import Share
+from qc.training.train import Share
 
 _NOTHING = "no fault"
 

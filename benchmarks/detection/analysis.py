@@ -26,9 +26,10 @@ from benchmarks.detection.figures import (
 from benchmarks.detection.history import NEW_LAMP
 from benchmarks.detection.methods import Row
 from benchmarks.detection.supervised import Examples, Taught, examples_of, join
-from qc.judge import REFERENCE_NEEDED, rarity
+from qc.core.reference import REFERENCE_NEEDED
+from qc.detection.decision import rarity
 from qc.simulator import STRENGTHS
-from qc.tails import tail_quantile
+from qc.tuning.extreme_values import tail_quantile
 
 Doubles = NDArray[np.float64]
 Flags = NDArray[np.bool_]

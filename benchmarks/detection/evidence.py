@@ -17,15 +17,17 @@ from benchmarks.detection.history import History, judge_anew, live_through
 from embeddings.encoder import ResNet50Encoder
 from embeddings.preprocess import STRETCHES, at_standard_light
 from embeddings.residual import Sensor
-from qc import database
-from qc.database import Finding
-from qc.expectations import sensor_of
-from qc.frames import Setup
-from qc.instruments import ChipNumbers, read_instruments
-from qc.judge import REFERENCE_NEEDED, Status
+from qc import db
+from qc.core.enums import FrameState
+from qc.core.frame import Setup
+from qc.core.reference import REFERENCE_NEEDED
+from qc.core.verdict import Status
+from qc.db.findings import Finding
+from qc.db.models import ExtensionRow
+from qc.db.reference_models import sensor_of
+from qc.detection.thresholds import Threshold, read_thresholds
+from qc.io.instruments import ChipNumbers, read_instruments
 from qc.settings import read_settings
-from qc.tables import ExtensionRow, FrameState
-from qc.thresholds import Threshold, read_thresholds
 
 Floats = NDArray[np.float32]
 _EMBEDDED_AT_ONCE = 64
@@ -170,7 +172,7 @@ class Record:
         settings = read_settings(work / arm / "project")
         self._folder = work / arm
         self.arm = arm
-        self._reads = sessionmaker(database.connect(settings.database_url))
+        self._reads = sessionmaker(db.engine.connect(settings.database_url))
         self._networks = networks
         instruments = read_instruments()
         (self._instrument,) = (one for one in instruments if one.name == "UVES")
@@ -182,11 +184,11 @@ class Record:
         with self._reads() as session:
             found = {
                 (Path(one.frame.path).name, one.extension.number): one
-                for one in database.findings(session, date.min)
+                for one in db.findings.findings(session, date.min)
             }
             refused = {
                 row.name: row.reason
-                for row in database.unprocessed(session)
+                for row in db.statistics.unprocessed(session)
                 if row.state == FrameState.FAILED
             }
         for truth in read_truth(self._folder / "truth"):
@@ -210,13 +212,13 @@ class Record:
     def _group(self, session: Session, samples: Sequence[Sample]) -> Group:
         findings = [sample.finding for sample in samples if sample.finding]
         first = findings[0]
-        reference = database.reference_of(session, first)
+        reference = db.findings.reference_of(session, first)
         night = first.frame.night
         assert night is not None
         limits = self.thresholds.threshold(first.extension.image_type, night, first.fingerprint)
         settled = sorted(reference.settled(night))  # as `light_of` orders them
         references = Material(
-            light=database.light_of(session, settled),
+            light=db.block_statistics.light_of(session, settled),
             promised=np.array([self._findings[one].extension.promised_light for one in settled]),
             embeddings=reference.embeddings,
             forerunner=self._forerunner_of(reference.extension_ids),
@@ -244,14 +246,14 @@ class Record:
         """Return the images that one was held against, newest first."""
         assert sample.finding is not None
         with self._reads() as session:
-            ids = database.reference_of(session, sample.finding).extension_ids
+            ids = db.findings.reference_of(session, sample.finding).extension_ids
         known = {one.finding.extension.id: one for one in self.samples if one.finding}
         return [known[one] for one in ids]
 
     def _material(self, session: Session, ids: Sequence[int], limits: Threshold) -> Material:
         findings = [self._findings[one] for one in ids]
         return Material(
-            light=np.concatenate([database.light_of(session, [one]) for one in ids]),
+            light=np.concatenate([db.block_statistics.light_of(session, [one]) for one in ids]),
             promised=np.array([one.extension.promised_light for one in findings]),
             embeddings=np.stack([_embedding(session, one) for one in findings]),
             forerunner=self._forerunner_of(ids),
@@ -264,7 +266,7 @@ class Record:
     def sensor(self, extension: ExtensionRow) -> Sensor:
         """Return what the product's residual knows of an image's detector."""
         with self._reads() as session:
-            measured = database.measured_of(session, extension, limits={})
+            measured = db.recording.measured_of(session, extension, limits={})
         assert measured is not None
         return sensor_of(measured)
 
@@ -362,13 +364,13 @@ def _sampled(known: Mapping[int, Floats], ids: Sequence[int]) -> Sampled:
 
 
 def _picture(session: Session, extension_id: int) -> Floats:
-    picture = database.block_statistics_of(session, extension_id)
+    picture = db.block_statistics.block_statistics_of(session, extension_id)
     assert picture is not None
     return picture
 
 
 def _embedding(session: Session, finding: Finding) -> Floats:
-    return database.embedding_of(session, finding.extension.id, finding.verdict.encoder_id)
+    return db.embeddings.embedding_of(session, finding.extension.id, finding.verdict.encoder_id)
 
 
 def prepare(

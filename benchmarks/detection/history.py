@@ -16,9 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from qc.installation import shipped
-from qc.pipeline import judge_again, process_frames
-from qc.runtime import Runtime, create_project, open_runtime
+from qc._files import shipped
+from qc.core.enums import LabelName
+from qc.db.models import EpochRow
+from qc.pipeline.process import judge_again, process_frames
+from qc.project import Runtime, create_project, open_runtime
 from qc.settings import read_settings
 from qc.simulator import (
     Case,
@@ -35,7 +37,6 @@ from qc.simulator import (
     state_at,
 )
 from qc.simulator.nights import frame_rng
-from qc.tables import EpochRow, LabelName
 
 ARMS = ("blue", "red")  # a project each, so that two cores can work
 TRUTH_COLUMNS = ("night", "part", "file", "extension", "image_type", "fault", "strength")

@@ -13,8 +13,8 @@ from benchmarks.detection.analysis import BUDGET, NIGHT, OURS, RARE, Column
 from benchmarks.detection.evidence import SAMPLED_TESTS, Sample
 from benchmarks.detection.figures import Interval
 from benchmarks.detection.visibility import INVISIBLE
+from qc.db.models import VerdictRow
 from qc.simulator import STRENGTHS
-from qc.tables import VerdictRow
 
 Table = Mapping[str, Mapping[str, Any]]
 

@@ -22,10 +22,11 @@ from benchmarks.detection.figures import false_alarms_of, recall_of
 from benchmarks.detection.supervised import Examples, Taught
 from embeddings.clustering import merge_heights
 from embeddings.residual import Sensor, learn_expectation
-from qc.database import SETTLED_NEWEST
-from qc.frames import Setup
-from qc.judge import Evidence, judge
-from qc.metrics import z_scores
+from qc.core.frame import Setup
+from qc.core.reference import SETTLED_NEWEST
+from qc.core.verdict import Evidence
+from qc.detection.decision import judge
+from qc.detection.metrics import z_scores
 
 Doubles = NDArray[np.float64]
 Figures = Mapping[str, float]

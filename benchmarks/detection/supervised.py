@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from benchmarks.detection.evidence import Group, Material
-from qc.metrics import METRICS
+from qc.detection.metrics import METRICS
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]

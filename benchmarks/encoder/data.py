@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embeddings.preprocess import GRID, at_standard_light, block_statistics, physical
+from qc.core.frame import Extension
+from qc.detection.metrics import measure
 from qc.errors import FrameError
-from qc.frames import Extension, read_frame
-from qc.instruments import read_instruments
-from qc.metrics import measure
+from qc.io.instruments import read_instruments
+from qc.io.read_frame import read_frame
 from qc.simulator import (
     FULL_PLAN,
     Case,
@@ -32,7 +33,7 @@ from qc.simulator import (
     render,
     state_at,
 )
-from qc.simulator.history import last_intervention
+from qc.simulator.instrument_state import last_intervention
 from qc.simulator.nights import frame_rng
 
 Floats = NDArray[np.float32]

@@ -7,9 +7,10 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
-from qc.frames import Extension, read_frame
-from qc.instruments import read_instruments
-from qc.metrics import measure
+from qc.core.frame import Extension
+from qc.detection.metrics import measure
+from qc.io.instruments import read_instruments
+from qc.io.read_frame import read_frame
 
 Floats = NDArray[np.float32]
 

@@ -15,13 +15,13 @@ from sqlalchemy.orm import sessionmaker
 from benchmarks.real.folds import Fold, Test
 from benchmarks.real.making import Made
 from embeddings.preprocess import block_statistics
-from qc.database import connect, for_writing
-from qc.expectations import Expectations
-from qc.judge import Status
-from qc.pipeline import Outcome, process_frames
-from qc.runtime import Runtime
-from qc.schema import upgrade_schema
-from qc.tables import FrameState, LabelName
+from qc.core.enums import FrameState, LabelName
+from qc.core.verdict import Status
+from qc.db.engine import connect, for_writing
+from qc.db.migrate import upgrade_schema
+from qc.db.reference_models import Expectations
+from qc.pipeline.process import Outcome, process_frames
+from qc.project import Runtime
 
 Floats = NDArray[np.float32]
 

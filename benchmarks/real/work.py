@@ -20,7 +20,7 @@ from benchmarks.real.archive import (
 from benchmarks.real.folds import SEED, Fold, bias_folds, focus_folds, lit_folds
 from benchmarks.real.judging import Verdict, judge_fold
 from benchmarks.real.making import Hits, dissect, find_fixed, find_hits, wander_of
-from qc.runtime import create_project, open_runtime
+from qc.project import create_project, open_runtime
 from qc.settings import read_settings
 
 SHARES = ((BIAS, SPRAT_ARC), (FLAT, EFOSC2_ARC, ALFOSC_ARC, DEVENY_ARC))  # one for each core

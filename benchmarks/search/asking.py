@@ -28,13 +28,14 @@ from benchmarks.search.making import (
 )
 from embeddings.clustering import cosine_distances
 from embeddings.index import AXES, nearest
-from qc import database
-from qc.database import Among, connect
-from qc.runtime import Runtime, create_project, open_runtime
-from qc.schema import upgrade_schema
-from qc.search import index_file, nearest_stored, refresh_index
+from qc import db
+from qc.db.embeddings import Among
+from qc.db.engine import connect
+from qc.db.migrate import upgrade_schema
+from qc.db.models import VECTOR_INDEX
+from qc.project import Runtime, create_project, open_runtime
+from qc.search.nearest import index_file, nearest_stored, refresh_index
 from qc.settings import Settings
-from qc.tables import VECTOR_INDEX
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -281,7 +282,7 @@ _ANY_TYPE = 3
 
 
 def _read_all(session: Session, query: Floats, left_out: int) -> Doubles:
-    blocks = database.vectors(session, FINGERPRINT, Among(left_out=left_out))
+    blocks = db.embeddings.vectors(session, FINGERPRINT, Among(left_out=left_out))
     return nearest(query, blocks, K)[1]
 
 

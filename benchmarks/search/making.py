@@ -17,17 +17,9 @@ from numpy.typing import NDArray
 from sqlalchemy import insert
 from sqlalchemy.orm import Session, sessionmaker
 
-from qc.judge import Status
-from qc.tables import (
-    EmbeddingRow,
-    EncoderRow,
-    ExtensionRow,
-    FrameRow,
-    FrameState,
-    LabelName,
-    LabelRow,
-    VerdictRow,
-)
+from qc.core.enums import FrameState, LabelName
+from qc.core.verdict import Status
+from qc.db.models import EmbeddingRow, EncoderRow, ExtensionRow, FrameRow, LabelRow, VerdictRow
 
 Floats = NDArray[np.float32]
 Halves = NDArray[np.float16]

@@ -26,10 +26,10 @@ import numpy as np
 from benchmarks.throughput import encoders, page
 from benchmarks.throughput.frames import archive
 from benchmarks.throughput.memory import run_watched
-from qc.database import File
-from qc.instruments import read_instruments
-from qc.pipeline import network_input
-from qc.reading import cores, read_file
+from qc.core.measurement import File
+from qc.io.instruments import read_instruments
+from qc.pipeline.process import network_input
+from qc.pipeline.readers import cores, read_file
 
 _BATCHES = ["1", "2", "16", "32"]
 _BATCHES_OF_GPU = ["16", "64", "128", "256", "512"]

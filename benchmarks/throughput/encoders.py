@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embeddings.clustering import cosine_distances
-from embeddings.compiled import compile_network
 from embeddings.encoder import ResNet50Encoder, quiet_start
+from embeddings.encoder_openvino import compile_network
 
 Floats = NDArray[np.float32]
 Compute = Callable[[Floats], Floats]

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from qc.pipeline import Arrival, embed, judge_frame, read_and_measure, record
-from qc.runtime import Runtime, create_project, open_runtime
+from qc.core.enums import LabelName
+from qc.pipeline.process import Arrival, embed, judge_frame, read_and_measure, record
+from qc.project import Runtime, create_project, open_runtime
 from qc.settings import read_settings
-from qc.tables import LabelName
 
 SIZES = (20, 50, 100, 200)
 _REPEATS = 7

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from qc.pipeline import process_frames
-from qc.runtime import Runtime, create_project, open_runtime
+from qc.core.enums import LabelName
+from qc.pipeline.process import process_frames
+from qc.project import Runtime, create_project, open_runtime
 from qc.settings import read_settings
-from qc.tables import LabelName
 
 
 def main() -> None:

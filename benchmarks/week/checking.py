@@ -10,16 +10,8 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from benchmarks.week.post import Letter
-from qc.tables import (
-    AlertRow,
-    DeliveryRow,
-    ExtensionRow,
-    FrameRow,
-    FrameState,
-    NoticeRow,
-    Topic,
-    VerdictRow,
-)
+from qc.core.enums import FrameState, Topic
+from qc.db.models import AlertRow, DeliveryRow, ExtensionRow, FrameRow, NoticeRow, VerdictRow
 
 
 @dataclass(frozen=True)

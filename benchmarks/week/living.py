@@ -28,13 +28,13 @@ from benchmarks.week.trials import (
     SEED,
 )
 from benchmarks.week.watching import DaemonProcess
-from qc.database import alerts_owed
-from qc.files import told_time
-from qc.pipeline import process_frames
-from qc.runtime import create_project, open_runtime
+from qc._files import told_time
+from qc.core.enums import LabelName
+from qc.db.statistics import alerts_owed
+from qc.pipeline.process import process_frames
+from qc.project import create_project, open_runtime
+from qc.service.maintenance import back_up
 from qc.settings import read_settings
-from qc.tables import LabelName
-from qc.upkeep import back_up
 
 CALM_BEFORE_S, CALM_AFTER_S = 60, 120
 PATIENCE_S = 900

@@ -15,7 +15,13 @@ from qc.simulator.faults import (
     possible_faults,
 )
 from qc.simulator.file_faults import FILE_FAULTS, spoil_file
-from qc.simulator.history import Intervention, State, interventions, lamp_replacements, state_at
+from qc.simulator.instrument_state import (
+    Intervention,
+    State,
+    interventions,
+    lamp_replacements,
+    state_at,
+)
 from qc.simulator.nights import Exposed, expose, simulate
 from qc.simulator.pixel_faults import Injection
 from qc.simulator.plan import (

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from astropy.io import fits
 
 from qc.simulator.detector import CHIPS, OVERSCAN_PX, PRESCAN_PX, Chip, raw_shape
-from qc.simulator.history import State
+from qc.simulator.instrument_state import State
 from qc.simulator.plan import DPR_TYPES, Exposure
 from qc.simulator.spectrograph import SETTINGS
 

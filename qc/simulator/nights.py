@@ -17,7 +17,7 @@ from astropy.io import fits
 from qc.simulator.detector import Pixels
 from qc.simulator.faults import Case, draw_case, spoil_header
 from qc.simulator.headers import extension_header, primary_header
-from qc.simulator.history import state_at
+from qc.simulator.instrument_state import state_at
 from qc.simulator.plan import DEMO_PLAN, Exposure, Plan, plan_nights
 from qc.simulator.render import render
 

@@ -21,7 +21,7 @@ from qc.simulator.detector import (
     sensitivity,
 )
 from qc.simulator.faults import Case, inject
-from qc.simulator.history import State
+from qc.simulator.instrument_state import State
 from qc.simulator.pixel_faults import PIXEL_FAULTS
 from qc.simulator.plan import HIGH_GAIN_FASTER, Exposure
 from qc.simulator.spectrograph import SETTINGS, Optics, standard_exposure_s

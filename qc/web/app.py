@@ -8,29 +8,28 @@ from fastapi import Depends, FastAPI
 from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
 
-from qc.expectations import Expectations
-from qc.kept import Kept, pictures_kept
-from qc.runtime import Runtime
-from qc.times import utc_now
-from qc.tonight import Past
-from qc.web import (
-    access,
-    errors,
+from qc._cache import Kept, pictures_kept
+from qc._time import utc_now
+from qc.db.reference_models import Expectations
+from qc.project import Runtime
+from qc.web import auth, errors
+from qc.web.api import documentation
+from qc.web.dashboard import Past
+from qc.web.drawings import bokeh_folder
+from qc.web.pages import (
+    dashboard,
+    explain,
     frames,
-    history,
     images,
     labels,
     login,
-    reference,
     reports,
     review,
+    similar,
     thresholds,
     thumbnails,
-    tonight,
     trends,
-    why,
 )
-from qc.web.drawings import bokeh_folder
 
 STATIC = Path(__file__).parent / "static"
 
@@ -53,28 +52,28 @@ def create_app(runtime: Runtime, now: Now = utc_now) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         openapi_url="/api/openapi.json",
-        dependencies=[Depends(access.unforged), Depends(_TOKEN)],
-        responses={"4XX": {"model": reference.Mistake, "description": "Why it was not done."}},
+        dependencies=[Depends(auth.unforged), Depends(_TOKEN)],
+        responses={"4XX": {"model": documentation.Mistake, "description": "Why it was not done."}},
     )
     app.state.runtime, app.state.now, app.state.past = runtime, now, Past()
     app.state.kept, app.state.pictures = Kept(), pictures_kept()
     app.state.expectations = Expectations()
     app.mount("/static/bokeh", StaticFiles(directory=bokeh_folder()), name="bokeh")
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
-    access.guard(app, errors.told)
+    auth.guard(app, errors.told)
     errors.explain(app)
     app.include_router(login.router)
-    app.include_router(reference.router)
-    app.include_router(tonight.router)
+    app.include_router(documentation.router)
+    app.include_router(dashboard.router)
     app.include_router(images.router)
     app.include_router(frames.router)
-    app.include_router(why.router)
+    app.include_router(explain.router)
     app.include_router(review.router)
     app.include_router(labels.router)
     app.include_router(thresholds.router)
     app.include_router(trends.router)
-    app.include_router(history.router)
-    app.include_router(history.uploads)
+    app.include_router(similar.router)
+    app.include_router(similar.uploads)
     app.include_router(thumbnails.router)
     app.include_router(reports.router)
     return app

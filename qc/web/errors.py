@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from qc.errors import InvalidAnswer, QCError, UnknownFrame
-from qc.web.pages import render
+from qc.web.rendering import render
 
 _STATUS: dict[type[Exception], int] = {UnknownFrame: 404, InvalidAnswer: 422}
 

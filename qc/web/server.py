@@ -10,11 +10,11 @@ from pathlib import Path
 
 import uvicorn
 
-from qc import accounts
+from qc import db
 from qc.errors import ConfigurationError
-from qc.runtime import Runtime
-from qc.web.access import is_loopback
+from qc.project import Runtime
 from qc.web.app import create_app
+from qc.web.auth import is_loopback
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def check_reach(runtime: Runtime, host: str) -> None:
         If it would be so.
     """
     with runtime.reads() as session:
-        if is_loopback(host) or accounts.has_accounts(session):
+        if is_loopback(host) or db.accounts.has_accounts(session):
             return
     raise ConfigurationError(
         f"{host}: others could reach the pages, and nobody has an account; "

@@ -1,0 +1,1 @@
+"""Verdicts become grouped notifications, and notifications become mails and webhooks."""

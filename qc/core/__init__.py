@@ -1,0 +1,1 @@
+"""Frozen dataclasses and enums that all packages share; no I/O."""

@@ -1,0 +1,41 @@
+"""Tables, engine and queries: one module per aggregate."""
+
+from qc.db import (
+    accounts,
+    alerts,
+    block_statistics,
+    classifiers,
+    embeddings,
+    engine,
+    epochs,
+    findings,
+    frames,
+    job_runs,
+    labels,
+    recording,
+    references,
+    selection,
+    self_tests,
+    statistics,
+    verdicts,
+)
+
+__all__ = [
+    "accounts",
+    "alerts",
+    "block_statistics",
+    "classifiers",
+    "embeddings",
+    "engine",
+    "epochs",
+    "findings",
+    "frames",
+    "job_runs",
+    "labels",
+    "recording",
+    "references",
+    "selection",
+    "self_tests",
+    "statistics",
+    "verdicts",
+]

@@ -1,0 +1,1 @@
+"""From measurements and references to a verdict, without I/O."""

@@ -1,0 +1,1 @@
+"""FITS files, instrument definitions and remote storage."""

@@ -1,0 +1,1 @@
+"""Labels, interventions and the spot check."""

@@ -1,0 +1,1 @@
+"""Completeness, injection test, health and active issues."""

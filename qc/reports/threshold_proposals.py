@@ -1,0 +1,66 @@
+"""The weekly proposal of thresholds as a page: a person decides, and is told how."""
+
+from base64 import b64encode
+from dataclasses import dataclass
+from datetime import date, datetime
+from pathlib import Path
+
+from qc._text import counted
+from qc.errors import CannotTune
+from qc.project import Runtime
+from qc.reports.night import rendered, write_page
+from qc.tuning import proposals
+
+FOLDER = "proposals"
+SHOWN_FLIPS = 20  # of a type: who needs all asks 'qc tune --json'
+_WHY, _BY = "the weekly proposal", "the daemon"
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything on the page.
+
+    Attributes
+    ----------
+    refused : list of str
+        Why nothing is proposed for other image types, a sentence each.
+    picture : str
+        PNG, base64.
+    shown : int
+        Of the frames that would be judged otherwise, how many of a type are listed.
+    """
+
+    proposals: list[proposals.Proposal]
+    refused: list[str]
+    picture: str
+    generated_at: datetime
+    shown: int = SHOWN_FLIPS
+
+
+def write_proposal_page(runtime: Runtime, now: datetime, first: date = date.min) -> str:
+    """Propose limits for every image type, write the page, and say what it holds.
+
+    Nothing is changed: limits are people's.
+
+    Parameters
+    ----------
+    first : date
+        First night whose frames are looked at.
+    """
+    goal = proposals.Goal(effective=now.date(), since=first)
+    try:
+        found, refused = proposals.propose_all(
+            runtime, (), goal, _WHY, _BY, progress=lambda _done, _total: None
+        )
+    except CannotTune as error:
+        return f"nothing to propose: {error}"
+    picture = b64encode(proposals.draw_proposals(found)).decode()
+    page = rendered("proposals.html.j2", page=Page(found, refused, picture, now))
+    file = runtime.settings.reports_folder / FOLDER / f"{now:%Y-%m-%d}.html"
+    return _words(found, write_page(file, page))
+
+
+def _words(found: list[proposals.Proposal], file: Path) -> str:
+    flips = sum(len(one.newly_flagged) + len(one.no_longer_flagged) for one in found)
+    types, past = counted(len(found), "image type"), counted(flips, "past frame")
+    return f"{file.name}: {types}, {past} would be judged otherwise"

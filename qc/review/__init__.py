@@ -1,0 +1,1 @@
+"""Queries and page models of the review pages."""

@@ -1,0 +1,1 @@
+"""Values of a night, a period and a trend."""

@@ -1,0 +1,1 @@
+"""Fit of thresholds and threshold proposals."""

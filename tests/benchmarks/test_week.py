@@ -1,0 +1,69 @@
+import time
+from datetime import UTC, datetime
+
+import numpy as np
+
+from benchmarks.week.checking import percentile, take_account
+from benchmarks.week.living import Week
+from benchmarks.week.post import Letter
+from qc.alerts.dispatch import gather_alerts
+from qc.core.enums import LabelName
+from qc.db.models import DeliveryRow, NoticeRow
+from tests.support.tiny import light_leak, process, write_frame, write_history
+
+NOW = datetime.now(UTC)
+
+
+def told(runtime):
+    """Let the notices of what is owed have left; return their mail."""
+    settings = runtime.settings.model_copy(
+        update={
+            "alerts": runtime.settings.alerts.model_copy(
+                update={"gather_s": 0, "oldest_days": 10**5}
+            )
+        }
+    )
+    with runtime.writes.begin() as session:
+        gather_alerts(session, settings, datetime.now(UTC), runtime.instruments)
+        for notice in session.query(NoticeRow):
+            session.add(
+                DeliveryRow(notice=notice, channel="mail", address="a", owed_at=NOW, sent_at=NOW)
+            )
+
+
+def account(runtime, arrived, letters=()):
+    with runtime.reads() as session:
+        return take_account(session, dict.fromkeys(arrived, time.time()), letters)
+
+
+def test_a_frame_that_was_delivered_and_is_not_on_record_is_lost(runtime, inbox):
+    [outcome] = process(runtime, write_frame(inbox))
+    lost = write_frame(inbox, number=1)
+    found = account(runtime, [outcome.path, lost])
+    assert (found.files, found.processed, found.lost, found.twice) == (2, 1, 1, 0)
+    assert found.verdicts == {1: 1}
+
+
+def test_an_alert_that_has_not_left_is_untold_and_a_mail_that_came_twice_repeated(runtime, inbox):
+    process(runtime, *write_history(inbox), label=LabelName.GOOD)
+    [outcome] = process(runtime, write_frame(inbox, 2, change=light_leak))
+    assert account(runtime, [outcome.path]).untold == 1
+    told(runtime)
+    letter = Letter("<1>", "s", (), NOW.timestamp(), 100)
+    found = account(runtime, [outcome.path], [letter, letter])
+    assert (found.alerts, found.untold, found.letters, found.repeated) == (1, 0, 2, 1)
+
+
+def test_a_week_has_its_twenty_kills_in_five_days_and_three_trials(tmp_path):
+    week = Week(tmp_path, tmp_path / "project", [[]] * 7, NOW.date(), speed=100)
+    names = [one.what for one in week.trials]
+    assert (names.count("kill -9"), len(names)) == (20, 23)
+    assert max(one.at_s for one in week.trials if one.what == "kill -9") < 5 * week.day_s
+    assert not week.is_calm(week.began + week.trials[0].at_s + 1)
+    quiet = Week(tmp_path, tmp_path / "project", [[]], NOW.date(), speed=100, pace_s=12)
+    assert quiet.trials == []
+
+
+def test_percentiles_of_nothing_are_not_numbers():
+    assert np.isnan(percentile([], 95))
+    assert percentile([1, 2, 3], 50) == 2

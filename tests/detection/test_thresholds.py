@@ -1,0 +1,330 @@
+import textwrap
+from datetime import date
+
+import pytest
+
+from qc._files import shipped
+from qc.detection.thresholds import Threshold, Thresholds, read_thresholds, write_entries
+from qc.errors import ConfigurationError, IncompleteHeader
+from qc.io.instruments import read_instruments
+
+TYPES = ["UBB0", "URB1"]
+GOOD = """\
+# the scientist's own words
+UBB0:
+  - from: 2010-01-01
+    encoder: e1
+    merge_height: 1.2e-4
+    false_alarms: 0.001
+    metrics: &bias
+      bias_level: {warn: 4, alarm: 8}
+    why: the first
+    by: me
+    residual: 10
+  - from: 2020-01-01
+    encoder: e1
+    merge_height: 0.0002
+    false_alarms: 0.001
+    metrics: *bias
+    why: a new chip
+    by: me
+    residual: 10
+  - from: 2020-01-01
+    encoder: e2
+    merge_height: 0.3
+    false_alarms: 0.001
+    metrics: {}
+    why: another network
+    by: me
+    residual: 10
+URB1:
+  - {from: 2010-01-01, encoder: e1, merge_height: 1, residual: 9, false_alarms: 0.1, metrics: {},
+     why: x, by: me}
+  - {from: 2010-01-01, encoder: e2, merge_height: 1, residual: 9, false_alarms: 0.1, metrics: {},
+     why: x, by: me}
+"""
+
+
+def read(path, text, types=TYPES) -> Thresholds:
+    file = path / "thresholds.yaml"
+    file.write_text(text)
+    return read_thresholds(file, types)
+
+
+@pytest.mark.parametrize(
+    ("night", "encoder", "height"),
+    [
+        (date(2010, 1, 1), "e1", 0.00012),
+        (date(2019, 12, 31), "e1", 0.00012),
+        (date(2020, 1, 1), "e1", 0.0002),
+        (date(2099, 1, 1), "e1", 0.0002),
+        (date(2020, 1, 1), "e2", 0.3),
+    ],
+)
+def test_the_newest_entry_of_the_encoder_not_later_than_the_night_applies(
+    tmp_path, night, encoder, height
+):
+    assert read(tmp_path, GOOD).threshold("UBB0", night, encoder).merge_height == height
+
+
+def test_limits_that_are_shared_by_an_anchor_are_the_same(tmp_path):
+    first, second, _ = read(tmp_path, GOOD).entries["UBB0"]
+    assert first.metrics == second.metrics
+    assert (first.metrics["bias_level"].warn, first.metrics["bias_level"].alarm) == (4, 8)
+
+
+def test_a_key_may_name_several_image_types(tmp_path):
+    text = GOOD.split("URB1:", maxsplit=1)[0].replace("UBB0:", "UBB0 URB1:")
+    thresholds = read(tmp_path, text)
+    assert thresholds.entries["UBB0"] == thresholds.entries["URB1"]
+
+
+def test_the_digest_is_that_of_the_bytes(tmp_path):
+    one, other = read(tmp_path, GOOD), read(tmp_path, GOOD + "# a word more\n")
+    assert one.digest != other.digest
+    assert len(one.digest) == 64
+
+
+def test_a_frame_older_than_every_entry_is_at_fault_itself(tmp_path):
+    with pytest.raises(IncompleteHeader, match="UBB0 of the night 2009-12-31: its thresholds beg"):
+        read(tmp_path, GOOD).threshold("UBB0", date(2009, 12, 31), "e1")
+
+
+def test_an_encoder_without_entries_is_told_for_all_types_at_once(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"UBB0 URB1: no entry for encoder e3 .* e1, e2"):
+        read(tmp_path, GOOD).threshold("UBB0", date(2020, 1, 1), "e3")
+
+
+# One change to the good file each; the line that the message must name; its key and its words.
+MISTAKES = {
+    "an unknown key": ("    why: the first", "    wy: the first", 9, "UBB0: 0: wy: Extra"),
+    "a missing key": ("    by: me\n", "", 3, "UBB0: 0: by: Field req"),
+    "a date that is none": ("from: 2010-01-01", "from: 2010-13-01", 3, "UBB0: 0: from: Input"),
+    "a height of zero": ("1.2e-4", "0", 5, "UBB0: 0: merge_height: Input should be greater"),
+    "a residual of zero": ("residual: 10", "residual: 0", 11, "UBB0: 0: residual: Input should"),
+    "a height above two": ("1.2e-4", "2.1", 5, "UBB0: 0: merge_height: Input should be less"),
+    "a height that is no number": ("1.2e-4", "low", 5, "UBB0: 0: merge_height: Input should be"),
+    "a height of nan": ("1.2e-4", ".nan", 5, "UBB0: 0: merge_height: Input should be"),
+    "a rate of one": ("false_alarms: 0.001", "false_alarms: 1", 6, "UBB0: 0: false_alarms: Inp"),
+    "a warning above the alarm": ("warn: 4", "warn: 9", 8, "UBB0: 0: metrics: bias_level: Value"),
+    "a limit without an alarm": (", alarm: 8", "", 8, "bias_level: alarm: Field required"),
+    "an unknown metric": ("bias_level:", "bias_levl:", 8, "metrics: bias_levl: Value error, no su"),
+    "an empty reason": ("why: the first", "why: ''", 9, "UBB0: 0: why: String should have at"),
+    "dates out of order": ("from: 2010", "from: 2021", 12, "UBB0: from: 2020-01-01 comes after"),
+    "no entries": (GOOD, "UBB0: []\nURB1: []\n", 1, "UBB0: Tuple should have at least 1 item"),
+    "a type that is none": ("URB1:", "URB1 URB7:", 28, "URB7: no instrument has this image type"),
+    "a type twice": ("URB1:", "URB1 UBB0:", 28, "UBB0: is in an earlier key too"),
+    "a list": (GOOD, "- a\n- b\n", 1, "the file: Input should be a valid dictionary"),
+    "an empty file": (GOOD, "", 1, "the file: Input should be a valid dictionary"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_told_with_file_line_and_key(tmp_path, mistake):
+    old, new, line, words = MISTAKES[mistake]
+    with pytest.raises(ConfigurationError) as told:
+        read(tmp_path, GOOD.replace(old, new, 1))
+    message = str(told.value)
+    assert message.startswith(f"{tmp_path / 'thresholds.yaml'}:{line}: ")
+    assert words in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"UBB0: [", "line 1"),
+        (b"UBB0:\n\t- from: 1", "line 2"),
+        (b"UBB0: []\nUBB0: []\n", "duplicate key"),
+        (b"\xff\xfe\x00broken", "cannot be read as YAML"),
+        (b"UBB0: \xe9", "cannot be read as YAML"),
+    ],
+)
+def test_what_is_no_yaml_is_told_in_one_line(tmp_path, content, words):
+    file = tmp_path / "thresholds.yaml"
+    file.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=words) as told:
+        read_thresholds(file, TYPES)
+    assert "\n" not in str(told.value)
+
+
+def test_a_missing_file_is_told(tmp_path):
+    with pytest.raises(ConfigurationError, match="No such file"):
+        read_thresholds(tmp_path / "none.yaml", TYPES)
+
+
+def test_types_without_thresholds_are_named_together(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"no thresholds for UBW0, URW1; add an entry"):
+        read(tmp_path, GOOD, [*TYPES, "URW1", "UBW0"])
+
+
+def test_nothing_in_the_file_is_executed(tmp_path):
+    text = textwrap.dedent(f"""\
+        UBB0: !!python/object/apply:os.system ["touch {tmp_path}/owned"]
+        """)
+    with pytest.raises(ConfigurationError):
+        read(tmp_path, text)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_the_thresholds_that_come_with_the_program_cover_every_instrument():
+    path = shipped("thresholds.yaml")
+    types = [name for one in read_instruments() for name in one.image_types()]
+    thresholds = read_thresholds(path, types)
+    encoders = {entry.encoder for entries in thresholds.entries.values() for entry in entries}
+    for encoder in encoders:
+        assert thresholds.threshold("UBB0", date(2026, 1, 1), encoder).merge_height > 0
+
+
+SHARED = """\
+# Read me first.
+
+TB0 TF0:   # two types
+  # about the first entry
+  - from: 2010-01-01
+    encoder: e1
+    merge_height: 1.20e-4   # a scientist's number
+    residual: 10
+    false_alarms: 0.001
+    metrics: &shared
+      bias_level: {warn: 4, alarm: 8}   # ADU
+    why: the first
+    by: me
+  # indented, behind the entry
+
+# about the next
+TW0:
+- {from: 2010-01-01, encoder: e1, merge_height: 1, residual: 9, false_alarms: 0.1,
+   metrics: *shared, why: 'it''s', by: me}   # a remark
+
+TX0: [{from: 2010-01-01, encoder: e1, merge_height: 1, residual: 9, false_alarms: 0.1,
+       metrics: {}, why: x, by: me}]
+# the end
+"""
+SHARED_TYPES = ["TB0", "TF0", "TW0", "TX0"]
+
+
+def entry(since=date(2020, 2, 29), encoder="e1", **changes) -> Threshold:
+    limits = {
+        "merge_height": 0.00025,
+        "residual": 12.0,
+        "false_alarms": 0.001,
+        "metrics": {"bias_level": {"warn": 3.0, "alarm": 6.0}},
+        "why": "tuned: no #comment, 'quotes' and \"more\"",
+        "by": "A. Störer",
+    }
+    return Threshold.model_validate({"from": since, "encoder": encoder, **limits, **changes})
+
+
+def assert_only_added(before: str, after: str) -> None:
+    """Every line that was there is there, in order; the key that was split apart."""
+    found = iter(after.splitlines())
+    for line in before.splitlines():
+        kept = line.replace("TB0 TF0:", "TB0:").removesuffix("}]")
+        assert any(kept in other for other in found), line
+
+
+@pytest.mark.parametrize("name", SHARED_TYPES)
+def test_a_new_entry_changes_nothing_else(tmp_path, name):
+    text = SHARED if name != "TB0" else SHARED.replace("TB0 TF0:", "TF0 TB0:")
+    before = read(tmp_path, text, SHARED_TYPES)
+    write_entries(before, {name: entry()})
+    after = read_thresholds(before.path, SHARED_TYPES)
+    assert after.entries == {**before.entries, name: (*before.entries[name], entry())}
+    assert_only_added(
+        text.replace("TF0 TB0:", "TB0 TF0:"), before.path.read_text().replace("TF0:", "TB0:", 1)
+    )
+
+
+def test_what_a_type_shares_by_an_anchor_it_goes_on_sharing_when_its_key_is_split(tmp_path):
+    before = read(tmp_path, SHARED, SHARED_TYPES)
+    write_entries(before, {"TF0": entry()})
+    text = before.path.read_text()
+    assert "\nTB0:   # two types\n" in text
+    own = text[text.index("\nTF0:\n") : text.index("# about the next")]
+    assert own.count("metrics: *shared") == 1
+    before.path.write_text(text.replace("alarm: 8}", "alarm: 9}"))
+    after = read_thresholds(before.path, SHARED_TYPES)
+    alarms = [after.entries[name][0].metrics["bias_level"].alarm for name in ("TB0", "TF0", "TW0")]
+    assert alarms == [9, 9, 9]
+    assert after.entries["TF0"][1].metrics["bias_level"].alarm == 6
+
+
+def test_several_entries_are_written_at_once_and_the_next_ones_later(tmp_path):
+    thresholds = read(tmp_path, SHARED, SHARED_TYPES)
+    for year in (2020, 2021):
+        new = entry(date(year, 1, 1))
+        write_entries(thresholds, dict.fromkeys(SHARED_TYPES, new))
+        thresholds = read_thresholds(thresholds.path, SHARED_TYPES)
+        assert all(entries[-1] == new for entries in thresholds.entries.values())
+    assert {len(entries) for entries in thresholds.entries.values()} == {3}
+
+
+def test_the_shipped_file_takes_an_entry_for_every_type_and_is_otherwise_the_same(tmp_path):
+    types = [name for one in read_instruments() for name in one.image_types()]
+    text = shipped("thresholds.yaml").read_text()
+    before = read(tmp_path, text, types)
+    some = ["UBB0", "URB2", "UBB2", "AB1", "UD2RW2", types[-1]]
+    encoder = before.entries["UBB0"][0].encoder
+    new = {name: entry(encoder=encoder) for name in some}
+    write_entries(before, new)
+    after = read_thresholds(before.path, types)
+    assert {name: entries[1:] for name, entries in after.entries.items() if entries[1:]} == {
+        name: (one,) for name, one in new.items()
+    }
+    added = set(before.path.read_text().splitlines()) - set(text.splitlines())
+    assert not [line for line in added if line.startswith("#")]
+
+
+def test_line_ends_permissions_and_links_stay_as_they_are(tmp_path):
+    real = tmp_path / "real.yaml"
+    real.write_bytes(SHARED.replace("\n", "\r\n").encode())
+    real.chmod(0o664)
+    link = tmp_path / "thresholds.yaml"
+    link.symlink_to(real)
+    write_entries(read_thresholds(link, SHARED_TYPES), {"TB0": entry(), "TX0": entry()})
+    assert link.is_symlink()
+    assert real.stat().st_mode & 0o777 == 0o664
+    content = real.read_bytes()
+    assert content.count(b"\n") == content.count(b"\r\n")
+    assert {path.name for path in tmp_path.iterdir()} == {"real.yaml", "thresholds.yaml"}
+
+
+def test_a_file_that_was_changed_meanwhile_is_not_overwritten(tmp_path):
+    thresholds = read(tmp_path, SHARED, SHARED_TYPES)
+    edited = SHARED + "# a word more\n"
+    thresholds.path.write_text(edited)
+    with pytest.raises(ConfigurationError, match="was changed after it had been read; nothing is"):
+        write_entries(thresholds, {"TB0": entry()})
+    assert thresholds.path.read_text() == edited
+
+
+@pytest.mark.parametrize("since", [date(2010, 1, 1), date(2009, 12, 31)])
+def test_an_entry_that_would_not_be_the_newest_is_refused(tmp_path, since):
+    thresholds = read(tmp_path, SHARED, SHARED_TYPES)
+    words = f"TB0: has an entry from 2010-01-01 for encoder e1, so that one from {since} would not"
+    with pytest.raises(ConfigurationError, match=words):
+        write_entries(thresholds, {"TB0": entry(since)})
+    assert thresholds.path.read_text() == SHARED
+
+
+def test_an_entry_of_the_same_day_for_another_encoder_is_added(tmp_path):
+    thresholds = read(tmp_path, SHARED, SHARED_TYPES)
+    write_entries(thresholds, {"TX0": entry(date(2010, 1, 1), "e2")})
+    after = read_thresholds(thresholds.path, SHARED_TYPES)
+    assert [one.encoder for one in after.entries["TX0"]] == ["e1", "e2"]
+
+
+@pytest.mark.parametrize("name", ["UBB0", "URB1"])
+@pytest.mark.parametrize("style", ["block", "flow"])
+def test_a_list_of_entries_that_two_types_share_by_an_anchor_is_refused(tmp_path, name, style):
+    fields = [
+        "from: 2010-01-01", "encoder: e1", "merge_height: 1", "residual: 9", "false_alarms: 0.1",
+        "metrics: {}", "why: x", "by: me",
+    ]  # fmt: skip
+    one = "\n  - " + "\n    ".join(fields) if style == "block" else " [{" + ", ".join(fields) + "}]"
+    text = f"UBB0: &all{one}\nURB1: *all\n"
+    thresholds = read(tmp_path, text)
+    with pytest.raises(ConfigurationError, match="its list of entries is an anchor's, and another"):
+        write_entries(thresholds, {name: entry()})
+    assert thresholds.path.read_text() == text

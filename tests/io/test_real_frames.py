@@ -1,0 +1,98 @@
+"""Real raw frames of seven instruments: each is read, or refused in one clear line.
+
+They are not part of the repository; without them these tests are skipped.
+"""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qc.core.frame import Frame
+from qc.errors import FrameError, IncompleteHeader, NotForUs
+from qc.io.instruments import read_instruments
+from qc.io.read_frame import read_frame
+
+FOLDER = Path(__file__).parents[3] / "shared" / "real"
+MANIFEST = FOLDER / "MANIFEST.tsv"
+INSTRUMENTS = read_instruments()
+KINDS = {"bias": "bias", "flat-lamp": "flat", "flat-sky": "sky flat", "arc": "arc"}
+WITHOUT_FILE = ("isis", "osiris", "sbig")
+
+pytestmark = pytest.mark.skipif(not MANIFEST.exists(), reason=f"no real frames in {FOLDER}")
+
+
+def listed(*folders: str) -> list[dict[str, str]]:
+    if not MANIFEST.exists():
+        return []
+    with MANIFEST.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    return [row for row in rows if row["file"].split("/")[0] in folders]
+
+
+def read_or_refuse(row: dict[str, str]) -> Frame | FrameError:
+    try:
+        return read_frame(FOLDER / row["file"], INSTRUMENTS)
+    except FrameError as error:
+        return error
+
+
+def file_name(row: dict[str, str]) -> str:
+    return row["file"]
+
+
+@pytest.mark.parametrize("row", listed("alfosc_fasu", "deveny", "efosc2", "sprat"), ids=file_name)
+def test_a_frame_is_of_the_kind_that_the_manifest_names(row):
+    result = read_or_refuse(row)
+    if row["type"] == "science":
+        assert isinstance(result, NotForUs)
+        assert "science" in str(result)
+    else:
+        assert isinstance(result, Frame), str(result)
+        assert result.calibration == KINDS[row["type"]]
+
+
+@pytest.mark.parametrize("row", listed("alfosc_fasu", "deveny", "efosc2", "sprat"), ids=file_name)
+def test_its_pixels_have_the_shape_that_the_manifest_names(row):
+    result = read_or_refuse(row)
+    if isinstance(result, Frame):
+        [extension] = result.extensions
+        assert "x".join(map(str, extension.pixels.shape)) == row["shape"]
+
+
+@pytest.mark.parametrize("row", listed(*WITHOUT_FILE), ids=file_name)
+def test_a_frame_of_no_known_instrument_is_refused_in_one_line(row):
+    result = read_or_refuse(row)
+    assert isinstance(result, NotForUs | IncompleteHeader)
+    assert "INSTRUME" in str(result)
+    assert "\n" not in str(result)
+
+
+def test_a_header_that_calls_a_bias_a_dark_is_seen_through():
+    [first, *_] = listed("efosc2")
+    frame = read_or_refuse(first)
+    assert isinstance(frame, Frame)
+    assert (frame.header["DPR TYPE"], frame.exposure_s) == ("DARK", 0)
+    assert frame.extensions[0].setup.image_type == "EB0"
+    assert frame.extensions[0].promised_light == 0
+
+
+def test_the_overscan_of_every_lit_frame_is_at_the_level_that_its_file_promises():
+    for row in listed("efosc2", "deveny"):
+        frame = read_or_refuse(row)
+        if isinstance(frame, Frame):
+            [extension] = frame.extensions
+            assert extension.overscan is not None
+            level_adu = np.median(extension.pixels[extension.overscan])
+            low, high = extension.limits["bias_level"]
+            assert low < level_adu < high, row["file"]
+
+
+def test_frames_of_one_afternoon_belong_to_the_night_that_follows():
+    nights = {
+        frame.night.isoformat()
+        for frame in map(read_or_refuse, listed("efosc2")[:5])
+        if isinstance(frame, Frame)
+    }
+    assert nights == {"2022-01-26"}

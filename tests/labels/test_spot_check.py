@@ -1,0 +1,177 @@
+from datetime import date, datetime, timedelta
+
+import pytest
+from scipy.stats import binom
+
+from qc import db
+from qc.core.enums import LabelName
+from qc.core.verdict import Status
+from qc.db.labels import Answer
+from qc.db.models import VerdictRow
+from qc.errors import InvalidAnswer
+from qc.labels import store
+from qc.labels.spot_check import (
+    ONE_IN,
+    Draw,
+    Statement,
+    is_drawn,
+    missed_share,
+    read_draws,
+    statements,
+)
+from qc.summaries.night import read_night
+from tests.support.remembered import A_NIGHT, FIRST_NIGHT, Past, remember
+
+NIGHT = FIRST_NIGHT.date()
+LATER = timedelta(hours=12)  # when people come to look
+
+
+def pixels(*, drawn: bool, n: int, night: date = NIGHT) -> list[str]:
+    """The first digests that are drawn of that night, or are not."""
+    numbered = (str(number) for number in range(10_000))
+    return [one for one in numbered if is_drawn(one, night) is drawn][:n]
+
+
+def say(runtime, extension_id: int, label: LabelName, at: datetime = FIRST_NIGHT + LATER) -> None:
+    with runtime.writes.begin() as session:
+        kind = "light_leak" if label is LabelName.BAD else ""
+        db.labels.record_label(session, extension_id, Answer(label, "kim", kind, at=at))
+
+
+def draws(runtime, first: date = NIGHT, last: date = date(2026, 12, 31)) -> list[Draw]:
+    with runtime.reads() as session:
+        return read_draws(session, first, last)
+
+
+def drawn(runtime, night: date = NIGHT) -> list[int]:
+    return [one.extension_id for one in draws(runtime, night, night) if one.is_drawn]
+
+
+def test_one_in_five_is_drawn():
+    fallen = sum(is_drawn(str(number), NIGHT) for number in range(5000))
+    assert ONE_IN == 5
+    assert binom.cdf(fallen, 5000, 1 / 5) == pytest.approx(0.5, abs=0.499)
+
+
+def test_the_same_pixels_fall_anew_each_night():
+    nights = [NIGHT + timedelta(days=days) for days in range(200)]
+    assert 20 < sum(is_drawn("same", night) for night in nights) < 65
+
+
+def test_frames_that_come_later_change_nobody_who_was_drawn(runtime):
+    remember(runtime, *[Past() for _ in range(A_NIGHT // 2)])
+    before = drawn(runtime)
+    remember(runtime, *[Past() for _ in range(A_NIGHT // 2)])
+    after = drawn(runtime)
+    assert after[: len(before)] == before
+
+
+def test_labels_change_nobody_who_was_drawn(runtime):
+    remember(runtime, *[Past(pixels=one) for one in pixels(drawn=True, n=4)])
+    before = drawn(runtime)
+    assert len(before) == 4
+    say(runtime, before[0], LabelName.GOOD)
+    say(runtime, before[1], LabelName.BAD)
+    assert drawn(runtime) == before
+
+
+def test_a_later_verdict_changes_nobody_who_was_drawn(runtime):
+    remember(runtime, Past(pixels=pixels(drawn=True, n=1)[0]))
+    with runtime.writes.begin() as session:
+        [first] = session.query(VerdictRow).all()
+        columns = [one.name for one in VerdictRow.__table__.columns if one.name != "id"]
+        again = {name: getattr(first, name) for name in columns}
+        session.add(VerdictRow(**again | {"status": Status.ANOMALOUS}))
+    assert len(drawn(runtime)) == 1
+
+
+def test_an_anomaly_is_not_drawn_whatever_its_pixels(runtime):
+    [one] = pixels(drawn=True, n=1)
+    remember(runtime, Past(pixels=one, status=Status.ANOMALOUS))
+    remember(runtime, Past(pixels=one, status=Status.UNDECIDED))
+    assert draws(runtime) == []
+
+
+def test_what_was_labelled_because_it_looked_odd_does_not_count(runtime):
+    odd = [Past(pixels=one) for one in pixels(drawn=False, n=3)]
+    remember(runtime, *odd, Past(pixels=pixels(drawn=True, n=1)[0]))
+    for one in draws(runtime):
+        say(runtime, one.extension_id, LabelName.BAD)
+    [statement] = statements(draws(runtime))
+    assert (statement.nominal, statement.drawn) == (4, 1)
+    assert (statement.looked_at, statement.bad) == (1, 1)
+
+
+def test_a_certificate_given_with_the_file_is_not_a_look(runtime):
+    remember(runtime, Past(pixels=pixels(drawn=True, n=1)[0], label=LabelName.GOOD))
+    [statement] = statements(draws(runtime))
+    assert (statement.drawn, statement.looked_at) == (1, 0)
+    assert statement.words == "nobody has looked yet"
+
+
+def test_a_label_that_was_undone_is_no_answer(runtime):
+    remember(runtime, Past(pixels=pixels(drawn=True, n=1)[0]))
+    [one] = drawn(runtime)
+    say(runtime, one, LabelName.BAD)
+    with runtime.writes.begin() as session:
+        store.undo(session, db.selection.extensions_with(session, [one]), "kim")
+    assert statements(draws(runtime))[0].looked_at == 0
+
+
+def test_none_bad_in_sixty_is_at_most_4_9_percent():
+    statement = Statement("UBB0", nominal=300, drawn=60, looked_at=60, bad=0)
+    assert statement.words == "none bad in 60: at most 4.9 % missed, 95 %"
+
+
+@pytest.mark.parametrize(("looked_at", "bad"), [(60, 1), (60, 5), (400, 0), (1, 0), (7, 6)])
+def test_at_the_bound_so_few_bad_ones_are_seen_in_one_sample_of_twenty(looked_at, bad):
+    assert binom.cdf(bad, looked_at, missed_share(looked_at, bad)) == pytest.approx(0.05)
+
+
+def test_a_sample_that_is_all_bad_bounds_nothing():
+    assert missed_share(3, 3) == 1
+
+
+def test_a_statement_is_made_for_each_type_and_for_all():
+    said = [
+        Draw(1, "TB0", NIGHT, is_drawn=True, answer=LabelName.GOOD),
+        Draw(2, "TB0", NIGHT, is_drawn=True, answer=LabelName.BAD),
+        Draw(3, "TF0", NIGHT, is_drawn=True, answer=LabelName.VALID_OUTLIER),
+        Draw(4, "TF0", NIGHT, is_drawn=True),
+        Draw(5, "TF0", NIGHT, is_drawn=False),
+    ]
+    told = [(one.image_type, one.drawn, one.looked_at, one.bad) for one in statements(said)]
+    assert told == [("TB0", 2, 2, 1), ("TF0", 2, 1, 0), ("all types", 4, 3, 1)]
+
+
+def test_answers_of_ninety_days_add_up_in_the_nights_report_and_older_ones_do_not(runtime):
+    old = [Past(pixels=one) for one in pixels(drawn=True, n=A_NIGHT)]
+    remember(runtime, *old)  # one night
+    for one in drawn(runtime):
+        say(runtime, one, LabelName.GOOD)
+    for days, looked_at in ((0, 10), (89, 10), (90, 0)):
+        with runtime.reads() as session:
+            night = read_night(session, NIGHT + timedelta(days=days), runtime.instruments)
+        assert sum(one.looked_at for one in night.sample.statements) == looked_at
+
+
+def test_the_whole_sample_is_answered_for_at_once_but_for_what_was_labelled(runtime):
+    remember(runtime, *[Past(pixels=one) for one in pixels(drawn=True, n=4)])
+    first, *rest = drawn(runtime)
+    say(runtime, first, LabelName.BAD)
+    with runtime.writes.begin() as session:
+        chosen = store.choose_sample(session, None)
+        store.answer_for(session, chosen, store.read_answer("good", who="kim"), runtime.instruments)
+    assert [one.id for one in chosen] == rest
+    [statement] = statements(draws(runtime))
+    assert (statement.drawn, statement.looked_at, statement.bad) == (4, 4, 1)
+    with runtime.reads() as session, pytest.raises(InvalidAnswer, match="all 4 drawn have a label"):
+        store.choose_sample(session, NIGHT)
+
+
+def test_where_nothing_was_drawn_there_is_nothing_to_answer_for(runtime):
+    with runtime.reads() as session:
+        with pytest.raises(InvalidAnswer, match="nothing was drawn"):
+            store.choose_sample(session, None)
+        with pytest.raises(InvalidAnswer, match="2026-01-01: nothing was drawn"):
+            store.choose_sample(session, NIGHT)

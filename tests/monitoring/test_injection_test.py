@@ -1,0 +1,310 @@
+import shutil
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sqlalchemy import func, select
+
+from qc import db
+from qc.core.enums import LabelName
+from qc.db.models import AlertRow, EmbeddingRow, ExtensionRow, FrameRow, SelfTestRow, VerdictRow
+from qc.errors import ConfigurationError, FrameError
+from qc.io.instruments import read_instrument
+from qc.io.read_frame import parse_frame
+from qc.monitoring.injection_test import STRENGTHS, TRIED, run_self_test
+from qc.monitoring.recall import recall_by_kind
+from qc.simulator import FAULTS, FILE_FAULTS, signal_to_noise, spoil_file
+from tests.support.builders import cards, frame_bytes, pixels, short_uves, write
+from tests.support.databases import copied
+from tests.support.tiny import (
+    INSTRUMENT,
+    LIT,
+    NX,
+    NY,
+    cards_of,
+    open_tiny,
+    process,
+    thresholds_text,
+    write_frame,
+    write_history,
+)
+
+NOW = datetime(2026, 1, 6, 11, tzinfo=UTC)
+NIGHT = date(2026, 1, 5)
+
+
+@pytest.fixture(scope="module")
+def good_night(empty_project, tmp_path_factory):
+    """A project with twenty references of either kind, and a night of three good ones."""
+    folder = tmp_path_factory.mktemp("good")
+    with copied(empty_project, folder / "project") as project:
+        with open_tiny(project) as runtime:
+            history = write_history(folder) + write_history(folder, kind="FLAT", night=2)
+            process(runtime, *history, label=LabelName.GOOD)
+            tonight = [write_frame(folder, 5, number) for number in range(3)]
+            tonight += [write_frame(folder, 5, 10 + number, kind="FLAT") for number in range(3)]
+            process(runtime, *tonight)
+        yield project, tonight
+
+
+@pytest.fixture
+def runtime(good_night, tmp_path):
+    project, _ = good_night
+    with copied(project, tmp_path / "project") as copy, open_tiny(copy) as opened:
+        yield opened
+
+
+def rows(runtime, table):
+    with runtime.reads() as session:
+        return session.scalar(select(func.count()).select_from(table))
+
+
+def test_each_kind_and_image_type_is_tried_and_found(runtime):
+    tested = run_self_test(runtime, None, NOW)
+    assert tested.night == NIGHT
+    assert {(one.kind, one.image_type) for one in tested.trials} == {
+        ("light_leak", "TB0"),
+        ("lamp_off", "TF0"),
+    }
+    assert {one.strength for one in tested.trials} == set(STRENGTHS)
+    assert tested.count.found == tested.count.tried >= 3
+    assert (tested.untried, tested.lost, tested.falls) == ((), (), ())
+    assert "injected faults found, 2 kinds in 2 image types" in tested.words
+
+
+def test_nothing_is_kept_but_whether_it_was_found(runtime):
+    tables = (FrameRow, ExtensionRow, EmbeddingRow, VerdictRow, AlertRow)
+    before = [rows(runtime, table) for table in tables]
+    tested = run_self_test(runtime, NIGHT, NOW)
+    assert [rows(runtime, table) for table in tables] == before
+    assert rows(runtime, SelfTestRow) == len(tested.trials)
+    with runtime.reads() as session:
+        [row, *_] = session.scalars(select(SelfTestRow).order_by(SelfTestRow.id))
+        assert (row.night, row.at, row.instrument, row.is_found) == (NIGHT, NOW, "TINY", True)
+        assert row.frame.startswith("TINY.2026-01-05T20:")
+        assert len(recall_by_kind(session, NIGHT)) == 2
+
+
+def test_the_same_night_gives_the_same_trials_and_replaces_the_former(runtime):
+    first = run_self_test(runtime, NIGHT, NOW)
+    again = run_self_test(runtime, NIGHT, NOW + timedelta(hours=1))
+    assert again.trials == first.trials
+    assert rows(runtime, SelfTestRow) == len(first.trials)
+
+
+def test_it_stops_when_time_is_up_and_says_what_was_not_tried(runtime):
+    clock = iter(range(0, 10_000, 60))  # a minute passes at each look
+    tested = run_self_test(runtime, NIGHT, NOW, budget_s=130, clock=lambda: float(next(clock)))
+    assert len({one.kind for one in tested.trials}) == 1
+    assert len(tested.untried) == 2  # a kind, and its image type
+
+
+def test_the_next_night_begins_with_what_was_not_tried(runtime, tmp_path):
+    clock = iter(range(0, 10_000, 60))
+    first = run_self_test(runtime, NIGHT, NOW, budget_s=130, clock=lambda: float(next(clock)))
+    for number in range(3):
+        process(runtime, write_frame(tmp_path, 6, number))
+        process(runtime, write_frame(tmp_path, 6, 10 + number, kind="FLAT"))
+    clock = iter(range(0, 10_000, 60))
+    second = run_self_test(runtime, None, NOW, budget_s=130, clock=lambda: float(next(clock)))
+    assert {one.kind for one in second.trials} == set(first.untried) - {"TB0", "TF0"}
+
+
+def test_a_file_that_is_gone_is_replaced_by_another(runtime, good_night, tmp_path):
+    """The files are moved away, and later put back."""
+    _, tonight = good_night
+    first = run_self_test(runtime, NIGHT, NOW)
+    used = {one.frame.partition("[")[0] for one in first.trials}
+    moved = [path for path in tonight if path.name.removesuffix(".fits") in used]
+    for path in moved:
+        shutil.move(path, tmp_path / path.name)
+    try:
+        tested = run_self_test(runtime, NIGHT, NOW)
+    finally:
+        for path in moved:
+            shutil.move(tmp_path / path.name, path)
+    assert tested.count.tried == first.count.tried
+    assert set(tested.lost) == used
+    assert used.isdisjoint(one.frame.partition("[")[0] for one in tested.trials)
+
+
+def test_a_night_whose_files_are_all_gone_says_so(runtime):
+    with runtime.writes.begin() as session:
+        for row in session.scalars(select(FrameRow)):
+            row.path = f"/nowhere/{row.id}.fits"
+    tested = run_self_test(runtime, NIGHT, NOW)
+    assert tested.trials == ()
+    assert tested.words.endswith("nothing could be tried: no good frame of it is on disk as it was")
+    assert len(tested.lost) == 6
+
+
+def test_a_file_that_was_changed_since_is_not_used(runtime, tmp_path):
+    other = write_frame(tmp_path, 5, 0, EXPTIME=2.0)
+    with runtime.writes.begin() as session:
+        for row in session.scalars(select(FrameRow)):
+            row.path = str(other)
+    assert run_self_test(runtime, NIGHT, NOW).trials == ()
+
+
+def test_what_a_person_called_bad_is_no_good_image(runtime):
+    with runtime.writes.begin() as session:
+        for one in list(db.findings.findings(session, NIGHT, NIGHT)):
+            answer = db.labels.Answer(LabelName.BAD, "kim", "other")
+            db.labels.record_label(session, one.extension.id, answer)
+    tested = run_self_test(runtime, NIGHT, NOW)
+    assert tested.words.endswith("nothing could be tried: it had no good frame")
+
+
+def test_without_a_night_it_says_what_is_lacking(project):
+    with open_tiny(project) as empty, pytest.raises(ConfigurationError, match="nothing to try"):
+        run_self_test(empty, None, NOW)
+
+
+def test_a_blind_system_is_below_its_limit_and_owes_an_alert_once(good_night, tmp_path):
+    """Bad trials of the nights before, and a test tonight: the fall is told once."""
+    project, _ = good_night
+    with copied(project, tmp_path / "project") as copy, open_tiny(copy) as runtime:
+        with runtime.writes.begin() as session:
+            for number in range(30):
+                row = SelfTestRow(
+                    night=NIGHT - timedelta(days=1 + number % 3), at=NOW, instrument="TINY",
+                    image_type="TB0", kind="light_leak", strength="gross", is_found=False,
+                    score=0.1, frame="a", reason="",
+                )  # fmt: skip
+                session.add(row)
+        for _ in range(2):
+            tested = run_self_test(runtime, NIGHT, NOW)
+        assert tested.is_below_limit
+        assert "light_leak" in tested.falls[0].sentence
+        assert rows(runtime, AlertRow) == 1
+
+
+# --- what is done to frames -----------------------------------------------------------------------
+
+
+def test_every_kind_that_is_tried_is_one_that_people_know():
+    named = {fault.name for fault in short_uves().faults}
+    assert set(TRIED) <= named
+    assert set(TRIED) <= set(FAULTS)
+
+
+@pytest.mark.parametrize("kind", FILE_FAULTS)
+def test_a_spoilt_file_is_refused(kind):
+    content = frame_bytes(cards("red", "BIAS"), pixels(), pixels())
+    uves = [short_uves()]
+    assert len(parse_frame(content, Path("a.fits"), uves).extensions) == 2
+    with pytest.raises(FrameError):
+        parse_frame(spoil_file(content, kind, "gross"), Path("a.fits"), uves)
+
+
+def test_a_file_that_lacks_what_the_fault_would_take_is_told():
+    content = frame_bytes(cards("blue", "BIAS"), pixels())
+    with pytest.raises(ValueError, match="several images"):
+        spoil_file(content, "chip_missing", "gross")
+    with pytest.raises(ValueError, match="not in this header"):
+        spoil_file(frame_bytes({"KIND": "BIAS"}, pixels()), "keyword_missing", "gross")
+    with pytest.raises(ValueError, match="no fault of a file"):
+        spoil_file(content, "dust", "gross")
+
+
+def test_a_fault_below_the_noise_is_invisible():
+    well = np.full((64, 64), 100)
+    ill = well.copy()
+    ill[10, 10] += 9
+    assert signal_to_noise(ill, well, gain_e_per_adu=1.0, read_noise_adu=3.0) == pytest.approx(3)
+
+
+# --- what another image shows ---------------------------------------------------------------------
+
+TWO_CHIPS = """\
+calibrations:
+  - {name: flat, frame_class: flat, letter: F, when: {KIND: FLAT}, light: true, stretch_adu: 100}
+  - {name: arc, frame_class: arc, letter: W, when: {KIND: ARC}, light: true, stretch_adu: 100}
+arms:
+  camera: {wavelength_nm: WAVELEN, slit_arcsec: SLIT}
+read_modes:
+  - {name: fast, when: {INSTRUME: "*"}}
+  - {name: slow, when: {INSTRUME: SLOW}}
+layouts:
+  - name: two chips
+    arm: camera
+    images: 2
+    shape: [224, 240]
+    sections:
+      - {chip: ONE, image: 1, number: 1, light: &light {columns: [0, 224]}, overscan: &dark
+          {columns: [224, 240]}}
+      - {chip: TWO, image: 2, number: 2, light: *light, overscan: *dark}
+chips:
+  ONE: &chip
+    read_modes:
+      fast: &fast {gain_e_per_adu: 1, read_noise_adu: 3, bias_adu: 100, saturation_adu: 65535}
+      slow: {gain_e_per_adu: 0.25, read_noise_adu: 3, bias_adu: 300, saturation_adu: 65535}
+  TWO: *chip
+faults:
+"""
+LENT = {
+    "chips_swapped": "flat, arc",
+    "chip_duplicated": "flat, arc",
+    "chip_missing": "flat, arc",
+    "frame_repeated": "flat, arc",
+    "mislabelled": "flat, arc",
+    "setting_wrong": "flat, arc",
+    "wrong_gain": "flat, arc",
+    "arc_in_flat": "flat",
+    "flat_in_arc": "arc",
+    "lamp_spectrum": "flat, arc",
+}
+
+
+def two_chips(folder, night, number, kind, nm):
+    """A frame of two images that differ from each other, and by setting and by kind."""
+    rng = np.random.default_rng([night, number, int(nm)])
+    images = rng.normal(100, 3, (2, NY, NX))
+    if kind == "ARC":
+        images[0, ::8, :100] += 800
+        images[1, ::8, 120:220] += 800
+    elif nm == 500:
+        images[0, : NY // 2, LIT] += 1000
+        images[1, NY // 2 :, LIT] += 1000
+    else:
+        images[0, :, :100] += 1000
+        images[1, :, 120:220] += 1000
+    told = cards_of(night, number, kind) | {"WAVELEN": nm}
+    counts = images.round().astype(np.uint16)
+    return write(folder / f"{told['ARCFILE']}", frame_bytes(told, *counts))
+
+
+@pytest.fixture
+def two_chip_runtime(project, inbox):
+    faults = "".join(
+        f"  - {{name: {name}, sentence: A fault., classes: [{classes}]}}\n"
+        for name, classes in LENT.items()
+    )
+    text = INSTRUMENT[: INSTRUMENT.index("calibrations:")] + TWO_CHIPS + faults
+    (project / "instruments" / "tiny.yaml").write_text(text)
+    instrument = read_instrument(project / "instruments" / "tiny.yaml")
+    (project / "thresholds.yaml").write_text(thresholds_text(instrument.image_types()))
+    kinds = [("FLAT", 500.0), ("FLAT", 600.0), ("ARC", 500.0)]
+    with open_tiny(project, instrument_text=text) as runtime:
+        for night, frames, label in ((1, 20, LabelName.GOOD), (5, 2, None)):
+            numbers = range(frames)
+            paths = [
+                two_chips(inbox, night, 3 * number + place, *kind)
+                for place, kind in enumerate(kinds)
+                for number in numbers
+            ]
+            process(runtime, *paths, label=label)
+        yield runtime
+
+
+@pytest.mark.once
+def test_what_another_image_shows_is_tried_and_found(two_chip_runtime):
+    tested = run_self_test(two_chip_runtime, NIGHT, NOW)
+    missed = [
+        f"{one.kind} in {one.frame}: {one.score}" for one in tested.trials if not one.is_found
+    ]
+    assert missed == []
+    assert {one.kind for one in tested.trials} == LENT.keys() - {"lamp_spectrum"}
+    assert tested.beyond == ("lamp_spectrum",)
+    assert {one.image_type for one in tested.trials} == {"TF1", "TF2", "TW1", "TW2"}

@@ -1,0 +1,250 @@
+"""Files read by processes beside this one: what comes of it is what this one would have made."""
+
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from qc import errors
+from qc.core.enums import FrameState, LabelName
+from qc.core.frame import Header
+from qc.core.measurement import File
+from qc.errors import FrameError, UnreadableFrame
+from qc.io.instruments import Instrument
+from qc.pipeline.process import process_frames
+from qc.pipeline.readers import Readers, Reading, read_file, workers_for
+from tests.support.builders import write
+from tests.support.databases import copied
+from tests.support.learnt import learnt
+from tests.support.tiny import (
+    bias_jump,
+    light_leak,
+    open_tiny,
+    process,
+    write_frame,
+    write_history,
+    write_instrument,
+)
+
+GONE_WITHIN_S = 30
+
+
+@pytest.fixture
+def two_projects(empty_project, tmp_path):
+    """Two projects that nothing has been processed in."""
+    with (
+        copied(empty_project, tmp_path / "one") as one,
+        copied(empty_project, tmp_path / "two") as two,
+    ):
+        yield one, two
+
+
+def file_of(path: Path) -> File:
+    status = path.stat()
+    return File(path, status.st_size, status.st_mtime_ns)
+
+
+def spoil(folder: Path) -> list[Path]:
+    """Write files of which nothing good can come, each in its own way."""
+    return [
+        write(folder / "TINY.2026-01-02T20:40:00.fits", b"no FITS at all"),
+        write_frame(folder, 2, 41, KIND="SCIENCE"),
+        write_frame(folder, 2, 42, kind="FLAT", KIND="NOBODY KNOWS"),
+        write_frame(folder, 2, 43, change=lambda image: image.fill(7)),
+    ]
+
+
+def a_week(folder: Path) -> list[Path]:
+    """Write nights with faults, a read-out given twice, and files that cannot be read."""
+    paths = write_history(folder, frames=21)
+    for night in range(2, 5):
+        paths += [write_frame(folder, night, number, kind="FLAT") for number in range(3)]
+        paths += [write_frame(folder, night, 3, change=light_leak)]
+        paths += [write_frame(folder, night, number) for number in range(4, 8)]
+    paths += [write_frame(folder, 4, 20, change=bias_jump), *spoil(folder)]
+    twin = folder / "TINY.2026-01-04T21:30:00.fits"
+    repeated = paths[-10].read_bytes().replace(b"ARCFILE = 'TINY.", b"ARCFILE = 'TWIN.")
+    return [*paths, write(twin, repeated)]
+
+
+@pytest.mark.once
+def test_other_processes_find_what_this_one_finds_to_the_last_row(two_projects, inbox, monkeypatch):
+    paths = a_week(inbox)
+    stories = []
+    for project, workers in zip(two_projects, ("0", "2"), strict=True):
+        monkeypatch.setenv("QC_WORKERS", workers)
+        with open_tiny(project) as runtime:
+            history = list(process_frames(paths[:21], runtime, LabelName.GOOD))
+            outcomes = history + process(runtime, *paths)
+            told = [(one.path, one.state, one.reason, len(one.judged)) for one in outcomes]
+            stories.append((sorted(told), learnt(runtime)))
+    [(told, rows), (told_too, rows_too)] = stories
+    assert rows == rows_too
+    assert told == told_too
+    assert {state for _, state, _, _ in told} == set(FrameState)
+    assert len(rows["frame"]) == len(paths)
+
+
+def test_the_same_pixels_twice_in_one_night_are_told_though_both_are_recorded_together(
+    runtime, inbox
+):
+    first = write_frame(inbox, 2)
+    name = b"TINY.2026-01-02T20:00:00"
+    content = first.read_bytes().replace(name, name[:-1] + b"5")
+    [before, after] = process(
+        runtime, first, write(inbox / "TINY.2026-01-02T20:00:05.fits", content)
+    )
+    assert before.judged[0].evidence.duplicate_of == ""
+    assert after.judged[0].evidence.duplicate_of == "TINY.2026-01-02T20:00:00"
+
+
+def test_processes_that_are_killed_lose_nothing(project, inbox, monkeypatch):
+    monkeypatch.setenv("QC_WORKERS", "2")
+    paths = write_history(inbox, frames=40)
+    with open_tiny(project) as runtime:
+        outcomes = process_frames(paths, runtime)
+        done = [next(outcomes)]
+        killed = [child.pid for child in multiprocessing.active_children() if child.pid]
+        for pid in killed:
+            os.kill(pid, signal.SIGKILL)
+        done += outcomes
+    assert killed
+    assert [one.state for one in done] == [FrameState.PROCESSED] * 40
+    assert [one.path.name for one in done] == [path.name for path in paths]
+
+
+class Deadly(Instrument):
+    """An instrument that no process survives, for one kind of frame."""
+
+    def recognises(self, header: Header) -> bool:
+        if header.get("OBJECT") == "DEADLY":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().recognises(header)
+
+
+def deadly(folder: Path) -> Deadly:
+    plain = write_instrument(folder)
+    return Deadly(**{one.name: getattr(plain, one.name) for one in fields(plain) if one.init})
+
+
+def test_a_file_that_kills_whoever_reads_it_is_named_and_takes_no_other_with_it(tmp_path):
+    paths = [
+        write_frame(tmp_path, 1, number, OBJECT="DEADLY" if number == 3 else "BIAS")
+        for number in range(8)
+    ]
+    with Readers([deadly(tmp_path / "instruments")], workers=2) as readers:
+        waits = [readers.begin(file_of(path)) for path in paths]
+        for number, (path, wait) in enumerate(zip(paths, waits, strict=True)):
+            if number == 3:
+                with pytest.raises(UnreadableFrame, match=f"^{path}: the process .* died, twice"):
+                    wait()
+            else:
+                assert wait().frame.name == path.stem
+
+
+def test_an_error_of_a_frame_comes_back_as_it_was(tmp_path):
+    path = write(tmp_path / "x.fits", b"no FITS at all")
+    instrument = write_instrument(tmp_path / "instruments")
+    with pytest.raises(UnreadableFrame) as here:
+        read_file(file_of(path), [instrument])
+    with Readers([instrument], workers=1) as readers:
+        wait = readers.begin(file_of(path))
+        with pytest.raises(UnreadableFrame) as there:
+            wait()
+    assert str(there.value) == str(here.value)
+
+
+@pytest.mark.parametrize("kind", FrameError.__subclasses__(), ids=lambda kind: kind.__name__)
+def test_every_error_of_a_frame_can_travel(kind):
+    [words] = pickle.loads(pickle.dumps(kind("a: b"))).args
+    assert words == "a: b"
+    assert isinstance(kind("a: b"), errors.QCError)
+
+
+def test_a_bug_that_one_file_brings_to_light_is_on_record_and_stops_nothing(
+    project, inbox, monkeypatch, caplog
+):
+    monkeypatch.setattr(
+        "qc.pipeline.readers.measure", lambda extension: 1 // (extension.number or 0)
+    )
+    [path] = write_history(inbox, frames=1)
+    with open_tiny(project) as runtime:
+        [outcome] = process(runtime, path)
+    assert outcome.state is FrameState.FAILED
+    assert "a fault of the program: ZeroDivisionError" in outcome.reason
+    assert "Traceback" in caplog.text
+
+
+@pytest.mark.parametrize(("files", "wanted", "workers"), [(5, None, 0), (5, 3, 3), (10**6, 0, 0)])
+def test_a_handful_of_files_is_not_worth_a_process(files, wanted, workers):
+    assert workers_for(files, wanted) == workers
+
+
+def test_many_files_are_worth_a_process_for_each_core():
+    assert workers_for(10**6, None) == len(os.sched_getaffinity(0))
+
+
+def test_no_more_is_read_ahead_than_a_batch_and_what_the_processes_hold(
+    project, inbox, monkeypatch
+):
+    monkeypatch.setenv("QC_WORKERS", "1")
+    monkeypatch.setenv("QC_BATCH_FRAMES", "4")
+    paths = write_history(inbox, frames=30)
+    begun: list[File] = []
+    begin = Readers.begin
+
+    def counted(self: Readers, file: File) -> Callable[[], Reading]:
+        begun.append(file)
+        return begin(self, file)
+
+    monkeypatch.setattr(Readers, "begin", counted)
+    with open_tiny(project) as runtime:
+        for done, _ in enumerate(process_frames(paths, runtime), start=1):
+            assert len(begun) <= done + 2 * 4 + 2 + 1
+    assert len(begun) == 30
+
+
+ORPHANS = """
+import multiprocessing, sys
+from pathlib import Path
+from qc.reading import Readers
+from tests.test_reading import file_of
+from tests.tiny import write_frame, write_instrument
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    with Readers([write_instrument(folder / "instruments")], workers=2) as readers:
+        for number in range(4):
+            readers.begin(file_of(write_frame(folder, 1, number)))()
+        print(*[child.pid for child in multiprocessing.active_children()], flush=True)
+        sys.stdin.read()
+"""
+
+
+def test_processes_end_with_the_one_that_began_them_even_if_it_is_killed(tmp_path):
+    script = tmp_path / "orphans.py"
+    script.write_text(ORPHANS)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen(
+        [sys.executable, script, tmp_path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as started:
+        assert started.stdout
+        pids = [int(word) for word in started.stdout.readline().split()]
+        started.kill()
+    deadline = time.monotonic() + GONE_WITHIN_S
+    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
+        os.sched_yield()
+    assert pids
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]

@@ -1,0 +1,59 @@
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from qc.service.systemd import Supervisor
+
+UNIT = Path(__file__).parents[2] / "docs" / "systemd" / "calibration-qc.service"
+
+
+@pytest.fixture
+def systemd(tmp_path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(tmp_path / "notify"))
+        listener.settimeout(5)
+        yield listener
+
+
+def test_systemd_is_told_that_the_program_is_ready(systemd):
+    Supervisor({"NOTIFY_SOCKET": systemd.getsockname()}).say("READY=1")
+    assert systemd.recv(100) == b"READY=1"
+
+
+def test_it_is_told_that_the_program_is_alive_three_times_in_what_it_waits(systemd):
+    environment = {"NOTIFY_SOCKET": systemd.getsockname(), "WATCHDOG_USEC": str(3600 * 10**6)}
+    supervisor = Supervisor(environment)
+    for _ in range(10):
+        supervisor.ping()
+    assert systemd.recv(100) == b"WATCHDOG=1"
+    systemd.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        systemd.recv(100)
+
+
+def test_on_a_machine_that_has_just_started_it_is_told_at_once(systemd, monkeypatch):
+    monkeypatch.setattr(time, "monotonic", lambda: 5.0)
+    environment = {"NOTIFY_SOCKET": systemd.getsockname(), "WATCHDOG_USEC": str(60 * 10**6)}
+    Supervisor(environment).ping()
+    assert systemd.recv(100) == b"WATCHDOG=1"
+
+
+def test_without_systemd_nobody_is_told():
+    supervisor = Supervisor({})
+    supervisor.say("READY=1")
+    supervisor.ping()
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")
+def test_systemd_accepts_the_unit(tmp_path):
+    unit = tmp_path / UNIT.name
+    unit.write_text(UNIT.read_text().replace("/opt/calibration-qc/.venv/bin/qc", sys.executable))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")

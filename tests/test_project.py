@@ -1,0 +1,170 @@
+import sys
+from pathlib import Path
+
+import pytest
+
+from embeddings.encoder import ResNet50Encoder
+from qc.db.engine import connect
+from qc.errors import ConfigurationError
+from qc.io.instruments import read_instruments
+from qc.project import create_project, open_runtime, thresholds_file
+from qc.settings import read_settings
+from tests.support.tiny import thresholds_text
+
+
+def settings_of(project: Path, toml: str = ""):
+    project.mkdir(exist_ok=True)
+    (project / "qc.toml").write_text(toml)
+    return read_settings(project)
+
+
+def test_the_environment_outranks_the_file_and_the_caller_outranks_both(tmp_path, monkeypatch):
+    toml = 'stretch = "asinh"\nbatch_frames = 3\nproject = "/elsewhere"\n'
+    monkeypatch.setenv("QC_STRETCH", "zscale")
+    monkeypatch.setenv("QC_PROJECT", "/nowhere")
+    settings = settings_of(tmp_path, toml)
+    assert (settings.stretch, settings.batch_frames) == ("zscale", 3)
+    assert settings.project == tmp_path.resolve()
+
+
+def test_relative_paths_start_at_the_project_wherever_the_caller_stands(tmp_path, monkeypatch):
+    toml = (
+        'thresholds = "limits/t.yaml"\ninstruments = "mine"\nweights = "w.weights.h5"\n'
+        'database = "sqlite:///data/x.db"\n'
+    )
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    settings = settings_of(tmp_path / "project", toml)
+    project = tmp_path / "project"
+    assert thresholds_file(settings) == project / "limits/t.yaml"
+    assert settings.instruments_folder == project / "mine"
+    assert settings.weights_name == str(project / "w.weights.h5")
+    assert settings.database_url.database == str(project / "data/x.db")
+
+
+def test_absolute_paths_and_names_stay_as_they_are(tmp_path):
+    toml = (
+        'thresholds = "/etc/t.yaml"\nweights = "imagenet"\n'
+        'database = "postgresql+psycopg://me:secret@host/qc"\n'
+    )
+    settings = settings_of(tmp_path, toml)
+    assert thresholds_file(settings) == Path("/etc/t.yaml")
+    assert settings.weights_name == "imagenet"
+    assert settings.database_url.host == "host"
+
+
+@pytest.mark.parametrize(
+    ("toml", "words"),
+    [
+        ('stretch = "log"', "stretch: Value error, there are physical, minmax"),
+        ("batch_frames = 0", "batch_frames: Input should be greater than 0, got 0"),
+        ('batch_frames = "many"', "batch_frames: Input should be a valid integer"),
+        ('weigths = "untrained"', "weigths: Extra inputs are not permitted, got 'untrained'"),
+        ("stretch = ", "qc.toml: "),
+        ("stretch = physical", "qc.toml: "),
+    ],
+)
+def test_a_mistake_in_the_settings_is_one_line_that_names_key_and_value(tmp_path, toml, words):
+    with pytest.raises(ConfigurationError) as told:
+        settings_of(tmp_path, toml)
+    assert words in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+def test_a_mistake_in_the_environment_is_told_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("QC_BATCH_FRAMES", "-1")
+    with pytest.raises(ConfigurationError, match=r"or QC_\*: batch_frames: Input"):
+        settings_of(tmp_path)
+
+
+def test_settings_that_are_no_text_are_told(tmp_path):
+    (tmp_path / "qc.toml").write_bytes(b"stretch = '\xff'")
+    with pytest.raises(ConfigurationError, match=r"qc\.toml: "):
+        read_settings(tmp_path)
+
+
+def test_a_database_address_that_makes_no_sense_is_told(tmp_path):
+    with pytest.raises(ConfigurationError, match="got 'nonsense'"):
+        _ = settings_of(tmp_path, 'database = "nonsense"').database_url
+
+
+@pytest.mark.parametrize("url", ["postgresql+psycopg//me:secret@host/qc", "x://me:secret@h/qc"])
+def test_a_mistake_in_a_database_address_does_not_tell_its_password(tmp_path, url):
+    with pytest.raises(ConfigurationError) as told:
+        connect(settings_of(tmp_path, f'database = "{url}"').database_url)
+    assert "secret" not in str(told.value)
+
+
+def test_a_folder_that_is_no_project_is_told_with_what_to_do(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"no such project folder; make one with 'qc db u"):
+        read_settings(tmp_path / "none")
+
+
+def test_a_thresholds_file_that_was_named_is_never_replaced_by_another(project):
+    assert thresholds_file(read_settings(project)) == project / "thresholds.yaml"
+    named = read_settings(project).model_copy(update={"thresholds": Path("typo.yaml")})
+    assert thresholds_file(named) == project / "typo.yaml"
+
+
+def test_making_a_project_twice_changes_nothing(project):
+    def contents():
+        return {
+            path: (path.read_bytes(), path.stat().st_mtime_ns)
+            for path in project.rglob("*")
+            if path.is_file() and path.suffix in {".toml", ".yaml"}
+        }
+
+    before = contents()
+    create_project(project)
+    assert contents() == before
+
+
+@pytest.mark.sqlite  # whose database is a file of the folder
+def test_a_new_project_has_settings_thresholds_and_a_database(tmp_path):
+    folder = tmp_path / "new" / "deep"
+    create_project(folder)
+    assert {path.name for path in folder.iterdir()} >= {"qc.toml", "thresholds.yaml", "qc.db"}
+    settings = read_settings(folder)
+    assert (settings.weights, settings.stretch) == ("untrained", "physical")
+
+
+def test_a_project_whose_thresholds_lie_elsewhere_keeps_them_there(unmade, tmp_path, monkeypatch):
+    elsewhere = tmp_path / "t.yaml"
+    elsewhere.write_text(thresholds_text(["UBB0"]))
+    monkeypatch.setenv("QC_THRESHOLDS", str(elsewhere))
+    create_project(unmade)
+    assert not (unmade / "thresholds.yaml").exists()
+    assert elsewhere.read_text() == thresholds_text(["UBB0"])
+
+
+@pytest.mark.sqlite  # whose address has the folder's name in it
+@pytest.mark.parametrize("name", ["a b", "a?b=c", "100%d", "ü#"])
+def test_a_project_may_have_an_odd_name(tmp_path, name):
+    create_project(tmp_path / name)
+    assert (tmp_path / name / "qc.db").is_file()
+
+
+def test_a_project_cannot_be_made_where_a_file_is(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match="cannot be made a project"):
+        create_project(tmp_path / "file")
+
+
+def test_opening_a_project_loads_no_network(project):
+    own = read_settings(project).model_copy(update={"instruments": Path("instruments")})
+    types = [n for one in read_instruments(project / "instruments") for n in one.image_types()]
+    (project / "thresholds.yaml").write_text(thresholds_text(types))
+    with open_runtime(own) as runtime:
+        assert isinstance(runtime.encoder, ResNet50Encoder)
+        assert "_network" not in vars(runtime.encoder)
+
+
+def test_an_engine_that_is_not_installed_is_said_to_be_so(unmade, monkeypatch):
+    create_project(unmade)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    monkeypatch.setenv("QC_ENGINE", "openvino")
+    with (
+        pytest.raises(ConfigurationError, match=r"pip install 'calibration-qc\[openvino\]'"),
+        open_runtime(read_settings(unmade)),
+    ):
+        pass

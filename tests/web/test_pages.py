@@ -1,0 +1,283 @@
+"""Every page as everybody may come to it: wide or narrow, by day or night, by keys, on paper."""
+
+import io
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+from fastapi.responses import HTMLResponse
+from fastapi.routing import APIRoute
+from playwright.sync_api import expect
+from pypdf import PdfReader
+
+from qc.alerts.notifications import silence
+from qc.core.enums import LabelName, Topic
+from qc.db.alerts import owe_alert
+from qc.db.findings import findings_named
+from qc.db.labels import Answer, record_label
+from qc.db.models import AlertRow, EpochRow, NoticeRow
+from qc.settings import Web
+from qc.web.app import create_app
+from tests.support.browser import WIDE, hindrances, routes_of, serving, window
+from tests.support.databases import copied
+from tests.support.owed import broken_file
+from tests.support.remembered import Past, nominal_frames, remember
+from tests.support.tiny import (
+    MERGE_HEIGHT,
+    StandIn,
+    light_leak,
+    open_tiny,
+    process,
+    write_frame,
+    write_history,
+)
+
+NOW = datetime(2026, 1, 8, 8, tzinfo=UTC)
+LEAK, GOOD, OTHER = (f"TINY.2026-01-02T20:0{minute}:00" for minute in range(3))
+SECOND_ENTRY = (
+    f"{{from: 2026-01-02, encoder: {StandIn.fingerprint}, merge_height: {MERGE_HEIGHT / 2}, "
+    "residual: 500, false_alarms: 0.001, metrics: {bias_level: {warn: 5, alarm: 10}}, "
+    "why: a new lamp, by: kim}"
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A page of a project in which much has happened.
+
+    Attributes
+    ----------
+    there : str
+        What the page shows when all of it has come.
+    """
+
+    address: str
+    there: str = "h1"
+
+
+_VIEWER = ".viewer[data-ready=yes]"
+_PLOT = "#plot[data-drawn=yes]"
+PAGES = {
+    "tonight": Place("/"),
+    "an older night": Place("/?night=2026-01-01"),
+    "frame": Place(f"/frames/{LEAK}", _VIEWER),
+    "frame, where it differs": Place(f"/frames/{LEAK}?where=1&x=120&y=200", _VIEWER),
+    "why": Place(f"/frames/{LEAK}/why", "#cost table, #cost .trouble"),
+    "why not": Place(f"/frames/{GOOD}/why", "#cost table, #cost .trouble"),
+    "cost": Place(f"/frames/{GOOD}/why/cost"),
+    "header": Place(f"/frames/{LEAK}/header?q=bin", "table"),
+    "review": Place("/review?labelled=any", "body[data-ready]"),
+    "review, nothing left": Place("/review?from=2030-01-01"),
+    "wall": Place("/review?view=wall&labelled=any", "body[data-ready]"),
+    "keys": Place("/review/keys"),
+    "thresholds": Place("/thresholds"),
+    "threshold": Place("/thresholds/TF0?factor=0.5", ".figures"),
+    "compared": Place("/thresholds/TB0/compare?one=1&other=2", ".differs"),
+    "trends": Place("/trends"),
+    "trend": Place("/trends/TB0?metric=bias_level", _PLOT),
+    "table of a trend": Place("/trends/TB0/table?metric=bias_level", "table"),
+    "history": Place("/similar"),
+    "similar": Place(f"/similar?frame={LEAK}", ".wall"),
+    "map": Place("/map?type=TB0", _PLOT),
+    "dendrogram": Place("/dendrogram?type=TB0", "svg"),
+    "dendrogram of too few": Place("/dendrogram?type=TB0&since=2030-01-01", ".trouble"),
+    "the API": Place("/api/docs"),
+    "login": Place("/login"),
+    "404": Place("/nothing"),
+    "422": Place("/review?least=much"),
+}
+PARTS = {"/review/frames/{extension_id}"}  # taken over by another page
+KEYS = """() => {
+    const seen = [], all = [];
+    const isThere = (one) => one.checkVisibility({ visibilityProperty: true }) && !one.disabled;
+    const wanted = "a[href], button, input:not([type=hidden]), select, textarea, summary, "
+        + "[tabindex='0']";
+    for (const one of document.querySelectorAll(wanted)) {
+        if (!isThere(one)) continue;
+        const isOther = one.type === "radio" && document.querySelector(
+            `input[type=radio][name="${one.name}"]:checked`) !== one
+            && document.querySelector(`input[type=radio][name="${one.name}"]`) !== one;
+        if (!isOther) all.push(one);
+    }
+    window.toReach = all;
+    return all.length;
+}"""
+FOCUSED = """() => {
+    const one = document.activeElement;
+    if (!one || one === document.body) return null;
+    const how = getComputedStyle(one), box = one.getBoundingClientRect();
+    const isSeen = box.bottom > 0 && box.top < innerHeight && box.right > 0
+        && box.left < innerWidth;
+    return { number: window.toReach.indexOf(one), html: one.outerHTML.slice(0, 200),
+        isMarked: how.outlineStyle !== "none" && parseFloat(how.outlineWidth) >= 2, isSeen };
+}"""
+
+
+@pytest.fixture(scope="module")
+def made(empty_project, tmp_path_factory):
+    """A project that has a bit of everything.
+
+    Twenty good biases; a night later one with a leak, one without, and a labelled leak. Sixty
+    good flats and ten bad ones, without files. Two entries of limits, an intervention, a file
+    that failed; alerts owed, told and silenced.
+    """
+    folder = tmp_path_factory.mktemp("everything")
+    (inbox := folder / "inbox").mkdir()
+    with copied(empty_project, folder / "project") as project:
+        live(project, inbox)
+        yield project
+
+
+def live(project, inbox):
+    """Let a project live through what `made` tells."""
+    path = project / "thresholds.yaml"
+    first, *others = path.read_text().splitlines()
+    path.write_text("\n".join([f"{first.removesuffix(']')}, {SECOND_ENTRY}]", *others, ""]))
+    with open_tiny(project) as runtime:
+        process(runtime, *write_history(inbox), label=LabelName.GOOD)
+        fresh = [light_leak, None, light_leak]
+        process(runtime, *(write_frame(inbox, 2, n, change=one) for n, one in enumerate(fresh)))
+        good = [replace(one, image_type="TF0") for one in nominal_frames(60)]
+        bad = [Past(0.001 * n, label=LabelName.BAD, image_type="TF0") for n in range(1, 11)]
+        remember(runtime, *good, *bad)
+        with runtime.writes.begin() as session:
+            fill(session)
+
+
+def fill(session):
+    """Say, owe, silence and enter what a project of some years has."""
+    [other] = findings_named(session, OTHER)
+    record_label(session, other.extension.id, Answer(LabelName.BAD, "kim", "light_leak", "a door"))
+    session.add(EpochRow(scope="TINY", since=date(2026, 1, 2), why="a lamp", who="kim", at=NOW))
+    for subject in ("[QC] the disk is full", "[QC] light on a bias"):
+        notice = NoticeRow(topic=Topic.DAEMON, made_at=NOW, subject=subject)
+        session.add(notice)
+        session.flush()
+        alert = AlertRow(topic=Topic.DAEMON, owed_at=NOW, notice_id=notice.id, key=subject)
+        session.add(alert)
+        session.flush()
+    silence(session, notice.id, NOW + timedelta(days=1), False, "ann", NOW, "known")
+    owe_alert(session, Topic.FILE, "b.fits", "b.fits cannot be read")
+    session.add(broken_file(NOW))
+
+
+@pytest.fixture(scope="module")
+def house(made):
+    """The project, served to all tests that do not write."""
+    with open_tiny(made) as runtime, serving(runtime, lambda: NOW) as one:
+        yield one
+
+
+def opened(page, place):
+    page.goto(place.address)
+    page.locator(place.there).first.wait_for()
+    for one in page.locator("details").all()[:9]:
+        one.evaluate("one => { one.open = true; }")
+
+
+def test_no_page_is_forgotten(runtime):
+    pages = [
+        one
+        for one in routes_of(create_app(runtime))
+        if isinstance(one, APIRoute)
+        and one.methods == {"GET"}
+        and one.endpoint.__annotations__["return"] is HTMLResponse
+    ]
+    paths = [place.address.partition("?")[0] for place in PAGES.values()]
+    forgotten = {one.path for one in pages if not any(map(one.path_regex.match, paths))}
+    assert len(pages) > 15
+    assert forgotten == PARTS
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_readable_at_every_width_by_day_and_by_night(chromium, house, name):
+    with window(chromium, house) as page:
+        opened(page, PAGES[name])
+        assert hindrances(page) == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_everything_on_a_page_is_reached_by_keys_and_seen_to_be(chromium, house, name):
+    with window(chromium, house) as page:
+        opened(page, PAGES[name])
+        page.evaluate("document.body.tabIndex = -1; document.body.focus()")  # from the top
+        many = page.evaluate(KEYS)
+        reached: list[int] = []
+        for _ in range(4 * many + 10):  # a date has three parts and a button
+            page.keyboard.press("Tab")
+            here = page.evaluate(FOCUSED)
+            if here is None or here["number"] in reached[:-1]:
+                break
+            assert here["isMarked"], here["html"]
+            assert here["isSeen"], here["html"]
+            reached = list(dict.fromkeys([*reached, here["number"]]))
+        missed = page.evaluate(
+            "reached => toReach.filter((one, n) => !reached.includes(n)).map(o => o.outerHTML)",
+            reached,
+        )
+        assert missed == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_printed_without_what_paper_cannot_do(chromium, house, name):
+    with window(chromium, house, color_scheme="dark") as page:
+        opened(page, PAGES[name])
+        heading = page.locator("h1").first.inner_text()
+        paper = PdfReader(io.BytesIO(page.pdf(format="A4")))
+        words = " ".join(" ".join(one.extract_text() for one in paper.pages).split())
+        assert "".join(heading.split()) in "".join(words.split())
+        assert "as of 2026-01-08" in words
+        assert "Thresholds Trends History" not in words
+        assert len(paper.pages) < 12
+
+
+# --- mistakes -------------------------------------------------------------------------------------
+
+
+def readable(page, heading):
+    """Wait for a page that says what went wrong, and look at it in all ways."""
+    expect(page.get_by_role("heading", level=1)).to_contain_text(heading)
+    assert hindrances(page) == []
+    page.set_viewport_size({"width": WIDE[0], "height": WIDE[1]})
+
+
+def test_a_form_that_is_not_of_our_making_is_told_on_a_page(page):
+    page.goto("/login")
+    page.locator("main input[name=csrf]").evaluate("one => { one.value = 'x'; }")
+    page.get_by_label("Name").fill("kim")
+    page.get_by_label("Password").fill("whatever")
+    page.get_by_role("button", name="Log in").click()
+    readable(page, "403")
+
+
+def test_what_was_found_for_a_file_and_what_was_not_is_read_by_everybody(page, runtime, inbox):
+    process(runtime, *write_history(inbox, frames=4))
+    page.goto("/similar")
+    page.get_by_label("or a FITS file").set_input_files(write_frame(inbox, 3))
+    page.get_by_role("button", name="Look at it").click()
+    expect(page.get_by_text("is most like").first).to_be_visible()
+    readable(page, "Have we seen this before?")
+    broken = inbox / "broken.fits"
+    broken.write_bytes(b"SIMPLE  = nothing of the kind")
+    page.get_by_label("or a FITS file").set_input_files(broken)
+    page.get_by_role("button", name="Look at it").click()
+    readable(page, "422")
+
+
+def test_a_file_too_large_is_told_on_a_page(chromium, runtime, inbox):
+    settings = runtime.settings.model_copy(update={"web": Web(upload_mb=1)})
+    object.__setattr__(runtime, "settings", settings)
+    large = inbox / "large.fits"
+    large.write_bytes(bytes(8 * 2**20))
+    with serving(runtime) as served, window(chromium, served) as page:
+        page.goto("/similar")
+        page.get_by_label("or a FITS file").set_input_files(large)
+        page.get_by_role("button", name="Look at it").click()
+        readable(page, "413")
+
+
+def test_limits_that_cannot_be_read_are_told_on_a_page(page, runtime):
+    (runtime.settings.project / "thresholds.yaml").write_text("TB0: [nonsense]\n")
+    page.goto("/thresholds")
+    readable(page, "500")
+    expect(page.get_by_text("thresholds.yaml")).to_be_visible()
