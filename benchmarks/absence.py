@@ -25,8 +25,8 @@ from qc.core.enums import FrameState
 from qc.db.engine import connect
 from qc.db.models import Base, ExtensionRow, FrameRow
 from qc.io.instruments import Instrument, read_instruments
-from qc.monitoring.completeness import Absence, Lack, find_absences
-from qc.simulator import FULL_PLAN, Exposure, Plan, Stream, plan_night
+from qc.monitoring.completeness import MissingCalibration, MissingReason, find_absences
+from qc.simulator import FULL_PLAN, CalibrationStream, ObservingPlan, PlannedExposure, plan_night
 
 START = date(2026, 1, 1)
 HISTORY_NIGHTS = 100  # before the first night that is looked at
@@ -41,14 +41,14 @@ _CLASSES = {"bias": "bias", "dark": "dark", "arc": "arc", "fmtchk": "arc"}  # al
 class Past:
     """Nights of exposures, and which of them an instrument stood still."""
 
-    nights: dict[date, list[Exposure]]
+    nights: dict[date, list[PlannedExposure]]
 
     def last(self, count: int) -> list[date]:
         """Return the last nights."""
         return sorted(self.nights)[-count:]
 
 
-def always(_stream: Stream, _night: date) -> bool:
+def always(_stream: CalibrationStream, _night: date) -> bool:
     """Let every stream be in use every night."""
     return True
 
@@ -57,13 +57,13 @@ def simulate_past(
     nights: int,
     seed: int,
     *,
-    plan: Plan = PERIODIC,
+    plan: ObservingPlan = PERIODIC,
     cloudy: float = CLOUDY,
-    in_use: Callable[[Stream, date], bool] = always,
+    in_use: Callable[[CalibrationStream, date], bool] = always,
 ) -> Past:
     """Plan nights; on cloudy ones nothing is taken."""
     rng = np.random.default_rng(seed)
-    past: dict[date, list[Exposure]] = {}
+    past: dict[date, list[PlannedExposure]] = {}
     for number in range(nights):
         night = START + timedelta(days=number)
         is_cloudy = rng.random() < cloudy
@@ -90,7 +90,7 @@ class Demand:
         }
 
     @staticmethod
-    def _setting(stream: Stream) -> tuple[str, int | None, str]:
+    def _setting(stream: CalibrationStream) -> tuple[str, int | None, str]:
         return stream.path, stream.setting_nm, stream.read_mode
 
     @staticmethod
@@ -103,7 +103,7 @@ class Demand:
             night += run
         return used
 
-    def __call__(self, stream: Stream, night: date) -> bool:
+    def __call__(self, stream: CalibrationStream, night: date) -> bool:
         """Say whether a stream's setting is in use."""
         setting = self._setting(stream)
         return setting not in self.used or night in self.used[setting]
@@ -120,7 +120,7 @@ def store(session: Session, past: Past) -> None:
     session.execute(insert(ExtensionRow), extensions)
 
 
-def _frame(number: int, night: date, one: Exposure) -> dict[str, object]:
+def _frame(number: int, night: date, one: PlannedExposure) -> dict[str, object]:
     return {
         "id": number,
         "state": FrameState.PROCESSED,
@@ -140,7 +140,7 @@ def _frame(number: int, night: date, one: Exposure) -> dict[str, object]:
     }
 
 
-def _extension(number: int, one: Exposure, hdu: int) -> dict[str, object]:
+def _extension(number: int, one: PlannedExposure, hdu: int) -> dict[str, object]:
     stream, is_lit = one.stream, one.stream.setting_nm is not None
     chip = one.chips[0] if len(one.chips) == 1 else one.chips[hdu - 1]
     return {
@@ -170,7 +170,7 @@ def _extension(number: int, one: Exposure, hdu: int) -> dict[str, object]:
 
 def false_absences(
     session: Session, nights: Sequence[date], uves: Instrument
-) -> Iterator[tuple[date, Absence]]:
+) -> Iterator[tuple[date, MissingCalibration]]:
     """Yield what is newly called absent at the ends of nights without a fault."""
     for night in nights:
         for one in find_absences(session, night, [uves], uves.night_ends(night)):
@@ -194,7 +194,7 @@ class Trial:
     name: str
     night: date
     frames: frozenset[str]
-    lack: Lack
+    lack: MissingReason
     image_types: frozenset[str]
     chip: int = 0
 
@@ -208,13 +208,15 @@ def trials(past: Past, nights: Sequence[date], rng: np.random.Generator) -> Iter
             yield from _partial(had, night, rng)
 
 
-def _trial(name: str, night: date, gone: Sequence[Exposure], lack: Lack) -> Trial:
+def _trial(name: str, night: date, gone: Sequence[PlannedExposure], lack: MissingReason) -> Trial:
     types = frozenset(one.image_type(hdu) for one in gone for hdu in one.hdus)
     return Trial(name, night, frozenset(one.archive_name for one in gone), lack, types)
 
 
-def _whole(had: Sequence[Exposure], night: date, rng: np.random.Generator) -> Iterator[Trial]:
-    never = Lack.NEVER_CAME
+def _whole(
+    had: Sequence[PlannedExposure], night: date, rng: np.random.Generator
+) -> Iterator[Trial]:
+    never = MissingReason.NEVER_CAME
     yield _trial("everything", night, had, never)
     arm = str(rng.choice(["blue", "red"]))
     yield _trial("an arm", night, [one for one in had if one.stream.arm == arm], never)
@@ -228,22 +230,24 @@ def _whole(had: Sequence[Exposure], night: date, rng: np.random.Generator) -> It
         yield _trial(f"a setup of {stream.every_nights} nights", night, gone, never)
 
 
-def _partial(had: Sequence[Exposure], night: date, rng: np.random.Generator) -> Iterator[Trial]:
-    sets = defaultdict[datetime, list[Exposure]](list)
+def _partial(
+    had: Sequence[PlannedExposure], night: date, rng: np.random.Generator
+) -> Iterator[Trial]:
+    sets = defaultdict[datetime, list[PlannedExposure]](list)
     for one in had:
         sets[one.template_start].append(one)
     large = [one for one in sets.values() if len(one) > 1]
     chosen = large[int(rng.integers(len(large)))]
     stop = int(rng.integers(1, len(chosen)))
-    yield _trial("a set that stopped", night, chosen[stop:], Lack.SET_STOPPED)
+    yield _trial("a set that stopped", night, chosen[stop:], MissingReason.SET_STOPPED)
     inside = int(rng.integers(0, len(chosen)))
-    yield _trial("one of a set", night, chosen[inside : inside + 1], Lack.SET_STOPPED)
+    yield _trial("one of a set", night, chosen[inside : inside + 1], MissingReason.SET_STOPPED)
     red = [one for one in had if one.stream.arm == "red"]
     hdu = int(rng.integers(1, 3))
     one = red[int(rng.integers(len(red)))]
     types = frozenset({one.image_type(hdu)})
     name = frozenset({one.archive_name})
-    yield Trial("a chip of one file", night, name, Lack.CHIP_MISSING, types, hdu)
+    yield Trial("a chip of one file", night, name, MissingReason.CHIP_MISSING, types, hdu)
 
 
 @dataclass(frozen=True)
@@ -259,13 +263,13 @@ class Told:
     """
 
     trial: Trial
-    findings: tuple[Absence, ...]
+    findings: tuple[MissingCalibration, ...]
     nights_later: int | None
 
 
-def _is_told(trial: Trial, findings: Sequence[Absence]) -> bool:
+def _is_told(trial: Trial, findings: Sequence[MissingCalibration]) -> bool:
     """Say whether all that is missing is named, in the right way."""
-    either = {Lack.NEVER_CAME, Lack.OVERDUE}
+    either = {MissingReason.NEVER_CAME, MissingReason.OVERDUE}
     right = either if trial.lack in either else {trial.lack}
     named = {name for one in findings if one.lack in right for name in one.image_types}
     return trial.image_types <= named

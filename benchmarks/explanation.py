@@ -35,7 +35,7 @@ from embeddings.residual import (
     learn_expectation,
     pixels_per_block,
 )
-from embeddings.residual_maps import Explainer, brightest_place, learn_explainer
+from embeddings.residual_maps import ResidualMapModel, brightest_place, learn_explainer
 from qc.core.frame import Extension
 from qc.detection.metrics import measure
 from qc.figures import plots
@@ -43,10 +43,10 @@ from qc.io.instruments import read_instruments
 from qc.io.read_frame import read_frame
 from qc.simulator import (
     DEMO_PLAN,
-    Case,
-    Exposure,
-    Plan,
-    Stream,
+    CalibrationStream,
+    InjectedFault,
+    ObservingPlan,
+    PlannedExposure,
     expose,
     make_case,
     plan_night,
@@ -78,14 +78,14 @@ MOST_CHANGED = 0.25  # of the blocks: beyond, a fault has no place
 REFERENCE_NIGHTS = tuple(date(2025, 6, 9) + timedelta(days) for days in (0, 1, 2, 28, 29, 30))
 TEST_NIGHTS = tuple(date(2025, 7, 21) + timedelta(weeks=week) for week in range(6))
 _EXPLAINED_BY = 30  # references, as in the product
-_FAST_ARC = Stream("arc", "blue", "BLUE", 437, 0.4, (1, 1), "625kHz low")
+_FAST_ARC = CalibrationStream("arc", "blue", "BLUE", 437, 0.4, (1, 1), "625kHz low")
 STREAMS = (*DEMO_PLAN.streams, _FAST_ARC)
 _REFERENCES_A_NIGHT, _TESTS_A_NIGHT = 10, 4
 _COLUMNS = 5  # of the picture
 _DPI = 80
 
 
-Taken = tuple[Exposure, tuple[Extension, ...]]
+Taken = tuple[PlannedExposure, tuple[Extension, ...]]
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def main() -> None:
     draw_sheet(shown, arguments.picture)
 
 
-def explain_stream(stream: Stream, seed: int) -> list[Shown]:
+def explain_stream(stream: CalibrationStream, seed: int) -> list[Shown]:
     """Explain good and faulty frames of one stream."""
     many = replace(stream, set_size=_REFERENCES_A_NIGHT)
     few = replace(stream, set_size=_TESTS_A_NIGHT)
@@ -161,7 +161,9 @@ class Camera:
     def __init__(self, seed: int, path: Path) -> None:
         self._seed, self._path, self._instruments = seed, path, read_instruments()
 
-    def take(self, exposure: Exposure, case: Case | None = None) -> tuple[Extension, ...]:
+    def take(
+        self, exposure: PlannedExposure, case: InjectedFault | None = None
+    ) -> tuple[Extension, ...]:
         """Return the extensions of an exposure, with a fault or without."""
         self._path.write_bytes(expose(exposure, self._seed, case).content)
         return read_frame(self._path, self._instruments).extensions
@@ -180,9 +182,11 @@ class Eye:
         self._expectation: Expectation = learn_expectation(references, sensor)
         newest = references[-_EXPLAINED_BY:]
         maps = (self._expectation.residual(each).maps for each in newest)
-        self._explainer: Explainer = learn_explainer(maps)
+        self._explainer: ResidualMapModel = learn_explainer(maps)
 
-    def look(self, image: Extension, case: Case | None, changed: NDArray[np.bool_]) -> Shown:
+    def look(
+        self, image: Extension, case: InjectedFault | None, changed: NDArray[np.bool_]
+    ) -> Shown:
         """Explain an image of which these (h, w) blocks were changed."""
         light = _light(image)
         start = time.perf_counter()
@@ -201,9 +205,11 @@ class Eye:
         )
 
 
-def _exposures(stream: Stream, nights: Iterable[date], seed: int) -> Iterator[Exposure]:
+def _exposures(
+    stream: CalibrationStream, nights: Iterable[date], seed: int
+) -> Iterator[PlannedExposure]:
     for night in nights:
-        yield from plan_night(Plan((stream,), aborted=0.0), night, seed)
+        yield from plan_night(ObservingPlan((stream,), aborted=0.0), night, seed)
 
 
 def _light(image: Extension) -> Floats:
@@ -242,7 +248,7 @@ def _faulty(
                 yield eyes[image.setup.image_type].look(image, case, changed)
 
 
-def _cards(exposure: Exposure) -> list[tuple[str, str]]:
+def _cards(exposure: PlannedExposure) -> list[tuple[str, str]]:
     """List kinds and strengths that an exposure can have."""
     image_class = exposure.stream.image_class
     return [

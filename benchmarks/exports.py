@@ -16,18 +16,18 @@ from pathlib import Path
 
 from benchmarks.search.__main__ import apart
 from benchmarks.search.asking import make, opened, peak_bytes, settings_of
-from qc.core.enums import Format, What
+from qc.core.enums import ExportFormat, ExportTable
 from qc.exports import read_tables, write_tables_file
 
 MOST_BYTES = 400e6
 
 
-def export(work: Path, form: Format, since: date) -> tuple[int, float, int, int]:
+def export(work: Path, form: ExportFormat, since: date) -> tuple[int, float, int, int]:
     """Return the rows, the seconds, the bytes of the file and the peak memory."""
     target = work / f"embeddings.{form}"
     started = time.perf_counter()
     with opened(settings_of(work)) as runtime, runtime.reads() as session:
-        tables = read_tables(session, What.EMBEDDINGS, since)
+        tables = read_tables(session, ExportTable.EMBEDDINGS, since)
         rows = write_tables_file(tables, form, target)
     return rows, time.perf_counter() - started, target.stat().st_size, peak_bytes()
 
@@ -41,8 +41,8 @@ def main() -> None:
     asked.work.mkdir(parents=True)
     try:
         apart(make, asked.work, asked.rows, "")
-        none = apart(export, asked.work, Format.PARQUET, date.max)
-        every = apart(export, asked.work, Format.PARQUET, date.min)
+        none = apart(export, asked.work, ExportFormat.PARQUET, date.max)
+        every = apart(export, asked.work, ExportFormat.PARQUET, date.min)
     finally:
         shutil.rmtree(asked.work)
     for rows, seconds, size, peak in (none, every):

@@ -29,11 +29,11 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from qc import db
 from qc.core.enums import FrameState
-from qc.core.measurement import File
+from qc.core.measurement import FileInfo
 from qc.db.engine import connect
 from qc.db.models import FrameRow
 from qc.project import create_project
-from qc.service.inboxes import Inboxes
+from qc.service.inboxes import InboxSet
 from qc.settings import Settings, read_settings
 
 SIZES = (1_000, 10_000, 100_000)
@@ -113,11 +113,11 @@ def _scans(settings: Settings, paths: list[Path], *, known: bool) -> tuple[float
             session.execute(delete(FrameRow))
     reads = sessionmaker(engine)
 
-    def is_known(file: File) -> bool:
+    def is_known(file: FileInfo) -> bool:
         with reads() as session:
             return db.frames.is_known(session, file)
 
-    inboxes = Inboxes(settings, is_known)
+    inboxes = InboxSet(settings, is_known)
     now = datetime.now(UTC)
     first_s = _seconds(lambda: _to_end(inboxes, now))
     later_s = [_seconds(lambda: inboxes.scan(now + LATER)) for _ in range(REPEATS)]
@@ -129,7 +129,7 @@ def _scans(settings: Settings, paths: list[Path], *, known: bool) -> tuple[float
 def _memory_mb(settings: Settings) -> tuple[float, float]:
     """Return the MB held between scans, and the most that was held during a later one."""
     tracemalloc.start()
-    inboxes = Inboxes(settings, lambda _file: True)
+    inboxes = InboxSet(settings, lambda _file: True)
     now = datetime.now(UTC)
     _to_end(inboxes, now)
     tracemalloc.reset_peak()
@@ -152,7 +152,7 @@ def _row(path: Path) -> dict[str, object]:
     }
 
 
-def _to_end(inboxes: Inboxes, now: datetime) -> None:
+def _to_end(inboxes: InboxSet, now: datetime) -> None:
     while inboxes.scan(now).restless:
         pass
 
@@ -167,7 +167,7 @@ def _seconds(work: object) -> float:
 def _arrivals(settings: Settings, inbox: Path) -> tuple[list[float], list[float]]:
     """Return the seconds from a file's closing to the wake, and to its being handed out."""
     rung = threading.Event()
-    inboxes = Inboxes(settings, lambda file: not file.path.name.startswith("new"))
+    inboxes = InboxSet(settings, lambda file: not file.path.name.startswith("new"))
     inboxes.watch(rung.set)
     _to_end(inboxes, datetime.now(UTC))
     wakes, handed = [], []

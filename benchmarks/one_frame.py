@@ -25,12 +25,14 @@ from qc.detection.metrics import measure
 from qc.io.read_frame import read_frame
 from qc.pipeline import process
 from qc.pipeline.process import process_frames
-from qc.project import Runtime, create_project, open_runtime
+from qc.project import Project, create_project, open_runtime
 from qc.settings import read_settings
-from qc.simulator import Plan, Stream, simulate
+from qc.simulator import CalibrationStream, ObservingPlan, simulate
 
 REPEATS = 5
-_BIASES = Stream("bias", "red", "RED", None, binning=(1, 1), read_mode="225kHz low", set_size=40)
+_BIASES = CalibrationStream(
+    "bias", "red", "RED", None, binning=(1, 1), read_mode="225kHz low", set_size=40
+)
 
 
 def main() -> None:
@@ -54,11 +56,11 @@ def _simulate(project: Path, references: int) -> list[Path]:
 
 
 def _biases(folder: Path, night: date, count: int) -> list[Path]:
-    plan = Plan(streams=(replace(_BIASES, set_size=count),), aborted=0.0)
+    plan = ObservingPlan(streams=(replace(_BIASES, set_size=count),), aborted=0.0)
     return simulate(folder, nights=1, start=night, faults=0, seed=77, compressed=True, plan=plan)
 
 
-def _stages(path: Path, runtime: Runtime) -> dict[str, float]:
+def _stages(path: Path, runtime: Project) -> dict[str, float]:
     """Return the median milliseconds of each stage and of the whole."""
     frame = read_frame(path, runtime.instruments)
     arrival = process.read_and_measure(path, runtime)
@@ -95,7 +97,7 @@ def _median_ms(work: Callable[[], object]) -> float:
     return statistics.median(times)
 
 
-def _whole_ms(path: Path, runtime: Runtime) -> float:
+def _whole_ms(path: Path, runtime: Project) -> float:
     start = time.perf_counter()
     process.process_frame(path, runtime)
     return 1000 * (time.perf_counter() - start)

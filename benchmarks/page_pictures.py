@@ -31,11 +31,11 @@ from sqlalchemy.orm import Session
 
 from qc import db
 from qc.core.enums import FrameState, LabelName, Role, Topic
-from qc.db.models import AlertRow, FrameRow, NoticeRow
+from qc.db.models import AlertRow, FrameRow, NotificationRow
 from qc.labels import epochs
-from qc.project import Runtime, open_runtime
+from qc.project import Project, open_runtime
 from qc.settings import read_settings
-from qc.tuning.proposals import Goal, propose, write_proposals
+from qc.tuning.proposals import TuningGoal, propose, write_proposals
 from qc.web.app import create_app
 
 WIDTHS = (1280, 390)
@@ -106,7 +106,7 @@ def main() -> None:
 
 
 @contextmanager
-def _opened(project: Path, folder: Path) -> Iterator[tuple[Runtime, datetime]]:
+def _opened(project: Path, folder: Path) -> Iterator[tuple[Project, datetime]]:
     copy = folder / "uves"
     left = shutil.ignore_patterns("archive", "inbox", "reports", "*.db-*")
     shutil.copytree(project, copy, ignore=left)
@@ -122,7 +122,7 @@ def _faults(path: Path) -> dict[tuple[str, str], str]:
     return {(row["file"].removesuffix(".fits"), row["extension"]): row["fault"] for row in rows}
 
 
-def _fill(runtime: Runtime, faults: dict[tuple[str, str], str]) -> datetime:
+def _fill(runtime: Project, faults: dict[tuple[str, str], str]) -> datetime:
     """Add what people say; return the morning after the newest night."""
     with runtime.writes.begin() as session:
         night = db.statistics.newest_night(session)
@@ -131,19 +131,19 @@ def _fill(runtime: Runtime, faults: dict[tuple[str, str], str]) -> datetime:
         for number, one in enumerate(list(db.findings.findings(session, night))):
             fault = faults.get((str(one.frame.name), str(one.extension.number)))
             if fault and number % 3:  # some are left to be reviewed
-                answer = db.labels.Answer(LabelName.BAD, "ana", fault, "seen in the report")
+                answer = db.labels.LabelAnswer(LabelName.BAD, "ana", fault, "seen in the report")
                 db.labels.record_label(session, one.extension.id, answer)
         start = night - timedelta(days=5)
         epochs.enter(
             session, TYPE, start, "a new deuterium lamp", who="ana", instruments=runtime.instruments
         )
         _tell(session, now)
-    goal = Goal(night + timedelta(days=1), night - timedelta(days=30), factor=0.8)
+    goal = TuningGoal(night + timedelta(days=1), night - timedelta(days=30), factor=0.8)
     write_proposals(runtime, [propose(runtime, TYPE, goal, "after the new lamp", "ana")])
     return now
 
 
-def _date_back(runtime: Runtime, now: datetime) -> None:
+def _date_back(runtime: Project, now: datetime) -> None:
     """Let what was owed and tried at the making of the project be of that morning."""
     at = now - timedelta(hours=1)
     with runtime.writes.begin() as session:
@@ -156,7 +156,7 @@ def _date_back(runtime: Runtime, now: datetime) -> None:
 
 def _tell(session: Session, now: datetime) -> None:
     at = now - timedelta(minutes=40)
-    notice = NoticeRow(
+    notice = NotificationRow(
         topic=Topic.DAEMON, made_at=at, subject="[QC] the archive's disk is 91 % full"
     )
     session.add(notice)
@@ -168,7 +168,7 @@ def _tell(session: Session, now: datetime) -> None:
 # --- what is pictured -----------------------------------------------------------------------------
 
 
-def _views(runtime: Runtime) -> list[View]:
+def _views(runtime: Project) -> list[View]:
     with runtime.reads() as session:
         night = db.statistics.newest_night(session)
         assert night is not None
@@ -232,7 +232,7 @@ def _send(page: Page, path: str) -> None:
     page.get_by_text("is most like").first.wait_for()
 
 
-def _login(runtime: Runtime, now: datetime) -> View:
+def _login(runtime: Project, now: datetime) -> View:
     """Let nobody in without a name from now on."""
     with runtime.writes.begin() as session:
         db.accounts.add_account(session, "ana", Role.TUNE, PASSWORD, now)
@@ -243,7 +243,7 @@ def _login(runtime: Runtime, now: datetime) -> View:
 
 
 @contextmanager
-def _served(runtime: Runtime, now: datetime) -> Iterator[str]:
+def _served(runtime: Project, now: datetime) -> Iterator[str]:
     app = create_app(runtime, lambda: now)
     config = uvicorn.Config(app, log_config=None, proxy_headers=False, port=0)
     with config.bind_socket() as listening:

@@ -16,12 +16,12 @@ from matplotlib.figure import Figure
 from qc.core.frame import Extension
 from qc.io.instruments import read_instruments
 from qc.io.read_frame import read_frame
-from qc.simulator import DEMO_PLAN, Plan, Stream, simulate
+from qc.simulator import DEMO_PLAN, CalibrationStream, ObservingPlan, simulate
 
 SEED = 7
 COLUMNS = 7
-_TWO_PORT_ARC = Stream("arc", "blue", "BLUE", 437, 0.4, (1, 1), "625kHz low", set_size=1)
-_RED_ARC = Stream("arc", "red", "RED", 860, 1.0, (1, 1), "225kHz low", set_size=1)
+_TWO_PORT_ARC = CalibrationStream("arc", "blue", "BLUE", 437, 0.4, (1, 1), "625kHz low", set_size=1)
+_RED_ARC = CalibrationStream("arc", "red", "RED", 860, 1.0, (1, 1), "225kHz low", set_size=1)
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def _one_of_each(folder: Path) -> dict[str, Extension]:
         replace(stream, set_size=1, binning=(1, 1), read_mode="225kHz low")
         for stream in DEMO_PLAN.streams
     ]
-    plan = Plan(streams=(*unbinned, _TWO_PORT_ARC, _RED_ARC), aborted=0.0)
+    plan = ObservingPlan(streams=(*unbinned, _TWO_PORT_ARC, _RED_ARC), aborted=0.0)
     paths = simulate(folder, nights=1, start=date(2026, 7, 1), faults=0, seed=SEED, plan=plan)
     frames = [read_frame(path, read_instruments()) for path in paths]
     extensions = [extension for frame in frames for extension in frame.extensions]

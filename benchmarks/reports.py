@@ -36,7 +36,7 @@ from qc.db.models import (
     ExtensionRow,
     FrameRow,
     LabelRow,
-    NoticeRow,
+    NotificationRow,
     SelfTestRow,
     VerdictRow,
     doubt,
@@ -44,7 +44,7 @@ from qc.db.models import (
 from qc.detection.metrics import METRICS
 from qc.detection.thresholds import Threshold, read_thresholds
 from qc.io.instruments import read_instruments
-from qc.project import Runtime, create_project, image_types_of, open_runtime
+from qc.project import Project, create_project, image_types_of, open_runtime
 from qc.reports.publish import publish_night, publish_span, write_index
 from qc.settings import read_settings
 from qc.summaries.period import month_of, week_to
@@ -172,7 +172,7 @@ class Remembered:
             for setup in own:
                 self._extension(rows, setup, frame_class, night, number, back, fault)
         rows[SelfTestRow] = list(self._self_test(night))
-        notice = NoticeRow(
+        notice = NotificationRow(
             topic=Topic.VERDICT, night=night, made_at=morning(night), subject="anomalies"
         )
         self.session.add(notice)
@@ -352,7 +352,7 @@ def measure(what: str, work: Callable[[], Any]) -> None:
     print(f"{what}: {wall_s:.1f} s, {cpu_s:.1f} s of CPU, peak {peak_mb:.0f} MB. {sizes}")
 
 
-def run(runtime: Runtime, wanted: list[str]) -> None:
+def run(runtime: Project, wanted: list[str]) -> None:
     """Write the reports, each measured."""
     now = morning(LAST) + timedelta(hours=12)
     month, week = month_of(LAST), week_to(LAST)

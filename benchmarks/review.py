@@ -29,7 +29,7 @@ import uvicorn
 from sqlalchemy import func, select
 
 from benchmarks.reports import FRAMES, IN_SIGHT, LAST, Remembered
-from qc.db.models import ExtensionRow, LabelRow, RequestRow
+from qc.db.models import ExtensionRow, IdempotentRequestRow, LabelRow
 from qc.project import create_project, open_runtime
 from qc.settings import read_settings
 from qc.web.app import create_app
@@ -126,10 +126,10 @@ def missing_and_doubled(
 ) -> tuple[int, int]:
     """Count the labels that were answered and are not there, and those that are there twice."""
     with open_runtime(read_settings(project)) as runtime, runtime.reads() as session:
-        kept = {row.key: row.label_ids for row in session.scalars(select(RequestRow))}
+        kept = {row.key: row.label_ids for row in session.scalars(select(IdempotentRequestRow))}
         notes = session.scalars(select(LabelRow.note).where(LabelRow.at >= since)).all()
         ids = set(session.scalars(select(LabelRow.id)))
-        total = session.scalar(select(func.count()).select_from(RequestRow))
+        total = session.scalar(select(func.count()).select_from(IdempotentRequestRow))
     answered = [key for one in reviewers for key in one.answered]
     lost = sum(key not in kept or not set(kept[key]) <= ids for key in answered)
     lost += sum(not kept.get(key) for key in answered)  # each had a note of its own: it was new

@@ -20,12 +20,12 @@ from rich.console import Console
 from rich.table import Table
 
 from qc.core.enums import FrameState, LabelName
-from qc.monitoring.injection_test import BUDGET_S, SelfTest, run_self_test
-from qc.monitoring.recall import Count
+from qc.monitoring.injection_test import BUDGET_S, InjectionTest, run_self_test
+from qc.monitoring.recall import RecallCount
 from qc.pipeline.process import process_frames
-from qc.project import Runtime, create_project, open_runtime
+from qc.project import Project, create_project, open_runtime
 from qc.settings import read_settings
-from qc.simulator import DEMO_PLAN, Plan, simulate
+from qc.simulator import DEMO_PLAN, ObservingPlan, simulate
 
 FIRST = date(2026, 7, 1)
 HISTORY = 6  # nights
@@ -56,17 +56,17 @@ def main() -> None:
     (folder / "self_test.json").write_text(document + "\n")
 
 
-def _untried(tested: SelfTest) -> str:
+def _untried(tested: InjectionTest) -> str:
     return f"; no time for {', '.join(tested.untried)}" if tested.untried else ""
 
 
-def _prepare(folder: Path, runtime: Runtime) -> None:
+def _prepare(folder: Path, runtime: Project) -> None:
     """Simulate the frames that are not yet there, and judge those that are not yet judged."""
     streams = tuple(
         replace(one, binning=(1, 1), read_mode="225kHz low", set_size=A_NIGHT)
         for one in DEMO_PLAN.streams
     )
-    plan = Plan(streams, aborted=0.0)
+    plan = ObservingPlan(streams, aborted=0.0)
     for number in range(HISTORY + 1):
         night = FIRST + timedelta(days=number)
         inbox = folder / "frames" / night.isoformat()
@@ -80,21 +80,21 @@ def _prepare(folder: Path, runtime: Runtime) -> None:
                 path.write_bytes(b"")  # judged: its 35 MB are not needed any more
 
 
-def _timed(runtime: Runtime, budget_s: float) -> tuple[SelfTest, float]:
+def _timed(runtime: Project, budget_s: float) -> tuple[InjectionTest, float]:
     """Return a self-test and what it cost in seconds of one core, whatever else was running."""
     night, before_s = FIRST + timedelta(days=HISTORY), time.process_time()
     tested = run_self_test(runtime, night, datetime.now(UTC), budget_s)
     return tested, time.process_time() - before_s
 
 
-def _counts(tested: SelfTest) -> dict[tuple[str, str], Count]:
-    counts = defaultdict[tuple[str, str], Count](Count)
+def _counts(tested: InjectionTest) -> dict[tuple[str, str], RecallCount]:
+    counts = defaultdict[tuple[str, str], RecallCount](RecallCount)
     for one in tested.trials:
-        counts[one.kind, one.strength] += Count(one.is_found, 1)
+        counts[one.kind, one.strength] += RecallCount(one.is_found, 1)
     return dict(sorted(counts.items()))
 
 
-def _table(tested: SelfTest) -> Table:
+def _table(tested: InjectionTest) -> Table:
     table = Table("kind", "strength", "found", "missed in")
     for (kind, strength), count in _counts(tested).items():
         own = [one for one in tested.trials if (one.kind, one.strength) == (kind, strength)]
@@ -103,7 +103,7 @@ def _table(tested: SelfTest) -> Table:
     return table
 
 
-def _document(timed: list[tuple[SelfTest, float]], peak_mb: float) -> dict[str, object]:
+def _document(timed: list[tuple[InjectionTest, float]], peak_mb: float) -> dict[str, object]:
     return {
         "peak_mb": round(peak_mb),
         "runs": [

@@ -28,9 +28,9 @@ from qc.db.findings import Finding
 from qc.detection.thresholds import MetricLimit
 from qc.io.instruments import Instrument, read_instruments
 from qc.pipeline.process import judge_again, process_frames
-from qc.project import Runtime, create_project, open_runtime
+from qc.project import Project, create_project, open_runtime
 from qc.settings import read_settings
-from qc.simulator import FULL_PLAN, Plan, Stream, simulate
+from qc.simulator import FULL_PLAN, CalibrationStream, ObservingPlan, simulate
 from qc.tuning.fit import fit_limits
 
 SEED = 20100101  # no other benchmark, test or demonstration uses it
@@ -78,13 +78,13 @@ def main() -> None:
     arguments.out.write_text(_document(_fit(found), read_instruments(), encoder.fingerprint))
 
 
-def tuning_plan(arm: str) -> Plan:
+def tuning_plan(arm: str) -> ObservingPlan:
     """Return the full plan of an arm with each stream short and nightly."""
     of_arm = [stream for stream in FULL_PLAN.streams if stream.arm == arm]
-    return Plan(streams=tuple(_short_streams(of_arm)), aborted=0.0)
+    return ObservingPlan(streams=tuple(_short_streams(of_arm)), aborted=0.0)
 
 
-def _short_streams(streams: Iterable[Stream]) -> Iterator[Stream]:
+def _short_streams(streams: Iterable[CalibrationStream]) -> Iterator[CalibrationStream]:
     for stream in streams:
         binned = stream.binning != (1, 1)
         if binned or (stream.image_class, stream.setting_nm) in _UNBINNED_TOO:
@@ -111,7 +111,7 @@ def judge_nominal_nights(arm: str, work: Path, nights: int, *, again: bool) -> l
             return list(db.findings.findings(session, FIRST_NIGHT))
 
 
-def _live_one(arm: str, night: date, folder: Path, runtime: Runtime) -> None:
+def _live_one(arm: str, night: date, folder: Path, runtime: Project) -> None:
     """Simulate a night, let the product judge it, delete it; unless that was done before."""
     done = folder / f"{night}.done"
     if done.exists():

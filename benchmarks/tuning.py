@@ -25,7 +25,7 @@ from qc import db
 from qc.core.reference import REFERENCE_NEEDED
 from qc.core.verdict import Evidence
 from qc.tuning.extreme_values import Interval
-from qc.tuning.fit import Limits, limits_of, ratio, tune_to_labels, tune_to_nominal
+from qc.tuning.fit import LimitSet, limits_of, ratio, tune_to_labels, tune_to_nominal
 
 Doubles = NDArray[np.float64]
 
@@ -39,7 +39,7 @@ _SEED = 17
 class Images:
     """The evidence of one image type's images, and the limits that ship for it."""
 
-    present: Limits
+    present: LimitSet
     nominal: Sequence[Evidence]
     bad: Sequence[Evidence]
 
@@ -124,7 +124,7 @@ def _some(evidence: Sequence[Evidence], most: int) -> list[Evidence]:
     return [evidence[row] for row in sorted(rows)]
 
 
-def _ratios(evidence: Sequence[Evidence], limits: Limits) -> Doubles:
+def _ratios(evidence: Sequence[Evidence], limits: LimitSet) -> Doubles:
     return np.array([ratio(one, limits) for one in evidence])
 
 

@@ -40,11 +40,11 @@ from qc.core.frame import Frame
 from qc.db.models import ExtensionRow, FrameRow, VerdictRow
 from qc.io.instruments import read_instruments
 from qc.io.read_frame import read_frame
-from qc.project import Runtime, create_project, open_runtime
+from qc.project import Project, create_project, open_runtime
 from qc.review.pixels import CACHE
 from qc.search.nearest import refresh_index
 from qc.settings import read_settings
-from qc.simulator import Plan, Stream, simulate
+from qc.simulator import CalibrationStream, ObservingPlan, simulate
 from qc.web.app import create_app
 from qc.web.server import send_at_once
 
@@ -55,7 +55,9 @@ TIMES = 60
 EMBEDDED = 150_000  # frames at most whose embeddings are made up: 4 kB each
 SPREAD = 40  # frames of all years that a page is asked of
 DOCS = Path(__file__).parents[1] / "docs"
-_BIASES = Stream("bias", "red", "RED", None, binning=(1, 1), read_mode="225kHz low", set_size=2)
+_BIASES = CalibrationStream(
+    "bias", "red", "RED", None, binning=(1, 1), read_mode="225kHz low", set_size=2
+)
 
 
 @dataclass(frozen=True)
@@ -277,7 +279,7 @@ def _tables() -> Iterator[Page]:
 
 
 @contextmanager
-def serving(runtime: Runtime, now: datetime) -> Iterator[httpx.Client]:
+def serving(runtime: Project, now: datetime) -> Iterator[httpx.Client]:
     """Serve a project on a free port of this machine for as long as it is asked."""
     config = uvicorn.Config(create_app(runtime, lambda: now), log_config=None, access_log=False)
     server = uvicorn.Server(config)
@@ -350,13 +352,13 @@ def red_frames(project: Path) -> list[Path]:
     """Return two simulated red frames, made at the first time."""
     folder = project / "red"
     if not folder.exists():
-        plan = Plan(streams=(_BIASES,), aborted=0.0)
+        plan = ObservingPlan(streams=(_BIASES,), aborted=0.0)
         night = date(2026, 7, 1)
         simulate(folder, nights=1, start=night, faults=0, seed=7, compressed=True, plan=plan)
     return sorted(folder.rglob("*.fits.Z"))
 
 
-def stand_in(runtime: Runtime, files: Sequence[Path]) -> list[str]:
+def stand_in(runtime: Project, files: Sequence[Path]) -> list[str]:
     """Let the newest remembered red biases be these files; return their names."""
     with runtime.writes.begin() as session:
         newest = (
@@ -433,7 +435,7 @@ def row_of(one: Cost) -> str:
     return f"| {one.page} | {figures} | {'' if one.is_quick else 'slow'} |"
 
 
-def fill(runtime: Runtime, frames: int) -> None:
+def fill(runtime: Project, frames: int) -> None:
     """Make up so many frames, if there are none."""
     with runtime.writes.begin() as session:
         if db.statistics.newest_night(session) is not None:
@@ -465,7 +467,7 @@ def main() -> None:
     sys.exit(0 if all(one.is_quick for one in costs) else 1)
 
 
-def measure(runtime: Runtime, files: Sequence[Path], only: Sequence[str], times: int) -> list[Cost]:
+def measure(runtime: Project, files: Sequence[Path], only: Sequence[str], times: int) -> list[Cost]:
     """Ask for each page as often as it says, at most so many times; print what it cost."""
     red = stand_in(runtime, files)
     refresh_index(runtime, lambda *_: None)

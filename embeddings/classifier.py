@@ -70,7 +70,7 @@ class TooFewExamplesError(ClassifierError):
 
 
 @dataclass(frozen=True)
-class Numbers:
+class NamedArrays:
     """Named numbers of n images.
 
     Attributes
@@ -92,12 +92,12 @@ class Numbers:
         if self.values.ndim != 2 or self.values.shape[1] != len(self.names):
             raise ValueError(f"expected (n, {len(self.names)}) numbers, got {self.values.shape}")
 
-    def __getitem__(self, chosen: NDArray[np.int_] | NDArray[np.bool_]) -> "Numbers":
+    def __getitem__(self, chosen: NDArray[np.int_] | NDArray[np.bool_]) -> "NamedArrays":
         """Return those of some of the images."""
-        return Numbers(self.values[chosen], self.names)
+        return NamedArrays(self.values[chosen], self.names)
 
     @classmethod
-    def of(cls, records: Sequence[Mapping[str, float]], names: Sequence[str]) -> "Numbers":
+    def of(cls, records: Sequence[Mapping[str, float]], names: Sequence[str]) -> "NamedArrays":
         """Return the named numbers of n records, NaN where a record lacks one."""
         values = [[record.get(name, np.nan) for name in names] for record in records]
         return cls(np.array(values, np.float64).reshape(len(records), len(names)), tuple(names))
@@ -125,8 +125,8 @@ class Features:
 
     embeddings: Floats
     fingerprint: str
-    looks: Numbers
-    differences: Numbers
+    looks: NamedArrays
+    differences: NamedArrays
 
     def __post_init__(self) -> None:
         if self.embeddings.ndim != 2:
@@ -230,7 +230,7 @@ class Examples:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             embeddings = file["middle"] + file["amplitudes"] @ file["axes"].astype(np.float32)
             looks, differences = (
-                Numbers(file[key].astype(np.float64), tuple(map(str, file[names])))
+                NamedArrays(file[key].astype(np.float64), tuple(map(str, file[names])))
                 for key, names in (("looks", "look_names"), ("differences", "difference_names"))
             )
             features = Features(embeddings, str(file["fingerprint"]), looks, differences)
@@ -254,8 +254,8 @@ class Examples:
         features = Features(
             np.concatenate([one.embeddings, two.embeddings]),
             one.fingerprint,
-            Numbers(np.concatenate([one.looks.values, two.looks.values]), one.looks.names),
-            Numbers(
+            NamedArrays(np.concatenate([one.looks.values, two.looks.values]), one.looks.names),
+            NamedArrays(
                 np.concatenate([one.differences.values, two.differences.values]),
                 one.differences.names,
             ),
@@ -301,7 +301,7 @@ class Head:
     log_loss: float
     arrays: Arrays
 
-    def logits(self, embeddings: Floats, numbers: Numbers) -> Doubles:
+    def logits(self, embeddings: Floats, numbers: NamedArrays) -> Doubles:
         """Return calibrated logits: (n, c)."""
         return _logits(_inputs(embeddings, numbers, self.arrays), self.arrays) / self.temperature
 
@@ -422,7 +422,7 @@ class DenseClassifier:
         missing = np.isnan(values[0])
         np.fill_diagonal(values, 0.0)  # the last row stays as it is
         copies = replace(
-            features[np.zeros(k + 1, int)], differences=Numbers(values, differences.names)
+            features[np.zeros(k + 1, int)], differences=NamedArrays(values, differences.names)
         )
         logits = self.kind_head.logits(copies.embeddings, _compared(copies))
         fall = (logits[-1] - logits[:-1])[:, self.kind_head.classes.index(kind)]
@@ -630,17 +630,19 @@ def _weights_of(targets: Floats, weights: Doubles, *, exclusive: bool) -> tuple[
 # --- inputs --------------------------------------------------------------------------------------
 
 
-def _seen(features: Features) -> Numbers:
+def _seen(features: Features) -> NamedArrays:
     """Return the numbers that the type head may see."""
     return features.looks
 
 
-def _compared(features: Features) -> Numbers:
+def _compared(features: Features) -> NamedArrays:
     """Return the numbers that the kind head may see: how it looks tells the type, not the fault."""
     return features.differences
 
 
-def _standardisation(embeddings: Floats, numbers: Numbers, weights: Doubles) -> dict[str, Floats]:
+def _standardisation(
+    embeddings: Floats, numbers: NamedArrays, weights: Doubles
+) -> dict[str, Floats]:
     """Learn how to bring embeddings and numbers to unit scatter.
 
     The embeddings of an untrained network differ by a thousandth of their length; a network
@@ -661,7 +663,7 @@ def _components(embeddings: Floats, most: int) -> PCA:
     return PCA(q, svd_solver="randomized", random_state=0).fit(embeddings.astype(np.float64))
 
 
-def _scaled(numbers: Numbers) -> Doubles:
+def _scaled(numbers: NamedArrays) -> Doubles:
     """Return the numbers, (n, k), logarithmic beyond 1 either way; infinite ones as missing.
 
     Of two sigma and of two thousand, both tell something.
@@ -691,7 +693,7 @@ def _edges(numbers: Doubles, weights: Doubles) -> Doubles:
     return edges
 
 
-def _inputs(embeddings: Floats, numbers: Numbers, arrays: Arrays) -> Floats:
+def _inputs(embeddings: Floats, numbers: NamedArrays, arrays: Arrays) -> Floats:
     """Return what the network sees, all of order 1: (n, q + k t + k).
 
     Components; how far each number fills each bin, 0 to 1, which resolves a number where its
@@ -719,7 +721,7 @@ def _fit(
     numbers = _seen(features) if exclusive else _compared(features)
     arrays = _standardisation(features.embeddings, numbers, _balance(targets))
     weights, shares = _weights_of(targets, examples.weights, exclusive=exclusive)
-    lesson = _Lesson(
+    lesson = _HeadTrainingData(
         _inputs(features.embeddings, numbers, arrays), targets, weights, exclusive=exclusive
     )
     held_back = _newest(examples, targets)
@@ -738,7 +740,7 @@ def _fit(
 
 
 @dataclass(frozen=True)
-class _Lesson:
+class _HeadTrainingData:
     """What a head learns from: inputs (n, q), answers (n, c) of 0 and 1, and their weights."""
 
     inputs: Floats
@@ -746,8 +748,8 @@ class _Lesson:
     weights: Floats
     exclusive: bool
 
-    def __getitem__(self, chosen: NDArray[np.int_] | NDArray[np.bool_]) -> "_Lesson":
-        return _Lesson(
+    def __getitem__(self, chosen: NDArray[np.int_] | NDArray[np.bool_]) -> "_HeadTrainingData":
+        return _HeadTrainingData(
             self.inputs[chosen], self.targets[chosen], self.weights[chosen], self.exclusive
         )
 
@@ -767,7 +769,9 @@ class _Lesson:
         return -float((self.weights * terms).mean())
 
 
-def _rehearse(lesson: _Lesson, exam: _Lesson, seed: int) -> tuple[int, float, float]:
+def _rehearse(
+    lesson: _HeadTrainingData, exam: _HeadTrainingData, seed: int
+) -> tuple[int, float, float]:
     """Return after how many epochs the exam is passed best, the temperature, and its loss.
 
     Validation is done in NumPy: Keras takes longer to begin an evaluation than all of it needs.
@@ -786,7 +790,7 @@ def _rehearse(lesson: _Lesson, exam: _Lesson, seed: int) -> tuple[int, float, fl
     return epochs, temperature, exam.loss(best / temperature)
 
 
-def _temperature(exam: _Lesson, logits: Doubles) -> float:
+def _temperature(exam: _HeadTrainingData, logits: Doubles) -> float:
     """Return the temperature of the least log loss."""
     bounds = (np.log(_COLDEST), np.log(_HOTTEST))
     best = minimize_scalar(
@@ -795,7 +799,7 @@ def _temperature(exam: _Lesson, logits: Doubles) -> float:
     return float(np.exp(best.x))
 
 
-def _epochs(lesson: _Lesson, seed: int) -> Iterator[Arrays]:
+def _epochs(lesson: _HeadTrainingData, seed: int) -> Iterator[Arrays]:
     """Train for ever; yield the weights after each epoch.
 
     The order of examples and the first weights come from NumPy: Keras' own draws differ by

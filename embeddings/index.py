@@ -64,7 +64,7 @@ def _smallest(values: Doubles, k: int) -> Integers:
 
 
 @dataclass(frozen=True)
-class Axes:
+class PrincipalAxes:
     """The directions in which embeddings differ most: what a code keeps of each.
 
     Attributes
@@ -95,7 +95,7 @@ class Axes:
         return np.column_stack([along, np.linalg.norm(rest, axis=1)])
 
 
-def learn_axes(groups: Sequence[Floats], p: int = AXES) -> Axes:
+def learn_axes(groups: Sequence[Floats], p: int = AXES) -> PrincipalAxes:
     """Return the axes that tell embeddings apart from their neighbours.
 
     The principal axes of all, each group in units of the distance between neighbours in it: else
@@ -114,7 +114,7 @@ def learn_axes(groups: Sequence[Floats], p: int = AXES) -> Axes:
         away = (one - mean) / _spacing(one)
         scatter += away.T @ away
     _, directions = np.linalg.eigh(scatter)
-    return Axes(mean, np.ascontiguousarray(directions[:, ::-1].T[: min(p, d)], np.float32))
+    return PrincipalAxes(mean, np.ascontiguousarray(directions[:, ::-1].T[: min(p, d)], np.float32))
 
 
 def _spacing(unit: Floats) -> float:

@@ -147,8 +147,8 @@ class Expectation:
         return Residual(maps, oddness, self.usual)
 
     @cached_property
-    def _picture(self) -> "_Picture":
-        return _Picture(self.template, self.dark)
+    def _picture(self) -> "_DesignMatrix":
+        return _DesignMatrix(self.template, self.dark)
 
 
 def learn_expectation(references: Floats, sensor: Sensor) -> Expectation:
@@ -223,7 +223,7 @@ def _edges(n: int, blocks: int) -> Doubles:
 
 
 @dataclass(frozen=True)
-class _Picture:
+class _DesignMatrix:
     """What a frame is made of: light that scales with its brightness, and what does not."""
 
     template: Floats
@@ -245,17 +245,17 @@ class _Picture:
         return np.asarray(self.template > max(least, 0))
 
 
-def _picture(means: Floats, sensor: Sensor) -> _Picture:
+def _picture(means: Floats, sensor: Sensor) -> _DesignMatrix:
     if not sensor.lit:
         level = _median(means).astype(np.float32)
-        return _Picture(level, np.zeros_like(level))
+        return _DesignMatrix(level, np.zeros_like(level))
     dark = _dark(means, sensor.exposed)
     means = np.where(sensor.exposed > 0, means - dark, 0)
     first = _median(means / means.mean(axis=(1, 2), keepdims=True))
-    rough = _Picture(first, np.zeros_like(dark))
+    rough = _DesignMatrix(first, np.zeros_like(dark))
     brightness = np.array([rough.brightness(each) for each in means])
     template = _median(means / brightness[:, np.newaxis, np.newaxis])
-    return _Picture(template.astype(np.float32), dark)
+    return _DesignMatrix(template.astype(np.float32), dark)
 
 
 def _dark(means: Floats, exposed: Floats) -> Floats:
@@ -269,7 +269,7 @@ def _dark(means: Floats, exposed: Floats) -> Floats:
     return dark
 
 
-def _expected(mean: Floats, picture: _Picture, sensor: Sensor) -> tuple[Floats, Floats]:
+def _expected(mean: Floats, picture: _DesignMatrix, sensor: Sensor) -> tuple[Floats, Floats]:
     """Return the level expected in each block, ADU, and its variance by photons and read-out."""
     brightness = picture.brightness(mean) if sensor.lit else 1.0
     light: Floats = picture.template * np.float32(brightness)
@@ -278,7 +278,7 @@ def _expected(mean: Floats, picture: _Picture, sensor: Sensor) -> tuple[Floats, 
     return light + picture.dark, variance
 
 
-def _structure(references: Floats, picture: _Picture, sensor: Sensor) -> Floats:
+def _structure(references: Floats, picture: _DesignMatrix, sensor: Sensor) -> Floats:
     """Return how much of each block's scatter grows with the light: slit and order edges do."""
     parts = np.empty(references.shape[:-1], np.float32)
     for part, each in zip(parts, references, strict=True):
@@ -287,7 +287,9 @@ def _structure(references: Floats, picture: _Picture, sensor: Sensor) -> Floats:
     return np.asarray(np.sqrt(np.maximum(_median(parts), _LEAST_STRUCTURE**2)), np.float32)
 
 
-def _whiten(statistics: Floats, picture: _Picture, structure: Floats, sensor: Sensor) -> Floats:
+def _whiten(
+    statistics: Floats, picture: _DesignMatrix, structure: Floats, sensor: Sensor
+) -> Floats:
     """Return how a frame's blocks differ from what light and noise make of the template: (p,).
 
     In standard deviations of photon and read noise, so that a short exposure and a long one can
@@ -307,7 +309,7 @@ def _whiten(statistics: Floats, picture: _Picture, structure: Floats, sensor: Se
 
 
 @dataclass(frozen=True)
-class _Varied:
+class _GramMatrix:
     """Vectors bounded, (m, p), and their products with each other, (m, m).
 
     The products of any of them about their own mean follow from these: so they are multiplied
@@ -331,9 +333,9 @@ class _Varied:
         return weights.T.astype(np.float32) @ self.bounded
 
 
-def _varied(whitened: Floats) -> _Varied:
+def _varied(whitened: Floats) -> _GramMatrix:
     bounded = np.clip(whitened, -_WINSOR, _WINSOR)
-    return _Varied(bounded, (bounded @ bounded.T).astype(np.float64))
+    return _GramMatrix(bounded, (bounded @ bounded.T).astype(np.float64))
 
 
 def _unexplained(whitened: Floats, components: Floats) -> Floats:
@@ -352,7 +354,7 @@ def _unexplained(whitened: Floats, components: Floats) -> Floats:
     return left
 
 
-def _held_out(whitened: Floats, varied: _Varied) -> Floats:
+def _held_out(whitened: Floats, varied: _GramMatrix) -> Floats:
     """Return what is left of each reference when the others alone have made the components."""
     left = np.empty_like(whitened)
     fold = np.arange(len(whitened)) % _FOLDS

@@ -38,7 +38,7 @@ _OWN_FULL = 6.0  # sigma: a block this odd has
 
 
 @dataclass(frozen=True)
-class Place:
+class PeakRegion:
     """The part of a map around its brightest block where the frame is odder than good ones.
 
     Attributes
@@ -61,7 +61,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Explainer:
+class ResidualMapModel:
     """How odd the good frames of one setup look through each window.
 
     Attributes
@@ -90,7 +90,7 @@ class Explainer:
         return strongest
 
 
-def learn_explainer(nominal: Iterable[Floats]) -> Explainer:
+def learn_explainer(nominal: Iterable[Floats]) -> ResidualMapModel:
     """Learn how odd good frames look, from the residual maps of references.
 
     Parameters
@@ -109,10 +109,10 @@ def learn_explainer(nominal: Iterable[Floats]) -> Explainer:
     margins = np.tile([margin for _, margin in _WINDOWS], 3)
     limits = np.quantile(greatest, _GOOD, axis=0) * margins
     # Maps that are all zero are no frame's; the floor keeps even their division finite.
-    return Explainer(np.maximum(limits, 1.0).astype(np.float32))
+    return ResidualMapModel(np.maximum(limits, 1.0).astype(np.float32))
 
 
-def brightest_place(explanation: Floats) -> Place:
+def brightest_place(explanation: Floats) -> PeakRegion:
     """Describe where a map is brightest; around it, what is above 1 and hangs together."""
     peak = np.unravel_index(explanation.argmax(), explanation.shape)
     row, column = int(peak[0]), int(peak[1])
@@ -120,7 +120,7 @@ def brightest_place(explanation: Floats) -> Place:
     odd = explanation > min(1.0, height / 2)
     parts, _ = label(odd, np.ones((3, 3)))
     rows, columns = np.nonzero(parts == parts[row, column])
-    return Place(
+    return PeakRegion(
         brightest=(row, column),
         rows=(int(rows.min()), int(rows.max())),
         columns=(int(columns.min()), int(columns.max())),

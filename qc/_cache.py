@@ -5,13 +5,13 @@ from collections.abc import Callable, Hashable
 from threading import Lock
 from typing import Any
 
-from qc._locks import Turns
+from qc._locks import KeyedLocks
 
 _MOST = 24  # of a size that each page bounds
 PICTURES_BYTES = 64 * 2**20  # some thousand of them
 
 
-class Kept:
+class LRUCache:
     """Results, the least lately used forgotten first; two who ask at once wait for one.
 
     Parameters
@@ -24,7 +24,7 @@ class Kept:
 
     def __init__(self, room: int = _MOST, weigh: Callable[[Any], int] = lambda _made: 1) -> None:
         self._room, self._weigh, self._used = room, weigh, 0
-        self._lock, self._turns = Lock(), Turns()
+        self._lock, self._turns = Lock(), KeyedLocks()
         self._kept: OrderedDict[Hashable, tuple[Hashable, Any]] = OrderedDict()
 
     @property
@@ -60,6 +60,8 @@ class Kept:
             self._used -= self._weigh(forgotten)
 
 
-def pictures_kept() -> Kept:
+def pictures_kept() -> LRUCache:
     """Return what keeps drawn pictures, as many as there is room for."""
-    return Kept(PICTURES_BYTES, lambda drawn: 200 + len(drawn or b""))  # an entry takes room too
+    return LRUCache(
+        PICTURES_BYTES, lambda drawn: 200 + len(drawn or b"")
+    )  # an entry takes room too

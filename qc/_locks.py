@@ -7,12 +7,12 @@ from threading import BoundedSemaphore, Lock
 
 
 @dataclass
-class _Turn:
+class _CountedLock:
     lock: Lock = field(default_factory=Lock)
     wanted: int = 0
 
 
-class Turns:
+class KeyedLocks:
     """One at a time for each name.
 
     Parameters
@@ -23,14 +23,14 @@ class Turns:
 
     def __init__(self, at_once: int | None = None) -> None:
         self._lock = Lock()
-        self._turns: dict[Hashable, _Turn] = {}
+        self._turns: dict[Hashable, _CountedLock] = {}
         self._room = BoundedSemaphore(at_once) if at_once else None
 
     @contextmanager
     def of(self, name: Hashable) -> Iterator[None]:
         """Wait for whoever has a name, and have it until the end of the block."""
         with self._lock:
-            turn = self._turns.setdefault(name, _Turn())
+            turn = self._turns.setdefault(name, _CountedLock())
             turn.wanted += 1
         try:
             with turn.lock:

@@ -18,7 +18,7 @@ LOCK_FILE = "daemon.lock"
 
 
 @dataclass(frozen=True)
-class Holder:
+class LockHolder:
     """Who holds, or held, a project's lock."""
 
     pid: int
@@ -31,7 +31,7 @@ class Holder:
 
 
 @contextmanager
-def only_daemon(project: Path, now: datetime) -> Iterator[Holder | None]:
+def only_daemon(project: Path, now: datetime) -> Iterator[LockHolder | None]:
     """Hold the project's lock; give the one that died with it in hand, if any.
 
     The lock is the file's, not its content: the system opens it when its holder dies, however
@@ -50,7 +50,7 @@ def only_daemon(project: Path, now: datetime) -> Iterator[Holder | None]:
                 "one a project is enough, 'qc status' tells how it does"
             )
         died = _read(file)
-        _write(file, Holder(os.getpid(), socket.gethostname(), now))
+        _write(file, LockHolder(os.getpid(), socket.gethostname(), now))
         yield died
         _write(file, None)  # reached only without an exception: who crashes has not said good-bye
 
@@ -63,7 +63,7 @@ def one_at_a_time(path: Path) -> Iterator[None]:
         yield
 
 
-def holder(project: Path) -> tuple[Holder | None, bool]:
+def holder(project: Path) -> tuple[LockHolder | None, bool]:
     """Return who holds the lock or held it last, and whether that one is alive."""
     try:
         file = (project / LOCK_FILE).open("r+", encoding="utf-8")
@@ -87,15 +87,15 @@ def _take(file: TextIO, patience_s: float = 0) -> bool:
             return True
 
 
-def _read(file: TextIO) -> Holder | None:
+def _read(file: TextIO) -> LockHolder | None:
     file.seek(0)
     with suppress(ValueError, KeyError, TypeError):  # empty, or cut short by a full disk
         found = json.load(file)
-        return Holder(found["pid"], found["host"], datetime.fromisoformat(found["since"]))
+        return LockHolder(found["pid"], found["host"], datetime.fromisoformat(found["since"]))
     return None
 
 
-def _write(file: TextIO, who: Holder | None) -> None:
+def _write(file: TextIO, who: LockHolder | None) -> None:
     file.seek(0)
     file.truncate()
     if who is not None:

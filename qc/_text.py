@@ -9,7 +9,7 @@ from datetime import timedelta
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
-from qc.errors import InvalidAnswer
+from qc.errors import InvalidInputError
 
 MANY = 20  # extensions that may be labelled together without a second thought
 
@@ -32,7 +32,7 @@ def chosen(word: str, known: Iterable[str], what: str) -> str:
     advice = (
         f"did you mean {names[close[0]]}?" if close else f"there are: {', '.join(names.values())}"
     )
-    raise InvalidAnswer(f"'{shortened(word)}' is no {what}; {advice}")
+    raise InvalidInputError(f"'{shortened(word)}' is no {what}; {advice}")
 
 
 def chosen_all(words: Iterable[str], known: Sequence[str], what: str) -> list[str]:
@@ -61,7 +61,7 @@ def read_span(words: str) -> timedelta:
     found = _SPAN.fullmatch(words.strip())
     span = timedelta(**{_UNITS[found["unit"]]: int(found["count"])}) if found else timedelta(0)
     if not timedelta(0) < span <= _A_YEAR:
-        raise InvalidAnswer(
+        raise InvalidInputError(
             f"'{shortened(words)}': expected a time like 30m, 12h or 7d, a year at most"
         )
     return span

@@ -15,7 +15,7 @@ from qc.core.enums import FrameState, LabelName
 from qc.core.verdict import Status
 from qc.errors import ConfigurationError
 from qc.pipeline.process import process_frames
-from qc.project import Runtime, create_project, open_runtime
+from qc.project import Project, create_project, open_runtime
 from qc.reports.publish import publish_night
 from qc.settings import read_settings
 from qc.simulator import simulate
@@ -28,7 +28,7 @@ FAULTS = 0.5  # of the night's frames; far more than on a real night, so that th
 
 
 @dataclass(frozen=True)
-class Found:
+class FaultCount:
     """How many extensions of the night had a fault of one kind and strength, and were noticed."""
 
     fault: str
@@ -53,7 +53,7 @@ class DemoResult:
     project: Path
     report: Path
     night: date
-    found: tuple[Found, ...]
+    found: tuple[FaultCount, ...]
     nominal: int
     false_alarms: int
 
@@ -99,7 +99,7 @@ def create_demo(project: Path, *, seed: int, progress: Progress) -> DemoResult:
 
 def _process(
     paths: list[Path],
-    runtime: Runtime,
+    runtime: Project,
     label: LabelName | None,
     what: str,
     progress: Progress,
@@ -117,7 +117,7 @@ def _result(session: Session, project: Path, report: Path, night: date) -> DemoR
         groups[row["fault"], row["strength"]].append(row)
     nominal = groups.pop(("", ""), [])
     found = tuple(
-        Found(
+        FaultCount(
             fault=fault,
             strength=strength,
             image_types=tuple(sorted({row["image_type"] for row in rows})),

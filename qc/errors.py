@@ -34,67 +34,67 @@ class FrameError(QCError):
     """One frame cannot be judged; the others can."""
 
 
-class UnreadableFrame(FrameError):  # noqa: N818 - says what it is
+class UnreadableFrameError(FrameError):
     """The file is not a FITS image that can be read to its end."""
 
 
-class IncompleteHeader(FrameError):  # noqa: N818
+class IncompleteHeaderError(FrameError):
     """A keyword that decides is missing, or its value makes no sense."""
 
 
-class UnknownImageType(FrameError):  # noqa: N818
+class UnknownImageTypeError(FrameError):
     """The header says calibration, but of no kind that the instrument file describes."""
 
 
-class WrongShape(FrameError):  # noqa: N818
+class ShapeMismatchError(FrameError):
     """The images are not of the number or shape that the header's setup promises."""
 
 
-class DeadReadOut(FrameError):  # noqa: N818
+class DeadDetectorError(FrameError):
     """The pixels carry nothing: all of a chip's are equal, or some are not numbers."""
 
 
-class NotForUs(FrameError):  # noqa: N818
+class UnsupportedFrameError(FrameError):
     """A healthy frame that is not ours to judge: science, fibre mode, a linearity series."""
 
 
-class UnknownFrame(QCError):  # noqa: N818
+class UnknownFrameError(QCError):
     """The frame that was asked about has not been processed."""
 
 
-class InvalidAnswer(QCError):  # noqa: N818
+class InvalidInputError(QCError):
     """What a person said of a frame or an instrument cannot be; nothing of it has been kept."""
 
 
-class NotAdmitted(QCError):  # noqa: N818
+class AuthenticationError(QCError):
     """Somebody wants to log in and may not, or not now; which word was wrong is not said."""
 
 
-class CannotTune(QCError):  # noqa: N818
+class InsufficientDataError(QCError):
     """Too few frames or labels are known to set an image type's limits by; the old ones hold."""
 
 
-class CannotTrain(QCError):  # noqa: N818
+class InsufficientLabelsError(QCError):
     """Too few images are labelled for a classifier to learn from; the one in use stays."""
 
 
-class InboxAway(QCError):  # noqa: N818
+class InboxUnavailableError(QCError):
     """A remote inbox cannot be listed or read now; the next scan asks again."""
 
 
-class ClusterGone(QCError):  # noqa: N818
+class ClusterUnavailableError(QCError):
     """The cluster that reads and embeds does not answer any more; what it sent back is kept."""
 
 
-class NotDelivered(QCError):  # noqa: N818
+class DeliveryError(QCError):
     """A mail or message was not taken this time; it may be the next."""
 
 
-class OutOfReach(NotDelivered):
+class ServerUnreachableError(DeliveryError):
     """The server does not answer as it should: no other message would leave either."""
 
 
-class Refused(NotDelivered):
+class RecipientRefusedError(DeliveryError):
     """The server will not take this message for this address, however often it is asked."""
 
 

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from qc import db
 from qc._files import written_whole
-from qc.core.enums import Format, FrameState, What
+from qc.core.enums import ExportFormat, ExportTable, FrameState
 from qc.db.findings import Finding
 from qc.detection.metrics import METRICS
 from qc.errors import ConfigurationError
@@ -30,7 +30,7 @@ _TEXT = (
 _TIMES, _WHOLE = ("observed_at", "judged_at", "at"), ("extension", "reference_size")
 _NO_NUMBERS = {*_TEXT, *_TIMES, *_WHOLE, "night", "embedding"}
 _COLUMNS = {
-    What.VERDICTS: (
+    ExportTable.VERDICTS: (
         *_IDENTITY,
         "status",
         "merge_height",
@@ -51,9 +51,9 @@ _COLUMNS = {
         *_SETUP,
         "path",
     ),
-    What.EMBEDDINGS: (*_IDENTITY, "fingerprint", "embedding"),
-    What.LABELS: (*_IDENTITY, "label", "kind", "who", "at", "note"),
-    What.METRICS: (*_IDENTITY, "exposure_s", *_SETUP, *METRICS),
+    ExportTable.EMBEDDINGS: (*_IDENTITY, "fingerprint", "embedding"),
+    ExportTable.LABELS: (*_IDENTITY, "label", "kind", "who", "at", "note"),
+    ExportTable.METRICS: (*_IDENTITY, "exposure_s", *_SETUP, *METRICS),
 }
 
 
@@ -61,7 +61,7 @@ ROWS = 1000  # of a table that are in memory together: 4 MB of embeddings
 
 
 def read_tables(
-    session: Session, what: What, since: date | None = None, rows: int = ROWS
+    session: Session, what: ExportTable, since: date | None = None, rows: int = ROWS
 ) -> Iterator[pd.DataFrame]:
     """Yield one row for each extension that was judged (or labelled), oldest first.
 
@@ -79,12 +79,12 @@ def read_tables(
         yield table_of(session, what, some)
 
 
-def read_table(session: Session, what: What, since: date | None = None) -> pd.DataFrame:
+def read_table(session: Session, what: ExportTable, since: date | None = None) -> pd.DataFrame:
     """Return all of it as one table: not for the embeddings of ten years."""
     return table_of(session, what, db.findings.findings(session, since or date.min))
 
 
-def table_of(session: Session, what: What, found: Iterable[Finding]) -> pd.DataFrame:
+def table_of(session: Session, what: ExportTable, found: Iterable[Finding]) -> pd.DataFrame:
     """Return one row for each of these extensions, in this order; of labels, where there are."""
     records = list(_RECORDS[what](session, found))
     table = pd.DataFrame.from_records(records, columns=list(_COLUMNS[what]))
@@ -161,11 +161,11 @@ def _metric_records(_session: Session, found: Iterable[Finding]) -> Iterator[dic
         yield {**_identity(one), **_setup(one), **own}
 
 
-_RECORDS: dict[What, Callable[[Session, Iterable[Finding]], Iterator[dict[str, Any]]]] = {
-    What.VERDICTS: _verdict_records,
-    What.EMBEDDINGS: _embedding_records,
-    What.LABELS: _label_records,
-    What.METRICS: _metric_records,
+_RECORDS: dict[ExportTable, Callable[[Session, Iterable[Finding]], Iterator[dict[str, Any]]]] = {
+    ExportTable.VERDICTS: _verdict_records,
+    ExportTable.EMBEDDINGS: _embedding_records,
+    ExportTable.LABELS: _label_records,
+    ExportTable.METRICS: _metric_records,
 }
 
 
@@ -215,12 +215,12 @@ def project_status(session: Session) -> dict[str, Any]:
     }
 
 
-def write_table(table: pd.DataFrame, form: Format, stream: BinaryIO) -> None:
+def write_table(table: pd.DataFrame, form: ExportFormat, stream: BinaryIO) -> None:
     """Write one table; as `write_tables` does."""
     write_tables([table], form, stream)
 
 
-def write_tables(tables: Iterable[pd.DataFrame], form: Format, stream: BinaryIO) -> int:
+def write_tables(tables: Iterable[pd.DataFrame], form: ExportFormat, stream: BinaryIO) -> int:
     """Write tables of the same columns as one, in CSV, Parquet or VOTable; return its rows.
 
     An embedding is a list of numbers in Parquet, and JSON where a cell holds only text. A table is
@@ -231,7 +231,7 @@ def write_tables(tables: Iterable[pd.DataFrame], form: Format, stream: BinaryIO)
     ConfigurationError
         If the format needs a library that is not installed.
     """
-    if form is Format.PARQUET:
+    if form is ExportFormat.PARQUET:
         return _write_parquet(tables, stream)
     rows = 0
 
@@ -245,7 +245,7 @@ def write_tables(tables: Iterable[pd.DataFrame], form: Format, stream: BinaryIO)
     return rows
 
 
-def text_of(tables: Iterable[pd.DataFrame], form: Format) -> Iterator[bytes]:
+def text_of(tables: Iterable[pd.DataFrame], form: ExportFormat) -> Iterator[bytes]:
     """Yield tables of the same columns, at least one, as one in CSV or VOTable, as they come."""
     return _TEXTS[form](tables)
 
@@ -300,20 +300,20 @@ def _cell(value: Any) -> str:
 _NOT_IN_XML = dict.fromkeys({*range(32)} - {9, 10, 13} | {0xFFFE, 0xFFFF}, " ")
 
 
-def write_tables_file(tables: Iterable[pd.DataFrame], form: Format, path: Path) -> int:
+def write_tables_file(tables: Iterable[pd.DataFrame], form: ExportFormat, path: Path) -> int:
     """Write tables to a file and return its rows; what was there stays until it is whole."""
     with written_whole(path) as stream:
         return write_tables(tables, form, stream)
 
 
-_TEXTS = {Format.CSV: _csv_of, Format.VOTABLE: _votable_of}
+_TEXTS = {ExportFormat.CSV: _csv_of, ExportFormat.VOTABLE: _votable_of}
 
 
 def _write_parquet(tables: Iterable[pd.DataFrame], stream: BinaryIO) -> int:
     """Write a row group for each table; the columns' types are known before the first row is."""
     try:
-        import pyarrow as pa  # noqa: PLC0415 - may not be installed, and is slow to load
-        import pyarrow.parquet as pq  # noqa: PLC0415
+        import pyarrow as pa
+        import pyarrow.parquet as pq
     except ImportError as error:
         raise ConfigurationError(
             "Parquet needs pyarrow: pip install 'calibration-qc[parquet]', or use --format csv"

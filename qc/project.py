@@ -19,13 +19,13 @@ from threadpoolctl import threadpool_limits
 
 from embeddings.classifier import ClassifierError, DenseClassifier, Examples
 from embeddings.encoder import Encoder, ResNet50Encoder
-from qc._cache import Kept
+from qc._cache import LRUCache
 from qc._files import shipped
 from qc.db.classifiers import newest_classifier
 from qc.db.engine import connect, for_adding, for_writing
 from qc.db.migrate import check_schema, upgrade_schema
 from qc.db.models import ClassifierRow
-from qc.db.reference_models import Expectations
+from qc.db.reference_models import ReferenceModelCache
 from qc.detection.classifier_features import knows_these
 from qc.detection.thresholds import Thresholds, read_thresholds
 from qc.errors import ConfigurationError
@@ -63,7 +63,7 @@ def create_project(project: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Runtime:
+class Project:
     """The collaborators of the pipeline.
 
     Attributes
@@ -80,8 +80,8 @@ class Runtime:
     encoder: Encoder
     reads: sessionmaker[Session]
     writes: sessionmaker[Session]
-    expectations: Expectations = field(default_factory=Expectations)
-    kept: Kept = field(default_factory=Kept)
+    expectations: ReferenceModelCache = field(default_factory=ReferenceModelCache)
+    kept: LRUCache = field(default_factory=LRUCache)
 
     @property
     def engine(self) -> Engine:
@@ -94,7 +94,7 @@ class Runtime:
         """Return sessions that add frames, beside those of other processes where that can be."""
         return sessionmaker(for_adding(self.engine))
 
-    def renewed(self) -> "Runtime":
+    def renewed(self) -> "Project":
         """Return the runtime with what people have changed since: limits, and the classifier.
 
         Raises
@@ -142,7 +142,7 @@ class Runtime:
 
 
 @contextmanager
-def open_runtime(settings: Settings) -> Iterator[Runtime]:
+def open_runtime(settings: Settings) -> Iterator[Project]:
     """Open everything a run needs, and close it.
 
     Linear algebra has one thread meanwhile. Judging is made of small products, for which a pool of
@@ -159,7 +159,7 @@ def open_runtime(settings: Settings) -> Iterator[Runtime]:
     try:
         check_schema(engine)
         with threadpool_limits(1, user_api="blas"):
-            yield Runtime(
+            yield Project(
                 settings=settings,
                 instruments=instruments,
                 thresholds=read_thresholds(thresholds_file(settings), image_types_of(instruments)),

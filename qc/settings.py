@@ -35,7 +35,7 @@ from sqlalchemy import URL
 
 from embeddings.preprocess import STRETCHES
 from qc.core.enums import LogStyle
-from qc.core.measurement import Patience
+from qc.core.measurement import RetryPolicy
 from qc.db.engine import read_url
 from qc.errors import ConfigurationError
 
@@ -89,13 +89,13 @@ def _web_address(words: str) -> str:
 _WEB_ADDRESS = re.compile(r"https?://[^\s<>\"'\\]+")
 
 
-class _Section(BaseModel):
+class _SettingsTable(BaseModel):
     """A table of the settings file; a key that it does not know is a mistake."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
-class Inbox(_Section):
+class InboxSettings(_SettingsTable):
     """Where new files arrive.
 
     Attributes
@@ -117,7 +117,7 @@ class Inbox(_Section):
         return "://" in self.path and not self.path.startswith(("file://", "local://"))
 
 
-class Watch(_Section):
+class WatchSettings(_SettingsTable):
     """How new files are noticed.
 
     Attributes
@@ -137,12 +137,12 @@ class Watch(_Section):
     retry_h: Positive = 48
 
     @property
-    def patience(self) -> Patience:
+    def patience(self) -> RetryPolicy:
         """Return how long a file that failed is tried again."""
-        return Patience(timedelta(seconds=self.retry_first_s), timedelta(hours=self.retry_h))
+        return RetryPolicy(timedelta(seconds=self.retry_first_s), timedelta(hours=self.retry_h))
 
 
-class Schedule(_Section):
+class ScheduleSettings(_SettingsTable):
     """When the other jobs run: crontab lines (minute hour day month weekday) in a time zone.
 
     Attributes
@@ -173,7 +173,7 @@ class Schedule(_Section):
         return name
 
 
-class Keep(_Section):
+class RetentionSettings(_SettingsTable):
     """What is pruned, and when.
 
     Attributes
@@ -194,7 +194,7 @@ class Keep(_Section):
 _OWN_HOST = ("localhost", "127.0.0.1", "::1")
 
 
-class Mail(_Section):
+class MailSettings(_SettingsTable):
     """The server that takes our mail; without a host none is sent.
 
     The password comes from the environment (``QC_MAIL__PASSWORD``) or a file that only its owner
@@ -224,7 +224,7 @@ class Mail(_Section):
         return self
 
 
-class Alerts(_Section):
+class AlertSettings(_SettingsTable):
     """How events become notices.
 
     Attributes
@@ -249,7 +249,7 @@ class Alerts(_Section):
     review_url: Annotated[str, AfterValidator(_web_address)] = ""
 
 
-class Subscription(_Section):
+class Subscription(_SettingsTable):
     """Who is told of what.
 
     Attributes
@@ -289,7 +289,7 @@ class Subscription(_Section):
         return url
 
 
-class Health(_Section):
+class HealthSettings(_SettingsTable):
     """Where the daemon answers ``/healthz`` and ``/metrics``; port 0: nowhere."""
 
     host: str = "127.0.0.1"
@@ -301,7 +301,7 @@ def _network(words: str) -> str:
     return words
 
 
-class Web(_Section):
+class WebSettings(_SettingsTable):
     """Where the review pages are served, and who may come in.
 
     Attributes
@@ -338,7 +338,7 @@ class Web(_Section):
         return self
 
 
-class Search(_Section):
+class SearchSettings(_SettingsTable):
     """How frames are found that look alike.
 
     Attributes
@@ -395,16 +395,16 @@ class Settings(BaseSettings):
     batch_frames: Annotated[int, Field(gt=0)] = 16
     workers: Annotated[int, Field(ge=0, le=256)] | None = None
     log: LogStyle = LogStyle.LOGFMT
-    inbox: tuple[Inbox, ...] = ()
-    watch: Watch = Watch()
-    schedule: Schedule = Schedule()
-    keep: Keep = Keep()
-    mail: Mail = Mail()
-    alerts: Alerts = Alerts()
+    inbox: tuple[InboxSettings, ...] = ()
+    watch: WatchSettings = WatchSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
+    keep: RetentionSettings = RetentionSettings()
+    mail: MailSettings = MailSettings()
+    alerts: AlertSettings = AlertSettings()
     subscription: tuple[Subscription, ...] = ()
-    health: Health = Health()
-    web: Web = Web()
-    search: Search = Search()
+    health: HealthSettings = HealthSettings()
+    web: WebSettings = WebSettings()
+    search: SearchSettings = SearchSettings()
 
     @classmethod
     def settings_customise_sources(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
-from qc.core.enums import Format, What
+from qc.core.enums import ExportFormat, ExportTable
 from qc.core.verdict import Status
 from qc.db.models import FrameRow
 from qc.exports import read_tables, write_tables_file
@@ -43,10 +43,10 @@ def exported(runtime, tmp_path, monkeypatch):
             row.observed_at = datetime(2016, 1, 1, 20, tzinfo=UTC) + timedelta(days=18 * number)
             row.night = row.observed_at.date()
     monkeypatch.chdir(tmp_path)
-    for what in What:
+    for what in ExportTable:
         with runtime.reads() as session:
             write_tables_file(
-                read_tables(session, what), Format.PARQUET, tmp_path / f"{what}.parquet"
+                read_tables(session, what), ExportFormat.PARQUET, tmp_path / f"{what}.parquet"
             )
 
 

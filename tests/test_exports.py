@@ -13,11 +13,11 @@ from astropy.table import Table
 from sqlalchemy import select
 
 from qc import db
-from qc.core.enums import Format, LabelName, What
+from qc.core.enums import ExportFormat, ExportTable, LabelName
 from qc.db.models import VerdictRow
 from qc.detection.decision import widening
 from qc.detection.metrics import METRICS
-from qc.errors import UnknownFrame
+from qc.errors import UnknownFrameError
 from qc.exports import (
     frame_records,
     project_status,
@@ -62,7 +62,7 @@ def table_of(runtime, what, since=None) -> pd.DataFrame:
         return read_table(session, what, since)
 
 
-def written(table: pd.DataFrame, form: Format) -> io.BytesIO:
+def written(table: pd.DataFrame, form: ExportFormat) -> io.BytesIO:
     stream = io.BytesIO()
     write_table(table, form, stream)
     stream.seek(0)
@@ -70,13 +70,13 @@ def written(table: pd.DataFrame, form: Format) -> io.BytesIO:
 
 
 def test_the_table_of_verdicts_begins_with_the_promised_columns(judged):
-    table = table_of(judged, What.VERDICTS)
+    table = table_of(judged, ExportTable.VERDICTS)
     assert list(table.columns)[: len(PROMISED)] == PROMISED
     assert len(table) == 21
 
 
 def test_a_row_says_what_was_judged(judged):
-    row = table_of(judged, What.VERDICTS).iloc[-1]
+    row = table_of(judged, ExportTable.VERDICTS).iloc[-1]
     assert (row["file"], row["extension"], row["image_type"]) == (HOSTILE, 0, "TB0")
     assert (row["status"], row["threshold"], row["fingerprint"]) == (
         "ANOMALOUS",
@@ -87,7 +87,7 @@ def test_a_row_says_what_was_judged(judged):
     assert row["score"] == pytest.approx(1 + 0.9 * (far - 1), rel=0.05)
     assert row["observed_at"] == pd.Timestamp("2026-01-02T20:00:00Z")
     assert row["label"] == ""
-    assert set(table_of(judged, What.VERDICTS)["label"][:20]) == {"good"}
+    assert set(table_of(judged, ExportTable.VERDICTS)["label"][:20]) == {"good"}
 
 
 def test_what_a_classifier_says_stands_beside_its_probability(judged):
@@ -96,15 +96,15 @@ def test_what_a_classifier_says_stands_beside_its_probability(judged):
         verdict.predicted_type, verdict.type_probability = "TB0", 0.97
         verdict.predicted_kind, verdict.kind_probability = "light_leak", 0.8
     said = ["predicted_type", "type_probability", "predicted_kind", "kind_probability"]
-    table = table_of(judged, What.VERDICTS)[said]
+    table = table_of(judged, ExportTable.VERDICTS)[said]
     assert list(table.iloc[-1]) == ["TB0", 0.97, "light_leak", 0.8]
     assert list(table.iloc[0][["predicted_type", "predicted_kind"]]) == ["", ""]
     assert table.iloc[0][["type_probability", "kind_probability"]].isna().all()
 
 
 def test_csv_is_what_any_reader_of_csv_can_read(judged):
-    table = table_of(judged, What.VERDICTS)
-    stream = written(table, Format.CSV)
+    table = table_of(judged, ExportTable.VERDICTS)
+    stream = written(table, ExportFormat.CSV)
     rows = list(csv.DictReader(io.StringIO(stream.getvalue().decode())))
     assert rows[-1]["file"] == HOSTILE
     assert rows[-1]["observed_at"] == "2026-01-02T20:00:00.000000Z"
@@ -114,7 +114,9 @@ def test_csv_is_what_any_reader_of_csv_can_read(judged):
 
 
 def test_votable_opens_in_astropy(judged):
-    back = Table.read(written(table_of(judged, What.VERDICTS), Format.VOTABLE), format="votable")
+    back = Table.read(
+        written(table_of(judged, ExportTable.VERDICTS), ExportFormat.VOTABLE), format="votable"
+    )
     assert back.colnames[: len(PROMISED)] == PROMISED
     assert str(back["file"][-1]) == HOSTILE
     assert str(back["observed_at"][-1]) == "2026-01-02T20:00:00+00:00"
@@ -133,7 +135,7 @@ def test_a_votable_holds_any_text_and_what_is_no_number():
             "note": [note, np.nan],
         }
     )
-    [one] = parse(written(table, Format.VOTABLE), verify="exception").iter_tables()
+    [one] = parse(written(table, ExportFormat.VOTABLE), verify="exception").iter_tables()
     assert [field.datatype for field in one.fields].count("unicodeChar") == 4
     back = one.to_table()
     assert back["note"].tolist() == [note.replace("\x00", " ").replace("\x1b", " "), ""]
@@ -144,7 +146,7 @@ def test_a_votable_holds_any_text_and_what_is_no_number():
     assert back["score"][1] == -np.inf
 
 
-@pytest.mark.parametrize("form", [Format.CSV, Format.VOTABLE])
+@pytest.mark.parametrize("form", [ExportFormat.CSV, ExportFormat.VOTABLE])
 def test_text_leaves_before_the_next_rows_are_asked_for(form):
     asked = []
 
@@ -161,66 +163,70 @@ def test_text_leaves_before_the_next_rows_are_asked_for(form):
 
 
 def test_parquet_keeps_times_and_lists(judged):
-    verdicts = pd.read_parquet(written(table_of(judged, What.VERDICTS), Format.PARQUET))
+    verdicts = pd.read_parquet(
+        written(table_of(judged, ExportTable.VERDICTS), ExportFormat.PARQUET)
+    )
     assert verdicts["observed_at"].iloc[-1] == pd.Timestamp("2026-01-02T20:00:00Z")
-    embeddings = pd.read_parquet(written(table_of(judged, What.EMBEDDINGS), Format.PARQUET))
+    embeddings = pd.read_parquet(
+        written(table_of(judged, ExportTable.EMBEDDINGS), ExportFormat.PARQUET)
+    )
     with judged.reads() as session:
         stored = db.embeddings.embedding_of(session, 21, 1)
     assert np.array_equal(np.float32(embeddings["embedding"].iloc[-1]), stored)
 
 
-@pytest.mark.parametrize("form", [Format.CSV, Format.VOTABLE])
+@pytest.mark.parametrize("form", [ExportFormat.CSV, ExportFormat.VOTABLE])
 def test_embeddings_are_json_where_a_cell_holds_only_text(judged, form):
-    stream = written(table_of(judged, What.EMBEDDINGS), form)
-    if form is Format.CSV:
+    stream = written(table_of(judged, ExportTable.EMBEDDINGS), form)
+    if form is ExportFormat.CSV:
         cell = pd.read_csv(stream)["embedding"].iloc[0]
     else:
         cell = str(Table.read(stream, format="votable")["embedding"][0])
     assert len(json.loads(cell)) == 13
 
 
-@pytest.mark.parametrize("what", What)
-@pytest.mark.parametrize("form", Format)
+@pytest.mark.parametrize("what", ExportTable)
+@pytest.mark.parametrize("form", ExportFormat)
 def test_nothing_stored_gives_a_table_without_rows(runtime, what, form):
     stream = written(table_of(runtime, what), form)
-    if form is Format.CSV:
+    if form is ExportFormat.CSV:
         assert len(pd.read_csv(stream)) == 0
-    elif form is Format.PARQUET:
+    elif form is ExportFormat.PARQUET:
         assert len(pd.read_parquet(stream)) == 0
     else:
         assert len(Table.read(stream, format="votable")) == 0
 
 
 def test_metrics_have_a_column_each_and_labels_a_row_each(judged):
-    metrics = table_of(judged, What.METRICS)
+    metrics = table_of(judged, ExportTable.METRICS)
     assert set(METRICS) <= set(metrics.columns)
     assert metrics["bias_level"].between(99, 101).all()
-    labels = table_of(judged, What.LABELS)
+    labels = table_of(judged, ExportTable.LABELS)
     assert labels["label"].tolist() == ["good"] * 20
 
 
 def test_since_is_the_first_night_wanted(judged):
-    assert len(table_of(judged, What.VERDICTS, date(2026, 1, 2))) == 1
-    assert len(table_of(judged, What.VERDICTS, date(2026, 1, 3))) == 0
+    assert len(table_of(judged, ExportTable.VERDICTS, date(2026, 1, 2))) == 1
+    assert len(table_of(judged, ExportTable.VERDICTS, date(2026, 1, 3))) == 0
 
 
 def test_a_table_file_is_whole_or_not_there(judged, tmp_path):
     def full():
-        yield table_of(judged, What.LABELS)
+        yield table_of(judged, ExportTable.LABELS)
         raise OSError("No space left on device")
 
     target = tmp_path / "t.csv"
-    assert write_tables_file([table_of(judged, What.LABELS)], Format.CSV, target) == 20
+    assert write_tables_file([table_of(judged, ExportTable.LABELS)], ExportFormat.CSV, target) == 20
     before = target.read_bytes()
-    for form in (Format.CSV, Format.PARQUET, Format.VOTABLE):
+    for form in (ExportFormat.CSV, ExportFormat.PARQUET, ExportFormat.VOTABLE):
         with pytest.raises(OSError, match="No space"):
             write_tables_file(full(), form, target)
     assert target.read_bytes() == before
     assert [path.name for path in tmp_path.glob("*t.csv*")] == ["t.csv"]
 
 
-@pytest.mark.parametrize("what", What)
-@pytest.mark.parametrize("form", Format)
+@pytest.mark.parametrize("what", ExportTable)
+@pytest.mark.parametrize("form", ExportFormat)
 def test_a_table_in_parts_is_the_table(judged, what, form):
     whole = table_of(judged, what)
     stream = io.BytesIO()
@@ -228,7 +234,7 @@ def test_a_table_in_parts_is_the_table(judged, what, form):
         parts = list(read_tables(session, what, rows=6))
     assert [len(part) for part in parts][:3] == [6, 6, 6]
     assert write_tables(parts, form, stream) == len(whole)
-    if form is Format.PARQUET:
+    if form is ExportFormat.PARQUET:
         stream.seek(0)
         assert pq.ParquetFile(stream).num_row_groups == len(parts)
         stream.seek(0)
@@ -243,7 +249,9 @@ def test_a_part_without_a_value_does_not_change_its_columns_type(judged):
     """The first twenty have no merge height, and nobody predicts anything of them."""
     stream = io.BytesIO()
     with judged.reads() as session:
-        write_tables(read_tables(session, What.VERDICTS, rows=1), Format.PARQUET, stream)
+        write_tables(
+            read_tables(session, ExportTable.VERDICTS, rows=1), ExportFormat.PARQUET, stream
+        )
     stream.seek(0)
     back = pd.read_parquet(stream)
     assert back["merge_height"].iloc[0] != back["merge_height"].iloc[0]  # not a number
@@ -258,8 +266,8 @@ def test_embeddings_are_exported_in_memory_of_a_part(runtime, tmp_path):
     tracemalloc.start()
     try:
         with runtime.reads() as session:
-            tables = read_tables(session, What.EMBEDDINGS, rows=10)
-            rows = write_tables_file(tables, Format.PARQUET, tmp_path / "e.parquet")
+            tables = read_tables(session, ExportTable.EMBEDDINGS, rows=10)
+            rows = write_tables_file(tables, ExportFormat.PARQUET, tmp_path / "e.parquet")
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -279,7 +287,7 @@ def test_a_frame_is_told_with_its_metrics_and_its_nearest_reference(judged):
 def test_a_frame_that_was_never_processed_is_told(runtime):
     with (
         runtime.reads() as session,
-        pytest.raises(UnknownFrame, match="nothing: no processed frame"),
+        pytest.raises(UnknownFrameError, match="nothing: no processed frame"),
     ):
         frame_records(session, "nothing")
 

@@ -3,8 +3,8 @@ from threading import Event, Thread
 
 import pytest
 
-from qc._cache import Kept, pictures_kept
-from qc._locks import Turns
+from qc._cache import LRUCache, pictures_kept
+from qc._locks import KeyedLocks
 from tests.support.waiting import DEADLINE_S, wait_for_end
 
 
@@ -16,7 +16,7 @@ def together(*works):
 
 
 def test_two_who_want_one_name_wait_for_each_other_and_others_do_not():
-    turns, has_it, may_end = Turns(), Event(), Event()
+    turns, has_it, may_end = KeyedLocks(), Event(), Event()
     order = []
 
     def first():
@@ -38,7 +38,7 @@ def test_two_who_want_one_name_wait_for_each_other_and_others_do_not():
 
 
 def test_no_more_are_at_work_at_once_than_may_be():
-    turns, has_it, tries = Turns(at_once=1), Event(), Event()
+    turns, has_it, tries = KeyedLocks(at_once=1), Event(), Event()
     order = []
 
     def first():
@@ -58,7 +58,7 @@ def test_no_more_are_at_work_at_once_than_may_be():
 
 
 def test_a_turn_that_failed_leaves_its_name_to_others():
-    turns = Turns()
+    turns = KeyedLocks()
     with pytest.raises(ZeroDivisionError), turns.of("a"):
         _ = 1 / 0
     with turns.of("a"):
@@ -66,7 +66,7 @@ def test_a_turn_that_failed_leaves_its_name_to_others():
 
 
 def test_what_was_made_once_is_not_made_again_until_it_is_made_from_something_else():
-    kept = Kept()
+    kept = LRUCache()
     made: list[int] = []
 
     def make():
@@ -79,7 +79,7 @@ def test_what_was_made_once_is_not_made_again_until_it_is_made_from_something_el
 
 
 def test_the_least_lately_used_is_forgotten_first():
-    kept = Kept(room=2)
+    kept = LRUCache(room=2)
     made: list[str] = []
     for name in ("a", "b", "a", "c", "a", "b"):
         kept.get(name, 0, partial(made.append, name))
@@ -88,7 +88,7 @@ def test_the_least_lately_used_is_forgotten_first():
 
 
 def test_two_who_ask_at_once_wait_for_one():
-    kept, begun, may_end, made = Kept(), Event(), Event(), []
+    kept, begun, may_end, made = LRUCache(), Event(), Event(), []
 
     def make():
         begun.set()
@@ -113,7 +113,7 @@ def test_pictures_are_kept_while_there_is_room_for_their_bytes():
 
 
 def test_who_wants_a_name_only_if_it_is_free_does_not_wait_for_it():
-    turns = Turns()
+    turns = KeyedLocks()
     with turns.of("a"), turns.if_free("a") as is_free, turns.if_free("b") as is_other_free:
         assert (is_free, is_other_free) == (False, True)
     with turns.if_free("a") as is_free:

@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 from qc.errors import ConfigurationError
 from qc.project import create_project
-from qc.settings import SETTINGS_FILE, Inbox, Settings, Subscription, matches, read_settings
+from qc.settings import SETTINGS_FILE, InboxSettings, Settings, Subscription, matches, read_settings
 
 EXAMPLE = (Path(__file__).parent.parent / "qc" / "example.toml").read_text()
 NOT_IN_THE_FILE = {"project", "mail.password"}  # the folder itself; and what is no file's to hold
@@ -52,7 +52,9 @@ def test_the_example_shows_the_values_that_hold_without_it(unmade):
         values = getattr(plain, section).model_dump(mode="json")
         for name, value in shown[section].items():
             assert value == ("" if values[name] is None else values[name]), (section, name)
-    assert shown["inbox"] == [{"path": "inbox", **Inbox(path="inbox").model_dump(exclude={"path"})}]
+    assert shown["inbox"] == [
+        {"path": "inbox", **InboxSettings(path="inbox").model_dump(exclude={"path"})}
+    ]
     subscription = Subscription().model_dump(mode="json")
     assert shown["subscription"] == [
         {k: v or type(v)() if v is not None else "" for k, v in subscription.items()}
@@ -87,7 +89,8 @@ def test_a_wrong_key_or_value_is_named(tmp_path, text, named):
 
 def test_only_an_address_with_a_scheme_of_its_own_is_remote():
     assert [
-        Inbox(path=path).is_remote for path in ("inbox", "/data", "file:///data", "s3://b/raw")
+        InboxSettings(path=path).is_remote
+        for path in ("inbox", "/data", "file:///data", "s3://b/raw")
     ] == [
         False,
         False,

@@ -15,7 +15,7 @@ from benchmarks.thresholds import SEED
 from qc.pipeline.process import process_frames
 from qc.project import create_project, open_runtime
 from qc.settings import read_settings
-from qc.simulator import Plan, plan_night
+from qc.simulator import ObservingPlan, plan_night
 
 _FIRST_NIGHT = date(2026, 3, 29)  # the night after the last good one; a lamp is new on 2 April
 _NIGHTS = 2
@@ -66,7 +66,7 @@ def _bad_night(arm: str, day: date) -> list[Shot]:
     rng = np.random.default_rng([SEED, day.toordinal(), *arm.encode()])
     streams = tuple(replace(kind.stream, set_size=_FRAMES) for kind in KINDS[arm])
     decks = {stream: Deck(rng) for stream in streams}
-    exposures = plan_night(Plan(streams, aborted=0.0), day, SEED)
+    exposures = plan_night(ObservingPlan(streams, aborted=0.0), day, SEED)
     return [
         Shot(one, one, decks[one.stream].draw(one, repeatable=False), SEED) for one in exposures
     ]

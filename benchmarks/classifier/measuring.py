@@ -15,7 +15,7 @@ from qc.detection.classifier_features import summing_to
 from qc.detection.decision import WORTH_NAMING
 from qc.io.instruments import Instrument, read_instruments
 from qc.pipeline.process import FLAGGED_BAD
-from qc.training.train import NAMED, Share, measure
+from qc.training.train import NAMED, Proportion, measure
 
 Doubles = NDArray[np.float64]
 Booleans = NDArray[np.bool_]
@@ -47,9 +47,9 @@ class TypeFigures:
         Of the images with such a fault, those whose header it would contradict.
     """
 
-    by_type: Mapping[str, tuple[Share, Share]]
-    contradicted: Share
-    exposed: Mapping[str, Share]
+    by_type: Mapping[str, tuple[Proportion, Proportion]]
+    contradicted: Proportion
+    exposed: Mapping[str, Proportion]
 
 
 @dataclass(frozen=True)
@@ -67,19 +67,19 @@ class KindFigures:
     calibration_error : float
     """
 
-    by_kind: Mapping[str, tuple[Share, Share]]
-    clear: Share
-    faint: Share
-    told: Share
+    by_kind: Mapping[str, tuple[Proportion, Proportion]]
+    clear: Proportion
+    faint: Proportion
+    told: Proportion
     calibration_error: float
 
 
-def share(flags: Booleans) -> Share:
+def share(flags: Booleans) -> Proportion:
     """Return a share with its Wilson interval."""
     if not len(flags):
-        return Share(float("nan"), 0.0, 1.0, 0)
+        return Proportion(float("nan"), 0.0, 1.0, 0)
     interval = binomtest(int(flags.sum()), len(flags)).proportion_ci(method="wilson")
-    return Share(float(flags.mean()), float(interval.low), float(interval.high), len(flags))
+    return Proportion(float(flags.mean()), float(interval.low), float(interval.high), len(flags))
 
 
 def of_types(classifier: DenseClassifier, known: Known) -> TypeFigures:
@@ -167,14 +167,14 @@ def _by_class(uves: Instrument, headers: NDArray[np.str_]) -> dict[str, Booleans
     return classes
 
 
-def _macro_f1(named: NDArray[np.str_], truth: NDArray[np.str_]) -> Share:
+def _macro_f1(named: NDArray[np.str_], truth: NDArray[np.str_]) -> Proportion:
     """Return the mean F1 of the kinds there are, with its bootstrap interval."""
     kinds = [kind for kind in np.unique(truth) if kind]
     rng = np.random.default_rng(_SEED)
     draws = [rng.integers(0, len(truth), len(truth)) for _ in range(_RESAMPLED)]
     means = [_mean_f1(named[rows], truth[rows], kinds) for rows in draws]
     low, high = np.quantile(means, [0.025, 0.975])
-    return Share(_mean_f1(named, truth, kinds), float(low), float(high), len(kinds))
+    return Proportion(_mean_f1(named, truth, kinds), float(low), float(high), len(kinds))
 
 
 def _mean_f1(named: NDArray[np.str_], truth: NDArray[np.str_], kinds: Sequence[str]) -> float:

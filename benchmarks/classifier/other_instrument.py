@@ -15,8 +15,8 @@ from embeddings.classifier import Examples
 from qc.core.enums import FrameState
 from qc.core.verdict import Status
 from qc.detection.classifier_features import features_of
-from qc.detection.judgement import Judged
-from qc.pipeline.process import Outcome, describe
+from qc.detection.judgement import Judgement
+from qc.pipeline.process import ProcessingOutcome, describe
 from qc.project import create_project, open_runtime
 from qc.settings import read_settings
 
@@ -38,14 +38,14 @@ def read_efosc2(real: Path) -> Known:
             return _known(pairs, runtime.encoder.fingerprint)
 
 
-def _judged(fold: Fold, outcomes: list[Outcome]) -> Iterator[tuple[Test, Judged]]:
+def _judged(fold: Fold, outcomes: list[ProcessingOutcome]) -> Iterator[tuple[Test, Judgement]]:
     for test, outcome in zip(fold.tests, outcomes, strict=True):
         if outcome.state is FrameState.PROCESSED:
             (judged,) = outcome.judged
             yield test, judged
 
 
-def _known(pairs: list[tuple[Test, Judged]], fingerprint: str) -> Known:
+def _known(pairs: list[tuple[Test, Judgement]], fingerprint: str) -> Known:
     judged = [one for _, one in pairs]
     descriptions = [
         describe(one.measured, one.embedding, one.evidence, one.threshold) for one in judged

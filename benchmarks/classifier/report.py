@@ -12,7 +12,7 @@ from sklearn.metrics import confusion_matrix
 from benchmarks.classifier.examples import Known
 from benchmarks.classifier.measuring import CLEAR, KindFigures, TypeFigures, fault_of, named_kinds
 from embeddings.classifier import DenseClassifier
-from qc.training.train import Share
+from qc.training.train import Proportion
 
 _NOTHING = "no fault"
 
@@ -27,7 +27,7 @@ def sections(results: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def percent(share: Share) -> str:
+def percent(share: Proportion) -> str:
     """Write a share with its interval."""
     return f"{share.value:.1%} ({share.low:.1%}-{share.high:.1%})"
 

@@ -20,13 +20,13 @@ from qc._files import shipped
 from qc.core.enums import LabelName
 from qc.db.models import EpochRow
 from qc.pipeline.process import judge_again, process_frames
-from qc.project import Runtime, create_project, open_runtime
+from qc.project import Project, create_project, open_runtime
 from qc.settings import read_settings
 from qc.simulator import (
-    Case,
-    Exposure,
-    Plan,
-    Stream,
+    CalibrationStream,
+    InjectedFault,
+    ObservingPlan,
+    PlannedExposure,
     expose,
     interventions,
     lamp_replacements,
@@ -120,7 +120,7 @@ class Kind:
         it, more frames must have one for as many bad extensions.
     """
 
-    stream: Stream
+    stream: CalibrationStream
     history: int
     rebuild: int
     test: int
@@ -156,9 +156,9 @@ class Night:
 class Shot:
     """An exposure, what its image shows (itself, or the frame before), and its fault."""
 
-    exposure: Exposure
-    shown: Exposure
-    case: Case | None
+    exposure: PlannedExposure
+    shown: PlannedExposure
+    case: InjectedFault | None
     seed: int
 
     @property
@@ -167,20 +167,20 @@ class Shot:
         return f"{self.exposure.archive_name}.fits"
 
 
-_FAST_ARC = Stream("arc", "blue", "BLUE", 437, 0.4, (1, 1), "625kHz low")
+_FAST_ARC = CalibrationStream("arc", "blue", "BLUE", 437, 0.4, (1, 1), "625kHz low")
 KINDS = {
     "blue": (
-        Kind(Stream("bias", "blue", "BLUE"), 6, 8, 31, 0.5),
-        Kind(Stream("flat", "blue", "DICHR#1", 390), 6, 8, 22, 0.5),
-        Kind(Stream("flat", "blue", "DICHR#1", 346), 4, 6, 11, 0.5),
-        Kind(Stream("dflat", "blue", "DICHR#1", 346), 5, 6, 31, 0.5),
+        Kind(CalibrationStream("bias", "blue", "BLUE"), 6, 8, 31, 0.5),
+        Kind(CalibrationStream("flat", "blue", "DICHR#1", 390), 6, 8, 22, 0.5),
+        Kind(CalibrationStream("flat", "blue", "DICHR#1", 346), 4, 6, 11, 0.5),
+        Kind(CalibrationStream("dflat", "blue", "DICHR#1", 346), 5, 6, 31, 0.5),
         Kind(_FAST_ARC, 6, 8, 33, 0.6),
     ),
     "red": (
-        Kind(Stream("bias", "red", "RED"), 6, 8, 36, 0.75),
-        Kind(Stream("arc", "red", "RED", 580), 6, 8, 23, 0.64),
-        Kind(Stream("arc", "red", "RED", 860), 3, 6, 8, 0.64),
-        Kind(Stream("flat", "red", "DICHR#1", 564), 6, 8, 33, 0.64),
+        Kind(CalibrationStream("bias", "red", "RED"), 6, 8, 36, 0.75),
+        Kind(CalibrationStream("arc", "red", "RED", 580), 6, 8, 23, 0.64),
+        Kind(CalibrationStream("arc", "red", "RED", 860), 3, 6, 8, 0.64),
+        Kind(CalibrationStream("flat", "red", "DICHR#1", 564), 6, 8, 33, 0.64),
     ),
 }
 
@@ -226,7 +226,7 @@ def _shots_of(
     arm: str,
     night: Night,
     history: History,
-    decks: dict[Stream, "Deck"],
+    decks: dict[CalibrationStream, "Deck"],
     rng: np.random.Generator,
 ) -> Iterator[Shot]:
     plan = _plan(arm, night.part, history.share)
@@ -245,7 +245,7 @@ def _shots_of(
         yield before
 
 
-def _plan(arm: str, part: str, share: float) -> Plan:
+def _plan(arm: str, part: str, share: float) -> ObservingPlan:
     """Return a night's streams in sets of five, the last of them smaller."""
     streams = tuple(
         replace(kind.stream, set_size=min(_SET, frames - start))
@@ -253,7 +253,7 @@ def _plan(arm: str, part: str, share: float) -> Plan:
         for frames in [kind.frames(part, share)]
         for start in range(0, frames, _SET)
     )
-    return Plan(streams, aborted=0.0)
+    return ObservingPlan(streams, aborted=0.0)
 
 
 class Deck:
@@ -263,7 +263,7 @@ class Deck:
         self._rng = rng
         self._cards: list[tuple[str, str]] = []
 
-    def draw(self, exposure: Exposure, *, repeatable: bool) -> Case:
+    def draw(self, exposure: PlannedExposure, *, repeatable: bool) -> InjectedFault:
         """Deal the next fault that this exposure can have."""
         for _ in range(2):
             for card in self._cards:
@@ -273,7 +273,7 @@ class Deck:
             self._cards += self._shuffled(exposure)
         raise AssertionError("a fresh deck has a fault for every exposure")
 
-    def _shuffled(self, exposure: Exposure) -> list[tuple[str, str]]:
+    def _shuffled(self, exposure: PlannedExposure) -> list[tuple[str, str]]:
         image_class = exposure.stream.image_class
         second = replace(exposure, number=2)  # one that a frame comes before
         cards = [
@@ -286,7 +286,7 @@ class Deck:
 
 
 def _live_one(
-    night: Night, shots: Sequence[Shot], folder: Path, runtime: Runtime
+    night: Night, shots: Sequence[Shot], folder: Path, runtime: Project
 ) -> list[tuple[str, ...]]:
     """Write a night, let the product judge it, delete it; return the truth about it."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -300,7 +300,7 @@ def _live_one(
     return truth
 
 
-def _begin_epoch(runtime: Runtime, since: date) -> None:
+def _begin_epoch(runtime: Project, since: date) -> None:
     """Record the intervention, as a person would on the day."""
     with runtime.writes.begin() as session:
         if session.query(EpochRow).count() == 0:

@@ -22,10 +22,10 @@ from qc.io.instruments import read_instruments
 from qc.io.read_frame import read_frame
 from qc.simulator import (
     FULL_PLAN,
-    Case,
-    Exposure,
-    Plan,
-    Stream,
+    CalibrationStream,
+    InjectedFault,
+    ObservingPlan,
+    PlannedExposure,
     expose,
     make_case,
     plan_night,
@@ -49,15 +49,15 @@ _NOT_SEEN = {
     "dead_output",
 }
 _LARGEST = 3  # streams, the last of the training's
-_FAST_ARC = Stream("arc", "blue", "BLUE", 437, 0.4, (1, 1), "625kHz low")
+_FAST_ARC = CalibrationStream("arc", "blue", "BLUE", 437, 0.4, (1, 1), "625kHz low")
 VALIDATION_STREAMS = (
-    Stream("bias", "blue", "BLUE"),
-    Stream("flat", "blue", "DICHR#1", 390),
-    Stream("dflat", "blue", "DICHR#1", 346),
+    CalibrationStream("bias", "blue", "BLUE"),
+    CalibrationStream("flat", "blue", "DICHR#1", 390),
+    CalibrationStream("dflat", "blue", "DICHR#1", 346),
     _FAST_ARC,
-    Stream("bias", "red", "RED"),
-    Stream("arc", "red", "RED", 580),
-    Stream("flat", "red", "DICHR#1", 564),
+    CalibrationStream("bias", "red", "RED"),
+    CalibrationStream("arc", "red", "RED", 580),
+    CalibrationStream("flat", "red", "DICHR#1", 564),
 )
 
 
@@ -65,9 +65,9 @@ VALIDATION_STREAMS = (
 class Shot:
     """One exposure, its fault if any, and what it is for: ``reference`` or ``test``."""
 
-    exposure: Exposure
+    exposure: PlannedExposure
     seed: int
-    case: Case | None = None
+    case: InjectedFault | None = None
     part: str = "reference"
 
 
@@ -137,7 +137,7 @@ def training_shots(nights: int) -> Iterator[list[Shot]]:
         yield from _by_stream([Shot(one, seed) for one in _plan(chosen, dates, seed)])
 
 
-def _training_streams() -> tuple[Stream, ...]:
+def _training_streams() -> tuple[CalibrationStream, ...]:
     """Return the binned streams of the full plan, and the unbinned ones of the eleven types."""
     lean = [one for one in FULL_PLAN.streams if one.image_class not in ("orderdef", "fmtchk")]
     binned = [one for one in lean if one.binning == (2, 2)]
@@ -206,8 +206,12 @@ def _opened(night: date, seed: int) -> datetime:
     return last_intervention(morning, seed).when
 
 
-def _plan(streams: Sequence[Stream], dates: Sequence[date], seed: int) -> list[Exposure]:
-    plan = Plan(tuple(replace(one, set_size=2, every_nights=1) for one in streams), aborted=0.0)
+def _plan(
+    streams: Sequence[CalibrationStream], dates: Sequence[date], seed: int
+) -> list[PlannedExposure]:
+    plan = ObservingPlan(
+        tuple(replace(one, set_size=2, every_nights=1) for one in streams), aborted=0.0
+    )
     return [one for night in dates for one in plan_night(plan, night, seed)]
 
 

@@ -19,9 +19,9 @@ from qc.core.enums import FrameState, LabelName
 from qc.core.verdict import Status
 from qc.db.engine import connect, for_writing
 from qc.db.migrate import upgrade_schema
-from qc.db.reference_models import Expectations
-from qc.pipeline.process import Outcome, process_frames
-from qc.project import Runtime
+from qc.db.reference_models import ReferenceModelCache
+from qc.pipeline.process import ProcessingOutcome, process_frames
+from qc.project import Project
 
 Floats = NDArray[np.float32]
 
@@ -69,13 +69,13 @@ class Verdict:
         return bool(self.kind)
 
 
-def judge_fold(fold: Fold, folder: Path, runtime: Runtime) -> list[Verdict]:
+def judge_fold(fold: Fold, folder: Path, runtime: Project) -> list[Verdict]:
     """Let the product see the references, labelled good, and then the tests, unlabelled."""
     verdicts = zip(fold.tests, outcomes_of(fold, folder, runtime), strict=True)
     return [_verdict(fold, test, outcome) for test, outcome in verdicts]
 
 
-def outcomes_of(fold: Fold, folder: Path, runtime: Runtime) -> list[Outcome]:
+def outcomes_of(fold: Fold, folder: Path, runtime: Project) -> list[ProcessingOutcome]:
     """Return what the product made of each test, after the references."""
     with _fresh_memory(folder, runtime) as fresh:
         for night in range(_NIGHTS):
@@ -86,7 +86,7 @@ def outcomes_of(fold: Fold, folder: Path, runtime: Runtime) -> list[Outcome]:
 
 
 @contextmanager
-def _fresh_memory(folder: Path, runtime: Runtime) -> Iterator[Runtime]:
+def _fresh_memory(folder: Path, runtime: Project) -> Iterator[Project]:
     """Give the runtime a database of its own, gone afterwards; a network takes seconds to start."""
     folder.mkdir(parents=True)
     engine = connect(f"sqlite:///{folder / 'qc.db'}")
@@ -96,7 +96,7 @@ def _fresh_memory(folder: Path, runtime: Runtime) -> Iterator[Runtime]:
             runtime,
             reads=sessionmaker(engine),
             writes=sessionmaker(for_writing(engine)),
-            expectations=Expectations(),
+            expectations=ReferenceModelCache(),
         )
     finally:
         engine.dispose()
@@ -107,9 +107,9 @@ def _process(
     some: Sequence[Made],
     start: datetime,
     folder: Path,
-    runtime: Runtime,
+    runtime: Project,
     label: LabelName | None,
-) -> list[Outcome]:
+) -> list[ProcessingOutcome]:
     paths = [
         _write(made, folder, start + timedelta(minutes=number)) for number, made in enumerate(some)
     ]
@@ -133,7 +133,7 @@ def _write(made: Made, folder: Path, taken: datetime) -> Path:
     return path
 
 
-def _verdict(fold: Fold, test: Test, outcome: Outcome) -> Verdict:
+def _verdict(fold: Fold, test: Test, outcome: ProcessingOutcome) -> Verdict:
     score, reason = REFUSED, outcome.reason
     if outcome.state is not FrameState.FAILED:
         ((judged),) = outcome.judged

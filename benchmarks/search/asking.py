@@ -29,11 +29,11 @@ from benchmarks.search.making import (
 from embeddings.clustering import cosine_distances
 from embeddings.index import AXES, nearest
 from qc import db
-from qc.db.embeddings import Among
+from qc.db.embeddings import EmbeddingFilter
 from qc.db.engine import connect
 from qc.db.migrate import upgrade_schema
 from qc.db.models import VECTOR_INDEX
-from qc.project import Runtime, create_project, open_runtime
+from qc.project import Project, create_project, open_runtime
 from qc.search.nearest import index_file, nearest_stored, refresh_index
 from qc.settings import Settings
 
@@ -55,11 +55,11 @@ class Question:
     nights: tuple[date, date] | None = None
     labelled: bool = False
 
-    def among(self, image_type: str, frame_id: int) -> Among:
+    def among(self, image_type: str, frame_id: int) -> EmbeddingFilter:
         """Ask it of a stored frame."""
         first, last = self.nights or (None, None)
         types = (image_type,) if self.own else None
-        return Among(types, first, last, labelled=self.labelled, left_out=frame_id)
+        return EmbeddingFilter(types, first, last, labelled=self.labelled, left_out=frame_id)
 
     def meant(self, some: Made) -> NDArray[np.bool_]:
         """Return which are meant, if type did not matter: (n,)."""
@@ -96,7 +96,7 @@ def settings_of(work: Path, postgres: str = "") -> Settings:
 
 
 @contextmanager
-def opened(settings: Settings) -> Iterator[Runtime]:
+def opened(settings: Settings) -> Iterator[Project]:
     """Open the project."""
     with open_runtime(settings) as runtime:
         yield replace(runtime, encoder=MadeUp())
@@ -129,7 +129,7 @@ def _told_by_server(url: URL, what: str) -> int:
     return found
 
 
-def _index_bytes(runtime: Runtime) -> int:
+def _index_bytes(runtime: Project) -> int:
     url = runtime.settings.database_url
     if url.get_backend_name() == "sqlite":
         return index_file(runtime).stat().st_size
@@ -229,7 +229,7 @@ def ask(work: Path, truth: Truth, postgres: str) -> dict[str, Any]:
     with opened(settings_of(work, postgres)) as runtime:
         with runtime.reads() as session:
             started = time.perf_counter()
-            nearest_stored(runtime, session, truth.vectors[0], K, Among())
+            nearest_stored(runtime, session, truth.vectors[0], K, EmbeddingFilter())
             first_s = time.perf_counter() - started
         answers = {}
         for number, question in enumerate(QUESTIONS):
@@ -282,7 +282,7 @@ _ANY_TYPE = 3
 
 
 def _read_all(session: Session, query: Floats, left_out: int) -> Doubles:
-    blocks = db.embeddings.vectors(session, FINGERPRINT, Among(left_out=left_out))
+    blocks = db.embeddings.vectors(session, FINGERPRINT, EmbeddingFilter(left_out=left_out))
     return nearest(query, blocks, K)[1]
 
 

@@ -26,7 +26,7 @@ import numpy as np
 from benchmarks.throughput import encoders, page
 from benchmarks.throughput.frames import archive
 from benchmarks.throughput.memory import run_watched
-from qc.core.measurement import File
+from qc.core.measurement import FileInfo
 from qc.io.instruments import read_instruments
 from qc.pipeline.process import network_input
 from qc.pipeline.readers import cores, read_file
@@ -144,7 +144,7 @@ class Bench:
         if not place.exists():
             instruments = read_instruments(None)
             some = self.paths[:: max(1, 2 * len(self.paths) // _INPUTS)]
-            read = [read_file(File(path, 0, 0), instruments) for path in some]
+            read = [read_file(FileInfo(path, 0, 0), instruments) for path in some]
             measured = [each for one in read for each in one.measured][:_INPUTS]
             np.save(place, np.stack([network_input(each, "physical") for each in measured]))
         return place

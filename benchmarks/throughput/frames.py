@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 
-from qc.simulator import Plan, Stream, simulate
+from qc.simulator import CalibrationStream, ObservingPlan, simulate
 
 _SEED = 77
 _FIRST = date(2026, 7, 1)
@@ -13,12 +13,12 @@ _BIASES, _FLATS = 20, 4  # of a night: references enough for the next one's bias
 FRAMES_A_NIGHT = _BIASES + _FLATS
 
 
-def night_plan() -> Plan:
+def night_plan() -> ObservingPlan:
     """Return a night of unbinned red frames, both chips: 35 MB each before compression."""
-    bias = Stream("bias", "red", "RED", set_size=_BIASES)
-    flat = Stream("flat", "red", "RED", 580, set_size=_FLATS)
+    bias = CalibrationStream("bias", "red", "RED", set_size=_BIASES)
+    flat = CalibrationStream("flat", "red", "RED", 580, set_size=_FLATS)
     unbinned = (replace(one, binning=(1, 1), read_mode="225kHz low") for one in (bias, flat))
-    return Plan(streams=tuple(unbinned), aborted=0.0)
+    return ObservingPlan(streams=tuple(unbinned), aborted=0.0)
 
 
 def archive(folder: Path, nights: int) -> list[Path]:

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from qc.core.enums import LabelName
-from qc.pipeline.process import Arrival, embed, judge_frame, read_and_measure, record
-from qc.project import Runtime, create_project, open_runtime
+from qc.pipeline.process import MeasuredFrame, embed, judge_frame, read_and_measure, record
+from qc.project import Project, create_project, open_runtime
 from qc.settings import read_settings
 
 SIZES = (20, 50, 100, 200)
@@ -39,7 +39,9 @@ def main() -> None:
     print(json.dumps(found))
 
 
-def _add_reference(like: Arrival, embeddings: np.ndarray, number: int, runtime: Runtime) -> None:
+def _add_reference(
+    like: MeasuredFrame, embeddings: np.ndarray, number: int, runtime: Project
+) -> None:
     random = np.random.default_rng(number)
     digest = hashlib.sha256(str(number).encode()).hexdigest()
     measured = tuple(
@@ -60,12 +62,12 @@ def _add_reference(like: Arrival, embeddings: np.ndarray, number: int, runtime: 
     )
     file = replace(like.file, path=Path(f"/reference/{number}.fits"))
     noise = random.normal(0, 1e-4, embeddings.shape).astype(np.float32)
-    one = Arrival(file, frame, measured, like.thresholds)
+    one = MeasuredFrame(file, frame, measured, like.thresholds)
     judged = judge_frame(one, embeddings + noise, runtime)
     record([(one, judged)], runtime, LabelName.GOOD)
 
 
-def _judged_ms(new: Arrival, embeddings: np.ndarray, runtime: Runtime) -> dict[str, float]:
+def _judged_ms(new: MeasuredFrame, embeddings: np.ndarray, runtime: Project) -> dict[str, float]:
     """Return the core time of the first verdict, which learns, and the median of later ones."""
     times = []
     for _ in range(1 + _REPEATS):

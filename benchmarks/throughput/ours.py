@@ -15,7 +15,7 @@ import numpy as np
 
 from qc.core.enums import LabelName
 from qc.pipeline.process import process_frames
-from qc.project import Runtime, create_project, open_runtime
+from qc.project import Project, create_project, open_runtime
 from qc.settings import read_settings
 
 
@@ -41,7 +41,7 @@ def main() -> None:
     )
 
 
-def _process(paths: list[Path], runtime: Runtime) -> Counter[str]:
+def _process(paths: list[Path], runtime: Project) -> Counter[str]:
     states = Counter[str]()
     for outcome in process_frames(paths, runtime, LabelName.GOOD):
         states[str(outcome.state)] += 1

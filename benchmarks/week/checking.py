@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from benchmarks.week.post import Letter
 from qc.core.enums import FrameState, Topic
-from qc.db.models import AlertRow, DeliveryRow, ExtensionRow, FrameRow, NoticeRow, VerdictRow
+from qc.db.models import AlertRow, DeliveryRow, ExtensionRow, FrameRow, NotificationRow, VerdictRow
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def take_account(
         verdicts=dict(sorted(verdicts.items())),
         alerts=len(alerts),
         untold=sum(alert.notice_id not in sent for alert in alerts),
-        notices=len(session.scalars(select(NoticeRow.id)).all()),
+        notices=len(session.scalars(select(NotificationRow.id)).all()),
         unsent=len(unsent),
         letters=len(letters),
         repeated=sum(count - 1 for count in seen.values()),

@@ -4,7 +4,7 @@ from datetime import date, timedelta
 from pathlib import Path
 
 from qc.simulator import simulate
-from qc.simulator.plan import DEMO_PLAN, Plan
+from qc.simulator.plan import DEMO_PLAN, ObservingPlan
 
 HISTORY_NIGHTS = 13
 NIGHTS = 7
@@ -12,7 +12,7 @@ FAULTS = 0.1
 SEED = 617
 SETS_A_NIGHT = 5
 # 29 frames a night are the demonstration's; five sets of each make a busy day's 145.
-BUSY_PLAN = Plan(streams=DEMO_PLAN.streams * SETS_A_NIGHT, aborted=0.0)
+BUSY_PLAN = ObservingPlan(streams=DEMO_PLAN.streams * SETS_A_NIGHT, aborted=0.0)
 
 
 def make_frames(work: Path, last: date) -> tuple[list[Path], list[list[Path]]]:

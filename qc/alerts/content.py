@@ -21,8 +21,8 @@ from sqlalchemy.orm import Session
 
 from qc import db
 from qc._text import counted
-from qc.alerts.grouping import Seen, Trace, cause_of, events_of
-from qc.core.enums import Form, Topic
+from qc.alerts.grouping import AnomalyTrace, NightImage, cause_of, events_of
+from qc.core.enums import NotificationKind, Topic
 from qc.db.findings import Finding
 from qc.db.models import (
     AlertRow,
@@ -30,14 +30,14 @@ from qc.db.models import (
     EmbeddingRow,
     ExtensionRow,
     FrameRow,
-    NoticeRow,
+    NotificationRow,
     VerdictRow,
 )
 from qc.detection.decision import WORTH_NAMING
 from qc.detection.metrics import METRICS
-from qc.io.instruments import Instrument, Mode
-from qc.project import Runtime
-from qc.reports.extension_figures import Gallery, Picture, Portrait
+from qc.io.instruments import Instrument, OpticalMode
+from qc.project import Project
+from qc.reports.extension_figures import EmbeddedPicture, ExtensionFigures, FigureRenderer
 from qc.reports.night import sigma
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ LISTED = 20  # frames, events or sentences; who needs more looks at the report
 NUMBERS_SHOWN = 8
 REASONS_SHOWN = 6
 NAMED = 3
-_BARE = Mode("", ())
+_BARE = OpticalMode("", ())
 
 _NOUNS = {
     Topic.FILE: ("file that cannot be judged", "files that cannot be judged"),
@@ -68,7 +68,7 @@ _CAPTIONS = {
 
 
 @dataclass(frozen=True)
-class Trait:
+class AlertAttributes:
     """What a subscription may ask of an alert; None where the alert is of none in particular."""
 
     instrument: str | None
@@ -78,7 +78,7 @@ class Trait:
 
 
 @dataclass(frozen=True)
-class Told:
+class NotificationLine:
     """One event in a line, the worst of its images first.
 
     Attributes
@@ -98,7 +98,7 @@ class Told:
 
 
 @dataclass(frozen=True)
-class Inline:
+class InlineImage:
     """A picture that travels with the mail.
 
     Attributes
@@ -115,7 +115,7 @@ class Inline:
 
 
 @dataclass(frozen=True)
-class Line:
+class ImageLine:
     """One image in the list of a mail."""
 
     name: str
@@ -138,7 +138,7 @@ class EventLine:
 
 
 @dataclass(frozen=True)
-class Moved:
+class MetricDeviation:
     """A detector number that is beyond its warning limit."""
 
     name: str
@@ -148,20 +148,20 @@ class Moved:
 
 
 @dataclass(frozen=True)
-class Shown:
+class WorstImage:
     """The worst image of a notice, as much as a mail shows of it."""
 
-    line: Line
+    line: ImageLine
     setup: str
     reasons: tuple[str, ...]
     where: str
-    pictures: tuple[Inline, ...]
-    numbers: tuple[Moved, ...]
+    pictures: tuple[InlineImage, ...]
+    numbers: tuple[MetricDeviation, ...]
     nearest: str
 
 
 @dataclass(frozen=True)
-class Counts:
+class AnomalyCounts:
     """Anomalous images by image type and chip: a row for each type, a number for each chip."""
 
     chips: tuple[str, ...]
@@ -169,7 +169,7 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Before:
+class EarlierNotification:
     """Somebody who was told of a notice, and when."""
 
     address: str
@@ -177,7 +177,7 @@ class Before:
 
 
 @dataclass(frozen=True)
-class Story:
+class NotificationContent:
     """All that a mail tells.
 
     Attributes
@@ -196,18 +196,18 @@ class Story:
 
     number: int
     topic: Topic
-    form: Form
+    form: NotificationKind
     subject: str
     headline: str
     facts: Mapping[str, str]
     words: tuple[str, ...] = ()
     total: int = 0
-    shown: Shown | None = None
-    lines: tuple[Line, ...] = ()
+    shown: WorstImage | None = None
+    lines: tuple[ImageLine, ...] = ()
     events: tuple[EventLine, ...] = ()
     events_total: int = 0
-    counts: Counts | None = None
-    before: tuple[Before, ...] = ()
+    counts: AnomalyCounts | None = None
+    before: tuple[EarlierNotification, ...] = ()
     url: str = ""
     file: Path | None = None
 
@@ -230,7 +230,7 @@ def _is_unseen(letter: str) -> bool:
 # --- alerts as traces and traits ------------------------------------------------------------------
 
 
-def traces(session: Session, *conditions: ColumnElement[bool]) -> list[Trace]:
+def traces(session: Session, *conditions: ColumnElement[bool]) -> list[AnomalyTrace]:
     """Return the alerts of verdicts that meet some conditions, as far as events are known by."""
     query = (
         select(AlertRow.id, FrameRow, ExtensionRow, VerdictRow, EmbeddingRow.vector)
@@ -250,10 +250,10 @@ def traces(session: Session, *conditions: ColumnElement[bool]) -> list[Trace]:
 
 def _trace(
     alert_id: int, frame: FrameRow, extension: ExtensionRow, verdict: VerdictRow, vector: np.ndarray
-) -> Trace:
+) -> AnomalyTrace:
     causes = [cause_of(each, extension.ny, extension.nx) for each in verdict.reasons]
     probable = (verdict.kind_probability or 0) >= WORTH_NAMING
-    return Trace(
+    return AnomalyTrace(
         alert_id=alert_id,
         frame_id=frame.id,
         observed_at=frame.observed_at or verdict.judged_at,
@@ -269,14 +269,14 @@ def _trace(
     )
 
 
-def seen(session: Session, instrument: str | None, night: date | None) -> list[Seen]:
+def seen(session: Session, instrument: str | None, night: date | None) -> list[NightImage]:
     """Return all images of an instrument and night."""
     query = (
         select(FrameRow.id, FrameRow.observed_at, ExtensionRow.chip)
         .join(ExtensionRow.frame)
         .where(FrameRow.instrument == instrument, FrameRow.night == night)
     )
-    return [Seen(id_, at, chip) for id_, at, chip in session.execute(query) if at is not None]
+    return [NightImage(id_, at, chip) for id_, at, chip in session.execute(query) if at is not None]
 
 
 def arms(instruments: Iterable[Instrument]) -> dict[tuple[str, str], str]:
@@ -304,13 +304,13 @@ def findings_of(session: Session, alerts: Sequence[AlertRow]) -> list[Finding]:
 # --- in one line ----------------------------------------------------------------------------------
 
 
-def subject_of(session: Session, notice: NoticeRow, instruments: Sequence[Instrument]) -> str:
+def subject_of(session: Session, notice: NotificationRow, instruments: Sequence[Instrument]) -> str:
     """Return the line that says it all: ``[QC] URB1 2026-11-19: 3 of 5 biases anomalous, REDU``."""
     alerts = notice.alerts
     if notice.topic != Topic.VERDICT:
         return _subject(alerts, notice.night, _words_in_a_line(notice.topic, alerts))
     findings = findings_of(session, alerts)
-    if notice.form == Form.EVENT:
+    if notice.form == NotificationKind.EVENT:
         told = _told(session, findings, instruments)
         return _line(f"{_some(told.image_types)} {notice.night}: {told.headline}")
     frames = len({one.frame.id for one in findings})
@@ -318,7 +318,7 @@ def subject_of(session: Session, notice: NoticeRow, instruments: Sequence[Instru
     words = (
         f"{counted(frames, 'frame', 'frames')} anomalous in {counted(events, 'event', 'events')}"
     )
-    if notice.form == Form.ARCHIVE:
+    if notice.form == NotificationKind.ARCHIVE:
         return _subject(alerts, notice.night, f"of an archive, {words}")
     worst = findings[0]
     worst_words = f"{worst.extension.image_type} {worst.extension.chip}, {_change(session, worst)}"
@@ -341,7 +341,9 @@ def _words_in_a_line(topic: Topic, alerts: Sequence[AlertRow]) -> str:
     return f"{counted(len(alerts), *_NOUNS[topic])}: {alerts[0].words}"
 
 
-def _told(session: Session, findings: Sequence[Finding], instruments: Sequence[Instrument]) -> Told:
+def _told(
+    session: Session, findings: Sequence[Finding], instruments: Sequence[Instrument]
+) -> NotificationLine:
     """Put an event in a line; its findings are sorted, the worst first."""
     types = tuple(dict.fromkeys(one.extension.image_type for one in findings))
     chips = tuple(dict.fromkeys(one.extension.chip for one in findings))
@@ -355,7 +357,7 @@ def _told(session: Session, findings: Sequence[Finding], instruments: Sequence[I
         f"{frames} of {counted(of, noun, _plural(noun))} anomalous, {_some(chips)}, "
         f"{_change(session, findings[0])}"
     )
-    return Told(tuple(findings), types, headline)
+    return NotificationLine(tuple(findings), types, headline)
 
 
 def _plural(noun: str) -> str:
@@ -424,8 +426,8 @@ def _moved_by(session: Session, finding: Finding, name: str) -> str:
 
 
 def read_story(
-    session: Session, notice: NoticeRow, runtime: Runtime, owed_at: datetime | None = None
-) -> Story:
+    session: Session, notice: NotificationRow, runtime: Project, owed_at: datetime | None = None
+) -> NotificationContent:
     """Return all that a mail tells of a notice.
 
     Parameters
@@ -435,7 +437,7 @@ def read_story(
     """
     subject = plain(notice.subject, LONGEST_SUBJECT)
     findings = findings_of(session, notice.alerts)
-    story = Story(
+    story = NotificationContent(
         number=notice.id,
         topic=notice.topic,
         form=notice.form,
@@ -456,10 +458,16 @@ def read_story(
         lines=tuple(_read_line(one, runtime) for one in findings[:LISTED]),
         total=len(findings),
     )
-    return story if notice.form == Form.EVENT else _with_events(session, story, notice, runtime)
+    return (
+        story
+        if notice.form == NotificationKind.EVENT
+        else _with_events(session, story, notice, runtime)
+    )
 
 
-def _with_events(session: Session, story: Story, notice: NoticeRow, runtime: Runtime) -> Story:
+def _with_events(
+    session: Session, story: NotificationContent, notice: NotificationRow, runtime: Project
+) -> NotificationContent:
     events = _events(session, notice)
     return replace(
         story,
@@ -469,15 +477,17 @@ def _with_events(session: Session, story: Story, notice: NoticeRow, runtime: Run
     )
 
 
-def _told_before(deliveries: Sequence[DeliveryRow], owed_at: datetime) -> tuple[Before, ...]:
+def _told_before(
+    deliveries: Sequence[DeliveryRow], owed_at: datetime
+) -> tuple[EarlierNotification, ...]:
     return tuple(
-        Before(plain(one.address), _utc(one.sent_at))
+        EarlierNotification(plain(one.address), _utc(one.sent_at))
         for one in deliveries
         if one.sent_at is not None and one.sent_at < owed_at
     )
 
 
-def _facts(notice: NoticeRow, findings: Sequence[Finding]) -> dict[str, str]:
+def _facts(notice: NotificationRow, findings: Sequence[Finding]) -> dict[str, str]:
     instruments = sorted({one.instrument for one in notice.alerts if one.instrument})
     frames = [one.frame.template for one in findings]
     facts = {
@@ -495,19 +505,19 @@ def _utc(when: datetime | None) -> str:
     return f"{when.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if when else ""
 
 
-def _night_url(runtime: Runtime, night: date | None) -> str:
+def _night_url(runtime: Project, night: date | None) -> str:
     base = runtime.settings.alerts.review_url.rstrip("/")
     return f"{base}/nights/{night}" if base and night else base
 
 
-def _frame_url(runtime: Runtime, name: str) -> str:
+def _frame_url(runtime: Project, name: str) -> str:
     base = runtime.settings.alerts.review_url.rstrip("/")
     return f"{base}/frames/{quote(name, safe='')}" if base else ""
 
 
-def _read_line(finding: Finding, runtime: Runtime) -> Line:
+def _read_line(finding: Finding, runtime: Project) -> ImageLine:
     name = plain(finding.frame.name, 80)
-    return Line(
+    return ImageLine(
         name=f"{name}[{finding.extension.number}]",
         image_type=f"{finding.extension.image_type} {finding.extension.chip}",
         taken=_utc(finding.frame.observed_at),
@@ -521,10 +531,10 @@ def _score(value: float) -> str:
     return ">1000" if value > 1000 else f"{value:.1f}" if value < 10 else f"{value:.0f}"
 
 
-def _events(session: Session, notice: NoticeRow) -> list[list[Finding]]:
+def _events(session: Session, notice: NotificationRow) -> list[list[Finding]]:
     """Sort a notice's images into events, the worst first."""
     found = traces(session, AlertRow.notice_id == notice.id)
-    by_night: dict[tuple[str | None, date | None], list[Trace]] = defaultdict(list)
+    by_night: dict[tuple[str | None, date | None], list[AnomalyTrace]] = defaultdict(list)
     places = {one.id: (one.instrument, one.night) for one in notice.alerts}
     for one in found:
         by_night[places[one.alert_id]].append(one)
@@ -537,7 +547,7 @@ def _events(session: Session, notice: NoticeRow) -> list[list[Finding]]:
     return sorted(filter(None, events), key=lambda event: -event[0].verdict.score)
 
 
-def _event_line(session: Session, findings: Sequence[Finding], runtime: Runtime) -> EventLine:
+def _event_line(session: Session, findings: Sequence[Finding], runtime: Project) -> EventLine:
     told = _told(session, findings, runtime.instruments)
     worst = _read_line(told.worst, runtime)
     return EventLine(
@@ -545,21 +555,21 @@ def _event_line(session: Session, findings: Sequence[Finding], runtime: Runtime)
     )
 
 
-def _counts(findings: Sequence[Finding]) -> Counts:
+def _counts(findings: Sequence[Finding]) -> AnomalyCounts:
     chips = tuple(sorted({one.extension.chip for one in findings}))
     cells = Counter((one.extension.image_type, one.extension.chip) for one in findings)
     types = sorted({name for name, _ in cells})
     rows = ((plain(name), tuple(cells[name, chip] for chip in chips)) for name in types)
-    return Counts(tuple(map(plain, chips)), tuple(rows))
+    return AnomalyCounts(tuple(map(plain, chips)), tuple(rows))
 
 
-def _shown(session: Session, finding: Finding, runtime: Runtime) -> Shown:
+def _shown(session: Session, finding: Finding, runtime: Project) -> WorstImage:
     try:
-        portrait = Gallery(session, runtime.thresholds).portrait(finding)
+        portrait = FigureRenderer(session, runtime.thresholds).portrait(finding)
     except Exception:  # an alert must not be lost for a picture that cannot be drawn
         logger.exception("%s: no picture for the mail", plain(finding.frame.name))
         portrait = None
-    return Shown(
+    return WorstImage(
         line=_read_line(finding, runtime),
         setup=plain(_setup(finding)),
         reasons=tuple(plain(one) for one in finding.verdict.reasons[:REASONS_SHOWN]),
@@ -577,24 +587,24 @@ def _setup(finding: Finding) -> str:
     return ", ".join([setup.binning, setup.read_mode, *light, *filter(None, [setup.optics])])
 
 
-def _nearest(portrait: Portrait) -> str:
+def _nearest(portrait: ExtensionFigures) -> str:
     return plain(portrait.nearest.frame.name, 80) if portrait.nearest else ""
 
 
-def _pictures(portrait: Portrait) -> tuple[Inline, ...]:
+def _pictures(portrait: ExtensionFigures) -> tuple[InlineImage, ...]:
     """Choose the map, and of what else is drawn the row that shows it best: the last."""
     where = [portrait.where.picture] if portrait.where else []
     return tuple(_inline(n, one) for n, one in enumerate([*where, *portrait.pictures[-3:]], 1))
 
 
-def _inline(n: int, picture: Picture) -> Inline:
+def _inline(n: int, picture: EmbeddedPicture) -> InlineImage:
     png = base64.b64decode(picture.address.partition(",")[2])
-    return Inline(f"picture{n}", png, _CAPTIONS[picture.kind], picture.low, picture.high)
+    return InlineImage(f"picture{n}", png, _CAPTIONS[picture.kind], picture.low, picture.high)
 
 
-def _moved(portrait: Portrait) -> tuple[Moved, ...]:
+def _moved(portrait: ExtensionFigures) -> tuple[MetricDeviation, ...]:
     return tuple(
-        Moved(
+        MetricDeviation(
             name=_spelt(one.name),
             here=one.metric.show(one.value),
             references="-" if one.median is None else one.metric.show(one.median),

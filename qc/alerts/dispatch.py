@@ -23,17 +23,39 @@ from sqlalchemy.orm import Session
 
 from qc import db
 from qc._text import shortened
-from qc.alerts.content import Story, Trait, arms, plain, read_story, seen, subject_of, traces
-from qc.alerts.grouping import Trace, events_of
+from qc.alerts.content import (
+    AlertAttributes,
+    NotificationContent,
+    arms,
+    plain,
+    read_story,
+    seen,
+    subject_of,
+    traces,
+)
+from qc.alerts.grouping import AnomalyTrace, events_of
 from qc.alerts.notifications import end_silences, hush, open_notices, waiting
-from qc.alerts.transport import Letter, Postbox, compose, post_message, write_letter, write_message
-from qc.core.enums import Channel, Form, LabelName, Topic
+from qc.alerts.transport import (
+    Message,
+    SmtpConnection,
+    compose,
+    post_message,
+    write_letter,
+    write_message,
+)
+from qc.core.enums import Channel, LabelName, NotificationKind, Topic
 from qc.core.verdict import Status
-from qc.db.models import AlertRow, DeliveryRow, ExtensionRow, FrameRow, NoticeRow, VerdictRow
-from qc.errors import ConfigurationError, InvalidAnswer, NotDelivered, OutOfReach, Refused
+from qc.db.models import AlertRow, DeliveryRow, ExtensionRow, FrameRow, NotificationRow, VerdictRow
+from qc.errors import (
+    ConfigurationError,
+    DeliveryError,
+    InvalidInputError,
+    RecipientRefusedError,
+    ServerUnreachableError,
+)
 from qc.io.instruments import Instrument, read_instruments
-from qc.project import Runtime
-from qc.settings import Mail, Settings, Subscription, matches, read_address, read_secret
+from qc.project import Project
+from qc.settings import MailSettings, Settings, Subscription, matches, read_address, read_secret
 
 logger = logging.getLogger(__name__)
 
@@ -44,11 +66,11 @@ RECORD_FOR_S = 600.0  # how long it is tried to keep that a mail has left
 _RECORD_PAUSE_S = 1.0
 _GOOD = (LabelName.GOOD, LabelName.VALID_OUTLIER)
 
-Place = tuple[Topic, str | None, date | None]  # alerts of one can be of one notice
+AlertPlace = tuple[Topic, str | None, date | None]  # alerts of one can be of one notice
 
 
 @dataclass(frozen=True)
-class Sent:
+class DispatchResult:
     """What became of a round of sending.
 
     Attributes
@@ -96,7 +118,7 @@ def gather_alerts(
     hush(session, now)
     made = 0
     for place, owed in _owed_by_place(session)[:PLACES_AT_ONCE]:
-        made += _Desk(session, settings, instruments, place, now).take(owed)
+        made += _Grouper(session, settings, instruments, place, now).take(owed)
     escalate(session, settings, now, instruments)
     return made
 
@@ -106,9 +128,9 @@ def _instruments(folder: Path | None) -> tuple[Instrument, ...]:
     return read_instruments(folder)
 
 
-def _owed_by_place(session: Session) -> list[tuple[Place, list[AlertRow]]]:
+def _owed_by_place(session: Session) -> list[tuple[AlertPlace, list[AlertRow]]]:
     """Return what is owed, the newest night first."""
-    found = defaultdict[Place, list[AlertRow]](list)
+    found = defaultdict[AlertPlace, list[AlertRow]](list)
     for row in session.scalars(select(AlertRow).where(*waiting()).order_by(AlertRow.id)):
         found[row.topic, row.instrument, row.night].append(row)
     return sorted(found.items(), key=lambda each: each[0][2] or date.max, reverse=True)
@@ -132,13 +154,13 @@ def _settle(session: Session) -> None:
 
 
 @dataclass(frozen=True)
-class _Desk:
+class _Grouper:
     """Puts the alerts of one topic, instrument and night into notices."""
 
     session: Session
     settings: Settings
     instruments: Sequence[Instrument]
-    place: Place
+    place: AlertPlace
     now: datetime
 
     def take(self, owed: Sequence[AlertRow]) -> int:
@@ -175,31 +197,31 @@ class _Desk:
     def _archive(self, alerts: Sequence[AlertRow]) -> int:
         if not alerts:
             return 0
-        known = self._notices(Form.ARCHIVE)
+        known = self._notices(NotificationKind.ARCHIVE)
         if known:
             self._join(known[-1], alerts)
             return 0
-        self._make(Form.ARCHIVE, alerts)
+        self._make(NotificationKind.ARCHIVE, alerts)
         return 1
 
-    def _notices(self, *forms: Form) -> list[NoticeRow]:
+    def _notices(self, *forms: NotificationKind) -> list[NotificationRow]:
         """Return the notices of this place, oldest first."""
         query = (
-            select(NoticeRow)
+            select(NotificationRow)
             .where(
-                NoticeRow.form.in_(forms),
-                NoticeRow.topic == self.place[0],
-                exists().where(AlertRow.notice_id == NoticeRow.id, *self._here()),
+                NotificationRow.form.in_(forms),
+                NotificationRow.topic == self.place[0],
+                exists().where(AlertRow.notice_id == NotificationRow.id, *self._here()),
             )
-            .order_by(NoticeRow.id)
+            .order_by(NotificationRow.id)
         )
         if self.place[2] is None:  # of no night: those of the last 24 hours
-            query = query.where(NoticeRow.made_at > self.now - timedelta(days=1))
+            query = query.where(NotificationRow.made_at > self.now - timedelta(days=1))
         return list(self.session.scalars(query))
 
     def _events(
         self, owed: Sequence[AlertRow]
-    ) -> tuple[list[tuple[NoticeRow, list[AlertRow]]], list[list[AlertRow]]]:
+    ) -> tuple[list[tuple[NotificationRow, list[AlertRow]]], list[list[AlertRow]]]:
         """Sort alerts into those of events that were told already, and new events."""
         topic, instrument, night = self.place
         if topic != Topic.VERDICT:
@@ -208,7 +230,7 @@ class _Desk:
             return [], []
         alerts = {one.id: one for one in owed}
         before = AlertRow.notice_id.in_(
-            [one.id for one in self._notices(Form.EVENT, Form.DIGEST)]
+            [one.id for one in self._notices(NotificationKind.EVENT, NotificationKind.DIGEST)]
         ) | AlertRow.id.in_(list(alerts))
         found = traces(self.session, *self._here(), before)
         groups = events_of(found, seen(self.session, instrument, night))
@@ -222,14 +244,14 @@ class _Desk:
                 events.append(new)
         return told, events
 
-    def _told_in(self, group: Sequence[Trace], owed: set[int]) -> NoticeRow | None:
+    def _told_in(self, group: Sequence[AnomalyTrace], owed: set[int]) -> NotificationRow | None:
         """Return the first notice that tells of an event."""
         others = [one.alert_id for one in group if one.alert_id not in owed]
         query = (
-            select(NoticeRow)
-            .join(AlertRow, AlertRow.notice_id == NoticeRow.id)
+            select(NotificationRow)
+            .join(AlertRow, AlertRow.notice_id == NotificationRow.id)
             .where(AlertRow.id.in_(others))
-            .order_by(NoticeRow.id)
+            .order_by(NotificationRow.id)
             .limit(1)
         )
         return self.session.scalar(query) if others else None
@@ -245,19 +267,19 @@ class _Desk:
     ) -> int:
         """Tell of events one by one; of many, and of all that come after many, in a digest."""
         limits = self.settings.alerts
-        digests = self._notices(Form.DIGEST)
+        digests = self._notices(NotificationKind.DIGEST)
         every = [one for event in events for one in event]
         if digests and not _has_left(digests[-1]):
             self._join(digests[-1], [one for event in ready for one in event])
             return 0
         if digests and self.now < self._morning_after(digests[-1].made_at):
             return 0
-        told = len(self._notices(Form.EVENT))
+        told = len(self._notices(NotificationKind.EVENT))
         if digests or len(events) > limits.most_at_once or told + len(ready) > limits.most_a_night:
-            self._make(Form.DIGEST, every)
+            self._make(NotificationKind.DIGEST, every)
             return 1
         for event in ready:
-            self._make(Form.EVENT, event)
+            self._make(NotificationKind.EVENT, event)
         return len(ready)
 
     def _morning_after(self, when: datetime) -> datetime:
@@ -267,26 +289,26 @@ class _Desk:
         found: datetime | None = trigger.get_next_fire_time(None, when)
         return found or when
 
-    def _make(self, form: Form, alerts: Sequence[AlertRow]) -> None:
+    def _make(self, form: NotificationKind, alerts: Sequence[AlertRow]) -> None:
         topic, _, night = self.place
-        notice = NoticeRow(topic=topic, form=form, night=night, made_at=self.now, subject="")
+        notice = NotificationRow(topic=topic, form=form, night=night, made_at=self.now, subject="")
         self.session.add(notice)
         self.session.flush()
         self._join(notice, alerts)
         logger.info("notice %d: %s", notice.id, notice.subject)
 
-    def _join(self, notice: NoticeRow, alerts: Sequence[AlertRow]) -> None:
+    def _join(self, notice: NotificationRow, alerts: Sequence[AlertRow]) -> None:
         for one in alerts:
             one.notice_id = notice.id
         self.session.flush()
         self.session.expire(notice, ["alerts"])
         if not _has_left(notice):
             notice.subject = subject_of(self.session, notice, self.instruments)
-        if notice.form != Form.ARCHIVE:
+        if notice.form != NotificationKind.ARCHIVE:
             _owe(self.session, self.settings, notice, self.instruments, self.now)
 
 
-def _has_left(notice: NoticeRow) -> bool:
+def _has_left(notice: NotificationRow) -> bool:
     return any(one.sent_at is not None for one in notice.deliveries)
 
 
@@ -296,7 +318,7 @@ def _has_left(notice: NoticeRow) -> bool:
 def _owe(
     session: Session,
     settings: Settings,
-    notice: NoticeRow,
+    notice: NotificationRow,
     instruments: Sequence[Instrument],
     now: datetime,
 ) -> None:
@@ -309,7 +331,7 @@ def _owe(
 
 
 def _owe_one(
-    session: Session, notice: NoticeRow, channel: Channel, address: str, now: datetime
+    session: Session, notice: NotificationRow, channel: Channel, address: str, now: datetime
 ) -> bool:
     known = {(one.channel, one.address.casefold()) for one in notice.deliveries}
     if not address or (channel, address.casefold()) in known:
@@ -321,7 +343,9 @@ def _owe_one(
     return True
 
 
-def _traits(session: Session, notice: NoticeRow, instruments: Sequence[Instrument]) -> list[Trait]:
+def _traits(
+    session: Session, notice: NotificationRow, instruments: Sequence[Instrument]
+) -> list[AlertAttributes]:
     arm_of = arms(instruments)
     query = (
         select(AlertRow.instrument, AlertRow.image_type, VerdictRow.score)
@@ -329,12 +353,14 @@ def _traits(session: Session, notice: NoticeRow, instruments: Sequence[Instrumen
         .where(AlertRow.notice_id == notice.id)
     )
     return [
-        Trait(instrument, arm_of.get((instrument or "", image_type or "")), image_type, score or 0)
+        AlertAttributes(
+            instrument, arm_of.get((instrument or "", image_type or "")), image_type, score or 0
+        )
         for instrument, image_type, score in session.execute(query)
     ]
 
 
-def _wants(subscription: Subscription, topic: Topic, traits: Iterable[Trait]) -> bool:
+def _wants(subscription: Subscription, topic: Topic, traits: Iterable[AlertAttributes]) -> bool:
     """Say whether a subscription is to hear of a notice.
 
     What is of no instrument, arm or image type in particular concerns those of all.
@@ -345,7 +371,7 @@ def _wants(subscription: Subscription, topic: Topic, traits: Iterable[Trait]) ->
     return topic == Topic.REPORT or any(_wants_one(subscription, topic, one) for one in traits)
 
 
-def _wants_one(subscription: Subscription, topic: Topic, trait: Trait) -> bool:
+def _wants_one(subscription: Subscription, topic: Topic, trait: AlertAttributes) -> bool:
     asked = (
         (trait.instrument, subscription.instruments),
         (trait.arm, subscription.arms),
@@ -381,7 +407,7 @@ def _hook_address(name: str, settings: Settings) -> str:
             if subscription.webhook_file is not None:
                 return read_secret(settings.project / subscription.webhook_file)
             return subscription.webhook.get_secret_value()
-    raise Refused("webhook: the settings name it no more")
+    raise RecipientRefusedError("webhook: the settings name it no more")
 
 
 def owe_report(
@@ -397,17 +423,22 @@ def owe_report(
     One that is still owed is not owed twice: what is in the file when it leaves is sent.
     """
     unsent = (
-        select(NoticeRow)
-        .join(NoticeRow.deliveries)
+        select(NotificationRow)
+        .join(NotificationRow.deliveries)
         .where(
-            NoticeRow.topic == Topic.REPORT,
-            NoticeRow.file == str(file),
+            NotificationRow.topic == Topic.REPORT,
+            NotificationRow.file == str(file),
             DeliveryRow.due_at.is_not(None),
             DeliveryRow.sent_at.is_(None),
         )
     )
-    notice = session.scalar(unsent.limit(1)) or NoticeRow(
-        topic=Topic.REPORT, form=Form.EVENT, night=night, made_at=now, file=str(file), subject=""
+    notice = session.scalar(unsent.limit(1)) or NotificationRow(
+        topic=Topic.REPORT,
+        form=NotificationKind.EVENT,
+        night=night,
+        made_at=now,
+        file=str(file),
+        subject="",
     )
     notice.subject = plain(subject)
     if not any(_wants(one, Topic.REPORT, ()) for one in settings.subscription):
@@ -446,7 +477,7 @@ def escalate(
     return owed
 
 
-def _next(notice: NoticeRow, subscription: Subscription, now: datetime) -> str:
+def _next(notice: NotificationRow, subscription: Subscription, now: datetime) -> str:
     """Return the address that is to be told now; empty if none is."""
     by_address = {
         one.address.casefold(): one for one in notice.deliveries if one.channel == Channel.MAIL
@@ -465,18 +496,18 @@ def _next(notice: NoticeRow, subscription: Subscription, now: datetime) -> str:
 # --- sending --------------------------------------------------------------------------------------
 
 
-def send_unsent(runtime: Runtime, now: datetime) -> Sent:
+def send_unsent(runtime: Project, now: datetime) -> DispatchResult:
     """Send all that is due, each committed as sent right after the server took it.
 
     A try is on record before it begins, as one that failed: whoever is killed in the midst of it
     repeats that one mail, later, with the same Message-ID. A server that is out of reach defers
     all mails at once; one bad address holds up no other.
     """
-    return _Round(runtime, now).run()
+    return _DispatchRound(runtime, now).run()
 
 
 @dataclass(frozen=True)
-class _Due:
+class _DueDelivery:
     """A delivery to be tried."""
 
     id: int
@@ -487,30 +518,30 @@ class _Due:
     tries: int
 
 
-class _Round:
+class _DispatchRound:
     """One round of sending."""
 
-    def __init__(self, runtime: Runtime, now: datetime) -> None:
+    def __init__(self, runtime: Project, now: datetime) -> None:
         self.runtime, self.mail = runtime, runtime.settings.mail
         self._now, self._started = now, time.monotonic()
         self._sent = self._deferred = self._gave_up = 0
         self._troubles: dict[str, None] = {}
-        self._story: tuple[tuple[int, datetime], Story] | None = None
-        self._letter: tuple[tuple[int, datetime], Letter] | None = None
+        self._story: tuple[tuple[int, datetime], NotificationContent] | None = None
+        self._letter: tuple[tuple[int, datetime], Message] | None = None
 
     @property
     def now(self) -> datetime:
         return self._now + timedelta(seconds=time.monotonic() - self._started)
 
-    def run(self) -> Sent:
+    def run(self) -> DispatchResult:
         due = self._read_due()
         self._send_mails([one for one in due if one.channel == Channel.MAIL])
         for one in due:
             if one.channel == Channel.WEBHOOK:
                 self._try(one, self._post_webhook)
-        return Sent(self._sent, self._deferred, self._gave_up, tuple(self._troubles))
+        return DispatchResult(self._sent, self._deferred, self._gave_up, tuple(self._troubles))
 
-    def _read_due(self) -> list[_Due]:
+    def _read_due(self) -> list[_DueDelivery]:
         """Return what is due; what was tried least comes first, so that nothing is held up."""
         query = (
             select(DeliveryRow)
@@ -519,17 +550,19 @@ class _Round:
         )
         with self.runtime.reads() as session:
             return [
-                _Due(row.id, row.notice_id, row.channel, row.address, row.owed_at, row.tries)
+                _DueDelivery(
+                    row.id, row.notice_id, row.channel, row.address, row.owed_at, row.tries
+                )
                 for row in session.scalars(query)
             ]
 
-    def _send_mails(self, due: list[_Due]) -> None:
+    def _send_mails(self, due: list[_DueDelivery]) -> None:
         lost = 0
-        with Postbox(self.mail, self.runtime.settings.project) as box:
+        with SmtpConnection(self.mail, self.runtime.settings.project) as box:
             for number, one in enumerate(due):
                 try:
                     box.open()
-                except OutOfReach as error:
+                except ServerUnreachableError as error:
                     self._defer_all(due[number:], str(error))
                     return
                 is_lost = self._try(one, lambda each: self._post_mail(box, each))
@@ -538,17 +571,17 @@ class _Round:
                     self._deferred += len(due) - number - 1
                     return
 
-    def _try(self, one: _Due, post: Callable[[_Due], str]) -> bool:
+    def _try(self, one: _DueDelivery, post: Callable[[_DueDelivery], str]) -> bool:
         """Try one delivery, and say whether the connection was lost."""
         if not self._claim(one):
             return False
         try:
             answer = post(one)
-        except Refused as error:
+        except RecipientRefusedError as error:
             self._give_up(one, str(error))
-        except (NotDelivered, ConfigurationError) as error:
+        except (DeliveryError, ConfigurationError) as error:
             self._defer(one, str(error))
-            return isinstance(error, OutOfReach)
+            return isinstance(error, ServerUnreachableError)
         except OperationalError:
             raise
         except Exception as error:  # one notice that cannot be written holds up no other
@@ -560,7 +593,7 @@ class _Round:
             logger.info("notice %d: %s to %s: %s", one.notice_id, one.channel, one.address, answer)
         return False
 
-    def _claim(self, one: _Due) -> bool:
+    def _claim(self, one: _DueDelivery) -> bool:
         """Put a try on record before it begins; return False if another was first."""
         with self.runtime.writes.begin() as session:
             row = session.get(DeliveryRow, one.id)
@@ -575,7 +608,7 @@ class _Round:
         first = timedelta(seconds=self.mail.retry_first_s)
         return min(first * float(1 << min(tries - 1, 30)), LONGEST_WAIT)
 
-    def _defer(self, one: _Due, why: str) -> None:
+    def _defer(self, one: _DueDelivery, why: str) -> None:
         if self._is_over(one):
             days = self.mail.retry_days
             self._give_up(one, f"given up after {days:g} {'day' if days == 1 else 'days'}: {why}")
@@ -584,25 +617,25 @@ class _Round:
         self._note(one, why)
         self._deferred += 1
 
-    def _is_over(self, one: _Due) -> bool:
+    def _is_over(self, one: _DueDelivery) -> bool:
         return self.now - one.owed_at >= timedelta(days=self.mail.retry_days)
 
-    def _defer_all(self, due: Sequence[_Due], why: str) -> None:
+    def _defer_all(self, due: Sequence[_DueDelivery], why: str) -> None:
         """Defer all mails: the server is out of reach for each of them."""
         for one in due:
             if self._claim(one):
                 self._defer(one, why)
 
-    def _give_up(self, one: _Due, why: str) -> None:
+    def _give_up(self, one: _DueDelivery, why: str) -> None:
         self._keep(one, due_at=None, gave_up_at=self.now, trouble=why)
         self._note(one, why)
         self._gave_up += 1
 
-    def _note(self, one: _Due, why: str) -> None:
+    def _note(self, one: _DueDelivery, why: str) -> None:
         self._troubles.setdefault(why)
         logger.warning("notice %d: %s to %s: %s", one.notice_id, one.channel, one.address, why)
 
-    def _keep(self, one: _Due, **values: Any) -> None:
+    def _keep(self, one: _DueDelivery, **values: Any) -> None:
         """Put on record what became of a try; a database that is away for minutes is waited for.
 
         Otherwise a mail that has left would be sent again.
@@ -622,7 +655,7 @@ class _Round:
             else:
                 return
 
-    def _post_mail(self, box: Postbox, one: _Due) -> str:
+    def _post_mail(self, box: SmtpConnection, one: _DueDelivery) -> str:
         with self.runtime.reads() as session:
             row = session.get_one(DeliveryRow, one.id)
             made_at = row.notice.made_at
@@ -631,35 +664,35 @@ class _Round:
         )
         return box.post(message, one.address)
 
-    def _letter_of(self, one: _Due) -> Letter:
+    def _letter_of(self, one: _DueDelivery) -> Message:
         key = one.notice_id, one.owed_at
         if self._letter is None or self._letter[0] != key:
             self._letter = key, write_letter(self._story_of(one))
         return self._letter[1]
 
-    def _story_of(self, one: _Due) -> Story:
+    def _story_of(self, one: _DueDelivery) -> NotificationContent:
         """Read a notice once for all who get it now."""
         key = one.notice_id, one.owed_at
         if self._story is None or self._story[0] != key:
             with self.runtime.reads() as session:
-                notice = session.get_one(NoticeRow, one.notice_id)
+                notice = session.get_one(NotificationRow, one.notice_id)
                 self._story = key, read_story(session, notice, self.runtime, one.owed_at)
         return self._story[1]
 
-    def _post_webhook(self, one: _Due) -> str:
+    def _post_webhook(self, one: _DueDelivery) -> str:
         settings = self.runtime.settings
         url = _hook_address(one.address, settings)
         message = write_message(self._story_of(one), settings.project.name)
         return post_message(url, message, self.mail.timeout_s)
 
 
-def _message_id(one: _Due, made_at: datetime) -> str:
+def _message_id(one: _DueDelivery, made_at: datetime) -> str:
     """Return what makes a delivery's mail known again, whenever it is sent."""
     facts = f"{one.id} {one.notice_id} {one.address} {made_at.isoformat()}"
     return f"qc.{one.notice_id}.{hashlib.sha256(facts.encode()).hexdigest()[:20]}"
 
 
-def send_test(mail: Mail, project: Path, to: str, now: datetime) -> str:
+def send_test(mail: MailSettings, project: Path, to: str, now: datetime) -> str:
     """Send a mail that says it is a test, and return what the server answered.
 
     Raises
@@ -672,14 +705,14 @@ def send_test(mail: Mail, project: Path, to: str, now: datetime) -> str:
     try:
         read_address(to)
     except ValueError as error:
-        raise InvalidAnswer(f"'{shortened(to)}': {error}") from None
+        raise InvalidInputError(f"'{shortened(to)}': {error}") from None
     subject = "[QC] a test: mails arrive"
     words = (
         f"Sent by 'qc alerts --test-mail' from the project {project.name} "
         f"at {now.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC. Nothing is wrong."
     )
-    letter = Letter(subject, f"{words}\n", f"<p>{words}</p>\n")
+    letter = Message(subject, f"{words}\n", f"<p>{words}</p>\n")
     identity = hashlib.sha256(f"{to} {now.isoformat()}".encode()).hexdigest()[:20]
-    with Postbox(mail, project) as box:
+    with SmtpConnection(mail, project) as box:
         box.open()
         return box.post(compose(letter, mail, to, f"qc.test.{identity}", now), to)

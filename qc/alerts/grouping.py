@@ -44,7 +44,7 @@ class Cause:
 
 
 @dataclass(frozen=True, eq=False)
-class Trace:
+class AnomalyTrace:
     """An anomalous image as far as it tells which event it is of.
 
     Attributes
@@ -76,7 +76,7 @@ class Trace:
 
 
 @dataclass(frozen=True)
-class Seen:
+class NightImage:
     """An image of the night, anomalous or not."""
 
     frame_id: int
@@ -127,7 +127,9 @@ def _is_near(one: float | None, other: float | None) -> bool:
     return abs(one - other) <= NEAR
 
 
-def events_of(traces: Sequence[Trace], night: Iterable[Seen] = ()) -> list[list[Trace]]:
+def events_of(
+    traces: Sequence[AnomalyTrace], night: Iterable[NightImage] = ()
+) -> list[list[AnomalyTrace]]:
     """Sort the anomalies of one instrument and night into events.
 
     Parameters
@@ -140,17 +142,17 @@ def events_of(traces: Sequence[Trace], night: Iterable[Seen] = ()) -> list[list[
     list of list of Trace
         Each trace in one of them, in the order given.
     """
-    groups = _Groups(len(traces))
+    groups = _UnionFind(len(traces))
     places = {id(one): number for number, one in enumerate(traces)}
     for one, other in _links(traces, list(night)):
         groups.join(places[id(one)], places[id(other)])
-    events: dict[int, list[Trace]] = defaultdict(list)
+    events: dict[int, list[AnomalyTrace]] = defaultdict(list)
     for number, one in enumerate(traces):
         events[groups.root(number)].append(one)
     return list(events.values())
 
 
-class _Groups:
+class _UnionFind:
     """Union-find over 0 to n - 1."""
 
     def __init__(self, n: int) -> None:
@@ -167,7 +169,9 @@ class _Groups:
         self.parent[second] = first
 
 
-def _links(traces: Sequence[Trace], night: Sequence[Seen]) -> Iterator[tuple[Trace, Trace]]:
+def _links(
+    traces: Sequence[AnomalyTrace], night: Sequence[NightImage]
+) -> Iterator[tuple[AnomalyTrace, AnomalyTrace]]:
     yield from _of_a_set(traces)
     for alike in _by(traces, lambda one: one.chip):
         yield from _of_a_cause(alike)
@@ -176,14 +180,16 @@ def _links(traces: Sequence[Trace], night: Sequence[Seen]) -> Iterator[tuple[Tra
     yield from _of_a_chip_gone(traces, night)
 
 
-def _by(traces: Iterable[Trace], key: Callable[[Trace], object]) -> Iterable[list[Trace]]:
-    found: dict[object, list[Trace]] = defaultdict(list)
+def _by(
+    traces: Iterable[AnomalyTrace], key: Callable[[AnomalyTrace], object]
+) -> Iterable[list[AnomalyTrace]]:
+    found: dict[object, list[AnomalyTrace]] = defaultdict(list)
     for one in traces:
         found[key(one)].append(one)
     return found.values()
 
 
-def _of_a_set(traces: Sequence[Trace]) -> Iterator[tuple[Trace, Trace]]:
+def _of_a_set(traces: Sequence[AnomalyTrace]) -> Iterator[tuple[AnomalyTrace, AnomalyTrace]]:
     """Link the frames of a template set, chip by chip; and its chips, where they suffer alike.
 
     A set's two chips may have a fault each: a lamp that fails shows on both, an amplifier on one.
@@ -198,13 +204,13 @@ def _of_a_set(traces: Sequence[Trace]) -> Iterator[tuple[Trace, Trace]]:
                 yield one, other
 
 
-def _vague(one: Trace, other: Trace) -> bool:
+def _vague(one: AnomalyTrace, other: AnomalyTrace) -> bool:
     """Say whether nothing is known of one that would set it apart from the other."""
     named = one.kind and other.kind
     return not named and (not one.causes or not other.causes)
 
 
-def _of_a_cause(alike: Sequence[Trace]) -> Iterator[tuple[Trace, Trace]]:
+def _of_a_cause(alike: Sequence[AnomalyTrace]) -> Iterator[tuple[AnomalyTrace, AnomalyTrace]]:
     """Link what went wrong in the same way on one chip in a night, whatever the image type."""
     telling = [one for one in alike if one.kind or one.causes]
     equal = _by(telling, lambda one: (one.kind, one.causes[:LEADING]))
@@ -215,7 +221,7 @@ def _of_a_cause(alike: Sequence[Trace]) -> Iterator[tuple[Trace, Trace]]:
             yield one, other
 
 
-def _same_cause(one: Trace, other: Trace) -> bool:
+def _same_cause(one: AnomalyTrace, other: AnomalyTrace) -> bool:
     """Say whether the classifier names one fault, or each leads with what the other has as well.
 
     The first reason alone is too narrow: which of level and noise is further off depends on the
@@ -230,7 +236,7 @@ def _same_cause(one: Trace, other: Trace) -> bool:
     )
 
 
-def _of_one_look(alike: Sequence[Trace]) -> Iterator[tuple[Trace, Trace]]:
+def _of_one_look(alike: Sequence[AnomalyTrace]) -> Iterator[tuple[AnomalyTrace, AnomalyTrace]]:
     """Link the images of a type that look alike to the encoder, and like no good one.
 
     Only of those that stand apart for the encoder: the others look like every good frame, and so
@@ -254,8 +260,8 @@ def _of_one_look(alike: Sequence[Trace]) -> Iterator[tuple[Trace, Trace]]:
 
 
 def _of_a_chip_gone(
-    traces: Sequence[Trace], night: Sequence[Seen]
-) -> Iterator[tuple[Trace, Trace]]:
+    traces: Sequence[AnomalyTrace], night: Sequence[NightImage]
+) -> Iterator[tuple[AnomalyTrace, AnomalyTrace]]:
     """Link all of a chip that has given nothing good since it first failed, whatever the reasons.
 
     Only where its neighbours in the same files are well: a lamp that is out takes all chips.
@@ -272,8 +278,8 @@ def _of_a_chip_gone(
 
 
 def _is_gone(
-    alike: Sequence[Trace],
-    night: Sequence[Seen],
+    alike: Sequence[AnomalyTrace],
+    night: Sequence[NightImage],
     chips_of: Mapping[int, set[str]],
     hit: Mapping[int, set[str]],
 ) -> bool:

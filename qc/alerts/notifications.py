@@ -9,18 +9,18 @@ from sqlalchemy.orm import Session
 
 from qc import db
 from qc.alerts.content import plain
-from qc.core.enums import Form, Topic
+from qc.core.enums import NotificationKind, Topic
 from qc.core.verdict import Status
 from qc.db.models import (
     AcknowledgementRow,
     AlertRow,
     ExtensionRow,
     FrameRow,
-    NoticeRow,
+    NotificationRow,
     SilenceRow,
     VerdictRow,
 )
-from qc.errors import InvalidAnswer
+from qc.errors import InvalidInputError
 
 LONGEST_NOTE = 2000
 
@@ -30,20 +30,20 @@ def waiting() -> tuple[ColumnElement[bool], ...]:
     return AlertRow.notice_id.is_(None), AlertRow.silence_id.is_(None), AlertRow.settled == ""
 
 
-def open_notices(session: Session, since: datetime | None = None) -> list[NoticeRow]:
+def open_notices(session: Session, since: datetime | None = None) -> list[NotificationRow]:
     """Return the notices that nobody has answered, oldest first.
 
     Who labels all the frames of a notice has answered it too.
     """
-    query = select(NoticeRow).where(
-        NoticeRow.topic != Topic.REPORT,
-        NoticeRow.form != Form.ARCHIVE,
-        ~exists().where(AcknowledgementRow.notice_id == NoticeRow.id),
+    query = select(NotificationRow).where(
+        NotificationRow.topic != Topic.REPORT,
+        NotificationRow.form != NotificationKind.ARCHIVE,
+        ~exists().where(AcknowledgementRow.notice_id == NotificationRow.id),
         _unlabelled(),
     )
     if since is not None:
-        query = query.where(NoticeRow.made_at >= since)
-    return list(session.scalars(query.order_by(NoticeRow.id)))
+        query = query.where(NotificationRow.made_at >= since)
+    return list(session.scalars(query.order_by(NotificationRow.id)))
 
 
 def _unlabelled() -> ColumnElement[bool]:
@@ -53,7 +53,7 @@ def _unlabelled() -> ColumnElement[bool]:
         select(AlertRow.id)
         .outerjoin(VerdictRow, VerdictRow.id == AlertRow.verdict_id)
         .outerjoin(ExtensionRow, ExtensionRow.id == VerdictRow.extension_id)
-        .where(AlertRow.notice_id == NoticeRow.id, label.is_(None))
+        .where(AlertRow.notice_id == NotificationRow.id, label.is_(None))
     )
     return without.exists()
 
@@ -73,10 +73,10 @@ def acknowledge(session: Session, notice_id: int, who: str, now: datetime, note:
     session.flush()
 
 
-def _notice(session: Session, notice_id: int) -> NoticeRow:
-    found = session.get(NoticeRow, notice_id)
+def _notice(session: Session, notice_id: int) -> NotificationRow:
+    found = session.get(NotificationRow, notice_id)
     if found is None:
-        raise InvalidAnswer(f"there is no notice {notice_id}; 'qc alerts --all' lists them")
+        raise InvalidInputError(f"there is no notice {notice_id}; 'qc alerts --all' lists them")
     return found
 
 
@@ -98,12 +98,14 @@ def silence(
     """
     notice = _notice(session, notice_id)
     if until is None and not until_nominal:
-        raise InvalidAnswer("a silence needs an end: a time, or the next nominal frame")
+        raise InvalidInputError("a silence needs an end: a time, or the next nominal frame")
     if until is not None and until <= now:
-        raise InvalidAnswer(f"a silence until {until:%Y-%m-%d %H:%M} UTC would be over already")
+        raise InvalidInputError(f"a silence until {until:%Y-%m-%d %H:%M} UTC would be over already")
     types = sorted({one.image_type for one in notice.alerts if one.image_type})
     if until_nominal and not types:
-        raise InvalidAnswer(f"notice {notice_id} is of no image type: no frame can end its silence")
+        raise InvalidInputError(
+            f"notice {notice_id} is of no image type: no frame can end its silence"
+        )
     row = SilenceRow(
         notice_id=notice_id,
         topic=notice.topic,
@@ -204,9 +206,9 @@ def alerts_record(session: Session, *, every: bool = False) -> dict[str, Any]:
         The answered ones too, and silences that have ended.
     """
     unanswered = open_notices(session)
-    notices: Sequence[NoticeRow] = unanswered
+    notices: Sequence[NotificationRow] = unanswered
     if every:
-        notices = session.scalars(select(NoticeRow).order_by(NoticeRow.id)).all()
+        notices = session.scalars(select(NotificationRow).order_by(NotificationRow.id)).all()
     is_open = {one.id for one in unanswered}
     owed = session.scalar(select(func.count()).select_from(AlertRow).where(*waiting()))
     return {
@@ -217,7 +219,7 @@ def alerts_record(session: Session, *, every: bool = False) -> dict[str, Any]:
     }
 
 
-def _notice_record(notice: NoticeRow, is_open: bool) -> dict[str, Any]:
+def _notice_record(notice: NotificationRow, is_open: bool) -> dict[str, Any]:
     return {
         "number": notice.id,
         "topic": notice.topic,

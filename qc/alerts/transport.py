@@ -18,11 +18,16 @@ from typing import Any, Self
 
 import httpx
 
-from qc.alerts.content import LONGEST_SUBJECT, Inline, Story, plain
+from qc.alerts.content import LONGEST_SUBJECT, InlineImage, NotificationContent, plain
 from qc.core.enums import Topic
-from qc.errors import ConfigurationError, NotDelivered, OutOfReach, Refused
+from qc.errors import (
+    ConfigurationError,
+    DeliveryError,
+    RecipientRefusedError,
+    ServerUnreachableError,
+)
 from qc.reports.night import rendered
-from qc.settings import Mail, read_secret
+from qc.settings import MailSettings, read_secret
 
 SENDER = "Calibration QC"
 LARGEST_ATTACHMENT = 20_000_000  # bytes; few servers take more than 25 MB
@@ -44,21 +49,21 @@ class Attachment:
 
 
 @dataclass(frozen=True)
-class Letter:
+class Message:
     """What everybody who is told of a notice gets."""
 
     subject: str
     text: str
     html: str
-    pictures: tuple[Inline, ...] = ()
+    pictures: tuple[InlineImage, ...] = ()
     attachments: tuple[Attachment, ...] = ()
 
 
-def write_letter(story: Story) -> Letter:
+def write_letter(story: NotificationContent) -> Message:
     """Put a story into words, for readers with and without HTML."""
     attachments, missing = _attachments(story.file)
     context = {"story": story, "attached": [one.name for one in attachments], "missing": missing}
-    return Letter(
+    return Message(
         subject=story.subject,
         text=_printable(rendered("mail.txt.j2", **context)),
         html=_printable(rendered("mail.html.j2", **context)),
@@ -103,7 +108,9 @@ def _printable(page: str) -> str:
 _UNSEEN = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
 
-def compose(letter: Letter, mail: Mail, to: str, message_id: str, now: datetime) -> EmailMessage:
+def compose(
+    letter: Message, mail: MailSettings, to: str, message_id: str, now: datetime
+) -> EmailMessage:
     """Return the mail to one address.
 
     Parameters
@@ -128,7 +135,7 @@ def compose(letter: Letter, mail: Mail, to: str, message_id: str, now: datetime)
     return message
 
 
-def _add_pictures(message: EmailMessage, pictures: tuple[Inline, ...]) -> None:
+def _add_pictures(message: EmailMessage, pictures: tuple[InlineImage, ...]) -> None:
     _, html = message.iter_parts()
     for one in pictures:
         html.add_related(
@@ -144,7 +151,7 @@ def _add_pictures(message: EmailMessage, pictures: tuple[Inline, ...]) -> None:
 # --- the mail server ------------------------------------------------------------------------------
 
 
-class Postbox:
+class SmtpConnection:
     """One connection to the mail server for many mails; opened anew after it broke.
 
     Parameters
@@ -153,7 +160,7 @@ class Postbox:
         Where relative paths begin.
     """
 
-    def __init__(self, mail: Mail, project: Path) -> None:
+    def __init__(self, mail: MailSettings, project: Path) -> None:
         self.mail, self.project = mail, project
         self._server: smtplib.SMTP | None = None
         self._password = ""
@@ -184,7 +191,9 @@ class Postbox:
     def _connected(self) -> smtplib.SMTP:
         mail = self.mail
         if not mail.host:
-            raise OutOfReach("no mail server is set: mail.host in the settings is empty")
+            raise ServerUnreachableError(
+                "no mail server is set: mail.host in the settings is empty"
+            )
         self._password = _password(mail, self.project)
         context = _tls(mail, self.project) if mail.security != "none" else None
         if mail.security == "tls":
@@ -211,19 +220,21 @@ class Postbox:
         where = f"mail server {self.mail.host}:{self.mail.port}"
         try:
             yield
-        except (ConfigurationError, OutOfReach) as error:
-            raise OutOfReach(str(error)) from None
+        except (ConfigurationError, ServerUnreachableError) as error:
+            raise ServerUnreachableError(str(error)) from None
         except ssl.SSLError as error:
             reason = getattr(error, "verify_message", "") or error.reason or error
-            raise OutOfReach(f"{where}: {_TLS_FAILED}: {reason}") from None
+            raise ServerUnreachableError(f"{where}: {_TLS_FAILED}: {reason}") from None
         except smtplib.SMTPAuthenticationError as error:
             answer = f"{error.smtp_code} {self._harmless(error.smtp_error)}"
-            raise OutOfReach(f"{where}: {_LOGIN_FAILED}: {answer}") from None
+            raise ServerUnreachableError(f"{where}: {_LOGIN_FAILED}: {answer}") from None
         except smtplib.SMTPNotSupportedError as error:
             advice = f"mail.security is {self.mail.security}"
-            raise OutOfReach(f"{where}: {self._harmless(str(error))} {advice}") from None
+            raise ServerUnreachableError(
+                f"{where}: {self._harmless(str(error))} {advice}"
+            ) from None
         except (smtplib.SMTPException, OSError, ValueError) as error:
-            raise OutOfReach(f"{where}: {self._harmless(_words_of(error))}") from None
+            raise ServerUnreachableError(f"{where}: {self._harmless(_words_of(error))}") from None
 
     def post(self, message: EmailMessage, to: str) -> str:
         """Hand a mail over; return what the server said when it took it.
@@ -241,13 +252,13 @@ class Postbox:
         assert self._server is not None
         try:
             return self._hand_over(self._server, message, to)
-        except NotDelivered:
+        except DeliveryError:
             raise
         except (smtplib.SMTPException, OSError, ValueError) as error:
             self._drop()
             words = self._harmless(_words_of(error))
             where = f"mail server {self.mail.host}:{self.mail.port}"
-            raise OutOfReach(f"{where}: lost while it took a mail: {words}") from None
+            raise ServerUnreachableError(f"{where}: lost while it took a mail: {words}") from None
 
     def _hand_over(self, server: smtplib.SMTP, message: EmailMessage, to: str) -> str:
         content = message.as_bytes()
@@ -274,11 +285,13 @@ class Postbox:
             return words
         if code == _CLOSING:
             self._drop()
-            raise OutOfReach(f"mail server {self.mail.host}: closes the connection: {words}")
+            raise ServerUnreachableError(
+                f"mail server {self.mail.host}: closes the connection: {words}"
+            )
         self._reset()
         if code >= 500 and last:
-            raise Refused(f"{what} was refused: {words}")
-        raise NotDelivered(f"{what} was not taken: {words}")
+            raise RecipientRefusedError(f"{what} was refused: {words}")
+        raise DeliveryError(f"{what} was not taken: {words}")
 
     def _reset(self) -> None:
         """Let the next mail begin anew, whatever this one came to."""
@@ -326,7 +339,7 @@ def _words_of(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _password(mail: Mail, project: Path) -> str:
+def _password(mail: MailSettings, project: Path) -> str:
     if not mail.user:
         return ""
     if mail.password_file is not None:
@@ -340,7 +353,7 @@ def _password(mail: Mail, project: Path) -> str:
     return password
 
 
-def _tls(mail: Mail, project: Path) -> ssl.SSLContext:
+def _tls(mail: MailSettings, project: Path) -> ssl.SSLContext:
     if mail.ca_file is None:
         return ssl.create_default_context()
     file = project / mail.ca_file
@@ -355,7 +368,7 @@ def _tls(mail: Mail, project: Path) -> ssl.SSLContext:
 # --- webhooks -------------------------------------------------------------------------------------
 
 
-def write_message(story: Story, project: str) -> dict[str, Any]:
+def write_message(story: NotificationContent, project: str) -> dict[str, Any]:
     """Return what is posted to a webhook: ``text`` is what Mattermost and Slack show.
 
     The further facts are for programs, and as fields for the two.
@@ -375,11 +388,11 @@ def write_message(story: Story, project: str) -> dict[str, Any]:
     }
 
 
-def _linked(story: Story) -> str:
+def _linked(story: NotificationContent) -> str:
     return f"**{_unmarked(story.headline)}**\n{story.url}"
 
 
-def _record(story: Story, project: str) -> Mapping[str, Any]:
+def _record(story: NotificationContent, project: str) -> Mapping[str, Any]:
     return {
         "notice": story.number,
         "topic": str(story.topic),
@@ -425,14 +438,14 @@ def post_message(url: str, message: Mapping[str, Any], timeout_s: float) -> str:
         ):
             code = response.status_code
     except httpx.TimeoutException:
-        raise NotDelivered("webhook: no answer in time") from None
+        raise DeliveryError("webhook: no answer in time") from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise NotDelivered(f"webhook: not to be had: {type(error).__name__}") from None
+        raise DeliveryError(f"webhook: not to be had: {type(error).__name__}") from None
     if 200 <= code < 300:
         return f"HTTP {code}"
     if 300 <= code < 500 and code not in _LATER:
-        raise Refused(f"webhook: refused: HTTP {code}")
-    raise NotDelivered(f"webhook: not taken: HTTP {code}")
+        raise RecipientRefusedError(f"webhook: refused: HTTP {code}")
+    raise DeliveryError(f"webhook: not taken: HTTP {code}")
 
 
 _LATER = (408, 425, 429)

@@ -6,11 +6,11 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from qc.cli.options import Project, _progress, _runtime, database_app, out
+from qc.cli.options import ProjectFolder, _progress, _runtime, database_app, out
 
 
 @database_app.command("upgrade")
-def db_upgrade(project: Project = Path()) -> None:
+def db_upgrade(project: ProjectFolder = Path()) -> None:
     """Make a project, or bring its database to this version's schema; nothing is lost."""
     from qc.project import create_project
 
@@ -19,7 +19,7 @@ def db_upgrade(project: Project = Path()) -> None:
 
 
 @database_app.command("check")
-def db_check(project: Project = Path()) -> None:
+def db_check(project: ProjectFolder = Path()) -> None:
     """Say whether the database is at this version's schema and intact."""
     from qc.db.engine import connect
     from qc.db.migrate import check_integrity
@@ -34,7 +34,7 @@ def db_check(project: Project = Path()) -> None:
 
 
 @database_app.command("index")
-def db_index(project: Project = Path()) -> None:
+def db_index(project: ProjectFolder = Path()) -> None:
     """Bring the index up to date that 'qc similar' searches large archives with, or make it."""
     from qc.search.nearest import refresh_index
 

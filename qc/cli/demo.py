@@ -21,7 +21,7 @@ class FitsFormat(StrEnum):
     FITS_Z = "fits.Z"
 
 
-class SimulatedPlan(StrEnum):
+class PlanName(StrEnum):
     """What a simulated observatory takes each night."""
 
     DEMO = "demo"
@@ -75,20 +75,20 @@ def simulate(
     nights: Annotated[int, typer.Option(min=1, help="Consecutive nights.")] = 1,
     first: Annotated[
         datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="Date of the first evening.")
-    ] = datetime(2026, 7, 1),  # noqa: DTZ001 - a date
+    ] = datetime(2026, 7, 1),
     faults: Annotated[
         float, typer.Option(min=0, max=1, help="Part of the frames that carry a fault.")
     ] = 0.0,
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 1,
     fits_format: Annotated[FitsFormat, typer.Option("--format")] = FitsFormat.FITS,
     plan: Annotated[
-        SimulatedPlan, typer.Option(help="A small 2x2 night, or all that UVES takes.")
-    ] = SimulatedPlan.DEMO,
+        PlanName, typer.Option(help="A small 2x2 night, or all that UVES takes.")
+    ] = PlanName.DEMO,
 ) -> None:
     """Write raw UVES frames that never were, and the truth about each in truth.csv."""
     from qc import simulator
 
-    plans = {SimulatedPlan.DEMO: simulator.DEMO_PLAN, SimulatedPlan.FULL: simulator.FULL_PLAN}
+    plans = {PlanName.DEMO: simulator.DEMO_PLAN, PlanName.FULL: simulator.FULL_PLAN}
     with _progress() as report:
         paths = simulator.simulate(
             folder,

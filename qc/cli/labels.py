@@ -9,18 +9,28 @@ import typer
 from rich.table import Column, Table
 
 from qc._text import MANY, counted
-from qc.errors import InvalidAnswer
+from qc.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from qc.io.instruments import FaultKind, Instrument
-    from qc.labels.epochs import Entered, Entry
-    from qc.labels.store import Change
-    from qc.project import Runtime
-from qc.cli.options import ANOMALIES, LISTED, AsJson, Project, _print_json, _runtime, app, err, out
+    from qc.labels.epochs import EpochChange, EpochEntry
+    from qc.labels.store import LabelChange
+    from qc.project import Project
+from qc.cli.options import (
+    ANOMALIES,
+    LISTED,
+    AsJson,
+    ProjectFolder,
+    _print_json,
+    _runtime,
+    app,
+    err,
+    out,
+)
 
 
 @app.command()
-def label(  # noqa: PLR0913 - each is one word of a sentence
+def label(
     frames: Annotated[
         list[str] | None,
         typer.Argument(help="Archive names, file names or paths; NAME[1] is one extension."),
@@ -61,7 +71,7 @@ def label(  # noqa: PLR0913 - each is one word of a sentence
     kinds: Annotated[bool, typer.Option("--kinds", help="List the kinds of fault.")] = False,
     who: Annotated[str, typer.Option(help="Who says it.", show_default="you")] = "",
     yes: Annotated[bool, typer.Option("--yes", help="However many they are.")] = False,
-    project: Project = Path(),
+    project: ProjectFolder = Path(),
 ) -> None:
     """Say what frames are: good, bad and of which kind, or a valid outlier; or undo it."""
     from qc.db.engine import user
@@ -76,7 +86,7 @@ def label(  # noqa: PLR0913 - each is one word of a sentence
             _import_labels(runtime, file, who)
             return
         if bool(said) == is_undo:
-            raise InvalidAnswer("say --as good, bad or valid-outlier; or --undo")
+            raise InvalidInputError("say --as good, bad or valid-outlier; or --undo")
         day = night.date() if night else None
         answer = store.read_answer(said, kind, note, who=who) if said else None
         _check_meant(
@@ -111,14 +121,18 @@ def _check_meant(
 ) -> None:
     """Let people say in one way of what they speak."""
     if frames + sample + chosen != 1:
-        raise InvalidAnswer("name frames; or choose by --type, --night and --status; or --sample")
+        raise InvalidInputError(
+            "name frames; or choose by --type, --night and --status; or --sample"
+        )
     if sample and not is_good:
-        raise InvalidAnswer("--sample goes with --as good; label bad ones before, by their names")
+        raise InvalidInputError(
+            "--sample goes with --as good; label bad ones before, by their names"
+        )
     if detailed and not frames:
-        raise InvalidAnswer("--extension and --set go with the names of frames")
+        raise InvalidInputError("--extension and --set go with the names of frames")
 
 
-def _import_labels(runtime: "Runtime", file: Path, who: str) -> None:
+def _import_labels(runtime: "Project", file: Path, who: str) -> None:
     from qc.labels.store import import_labels
 
     with runtime.writes.begin() as session:
@@ -137,13 +151,13 @@ def _confirm(count: int, yes: bool) -> None:
     """Let nobody label a year by a slip."""
     err.print(counted(count, "extension"))
     if count == 0:
-        raise InvalidAnswer("there is none of that type, night and status")
+        raise InvalidInputError("there is none of that type, night and status")
     if count <= MANY or yes:
         return
     if not sys.stdin.isatty():
-        raise InvalidAnswer(f"{count} extensions are more than {MANY}: say --yes as well")
+        raise InvalidInputError(f"{count} extensions are more than {MANY}: say --yes as well")
     if not typer.confirm("All of them?", err=True):
-        raise InvalidAnswer("nothing was kept")
+        raise InvalidInputError("nothing was kept")
 
 
 def _print_kinds(kinds: "list[tuple[Instrument, FaultKind]]") -> None:
@@ -153,7 +167,7 @@ def _print_kinds(kinds: "list[tuple[Instrument, FaultKind]]") -> None:
     out.print(table)
 
 
-def _print_changes(changes: "list[Change]") -> None:
+def _print_changes(changes: "list[LabelChange]") -> None:
     for change in changes[:LISTED]:
         before = f"(before: {change.before})" if change.is_new else "(as before)"
         name = f"{change.one.name} {change.one.image_type}"
@@ -183,7 +197,7 @@ def epoch(
         int | None, typer.Option("--undo", help="Number of an epoch that was a slip.")
     ] = None,
     listed: Annotated[bool, typer.Option("--list", help="List all; so does no argument.")] = False,
-    project: Project = Path(),
+    project: ProjectFolder = Path(),
     as_json: AsJson = False,
 ) -> None:
     """Enter an intervention, from whose night on references start anew; or list them all."""
@@ -194,11 +208,11 @@ def epoch(
     with _runtime(project) as runtime:
         if scope is None and undone is None:
             if since or why:
-                raise InvalidAnswer("an epoch needs an image type or instrument before --from")
+                raise InvalidInputError("an epoch needs an image type or instrument before --from")
             with runtime.reads() as session:
                 _print_log(epochs.read_log(session), as_json)
         elif listed or (scope is not None and undone is not None):
-            raise InvalidAnswer("enter one epoch, or --undo one, or --list them all")
+            raise InvalidInputError("enter one epoch, or --undo one, or --list them all")
         elif undone is not None:
             with runtime.writes.begin() as session:
                 entered = epochs.undo(session, undone, why, who=who)
@@ -210,10 +224,10 @@ def epoch(
                 )
             _print_entered(entered, is_undone=False)
         else:
-            raise InvalidAnswer("an epoch needs --from DATE and --why TEXT")
+            raise InvalidInputError("an epoch needs --from DATE and --why TEXT")
 
 
-def _print_entered(entered: "Entered", *, is_undone: bool) -> None:
+def _print_entered(entered: "EpochChange", *, is_undone: bool) -> None:
     done = " is undone" if is_undone else ""
     out.print(f"Epoch No. {entered.number}, {entered.scope} from {entered.since}{done}.")
     until = "" if entered.last == date.max else f" --until {entered.last}"
@@ -227,7 +241,7 @@ def _print_entered(entered: "Entered", *, is_undone: bool) -> None:
         )
 
 
-def _print_log(log: "list[Entry]", as_json: bool) -> None:
+def _print_log(log: "list[EpochEntry]", as_json: bool) -> None:
     records = [
         {
             "number": entry.epoch.id,

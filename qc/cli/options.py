@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
-    from qc.project import Runtime
+    from qc.project import Project
 
 ANOMALIES, MISTAKE = 1, 2
 
@@ -51,7 +51,7 @@ out = Console(highlight=False, markup=False, emoji=False)
 err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
-Project = Annotated[
+ProjectFolder = Annotated[
     Path,
     typer.Option(
         "--project",
@@ -91,7 +91,7 @@ def _in_lines(value: Any) -> str:
 
 
 @contextmanager
-def _runtime(project: Path) -> "Iterator[Runtime]":
+def _runtime(project: Path) -> "Iterator[Project]":
     from qc.project import open_runtime
     from qc.settings import read_settings
 
@@ -122,4 +122,4 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def _print_json(document: Any) -> None:
-    print(json.dumps(document, default=str, indent=1))  # noqa: T201 - rich would wrap it
+    print(json.dumps(document, default=str, indent=1))

@@ -13,15 +13,15 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from qc._text import counted
-from qc.core.enums import InForce
+from qc.core.enums import ThresholdPolicy
 
 if TYPE_CHECKING:
-    from qc.pipeline.process import Outcome, Rejudged
+    from qc.pipeline.process import ProcessingOutcome, VerdictChange
 from qc.cli.options import (
     ANOMALIES,
     LISTED,
     AsJson,
-    Project,
+    ProjectFolder,
     _in_lines,
     _print_json,
     _progress,
@@ -32,7 +32,7 @@ from qc.cli.options import (
 )
 
 
-class Certified(StrEnum):
+class CertifiedLabel(StrEnum):
     """What a person has already said of all the frames given."""
 
     GOOD = "good"
@@ -45,7 +45,8 @@ def process(
         typer.Argument(help="FITS files (.fits, .Z, .gz, .bz2, .fz), or folders."),
     ] = None,
     certified: Annotated[
-        Certified | None, typer.Option("--label", help="Take all of them as certified references.")
+        CertifiedLabel | None,
+        typer.Option("--label", help="Take all of them as certified references."),
     ] = None,
     again: Annotated[
         bool, typer.Option("--again", help="Judge what is stored, by today's labels and epochs.")
@@ -57,9 +58,10 @@ def process(
         datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Last night judged again.")
     ] = None,
     thresholds: Annotated[
-        InForce | None, typer.Option(help="Judge again by the entry of each night, or the newest.")
+        ThresholdPolicy | None,
+        typer.Option(help="Judge again by the entry of each night, or the newest."),
     ] = None,
-    project: Project = Path(),
+    project: ProjectFolder = Path(),
     as_json: AsJson = False,
 ) -> None:
     """Read, embed, judge and record frames; those already known cost nothing."""
@@ -72,12 +74,14 @@ def process(
     if again:
         first = since.date() if since else date.min
         last = until.date() if until else date.max
-        _judge_again(project, first, last, thresholds or InForce.DATED, as_json)
+        _judge_again(project, first, last, thresholds or ThresholdPolicy.DATED, as_json)
     else:
         _process(paths or [], certified, project, as_json)
 
 
-def _process(paths: list[Path], certified: Certified | None, project: Path, as_json: bool) -> None:
+def _process(
+    paths: list[Path], certified: CertifiedLabel | None, project: Path, as_json: bool
+) -> None:
     from qc.core.enums import LabelName
     from qc.pipeline.process import find_frames, process_frames
 
@@ -107,9 +111,10 @@ def backfill(
         str, typer.Option(metavar="ADDRESS", help="Of a Dask scheduler; 'local' begins one here.")
     ] = "",
     certified: Annotated[
-        Certified | None, typer.Option("--label", help="Take all of them as certified references.")
+        CertifiedLabel | None,
+        typer.Option("--label", help="Take all of them as certified references."),
     ] = None,
-    project: Project = Path(),
+    project: ProjectFolder = Path(),
     as_json: AsJson = False,
 ) -> None:
     """Take in an archive: measured newest first, then judged in order of time.
@@ -124,7 +129,7 @@ def backfill(
 
     label = LabelName(certified) if certified else None
     outcomes, verdicts = Counter[str](), Counter[str]()
-    failed: list[Outcome] = []
+    failed: list[ProcessingOutcome] = []
     with _runtime(project) as runtime, _progress() as report:
         files = find_archive(places, runtime)
         with open_cluster(dask) if dask else nullcontext() as client:
@@ -149,7 +154,7 @@ def backfill(
 
 
 def _print_backfill(
-    outcomes: Counter[str], verdicts: Counter[str], failed: "list[Outcome]"
+    outcomes: Counter[str], verdicts: Counter[str], failed: "list[ProcessingOutcome]"
 ) -> None:
     table = Table(Column("file", overflow="fold"), Column("why it could not be read"))
     for outcome in failed[:LISTED]:
@@ -166,7 +171,7 @@ def _print_backfill(
         out.print(f"{total} {what}: {words}", soft_wrap=True)
 
 
-def _outcome_records(outcome: "Outcome") -> list[dict[str, Any]]:
+def _outcome_records(outcome: "ProcessingOutcome") -> list[dict[str, Any]]:
     file = {"file": outcome.path.name, "path": str(outcome.path), "state": outcome.state}
     if not outcome.judged:
         return [{**file, "reason": outcome.reason}]
@@ -185,7 +190,7 @@ def _outcome_records(outcome: "Outcome") -> list[dict[str, Any]]:
     ]
 
 
-def _print_outcomes(outcomes: "list[Outcome]") -> None:
+def _print_outcomes(outcomes: "list[ProcessingOutcome]") -> None:
     file = Column("file", overflow="fold")
     table = Table(file, "ext", "type", "status", "score", "first reason")
     for outcome in outcomes:
@@ -207,7 +212,9 @@ def _print_outcomes(outcomes: "list[Outcome]") -> None:
     out.print(_count_words(outcomes))
 
 
-def _judge_again(project: Path, first: date, last: date, in_force: InForce, as_json: bool) -> None:
+def _judge_again(
+    project: Path, first: date, last: date, in_force: ThresholdPolicy, as_json: bool
+) -> None:
     from qc.db.recording import extensions_between
     from qc.pipeline.process import judge_again
 
@@ -229,7 +236,7 @@ def _judge_again(project: Path, first: date, last: date, in_force: InForce, as_j
         raise typer.Exit(ANOMALIES)
 
 
-def _rejudged_record(one: "Rejudged") -> dict[str, Any]:
+def _rejudged_record(one: "VerdictChange") -> dict[str, Any]:
     judged = one.judged
     return {
         "frame": one.name,
@@ -266,7 +273,7 @@ def _print_rejudged(records: list[dict[str, Any]], judged: int, left_out: int) -
     out.print(words, soft_wrap=True)
 
 
-def _count_words(outcomes: "list[Outcome]") -> str:
+def _count_words(outcomes: "list[ProcessingOutcome]") -> str:
     verdicts = Counter(str(each.verdict.status) for one in outcomes for each in one.judged)
     states = Counter(str(outcome.state) for outcome in outcomes)
     counts = [f"{states[name]} {name}" for name in sorted(states)]
@@ -277,7 +284,7 @@ def _count_words(outcomes: "list[Outcome]") -> str:
 @app.command()
 def show(
     frame: Annotated[str, typer.Argument(help="Archive name, file name or path.")],
-    project: Project = Path(),
+    project: ProjectFolder = Path(),
     as_json: AsJson = False,
     open_page: Annotated[
         bool, typer.Option("--open", help="Write its page with pictures, and open it.")

@@ -8,16 +8,16 @@ import typer
 from rich.table import Column, Table
 
 from qc._time import utc_now
-from qc.errors import InvalidAnswer
+from qc.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from qc.monitoring.injection_test import SelfTest
+    from qc.monitoring.injection_test import InjectionTest
 from qc.cli.options import (
     ANOMALIES,
     LISTED,
     AsJson,
     Day,
-    Project,
+    ProjectFolder,
     _print_json,
     _progress,
     _runtime,
@@ -41,7 +41,7 @@ def report(
     mail: Annotated[
         bool, typer.Option("--mail", help="Send it to those whose subscription asks for reports.")
     ] = False,
-    project: Project = Path(),
+    project: ProjectFolder = Path(),
 ) -> None:
     """Write the report of a night, a week or a month as one HTML file; by default the newest."""
     from qc.alerts import report_mail
@@ -50,7 +50,7 @@ def report(
     from qc.summaries.period import read_month
 
     if month and (week or night):
-        raise InvalidAnswer("give --month alone; --night goes with --week, or alone")
+        raise InvalidInputError("give --month alone; --night goes with --week, or alone")
     now = utc_now()
     day = night.date() if night else None
     with _runtime(project) as runtime, _progress() as shown:
@@ -79,7 +79,7 @@ def report(
 @app.command("self-test")
 def self_test(
     night: Day = None,
-    project: Project = Path(),
+    project: ProjectFolder = Path(),
     as_json: AsJson = False,
 ) -> None:
     """Put faults into a night's good images, in memory, and say how many of them are found.
@@ -103,7 +103,7 @@ def self_test(
         raise typer.Exit(ANOMALIES)
 
 
-def _print_self_test(tested: "SelfTest") -> None:
+def _print_self_test(tested: "InjectionTest") -> None:
     out.print(f"{tested.words[:1].upper()}{tested.words[1:]}.", soft_wrap=True)
     missed = [one for one in tested.trials if not one.is_found]
     if missed:

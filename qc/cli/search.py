@@ -9,15 +9,25 @@ import typer
 from rich.table import Column, Table
 
 from qc._text import counted
-from qc.core.enums import Format, What
+from qc.core.enums import ExportFormat, ExportTable
 
 if TYPE_CHECKING:
-    from qc.search.similar import Likeness
-from qc.cli.options import AsJson, Day, Project, _print_json, _progress, _runtime, app, err, out
+    from qc.search.similar import SimilarFrames
+from qc.cli.options import (
+    AsJson,
+    Day,
+    ProjectFolder,
+    _print_json,
+    _progress,
+    _runtime,
+    app,
+    err,
+    out,
+)
 
 
 @app.command()
-def similar(  # noqa: PLR0913, PLR0917 - each is one word of a sentence
+def similar(
     frame: Annotated[
         str, typer.Argument(help="Archive name, file name or path; a new file is only read.")
     ],
@@ -34,7 +44,7 @@ def similar(  # noqa: PLR0913, PLR0917 - each is one word of a sentence
     extension: Annotated[int | None, typer.Option(help="Only this HDU.")] = None,
     since: Day = None,
     until: Day = None,
-    project: Project = Path(),
+    project: ProjectFolder = Path(),
     as_json: AsJson = False,
 ) -> None:
     """Find the frames of the whole history that look most like one, and what was said of them."""
@@ -64,7 +74,7 @@ def similar(  # noqa: PLR0913, PLR0917 - each is one word of a sentence
             out.print(_likeness_table(one))
 
 
-def _likeness_table(likeness: "Likeness") -> Table:
+def _likeness_table(likeness: "SimilarFrames") -> Table:
     columns = [Column("distance (thresholds)", justify="right")]
     columns += [Column("frame", no_wrap=True), Column("night", no_wrap=True)]
     mixed = any(one.image_type != likeness.image_type for one in likeness.neighbours)
@@ -81,11 +91,11 @@ def _likeness_table(likeness: "Likeness") -> Table:
 
 @app.command()
 def export(
-    what: Annotated[What, typer.Argument(help="Which table.")],
+    what: Annotated[ExportTable, typer.Argument(help="Which table.")],
     since: Day = None,
-    table_format: Annotated[Format, typer.Option("--format")] = Format.CSV,
+    table_format: Annotated[ExportFormat, typer.Option("--format")] = ExportFormat.CSV,
     file: Annotated[Path | None, typer.Option("--out", help="File; else to the screen.")] = None,
-    project: Project = Path(),
+    project: ProjectFolder = Path(),
 ) -> None:
     """Write what is stored as a table: one row for each extension, with its newest verdict."""
     from qc import exports

@@ -12,12 +12,12 @@ from qc._text import counted
 from qc._time import utc_now
 
 if TYPE_CHECKING:
-    from qc.monitoring.health import Health
+    from qc.monitoring.health import ProjectHealth
 from qc.cli.options import (
     ANOMALIES,
     LISTED,
     AsJson,
-    Project,
+    ProjectFolder,
     _in_lines,
     _print_json,
     _runtime,
@@ -27,17 +27,17 @@ from qc.cli.options import (
 
 
 @app.command()
-def run(project: Project = Path()) -> None:
+def run(project: ProjectFolder = Path()) -> None:
     """Keep watch: take in new frames, tell people, write reports; until it is told to end."""
     from qc.service.jobs import run_daemon
     from qc.service.logging import start_logging
-    from qc.service.systemd import Supervisor
+    from qc.service.systemd import ServiceManager
     from qc.settings import read_settings
 
     settings = read_settings(project)
     start_logging(settings.log)
     with _runtime(project) as runtime:
-        run_daemon(runtime, Supervisor(os.environ))
+        run_daemon(runtime, ServiceManager(os.environ))
 
 
 @app.command()
@@ -47,7 +47,7 @@ def alerts(
         str | None,
         typer.Option(metavar="ADDRESS", help="Send a test mail now; say what the server answers."),
     ] = None,
-    project: Project = Path(),
+    project: ProjectFolder = Path(),
     as_json: AsJson = False,
 ) -> None:
     """Say what people were told and have not answered, who was told, and what is owed.
@@ -131,7 +131,7 @@ def ack(
     ] = False,
     note: Annotated[str, typer.Option(help="What it is.")] = "",
     who: Annotated[str, typer.Option(help="Who says it.", show_default="you")] = "",
-    project: Project = Path(),
+    project: ProjectFolder = Path(),
 ) -> None:
     """Say that a notice has been seen: nobody else is told; and silence its like, if asked."""
     from qc._text import read_span
@@ -160,7 +160,7 @@ def serve(
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Port; 0: any.", show_default="qc.toml's")
     ] = None,
-    project: Project = Path(),
+    project: ProjectFolder = Path(),
 ) -> None:
     """Serve the review pages to a browser; on this machine alone until 'qc user' adds somebody."""
     from qc.service.logging import start_logging
@@ -178,7 +178,7 @@ def serve(
 
 
 @app.command()
-def status(project: Project = Path(), as_json: AsJson = False) -> None:
+def status(project: ProjectFolder = Path(), as_json: AsJson = False) -> None:
     """Say whether all is well: what is stored, what failed, what is owed, how the daemon does.
 
     Exit code 1: something is not well.
@@ -201,7 +201,7 @@ def status(project: Project = Path(), as_json: AsJson = False) -> None:
         raise typer.Exit(ANOMALIES)
 
 
-def _print_health(health: "Health") -> None:
+def _print_health(health: "ProjectHealth") -> None:
     if health.jobs:
         table = Table("job", "last success", "next run", Column("newest", overflow="fold"))
         for job in health.jobs:

@@ -8,17 +8,17 @@ import typer
 from rich.table import Column, Table
 
 from qc._time import utc_now
-from qc.errors import InvalidAnswer
+from qc.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qc.tuning.proposals import Flip, Proposal
-from qc.cli.options import AsJson, Project, _print_json, _progress, _runtime, app, err, out
+    from qc.tuning.proposals import ThresholdProposal, VerdictFlip
+from qc.cli.options import AsJson, ProjectFolder, _print_json, _progress, _runtime, app, err, out
 
 
 @app.command()
-def tune(  # noqa: PLR0913, PLR0917 - each is one word of a sentence
+def tune(
     image_types: Annotated[
         list[str] | None,
         typer.Argument(help="Image types, or patterns as 'UD1*'; all that were seen by default."),
@@ -44,7 +44,7 @@ def tune(  # noqa: PLR0913, PLR0917 - each is one word of a sentence
         ),
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="PNG file to draw them in.")] = None,
-    project: Project = Path(),
+    project: ProjectFolder = Path(),
     as_json: AsJson = False,
 ) -> None:
     """Propose new limits from what was judged and labelled, and say what they would change."""
@@ -53,12 +53,14 @@ def tune(  # noqa: PLR0913, PLR0917 - each is one word of a sentence
     from qc.tuning import proposals
 
     if false_alarms is not None and recall is not None:
-        raise InvalidAnswer("give --false-alarms or --recall: one limit cannot be set for both")
+        raise InvalidInputError("give --false-alarms or --recall: one limit cannot be set for both")
     if write and not why.strip():
-        raise InvalidAnswer("--write needs a reason for the file: --why 'a new lamp on 3 March'")
+        raise InvalidInputError(
+            "--write needs a reason for the file: --why 'a new lamp on 3 March'"
+        )
     if plot and plot.suffix.lower() != ".png":
-        raise InvalidAnswer(f"{plot}: the picture is a PNG; give a name that ends in .png")
-    goal = proposals.Goal(
+        raise InvalidInputError(f"{plot}: the picture is a PNG; give a name that ends in .png")
+    goal = proposals.TuningGoal(
         effective=(effective or utc_now()).date(),
         since=since.date() if since else date.min,
         false_alarms=false_alarms,
@@ -91,7 +93,7 @@ def tune(  # noqa: PLR0913, PLR0917 - each is one word of a sentence
         err.print(f"{count} from {goal.effective} on in {changed}", soft_wrap=True)
 
 
-def _print_proposals(found: "list[Proposal]", refused: "list[str]") -> None:
+def _print_proposals(found: "list[ThresholdProposal]", refused: "list[str]") -> None:
     for proposal in found:
         out.print(f"{proposal.image_type}: {proposal.basis}", soft_wrap=True)
         out.print(_proposal_table(proposal))
@@ -104,7 +106,7 @@ def _print_proposals(found: "list[Proposal]", refused: "list[str]") -> None:
         out.print(f"{sentence}.", soft_wrap=True)
 
 
-def _proposal_table(proposal: "Proposal") -> Table:
+def _proposal_table(proposal: "ThresholdProposal") -> Table:
     table = Table(Column(no_wrap=True))
     for name in ("present", "proposed", "95 % interval"):
         table.add_column(name, justify="right")
@@ -116,7 +118,7 @@ def _proposal_table(proposal: "Proposal") -> Table:
 _SHOWN_FLIPS = 20
 
 
-def _print_flips(title: str, flips: "Sequence[Flip]") -> None:
+def _print_flips(title: str, flips: "Sequence[VerdictFlip]") -> None:
     if not flips:
         return
     out.print(f"{title}: {len(flips)} of the past")

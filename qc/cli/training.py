@@ -10,8 +10,18 @@ from qc._text import counted
 from qc._time import utc_now
 
 if TYPE_CHECKING:
-    from qc.training.train import Trained
-from qc.cli.options import REFUSED, AsJson, Project, _print_json, _progress, _runtime, app, err, out
+    from qc.training.train import TrainingResult
+from qc.cli.options import (
+    REFUSED,
+    AsJson,
+    ProjectFolder,
+    _print_json,
+    _progress,
+    _runtime,
+    app,
+    err,
+    out,
+)
 
 
 @app.command()
@@ -23,7 +33,7 @@ def train(
         bool, typer.Option("--force", help="Replace the one in use even by a worse one.")
     ] = False,
     who: Annotated[str, typer.Option(help="Your name.", show_default="yours")] = "",
-    project: Project = Path(),
+    project: ProjectFolder = Path(),
     as_json: AsJson = False,
 ) -> None:
     """Train the classifier on what was labelled; it replaces the one in use unless it is worse.
@@ -61,7 +71,7 @@ def train(
         raise typer.Exit(REFUSED)
 
 
-def _print_trained(trained: "Trained") -> None:
+def _print_trained(trained: "TrainingResult") -> None:
     simulated = f"and {trained.simulated} simulated" if trained.simulated else "none simulated"
     out.print(
         f"Learnt from {counted(trained.labelled, 'labelled example')}, {simulated}.", soft_wrap=True

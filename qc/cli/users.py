@@ -14,14 +14,14 @@ from qc.cli.options import (
     AccountName,
     AsJson,
     PasswordFile,
-    Project,
+    ProjectFolder,
     _print_json,
     _runtime,
     out,
     users_app,
 )
 from qc.core.enums import Role
-from qc.errors import InvalidAnswer
+from qc.errors import InvalidInputError
 
 
 @users_app.command("add")
@@ -29,7 +29,7 @@ def user_add(
     name: AccountName,
     role: Annotated[Role, typer.Option(help="look; review: label too; tune: and set limits.")],
     password_file: PasswordFile = None,
-    project: Project = Path(),
+    project: ProjectFolder = Path(),
 ) -> None:
     """Let somebody in, with a password that is asked for."""
     from qc import db
@@ -41,7 +41,7 @@ def user_add(
 
 
 @users_app.command("list")
-def user_list(project: Project = Path(), as_json: AsJson = False) -> None:
+def user_list(project: ProjectFolder = Path(), as_json: AsJson = False) -> None:
     """Say who may log in."""
     from qc import db
 
@@ -61,7 +61,7 @@ def user_list(project: Project = Path(), as_json: AsJson = False) -> None:
 
 @users_app.command("password")
 def user_password(
-    name: AccountName, password_file: PasswordFile = None, project: Project = Path()
+    name: AccountName, password_file: PasswordFile = None, project: ProjectFolder = Path()
 ) -> None:
     """Set another password; who is logged in with the old one is not any more."""
     from qc import db
@@ -73,7 +73,7 @@ def user_password(
 
 
 @users_app.command("remove")
-def user_remove(name: AccountName, project: Project = Path()) -> None:
+def user_remove(name: AccountName, project: ProjectFolder = Path()) -> None:
     """Let somebody in no more; what they said stays."""
     from qc import db
 
@@ -89,7 +89,7 @@ def user_remove(name: AccountName, project: Project = Path()) -> None:
 def user_token(
     name: AccountName,
     revoke: Annotated[bool, typer.Option("--revoke", help="Let none of them in any more.")] = False,
-    project: Project = Path(),
+    project: ProjectFolder = Path(),
 ) -> None:
     """Make a token for somebody's scripts, as 'Authorization: Bearer TOKEN'; it is shown once."""
     from qc import db
@@ -112,5 +112,5 @@ def _password(file: Path | None) -> str:
     try:
         content = sys.stdin.readline() if file == Path("-") else file.read_text()
     except (OSError, ValueError) as error:
-        raise InvalidAnswer(f"{file}: a password is expected here: {error}") from None
+        raise InvalidInputError(f"{file}: a password is expected here: {error}") from None
     return next(iter(content.splitlines()), "")

@@ -3,7 +3,7 @@
 from enum import StrEnum
 
 
-class What(StrEnum):
+class ExportTable(StrEnum):
     """The tables that can be exported."""
 
     VERDICTS = "verdicts"
@@ -12,7 +12,7 @@ class What(StrEnum):
     METRICS = "metrics"
 
 
-class Format(StrEnum):
+class ExportFormat(StrEnum):
     """The formats that they can be written in."""
 
     CSV = "csv"
@@ -20,7 +20,7 @@ class Format(StrEnum):
     VOTABLE = "votable"
 
 
-class InForce(StrEnum):
+class ThresholdPolicy(StrEnum):
     """Which entries of the thresholds file judge what is judged again."""
 
     DATED = "dated"  # those in force on the frame's own night
@@ -75,7 +75,7 @@ class Topic(StrEnum):
     REPORT = "report"  # a page to read
 
 
-class Form(StrEnum):
+class NotificationKind(StrEnum):
     """What a notice tells of."""
 
     EVENT = "event"

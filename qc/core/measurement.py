@@ -16,7 +16,7 @@ _MOST_DOUBLINGS = 8  # a minute's becomes four hours
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How long a file that failed is tried again: soon, then twice as late each time."""
 
     first: timedelta = timedelta(minutes=1)
@@ -31,7 +31,7 @@ class Patience:
 
 
 @dataclass(frozen=True)
-class File:
+class FileInfo:
     """A file as the disk shows it, unread."""
 
     path: Path
@@ -40,7 +40,7 @@ class File:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """What was measured of one extension, its pixels left behind.
 
     Attributes

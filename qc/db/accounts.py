@@ -20,8 +20,8 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from qc._text import shortened
 from qc.core.enums import Role
-from qc.db.models import AccountRow, KeyRow, LoginRow
-from qc.errors import InvalidAnswer, NotAdmitted
+from qc.db.models import AccountRow, FailedLoginRow, SessionKeyRow
+from qc.errors import AuthenticationError, InvalidInputError
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def accounts(session: Session) -> list[Account]:
     """List who may use the pages, by name."""
     tokens = (
         select(func.count())
-        .where(KeyRow.account_id == AccountRow.id, ~KeyRow.is_session)
+        .where(SessionKeyRow.account_id == AccountRow.id, ~SessionKeyRow.is_session)
         .correlate(AccountRow)
         .scalar_subquery()
     )
@@ -82,12 +82,12 @@ def add_account(session: Session, name: str, role: Role, password: str, now: dat
         If the name is taken or no name, or the password is too short.
     """
     if not _NAME.fullmatch(name):
-        raise InvalidAnswer(
+        raise InvalidInputError(
             f"'{shortened(name)}': expected letters, digits, dot, hyphen, underscore and @, "
             "64 at most"
         )
     if find_account(session, name):
-        raise InvalidAnswer(f"there is an account {name} already; 'qc user list' shows all")
+        raise InvalidInputError(f"there is an account {name} already; 'qc user list' shows all")
     session.add(AccountRow(name=name, role=role, password=_digest_of(password), made_at=now))
     session.flush()
 
@@ -102,7 +102,9 @@ def change_password(session: Session, name: str, password: str) -> None:
     """
     row = _named(session, name)
     row.password = _digest_of(password)
-    session.execute(delete(KeyRow).where(KeyRow.account_id == row.id, KeyRow.is_session))
+    session.execute(
+        delete(SessionKeyRow).where(SessionKeyRow.account_id == row.id, SessionKeyRow.is_session)
+    )
 
 
 def remove_account(session: Session, name: str) -> None:
@@ -114,7 +116,7 @@ def remove_account(session: Session, name: str) -> None:
         If there is no such account.
     """
     row = _named(session, name)
-    session.execute(delete(KeyRow).where(KeyRow.account_id == row.id))
+    session.execute(delete(SessionKeyRow).where(SessionKeyRow.account_id == row.id))
     session.delete(row)
 
 
@@ -137,9 +139,9 @@ def revoke_tokens(session: Session, name: str) -> int:
     InvalidAnswer
         If there is no such account.
     """
-    tokens = KeyRow.account_id == _named(session, name).id, ~KeyRow.is_session
-    count = session.scalar(select(func.count()).select_from(KeyRow).where(*tokens))
-    session.execute(delete(KeyRow).where(*tokens))
+    tokens = SessionKeyRow.account_id == _named(session, name).id, ~SessionKeyRow.is_session
+    count = session.scalar(select(func.count()).select_from(SessionKeyRow).where(*tokens))
+    session.execute(delete(SessionKeyRow).where(*tokens))
     return count or 0
 
 
@@ -147,11 +149,11 @@ def holder_of(session: Session, key: str, now: datetime, *, is_session: bool) ->
     """Return whose key it is, if it opens anything."""
     query = (
         select(AccountRow)
-        .join(KeyRow, KeyRow.account_id == AccountRow.id)
+        .join(SessionKeyRow, SessionKeyRow.account_id == AccountRow.id)
         .where(
-            KeyRow.digest == _key_digest(key),
-            KeyRow.is_session.is_(is_session),
-            or_(KeyRow.expires_at.is_(None), KeyRow.expires_at > now),
+            SessionKeyRow.digest == _key_digest(key),
+            SessionKeyRow.is_session.is_(is_session),
+            or_(SessionKeyRow.expires_at.is_(None), SessionKeyRow.expires_at > now),
         )
     )
     row = session.scalar(query)
@@ -160,7 +162,11 @@ def holder_of(session: Session, key: str, now: datetime, *, is_session: bool) ->
 
 def log_out(session: Session, key: str) -> None:
     """Let a session's key open nothing any more."""
-    session.execute(delete(KeyRow).where(KeyRow.digest == _key_digest(key), KeyRow.is_session))
+    session.execute(
+        delete(SessionKeyRow).where(
+            SessionKeyRow.digest == _key_digest(key), SessionKeyRow.is_session
+        )
+    )
 
 
 def log_in(
@@ -190,15 +196,15 @@ def log_in(
     if attempt is None:
         logger.warning("login put off", extra=facts)
         minutes = int(WINDOW.total_seconds() / 60)
-        raise NotAdmitted(f"too many tries have failed; try again in {minutes} minutes")
+        raise AuthenticationError(f"too many tries have failed; try again in {minutes} minutes")
     if not _fits(password, stored):
         logger.warning("login refused", extra=facts)
-        raise NotAdmitted("name and password do not fit")
+        raise AuthenticationError("name and password do not fit")
     with writes.begin() as session:
         row = _row(session, name)
         if row is None or row.password != stored:  # removed or changed in these milliseconds
-            raise NotAdmitted("name and password do not fit")
-        session.execute(delete(LoginRow).where(LoginRow.id == attempt))
+            raise AuthenticationError("name and password do not fit")
+        session.execute(delete(FailedLoginRow).where(FailedLoginRow.id == attempt))
         key = _make_key(session, row.id, now, now + lasts)
     logger.info("login", extra=facts)
     return key
@@ -206,9 +212,12 @@ def log_in(
 
 def _begin_attempt(session: Session, name: str, address: str, now: datetime) -> int | None:
     """Keep that somebody tries, and return its number; None if that is once too often."""
-    session.execute(delete(LoginRow).where(LoginRow.at <= now - WINDOW))
-    session.execute(delete(KeyRow).where(KeyRow.expires_at <= now))
-    whose, whence = LoginRow.name_digest == _key_digest(name), LoginRow.address == _net(address)
+    session.execute(delete(FailedLoginRow).where(FailedLoginRow.at <= now - WINDOW))
+    session.execute(delete(SessionKeyRow).where(SessionKeyRow.expires_at <= now))
+    whose, whence = (
+        FailedLoginRow.name_digest == _key_digest(name),
+        FailedLoginRow.address == _net(address),
+    )
     limits = (
         ((whose, whence), MOST_OF_BOTH),
         ((whose,), MOST_OF_ACCOUNT),
@@ -216,14 +225,14 @@ def _begin_attempt(session: Session, name: str, address: str, now: datetime) -> 
     )
     if any(_tries(session, of) >= most for of, most in limits):
         return None
-    row = LoginRow(name_digest=_key_digest(name), address=_net(address), at=now)
+    row = FailedLoginRow(name_digest=_key_digest(name), address=_net(address), at=now)
     session.add(row)
     session.flush()
     return row.id
 
 
 def _tries(session: Session, of: Sequence[ColumnElement[bool]]) -> int:
-    return session.scalar(select(func.count()).select_from(LoginRow).where(*of)) or 0
+    return session.scalar(select(func.count()).select_from(FailedLoginRow).where(*of)) or 0
 
 
 def _net(address: str) -> str:
@@ -245,7 +254,7 @@ def _fits(password: str, stored: str) -> bool:
 
 def _digest_of(password: str) -> str:
     if not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
-        raise InvalidAnswer(
+        raise InvalidInputError(
             f"password: expected {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters, "
             f"got {len(password)}"
         )
@@ -258,7 +267,7 @@ def _make_key(
 ) -> str:
     key = f"qc_{secrets.token_urlsafe(32)}"
     session.add(
-        KeyRow(
+        SessionKeyRow(
             digest=_key_digest(key),
             account_id=account_id,
             is_session=expires_at is not None,
@@ -282,5 +291,7 @@ def _row(session: Session, name: str) -> AccountRow | None:
 def _named(session: Session, name: str) -> AccountRow:
     row = _row(session, name)
     if row is None:
-        raise InvalidAnswer(f"there is no account '{shortened(name)}'; 'qc user list' shows all")
+        raise InvalidInputError(
+            f"there is no account '{shortened(name)}'; 'qc user list' shows all"
+        )
     return row

@@ -14,7 +14,7 @@ from sqlalchemy.orm import (
 )
 
 from embeddings.preprocess import appearance
-from qc.core.measurement import Measured
+from qc.core.measurement import Measurement
 from qc.db.models import BlockStatisticsRow, ExtensionRow, FrameRow
 from qc.db.types import rounded_to_keep
 
@@ -84,12 +84,12 @@ def appearance_of(session: Session, row: ExtensionRow) -> Mapping[str, float]:
     return appearance(above_zero, row.metrics.get("bias_level", row.zero_adu) - row.zero_adu)
 
 
-def as_kept(measured: Measured) -> Measured:
+def as_kept(measured: Measurement) -> Measurement:
     """Return what was measured of an extension as it will be read back: rounded to be kept."""
     zero = _zero(measured.zero_adu)
     return replace(measured, statistics=rounded_to_keep(measured.statistics - zero) + zero)
 
 
-def _block_statistics_row(extension_id: int, measured: Measured) -> BlockStatisticsRow:
+def _block_statistics_row(extension_id: int, measured: Measurement) -> BlockStatisticsRow:
     above_zero_adu = measured.statistics - _zero(measured.zero_adu)
     return BlockStatisticsRow(extension_id=extension_id, above_zero_adu=above_zero_adu)

@@ -42,7 +42,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Transferred:
+class TableCopy:
     """One table.
 
     Attributes
@@ -60,7 +60,7 @@ class Transferred:
 
 def transfer(
     source: str | URL, target: str | URL, progress: Progress = lambda *_: None
-) -> tuple[Transferred, ...]:
+) -> tuple[TableCopy, ...]:
     """Copy every table into a PostgreSQL database that is empty, or has part of this very copy.
 
     Rows go in the order of their keys, some thousand in a transaction: what is there after a kill
@@ -100,7 +100,7 @@ def _opened(url: str | URL) -> Iterator[Engine]:
         engine.dispose()
 
 
-def _transfer(old: Engine, new: Engine, progress: Progress) -> Iterator[Transferred]:
+def _transfer(old: Engine, new: Engine, progress: Progress) -> Iterator[TableCopy]:
     tables = Base.metadata.sorted_tables
     with old.connect() as source:
         total = {table: _count(source, table) for table in tables}
@@ -109,7 +109,7 @@ def _transfer(old: Engine, new: Engine, progress: Progress) -> Iterator[Transfer
         copied = {table: _copy(source, new, table, total[table], progress) for table in tables}
         for table in tables:
             _verify(source, new, table, total[table], progress)
-            yield Transferred(table.name, total[table], copied[table])
+            yield TableCopy(table.name, total[table], copied[table])
 
 
 def _count(connection: Connection, table: Table) -> int:

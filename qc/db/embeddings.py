@@ -63,7 +63,7 @@ def vectors_with(
 
 
 @dataclass(frozen=True)
-class Among:
+class EmbeddingFilter:
     """Which stored extensions are meant.
 
     Attributes
@@ -108,13 +108,13 @@ class Among:
         return said
 
 
-EVERYTHING = Among()
+EVERYTHING = EmbeddingFilter()
 
 
 def vectors(
     session: Session,
     fingerprint: str,
-    among: Among = EVERYTHING,
+    among: EmbeddingFilter = EVERYTHING,
     *,
     called: LabelName | None = None,
     after: int = 0,
@@ -155,7 +155,7 @@ def vectors(
 
 
 @dataclass(frozen=True)
-class Embedded:
+class EmbeddingBatch:
     """Embeddings as they are kept: n of them, and what they are of.
 
     Attributes
@@ -175,7 +175,9 @@ class Embedded:
     vectors: NDArray[np.float32]
 
 
-def embeddings_after(session: Session, fingerprint: str, after: int = 0) -> Iterator[Embedded]:
+def embeddings_after(
+    session: Session, fingerprint: str, after: int = 0
+) -> Iterator[EmbeddingBatch]:
     """Yield what one encoder made after the embedding with this id, a block at a time."""
     query = (
         select(
@@ -194,7 +196,7 @@ def embeddings_after(session: Session, fingerprint: str, after: int = 0) -> Iter
     )
     for block in session.execute(query).partitions():
         ids, extension_ids, types, nights, found = zip(*block, strict=True)
-        yield Embedded(
+        yield EmbeddingBatch(
             np.array(ids, np.int64),
             np.array(extension_ids, np.int64),
             types,

@@ -76,7 +76,7 @@ def findings_named(session: Session, name: str) -> list[Finding]:
 
 
 @dataclass(frozen=True)
-class Alike:
+class SetupMetricValue:
     """A detector number of one of the extensions of a setup.
 
     Attributes
@@ -96,7 +96,7 @@ class Alike:
 
 def number_alike(
     session: Session, finding: Finding, name: str, first: date, last: date
-) -> list[Alike]:
+) -> list[SetupMetricValue]:
     """Return a detector number of every judged extension of one's setup of these nights, by age."""
     value = ExtensionRow.metrics[name].as_float()
     taken = ExtensionRow.observed_at
@@ -111,7 +111,7 @@ def number_alike(
         )
         .order_by(taken, ExtensionRow.id)
     )
-    return [Alike(*row) for row in session.execute(query) if row[3] is not None]
+    return [SetupMetricValue(*row) for row in session.execute(query) if row[3] is not None]
 
 
 def next_alike(session: Session, finding: Finding, *, later: bool) -> int | None:
@@ -255,7 +255,7 @@ def outlier_nights(session: Session, image_type: str, first: date) -> Sequence[d
 
 
 @dataclass(frozen=True)
-class Seen:
+class TrendPoint:
     """One number of one extension.
 
     Attributes
@@ -280,19 +280,21 @@ class Seen:
 
 def metric_seen(
     session: Session, image_type: str, name: str, first: date, last: date
-) -> Iterator[Seen]:
+) -> Iterator[TrendPoint]:
     """Yield one metric of every judged extension of a type that has it, oldest first."""
     yield from _seen(session, ExtensionRow.metrics[name].as_float(), image_type, first, last)
 
 
 def verdict_seen(
     session: Session, image_type: str, name: str, first: date, last: date
-) -> Iterator[Seen]:
+) -> Iterator[TrendPoint]:
     """Yield the score, merge height or residual of a type's newest verdicts, oldest first."""
     yield from _seen(session, getattr(VerdictRow, name), image_type, first, last)
 
 
-def _seen(session: Session, value: Any, image_type: str, first: date, last: date) -> Iterator[Seen]:
+def _seen(
+    session: Session, value: Any, image_type: str, first: date, last: date
+) -> Iterator[TrendPoint]:
     query = (
         select(
             FrameRow.observed_at,
@@ -315,7 +317,7 @@ def _seen(session: Session, value: Any, image_type: str, first: date, last: date
         .order_by(ExtensionRow.observed_at, ExtensionRow.id)  # along an index
     )
     for row in session.execute(query.execution_options(yield_per=_ROWS_AT_ONCE)):
-        yield Seen(*row)
+        yield TrendPoint(*row)
 
 
 def copy_of(session: Session, finding: Finding) -> str:

@@ -18,16 +18,16 @@ from sqlalchemy.orm import (
 from qc._time import utc_now
 from qc.core.enums import FrameState, LabelName, Topic
 from qc.core.frame import Frame
-from qc.core.measurement import File, Patience
+from qc.core.measurement import FileInfo, RetryPolicy
 from qc.db.alerts import owe_alert
 from qc.db.engine import add_new, user
-from qc.db.labels import Answer, labels_of, record_label, standing
+from qc.db.labels import LabelAnswer, labels_of, record_label, standing
 from qc.db.models import FrameRow
 
-_TWO_DAYS = Patience()
+_TWO_DAYS = RetryPolicy()
 
 
-def is_known(session: Session, file: File) -> bool:
+def is_known(session: Session, file: FileInfo) -> bool:
     """Say whether this very file was processed or skipped before, without reading it.
 
     One that could not be read since then is to be read again.
@@ -38,7 +38,7 @@ def is_known(session: Session, file: File) -> bool:
     )
 
 
-def is_recorded(session: Session, file: File) -> bool:
+def is_recorded(session: Session, file: FileInfo) -> bool:
     """Say whether it is on record what became of this very file, be it that it failed."""
     query = select(FrameRow.id).where(
         FrameRow.path == str(file.path),
@@ -58,7 +58,9 @@ def files_to_try_again(session: Session, now: datetime) -> Sequence[FrameRow]:
     return session.scalars(query.order_by(FrameRow.retry_at)).all()
 
 
-def recognise(session: Session, file: File, sha256: str, label: LabelName | None = None) -> bool:
+def recognise(
+    session: Session, file: FileInfo, sha256: str, label: LabelName | None = None
+) -> bool:
     """Say whether these FITS bytes were processed before, wherever they lay.
 
     If so, what was wrong with this file is mended; and if it is the one that was processed then,
@@ -75,7 +77,7 @@ def recognise(session: Session, file: File, sha256: str, label: LabelName | None
     return True
 
 
-def certify(session: Session, file: File, label: LabelName) -> None:
+def certify(session: Session, file: FileInfo, label: LabelName) -> None:
     """Label the extensions of a processed file, save those that a person has spoken about."""
     for row in session.scalars(select(FrameRow).where(FrameRow.path == str(file.path))):
         _label_unlabelled(session, row, label)
@@ -85,7 +87,7 @@ def _label_unlabelled(session: Session, row: FrameRow, label: LabelName) -> None
     session.refresh(row, with_for_update=True)  # whoever else certifies it waits, then sees ours
     for extension in row.extensions:
         if not _is_answered(session, extension.id):
-            record_label(session, extension.id, Answer(label, user()))
+            record_label(session, extension.id, LabelAnswer(label, user()))
 
 
 def frame_with_digest(session: Session, sha256: str) -> FrameRow | None:
@@ -93,7 +95,7 @@ def frame_with_digest(session: Session, sha256: str) -> FrameRow | None:
     return session.scalar(select(FrameRow).where(FrameRow.sha256 == sha256))
 
 
-def postpone(session: Session, path: Path, patience: Patience, now: datetime) -> None:
+def postpone(session: Session, path: Path, patience: RetryPolicy, now: datetime) -> None:
     """Look later for a failed file that is not there now, for as long as patience lasts."""
     row = session.scalars(
         select(FrameRow).where(FrameRow.path == str(path), FrameRow.state == FrameState.FAILED)
@@ -108,7 +110,7 @@ def frame_of(row: FrameRow) -> Frame:
     return Frame(path=Path(row.path), extensions=(), **facts)
 
 
-def _file_facts(file: File) -> dict[str, Any]:
+def _file_facts(file: FileInfo) -> dict[str, Any]:
     return {
         "path": str(file.path),
         "file_bytes": file.size_bytes,
@@ -136,10 +138,10 @@ def _is_answered(session: Session, extension_id: int) -> bool:
 
 def record_unprocessed(
     session: Session,
-    file: File,
+    file: FileInfo,
     state: FrameState,
     reason: str,
-    patience: Patience = _TWO_DAYS,
+    patience: RetryPolicy = _TWO_DAYS,
 ) -> None:
     """Keep that a file failed or was skipped, and why; it is read again if it changes.
 
@@ -158,7 +160,7 @@ def record_unprocessed(
         owe_alert(session, Topic.FILE, key, reason)
 
 
-def _unprocessed_row(session: Session, file: File) -> FrameRow:
+def _unprocessed_row(session: Session, file: FileInfo) -> FrameRow:
     """Return the row of a file that was tried before and not processed, or a new one.
 
     Nobody else changes it before the transaction ends.
@@ -175,5 +177,5 @@ def _unprocessed_row(session: Session, file: File) -> FrameRow:
     return row
 
 
-def _unprocessed(file: File) -> ColumnElement[bool]:
+def _unprocessed(file: FileInfo) -> ColumnElement[bool]:
     return and_(FrameRow.path == str(file.path), FrameRow.state != FrameState.PROCESSED)

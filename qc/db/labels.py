@@ -22,7 +22,7 @@ from sqlalchemy.orm import (
 from qc._time import utc_now
 from qc.core.enums import LabelName
 from qc.db.engine import _parts
-from qc.db.models import ExtensionRow, LabelRow, RequestRow
+from qc.db.models import ExtensionRow, IdempotentRequestRow, LabelRow
 
 
 def newest_label(what: InstrumentedAttribute[Any] = LabelRow.label) -> ScalarSelect[Any]:
@@ -57,7 +57,7 @@ def standing_labels() -> Subquery:
 
 
 @dataclass(frozen=True)
-class Answer:
+class LabelAnswer:
     """What a person says of an extension.
 
     Attributes
@@ -97,7 +97,7 @@ def standing(said: Iterable[LabelRow]) -> LabelRow | None:
 
 
 def record_label(
-    session: Session, extension_id: int, answer: Answer, undoes: LabelRow | None = None
+    session: Session, extension_id: int, answer: LabelAnswer, undoes: LabelRow | None = None
 ) -> LabelRow:
     """Add what a person says of an extension, or that a label is undone; nothing is replaced."""
     row = LabelRow(
@@ -117,7 +117,9 @@ def record_label(
 def labels_added_by(session: Session, who: str, key: str) -> list[int] | None:
     """Return the labels that a person's request added; None if it has not come before."""
     return session.scalar(
-        select(RequestRow.label_ids).where(RequestRow.who == who, RequestRow.key == key)
+        select(IdempotentRequestRow.label_ids).where(
+            IdempotentRequestRow.who == who, IdempotentRequestRow.key == key
+        )
     )
 
 
@@ -125,7 +127,7 @@ def record_request(
     session: Session, who: str, key: str, at: datetime, label_ids: Sequence[int]
 ) -> None:
     """Keep that a request has done what it asked for."""
-    session.add(RequestRow(who=who, key=key, at=at, label_ids=list(label_ids)))
+    session.add(IdempotentRequestRow(who=who, key=key, at=at, label_ids=list(label_ids)))
     session.flush()
 
 

@@ -20,7 +20,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql.base import ischema_names
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from qc.core.enums import Channel, Form, FrameState, LabelName, Role, Topic
+from qc.core.enums import Channel, FrameState, LabelName, NotificationKind, Role, Topic
 from qc.core.frame import Region, Setup
 from qc.core.verdict import Status
 from qc.db.types import BlockArray, Halfvec, UTCDateTime, Vector
@@ -283,7 +283,7 @@ class LabelRow(Base):
     )
 
 
-class RequestRow(Base):
+class IdempotentRequestRow(Base):
     """A request that said something of frames, by a name that the asker gave it.
 
     One that is sent again, as nobody heard the answer, is known and does nothing.
@@ -335,13 +335,13 @@ class AlertRow(Base):
     settled: Mapped[str] = mapped_column(default="", server_default="")
 
 
-class NoticeRow(Base):
+class NotificationRow(Base):
     """One event as people are told of it: alerts that belong together, and those who hear."""
 
     __tablename__ = "notice"
     id: Mapped[int] = mapped_column(primary_key=True)
     topic: Mapped[Topic] = mapped_column(_string(16))
-    form: Mapped[Form] = mapped_column(_string(16), default=Form.EVENT)
+    form: Mapped[NotificationKind] = mapped_column(_string(16), default=NotificationKind.EVENT)
     night: Mapped[date | None] = mapped_column(index=True)
     made_at: Mapped[datetime]
     subject: Mapped[str]
@@ -370,7 +370,7 @@ class DeliveryRow(Base):
     trouble: Mapped[str] = mapped_column(default="")  # of the last try
     sent_at: Mapped[datetime | None]
     gave_up_at: Mapped[datetime | None]
-    notice: Mapped[NoticeRow] = relationship(back_populates="deliveries")
+    notice: Mapped[NotificationRow] = relationship(back_populates="deliveries")
 
 
 class AcknowledgementRow(Base):
@@ -452,7 +452,7 @@ class AccountRow(Base):
     made_at: Mapped[datetime]
 
 
-class KeyRow(Base):
+class SessionKeyRow(Base):
     """What opens the pages without a password: a browser's session, or a script's token.
 
     Only its digest is kept: who reads the database cannot use it.
@@ -468,7 +468,7 @@ class KeyRow(Base):
     expires_at: Mapped[datetime | None]  # None: a token, until it is revoked
 
 
-class LoginRow(Base):
+class FailedLoginRow(Base):
     """A try to log in that has not succeeded; whose, as a digest, as passwords are typed there."""
 
     __tablename__ = "login"

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Engine, Select, func, literal_column, select,
 from sqlalchemy.orm import Session
 
 from embeddings.index import nearest
-from qc.db.embeddings import EVERYTHING, Among
+from qc.db.embeddings import EVERYTHING, EmbeddingFilter
 from qc.db.models import VECTOR_INDEX, EmbeddingRow, EncoderRow, ExtensionRow, FrameRow, LabelRow
 from qc.db.types import spelt
 
@@ -28,7 +28,7 @@ def nearest_by_server(
     fingerprint: str,
     query: NDArray[np.float32],
     k: int,
-    among: Among = EVERYTHING,
+    among: EmbeddingFilter = EVERYTHING,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return the k stored embeddings at the smallest cosine distance, nearest first.
 
@@ -88,7 +88,7 @@ def _candidates(
     encoder_id: int,
     query: NDArray[np.float32],
     n: int,
-    among: Among,
+    among: EmbeddingFilter,
     *,
     indexed: bool,
 ) -> Select[int, int, NDArray[np.float32]]:

@@ -21,16 +21,16 @@ from embeddings.encoder import Encoder
 from qc._time import utc_now
 from qc.core.enums import FrameState, LabelName, Topic
 from qc.core.frame import Frame, Setup
-from qc.core.measurement import File, Measured
+from qc.core.measurement import FileInfo, Measurement
 from qc.core.verdict import Prediction, Status
 from qc.db.block_statistics import _block_statistics_row, _zero, as_kept, block_statistics_of
 from qc.db.embeddings import _encoder_id, find_embedding
 from qc.db.engine import add_new, user
 from qc.db.frames import _FRAME_FIELDS, _file_facts, _is_answered, _unprocessed, recognise
-from qc.db.labels import Answer, record_label
+from qc.db.labels import LabelAnswer, record_label
 from qc.db.models import AlertRow, EmbeddingRow, ExtensionRow, FrameRow, VerdictRow
 from qc.db.verdicts import _is_judged, newest_status
-from qc.detection.judgement import Judged
+from qc.detection.judgement import Judgement
 
 
 def nights_between(session: Session, first: date, last: date) -> Sequence[date]:
@@ -88,7 +88,7 @@ def unjudged_of(session: Session, night: date) -> Sequence[ExtensionRow]:
 
 def measured_of(
     session: Session, row: ExtensionRow, limits: Mapping[str, tuple[float, float]]
-) -> Measured | None:
+) -> Measurement | None:
     """Return what was measured of a stored extension; None where too little of it was kept."""
     above_zero = block_statistics_of(session, row.id)
     light = row.light
@@ -96,7 +96,7 @@ def measured_of(
         return None
     assert row.gain_e_per_adu is not None  # kept together with the light-sensitive part
     assert row.read_noise_adu is not None
-    return Measured(
+    return Measurement(
         number=row.number,
         setup=row.setup,
         shape=(row.ny, row.nx),
@@ -116,9 +116,9 @@ def measured_of(
 
 def record_frame(
     session: Session,
-    file: File,
+    file: FileInfo,
     frame: Frame,
-    judged: Sequence[Judged],
+    judged: Sequence[Judgement],
     *,
     encoder: Encoder,
     thresholds_digest: str,
@@ -136,16 +136,16 @@ def record_frame(
     for each in judged:
         extension = _record_extension(session, row, each.measured, each.embedding, encoder_id)
         if label is not None:
-            record_label(session, extension.id, Answer(label, user()))
+            record_label(session, extension.id, LabelAnswer(label, user()))
         _record_first_verdict(session, extension, each, encoder_id, thresholds_digest)
     return True
 
 
 def record_measured(
     session: Session,
-    file: File,
+    file: FileInfo,
     frame: Frame,
-    measured: Sequence[tuple[Measured, NDArray[np.float32]]],
+    measured: Sequence[tuple[Measurement, NDArray[np.float32]]],
     *,
     encoder: Encoder,
     label: LabelName | None = None,
@@ -158,14 +158,14 @@ def record_measured(
     for each, embedding in measured:
         extension = _record_extension(session, row, as_kept(each), embedding, encoder_id)
         if label is not None:
-            record_label(session, extension.id, Answer(label, user()))
+            record_label(session, extension.id, LabelAnswer(label, user()))
     return True
 
 
 def record_first_verdict(
     session: Session,
     extension_id: int,
-    judged: Judged,
+    judged: Judgement,
     *,
     encoder: Encoder,
     thresholds_digest: str,
@@ -178,7 +178,7 @@ def record_first_verdict(
 
 
 def _new_frame_row(
-    session: Session, file: File, frame: Frame, label: LabelName | None
+    session: Session, file: FileInfo, frame: Frame, label: LabelName | None
 ) -> FrameRow | None:
     """Return the row of a frame that is new, in place of what was kept of a failed try, if any.
 
@@ -198,7 +198,7 @@ def _new_frame_row(
 def _record_extension(
     session: Session,
     row: FrameRow,
-    measured: Measured,
+    measured: Measurement,
     embedding: NDArray[np.float32],
     encoder_id: int,
 ) -> ExtensionRow:
@@ -218,7 +218,7 @@ def _record_extension(
 def _record_first_verdict(
     session: Session,
     extension: ExtensionRow,
-    judged: Judged,
+    judged: Judgement,
     encoder_id: int,
     thresholds_digest: str,
 ) -> None:
@@ -242,7 +242,7 @@ def _record_first_verdict(
 def record_verdict(
     session: Session,
     extension_id: int,
-    judged: Judged,
+    judged: Judgement,
     *,
     encoder: Encoder,
     thresholds_digest: str,
@@ -258,7 +258,7 @@ def record_verdict(
     session.add(_verdict_row(extension_id, encoder_id, judged, thresholds_digest))
 
 
-def _extension_row(row: FrameRow, measured: Measured) -> ExtensionRow:
+def _extension_row(row: FrameRow, measured: Measurement) -> ExtensionRow:
     setup = {name: getattr(measured.setup, name) for name in Setup.__dataclass_fields__}
     return ExtensionRow(
         frame=row,
@@ -283,7 +283,7 @@ def _extension_row(row: FrameRow, measured: Measured) -> ExtensionRow:
 
 
 def _verdict_row(
-    extension_id: int, encoder_id: int, judged: Judged, thresholds_digest: str
+    extension_id: int, encoder_id: int, judged: Judgement, thresholds_digest: str
 ) -> VerdictRow:
     return VerdictRow(
         extension_id=extension_id,

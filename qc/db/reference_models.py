@@ -16,9 +16,9 @@ from embeddings.residual import (
     learn_expectation,
     pixels_per_block,
 )
-from embeddings.residual_maps import Explainer, learn_explainer
-from qc._locks import Turns
-from qc.core.measurement import Measured
+from embeddings.residual_maps import ResidualMapModel, learn_explainer
+from qc._locks import KeyedLocks
+from qc.core.measurement import Measurement
 from qc.core.reference import REFERENCE_NEEDED
 from qc.db.block_statistics import above_bias, light_of, pictures_kept
 from qc.db.models import ExtensionRow
@@ -29,7 +29,7 @@ _EXPLAINED_BY = 30  # of the newest references; a second for a setup
 
 
 @dataclass(frozen=True)
-class Expectations:
+class ReferenceModelCache:
     """The expectations in use, the least recently used forgotten first.
 
     Threads may share them: who needs the same one waits until it is learnt.
@@ -43,12 +43,12 @@ class Expectations:
     room: int = _KEPT
 
     _learnt: OrderedDict[tuple[int, ...], Expectation] = field(default_factory=OrderedDict)
-    _explainers: dict[tuple[int, ...], Explainer] = field(default_factory=dict)
+    _explainers: dict[tuple[int, ...], ResidualMapModel] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)
-    _learning: Turns = field(default_factory=Turns)
+    _learning: KeyedLocks = field(default_factory=KeyedLocks)
 
     def residual(
-        self, session: Session, measured: Measured, reference_ids: tuple[int, ...]
+        self, session: Session, measured: Measurement, reference_ids: tuple[int, ...]
     ) -> Residual:
         """Return what these references' nominal variation cannot explain in an extension."""
         expectation = self.learn(session, sensor_of(measured), reference_ids)
@@ -76,7 +76,7 @@ class Expectations:
 
     def _explainer(
         self, session: Session, expectation: Expectation, reference_ids: tuple[int, ...]
-    ) -> Explainer:
+    ) -> ResidualMapModel:
         with self._learning.of(reference_ids):
             known = self._explainers.get(reference_ids)
             if known is not None:
@@ -106,7 +106,7 @@ class Expectations:
             return expectation
 
 
-def sensor_of(measured: Measured) -> Sensor:
+def sensor_of(measured: Measurement) -> Sensor:
     """Return what turned light into noise in an extension."""
     grid = measured.statistics.shape[0], measured.statistics.shape[1]
     return Sensor(

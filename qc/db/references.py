@@ -21,7 +21,7 @@ from sqlalchemy.orm import (
 from qc._time import midnight
 from qc.core.enums import LabelName
 from qc.core.frame import Frame, Setup
-from qc.core.measurement import Measured
+from qc.core.measurement import Measurement
 from qc.core.reference import REFERENCE_NEEDED, REFERENCE_NEWEST, Reference
 from qc.core.verdict import Status
 from qc.db.engine import of_nights
@@ -54,7 +54,7 @@ def _epoch_stands() -> tuple[ColumnElement[bool], ColumnElement[bool]]:
     return EpochRow.undoes_id.is_(None), ~undone
 
 
-def duplicate_of(session: Session, measured: Measured, frame: Frame) -> str:
+def duplicate_of(session: Session, measured: Measurement, frame: Frame) -> str:
     """Return the name of an earlier frame with the very same pixels, or an empty string.
 
     A frame whose header the archive has edited since is no other frame.

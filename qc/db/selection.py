@@ -21,13 +21,13 @@ from qc.core.verdict import Status
 from qc.db.engine import _ROWS_AT_ONCE, _parts
 from qc.db.models import ExtensionRow, FrameRow
 from qc.db.verdicts import _newest_status
-from qc.errors import UnknownFrame
+from qc.errors import UnknownFrameError
 
 
 def _frame_named(session: Session, name: str) -> FrameRow:
     frames = frames_named(session, name)
     if not frames:
-        raise UnknownFrame(
+        raise UnknownFrameError(
             f"{name}: no processed frame of that archive name, file name or path; "
             "'qc status' lists the files that could not be read"
         )
@@ -40,7 +40,7 @@ def extension_ids_of(session: Session, frame_id: int) -> Sequence[int]:
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ExtensionRef:
     """An extension that a person speaks of."""
 
     id: int
@@ -60,7 +60,7 @@ class Chosen:
         return f"{self.frame}[{self.number}]"
 
 
-def extensions_named(session: Session, name: str) -> list[Chosen]:
+def extensions_named(session: Session, name: str) -> list[ExtensionRef]:
     """Return the extensions of the newest frame of an archive name, a file name or a path.
 
     Raises
@@ -71,7 +71,7 @@ def extensions_named(session: Session, name: str) -> list[Chosen]:
     return _chosen(session, FrameRow.id == _frame_named(session, name).id)
 
 
-def extensions_beside(session: Session, one: Chosen) -> list[Chosen]:
+def extensions_beside(session: Session, one: ExtensionRef) -> list[ExtensionRef]:
     """Return the extensions of one's image type in its template set, itself among them."""
     if not one.template:
         return [one]
@@ -88,7 +88,7 @@ def extensions_where(
     image_type: str | None = None,
     night: date | None = None,
     status: Status | None = None,
-) -> list[Chosen]:
+) -> list[ExtensionRef]:
     """Return the extensions of a type, of a night, of a newest verdict; None is any."""
     return _chosen(
         session,
@@ -98,14 +98,14 @@ def extensions_where(
     )
 
 
-def extensions_with(session: Session, extension_ids: Sequence[int]) -> list[Chosen]:
+def extensions_with(session: Session, extension_ids: Sequence[int]) -> list[ExtensionRef]:
     """Return the extensions of these ids, in order of time."""
     parts = _parts(extension_ids)
     found = [one for some in parts for one in _chosen(session, ExtensionRow.id.in_(some))]
     return sorted(found, key=lambda one: (one.observed_at, one.frame_id, one.number))
 
 
-def extensions_called(session: Session, names: Collection[str]) -> Mapping[str, list[Chosen]]:
+def extensions_called(session: Session, names: Collection[str]) -> Mapping[str, list[ExtensionRef]]:
     """Return the extensions of many archive names, file names or paths, by those names.
 
     All frames of a name, the newest last. The table is read once, however many the names.
@@ -131,7 +131,7 @@ def extensions_called(session: Session, names: Collection[str]) -> Mapping[str, 
     return called
 
 
-def _chosen(session: Session, *conditions: ColumnElement[bool]) -> list[Chosen]:
+def _chosen(session: Session, *conditions: ColumnElement[bool]) -> list[ExtensionRef]:
     query: Any = (  # what a column may lack, a processed frame's row has
         select(
             ExtensionRow.id,
@@ -149,7 +149,7 @@ def _chosen(session: Session, *conditions: ColumnElement[bool]) -> list[Chosen]:
         .where(*conditions)
         .order_by(FrameRow.observed_at, FrameRow.id, ExtensionRow.number)
     )
-    return [Chosen(*row) for row in session.execute(query)]
+    return [ExtensionRef(*row) for row in session.execute(query)]
 
 
 def name_of(session: Session, extension_id: int) -> str:

@@ -18,7 +18,7 @@ from qc.db.models import SelfTestRow
 
 
 @dataclass(frozen=True)
-class Tried:
+class InjectionResult:
     """Trials of a self-test that differ in nothing but the frame, counted."""
 
     night: date
@@ -30,7 +30,7 @@ class Tried:
     found: int
 
 
-def faults_tried(session: Session, first: date, last: date) -> Sequence[Tried]:
+def faults_tried(session: Session, first: date, last: date) -> Sequence[InjectionResult]:
     """Return what the self-tests of these nights tried, and how many of it were found."""
     what = (
         SelfTestRow.night,
@@ -46,7 +46,7 @@ def faults_tried(session: Session, first: date, last: date) -> Sequence[Tried]:
         .group_by(*what)
         .order_by(*what)
     )
-    return [Tried(*row) for row in session.execute(query)]
+    return [InjectionResult(*row) for row in session.execute(query)]
 
 
 def record_self_test(session: Session, night: date, rows: Sequence[SelfTestRow]) -> None:

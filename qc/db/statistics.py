@@ -95,7 +95,7 @@ def frames_between(session: Session, first: date, last: date) -> tuple[int, int]
 def frame_states(session: Session) -> Mapping[str, int]:
     """Return how many files are in each state."""
     query = select(FrameRow.state, func.count()).group_by(FrameRow.state)
-    return {name: count for name, count in session.execute(query)}  # noqa: C416 - a Result has keys
+    return {name: count for name, count in session.execute(query)}
 
 
 def verdict_counts(session: Session) -> Mapping[str, int]:
@@ -106,7 +106,7 @@ def verdict_counts(session: Session) -> Mapping[str, int]:
         .where(VerdictRow.id.in_(newest))
         .group_by(VerdictRow.status)
     )
-    return {name: count for name, count in session.execute(query)}  # noqa: C416 - a Result has keys
+    return {name: count for name, count in session.execute(query)}
 
 
 def encoder_counts(session: Session) -> Mapping[str, int]:
@@ -116,7 +116,7 @@ def encoder_counts(session: Session) -> Mapping[str, int]:
         .join(EmbeddingRow, EmbeddingRow.encoder_id == EncoderRow.id)
         .group_by(EncoderRow.fingerprint)
     )
-    return {name: count for name, count in session.execute(query)}  # noqa: C416 - a Result has keys
+    return {name: count for name, count in session.execute(query)}
 
 
 def alerts_owed(session: Session) -> int:
@@ -210,7 +210,7 @@ def taken_at(row: FrameRow) -> datetime:
 
 
 @dataclass(frozen=True)
-class Had:
+class ArrivalCount:
     """What one night brought of one setup on one chip.
 
     Attributes
@@ -226,7 +226,7 @@ class Had:
     last: datetime
 
 
-def had_between(session: Session, first: date, last: date) -> Iterator[Had]:
+def had_between(session: Session, first: date, last: date) -> Iterator[ArrivalCount]:
     """Yield which setups these nights brought, and how many frames of each."""
     setup = [getattr(ExtensionRow, name) for name in Setup.__dataclass_fields__]
     query = (
@@ -242,7 +242,7 @@ def had_between(session: Session, first: date, last: date) -> Iterator[Had]:
         .group_by(FrameRow.instrument, FrameRow.night, *setup)
     )
     for instrument, night, frames, at, *values in session.execute(query):
-        yield Had(instrument, night, Setup(*values), frames, at)
+        yield ArrivalCount(instrument, night, Setup(*values), frames, at)
 
 
 def is_catching_up(session: Session, now: datetime, since: datetime, late_s: float) -> bool:

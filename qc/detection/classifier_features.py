@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from embeddings.classifier import DenseClassifier, Features, Numbers
+from embeddings.classifier import DenseClassifier, Features, NamedArrays
 from embeddings.preprocess import APPEARANCE
 from embeddings.residual import PATTERNS
 from qc.core.verdict import Prediction
@@ -24,7 +24,7 @@ _GROSS = 1000  # sigma; how much further says no more
 
 
 @dataclass(frozen=True)
-class Description:
+class ClassifierFeatures:
     """What is known of one extension, by name.
 
     Attributes
@@ -62,20 +62,20 @@ def differences_of(
     return found
 
 
-def features_of(descriptions: Sequence[Description], fingerprint: str) -> Features:
+def features_of(descriptions: Sequence[ClassifierFeatures], fingerprint: str) -> Features:
     """Return what the classifier sees of some extensions, whose embeddings are one encoder's."""
     embeddings = [one.embedding for one in descriptions]
     return Features(
         np.stack(embeddings) if embeddings else np.empty((0, 0), np.float32),
         fingerprint,
-        Numbers.of([one.looks for one in descriptions], LOOKS),
-        Numbers.of([one.differences for one in descriptions], DIFFERENCES),
+        NamedArrays.of([one.looks for one in descriptions], LOOKS),
+        NamedArrays.of([one.differences for one in descriptions], DIFFERENCES),
     )
 
 
 def predict(
     classifier: DenseClassifier,
-    one: Description,
+    one: ClassifierFeatures,
     image_type: str,
     expected_faults: Mapping[str, float],
     least: float = 0.0,

@@ -76,7 +76,7 @@ def sample_words(n: int) -> str:
 
 
 @dataclass(frozen=True)
-class Weighed:
+class EvidenceRatio:
     """One piece of evidence in units of its limit.
 
     Attributes
@@ -103,7 +103,7 @@ class Weighed:
 
 def weigh(
     evidence: Evidence, threshold: Threshold, absolute: Mapping[str, tuple[float, float]]
-) -> tuple[Weighed, ...]:
+) -> tuple[EvidenceRatio, ...]:
     """Return each piece of evidence in units of its limit, the strongest first.
 
     What is measured against references is left out where there are too few of them to judge by.
@@ -111,7 +111,11 @@ def weigh(
     found = [
         *_weighed_absolutely(evidence, absolute),
         *_weighed_type(evidence, threshold),
-        *([Weighed("copy", 1.0, 0.0, _CERTAIN, "other frames")] if evidence.duplicate_of else []),
+        *(
+            [EvidenceRatio("copy", 1.0, 0.0, _CERTAIN, "other frames")]
+            if evidence.duplicate_of
+            else []
+        ),
     ]
     if evidence.reference_size >= REFERENCE_NEEDED:
         limits = limits_for(threshold, evidence.reference_size)
@@ -121,7 +125,7 @@ def weigh(
             *((name, evidence.z.get(name), one.alarm) for name, one in limits.metrics.items()),
         ]
         found += [
-            Weighed(name, value, limit, abs(value) / limit, "references")
+            EvidenceRatio(name, value, limit, abs(value) / limit, "references")
             for name, value, limit in pairs
             if value is not None
         ]
@@ -130,9 +134,9 @@ def weigh(
 
 def _weighed_absolutely(
     evidence: Evidence, absolute: Mapping[str, tuple[float, float]]
-) -> list[Weighed]:
+) -> list[EvidenceRatio]:
     return [
-        Weighed(
+        EvidenceRatio(
             name,
             value,
             high if not low or value > (low + high) / 2 else low,
@@ -144,17 +148,19 @@ def _weighed_absolutely(
     ]
 
 
-def _weighed_type(evidence: Evidence, threshold: Threshold) -> list[Weighed]:
+def _weighed_type(evidence: Evidence, threshold: Threshold) -> list[EvidenceRatio]:
     said = evidence.prediction
     return [
-        Weighed("image_type", said.own_probability, threshold.false_alarms, one.score, "classifier")
+        EvidenceRatio(
+            "image_type", said.own_probability, threshold.false_alarms, one.score, "classifier"
+        )
         for one in _type_findings(evidence, threshold)
         if said is not None and said.own_probability is not None
     ]
 
 
 @dataclass(frozen=True)
-class _Finding:
+class _Exceedance:
     """One piece of evidence held against its limit."""
 
     score: float  # 1 = at the limit
@@ -220,7 +226,7 @@ def is_anomalous_anyway(
     )
 
 
-def _distance_findings(evidence: Evidence, threshold: Threshold) -> list[_Finding]:
+def _distance_findings(evidence: Evidence, threshold: Threshold) -> list[_Exceedance]:
     if evidence.merge_height is None:
         return []
     ratio = evidence.merge_height / threshold.merge_height
@@ -237,10 +243,10 @@ def _distance_findings(evidence: Evidence, threshold: Threshold) -> list[_Findin
         threshold.merge_height,
         threshold.false_alarms,
     )
-    return [_Finding(score, words, ratio > 1)]
+    return [_Exceedance(score, words, ratio > 1)]
 
 
-def _residual_findings(evidence: Evidence, threshold: Threshold) -> list[_Finding]:
+def _residual_findings(evidence: Evidence, threshold: Threshold) -> list[_Exceedance]:
     if evidence.residual is None:
         return []
     gross = evidence.residual > _GROSS_SIGMA
@@ -252,10 +258,10 @@ def _residual_findings(evidence: Evidence, threshold: Threshold) -> list[_Findin
     score = _calibrated(
         evidence.residual, evidence.usual_residual, threshold.residual, threshold.false_alarms
     )
-    return [_Finding(score, words, score > 1)]
+    return [_Exceedance(score, words, score > 1)]
 
 
-def _metric_findings(evidence: Evidence, threshold: Threshold) -> list[_Finding]:
+def _metric_findings(evidence: Evidence, threshold: Threshold) -> list[_Exceedance]:
     return [
         _metric_finding(name, evidence, limit, threshold.false_alarms)
         for name, limit in threshold.metrics.items()
@@ -265,13 +271,13 @@ def _metric_findings(evidence: Evidence, threshold: Threshold) -> list[_Finding]
 
 def _metric_finding(
     name: str, evidence: Evidence, limit: MetricLimit, false_alarms: float
-) -> _Finding:
+) -> _Exceedance:
     z = evidence.z[name]
     words = f"{_in_words(name, evidence.metrics[name])}, {_distance_in_words(z)} its references"
     if widened := _widened_words(evidence):
         words += f" ({limit.alarm:.1f} allowed{widened})"
     score = _calibrated(abs(z), _USUAL_Z, limit.alarm, false_alarms)
-    return _Finding(score, words, abs(z) > limit.warn)
+    return _Exceedance(score, words, abs(z) > limit.warn)
 
 
 def _widened_words(evidence: Evidence) -> str:
@@ -284,7 +290,7 @@ _USUAL_Z = 0.674  # half of a normal distribution lies within
 
 def _absolute_findings(
     evidence: Evidence, absolute: Mapping[str, tuple[float, float]]
-) -> list[_Finding]:
+) -> list[_Exceedance]:
     return [
         _absolute_finding(name, evidence.metrics[name], low, high)
         for name, (low, high) in absolute.items()
@@ -292,10 +298,10 @@ def _absolute_findings(
     ]
 
 
-def _absolute_finding(name: str, value: float, low: float, high: float) -> _Finding:
+def _absolute_finding(name: str, value: float, low: float, high: float) -> _Exceedance:
     ratio = _ratio_to_range(value, low, high)
     words = f"{_in_words(name, value)}, outside the instrument's {low:g} to {high:g}"
-    return _Finding(ratio, words, ratio > 1)
+    return _Exceedance(ratio, words, ratio > 1)
 
 
 def _ratio_to_range(value: float, low: float, high: float) -> float:
@@ -311,14 +317,14 @@ def _ratio_to_range(value: float, low: float, high: float) -> float:
     return abs(value - best) / reach
 
 
-def _duplicate_findings(evidence: Evidence) -> list[_Finding]:
+def _duplicate_findings(evidence: Evidence) -> list[_Exceedance]:
     if not evidence.duplicate_of:
         return []
     words = f"has the very same pixels as {evidence.duplicate_of}"
-    return [_Finding(_CERTAIN, words, worth_saying=True)]
+    return [_Exceedance(_CERTAIN, words, worth_saying=True)]
 
 
-def _type_findings(evidence: Evidence, threshold: Threshold) -> list[_Finding]:
+def _type_findings(evidence: Evidence, threshold: Threshold) -> list[_Exceedance]:
     """Hold how improbable the header's type is against the false alarms that are granted."""
     said = evidence.prediction
     if said is None or said.own_probability is None:
@@ -327,7 +333,7 @@ def _type_findings(evidence: Evidence, threshold: Threshold) -> list[_Finding]:
     words = (
         f"looks like {said.image_type} ({said.type_probability:.0%}), not like what its header says"
     )
-    return [_Finding(score, words, score > 1)]
+    return [_Exceedance(score, words, score > 1)]
 
 
 def _type_score(own_probability: float, threshold: Threshold) -> float:

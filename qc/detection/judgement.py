@@ -5,17 +5,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qc.core.measurement import Measured
+from qc.core.measurement import Measurement
 from qc.core.verdict import Evidence, Verdict
 from qc.detection.decision import limits_for
 from qc.detection.thresholds import Threshold
 
 
 @dataclass(frozen=True)
-class Judged:
+class Judgement:
     """One extension with all that was learnt from it, ready to be recorded."""
 
-    measured: Measured
+    measured: Measurement
     embedding: NDArray[np.float32]
     evidence: Evidence
     verdict: Verdict

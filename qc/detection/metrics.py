@@ -174,7 +174,7 @@ def measure(extension: Extension) -> dict[str, float]:
     dict of str to float
         Finite values under names of `METRICS`; what has no meaning for the frame is absent.
     """
-    view = _View(extension)
+    view = _LightArea(extension)
     values = {**_levels(view), **_counts(view), **_columns(view), **_structure(view)}
     values |= {**_converter(view), **_pattern(view)}
     values |= {**_balance(view), **_orders(view), **_lines(view)} if view.lit else _leaks(view)
@@ -226,7 +226,7 @@ def _small_sample_factor(count: int) -> float:
     return table.get(count, count / (count - 0.8))
 
 
-class _View:
+class _LightArea:
     """What several metrics need of an extension, each computed once.
 
     Attributes
@@ -273,13 +273,13 @@ class _View:
         return every - np.float32(self.zero_adu)
 
     @cached_property
-    def scan(self) -> "_Scan":
+    def scan(self) -> "_PixelScan":
         """Profiles of the light area at full resolution."""
         return _scan(self.light, self.zero_adu, self.noise_adu)
 
 
 @dataclass(frozen=True)
-class _Scan:
+class _PixelScan:
     """What one pass over the light area gives.
 
     Attributes
@@ -297,7 +297,7 @@ class _Scan:
     hot: NDArray[np.int_]
 
 
-def _scan(light: Pixels, zero_adu: float, noise_adu: float) -> _Scan:
+def _scan(light: Pixels, zero_adu: float, noise_adu: float) -> _PixelScan:
     """Read the light area once, in groups of rows that fit in the cache."""
     ny, nx = light.shape
     edges = np.linspace(0, ny, max(1, min(CHUNKS, ny // 4)) + 1).astype(int)
@@ -313,7 +313,7 @@ def _scan(light: Pixels, zero_adu: float, noise_adu: float) -> _Scan:
         own = above[first - start : last - start]
         rows[first:last] = own.mean(axis=1)
         chunks[index] = own.mean(axis=0)
-    return _Scan(rows, chunks, np.concatenate(hot))
+    return _PixelScan(rows, chunks, np.concatenate(hot))
 
 
 def _isolated(group: Pixels, above: Floats, zero_adu: float, excess_adu: float) -> NDArray[np.int_]:
@@ -381,7 +381,7 @@ def _off_a_line(places: NDArray[np.int_]) -> int:
     return n - int(on_line.max()) + 2
 
 
-def _levels(view: _View) -> dict[str, float]:
+def _levels(view: _LightArea) -> dict[str, float]:
     values = {}
     if view.dark is not None:
         values["bias_level"] = view.zero_adu
@@ -392,7 +392,7 @@ def _levels(view: _View) -> dict[str, float]:
     return values
 
 
-def _counts(view: _View) -> dict[str, float]:
+def _counts(view: _LightArea) -> dict[str, float]:
     pixels, detector = view.extension.pixels, view.extension.detector
     # The smaller of measured and promised: a frame of zeros must not set its own standard.
     dead_adu = min(view.zero_adu, detector.bias_adu) / 2
@@ -416,7 +416,7 @@ def _repeated_rows(pixels: Pixels) -> float:
     return 1 - len(np.unique(keys)) / len(few)
 
 
-def _columns(view: _View) -> dict[str, float]:
+def _columns(view: _LightArea) -> dict[str, float]:
     """Columns that stand off their neighbours over part of their length or all of it.
 
     Cosmic rays do not count: the median over the chunks of a band leaves few, and without light
@@ -460,7 +460,7 @@ def _apart_from_neighbours(profiles: Floats) -> Floats:
     return apart
 
 
-def _structure(view: _View) -> dict[str, float]:
+def _structure(view: _LightArea) -> dict[str, float]:
     """Scatter of collapsed profiles; under light only the overscan can show the electronics."""
     if not view.lit:
         rows, columns = view.scan.rows, view.scan.chunks.mean(axis=0)
@@ -480,7 +480,7 @@ def _scatter(profile: Floats) -> float:
     return float((near if near.size else profile).std(dtype=np.float64))
 
 
-def _leaks(view: _View) -> dict[str, float]:
+def _leaks(view: _LightArea) -> dict[str, float]:
     """Of frames without light: what leaked in."""
     pieces = np.array_split(np.median(view.scan.chunks, axis=0), BANDS)
     return {
@@ -492,11 +492,11 @@ def _leaks(view: _View) -> dict[str, float]:
     }
 
 
-def _peak(view: _View) -> float:
+def _peak(view: _LightArea) -> float:
     return float(np.percentile(view.sample, 99.5)) - view.zero_adu
 
 
-def _converter(view: _View) -> dict[str, float]:
+def _converter(view: _LightArea) -> dict[str, float]:
     """Numbers of the analogue-to-digital converter; floats have been through other hands."""
     if not np.issubdtype(view.light.dtype, np.integer):
         return {}
@@ -515,7 +515,7 @@ def _share_set(counts: NDArray[np.int64], bit: int) -> float:
     return float(counts[is_set].sum() / counts.sum())
 
 
-def _pattern(view: _View) -> dict[str, float]:
+def _pattern(view: _LightArea) -> dict[str, float]:
     """Measure pick-up: under light it can be seen in the prescan and overscan only."""
     segments, seen = _readout_segments(view)
     duty = seen.mean()
@@ -531,7 +531,7 @@ def _pattern(view: _View) -> dict[str, float]:
     return {"pattern_noise": 2 * np.sqrt(energy) / float(duty)}
 
 
-def _readout_segments(view: _View) -> tuple[Floats, NDArray[np.bool_]]:
+def _readout_segments(view: _LightArea) -> tuple[Floats, NDArray[np.bool_]]:
     """Stretches of pixels in the order in which they were read: rows one after another.
 
     Returns
@@ -565,7 +565,7 @@ def _dark_columns(extension: Extension) -> NDArray[np.bool_]:
     return dark
 
 
-def _balance(view: _View) -> dict[str, float]:
+def _balance(view: _LightArea) -> dict[str, float]:
     """How much light there is, and where."""
     rows, columns = view.scan.rows, view.scan.chunks.mean(axis=0)
     promised = np.log10(view.extension.promised_light)
@@ -594,7 +594,7 @@ def _unlit_rows(rows: Floats) -> float:
     return float(np.mean(levels < 0.02 * max(np.median(levels), FAINTEST_LIGHT_ADU)))
 
 
-def _orders(view: _View) -> dict[str, float]:
+def _orders(view: _LightArea) -> dict[str, float]:
     """Describe the pattern of orders across the dispersion, at mid-chip."""
     middle = len(view.scan.chunks) // 2
     profiles = view.scan.chunks[max(middle - 1, 0) : middle + 1]  # (2, nx)
@@ -651,7 +651,7 @@ def _without_envelope(profile: Floats) -> NDArray[np.float64]:
     return apart / (np.convolve(padded, kernel, mode="valid") + 1)  # 1 ADU: noise stays small
 
 
-def _lines(view: _View) -> dict[str, float]:
+def _lines(view: _LightArea) -> dict[str, float]:
     """Spectral lines along the dispersion: peaks along columns."""
     windows = _line_windows(view)
     values = {"sharpness_y": _sharpness(view, view.columns), "line_count": float(len(windows))}
@@ -666,7 +666,7 @@ def _lines(view: _View) -> dict[str, float]:
     }
 
 
-def _line_windows(view: _View) -> Floats:
+def _line_windows(view: _LightArea) -> Floats:
     """Eleven pixels around each unsaturated line, above its higher foot; (lines, 11), ADU."""
     reach, columns = LINE_REACH_PX, view.columns
     inner = columns[:, reach:-reach]
@@ -708,7 +708,7 @@ def _half_width(flank: Floats, half: Floats) -> Floats:
     return width
 
 
-def _line_phase(view: _View) -> dict[str, float]:
+def _line_phase(view: _LightArea) -> dict[str, float]:
     """Phase of one Fourier component of the line pattern: moves with the lines.
 
     The pattern has no period of its own, but it is the same in every arc of a setup. Logarithmic,
@@ -728,7 +728,7 @@ def _line_phase(view: _View) -> dict[str, float]:
     }
 
 
-def _sharpness(view: _View, lines: Floats) -> float:
+def _sharpness(view: _LightArea, lines: Floats) -> float:
     """Variance between pixels 1 apart over that between pixels 4 apart, noise taken off both.
 
     Near 0 where all is smooth, near 1 where edges are one pixel wide. nan (left out) where there

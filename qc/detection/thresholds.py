@@ -31,7 +31,7 @@ from ruamel.yaml.error import YAMLError
 
 from qc._files import written_whole
 from qc.detection.metrics import METRICS
-from qc.errors import ConfigurationError, IncompleteHeader
+from qc.errors import ConfigurationError, IncompleteHeaderError
 
 
 class MetricLimit(BaseModel):
@@ -125,7 +125,7 @@ class Thresholds:
             )
         valid = [entry for entry in own[image_type] if entry.since <= night]
         if not valid:
-            raise IncompleteHeader(
+            raise IncompleteHeaderError(
                 f"{image_type} of the night {night}: its thresholds begin on "
                 f"{own[image_type][0].since}; if the header's date is right, add an older entry"
             )
@@ -278,7 +278,7 @@ def _shared(path: Path, name: str) -> ConfigurationError:
 
 
 @dataclass(frozen=True)
-class _Section:
+class _YamlSection:
     """A key of the file with its entries, as nodes that know where their text is.
 
     Attributes
@@ -292,7 +292,7 @@ class _Section:
     end: int
 
 
-def _section(path: Path, text: str, name: str) -> _Section:
+def _section(path: Path, text: str, name: str) -> _YamlSection:
     """Find the key that names an image type."""
     pairs = YAML(typ="rt").compose(text).value
     [place] = [i for i, (key, _) in enumerate(pairs) if name in key.value.split()]
@@ -303,7 +303,7 @@ def _section(path: Path, text: str, name: str) -> _Section:
     lines = text[key.end_mark.index : behind].splitlines(keepends=True)
     while not lines[-1].strip() or lines[-1].startswith(("#", "...")):
         lines.pop()
-    return _Section(key, entries, key.end_mark.index + len("".join(lines).rstrip()))
+    return _YamlSection(key, entries, key.end_mark.index + len("".join(lines).rstrip()))
 
 
 def _with_entry(
@@ -326,14 +326,14 @@ def _with_entry(
     return text[: section.end] + newline.join(["", *lines]) + text[section.end :]
 
 
-def _copied(section: _Section, dated: Sequence[Threshold]) -> Iterator[str]:
+def _copied(section: _YamlSection, dated: Sequence[Threshold]) -> Iterator[str]:
     """Write entries again for a type of their own; what they share by an anchor stays shared."""
     for entry, node in zip(dated, section.entries.value, strict=True):
         anchors = {key.value: value.anchor for key, value in node.value if value.anchor}
         yield from _lines(entry, "  ", anchors.get("metrics"))
 
 
-def _indent(text: str, section: _Section) -> str:
+def _indent(text: str, section: _YamlSection) -> str:
     """Return what stands before the dash of an entry."""
     line: str = text.splitlines()[section.entries.value[0].start_mark.line]
     return line.partition("-")[0]

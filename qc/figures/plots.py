@@ -399,7 +399,7 @@ def precision_recall(
 
 
 @dataclass(frozen=True)
-class TuningRow:
+class TuningPlotRow:
     """What there is to see of one image type's limits.
 
     Attributes
@@ -420,7 +420,7 @@ class TuningRow:
     curve: tuple[Floats, Floats, int] | None
 
 
-def tuning(rows: Sequence[TuningRow]) -> bytes:
+def tuning(rows: Sequence[TuningPlotRow]) -> bytes:
     """Draw a row for each image type: merge heights, residuals, precision against recall.
 
     Returns

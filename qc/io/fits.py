@@ -19,7 +19,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from qc.core.frame import Header, Value
-from qc.errors import IncompleteHeader, UnreadableFrame
+from qc.errors import IncompleteHeaderError, UnreadableFrameError
 
 Pixels = NDArray[np.uint16] | NDArray[np.float32]
 
@@ -41,18 +41,18 @@ def _read_bytes(path: Path, max_bytes: int) -> bytes:
     try:
         before = path.stat()
         if not stat.S_ISREG(before.st_mode):
-            raise UnreadableFrame("expected a file, got a directory or a device")
+            raise UnreadableFrameError("expected a file, got a directory or a device")
         if before.st_size > max_bytes:
-            raise UnreadableFrame(f"expected at most {max_bytes} bytes, got {before.st_size}")
+            raise UnreadableFrameError(f"expected at most {max_bytes} bytes, got {before.st_size}")
         with path.open("rb") as file:
             content = file.read(before.st_size + 1)  # one more: it may be growing
             after = os.fstat(file.fileno())
     except (OSError, ValueError) as error:
-        raise UnreadableFrame(f"cannot be read: {_reason(error)}") from None
+        raise UnreadableFrameError(f"cannot be read: {_reason(error)}") from None
     if not content:
-        raise UnreadableFrame("the file is empty: still being written, or lost")
+        raise UnreadableFrameError("the file is empty: still being written, or lost")
     if (len(content), after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
-        raise UnreadableFrame(
+        raise UnreadableFrameError(
             f"expected {before.st_size} bytes, got {len(content)} that changed meanwhile: "
             "still being written"
         )
@@ -72,16 +72,16 @@ def _decompress(content: bytes, max_bytes: int) -> bytes:
     try:
         unpack(content, unpacked, max_bytes)
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise UnreadableFrame(
+        raise UnreadableFrameError(
             f"expected to uncompress to the end, got after {unpacked.tell()} bytes: "
             f"{_reason(error)}; still being written, or damaged"
         ) from None
     if unpacked.tell() > max_bytes:
-        raise UnreadableFrame(f"expected at most {max_bytes} bytes uncompressed, got more")
+        raise UnreadableFrameError(f"expected at most {max_bytes} bytes uncompressed, got more")
     return unpacked.getvalue()
 
 
-class _Packed(io.BytesIO):
+class _BoundedStream(io.BytesIO):
     """Packed bytes that seem to end once too much has come out of them.
 
     A decompression bomb must be stopped from this end: ncompress flushes its output in a C++
@@ -98,7 +98,7 @@ class _Packed(io.BytesIO):
 
 
 def _unpack_lzw(content: bytes, unpacked: io.BytesIO, max_bytes: int) -> None:
-    ncompress.decompress(_Packed(content, unpacked, max_bytes), unpacked)
+    ncompress.decompress(_BoundedStream(content, unpacked, max_bytes), unpacked)
 
 
 def _unpack_gzip(content: bytes, unpacked: io.BytesIO, max_bytes: int) -> None:
@@ -157,7 +157,9 @@ class Unit:
 def read_units(content: bytes) -> Iterator[Unit]:
     """Walk over the units; astropy reads the cards, but not how much of a file is missing."""
     if not content.startswith(b"SIMPLE  ="):
-        raise UnreadableFrame(f"expected a FITS file, got one that begins with {content[:8]!r}")
+        raise UnreadableFrameError(
+            f"expected a FITS file, got one that begins with {content[:8]!r}"
+        )
     start, index = 0, 0
     while index == 0 or content.startswith(b"XTENSION", start):
         found = _END.match(content, start, start + _MAX_HEADER_BYTES)
@@ -172,8 +174,8 @@ def read_units(content: bytes) -> Iterator[Unit]:
         start, index = data_start + _padded(size), index + 1
 
 
-def _truncated(expected: str, size: int) -> UnreadableFrame:
-    return UnreadableFrame(
+def _truncated(expected: str, size: int) -> UnreadableFrameError:
+    return UnreadableFrameError(
         f"expected {expected}, got a file of {size} bytes: still being written, or truncated"
     )
 
@@ -256,21 +258,23 @@ def _axes(header: Header, keyword: str) -> tuple[int, ...]:
     """Give the lengths of the axes as FITS orders them, fastest first."""
     count = _whole(header, keyword, None)
     if count > _MAX_AXES:
-        raise UnreadableFrame(f"expected {keyword} up to {_MAX_AXES}, got {count}")
+        raise UnreadableFrameError(f"expected {keyword} up to {_MAX_AXES}, got {count}")
     return tuple(_whole(header, f"{keyword}{n}", None) for n in range(1, count + 1))
 
 
 def _bits(header: Header, keyword: str) -> int:
     bits = header.get(keyword)
     if bits not in _DTYPES:
-        raise UnreadableFrame(f"expected {keyword} of {', '.join(map(str, _DTYPES))}, got {bits!r}")
+        raise UnreadableFrameError(
+            f"expected {keyword} of {', '.join(map(str, _DTYPES))}, got {bits!r}"
+        )
     return int(bits)
 
 
 def _whole(header: Header, keyword: str, default: int | None) -> int:
     value = header.get(keyword, default)
     if type(value) is not int or value < 0:
-        raise UnreadableFrame(f"expected {keyword} to be a whole number, got {value!r}")
+        raise UnreadableFrameError(f"expected {keyword} to be a whole number, got {value!r}")
     return value
 
 
@@ -284,7 +288,7 @@ def _unit(index: int, header: Header, data: memoryview) -> Unit:
     bits = _bits(header, f"{prefix}BITPIX")
     promised = math.prod(shape) * abs(bits) // 8 if shape else 0
     if not tiled and promised != len(data):
-        raise UnreadableFrame(
+        raise UnreadableFrameError(
             f"expected {promised} bytes of pixels in unit {index}, got PCOUNT and GCOUNT that make "
             f"it {len(data)}"
         )
@@ -308,7 +312,7 @@ def _scaling(header: Header, keyword: str, default: float) -> float:
     if value is None:
         return default
     if isinstance(value, bool | str) or not abs(value) <= _HUGE:
-        raise IncompleteHeader(f"{keyword} = {value!r}: expected a number that makes sense")
+        raise IncompleteHeaderError(f"{keyword} = {value!r}: expected a number that makes sense")
     return float(value)
 
 
@@ -322,12 +326,16 @@ def _unsigned(raw: NDArray[Any]) -> Pixels:
 def _read_tiles(unit: Unit, content: bytes, max_bytes: int) -> Pixels:
     promised = math.prod(unit.shape) * abs(unit.bits) // 8
     if promised > max_bytes:
-        raise UnreadableFrame(f"expected at most {max_bytes} bytes uncompressed, got {promised}")
+        raise UnreadableFrameError(
+            f"expected at most {max_bytes} bytes uncompressed, got {promised}"
+        )
     try:
         with fits.open(io.BytesIO(content)) as units:
             pixels = np.asarray(units[unit.index].data)
-    except Exception as error:  # noqa: BLE001 - on damaged tiles the decoder raises anything
-        raise UnreadableFrame(f"image {unit.index} cannot be unpacked: {_reason(error)}") from None
+    except Exception as error:
+        raise UnreadableFrameError(
+            f"image {unit.index} cannot be unpacked: {_reason(error)}"
+        ) from None
     if pixels.shape != unit.shape:
-        raise UnreadableFrame(f"expected tiles of {unit.shape} pixels, got {pixels.shape}")
+        raise UnreadableFrameError(f"expected tiles of {unit.shape} pixels, got {pixels.shape}")
     return pixels if pixels.dtype == np.uint16 else pixels.astype(np.float32)

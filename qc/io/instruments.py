@@ -206,7 +206,7 @@ class Arm:
 
 
 @dataclass(frozen=True, config=_STRICT)
-class Mode:
+class OpticalMode:
     """An optical mode, such as a dichroic: its part of an image type and the light it costs."""
 
     code: str
@@ -251,7 +251,7 @@ class Chip:
 
 
 @dataclass(frozen=True, config=_STRICT)
-class Section:
+class ChipSection:
     """Where one chip's image is in a file.
 
     Attributes
@@ -289,7 +289,7 @@ class Layout:
     arm: str
     images: int
     shape: tuple[int, int]
-    sections: tuple[Section, ...]
+    sections: tuple[ChipSection, ...]
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -357,7 +357,7 @@ class FaultKind:
 
 
 @dataclass(frozen=True, config=_STRICT)
-class SelfTestLimits:
+class InjectionTestLimits:
     """When known faults are found too seldom.
 
     Attributes
@@ -399,14 +399,14 @@ class Instrument:
     calibrations: tuple[Calibration, ...]
     calibrations_have: Condition = field(default_factory=dict)
     skip: tuple[Skip, ...] = ()
-    modes: tuple[Mode, ...] = ()
+    modes: tuple[OpticalMode, ...] = ()
     standard_exposures: dict[str, dict[float, Positive]] = field(default_factory=dict)
     speeds: tuple[Speed, ...] = ()
     faults: tuple[FaultKind, ...] = ()
     fault_rate: Share = 0.02  # part of the images expected to be bad
     calibrations_due_utc_hour: Hour | None = None  # None: at the end of the night
     set_stopped_after_min: Positive = 60
-    self_test: SelfTestLimits = field(default_factory=SelfTestLimits)
+    self_test: InjectionTestLimits = field(default_factory=InjectionTestLimits)
 
     def recognises(self, header: Header) -> bool:
         """Say whether a header is of this instrument."""
@@ -442,9 +442,9 @@ class Instrument:
         )
         return ranked[0][1] if ranked else None
 
-    def mode(self, header: Header) -> Mode:
+    def mode(self, header: Header) -> OpticalMode:
         """Give the optical mode; the plain one if no other is told."""
-        plain = Mode("", ())
+        plain = OpticalMode("", ())
         return next((mode for mode in self.modes if matches(mode.when, header)), plain)
 
     def read_mode(self, header: Header) -> str | None:
@@ -455,7 +455,7 @@ class Instrument:
         """List the layouts that an arm's files may have."""
         return tuple(layout for layout in self.layouts if layout.arm == arm_name)
 
-    def image_type(self, calibration: Calibration, mode: Mode, arm: Arm, number: int) -> str:
+    def image_type(self, calibration: Calibration, mode: OpticalMode, arm: Arm, number: int) -> str:
         """Spell an image type, e.g. ``UD1BF0``; without light the optical mode does not count."""
         code = mode.code if calibration.light else ""
         return f"{self.prefix}{code}{arm.letter}{calibration.letter}{number}"
@@ -511,7 +511,7 @@ class Instrument:
         return {
             self.image_type(calibration, mode, self.arms[layout.arm], section.number): calibration
             for calibration in self.calibrations
-            for mode in (Mode("", ()), *self.modes)
+            for mode in (OpticalMode("", ()), *self.modes)
             for layout in self.layouts
             for section in layout.sections
         }
@@ -522,7 +522,7 @@ class Instrument:
         *,
         wavelength_nm: float | None,
         slit_arcsec: float | None,
-        mode: Mode,
+        mode: OpticalMode,
         read_mode: str,
         binning: str,
     ) -> float:

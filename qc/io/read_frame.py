@@ -14,12 +14,12 @@ from astropy.utils.exceptions import AstropyUserWarning
 
 from qc.core.frame import Detector, Extension, Frame, Header, Region, Setup, Value
 from qc.errors import (
-    DeadReadOut,
+    DeadDetectorError,
     FrameError,
-    IncompleteHeader,
-    NotForUs,
-    UnknownImageType,
-    WrongShape,
+    IncompleteHeaderError,
+    ShapeMismatchError,
+    UnknownImageTypeError,
+    UnsupportedFrameError,
 )
 from qc.io.fits import Pixels, Unit, read_content, read_pixels, read_units
 from qc.io.instruments import (
@@ -27,10 +27,10 @@ from qc.io.instruments import (
     Arm,
     Calibration,
     ChipNumbers,
+    ChipSection,
     Instrument,
     Layout,
-    Mode,
-    Section,
+    OpticalMode,
     keywords_of,
 )
 
@@ -108,9 +108,13 @@ def check_alive(pixels: Pixels, image: int, chip: str) -> None:
     """
     lowest, highest = pixels.min(), pixels.max()
     if not (np.isfinite(lowest) and np.isfinite(highest)):
-        raise DeadReadOut(f"image {image} ({chip}): expected numbers, got pixels that are not")
+        raise DeadDetectorError(
+            f"image {image} ({chip}): expected numbers, got pixels that are not"
+        )
     if lowest == highest:
-        raise DeadReadOut(f"dead read-out: every pixel of image {image} ({chip}) is {lowest} ADU")
+        raise DeadDetectorError(
+            f"dead read-out: every pixel of image {image} ({chip}) is {lowest} ADU"
+        )
 
 
 # --- header --------------------------------------------------------------------------------------
@@ -139,16 +143,16 @@ def _recognise(header: Header, instruments: Sequence[Instrument]) -> Instrument:
             return instrument
     keywords = keywords_of(instrument.match for instrument in instruments)
     if not any(keyword in header for keyword in keywords):
-        raise IncompleteHeader(f"missing or blank: {', '.join(keywords)}")
+        raise IncompleteHeaderError(f"missing or blank: {', '.join(keywords)}")
     known = ", ".join(instrument.name for instrument in instruments)
-    raise NotForUs(f"expected one of {known}, got {_quote(header, keywords)}")
+    raise UnsupportedFrameError(f"expected one of {known}, got {_quote(header, keywords)}")
 
 
 def _judge_kind(header: Header, instrument: Instrument) -> Calibration:
     skip_keywords = keywords_of(skip.when for skip in instrument.skip)
     why = instrument.skip_reason(header)
     if why:
-        raise NotForUs(f"{why} ({_quote(header, skip_keywords)})")
+        raise UnsupportedFrameError(f"{why} ({_quote(header, skip_keywords)})")
     calibration = instrument.calibration(header)
     if calibration:
         return calibration
@@ -158,7 +162,7 @@ def _judge_kind(header: Header, instrument: Instrument) -> Calibration:
     decisive = [key for key in keywords if instrument.always_decides(key)]
     _require(header, [(key,) for key in decisive])
     known = ", ".join(one.name for one in instrument.calibrations)
-    raise UnknownImageType(f"expected one of {known}, got {_quote(header, keywords)}")
+    raise UnknownImageTypeError(f"expected one of {known}, got {_quote(header, keywords)}")
 
 
 def _quote(header: Header, keywords: Sequence[str]) -> str:
@@ -170,7 +174,7 @@ def _quote(header: Header, keywords: Sequence[str]) -> str:
 def _require(header: Header, groups: Sequence[Sequence[str]]) -> None:
     missing = [" or ".join(keys) for keys in groups if keys and _first(header, keys) is None]
     if missing:
-        raise IncompleteHeader(f"missing or blank: {', '.join(missing)}")
+        raise IncompleteHeaderError(f"missing or blank: {', '.join(missing)}")
 
 
 def _first(header: Header, keywords: Sequence[str]) -> Value | None:
@@ -192,7 +196,9 @@ def _real(header: Header, *keywords: str, lowest: float = -_HUGE) -> float | Non
     except (ValueError, OverflowError):
         number = math.nan
     if isinstance(value, bool) or not lowest <= number <= _HUGE:
-        raise IncompleteHeader(f"{_quote(header, keywords)}: expected a number that makes sense")
+        raise IncompleteHeaderError(
+            f"{_quote(header, keywords)}: expected a number that makes sense"
+        )
     return number
 
 
@@ -210,7 +216,9 @@ def _binning(header: Header, keywords: Sequence[str]) -> tuple[int, int]:
     except ValueError:
         bin_x = bin_y = 0
     if not (0 < bin_x <= _MAX_BINNING and 0 < bin_y <= _MAX_BINNING):
-        raise IncompleteHeader(f"{_quote(header, keywords)}: expected a binning such as 1 and 2")
+        raise IncompleteHeaderError(
+            f"{_quote(header, keywords)}: expected a binning such as 1 and 2"
+        )
     return bin_x, bin_y
 
 
@@ -225,7 +233,7 @@ def _observed_at(header: Header, instrument: Instrument) -> datetime:
         observed_at = None
     if observed_at is None or not _EARLIEST <= observed_at.year <= _LATEST:
         keywords = (*names.observed_at, *names.time_of_day)
-        raise IncompleteHeader(f"{_quote(header, keywords)}: expected a date and time")
+        raise IncompleteHeaderError(f"{_quote(header, keywords)}: expected a date and time")
     return (observed_at if observed_at.tzinfo else observed_at.replace(tzinfo=UTC)).astimezone(UTC)
 
 
@@ -244,7 +252,7 @@ class _Exposure:
     instrument: Instrument
     calibration: Calibration
     arm_name: str
-    mode: Mode
+    mode: OpticalMode
     binning: tuple[int, int]
     read_mode: str
     wavelength_nm: float | None
@@ -283,7 +291,7 @@ def _arm_name(header: Header, instrument: Instrument) -> str:
     arm_name = instrument.arm_name(header)
     if arm_name is None:
         keywords = keywords_of(arm.when for arm in instrument.arms.values())
-        raise IncompleteHeader(
+        raise IncompleteHeaderError(
             f"expected a sign of {' or '.join(instrument.arms)}, got {_quote(header, keywords)}"
         )
     return arm_name
@@ -294,7 +302,9 @@ def _read_mode(header: Header, instrument: Instrument) -> str:
     if read_mode is None:
         keywords = keywords_of(mode.when for mode in instrument.read_modes)
         known = ", ".join(mode.name for mode in instrument.read_modes)
-        raise IncompleteHeader(f"expected a read mode of {known}, got {_quote(header, keywords)}")
+        raise IncompleteHeaderError(
+            f"expected a read mode of {known}, got {_quote(header, keywords)}"
+        )
     return read_mode
 
 
@@ -316,7 +326,7 @@ def _choose_layout(exposure: _Exposure, images: Sequence[Unit]) -> Layout:
             return layout
     options = " or ".join(_spell_shapes(shapes) for _, shapes in expected)
     setup = f"{exposure.arm_name}, binning {bin_x}x{bin_y}"
-    raise WrongShape(f"expected {options} ({setup}), got {_spell_shapes(got)}")
+    raise ShapeMismatchError(f"expected {options} ({setup}), got {_spell_shapes(got)}")
 
 
 def _spell_shapes(shapes: Sequence[tuple[int, ...]]) -> str:
@@ -329,7 +339,7 @@ def _spell_shapes(shapes: Sequence[tuple[int, ...]]) -> str:
     )
 
 
-def _extension(section: Section, image: Pixels, exposure: _Exposure) -> Extension:
+def _extension(section: ChipSection, image: Pixels, exposure: _Exposure) -> Extension:
     part = image[section.area.slices(_shape(image), exposure.binning)]
     pixels: Pixels = np.ascontiguousarray(part)  # type: ignore[assignment] # keeps the dtype
     check_alive(pixels, section.image, section.chip)
@@ -364,7 +374,7 @@ def _slices(area: Area | None, shape: tuple[int, int], binning: tuple[int, int])
     return None if area is None else area.slices(shape, binning)
 
 
-def _setup(section: Section, exposure: _Exposure) -> Setup:
+def _setup(section: ChipSection, exposure: _Exposure) -> Setup:
     instrument = exposure.instrument
     bin_x, bin_y = exposure.binning
     return Setup(
@@ -387,7 +397,9 @@ def _chip_numbers(chip: str, exposure: _Exposure) -> ChipNumbers:
     read_modes = exposure.instrument.chips[chip].read_modes
     if exposure.read_mode not in read_modes:
         known = ", ".join(read_modes)
-        raise IncompleteHeader(f"{chip}: expected a read mode of {known}, got {exposure.read_mode}")
+        raise IncompleteHeaderError(
+            f"{chip}: expected a read mode of {known}, got {exposure.read_mode}"
+        )
     return read_modes[exposure.read_mode]
 
 

@@ -24,7 +24,7 @@ import fsspec
 from fsspec.core import url_to_fs
 
 from qc._files import is_fits_name
-from qc.errors import ConfigurationError, InboxAway, QCError
+from qc.errors import ConfigurationError, InboxUnavailableError, QCError
 
 _OBJECT_STORES = {"s3", "s3a", "abfs", "abfss", "az", "gs", "gcs", "memory"}
 _WEB = {"http", "https"}
@@ -51,7 +51,7 @@ _SECRET = re.compile(
 
 
 @dataclass(frozen=True)
-class Object:
+class RemoteFile:
     """A file as a store lists it.
 
     Attributes
@@ -89,7 +89,7 @@ class Object:
         )
 
 
-class Store:
+class RemoteFolder:
     """One folder of one store.
 
     Attributes
@@ -122,7 +122,7 @@ class Store:
         self._secrets = sorted(_secrets(options), key=len, reverse=True)
         self._connected: tuple[Any, str] | None = None
 
-    def objects(self) -> Iterator[Object]:
+    def objects(self) -> Iterator[RemoteFile]:
         """List the FITS files below the address, those of hidden folders left out.
 
         Raises
@@ -133,8 +133,10 @@ class Store:
         files = islice(self._files(), _MOST_FILES + 1)
         for count, (relative, info) in enumerate(files):
             if count == _MOST_FILES:
-                raise InboxAway(f"{self.name}: more than {count} files; name a folder of it")
-            yield Object(str(info["name"]), relative, _size(info), _modified_ns(info))
+                raise InboxUnavailableError(
+                    f"{self.name}: more than {count} files; name a folder of it"
+                )
+            yield RemoteFile(str(info["name"]), relative, _size(info), _modified_ns(info))
 
     def _files(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         _, root = self._connect()
@@ -155,7 +157,9 @@ class Store:
                 elif is_fits_name(relative):
                     yield relative, info
             if len(entered) > _MOST_FOLDERS:
-                raise InboxAway(f"{self.name}: more than {_MOST_FOLDERS} folders; name one of them")
+                raise InboxUnavailableError(
+                    f"{self.name}: more than {_MOST_FOLDERS} folders; name one of them"
+                )
 
     def _list(self, folder: str, *, is_root: bool) -> list[Mapping[str, Any]]:
         with self._asking("cannot be listed") as (fs, _):
@@ -180,7 +184,7 @@ class Store:
                 return {**target, "name": info["name"]}
         return {**info, "type": "other", "name": ""}
 
-    def completed(self, one: Object) -> Object | None:
+    def completed(self, one: RemoteFile) -> RemoteFile | None:
         """Ask for an object's size and date; None if it has gone.
 
         Raises
@@ -195,7 +199,7 @@ class Store:
                 return None
         return replace(one, size_bytes=_size(info), modified_ns=_modified_ns(info) or 0)
 
-    def fetch(self, one: Object, target: Path) -> bool:
+    def fetch(self, one: RemoteFile, target: Path) -> bool:
         """Copy an object, whole and with its date, or not at all; False if it has gone.
 
         Raises
@@ -210,7 +214,7 @@ class Store:
             target.parent.mkdir(parents=True, exist_ok=True)
             free = disk_usage(target.parent).free - size_bytes
             if free < _KEPT_FREE_BYTES:
-                raise InboxAway(
+                raise InboxUnavailableError(
                     f"{self.name}: {one.relative} is not fetched: of this disk "
                     f"{_KEPT_FREE_BYTES >> 20} MB are kept free"
                 )
@@ -218,7 +222,7 @@ class Store:
                 fs.get_file(one.address, str(part))
                 got = part.stat().st_size
                 if got != size_bytes:
-                    raise InboxAway(
+                    raise InboxUnavailableError(
                         f"{self.name}: {one.relative}: expected {size_bytes} bytes, got {got}"
                     )
                 _take_place(part, target, modified_ns)
@@ -239,17 +243,17 @@ class Store:
             yield self._connect()
         except QCError:
             raise
-        except Exception as error:  # noqa: BLE001 - each store raises what its own library raises
+        except Exception as error:
             if not self.is_object_store and not self._is_web:
                 self.close()
-            raise InboxAway(f"{self.name}: {what}: {self._reason(error)}") from None
+            raise InboxUnavailableError(f"{self.name}: {what}: {self._reason(error)}") from None
 
     def _connect(self) -> tuple[Any, str]:
         if self._connected is None:
             try:
                 fs, root = url_to_fs(self._address, skip_instance_cache=True, **self._options)
-            except Exception as error:  # noqa: BLE001 - as above
-                raise InboxAway(f"{self.name}: {self._reason(error)}") from None
+            except Exception as error:
+                raise InboxUnavailableError(f"{self.name}: {self._reason(error)}") from None
             channel = getattr(getattr(fs, "ftp", None), "get_channel", None)
             if channel is not None:  # of SFTP, which else waits for ever
                 channel().settimeout(_READ_S)

@@ -13,13 +13,13 @@ from qc import db
 from qc._text import chosen
 from qc._time import utc_now
 from qc.db.models import EpochRow
-from qc.errors import InvalidAnswer
+from qc.errors import InvalidInputError
 from qc.io.instruments import Instrument
 from qc.labels.store import LONGEST_NAME, LONGEST_NOTE, one_line
 
 
 @dataclass(frozen=True)
-class Entry:
+class EpochEntry:
     """An epoch, and the row that undoes it, if one does."""
 
     epoch: EpochRow
@@ -27,7 +27,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Entered:
+class EpochChange:
     """What an entry in the log, or the undoing of one, means.
 
     Attributes
@@ -47,11 +47,11 @@ class Entered:
     frames: int
 
 
-def read_log(session: Session) -> list[Entry]:
+def read_log(session: Session) -> list[EpochEntry]:
     """Return every epoch in the order of its date, undone or not."""
     rows = db.epochs.epochs(session)
     undoing = {row.undoes_id: row for row in rows if row.undoes_id is not None}
-    entered = [Entry(row, undoing.get(row.id)) for row in rows if row.undoes_id is None]
+    entered = [EpochEntry(row, undoing.get(row.id)) for row in rows if row.undoes_id is None]
     return sorted(entered, key=lambda entry: (entry.epoch.since, entry.epoch.id))
 
 
@@ -63,7 +63,7 @@ def enter(
     *,
     who: str,
     instruments: Sequence[Instrument],
-) -> Entered:
+) -> EpochChange:
     """Enter an intervention: from that night on, references of its scope start anew.
 
     Parameters
@@ -79,12 +79,12 @@ def enter(
     name = chosen(scope, scopes(instruments), "image type or instrument")
     today = utc_now().date()
     if since > today:
-        raise InvalidAnswer(
+        raise InvalidInputError(
             f"{since} is still to come (today is {today}): enter it when it is done"
         )
     for entry in read_log(session):
         if (entry.epoch.scope, entry.epoch.since) == (name, since) and not entry.undone_by:
-            raise InvalidAnswer(
+            raise InvalidInputError(
                 f"{name} has an epoch from {since} already: No. {entry.epoch.id}, "
                 f"{entry.epoch.why}, says {entry.epoch.who}"
             )
@@ -97,7 +97,7 @@ def scopes(instruments: Sequence[Instrument]) -> list[str]:
     return [one.name for one in instruments] + types
 
 
-def undo(session: Session, number: int, why: str, *, who: str) -> Entered:
+def undo(session: Session, number: int, why: str, *, who: str) -> EpochChange:
     """Undo an epoch that was a slip, by a row of its own.
 
     Raises
@@ -108,10 +108,10 @@ def undo(session: Session, number: int, why: str, *, who: str) -> Entered:
     entries = {entry.epoch.id: entry for entry in read_log(session)}
     if number not in entries:
         numbers = ", ".join(map(str, entries)) or "none"
-        raise InvalidAnswer(f"there is no epoch No. {number}; there are: {numbers}")
+        raise InvalidInputError(f"there is no epoch No. {number}; there are: {numbers}")
     epoch, undone_by = entries[number].epoch, entries[number].undone_by
     if undone_by:
-        raise InvalidAnswer(f"epoch No. {number} is undone already, by {undone_by.who}")
+        raise InvalidInputError(f"epoch No. {number} is undone already, by {undone_by.who}")
     return _record(session, epoch.scope, epoch.since, why, who, undoes=epoch)
 
 
@@ -122,7 +122,7 @@ def _record(
     why: str,
     who: str,
     undoes: EpochRow | None = None,
-) -> Entered:
+) -> EpochChange:
     row = EpochRow(
         scope=scope,
         since=since,
@@ -136,7 +136,7 @@ def _record(
     last = _last_night(session, scope, since)
     least = 0 if undoes else 1  # only who had references can lose some
     frames = db.statistics.frames_judged(session, scope, since, last, least)
-    return Entered(undoes.id if undoes else row.id, scope, since, last, frames)
+    return EpochChange(undoes.id if undoes else row.id, scope, since, last, frames)
 
 
 def _last_night(session: Session, scope: str, since: date) -> date:

@@ -29,7 +29,7 @@ _ROWS_AT_ONCE = 2000
 
 
 @dataclass(frozen=True)
-class Draw:
+class SpotCheckDraw:
     """A nominal extension of a night, drawn or not.
 
     Attributes
@@ -46,7 +46,7 @@ class Draw:
 
 
 @dataclass(frozen=True)
-class Statement:
+class AcceptanceBound:
     """What the answers prove of the nominal extensions of an image type.
 
     Attributes
@@ -105,7 +105,7 @@ def remembered_from(last: date) -> date:
     return last - REMEMBERED + timedelta(days=1)
 
 
-def read_draws(session: Session, first: date, last: date) -> list[Draw]:
+def read_draws(session: Session, first: date, last: date) -> list[SpotCheckDraw]:
     """Return the extensions of these nights that were nominal when they came, in order of time.
 
     The first verdict counts: a frame that is called an anomaly after people had labelled its like
@@ -115,7 +115,7 @@ def read_draws(session: Session, first: date, last: date) -> list[Draw]:
     drawn = [row.id for row in rows if is_drawn(row.pixels_sha256, row.night)]
     said = labels_of(session, drawn)
     return [
-        Draw(
+        SpotCheckDraw(
             extension_id=row.id,
             image_type=row.image_type,
             night=row.night,
@@ -150,9 +150,9 @@ def _answer(said: Sequence[LabelRow], judged_at: datetime) -> LabelName | None:
     return LabelName(row.label) if row and looked else None
 
 
-def statements(draws: Iterable[Draw]) -> tuple[Statement, ...]:
+def statements(draws: Iterable[SpotCheckDraw]) -> tuple[AcceptanceBound, ...]:
     """Say what the answers prove of each image type, and of all; the types by name."""
-    by_type: dict[str, list[Draw]] = defaultdict(list)
+    by_type: dict[str, list[SpotCheckDraw]] = defaultdict(list)
     for one in draws:
         by_type[one.image_type].append(one)
     found = [_statement(name, own) for name, own in sorted(by_type.items())]
@@ -160,9 +160,9 @@ def statements(draws: Iterable[Draw]) -> tuple[Statement, ...]:
     return (*found, _statement("all types", every)) if len(found) > 1 else tuple(found)
 
 
-def _statement(image_type: str, draws: Sequence[Draw]) -> Statement:
+def _statement(image_type: str, draws: Sequence[SpotCheckDraw]) -> AcceptanceBound:
     answers = [one.answer for one in draws if one.is_drawn and one.answer is not None]
-    return Statement(
+    return AcceptanceBound(
         image_type=image_type,
         nominal=len(draws),
         drawn=sum(one.is_drawn for one in draws),
@@ -171,6 +171,6 @@ def _statement(image_type: str, draws: Sequence[Draw]) -> Statement:
     )
 
 
-def answers_of(draws: Iterable[Draw]) -> Mapping[int, LabelName | None]:
+def answers_of(draws: Iterable[SpotCheckDraw]) -> Mapping[int, LabelName | None]:
     """Return the extensions that were drawn, by id, with what a person says of each."""
     return {one.extension_id: one.answer for one in draws if one.is_drawn}

@@ -17,10 +17,10 @@ from qc._text import chosen, shortened
 from qc._time import utc_now
 from qc.core.enums import LabelName
 from qc.core.verdict import Status
-from qc.db.labels import Answer
+from qc.db.labels import LabelAnswer
 from qc.db.models import LabelRow
-from qc.db.selection import Chosen
-from qc.errors import InvalidAnswer, UnknownFrame
+from qc.db.selection import ExtensionRef
+from qc.errors import InvalidInputError, UnknownFrameError
 from qc.io.instruments import FaultKind, Instrument
 from qc.labels import spot_check
 
@@ -33,7 +33,7 @@ _CALLED_BAD = re.compile(r"_b(?=(\.fits(\.\w+)?)?$)")
 
 
 @dataclass(frozen=True)
-class Change:
+class LabelChange:
     """What an answer did to an extension: which label counted before, and which does, in words.
 
     Attributes
@@ -42,7 +42,7 @@ class Change:
         Of the label that the answer added; None where it said nothing new, or undid one.
     """
 
-    one: Chosen
+    one: ExtensionRef
     before: str
     after: str
     is_new: bool = True
@@ -54,7 +54,7 @@ class Change:
 
 def choose_named(
     session: Session, names: Iterable[str], number: int | None = None, *, whole_set: bool = False
-) -> tuple[Chosen, ...]:
+) -> tuple[ExtensionRef, ...]:
     """Return extensions by the names of their frames, all of a frame or one of it.
 
     Parameters
@@ -80,11 +80,11 @@ def choose_named(
     return tuple(dict.fromkeys(found))
 
 
-def _named(session: Session, name: str, number: int | None) -> list[Chosen]:
+def _named(session: Session, name: str, number: int | None) -> list[ExtensionRef]:
     name = name.encode("utf-8", "backslashreplace").decode()  # a database holds no other
     try:
         found = db.selection.extensions_named(session, name)
-    except UnknownFrame:
+    except UnknownFrameError:
         ending = _ENDING_IN_NUMBER.fullmatch(name)
         if ending is None:
             raise
@@ -93,11 +93,11 @@ def _named(session: Session, name: str, number: int | None) -> list[Chosen]:
     return _numbered(found, number)
 
 
-def _numbered(found: Sequence[Chosen], number: int | None) -> list[Chosen]:
+def _numbered(found: Sequence[ExtensionRef], number: int | None) -> list[ExtensionRef]:
     own = [one for one in found if number in {None, one.number}]
     if not own:
         has = " and ".join(str(one.number) for one in found)
-        raise InvalidAnswer(f"{found[0].frame}: has extension {has}, not {number}")
+        raise InvalidInputError(f"{found[0].frame}: has extension {has}, not {number}")
     return own
 
 
@@ -107,7 +107,7 @@ def choose_where(
     image_type: str | None,
     night: date | None,
     status: str | None,
-) -> tuple[Chosen, ...]:
+) -> tuple[ExtensionRef, ...]:
     """Return the extensions of an image type, of a night, of a newest verdict; None is any.
 
     Raises
@@ -121,7 +121,7 @@ def choose_where(
     return tuple(db.selection.extensions_where(session, wanted_type, night, wanted))
 
 
-def choose_sample(session: Session, night: date | None) -> tuple[Chosen, ...]:
+def choose_sample(session: Session, night: date | None) -> tuple[ExtensionRef, ...]:
     """Return what was drawn for the spot check of a night and has no label yet.
 
     Parameters
@@ -141,7 +141,7 @@ def choose_sample(session: Session, night: date | None) -> tuple[Chosen, ...]:
     found = [one for one in drawn if db.labels.standing(said.get(one, ())) is None]
     if not found:
         why = f"all {len(drawn)} drawn have a label" if drawn else "nothing was drawn"
-        raise InvalidAnswer(f"spot check of the night {night or '(none yet)'}: {why}")
+        raise InvalidInputError(f"spot check of the night {night or '(none yet)'}: {why}")
     return tuple(db.selection.extensions_with(session, found))
 
 
@@ -150,7 +150,7 @@ def choose_sample(session: Session, night: date | None) -> tuple[Chosen, ...]:
 
 def read_answer(
     label: str, kind: str = "", note: str = "", *, who: str, at: datetime | None = None
-) -> Answer:
+) -> LabelAnswer:
     """Return what a person says, whatever it is said of.
 
     Raises
@@ -161,12 +161,12 @@ def read_answer(
     """
     name = LabelName(chosen(label, LabelName, "label"))
     if name is LabelName.BAD and not kind.strip():
-        raise InvalidAnswer(
+        raise InvalidInputError(
             "bad needs a kind, of which 'other' is one; 'qc label --kinds' lists them"
         )
     if name is not LabelName.BAD and kind.strip():
-        raise InvalidAnswer(f"{name} has no kind of fault, got '{shortened(kind)}'")
-    return Answer(
+        raise InvalidInputError(f"{name} has no kind of fault, got '{shortened(kind)}'")
+    return LabelAnswer(
         label=name,
         who=one_line(who, "name of who says it", LONGEST_NAME, needed=True),
         kind=kind.strip(),
@@ -185,15 +185,19 @@ def one_line(text: str, what: str, longest: int, *, needed: bool = False) -> str
     """
     line = " ".join(text.encode("utf-8", "backslashreplace").decode().split())
     if len(line) > longest:
-        raise InvalidAnswer(f"the {what} has {len(line)} characters, at most {longest} are kept")
+        raise InvalidInputError(
+            f"the {what} has {len(line)} characters, at most {longest} are kept"
+        )
     if any(category(letter) == "Cc" for letter in line):
-        raise InvalidAnswer(f"the {what} has control characters: '{shortened(line)}'")
+        raise InvalidInputError(f"the {what} has control characters: '{shortened(line)}'")
     if needed and not line:
-        raise InvalidAnswer(f"the {what} is empty")
+        raise InvalidInputError(f"the {what} is empty")
     return line
 
 
-def fitting(answer: Answer, one: Chosen, instruments: Sequence[Instrument]) -> Answer:
+def fitting(
+    answer: LabelAnswer, one: ExtensionRef, instruments: Sequence[Instrument]
+) -> LabelAnswer:
     """Return an answer with its kind as the instrument's file spells it.
 
     Raises
@@ -208,17 +212,19 @@ def fitting(answer: Answer, one: Chosen, instruments: Sequence[Instrument]) -> A
     name = chosen(answer.kind, every, f"kind of fault of {instrument.name}")
     possible = [kind.name for kind in instrument.fault_kinds(one.frame_class)]
     if name not in possible:
-        raise InvalidAnswer(
+        raise InvalidInputError(
             f"{name} cannot occur in a {one.frame_class} such as {one.name}, {one.image_type}; "
             f"what can: {', '.join(possible)}"
         )
     return replace(answer, kind=name)
 
 
-def _instrument_of(one: Chosen, instruments: Sequence[Instrument]) -> Instrument:
+def _instrument_of(one: ExtensionRef, instruments: Sequence[Instrument]) -> Instrument:
     found = next((each for each in instruments if each.name == one.instrument), None)
     if found is None:
-        raise InvalidAnswer(f"{one.name}: no instrument file describes {one.instrument} any more")
+        raise InvalidInputError(
+            f"{one.name}: no instrument file describes {one.instrument} any more"
+        )
     return found
 
 
@@ -248,8 +254,11 @@ def taxonomy(
 
 
 def answer_for(
-    session: Session, found: Sequence[Chosen], answer: Answer, instruments: Sequence[Instrument]
-) -> list[Change]:
+    session: Session,
+    found: Sequence[ExtensionRef],
+    answer: LabelAnswer,
+    instruments: Sequence[Instrument],
+) -> list[LabelChange]:
     """Keep what a person says of some extensions: of all of them, or of none.
 
     Where the same person's same words count already, nothing is added.
@@ -267,22 +276,22 @@ def answer_for(
         is_known = before is not None and _same_words(before, own)
         after = before if is_known else db.labels.record_label(session, one.id, own)
         added = None if is_known or after is None else after.id
-        changes.append(Change(one, in_words(before), in_words(after), not is_known, added))
+        changes.append(LabelChange(one, in_words(before), in_words(after), not is_known, added))
     return changes
 
 
-def _same_words(row: LabelRow, answer: Answer) -> bool:
+def _same_words(row: LabelRow, answer: LabelAnswer) -> bool:
     words = (answer.label, answer.kind, answer.who, answer.note)
     return (row.label, row.kind, row.who, row.note) == words
 
 
 def undo(
     session: Session,
-    found: Sequence[Chosen],
+    found: Sequence[ExtensionRef],
     who: str,
     note: str = "",
     at: datetime | None = None,
-) -> list[Change]:
+) -> list[LabelChange]:
     """Undo the label that counts of each extension, by a row; the one before it counts again.
 
     Raises
@@ -298,16 +307,16 @@ def undo(
             answer = read_answer(before.label, before.kind, note, who=who, at=at)
             rows = [*rows, db.labels.record_label(session, one.id, answer, undoes=before)]
             after = db.labels.standing(rows)
-            changes.append(Change(one, in_words(before), in_words(after)))
+            changes.append(LabelChange(one, in_words(before), in_words(after)))
     if not changes:
         names = ", ".join(one.name for one in found[:3]) + (" …" if len(found) > 3 else "")
-        raise InvalidAnswer(f"nothing to undo: {names or 'no extension'} has no label")
+        raise InvalidInputError(f"nothing to undo: {names or 'no extension'} has no label")
     return changes
 
 
 def take_back(
     session: Session, label_ids: Sequence[int], who: str, at: datetime | None = None
-) -> list[Change]:
+) -> list[LabelChange]:
     """Undo these very labels, whatever was said since; those undone already stay as they are."""
     rows = [row for one in label_ids if (row := session.get(LabelRow, one)) is not None]
     ids = list(dict.fromkeys(row.extension_id for row in rows))
@@ -321,7 +330,7 @@ def take_back(
             answer = read_answer(row.label, row.kind, who=who, at=at)
             every.append(db.labels.record_label(session, row.extension_id, answer, undoes=row))
             after = in_words(db.labels.standing(every))
-            changes.append(Change(chosen_ones[row.extension_id], before, after))
+            changes.append(LabelChange(chosen_ones[row.extension_id], before, after))
     return changes
 
 
@@ -347,7 +356,7 @@ def _undone_in_words(row: LabelRow | None) -> str:
     return f"; undone by {row.who} on {row.at:%Y-%m-%d}" if row else ""
 
 
-def epoch_commands(found: Iterable[Chosen], note: str) -> list[str]:
+def epoch_commands(found: Iterable[ExtensionRef], note: str) -> list[str]:
     """Return the commands that would let references start anew with some extensions."""
     since: dict[str, date] = {}
     for one in found:
@@ -363,7 +372,7 @@ _NEEDED = ("file", "label")
 
 
 @dataclass(frozen=True)
-class Refused:
+class RefusedLine:
     """A line that was not taken, and why."""
 
     line: int
@@ -371,7 +380,7 @@ class Refused:
 
 
 @dataclass(frozen=True)
-class Imported:
+class ImportResult:
     """What became of a file of labels.
 
     Attributes
@@ -388,11 +397,11 @@ class Imported:
     lines: int
     added: int
     known: int
-    refused: tuple[Refused, ...]
+    refused: tuple[RefusedLine, ...]
 
 
 @dataclass(frozen=True)
-class _Line:
+class _ImportLine:
     """What one line says.
 
     Attributes
@@ -407,7 +416,7 @@ class _Line:
 
     line: int
     names: tuple[str, ...]
-    answer: Answer
+    answer: LabelAnswer
     number: int | None = None
     image_type: str = ""
     observed_at: datetime | None = None
@@ -415,12 +424,12 @@ class _Line:
 
 
 @dataclass(frozen=True)
-class _Word:
+class _ImportedLabel:
     """What one line says of one extension."""
 
-    line: _Line
-    one: Chosen
-    answer: Answer
+    line: _ImportLine
+    one: ExtensionRef
+    answer: LabelAnswer
 
     @property
     def occasion(self) -> tuple[int, datetime | None]:
@@ -430,7 +439,7 @@ class _Word:
 
 def import_labels(
     session: Session, path: Path, instruments: Sequence[Instrument], who: str
-) -> Imported:
+) -> ImportResult:
     """Keep what a file says of frames: its good lines, each once however often it is imported.
 
     A CSV file with at least the columns ``file`` and ``label``, as ``qc export labels`` writes
@@ -446,7 +455,7 @@ def import_labels(
     InvalidAnswer
         If the file as a whole makes no sense.
     """
-    refused: list[Refused] = []
+    refused: list[RefusedLine] = []
     lines = list(_read_lines(path, who, refused))
     called = db.selection.extensions_called(session, {name for one in lines for name in one.names})
     words = [word for line in lines for word in _words(line, called, instruments, refused)]
@@ -459,48 +468,48 @@ def import_labels(
             known += 1
         elif later := _later(word, rows):
             why = f"{word.one.name}: a later label counts: {in_words(later)}"
-            refused.append(Refused(word.line.line, f"{why}; a line without 'at' is said now"))
+            refused.append(RefusedLine(word.line.line, f"{why}; a line without 'at' is said now"))
         else:
             rows.append(db.labels.record_label(session, word.one.id, word.answer))
             added += 1
     spoken = {line.line for line in lines} | {one.line for one in refused}
-    return Imported(len(spoken), added, known, tuple(sorted(refused, key=lambda one: one.line)))
+    return ImportResult(len(spoken), added, known, tuple(sorted(refused, key=lambda one: one.line)))
 
 
-def _is_said(word: _Word, row: LabelRow) -> bool:
+def _is_said(word: _ImportedLabel, row: LabelRow) -> bool:
     same_time = row.at == word.answer.at or not word.line.is_dated
     return same_time and row.undoes_id is None and _same_words(row, word.answer)
 
 
-def _later(word: _Word, rows: Sequence[LabelRow]) -> LabelRow | None:
+def _later(word: _ImportedLabel, rows: Sequence[LabelRow]) -> LabelRow | None:
     """Return the label that counts, if it was said after the line's."""
     row = db.labels.standing(rows)
     return row if row is not None and word.line.is_dated and row.at > word.answer.at else None
 
 
 def _words(
-    line: _Line,
-    called: Mapping[str, Sequence[Chosen]],
+    line: _ImportLine,
+    called: Mapping[str, Sequence[ExtensionRef]],
     instruments: Sequence[Instrument],
-    refused: list[Refused],
-) -> list[_Word]:
+    refused: list[RefusedLine],
+) -> list[_ImportedLabel]:
     """Return what a line says of each extension that it names; nothing if it makes no sense."""
     try:
         meant = _meant(line, called)
-        return [_Word(line, one, fitting(line.answer, one, instruments)) for one in meant]
-    except InvalidAnswer as error:
-        refused.append(Refused(line.line, str(error)))
+        return [_ImportedLabel(line, one, fitting(line.answer, one, instruments)) for one in meant]
+    except InvalidInputError as error:
+        refused.append(RefusedLine(line.line, str(error)))
         return []
 
 
-def _meant(line: _Line, called: Mapping[str, Sequence[Chosen]]) -> list[Chosen]:
+def _meant(line: _ImportLine, called: Mapping[str, Sequence[ExtensionRef]]) -> list[ExtensionRef]:
     found = next((list(called[name]) for name in line.names if name in called), [])
     if not found:
-        raise InvalidAnswer(f"{shortened(line.names[0])}: no processed frame of that name")
+        raise InvalidInputError(f"{shortened(line.names[0])}: no processed frame of that name")
     if line.observed_at is not None:
         then = [one for one in found if one.observed_at == line.observed_at]
         if not then:
-            raise InvalidAnswer(
+            raise InvalidInputError(
                 f"{found[0].frame}: was observed at {found[0].observed_at.isoformat()}, "
                 f"the line says {line.observed_at.isoformat()}"
             )
@@ -510,11 +519,13 @@ def _meant(line: _Line, called: Mapping[str, Sequence[Chosen]]) -> list[Chosen]:
     if not own:
         types = " and ".join(one.image_type for one in found)
         said = shortened(line.image_type)
-        raise InvalidAnswer(f"{found[0].name}: is {types}, the line says '{said}'")
+        raise InvalidInputError(f"{found[0].name}: is {types}, the line says '{said}'")
     return own
 
 
-def _without_contradictions(words: Sequence[_Word], refused: list[Refused]) -> list[_Word]:
+def _without_contradictions(
+    words: Sequence[_ImportedLabel], refused: list[RefusedLine]
+) -> list[_ImportedLabel]:
     """Return the words of lines that no other contradicts; refuse the other lines."""
     of_occasion = defaultdict(list)
     for word in words:
@@ -525,11 +536,11 @@ def _without_contradictions(words: Sequence[_Word], refused: list[Refused]) -> l
             lines = ", ".join(str(word.line.line) for word in alike[:5])
             told = f"{alike[0].one.name}: lines {lines} contradict each other"
             why |= {word.line.line: told for word in alike}
-    refused += [Refused(line, told) for line, told in why.items()]
+    refused += [RefusedLine(line, told) for line, told in why.items()]
     return [word for word in words if word.line.line not in why]
 
 
-def _read_lines(path: Path, who: str, refused: list[Refused]) -> Iterator[_Line]:
+def _read_lines(path: Path, who: str, refused: list[RefusedLine]) -> Iterator[_ImportLine]:
     """Yield what each line says; refuse those that make no sense."""
     numbered = _numbered_lines(path)
     columns = _columns(path, numbered[0][1])
@@ -540,8 +551,8 @@ def _read_lines(path: Path, who: str, refused: list[Refused]) -> Iterator[_Line]
                 yield _read_csv_line(line, text, columns, who)
             elif not text.startswith("#"):
                 yield _read_name(line, text, path, who)
-        except InvalidAnswer as error:
-            refused.append(Refused(line, str(error)))
+        except InvalidInputError as error:
+            refused.append(RefusedLine(line, str(error)))
 
 
 def _numbered_lines(path: Path) -> list[tuple[int, bytes]]:
@@ -549,16 +560,16 @@ def _numbered_lines(path: Path) -> list[tuple[int, bytes]]:
     with path.open("rb") as stream:
         content = stream.read(LARGEST_FILE + 1)
     if len(content) > LARGEST_FILE:
-        raise InvalidAnswer(f"{path}: expected at most {LARGEST_FILE // 2**20} MB; split it")
+        raise InvalidInputError(f"{path}: expected at most {LARGEST_FILE // 2**20} MB; split it")
     content = content.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     lines = content.split(b"\n")
     numbered = [(line, text) for line, text in enumerate(lines, start=1) if text.strip()]
     if not numbered:
-        raise InvalidAnswer(
+        raise InvalidInputError(
             f"{path}: is empty; expected a line with the columns {','.join(COLUMNS)}"
         )
     if len(numbered) > MOST_LINES:
-        raise InvalidAnswer(f"{path}: expected at most {MOST_LINES} lines, got {len(numbered)}")
+        raise InvalidInputError(f"{path}: expected at most {MOST_LINES} lines, got {len(numbered)}")
     return numbered
 
 
@@ -567,44 +578,44 @@ def _columns(path: Path, first: bytes) -> list[str]:
     try:
         text = _text(first)
         names = [name.strip().casefold() for name in _cells(text)] if "," in text else []
-    except InvalidAnswer as error:
-        raise InvalidAnswer(f"{path}, line 1: {error}") from None
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{path}, line 1: {error}") from None
     missing = [name for name in _NEEDED if name not in names]
     if names and (missing or len(set(names)) < len(names)):
         wrong = f"missing columns: {', '.join(missing)}" if missing else "a column stands twice"
-        raise InvalidAnswer(f"{path}, line 1: {wrong}; expected {','.join(COLUMNS)}")
+        raise InvalidInputError(f"{path}, line 1: {wrong}; expected {','.join(COLUMNS)}")
     return names
 
 
 def _text(content: bytes) -> str:
     if len(content) > LONGEST_LINE:
-        raise InvalidAnswer(f"{len(content)} bytes, expected at most {LONGEST_LINE}")
+        raise InvalidInputError(f"{len(content)} bytes, expected at most {LONGEST_LINE}")
     try:
         return content.decode("utf-8").strip()
     except UnicodeDecodeError as error:
         byte = content[error.start]
-        raise InvalidAnswer(f"is not UTF-8: byte {byte:#04x} at {error.start}") from None
+        raise InvalidInputError(f"is not UTF-8: byte {byte:#04x} at {error.start}") from None
 
 
 def _cells(text: str) -> list[str]:
     try:
         [cells] = csv.reader([text], strict=True)
     except csv.Error as error:
-        raise InvalidAnswer(f"is not CSV: {error}") from None
+        raise InvalidInputError(f"is not CSV: {error}") from None
     return cells
 
 
-def _read_csv_line(line: int, text: str, columns: Sequence[str], who: str) -> _Line:
+def _read_csv_line(line: int, text: str, columns: Sequence[str], who: str) -> _ImportLine:
     cells = _cells(text)
     if len(cells) != len(columns):
-        raise InvalidAnswer(f"expected {len(columns)} cells, got {len(cells)}")
+        raise InvalidInputError(f"expected {len(columns)} cells, got {len(cells)}")
     said = defaultdict(str, zip(columns, (cell.strip() for cell in cells), strict=True))
     at = _time("at", said["at"])
     if at is not None and at > utc_now():
-        raise InvalidAnswer(f"at: {said['at']} is still to come")
+        raise InvalidInputError(f"at: {said['at']} is still to come")
     if not said["file"]:
-        raise InvalidAnswer("names no file")
-    return _Line(
+        raise InvalidInputError("names no file")
+    return _ImportLine(
         line=line,
         names=(said["file"],),
         answer=read_answer(
@@ -621,7 +632,7 @@ def _number(text: str) -> int | None:
     if not text:
         return None
     if not re.fullmatch(r"\d{1,4}", text, re.ASCII):
-        raise InvalidAnswer(f"extension: expected a number, got '{shortened(text)}'")
+        raise InvalidInputError(f"extension: expected a number, got '{shortened(text)}'")
     return int(text)
 
 
@@ -633,13 +644,13 @@ def _time(column: str, text: str) -> datetime | None:
         read = datetime.fromisoformat(text)
         return (read if read.tzinfo else read.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):
-        raise InvalidAnswer(
+        raise InvalidInputError(
             f"{column}: expected a time like 2026-01-31T12:00:00Z, got '{shortened(text)}'"
         ) from None
 
 
-def _read_name(line: int, text: str, path: Path, who: str) -> _Line:
+def _read_name(line: int, text: str, path: Path, who: str) -> _ImportLine:
     """Read a line of a list of corrupted files; ``NAME_b.fits`` is also what NAME was called."""
     note = f"listed in {one_line(path.name, 'name of the file', 255)}"
     answer = read_answer(LabelName.BAD, "other", note, who=who)
-    return _Line(line, (text, _CALLED_BAD.sub("", text)), answer)
+    return _ImportLine(line, (text, _CALLED_BAD.sub("", text)), answer)

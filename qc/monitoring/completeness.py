@@ -24,8 +24,8 @@ from qc._text import counted
 from qc.core.enums import FrameState, Topic
 from qc.core.frame import Setup
 from qc.db.models import ExtensionRow, FrameRow
-from qc.db.statistics import Had
-from qc.io.instruments import Calibration, Instrument, Mode
+from qc.db.statistics import ArrivalCount
+from qc.io.instruments import Calibration, Instrument, OpticalMode
 
 HISTORY = timedelta(days=100)  # three sets of what is planned once a month
 FORGOTTEN_DAYS = 30  # what has not been had for longer is not in use, nor missed
@@ -41,7 +41,7 @@ LATE_S = 7200.0  # a frame taken in so long after it was taken was waited for
 Path = tuple[str, ...]  # (), (arm,), (arm, kind) or (arm, setting), (arm, kind, setup)
 
 
-class Lack(StrEnum):
+class MissingReason(StrEnum):
     """In what way something did not come."""
 
     NEVER_CAME = "never came"  # it should have come on this night
@@ -51,7 +51,7 @@ class Lack(StrEnum):
 
 
 @dataclass(frozen=True)
-class Absence:
+class MissingCalibration:
     """Something that should have come and did not.
 
     Attributes
@@ -77,7 +77,7 @@ class Absence:
 
     instrument: str
     image_types: tuple[str, ...]
-    lack: Lack
+    lack: MissingReason
     scope: Path
     what: str
     missed: date
@@ -90,7 +90,7 @@ class Absence:
     @property
     def keys(self) -> tuple[str, ...]:
         """Return what makes it one event, and before that what it would be a part of."""
-        if self.lack in {Lack.SET_STOPPED, Lack.CHIP_MISSING}:
+        if self.lack in {MissingReason.SET_STOPPED, MissingReason.CHIP_MISSING}:
             return (_key(self.instrument, self.missed, (self.lack, *self.scope)),)
         scopes = (self.scope[:n] for n in range(len(self.scope) + 1))
         return tuple(_key(self.instrument, self.missed, scope) for scope in scopes)
@@ -105,8 +105,8 @@ def find_absences(
     night: date,
     instruments: Sequence[Instrument],
     now: datetime,
-    past: Iterable[Had] | None = None,
-) -> tuple[Absence, ...]:
+    past: Iterable[ArrivalCount] | None = None,
+) -> tuple[MissingCalibration, ...]:
     """Return what should have come by now and did not, as a night stands; the gravest first.
 
     Parameters
@@ -120,13 +120,13 @@ def find_absences(
     first, before = night - HISTORY, night - timedelta(days=1)
     if past is None:
         past = db.statistics.had_between(session, first, before)
-    had = defaultdict[str, list[Had]](list)
+    had = defaultdict[str, list[ArrivalCount]](list)
     for one in (*past, *db.statistics.had_between(session, night, night)):
         had[one.instrument].append(one)
     came = db.recording.extensions_of(session, night)
-    found: list[Absence] = []
+    found: list[MissingCalibration] = []
     for instrument in instruments:
-        diary = _Diary(instrument, night, now, tuple(had[instrument.name]))
+        diary = _ArrivalHistory(instrument, night, now, tuple(had[instrument.name]))
         own = [row for row in came if row.frame.instrument == instrument.name]
         found += [*_missed(diary), *_missing_chips(diary, own), *_stopped_sets(session, diary, own)]
     return tuple(found)
@@ -157,7 +157,7 @@ def owe_absences(session: Session, instruments: Sequence[Instrument], now: datet
     return owed
 
 
-def _owe(session: Session, absence: Absence, tonight: date) -> bool:
+def _owe(session: Session, absence: MissingCalibration, tonight: date) -> bool:
     is_old = tonight - absence.missed > timedelta(days=TOLD_DAYS)
     if is_old or absence.is_mended or db.alerts.alerts_called(session, absence.keys):
         return False
@@ -176,7 +176,7 @@ def _owe(session: Session, absence: Absence, tonight: date) -> bool:
 
 
 @dataclass(frozen=True)
-class _Place:
+class _CompletenessKey:
     """Where an image type hangs in the tree, and what one file holds beside it."""
 
     arm: str
@@ -195,25 +195,25 @@ def _is_setting(path: Path) -> bool:
     return len(path) == 2 and path[1].startswith(AT)
 
 
-def _places(instrument: Instrument) -> Mapping[str, tuple[_Place, ...]]:
+def _places(instrument: Instrument) -> Mapping[str, tuple[_CompletenessKey, ...]]:
     """Return the places of each image type: several if it may come in several layouts."""
-    places = defaultdict[str, list[_Place]](list)
+    places = defaultdict[str, list[_CompletenessKey]](list)
     for calibration in instrument.calibrations:
-        for mode in (Mode("", ()), *(instrument.modes if calibration.light else ())):
+        for mode in (OpticalMode("", ()), *(instrument.modes if calibration.light else ())):
             for layout in instrument.layouts:
                 arm = instrument.arms[layout.arm]
                 together = frozenset(
                     instrument.image_type(calibration, mode, arm, one.number)
                     for one in layout.sections
                 )
-                place = _Place(layout.arm, mode.code, calibration, together)
+                place = _CompletenessKey(layout.arm, mode.code, calibration, together)
                 for image_type in together:
                     places[image_type].append(place)
     return {image_type: tuple(found) for image_type, found in places.items()}
 
 
 @dataclass(frozen=True)
-class _Visit:
+class _NightArrivals:
     """What a night brought of a branch."""
 
     frames: int
@@ -221,7 +221,7 @@ class _Visit:
 
 
 @dataclass(frozen=True)
-class _Custom:
+class _ExpectedInterval:
     """In how many nights a branch comes again, and who says so."""
 
     nights: int
@@ -230,32 +230,32 @@ class _Custom:
 
 
 @dataclass(frozen=True)
-class _Diary:
+class _ArrivalHistory:
     """What an instrument brought, night by night, up to one night and moment."""
 
     instrument: Instrument
     night: date
     now: datetime
-    had: tuple[Had, ...]
+    had: tuple[ArrivalCount, ...]
 
     @cached_property
-    def places(self) -> Mapping[str, tuple[_Place, ...]]:
+    def places(self) -> Mapping[str, tuple[_CompletenessKey, ...]]:
         """Say where each image type hangs."""
         return _places(self.instrument)
 
     @cached_property
-    def came(self) -> Mapping[Path, Mapping[date, _Visit]]:
+    def came(self) -> Mapping[Path, Mapping[date, _NightArrivals]]:
         """Say what each night brought of each branch."""
-        leaves = defaultdict[tuple[Path, date], list[Had]](list)
+        leaves = defaultdict[tuple[Path, date], list[ArrivalCount]](list)
         for one in self.had:
             if one.setup.image_type in self.places:
                 leaves[self.path(one.setup), one.night].append(one)
-        came = defaultdict[Path, dict[date, _Visit]](dict)
+        came = defaultdict[Path, dict[date, _NightArrivals]](dict)
         for (path, night), chips in leaves.items():
             frames, last = max(one.frames for one in chips), max(one.last for one in chips)
             for branch in (*self.above(path), path):
-                known = came[branch].get(night, _Visit(0, last))
-                came[branch][night] = _Visit(known.frames + frames, max(known.last, last))
+                known = came[branch].get(night, _NightArrivals(0, last))
+                came[branch][night] = _NightArrivals(known.frames + frames, max(known.last, last))
         return came
 
     @cached_property
@@ -324,7 +324,7 @@ class _Diary:
         sure = custom.nights - 1 if custom and custom.is_regular else 0
         return nights[-1] + timedelta(days=sure)
 
-    def could_come(self, path: Path) -> Mapping[date, _Visit] | None:
+    def could_come(self, path: Path) -> Mapping[date, _NightArrivals] | None:
         """Return the nights on which a branch could have come; None for all."""
         if not path:
             return None
@@ -334,10 +334,10 @@ class _Diary:
 # --- what was missed ------------------------------------------------------------------------------
 
 
-def _missed(diary: _Diary) -> list[Absence]:
+def _missed(diary: _ArrivalHistory) -> list[MissingCalibration]:
     """Return the branches that were missed, without those that hang on another missed one."""
     several_arms = len(diary.instrument.arms) > 1
-    found: dict[Path, Absence] = {}
+    found: dict[Path, MissingCalibration] = {}
     for path in sorted(diary.came, key=lambda path: (len(path), _is_setting(path))):
         if len(path) == 1 and not several_arms:
             continue
@@ -352,7 +352,7 @@ def _missed(diary: _Diary) -> list[Absence]:
     )
 
 
-def _absence_of(diary: _Diary, path: Path) -> Absence | None:
+def _absence_of(diary: _ArrivalHistory, path: Path) -> MissingCalibration | None:
     """Return a branch as absent; None if it came, or nobody expected it."""
     visits = diary.came[path]
     nights = sorted(visits)
@@ -368,10 +368,10 @@ def _absence_of(diary: _Diary, path: Path) -> Absence | None:
         return None
     had = visits[last]
     why = f"{custom.words}; last had {had.last:%Y-%m-%d %H:%M} UT"
-    return Absence(
+    return MissingCalibration(
         instrument=diary.instrument.name,
         image_types=diary.image_types[path],
-        lack=Lack.NEVER_CAME if missed == diary.night else Lack.OVERDUE,
+        lack=MissingReason.NEVER_CAME if missed == diary.night else MissingReason.OVERDUE,
         scope=path,
         what=_what(diary.instrument, path),
         missed=missed,
@@ -382,14 +382,14 @@ def _absence_of(diary: _Diary, path: Path) -> Absence | None:
     )
 
 
-def _missed_on(diary: _Diary, path: Path, last: date, allowed: int) -> date | None:
+def _missed_on(diary: _ArrivalHistory, path: Path, last: date, allowed: int) -> date | None:
     """Return the first night on which a branch was late."""
     waited = _waits(diary.could_come(path), last, diary.through(path))
     return next((night for night, nights in waited if nights >= allowed), None)
 
 
 def _waits(
-    could: Mapping[date, _Visit] | None, last: date, through: date
+    could: Mapping[date, _NightArrivals] | None, last: date, through: date
 ) -> Iterator[tuple[date, int]]:
     """Yield each night and how long one waits on it; a night without a chance begins anew."""
     waited = 0
@@ -408,10 +408,10 @@ _NEEDED_BY_PLAN = (2, 14)
 
 def _custom(
     nights: Sequence[date],
-    could: Mapping[date, _Visit] | None,
+    could: Mapping[date, _NightArrivals] | None,
     every_days: float | None,
     depth: int,
-) -> _Custom | None:
+) -> _ExpectedInterval | None:
     """Return when a branch is expected again: by its plan if it keeps it, by its habit, or never.
 
     Parameters
@@ -428,11 +428,13 @@ def _custom(
         found.append(_instrument_habit(gaps) if depth == 0 else _habit(gaps))
     enough, span = _NEEDED_BY_PLAN
     if every_days and len(gaps) >= enough and sum(gaps) >= span and max(gaps) <= ceil(every_days):
-        found.append(_Custom(ceil(every_days), f"planned every {_nights(ceil(every_days), 'day')}"))
+        found.append(
+            _ExpectedInterval(ceil(every_days), f"planned every {_nights(ceil(every_days), 'day')}")
+        )
     return min(found, key=lambda one: one.nights, default=None)
 
 
-def _returns(nights: Sequence[date], could: Mapping[date, _Visit] | None) -> list[int]:
+def _returns(nights: Sequence[date], could: Mapping[date, _NightArrivals] | None) -> list[int]:
     """Return after how many nights it came again; cut short by a cloudy night only if still long.
 
     A wait that began anew says at least how long it was; what it says less than the others it
@@ -446,23 +448,23 @@ def _returns(nights: Sequence[date], could: Mapping[date, _Visit] | None) -> lis
     return whole + [one for one in cut if one > max(whole, default=0)]
 
 
-def _instrument_habit(gaps: Sequence[int]) -> _Custom:
+def _instrument_habit(gaps: Sequence[int]) -> _ExpectedInterval:
     """Return the usual: a night without anything is worth a sentence, even if some are cloudy."""
     usual = ceil(median(gaps))
-    return _Custom(usual, f"it brings something every {_nights(usual, 'night')}")
+    return _ExpectedInterval(usual, f"it brings something every {_nights(usual, 'night')}")
 
 
-def _habit(gaps: Sequence[int]) -> _Custom:
+def _habit(gaps: Sequence[int]) -> _ExpectedInterval:
     """Return after how many nights it comes again; much later where it is irregular."""
     kept = sorted(gaps)[: len(gaps) - (len(gaps) >= FORGIVEN_OF)]
     if kept[0] == kept[-1]:
         but = ", once later" if max(gaps) > kept[0] else ""
         words = f"it came every {_nights(kept[0], 'night')}, {counted(len(gaps), 'time')}{but}"
-        return _Custom(kept[0], words, is_regular=True)
+        return _ExpectedInterval(kept[0], words, is_regular=True)
     longest = max(gaps)
     came, away = counted(len(gaps) + 1, "time"), counted(longest, "night")
     words = f"it came {came} and never stayed away for more than {away}"
-    return _Custom(IRREGULAR * longest, words)
+    return _ExpectedInterval(IRREGULAR * longest, words)
 
 
 def _nights(count: int, word: str) -> str:
@@ -481,20 +483,22 @@ def _what(instrument: Instrument, path: Path) -> str:
     return " of ".join([f"{arm}{path[1]}", *path[2:]])
 
 
-def _nothing_of(diary: _Diary, path: Path) -> str:
+def _nothing_of(diary: _ArrivalHistory, path: Path) -> str:
     what = _what(diary.instrument, path)
     if diary.calibration(path):
         return f"No {what} came ({' '.join(diary.image_types[path])})"
     return f"Nothing came from {what if not path else f'the {what} of {diary.instrument.name}'}"
 
 
-def _folded(absences: Iterable[Absence], diary: _Diary, depth: int, many: int) -> list[Absence]:
+def _folded(
+    absences: Iterable[MissingCalibration], diary: _ArrivalHistory, depth: int, many: int
+) -> list[MissingCalibration]:
     """Make one finding of more than `many` that were missed on one night below one branch."""
 
-    def branch(one: Absence) -> tuple[date, Path]:
+    def branch(one: MissingCalibration) -> tuple[date, Path]:
         return one.missed, one.scope[:depth]
 
-    folded: list[Absence] = []
+    folded: list[MissingCalibration] = []
     for (_, path), group in groupby(sorted(absences, key=branch), branch):
         members = list(group)
         deeper = all(len(one.scope) > depth for one in members)
@@ -502,7 +506,9 @@ def _folded(absences: Iterable[Absence], diary: _Diary, depth: int, many: int) -
     return folded
 
 
-def _together(members: Sequence[Absence], path: Path, diary: _Diary) -> Absence:
+def _together(
+    members: Sequence[MissingCalibration], path: Path, diary: _ArrivalHistory
+) -> MissingCalibration:
     """Return one finding that stands for several."""
     parts = [" of ".join(one.scope[len(path) :]) or one.what for one in members]
     named = "; ".join(parts[:LISTED]) + (
@@ -526,7 +532,9 @@ def _together(members: Sequence[Absence], path: Path, diary: _Diary) -> Absence:
 # --- what did not come whole ----------------------------------------------------------------------
 
 
-def _missing_chips(diary: _Diary, came: Sequence[ExtensionRow]) -> list[Absence]:
+def _missing_chips(
+    diary: _ArrivalHistory, came: Sequence[ExtensionRow]
+) -> list[MissingCalibration]:
     """Return chips whose images are not in files that came, all files of a night as one finding."""
     lacking = defaultdict[tuple[str, frozenset[str]], list[FrameRow]](list)
     for frame, types in _files(came):
@@ -549,14 +557,14 @@ def _files(came: Sequence[ExtensionRow]) -> list[tuple[FrameRow, frozenset[str]]
 
 
 def _missing_chip(
-    diary: _Diary, arm: str, missing: tuple[str, ...], frames: Sequence[FrameRow]
-) -> Absence:
+    diary: _ArrivalHistory, arm: str, missing: tuple[str, ...], frames: Sequence[FrameRow]
+) -> MissingCalibration:
     names = " ".join(missing)
     files = frames[0].name if len(frames) == 1 else f"{len(frames)} files, from {frames[0].name} on"
-    return Absence(
+    return MissingCalibration(
         instrument=diary.instrument.name,
         image_types=missing,
-        lack=Lack.CHIP_MISSING,
+        lack=MissingReason.CHIP_MISSING,
         scope=(arm, names),
         what=names,
         missed=diary.night,
@@ -568,7 +576,7 @@ def _missing_chip(
 
 
 @dataclass(frozen=True)
-class _Set:
+class _TemplateSet:
     """Frames that one template took, of one arm if each arm was counted by itself."""
 
     name: str
@@ -596,7 +604,9 @@ class _Set:
         return max(one.observed_at for one in self.frames if one.observed_at)
 
 
-def _stopped_sets(session: Session, diary: _Diary, came: Sequence[ExtensionRow]) -> list[Absence]:
+def _stopped_sets(
+    session: Session, diary: _ArrivalHistory, came: Sequence[ExtensionRow]
+) -> list[MissingCalibration]:
     """Return the sets that have fewer frames than were promised and will hardly get more."""
     sets = _sets(diary, came)
     found = []
@@ -609,7 +619,7 @@ def _stopped_sets(session: Session, diary: _Diary, came: Sequence[ExtensionRow])
     return found
 
 
-def _sets(diary: _Diary, came: Sequence[ExtensionRow]) -> list[_Set]:
+def _sets(diary: _ArrivalHistory, came: Sequence[ExtensionRow]) -> list[_TemplateSet]:
     templates = defaultdict[str, list[ExtensionRow]](list)
     counts_templates = bool(diary.instrument.keywords.template)
     for row in came:
@@ -629,11 +639,13 @@ def _sets(diary: _Diary, came: Sequence[ExtensionRow]) -> list[_Set]:
     return sets
 
 
-def _set(diary: _Diary, name: str, rows: Sequence[ExtensionRow], *, counts_templates: bool) -> _Set:
+def _set(
+    diary: _ArrivalHistory, name: str, rows: Sequence[ExtensionRow], *, counts_templates: bool
+) -> _TemplateSet:
     first = rows[0]
     promised = max(row.frame.template_size or 1 for row in rows)
     planned = diary.places[first.image_type][0].calibration.set_size
-    return _Set(
+    return _TemplateSet(
         name=name,
         path=diary.path(first.setup),
         frames=tuple(dict.fromkeys(row.frame for row in rows)),
@@ -642,7 +654,7 @@ def _set(diary: _Diary, name: str, rows: Sequence[ExtensionRow], *, counts_templ
     )
 
 
-def _is_over(one: _Set, diary: _Diary) -> bool:
+def _is_over(one: _TemplateSet, diary: _ArrivalHistory) -> bool:
     """Say whether the next frame would have come by now, or the night is over."""
     exposure_s = max(frame.exposure_s or 0.0 for frame in one.frames)
     wait = timedelta(minutes=diary.instrument.set_stopped_after_min, seconds=2 * exposure_s)
@@ -650,7 +662,9 @@ def _is_over(one: _Set, diary: _Diary) -> bool:
     return diary.now >= min(one.last + wait, ends)
 
 
-def _others(session: Session, one: _Set, instrument: Instrument) -> tuple[list[FrameRow], int]:
+def _others(
+    session: Session, one: _TemplateSet, instrument: Instrument
+) -> tuple[list[FrameRow], int]:
     """Return the failed files of a set's time, and how many were skipped."""
     start = min(frame.observed_at for frame in one.frames if frame.observed_at)
     end = one.last + timedelta(minutes=instrument.set_stopped_after_min)
@@ -663,7 +677,12 @@ def _others(session: Session, one: _Set, instrument: Instrument) -> tuple[list[F
     return failed, len(rows) - len(failed)
 
 
-def _stopped(diary: _Diary, one: _Set, sets: Sequence[_Set], failed: Sequence[FrameRow]) -> Absence:
+def _stopped(
+    diary: _ArrivalHistory,
+    one: _TemplateSet,
+    sets: Sequence[_TemplateSet],
+    failed: Sequence[FrameRow],
+) -> MissingCalibration:
     first = min(frame.observed_at for frame in one.frames if frame.observed_at)
     again = [
         other.last
@@ -673,10 +692,10 @@ def _stopped(diary: _Diary, one: _Set, sets: Sequence[_Set], failed: Sequence[Fr
     numbers = f", No. {', '.join(map(str, one.missing))} missing" if one.missing else ""
     unread = f"; not read, of that time: {', '.join(row.name for row in failed[:LISTED])}"
     what = _what(diary.instrument, one.path)
-    return Absence(
+    return MissingCalibration(
         instrument=diary.instrument.name,
         image_types=one.image_types,
-        lack=Lack.SET_STOPPED,
+        lack=MissingReason.SET_STOPPED,
         scope=(one.name, *one.image_types),
         what=what,
         missed=diary.night,

@@ -17,8 +17,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from qc import db
-from qc._project_lock import Holder, holder
-from qc.project import Runtime
+from qc._project_lock import LockHolder, holder
+from qc.project import Project
 from qc.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class JobHealth:
 
 
 @dataclass(frozen=True)
-class Health:
+class ProjectHealth:
     """How a project does.
 
     Attributes
@@ -80,7 +80,7 @@ class Health:
     """
 
     at: datetime
-    daemon: Holder | None
+    daemon: LockHolder | None
     is_running: bool
     files: Mapping[str, int]
     lag_s: float | None
@@ -95,12 +95,12 @@ class Health:
         return not self.troubles
 
 
-def read_health(session: Session, settings: Settings, now: datetime) -> Health:
+def read_health(session: Session, settings: Settings, now: datetime) -> ProjectHealth:
     """Return how a project does, from what is stored and from the daemon's lock."""
     who, is_running = holder(settings.project)
     jobs = _jobs(session)
     debt_s = _debt_s(session, settings, now)
-    return Health(
+    return ProjectHealth(
         at=now,
         daemon=who,
         is_running=is_running,
@@ -125,7 +125,7 @@ def _debt_s(session: Session, settings: Settings, now: datetime) -> float:
     return _age_s(db.statistics.oldest_debt(session), now) if settings.subscription else 0.0
 
 
-def health_record(health: Health) -> dict[str, Any]:
+def health_record(health: ProjectHealth) -> dict[str, Any]:
     """Return a project's health as plain values."""
     record = asdict(health)
     return {"is_well": health.is_well, **record}
@@ -148,7 +148,7 @@ def _jobs(session: Session) -> tuple[JobHealth, ...]:
 
 
 def _troubles(
-    who: Holder | None,
+    who: LockHolder | None,
     is_running: bool,
     jobs: Iterable[JobHealth],
     debt_s: float,
@@ -172,10 +172,10 @@ def _age_s(since: datetime | None, now: datetime) -> float:
 # --- for machines ---------------------------------------------------------------------------------
 
 
-class _Figures(Collector):
+class _HealthCollector(Collector):
     """The figures of a project, read when they are asked for."""
 
-    def __init__(self, runtime: Runtime, now: Now, waiting: Callable[[], int]) -> None:
+    def __init__(self, runtime: Project, now: Now, waiting: Callable[[], int]) -> None:
         self.runtime, self.now, self.waiting = runtime, now, waiting
 
     def collect(self) -> Iterator[Metric]:
@@ -196,7 +196,7 @@ class _Figures(Collector):
         yield from figures
 
 
-def _gauges(health: Health) -> Iterator[Metric]:
+def _gauges(health: ProjectHealth) -> Iterator[Metric]:
     files = GaugeMetricFamily("qc_files", "files by what became of them", labels=["state"])
     for state, count in health.files.items():
         files.add_metric([state], count)
@@ -236,7 +236,7 @@ def _distances(session: Session, now: datetime) -> Metric:
 
 @contextmanager
 def serve_health(
-    runtime: Runtime, now: Now, waiting: Callable[[], int] = lambda: 0
+    runtime: Project, now: Now, waiting: Callable[[], int] = lambda: 0
 ) -> Iterator[int]:
     """Answer ``/healthz`` and ``/metrics`` for as long as the context lasts; give the port.
 
@@ -252,9 +252,13 @@ def serve_health(
         yield 0
         return
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Figures(runtime, now, waiting))
+    registry.register(_HealthCollector(runtime, now, waiting))
     with make_server(
-        settings.host, settings.port, _application(runtime, registry, now), _Server, _Quiet
+        settings.host,
+        settings.port,
+        _application(runtime, registry, now),
+        _HealthServer,
+        _SilentHandler,
     ) as server:
         thread = threading.Thread(target=server.serve_forever, name="health", daemon=True)
         thread.start()
@@ -265,18 +269,18 @@ def serve_health(
             thread.join()
 
 
-class _Server(WSGIServer):
+class _HealthServer(WSGIServer):
     timeout = 10
 
 
-class _Quiet(WSGIRequestHandler):
+class _SilentHandler(WSGIRequestHandler):
     timeout = 10  # who says nothing must not keep the others waiting
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the library's name
+    def log_message(self, format: str, *args: Any) -> None:
         """Say nothing: a scrape a minute is no event."""
 
 
-def _application(runtime: Runtime, registry: CollectorRegistry, now: Now) -> Any:
+def _application(runtime: Project, registry: CollectorRegistry, now: Now) -> Any:
     def answer(environment: Mapping[str, Any], start: Callable[..., Any]) -> list[bytes]:
         pages: dict[str, Callable[[], tuple[str, str, bytes]]] = {
             "/healthz": lambda: _healthz(runtime, now()),
@@ -290,7 +294,7 @@ def _application(runtime: Runtime, registry: CollectorRegistry, now: Now) -> Any
     return answer
 
 
-def _healthz(runtime: Runtime, now: datetime) -> tuple[str, str, bytes]:
+def _healthz(runtime: Project, now: datetime) -> tuple[str, str, bytes]:
     try:
         with runtime.reads() as session:
             troubles = read_troubles(session, runtime.settings, now)

@@ -21,7 +21,7 @@ from qc import db
 from qc._text import counted
 from qc.core.enums import LabelName
 from qc.core.frame import Extension, Frame
-from qc.core.measurement import File
+from qc.core.measurement import FileInfo
 from qc.core.reference import REFERENCE_NEEDED
 from qc.core.verdict import Status
 from qc.db.findings import Finding
@@ -30,9 +30,9 @@ from qc.errors import ConfigurationError, FrameError
 from qc.io.fits import read_content
 from qc.io.instruments import Instrument
 from qc.io.read_frame import MAX_BYTES, check_alive, parse_frame, read_frame
-from qc.monitoring.recall import Count, Fall, owe_falls, standing_falls
-from qc.pipeline.process import Arrival, embed, judge_frame, measure_frame
-from qc.project import Runtime
+from qc.monitoring.recall import RecallCount, RecallDrop, owe_falls, standing_falls
+from qc.pipeline.process import MeasuredFrame, embed, judge_frame, measure_frame
+from qc.project import Project
 from qc.simulator import (
     CLASSES,
     FAULTS,
@@ -67,7 +67,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Trial:
+class InjectionTrial:
     """A fault that was put into a good image, and what was said of it."""
 
     instrument: str
@@ -81,7 +81,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class SelfTest:
+class InjectionTest:
     """A night's self-test.
 
     Attributes
@@ -103,18 +103,18 @@ class SelfTest:
     """
 
     night: date
-    trials: tuple[Trial, ...]
+    trials: tuple[InjectionTrial, ...]
     untried: tuple[str, ...]
     beyond: tuple[str, ...]
     invisible: tuple[str, ...]
     lost: tuple[str, ...]
     elapsed_s: float
-    falls: tuple[Fall, ...]
+    falls: tuple[RecallDrop, ...]
 
     @property
-    def count(self) -> Count:
+    def count(self) -> RecallCount:
         """Return how many were found of those tried."""
-        return Count(sum(one.is_found for one in self.trials), len(self.trials))
+        return RecallCount(sum(one.is_found for one in self.trials), len(self.trials))
 
     @property
     def is_below_limit(self) -> bool:
@@ -139,13 +139,13 @@ class SelfTest:
 
 
 def run_self_test(
-    runtime: Runtime,
+    runtime: Project,
     night: date | None,
     now: datetime,
     budget_s: float = BUDGET_S,
     progress: Progress | None = None,
     clock: Clock = time.monotonic,
-) -> SelfTest:
+) -> InjectionTest:
     """Put faults into a night's good images and count how many are found; owe word of a fall.
 
     The same night gives the same trials, as far as time allows. They take the place of those that
@@ -173,8 +173,10 @@ def run_self_test(
         if night is None:
             raise ConfigurationError("no frame has been processed yet: there is nothing to try")
         goods = _good_images(session, night, runtime.instruments)
-        plan = _Plan(night, goods, _last_tried(session, night))
-    bench = _Bench(runtime, night, budget_s, started, clock, progress or (lambda *_: None))
+        plan = _InjectionPlan(night, goods, _last_tried(session, night))
+    bench = _InjectionRunner(
+        runtime, night, budget_s, started, clock, progress or (lambda *_: None)
+    )
     bench.run(plan)
     with runtime.writes.begin() as session:
         if bench.trials:  # what is known of the night stays when its files are gone
@@ -184,7 +186,7 @@ def run_self_test(
             session.flush()
         owe_falls(session, runtime.instruments, night)
         falls = standing_falls(session, runtime.instruments, night)
-    tested = SelfTest(
+    tested = InjectionTest(
         night=night,
         trials=tuple(bench.trials),
         untried=_untried(plan, bench),
@@ -198,12 +200,12 @@ def run_self_test(
     return tested
 
 
-def _row(trial: Trial, night: date, now: datetime) -> SelfTestRow:
-    facts = {name: getattr(trial, name) for name in Trial.__dataclass_fields__}
+def _row(trial: InjectionTrial, night: date, now: datetime) -> SelfTestRow:
+    facts = {name: getattr(trial, name) for name in InjectionTrial.__dataclass_fields__}
     return SelfTestRow(night=night, at=now, **facts)
 
 
-def _untried(plan: "_Plan", bench: "_Bench") -> tuple[str, ...]:
+def _untried(plan: "_InjectionPlan", bench: "_InjectionRunner") -> tuple[str, ...]:
     """List what was planned and not reached; for what there was no file, it is as if no time."""
     kinds = {one.kind for one in plan.tasks} - bench.reached
     types = {one.good.image_type for one in plan.tasks} - bench.reached
@@ -214,7 +216,7 @@ def _untried(plan: "_Plan", bench: "_Bench") -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class _Good:
+class _NominalImage:
     """An image of the night that was judged nominal, and nobody has called bad.
 
     Attributes
@@ -266,7 +268,7 @@ class _Good:
 
 def _good_images(
     session: Session, night: date, instruments: Sequence[Instrument]
-) -> tuple[_Good, ...]:
+) -> tuple[_NominalImage, ...]:
     by_name = {one.name: one for one in instruments}
     goods = []
     for one in db.findings.findings(session, night, night):
@@ -275,18 +277,18 @@ def _good_images(
         is_bad = one.label is not None and one.label.label == LabelName.BAD
         if instrument and known and one.verdict.status == Status.NOMINAL and not is_bad:
             image_class = known.name if known.name in CLASSES else known.frame_class
-            goods.append(_Good(instrument, one, image_class))
+            goods.append(_NominalImage(instrument, one, image_class))
     return tuple(goods)
 
 
 @dataclass(frozen=True)
-class _Task:
+class _InjectionTask:
     """A fault to be put into an image, with what another image shows if it needs one."""
 
     kind: str
     strength: str
-    good: _Good
-    donor: _Good | None = None
+    good: _NominalImage
+    donor: _NominalImage | None = None
 
     @property
     def words(self) -> str:
@@ -308,20 +310,20 @@ def _last_tried(session: Session, night: date) -> Mapping[str, date]:
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _InjectionPlan:
     """What to try: every kind of fault and every image type once, then again while time lasts.
 
     What was not tried for longest comes first.
     """
 
     night: date
-    goods: tuple[_Good, ...]
+    goods: tuple[_NominalImage, ...]
     last_tried: Mapping[str, date]
 
     @cached_property
-    def options(self) -> Mapping[str, Sequence[_Task]]:
+    def options(self) -> Mapping[str, Sequence[_InjectionTask]]:
         """List for each kind all that could be tried."""
-        found = defaultdict[str, list[_Task]](list)
+        found = defaultdict[str, list[_InjectionTask]](list)
         for good in self.goods:
             for kind in TRIED:
                 found[kind] += self._tasks(kind, good)
@@ -334,13 +336,13 @@ class _Plan:
         return tuple(sorted(named - self.options.keys()))
 
     @cached_property
-    def tasks(self) -> tuple[_Task, ...]:
+    def tasks(self) -> tuple[_InjectionTask, ...]:
         """List what to try, in order; trials with one file stand together."""
         rng = np.random.default_rng(self.night.toordinal())
-        chosen: list[_Task] = []
+        chosen: list[_InjectionTask] = []
         seen, load = Counter[str](), Counter[Path]()
         for _ in range(ROUNDS):
-            tried = list[_Task]()
+            tried = list[_InjectionTask]()
             for kind in self._longest_untried(self.options, rng):
                 options = [task for task in self.options[kind] if task not in chosen]
                 tried += self._choose(options, seen, load, rng)
@@ -358,14 +360,14 @@ class _Plan:
 
     def _choose(
         self,
-        options: Sequence[_Task],
+        options: Sequence[_InjectionTask],
         seen: Counter[str],
         load: Counter[Path],
         rng: np.random.Generator,
-    ) -> list[_Task]:
+    ) -> list[_InjectionTask]:
         """Choose one at random, of the image types least seen and the files in use."""
 
-        def cost(task: _Task) -> tuple[int, int, bool]:
+        def cost(task: _InjectionTask) -> tuple[int, int, bool]:
             path = task.good.path
             return (
                 seen[f"{task.kind} {task.strength}"],
@@ -382,7 +384,7 @@ class _Plan:
         load.update([task.good.path])
         return [task]
 
-    def _tasks(self, kind: str, good: _Good) -> list[_Task]:
+    def _tasks(self, kind: str, good: _NominalImage) -> list[_InjectionTask]:
         fault, row = FAULTS[kind], good.finding.extension
         known = {one.name for one in good.instrument.faults if row.frame_class in one.classes}
         simulated = {chip for one in FAULTS.values() for chip in one.chips}
@@ -392,13 +394,13 @@ class _Plan:
             return []
         offered = fault.classes.get(good.image_class, ())
         return [
-            _Task(kind, strength, good, donor)
+            _InjectionTask(kind, strength, good, donor)
             for strength in STRENGTHS
             if strength in offered
             for donor in donors
         ]
 
-    def _donors(self, kind: str, good: _Good) -> Sequence[_Good | None]:
+    def _donors(self, kind: str, good: _NominalImage) -> Sequence[_NominalImage | None]:
         """Return what else is needed: [None] for nothing, an empty list where it is lacking."""
         if kind in INJECTABLE:
             return [None]
@@ -411,27 +413,27 @@ class _Plan:
         fits = [one for one in self._fitting.get(good.shape, ()) if _may_lend(kind, one, good)]
         return fits[:1]
 
-    def _twins(self, good: _Good) -> list[_Good]:
+    def _twins(self, good: _NominalImage) -> list[_NominalImage]:
         same = [one for one in self._files[good.path] if one.number != good.number]
         rows = [one.finding.extension for one in (good, *same)]
         return same if len({(row.ny, row.nx) for row in rows}) == 1 else []
 
     @cached_property
-    def _files(self) -> Mapping[Path, Sequence[_Good]]:
-        found = defaultdict[Path, list[_Good]](list)
+    def _files(self) -> Mapping[Path, Sequence[_NominalImage]]:
+        found = defaultdict[Path, list[_NominalImage]](list)
         for one in self.goods:
             found[one.path].append(one)
         return found
 
     @cached_property
-    def _fitting(self) -> Mapping[tuple[str, ...], Sequence[_Good]]:
-        found = defaultdict[tuple[str, ...], list[_Good]](list)
+    def _fitting(self) -> Mapping[tuple[str, ...], Sequence[_NominalImage]]:
+        found = defaultdict[tuple[str, ...], list[_NominalImage]](list)
         for one in self.goods:
             found[one.shape].append(one)
         return found
 
 
-def _may_lend(kind: str, lender: _Good, good: _Good) -> bool:
+def _may_lend(kind: str, lender: _NominalImage, good: _NominalImage) -> bool:
     """Say whether an image shows what a fault would have under another one's header."""
     theirs, ours = lender.finding.extension, good.finding.extension
     if kind == "frame_repeated":
@@ -446,9 +448,9 @@ def _may_lend(kind: str, lender: _Good, good: _Good) -> bool:
     return lender.image_class == wanted and same_setting
 
 
-def _by_file(tasks: Sequence[_Task]) -> list[_Task]:
+def _by_file(tasks: Sequence[_InjectionTask]) -> list[_InjectionTask]:
     """Put trials with one file together, in the order of the first of each."""
-    groups = defaultdict[Path, list[_Task]](list)
+    groups = defaultdict[Path, list[_InjectionTask]](list)
     for task in tasks:
         groups[task.good.path].append(task)
     return [task for group in groups.values() for task in group]
@@ -458,7 +460,7 @@ def _by_file(tasks: Sequence[_Task]) -> list[_Task]:
 
 
 def _spoilt_pixels(
-    task: _Task, extension: Extension, donor: Extension | None, rng: np.random.Generator
+    task: _InjectionTask, extension: Extension, donor: Extension | None, rng: np.random.Generator
 ) -> Pixels:
     """Return the image with its fault."""
     pixels = _counts(extension.pixels)
@@ -482,12 +484,12 @@ def _spoilt_pixels(
     ).pixels
 
 
-def _bias_of(good: _Good, extension: Extension) -> float:
+def _bias_of(good: _NominalImage, extension: Extension) -> float:
     """Return the image's own bias level: what is injected must leave no seam."""
     return float(good.finding.extension.metrics.get("bias_level", extension.detector.bias_adu))
 
 
-def _other_gain(good: _Good, extension: Extension, rng: np.random.Generator) -> Pixels:
+def _other_gain(good: _NominalImage, extension: Extension, rng: np.random.Generator) -> Pixels:
     """Read the same charge with another gain, and that mode's bias level."""
     other = good.instrument.chips[extension.setup.chip].read_modes[
         str(rng.choice(good.other_modes))
@@ -507,16 +509,16 @@ def _counts(adu: NDArray[np.generic]) -> Pixels:
 # --- judging --------------------------------------------------------------------------------------
 
 
-class _Lost(Exception):  # noqa: N818 - no error: the next frame is taken
+class _FrameLostError(Exception):
     """A frame is no longer on disk as it was."""
 
 
-class _Bench:
+class _InjectionRunner:
     """Where trials are made: reads a file at a time, and stops when time is up."""
 
     def __init__(
         self,
-        runtime: Runtime,
+        runtime: Project,
         night: date,
         budget_s: float,
         started: float,
@@ -525,13 +527,13 @@ class _Bench:
     ) -> None:
         self.runtime, self.night, self.progress = runtime, night, progress
         self.budget_s, self.started, self.clock = budget_s, started, clock
-        self.trials: list[Trial] = []
+        self.trials: list[InjectionTrial] = []
         self.invisible: list[str] = []
         self.lost: set[str] = set()
         self.reached: set[str] = set()
         self.done = 0
 
-    def run(self, plan: _Plan) -> None:
+    def run(self, plan: _InjectionPlan) -> None:
         """Try what there is time for."""
         total = len(plan.tasks)
         self.progress(0, total)
@@ -544,7 +546,7 @@ class _Bench:
             self.done += len(tasks)
             self.progress(self.done, total)
 
-    def _try_file(self, tasks: Sequence[_Task], plan: _Plan) -> None:
+    def _try_file(self, tasks: Sequence[_InjectionTask], plan: _InjectionPlan) -> None:
         """Try with one file; with another like it if it is gone."""
         first = tasks[0].good
         own = (first.path, *(one.path for one in plan.goods if _alike(one, first)))
@@ -555,33 +557,33 @@ class _Bench:
                 if here:
                     self._try_all(here, _read(here[0].good, self.runtime))
                     return
-            except _Lost:
+            except _FrameLostError:
                 self.lost.add(str(here[0].good.finding.frame.name))
 
-    def _try_all(self, tasks: Sequence[_Task], frame: Frame) -> None:
-        arrivals: list[tuple[_Task, Arrival]] = []
+    def _try_all(self, tasks: Sequence[_InjectionTask], frame: Frame) -> None:
+        arrivals: list[tuple[_InjectionTask, MeasuredFrame]] = []
         for task in tasks:
             self.reached |= {task.kind, task.good.image_type}
             try:
                 arrivals.append((task, self._arrive(task, frame)))
             except FrameError as error:
                 self._keep(task, is_found=True, score=np.inf, reason=str(error))
-            except _Impossible as reason:
+            except _InjectionImpossibleError as reason:
                 self.invisible.append(f"{task.words}: {reason}")
         embeddings = embed([arrival for _, arrival in arrivals], self.runtime)  # (n, d)
         for task, arrival in arrivals:
             own, embeddings = np.split(embeddings, [len(arrival.measured)])
             self._judge(task, frame, arrival, own)
 
-    def _arrive(self, task: _Task, frame: Frame) -> Arrival:
+    def _arrive(self, task: _InjectionTask, frame: Frame) -> MeasuredFrame:
         """Spoil, and measure as if it had just come."""
-        file = File(task.good.path, 0, 0)
+        file = FileInfo(task.good.path, 0, 0)
         if task.kind in FILE_FAULTS:
             content = read_content(task.good.path, MAX_BYTES)
             try:
                 spoilt = spoil_file(content, task.kind, task.strength)
             except ValueError as error:
-                raise _Impossible(str(error)) from None
+                raise _InjectionImpossibleError(str(error)) from None
             return measure_frame(
                 file, parse_frame(spoilt, task.good.path, self.runtime.instruments), self.runtime
             )
@@ -591,7 +593,7 @@ class _Bench:
         ill = replace(extension, pixels=pixels)
         return measure_frame(file, replace(frame, extensions=(ill,)), self.runtime)
 
-    def _pixels(self, task: _Task, frame: Frame) -> Pixels:
+    def _pixels(self, task: _InjectionTask, frame: Frame) -> Pixels:
         donor = None
         if task.donor is not None:
             is_here = task.donor.path == task.good.path
@@ -599,15 +601,19 @@ class _Bench:
             donor = _extension_of(lender, task.donor)
         return _spoilt_pixels(task, _extension_of(frame, task.good), donor, task.rng(self.night))
 
-    def _borrow(self, donor: _Good) -> Frame:
+    def _borrow(self, donor: _NominalImage) -> Frame:
         try:
             return _read(donor, self.runtime)
-        except _Lost:
+        except _FrameLostError:
             self.lost.add(str(donor.finding.frame.name))
-            raise _Impossible(f"{donor.finding.frame.name} is gone") from None
+            raise _InjectionImpossibleError(f"{donor.finding.frame.name} is gone") from None
 
     def _judge(
-        self, task: _Task, frame: Frame, arrival: Arrival, embeddings: NDArray[np.float32]
+        self,
+        task: _InjectionTask,
+        frame: Frame,
+        arrival: MeasuredFrame,
+        embeddings: NDArray[np.float32],
     ) -> None:
         judged = judge_frame(arrival, embeddings, self.runtime)
         worst = max(judged, key=lambda one: one.verdict.score)
@@ -620,7 +626,7 @@ class _Bench:
             reason = worst.verdict.reasons[0] if worst.verdict.reasons else ""
             self._keep(task, is_found=is_found, score=worst.verdict.score, reason=reason)
 
-    def _is_invisible(self, task: _Task, frame: Frame) -> bool:
+    def _is_invisible(self, task: _InjectionTask, frame: Frame) -> bool:
         """Say whether the fault, known exactly, drowns in the noise of this very image."""
         if task.kind in FILE_FAULTS:
             return False
@@ -633,9 +639,9 @@ class _Bench:
         )
         return ratio < INVISIBLE
 
-    def _keep(self, task: _Task, *, is_found: bool, score: float, reason: str) -> None:
+    def _keep(self, task: _InjectionTask, *, is_found: bool, score: float, reason: str) -> None:
         self.trials.append(
-            Trial(
+            InjectionTrial(
                 instrument=task.good.instrument.name,
                 image_type=task.good.image_type,
                 kind=task.kind,
@@ -651,13 +657,13 @@ class _Bench:
 _HIGHEST = 1e6  # what was refused has no score; infinity is no number to every database
 
 
-class _Impossible(Exception):  # noqa: N818 - no error: this trial is left out
+class _InjectionImpossibleError(Exception):
     """A fault cannot be put into this very image."""
 
 
-def _runs(tasks: Sequence[_Task]) -> Iterable[list[_Task]]:
+def _runs(tasks: Sequence[_InjectionTask]) -> Iterable[list[_InjectionTask]]:
     """Group neighbours that use one file, so many at most."""
-    run: list[_Task] = []
+    run: list[_InjectionTask] = []
     for task in tasks:
         if run and (task.good.path != run[0].good.path or len(run) == A_FILE):
             yield run
@@ -667,11 +673,13 @@ def _runs(tasks: Sequence[_Task]) -> Iterable[list[_Task]]:
         yield run
 
 
-def _alike(one: _Good, other: _Good) -> bool:
+def _alike(one: _NominalImage, other: _NominalImage) -> bool:
     return one.finding.extension.setup == other.finding.extension.setup
 
 
-def _with_file(task: _Task, path: Path, goods: Sequence[_Good]) -> _Task | None:
+def _with_file(
+    task: _InjectionTask, path: Path, goods: Sequence[_NominalImage]
+) -> _InjectionTask | None:
     """Return the trial with another file of the same setup; with its own, as it is."""
     if task.good.path == path:
         return task
@@ -681,15 +689,15 @@ def _with_file(task: _Task, path: Path, goods: Sequence[_Good]) -> _Task | None:
     return None if good is None or needs_own else replace(task, good=good)
 
 
-def _read(good: _Good, runtime: Runtime) -> Frame:
+def _read(good: _NominalImage, runtime: Project) -> Frame:
     try:
         frame = read_frame(good.path, runtime.instruments)
     except FrameError as error:
-        raise _Lost(str(error)) from None
+        raise _FrameLostError(str(error)) from None
     if frame.sha256 != good.finding.frame.sha256:
-        raise _Lost("another file has its name")
+        raise _FrameLostError("another file has its name")
     return frame
 
 
-def _extension_of(frame: Frame, good: _Good) -> Extension:
+def _extension_of(frame: Frame, good: _NominalImage) -> Extension:
     return next(one for one in frame.extensions if one.number == good.number)

@@ -9,7 +9,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Trouble:
+class ActiveIssue:
     """Something that goes on being wrong.
 
     Attributes
@@ -29,20 +29,20 @@ class Trouble:
         return now - self.since >= span
 
 
-class Troubles:
+class ActiveIssues:
     """Remembers what is wrong, so that the log says it once and not at every try."""
 
     def __init__(self) -> None:
-        self._known: dict[str, Trouble] = {}
+        self._known: dict[str, ActiveIssue] = {}
 
-    def __iter__(self) -> Iterator[Trouble]:
+    def __iter__(self) -> Iterator[ActiveIssue]:
         return iter(list(self._known.values()))
 
     def begin(self, key: str, words: str, now: datetime) -> bool:
         """Say what is wrong, unless it has been said; return whether it is news."""
         is_news = key not in self._known
         if is_news:
-            self._known[key] = Trouble(key, words, now)
+            self._known[key] = ActiveIssue(key, words, now)
             logger.warning("trouble begins", extra={"trouble": key, "words": words})
         return is_news
 

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from qc import db
 from qc.core.enums import Topic
-from qc.db.self_tests import Tried
+from qc.db.self_tests import InjectionResult
 from qc.io.instruments import Instrument
 
 SHOWN_NIGHTS = 30
@@ -36,14 +36,14 @@ def recall_interval(found: int, tried: int, confidence: float = CONFIDENCE) -> t
 
 
 @dataclass(frozen=True)
-class Count:
+class RecallCount:
     """How many of so many injected faults were found."""
 
     found: int = 0
     tried: int = 0
 
-    def __add__(self, other: "Count") -> "Count":
-        return Count(self.found + other.found, self.tried + other.tried)
+    def __add__(self, other: "RecallCount") -> "RecallCount":
+        return RecallCount(self.found + other.found, self.tried + other.tried)
 
     @property
     def recall(self) -> float:
@@ -76,14 +76,14 @@ class KindRecall:
     """
 
     kind: str
-    strengths: Mapping[str, Count]
+    strengths: Mapping[str, RecallCount]
     missed: tuple[str, ...]
     last_missed: date | None
 
     @property
-    def all(self) -> Count:
+    def all(self) -> RecallCount:
         """Return all strengths together."""
-        return sum(self.strengths.values(), Count())
+        return sum(self.strengths.values(), RecallCount())
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class NightRecall:
     """How one night's self-test went."""
 
     night: date
-    count: Count
+    count: RecallCount
 
 
 def recall_by_kind(
@@ -106,7 +106,7 @@ def recall_by_kind(
     instrument : str, optional
         Only of this one.
     """
-    by_kind = defaultdict[str, list[Tried]](list)
+    by_kind = defaultdict[str, list[InjectionResult]](list)
     for one in _tried(session, until, nights, instrument):
         by_kind[one.kind].append(one)
     found = [_kind_recall(kind, rows) for kind, rows in by_kind.items()]
@@ -121,16 +121,18 @@ def recall_by_night(
     return tuple(NightRecall(night, counts[night]) for night in sorted(counts))
 
 
-def _tried(session: Session, until: date, nights: int, instrument: str | None) -> list[Tried]:
+def _tried(
+    session: Session, until: date, nights: int, instrument: str | None
+) -> list[InjectionResult]:
     first = until - timedelta(days=nights - 1)
     rows = db.self_tests.faults_tried(session, first, until)
     return [one for one in rows if instrument in {None, one.instrument}]
 
 
-def _kind_recall(kind: str, rows: Sequence[Tried]) -> KindRecall:
-    strengths = defaultdict[str, Count](Count)
+def _kind_recall(kind: str, rows: Sequence[InjectionResult]) -> KindRecall:
+    strengths = defaultdict[str, RecallCount](RecallCount)
     for one in rows:
-        strengths[one.strength] += Count(one.found, one.tried)
+        strengths[one.strength] += RecallCount(one.found, one.tried)
     missed = [one for one in rows if one.found < one.tried]
     return KindRecall(
         kind=kind,
@@ -140,10 +142,10 @@ def _kind_recall(kind: str, rows: Sequence[Tried]) -> KindRecall:
     )
 
 
-def _by_night(rows: Iterable[Tried]) -> Mapping[date, Count]:
-    counts = defaultdict[date, Count](Count)
+def _by_night(rows: Iterable[InjectionResult]) -> Mapping[date, RecallCount]:
+    counts = defaultdict[date, RecallCount](RecallCount)
     for one in rows:
-        counts[one.night] += Count(one.found, one.tried)
+        counts[one.night] += RecallCount(one.found, one.tried)
     return counts
 
 
@@ -151,7 +153,7 @@ def _by_night(rows: Iterable[Tried]) -> Mapping[date, Count]:
 
 
 @dataclass(frozen=True)
-class Fall:
+class RecallDrop:
     """Known faults are found too seldom since a night.
 
     Attributes
@@ -167,14 +169,14 @@ class Fall:
     instrument: str
     kind: str
     since: date
-    count: Count
+    count: RecallCount
     limit: float
     sentence: str
 
 
 def standing_falls(
     session: Session, instruments: Sequence[Instrument], until: date
-) -> tuple[Fall, ...]:
+) -> tuple[RecallDrop, ...]:
     """Return where recall fell below the instruments' limits and has not risen again.
 
     It has fallen when one of the last 1, 2, 3 ... nights together have so few found that a recall
@@ -192,7 +194,7 @@ def standing_falls(
 
 def owe_falls(session: Session, instruments: Sequence[Instrument], until: date) -> int:
     """Owe people word of each fall, once; return how many are new. The caller commits."""
-    groups = defaultdict[tuple[str, bool, date], list[Fall]](list)
+    groups = defaultdict[tuple[str, bool, date], list[RecallDrop]](list)
     for fall in standing_falls(session, instruments, until):
         groups[fall.instrument, bool(fall.kind), fall.since].append(fall)
     return sum(
@@ -208,7 +210,7 @@ def owe_falls(session: Session, instruments: Sequence[Instrument], until: date) 
     )
 
 
-def _falls(instrument: Instrument, rows: Sequence[Tried]) -> list[Fall]:
+def _falls(instrument: Instrument, rows: Sequence[InjectionResult]) -> list[RecallDrop]:
     limits = instrument.self_test
     fallen = []
     since = _fallen_since(_by_night(rows), limits.least_recall, limits.nights)
@@ -223,12 +225,12 @@ def _falls(instrument: Instrument, rows: Sequence[Tried]) -> list[Fall]:
     return fallen
 
 
-def _fallen_since(counts: Mapping[date, Count], limit: float, nights: int) -> date | None:
+def _fallen_since(counts: Mapping[date, RecallCount], limit: float, nights: int) -> date | None:
     """Return since when recall has been below a limit; None if it is not."""
     since, tested = None, sorted(counts)
     for number, night in enumerate(tested, start=1):
         last = [counts[one] for one in tested[max(number - nights, 0) : number]]
-        sums = [sum(last[-n:], Count()) for n in range(1, len(last) + 1)]
+        sums = [sum(last[-n:], RecallCount()) for n in range(1, len(last) + 1)]
         if since is None and any(one.is_surely_below(limit) for one in sums):
             since = night
         elif since is not None and sums[-1].recall >= limit:
@@ -236,16 +238,18 @@ def _fallen_since(counts: Mapping[date, Count], limit: float, nights: int) -> da
     return since
 
 
-def _fall(instrument: Instrument, kind: str, since: date, rows: Sequence[Tried]) -> Fall:
+def _fall(
+    instrument: Instrument, kind: str, since: date, rows: Sequence[InjectionResult]
+) -> RecallDrop:
     limits = instrument.self_test
     nights_kept = limits.nights * (KIND_NIGHTS if kind else 1)
     tested = sorted({one.night for one in rows})[-nights_kept:]
     last = [one for one in rows if one.night in tested]
-    count = sum(_by_night(last).values(), Count())
+    count = sum(_by_night(last).values(), RecallCount())
     limit = limits.least_recall_of_kind if kind else limits.least_recall
     what = f"injected faults of the kind {kind}" if kind else "injected faults"
     nights = "night" if len(tested) == 1 else f"{len(tested)} nights"
-    return Fall(
+    return RecallDrop(
         instrument=instrument.name,
         kind=kind,
         since=since,
@@ -257,11 +261,11 @@ def _fall(instrument: Instrument, kind: str, since: date, rows: Sequence[Tried])
     )
 
 
-def _missed_in_words(rows: Sequence[Tried], kind: str) -> str:
+def _missed_in_words(rows: Sequence[InjectionResult], kind: str) -> str:
     """Name what was missed most: kinds, or image types of one kind."""
-    counts = defaultdict[str, Count](Count)
+    counts = defaultdict[str, RecallCount](RecallCount)
     for one in rows:
-        counts[one.image_type if kind else one.kind] += Count(one.found, one.tried)
+        counts[one.image_type if kind else one.kind] += RecallCount(one.found, one.tried)
     missed = {name: one for name, one in counts.items() if one.found < one.tried}
     worst = sorted(missed, key=lambda name: missed[name].found - missed[name].tried)
     named = [f"{name} ({missed[name].found} of {missed[name].tried})" for name in worst[:NAMED]]

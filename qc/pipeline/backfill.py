@@ -21,13 +21,13 @@ from sqlalchemy.orm import Session
 from qc import db
 from qc._files import printable, told_time
 from qc.core.enums import FrameState, LabelName
-from qc.core.measurement import File
-from qc.errors import FrameError, InboxAway, NotForUs
-from qc.io.remote import Object, Store
-from qc.pipeline.dask_workers import Kit, Taken, Unread, take_in
+from qc.core.measurement import FileInfo
+from qc.errors import FrameError, InboxUnavailableError, UnsupportedFrameError
+from qc.io.remote import RemoteFile, RemoteFolder
+from qc.pipeline.dask_workers import EmbeddedFrame, UnreadFile, WorkerConfig, take_in
 from qc.pipeline.process import (
     OF_NO_FILE,
-    Outcome,
+    ProcessingOutcome,
     by_frame,
     embed_measured,
     fault_words,
@@ -37,12 +37,12 @@ from qc.pipeline.process import (
     record_unprocessed,
     with_limits,
 )
-from qc.pipeline.readers import DistantFile, Readers, Reading, workers_for
-from qc.project import Runtime
-from qc.settings import Inbox
+from qc.pipeline.readers import FrameReading, ReaderPool, RemoteFileInfo, workers_for
+from qc.project import Project
+from qc.settings import InboxSettings
 
 
-def find_archive(places: Iterable[str], runtime: Runtime) -> list[File]:
+def find_archive(places: Iterable[str], runtime: Project) -> list[FileInfo]:
     """Return the FITS files at some paths and addresses, newest first.
 
     Their names tell when they were taken, or else their dates on disk.
@@ -60,7 +60,7 @@ def find_archive(places: Iterable[str], runtime: Runtime) -> list[File]:
     InboxAway
         If a store does not answer.
     """
-    found: list[File] = []
+    found: list[FileInfo] = []
     for place in places:
         if "://" in place:
             found += _distant(place, runtime)
@@ -69,18 +69,18 @@ def find_archive(places: Iterable[str], runtime: Runtime) -> list[File]:
     return sorted({one.path: one for one in found}.values(), key=_taken_at, reverse=True)
 
 
-def _file(path: Path) -> File:
+def _file(path: Path) -> FileInfo:
     path = printable(path)
     try:
         status = path.stat()
     except OSError:  # reading it will say why
-        return File(path, 0, 0)
-    return File(path, status.st_size, status.st_mtime_ns)
+        return FileInfo(path, 0, 0)
+    return FileInfo(path, status.st_size, status.st_mtime_ns)
 
 
-def _distant(address: str, runtime: Runtime) -> Iterator[File]:
+def _distant(address: str, runtime: Project) -> Iterator[FileInfo]:
     options = _options_for(address, runtime.settings.inbox)
-    store = Store(address, options)
+    store = RemoteFolder(address, options)
     folder = runtime.settings.fetched_folder / store.folder_name
     try:
         for one in store.objects():
@@ -91,7 +91,7 @@ def _distant(address: str, runtime: Runtime) -> Iterator[File]:
         store.close()
 
 
-def _options_for(address: str, inboxes: Iterable[Inbox]) -> dict[str, Any]:
+def _options_for(address: str, inboxes: Iterable[InboxSettings]) -> dict[str, Any]:
     """Return how a store is reached: as the inbox there that has most of the address in common."""
     there = [one for one in inboxes if _root(one.path) == _root(address)]
     nearest = max(there, key=lambda one: len(commonpath([one.path, address])), default=None)
@@ -103,22 +103,22 @@ def _root(address: str) -> str:
     return "/".join(address.split("/")[:3])
 
 
-def _distant_file(folder: Path, address: str, options: dict[str, Any], one: Object) -> File:
+def _distant_file(folder: Path, address: str, options: dict[str, Any], one: RemoteFile) -> FileInfo:
     assert one.version is not None  # it was asked for
-    return DistantFile(folder / one.relative, *one.version, address, options, one)
+    return RemoteFileInfo(folder / one.relative, *one.version, address, options, one)
 
 
-def _taken_at(file: File) -> tuple[datetime, str]:
+def _taken_at(file: FileInfo) -> tuple[datetime, str]:
     changed = datetime.fromtimestamp(file.modified_ns // 10**9, UTC)
     return told_time(file.path.name) or changed, file.path.name
 
 
 def measure_archive(
-    files: Sequence[File],
-    runtime: Runtime,
+    files: Sequence[FileInfo],
+    runtime: Project,
     label: LabelName | None = None,
     client: Any = None,
-) -> Iterator[Outcome]:
+) -> Iterator[ProcessingOutcome]:
     """Measure, embed and record files without a verdict, in whatever order they come back.
 
     Parameters
@@ -136,11 +136,11 @@ def measure_archive(
     ClusterGone
         If the cluster's scheduler does not answer any more.
     """
-    known: deque[Outcome] = deque()
+    known: deque[ProcessingOutcome] = deque()
     new = _unknown(files, known, runtime, label)
     batches = _by_processes(new, len(files), runtime)
     if client is not None:
-        kit = Kit(runtime.instruments, runtime.encoder, runtime.encoder.fingerprint)
+        kit = WorkerConfig(runtime.instruments, runtime.encoder, runtime.encoder.fingerprint)
         batches = take_in(new, client, kit, runtime.settings.batch_frames)
     for batch in batches:
         yield from _all_of(known)
@@ -148,18 +148,21 @@ def measure_archive(
     yield from _all_of(known)
 
 
-def _all_of(known: deque[Outcome]) -> Iterator[Outcome]:
+def _all_of(known: deque[ProcessingOutcome]) -> Iterator[ProcessingOutcome]:
     while known:
         yield known.popleft()
 
 
 def _unknown(
-    files: Iterable[File], known: deque[Outcome], runtime: Runtime, label: LabelName | None
-) -> Iterator[File]:
+    files: Iterable[FileInfo],
+    known: deque[ProcessingOutcome],
+    runtime: Project,
+    label: LabelName | None,
+) -> Iterator[FileInfo]:
     """Yield the files that are to be read; leave the others in `known`."""
     for file in files:
         if recognise_unread(file, runtime, label):
-            known.append(Outcome(file.path, FrameState.KNOWN))
+            known.append(ProcessingOutcome(file.path, FrameState.KNOWN))
         else:
             yield file
 
@@ -168,18 +171,23 @@ def _unknown(
 
 
 def _by_processes(
-    files: Iterator[File], most: int, runtime: Runtime
-) -> Iterator[list[Taken | Unread]]:
+    files: Iterator[FileInfo], most: int, runtime: Project
+) -> Iterator[list[EmbeddedFrame | UnreadFile]]:
     size = runtime.settings.batch_frames
-    with Readers(runtime.instruments, workers_for(most, runtime.settings.workers)) as readers:
+    with ReaderPool(runtime.instruments, workers_for(most, runtime.settings.workers)) as readers:
         read = _readings(files, readers, readers.ahead and readers.ahead + size)
         while batch := list(islice(read, size)):
-            unread = [one for one in batch if isinstance(one, Unread)]
-            yield [*_embedded([one for one in batch if isinstance(one, Reading)], runtime), *unread]
+            unread = [one for one in batch if isinstance(one, UnreadFile)]
+            yield [
+                *_embedded([one for one in batch if isinstance(one, FrameReading)], runtime),
+                *unread,
+            ]
 
 
-def _readings(files: Iterator[File], readers: Readers, ahead: int) -> Iterator[Reading | Unread]:
-    begun: deque[tuple[File, Callable[[], Reading]]] = deque()
+def _readings(
+    files: Iterator[FileInfo], readers: ReaderPool, ahead: int
+) -> Iterator[FrameReading | UnreadFile]:
+    begun: deque[tuple[FileInfo, Callable[[], FrameReading]]] = deque()
     for file in files:
         begun.append((file, readers.begin(file)))
         if len(begun) > ahead:
@@ -188,75 +196,77 @@ def _readings(files: Iterator[File], readers: Readers, ahead: int) -> Iterator[R
         yield _finish(*begun.popleft())
 
 
-def _finish(file: File, reading: Callable[[], Reading]) -> Reading | Unread:
+def _finish(file: FileInfo, reading: Callable[[], FrameReading]) -> FrameReading | UnreadFile:
     try:
         return reading()
-    except NotForUs as error:
-        return Unread(file, FrameState.SKIPPED, str(error))
-    except (FrameError, InboxAway) as error:
-        return Unread(file, FrameState.FAILED, str(error))
+    except UnsupportedFrameError as error:
+        return UnreadFile(file, FrameState.SKIPPED, str(error))
+    except (FrameError, InboxUnavailableError) as error:
+        return UnreadFile(file, FrameState.FAILED, str(error))
     except OF_NO_FILE:
         raise
-    except Exception as error:  # noqa: BLE001 - told in full, and the file is on record
-        return Unread(file, FrameState.FAILED, fault_words(file, error))
+    except Exception as error:
+        return UnreadFile(file, FrameState.FAILED, fault_words(file, error))
 
 
-def _embedded(readings: Sequence[Reading], runtime: Runtime) -> Iterator[Taken | Unread]:
+def _embedded(
+    readings: Sequence[FrameReading], runtime: Project
+) -> Iterator[EmbeddedFrame | UnreadFile]:
     measured = [one.measured for one in readings]
     try:
         embeddings = embed_measured([one for each in measured for one in each], runtime.encoder)
     except OF_NO_FILE:
         raise
-    except Exception as error:  # noqa: BLE001 - told in full once it is known whose it is
+    except Exception as error:
         if len(readings) == 1:
             file = readings[0].file
-            yield Unread(file, FrameState.FAILED, fault_words(file, error))
+            yield UnreadFile(file, FrameState.FAILED, fault_words(file, error))
             return
         for one in readings:
             yield from _embedded([one], runtime)
         return
     if readings:
-        yield from map(Taken, readings, by_frame(embeddings, measured))
+        yield from map(EmbeddedFrame, readings, by_frame(embeddings, measured))
 
 
 # --- recorded ------------------------------------------------------------------------------------
 
 
 def _record(
-    batch: Sequence[Taken | Unread], runtime: Runtime, label: LabelName | None
-) -> Iterator[Outcome]:
+    batch: Sequence[EmbeddedFrame | UnreadFile], runtime: Project, label: LabelName | None
+) -> Iterator[ProcessingOutcome]:
     """Keep a batch in one transaction; what cannot be kept with the others is kept apart."""
-    taken: list[Taken] = []
+    taken: list[EmbeddedFrame] = []
     for one in batch:
         refused = _refusal(one, runtime)
         if refused is None:
-            assert isinstance(one, Taken)  # nothing else is not refused
+            assert isinstance(one, EmbeddedFrame)  # nothing else is not refused
             taken.append(one)
         else:
             yield record_unprocessed(refused.file, refused.state, refused.reason, runtime)
     yield from _record_taken(taken, runtime, label)
 
 
-def _refusal(one: Taken | Unread, runtime: Runtime) -> Unread | None:
+def _refusal(one: EmbeddedFrame | UnreadFile, runtime: Project) -> UnreadFile | None:
     """Return why nothing can come of a file, if so: it was not read, or there are no limits."""
-    if isinstance(one, Unread):
+    if isinstance(one, UnreadFile):
         return one
     try:
         with_limits(one.reading, runtime)
     except FrameError as error:
-        return Unread(one.reading.file, FrameState.FAILED, str(error))
+        return UnreadFile(one.reading.file, FrameState.FAILED, str(error))
     return None
 
 
 def _record_taken(
-    taken: Sequence[Taken], runtime: Runtime, label: LabelName | None
-) -> Iterator[Outcome]:
+    taken: Sequence[EmbeddedFrame], runtime: Project, label: LabelName | None
+) -> Iterator[ProcessingOutcome]:
     try:
         with runtime.writes.begin() as session:
             outcomes = [_record_one(session, one, runtime, label) for one in taken]
     except (OperationalError, *OF_NO_FILE):
         raise
-    except Exception as error:  # noqa: BLE001 - told in full once it is known whose it is
+    except Exception as error:
         if len(taken) == 1:
             yield record_fault(taken[0].reading.file, error, runtime)
             return
@@ -266,10 +276,14 @@ def _record_taken(
     yield from outcomes
 
 
-def _record_one(session: Session, one: Taken, runtime: Runtime, label: LabelName | None) -> Outcome:
+def _record_one(
+    session: Session, one: EmbeddedFrame, runtime: Project, label: LabelName | None
+) -> ProcessingOutcome:
     reading = one.reading
     pairs = list(zip(reading.measured, one.embeddings, strict=True))
     is_new = db.recording.record_measured(
         session, reading.file, reading.frame, pairs, encoder=runtime.encoder, label=label
     )
-    return Outcome(reading.file.path, FrameState.PROCESSED if is_new else FrameState.KNOWN)
+    return ProcessingOutcome(
+        reading.file.path, FrameState.PROCESSED if is_new else FrameState.KNOWN
+    )

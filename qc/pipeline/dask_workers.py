@@ -22,11 +22,18 @@ from numpy.typing import NDArray
 
 from embeddings.encoder import Encoder, WeightsError
 from qc.core.enums import FrameState
-from qc.core.measurement import File
-from qc.errors import ClusterGone, ConfigurationError, FrameError, InboxAway, NotForUs, QCError
+from qc.core.measurement import FileInfo
+from qc.errors import (
+    ClusterUnavailableError,
+    ConfigurationError,
+    FrameError,
+    InboxUnavailableError,
+    QCError,
+    UnsupportedFrameError,
+)
 from qc.io.instruments import Instrument
 from qc.pipeline.process import by_frame, embed_measured, fault_words
-from qc.pipeline.readers import Reading, cores, read_file
+from qc.pipeline.readers import FrameReading, cores, read_file
 
 Floats = NDArray[np.float32]
 
@@ -37,7 +44,7 @@ _WAIT_S = 20
 
 
 @dataclass(frozen=True)
-class Taken:
+class EmbeddedFrame:
     """A frame that has been read and embedded.
 
     Attributes
@@ -46,21 +53,21 @@ class Taken:
         One for each extension.
     """
 
-    reading: Reading
+    reading: FrameReading
     embeddings: Floats
 
 
 @dataclass(frozen=True)
-class Unread:
+class UnreadFile:
     """A file of which nothing could be made, and why."""
 
-    file: File
+    file: FileInfo
     state: FrameState
     reason: str
 
 
 @dataclass(frozen=True)
-class Kit:
+class WorkerConfig:
     """What a worker needs to know."""
 
     instruments: tuple[Instrument, ...]
@@ -82,7 +89,7 @@ def open_cluster(address: str) -> Iterator[Any]:
             "--dask needs a package that is not installed; "
             "pip install 'calibration-qc[dask]' brings it"
         )
-    from distributed import Client, LocalCluster  # noqa: PLC0415 - slow to load
+    from distributed import Client, LocalCluster
 
     logging.getLogger("distributed").setLevel(logging.WARNING)  # it tells of each connection
     if address == LOCAL:
@@ -112,8 +119,8 @@ def dashboard_of(client: Any) -> str:
 
 
 def take_in(
-    files: Iterable[File], client: Any, kit: Kit, batch_frames: int
-) -> Iterator[list[Taken | Unread]]:
+    files: Iterable[FileInfo], client: Any, kit: WorkerConfig, batch_frames: int
+) -> Iterator[list[EmbeddedFrame | UnreadFile]]:
     """Read and embed files on a cluster, in no particular order; each is answered for once.
 
     Where workers offer the resource ``GPU``, they alone embed. A batch that brings its workers
@@ -126,9 +133,9 @@ def take_in(
     ConfigurationError
         If a worker's encoder is not ours, or another thing is wrong with the installation.
     """
-    from distributed import as_completed  # noqa: PLC0415 - slow to load
+    from distributed import as_completed
 
-    work = _Work(client, kit)
+    work = _PendingBatches(client, kit)
     batches = _batches(iter(files), batch_frames)
     running = as_completed(loop=client.loop)
     try:
@@ -145,20 +152,20 @@ def take_in(
         raise _gone(error) from error
 
 
-class _Work:
+class _PendingBatches:
     """Batches given out, and not yet come back."""
 
-    def __init__(self, client: Any, kit: Kit) -> None:
+    def __init__(self, client: Any, kit: WorkerConfig) -> None:
         self.client = client
         self.kit = zlib.compress(pickle.dumps(kit))
-        self.files: dict[str, Sequence[File]] = {}
+        self.files: dict[str, Sequence[FileInfo]] = {}
 
     def depth(self) -> int:
         """Return how many batches keep the workers busy; more would only fill their memory."""
         threads = int(sum(self.client.nthreads().values()))
         return _BATCHES_AHEAD * max(threads, 1)
 
-    def begin(self, batch: Sequence[File]) -> Any:
+    def begin(self, batch: Sequence[FileInfo]) -> Any:
         """Give out a batch: each file to whoever is free, and what they read to an embedder."""
         workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
         has_gpu = any(worker["resources"].get(_GPU) for worker in workers)
@@ -168,7 +175,7 @@ class _Work:
         self.files[future.key] = batch
         return future
 
-    def finish(self, future: Any) -> tuple[list[Taken | Unread], Sequence[File]]:
+    def finish(self, future: Any) -> tuple[list[EmbeddedFrame | UnreadFile], Sequence[FileInfo]]:
         """Return what became of a batch, or its files if they are to be given out one by one."""
         batch = self.files.pop(future.key)
         try:
@@ -180,16 +187,16 @@ class _Work:
                 raise _gone(error) from error
             if len(batch) > 1:
                 return [], batch
-            return [Unread(batch[0], FrameState.FAILED, fault_words(batch[0], error))], []
+            return [UnreadFile(batch[0], FrameState.FAILED, fault_words(batch[0], error))], []
 
 
-def _gone(why: object) -> ClusterGone:
-    return ClusterGone(
+def _gone(why: object) -> ClusterUnavailableError:
+    return ClusterUnavailableError(
         f"the cluster does not answer any more ({why}); what it sent back is kept: run it again"
     )
 
 
-def _batches(files: Iterator[File], size: int) -> Iterator[list[File]]:
+def _batches(files: Iterator[FileInfo], size: int) -> Iterator[list[FileInfo]]:
     while batch := list(islice(files, size)):
         yield batch
 
@@ -198,9 +205,9 @@ def _batches(files: Iterator[File], size: int) -> Iterator[list[File]]:
 
 
 @lru_cache(maxsize=2)
-def _unpacked(kit: bytes) -> Kit:
+def _unpacked(kit: bytes) -> WorkerConfig:
     """Return what this worker knows; its encoder must be the one whose embeddings are kept."""
-    known: Kit = pickle.loads(zlib.decompress(kit))  # noqa: S301 - from our own client
+    known: WorkerConfig = pickle.loads(zlib.decompress(kit))
     return known
 
 
@@ -216,21 +223,23 @@ def _encoder(kit: bytes) -> Encoder:
     return known.encoder
 
 
-def _read_there(kit: bytes, file: File) -> Reading | Unread:
+def _read_there(kit: bytes, file: FileInfo) -> FrameReading | UnreadFile:
     try:
         return read_file(file, _unpacked(kit).instruments)
-    except NotForUs as error:
-        return Unread(file, FrameState.SKIPPED, str(error))
-    except (FrameError, InboxAway) as error:
-        return Unread(file, FrameState.FAILED, str(error))
+    except UnsupportedFrameError as error:
+        return UnreadFile(file, FrameState.SKIPPED, str(error))
+    except (FrameError, InboxUnavailableError) as error:
+        return UnreadFile(file, FrameState.FAILED, str(error))
 
 
-def _embed_there(kit: bytes, read: Sequence[Reading | Unread]) -> list[Taken | Unread]:
-    readings = [one for one in read if isinstance(one, Reading)]
+def _embed_there(
+    kit: bytes, read: Sequence[FrameReading | UnreadFile]
+) -> list[EmbeddedFrame | UnreadFile]:
+    readings = [one for one in read if isinstance(one, FrameReading)]
     measured = [one.measured for one in readings]
     try:
         embeddings = embed_measured([one for each in measured for one in each], _encoder(kit))
     except WeightsError as error:
         raise ConfigurationError(f"on the worker {gethostname()}: {error}") from None
-    taken = map(Taken, readings, by_frame(embeddings, measured) if readings else [])
-    return [*taken, *(one for one in read if isinstance(one, Unread))]
+    taken = map(EmbeddedFrame, readings, by_frame(embeddings, measured) if readings else [])
+    return [*taken, *(one for one in read if isinstance(one, UnreadFile))]

@@ -21,21 +21,34 @@ from embeddings.preprocess import STRETCHES, at_standard_light
 from embeddings.residual import Residual
 from qc import db
 from qc._files import is_fits_name, printable
-from qc.core.enums import FrameState, InForce, LabelName
+from qc.core.enums import FrameState, LabelName, ThresholdPolicy
 from qc.core.frame import Frame, Setup
-from qc.core.measurement import File, Measured
+from qc.core.measurement import FileInfo, Measurement
 from qc.core.reference import REFERENCE_NEEDED, Reference
 from qc.core.verdict import Evidence, Prediction, Status
 from qc.db.models import ExtensionRow
-from qc.db.reference_models import Expectations, sensor_of
-from qc.detection.classifier_features import Description, differences_of, looks_of, predict
+from qc.db.reference_models import ReferenceModelCache, sensor_of
+from qc.detection.classifier_features import ClassifierFeatures, differences_of, looks_of, predict
 from qc.detection.decision import judge, limits_for
-from qc.detection.judgement import Judged
+from qc.detection.judgement import Judgement
 from qc.detection.metrics import z_scores
 from qc.detection.thresholds import Threshold
-from qc.errors import ConfigurationError, FrameError, NotForUs, QCError, UnreadableFrame
-from qc.pipeline.readers import Readers, Reading, cores, read_file, reduce_frame, workers_for
-from qc.project import Runtime
+from qc.errors import (
+    ConfigurationError,
+    FrameError,
+    QCError,
+    UnreadableFrameError,
+    UnsupportedFrameError,
+)
+from qc.pipeline.readers import (
+    FrameReading,
+    ReaderPool,
+    cores,
+    read_file,
+    reduce_frame,
+    workers_for,
+)
+from qc.project import Project
 
 Floats = NDArray[np.float32]
 
@@ -48,13 +61,13 @@ FLAGGED_BAD = 0.9  # of the flagged images, those expected to be bad: one in ten
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ProcessingOutcome:
     """What became of one file: its state and why, and the verdict of each extension."""
 
     path: Path
     state: FrameState
     reason: str = ""
-    judged: tuple[Judged, ...] = ()
+    judged: tuple[Judgement, ...] = ()
 
     @property
     def is_anomalous(self) -> bool:
@@ -65,7 +78,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Arrival:
+class MeasuredFrame:
     """A frame that has been read and measured; `frame` has lost its pixels.
 
     Attributes
@@ -74,14 +87,14 @@ class Arrival:
         One for each extension.
     """
 
-    file: File
+    file: FileInfo
     frame: Frame
-    measured: tuple[Measured, ...]
+    measured: tuple[Measurement, ...]
     thresholds: tuple[Threshold, ...]
 
 
 @dataclass(frozen=True)
-class Rejudged:
+class VerdictChange:
     """A stored extension that was judged again.
 
     Attributes
@@ -94,7 +107,7 @@ class Rejudged:
 
     name: str
     before: Status
-    judged: Judged
+    judged: Judgement
 
     @property
     def is_changed(self) -> bool:
@@ -117,11 +130,13 @@ def find_frames(paths: Iterable[Path]) -> list[Path]:
         elif path.exists():
             found.append(path)
         else:
-            raise UnreadableFrame(f"{path}: no such file or folder")
+            raise UnreadableFrameError(f"{path}: no such file or folder")
     return list(dict.fromkeys(found))
 
 
-def process_frame(path: Path, runtime: Runtime, label: LabelName | None = None) -> Outcome:
+def process_frame(
+    path: Path, runtime: Project, label: LabelName | None = None
+) -> ProcessingOutcome:
     """Follow one file from disk to verdict; all of it is stored, or none.
 
     Parameters
@@ -142,8 +157,8 @@ def process_frame(path: Path, runtime: Runtime, label: LabelName | None = None) 
 
 
 def process_frames(
-    paths: Iterable[Path], runtime: Runtime, label: LabelName | None = None
-) -> Iterator[Outcome]:
+    paths: Iterable[Path], runtime: Project, label: LabelName | None = None
+) -> Iterator[ProcessingOutcome]:
     """Process many files in order of their names, which in an ESO archive is that of time.
 
     A file that was processed before costs a look at its date. One that cannot be judged is
@@ -156,9 +171,9 @@ def process_frames(
         One for each path, as soon as it is stored.
     """
     ordered = sorted(paths, key=lambda path: (path.name, path))
-    waiting: list[Arrival] = []
+    waiting: list[MeasuredFrame] = []
     for arrived in _arrivals(ordered, runtime, label):
-        if isinstance(arrived, Outcome):
+        if isinstance(arrived, ProcessingOutcome):
             yield arrived
             continue
         waiting.append(arrived)
@@ -169,14 +184,14 @@ def process_frames(
 
 
 def _arrivals(
-    paths: Sequence[Path], runtime: Runtime, label: LabelName | None
-) -> Iterator[Arrival | Outcome]:
+    paths: Sequence[Path], runtime: Project, label: LabelName | None
+) -> Iterator[MeasuredFrame | ProcessingOutcome]:
     """Read and measure files, in their order; or say why not, which is then on record."""
     workers = workers_for(len(paths), runtime.settings.workers)
-    with Readers(runtime.instruments, workers) as readers:
+    with ReaderPool(runtime.instruments, workers) as readers:
         # While a batch is judged, the next one is read; what is in hand is bounded by that.
         ahead = readers.ahead and readers.ahead + runtime.settings.batch_frames
-        begun: deque[Callable[[], Arrival | Outcome]] = deque()
+        begun: deque[Callable[[], MeasuredFrame | ProcessingOutcome]] = deque()
         for path in paths:
             begun.append(_begin(path, readers, runtime, label))
             if len(begun) > ahead:
@@ -186,42 +201,44 @@ def _arrivals(
 
 
 def _begin(
-    path: Path, readers: Readers, runtime: Runtime, label: LabelName | None
-) -> Callable[[], Arrival | Outcome]:
+    path: Path, readers: ReaderPool, runtime: Project, label: LabelName | None
+) -> Callable[[], MeasuredFrame | ProcessingOutcome]:
     """Have a file read, unless it is known; what is returned waits for it."""
-    file = File(printable(path), 0, 0)
+    file = FileInfo(printable(path), 0, 0)
     try:
         file = _stat(file.path)
     except FrameError as error:
         outcome = record_unprocessed(file, FrameState.FAILED, str(error), runtime)
         return lambda: outcome
     if recognise_unread(file, runtime, label):
-        return lambda: Outcome(file.path, FrameState.KNOWN)
+        return lambda: ProcessingOutcome(file.path, FrameState.KNOWN)
     reading = readers.begin(file)
     return lambda: _arrive(file, reading, runtime, label)
 
 
 def _arrive(
-    file: File, reading: Callable[[], Reading], runtime: Runtime, label: LabelName | None
-) -> Arrival | Outcome:
+    file: FileInfo, reading: Callable[[], FrameReading], runtime: Project, label: LabelName | None
+) -> MeasuredFrame | ProcessingOutcome:
     """Wait for a file that is being read; or say why it cannot be, which is then on record."""
     try:
         read = reading()
         if _recognise_read(read, runtime, label):
-            return Outcome(file.path, FrameState.KNOWN)
+            return ProcessingOutcome(file.path, FrameState.KNOWN)
         return with_limits(read, runtime)
     except FrameError as error:
-        state = FrameState.SKIPPED if isinstance(error, NotForUs) else FrameState.FAILED
+        state = (
+            FrameState.SKIPPED if isinstance(error, UnsupportedFrameError) else FrameState.FAILED
+        )
         return record_unprocessed(file, state, str(error), runtime)
     except (DBAPIError, *OF_NO_FILE):
         raise
-    except Exception as error:  # noqa: BLE001 - told in full, and the file is on record
+    except Exception as error:
         return record_fault(file, error, runtime)
 
 
 def _judge_patiently(
-    arrivals: Sequence[Arrival], runtime: Runtime, label: LabelName | None
-) -> Iterator[Outcome]:
+    arrivals: Sequence[MeasuredFrame], runtime: Project, label: LabelName | None
+) -> Iterator[ProcessingOutcome]:
     """Judge a batch; a bug that one frame brings to light holds up none of the others."""
     done = 0
     try:
@@ -230,7 +247,7 @@ def _judge_patiently(
             yield outcome
     except (DBAPIError, *OF_NO_FILE):
         raise
-    except Exception as error:  # noqa: BLE001 - told in full once it is known whose it is
+    except Exception as error:
         left = arrivals[done:]
         if len(left) == 1:
             yield record_fault(left[0].file, error, runtime)
@@ -240,8 +257,8 @@ def _judge_patiently(
 
 
 def _judge_batch(
-    arrivals: Sequence[Arrival], runtime: Runtime, label: LabelName | None
-) -> Iterator[Outcome]:
+    arrivals: Sequence[MeasuredFrame], runtime: Project, label: LabelName | None
+) -> Iterator[ProcessingOutcome]:
     """Embed a batch at once; judge and record it night by night, each in one transaction.
 
     Frames of one night do not vouch for each other, so that nothing is lost by recording them
@@ -252,22 +269,22 @@ def _judge_batch(
     embeddings = by_frame(embed(arrivals, runtime), [one.measured for one in arrivals])
     pairs = zip(arrivals, embeddings, strict=True)
     for _, of_night in groupby(pairs, lambda pair: pair[0].frame.night):
-        night = Night()
+        night = NightContext()
         judged = [(one, judge_frame(one, own, runtime, night)) for one, own in of_night]
         yield from record(judged, runtime, label)
 
 
-def by_frame(embeddings: Floats, measured: Sequence[Sequence[Measured]]) -> list[Floats]:
+def by_frame(embeddings: Floats, measured: Sequence[Sequence[Measurement]]) -> list[Floats]:
     """Cut the embeddings of a batch into those of each frame."""
     return np.split(embeddings, np.cumsum([len(each) for each in measured])[:-1])
 
 
 def judge_again(
-    runtime: Runtime,
+    runtime: Project,
     first: date = date.min,
     last: date = date.max,
-    in_force: InForce = InForce.DATED,
-) -> Iterator[Rejudged]:
+    in_force: ThresholdPolicy = ThresholdPolicy.DATED,
+) -> Iterator[VerdictChange]:
     """Judge what is stored as if it came today: with today's encoder, thresholds and labels.
 
     Night after night, so that each is held against references judged anew. A verdict is added,
@@ -300,24 +317,24 @@ def judge_again(
                     encoder=runtime.encoder,
                     thresholds_digest=runtime.thresholds.digest,
                 )
-            yield Rejudged(arrival.frame.name, before, judged)
+            yield VerdictChange(arrival.frame.name, before, judged)
 
 
-def judge_waiting(runtime: Runtime) -> Iterator[Judged]:
+def judge_waiting(runtime: Project) -> Iterator[Judgement]:
     """Judge what has been measured and awaits its first verdict, as if it came in order of time.
 
     Night after night, each in one transaction, so that a run that is cut short goes on where it
     was. What no instrument file describes any more keeps waiting.
     """
-    runtime = replace(runtime, expectations=Expectations(room=_SETUPS_OF_AN_ARCHIVE))
+    runtime = replace(runtime, expectations=ReferenceModelCache(room=_SETUPS_OF_AN_ARCHIVE))
     with runtime.reads() as session:
         nights = db.recording.nights_unjudged(session)
     for night in nights:
         with runtime.reads() as session:
             rows = sorted(db.recording.unjudged_of(session, night), key=_as_processed)
-        together, judged = Night(), []
+        together, judged = NightContext(), []
         _learn_ahead(rows, runtime, together)
-        for row, arrival, embeddings in _stored(rows, runtime, InForce.DATED):
+        for row, arrival, embeddings in _stored(rows, runtime, ThresholdPolicy.DATED):
             [one] = judge_frame(arrival, embeddings, runtime, together)
             judged.append((row.id, one))
         with runtime.writes.begin() as session:
@@ -332,7 +349,7 @@ def judge_waiting(runtime: Runtime) -> Iterator[Judged]:
         yield from (one for _, one in judged)
 
 
-def _learn_ahead(rows: Sequence[ExtensionRow], runtime: Runtime, night: "Night") -> None:
+def _learn_ahead(rows: Sequence[ExtensionRow], runtime: Project, night: "NightContext") -> None:
     """Learn what is expected of the setups of a night, several at once.
 
     Of an archive that is most of what its verdicts take: a second for each setup of each week.
@@ -342,9 +359,9 @@ def _learn_ahead(rows: Sequence[ExtensionRow], runtime: Runtime, night: "Night")
         list(threads.map(partial(_learn_setup, runtime=runtime, night=night), by_setup.values()))
 
 
-def _learn_setup(row: ExtensionRow, runtime: Runtime, night: "Night") -> None:
+def _learn_setup(row: ExtensionRow, runtime: Project, night: "NightContext") -> None:
     with runtime.reads() as session:
-        arrival = _arrival_of(session, row, runtime, InForce.DATED)
+        arrival = _arrival_of(session, row, runtime, ThresholdPolicy.DATED)
         if arrival is None:
             return
         [measured], frame = arrival.measured, arrival.frame
@@ -364,8 +381,8 @@ def _as_processed(row: ExtensionRow) -> tuple[str, str, int]:
 
 
 def _stored(
-    rows: Sequence[ExtensionRow], runtime: Runtime, in_force: InForce
-) -> Iterator[tuple[ExtensionRow, Arrival, Floats]]:
+    rows: Sequence[ExtensionRow], runtime: Project, in_force: ThresholdPolicy
+) -> Iterator[tuple[ExtensionRow, MeasuredFrame, Floats]]:
     """Yield stored extensions as arrivals, each with its embedding, (1, d)."""
     for row in rows:
         with runtime.reads() as session:
@@ -376,8 +393,8 @@ def _stored(
 
 
 def _arrival_of(
-    session: Session, row: ExtensionRow, runtime: Runtime, in_force: InForce
-) -> Arrival | None:
+    session: Session, row: ExtensionRow, runtime: Project, in_force: ThresholdPolicy
+) -> MeasuredFrame | None:
     """Return a stored extension as if it had just been read.
 
     None if too little was kept of it, or no instrument file describes it any more.
@@ -390,19 +407,19 @@ def _arrival_of(
     measured = db.recording.measured_of(session, row, limits)
     if measured is None:
         return None
-    night = frame.night if in_force is InForce.DATED else date.max
+    night = frame.night if in_force is ThresholdPolicy.DATED else date.max
     threshold = runtime.thresholds.threshold(setup.image_type, night, runtime.encoder.fingerprint)
-    file = File(frame.path, row.frame.file_bytes, row.frame.modified_ns)
-    return Arrival(file, frame, (measured,), (threshold,))
+    file = FileInfo(frame.path, row.frame.file_bytes, row.frame.modified_ns)
+    return MeasuredFrame(file, frame, (measured,), (threshold,))
 
 
-def record_fault(file: File, error: BaseException, runtime: Runtime) -> Outcome:
+def record_fault(file: FileInfo, error: BaseException, runtime: Project) -> ProcessingOutcome:
     """Keep that a file could not be processed for a bug of ours, which is told in full."""
     reason = fault_words(file, error)
     return record_unprocessed(file, FrameState.FAILED, reason, runtime)
 
 
-def fault_words(file: File, error: BaseException) -> str:
+def fault_words(file: FileInfo, error: BaseException) -> str:
     """Say that a bug of ours keeps a file from being processed; the log has it in full."""
     facts = {"frame": file.path.name}
     logger.error("a file cannot be processed for a fault of ours", exc_info=error, extra=facts)
@@ -410,17 +427,19 @@ def fault_words(file: File, error: BaseException) -> str:
     return f"{file.path}: a fault of the program: {words}"
 
 
-def record_unprocessed(file: File, state: FrameState, reason: str, runtime: Runtime) -> Outcome:
+def record_unprocessed(
+    file: FileInfo, state: FrameState, reason: str, runtime: Project
+) -> ProcessingOutcome:
     """Keep that a file failed or was skipped, and why."""
     with runtime.adds.begin() as session:
         patience = runtime.settings.watch.patience
         db.frames.record_unprocessed(session, file, state, reason, patience)
     facts = {"frame": file.path.name, "reason": reason}
     logger.log(_LEVEL[state], "file %s", state, extra=facts)
-    return Outcome(file.path, state, reason)
+    return ProcessingOutcome(file.path, state, reason)
 
 
-def recognise_unread(file: File, runtime: Runtime, label: LabelName | None) -> bool:
+def recognise_unread(file: FileInfo, runtime: Project, label: LabelName | None) -> bool:
     """Say whether the file was processed before; its frames may be certified only now."""
     with runtime.reads() as session:
         known = db.frames.is_known(session, file)
@@ -430,7 +449,7 @@ def recognise_unread(file: File, runtime: Runtime, label: LabelName | None) -> b
     return known
 
 
-def _recognise_read(reading: Reading, runtime: Runtime, label: LabelName | None) -> bool:
+def _recognise_read(reading: FrameReading, runtime: Project, label: LabelName | None) -> bool:
     """Say whether these FITS bytes were processed before, wherever they lay."""
     with runtime.reads() as session:
         if db.frames.frame_with_digest(session, reading.frame.sha256) is None:
@@ -442,15 +461,15 @@ def _recognise_read(reading: Reading, runtime: Runtime, label: LabelName | None)
 _LEVEL = {FrameState.SKIPPED: logging.INFO, FrameState.FAILED: logging.WARNING}
 
 
-def _stat(path: Path) -> File:
+def _stat(path: Path) -> FileInfo:
     try:
         status = path.stat()
     except OSError as error:
-        raise UnreadableFrame(f"{path}: {error.strerror}") from error
-    return File(path, status.st_size, status.st_mtime_ns)
+        raise UnreadableFrameError(f"{path}: {error.strerror}") from error
+    return FileInfo(path, status.st_size, status.st_mtime_ns)
 
 
-def read_and_measure(path: Path, runtime: Runtime) -> Arrival:
+def read_and_measure(path: Path, runtime: Project) -> MeasuredFrame:
     """Read a file and reduce each of its images to block statistics and detector numbers.
 
     Raises
@@ -461,7 +480,7 @@ def read_and_measure(path: Path, runtime: Runtime) -> Arrival:
     return with_limits(read_file(_stat(printable(path)), runtime.instruments), runtime)
 
 
-def measure_frame(file: File, frame: Frame, runtime: Runtime) -> Arrival:
+def measure_frame(file: FileInfo, frame: Frame, runtime: Project) -> MeasuredFrame:
     """Reduce each image of a frame to block statistics and detector numbers.
 
     Raises
@@ -472,7 +491,7 @@ def measure_frame(file: File, frame: Frame, runtime: Runtime) -> Arrival:
     return with_limits(reduce_frame(file, frame), runtime)
 
 
-def with_limits(reading: Reading, runtime: Runtime) -> Arrival:
+def with_limits(reading: FrameReading, runtime: Project) -> MeasuredFrame:
     """Add the limits that hold on the frame's night.
 
     Raises
@@ -488,15 +507,15 @@ def with_limits(reading: Reading, runtime: Runtime) -> Arrival:
         )
     except FrameError as error:
         raise type(error)(f"{reading.file.path}: {error}") from None
-    return Arrival(reading.file, reading.frame, reading.measured, thresholds)
+    return MeasuredFrame(reading.file, reading.frame, reading.measured, thresholds)
 
 
-def embed(arrivals: Sequence[Arrival], runtime: Runtime) -> Floats:
+def embed(arrivals: Sequence[MeasuredFrame], runtime: Project) -> Floats:
     """Return the embeddings of all extensions, in order: (n, d)."""
     return embed_measured([one for each in arrivals for one in each.measured], runtime.encoder)
 
 
-def embed_measured(measured: Sequence[Measured], encoder: Encoder) -> Floats:
+def embed_measured(measured: Sequence[Measurement], encoder: Encoder) -> Floats:
     """Return the embeddings of what was measured of n extensions: (n, d)."""
     if not measured:
         return np.empty((0, 0), np.float32)
@@ -509,7 +528,7 @@ def embed_measured(measured: Sequence[Measured], encoder: Encoder) -> Floats:
     return embeddings
 
 
-def network_input(measured: Measured, stretch: str) -> Floats:
+def network_input(measured: Measurement, stretch: str) -> Floats:
     """Return what the encoder sees of an extension: (h, w, 3)."""
     statistics = at_standard_light(
         measured.statistics,
@@ -520,7 +539,7 @@ def network_input(measured: Measured, stretch: str) -> Floats:
 
 
 @dataclass(frozen=True)
-class Night:
+class NightContext:
     """What frames of one night that are judged together share, until they are recorded.
 
     Attributes
@@ -532,7 +551,7 @@ class Night:
     """
 
     references: dict[tuple[str, Setup], Reference] = field(default_factory=dict)
-    judged: list[tuple[Frame, Measured]] = field(default_factory=list)
+    judged: list[tuple[Frame, Measurement]] = field(default_factory=list)
 
     def reference(self, session: Session, frame: Frame, setup: Setup, encoder: str) -> Reference:
         """Return what an extension is held against."""
@@ -541,12 +560,12 @@ class Night:
             self.references[key] = db.references.reference_for(session, frame, setup, encoder)
         return self.references[key]
 
-    def twin(self, session: Session, frame: Frame, measured: Measured) -> str:
+    def twin(self, session: Session, frame: Frame, measured: Measurement) -> str:
         """Return the name of an earlier frame with the very same pixels, or an empty string."""
         known = db.references.duplicate_of(session, measured, frame)
         return known or next((one.name for one in self._alike(frame, measured)), "")
 
-    def _alike(self, frame: Frame, measured: Measured) -> Iterator[Frame]:
+    def _alike(self, frame: Frame, measured: Measurement) -> Iterator[Frame]:
         for one, its in self.judged:
             is_other = one.sha256 != frame.sha256 and one.name != frame.name
             is_alike = its.pixels_sha256 == measured.pixels_sha256
@@ -555,8 +574,8 @@ class Night:
 
 
 def judge_frame(
-    arrival: Arrival, embeddings: Floats, runtime: Runtime, night: Night | None = None
-) -> tuple[Judged, ...]:
+    arrival: MeasuredFrame, embeddings: Floats, runtime: Project, night: NightContext | None = None
+) -> tuple[Judgement, ...]:
     """Hold each extension of a frame against its references.
 
     Parameters
@@ -565,7 +584,7 @@ def judge_frame(
     night : Night, optional
         What other frames of its night leave that are judged, and not recorded yet.
     """
-    night = night or Night()
+    night = night or NightContext()
     judged = tuple(
         _judge(arrival.frame, measured, embedding, threshold, runtime, night)
         for measured, embedding, threshold in zip(
@@ -577,10 +596,10 @@ def judge_frame(
 
 
 def record(
-    frames: Sequence[tuple[Arrival, tuple[Judged, ...]]],
-    runtime: Runtime,
+    frames: Sequence[tuple[MeasuredFrame, tuple[Judgement, ...]]],
+    runtime: Project,
     label: LabelName | None,
-) -> list[Outcome]:
+) -> list[ProcessingOutcome]:
     """Keep frames and everything learnt from them, all or nothing, save those that are known."""
     with runtime.adds.begin() as session:
         outcomes = [_record(session, *one, runtime, label) for one in frames]
@@ -591,11 +610,11 @@ def record(
 
 def _record(
     session: Session,
-    arrival: Arrival,
-    judged: tuple[Judged, ...],
-    runtime: Runtime,
+    arrival: MeasuredFrame,
+    judged: tuple[Judgement, ...],
+    runtime: Project,
     label: LabelName | None,
-) -> Outcome:
+) -> ProcessingOutcome:
     is_new = db.recording.record_frame(
         session,
         arrival.file,
@@ -606,11 +625,11 @@ def _record(
         label=label,
     )
     if not is_new:
-        return Outcome(arrival.file.path, FrameState.KNOWN)
-    return Outcome(arrival.file.path, FrameState.PROCESSED, judged=judged)
+        return ProcessingOutcome(arrival.file.path, FrameState.KNOWN)
+    return ProcessingOutcome(arrival.file.path, FrameState.PROCESSED, judged=judged)
 
 
-def _log_verdicts(arrival: Arrival, outcome: Outcome) -> None:
+def _log_verdicts(arrival: MeasuredFrame, outcome: ProcessingOutcome) -> None:
     for each in outcome.judged:
         facts = {
             "frame": arrival.frame.name,
@@ -624,12 +643,12 @@ def _log_verdicts(arrival: Arrival, outcome: Outcome) -> None:
 
 def _judge(
     frame: Frame,
-    measured: Measured,
+    measured: Measurement,
     embedding: Floats,
     threshold: Threshold,
-    runtime: Runtime,
-    night: Night,
-) -> Judged:
+    runtime: Project,
+    night: NightContext,
+) -> Judgement:
     """Answer the one question: does this extension belong with its kind."""
     measured = db.block_statistics.as_kept(
         measured
@@ -641,7 +660,7 @@ def _judge(
     evidence = _weigh(measured, embedding, reference, residual, twin)
     prediction = _predict(frame, measured, embedding, evidence, threshold, runtime)
     evidence = replace(evidence, prediction=prediction)
-    return Judged(
+    return Judgement(
         measured=measured,
         embedding=embedding,
         evidence=evidence,
@@ -652,7 +671,7 @@ def _judge(
 
 
 def _residual(
-    session: Session, frame: Frame, measured: Measured, reference: Reference, runtime: Runtime
+    session: Session, frame: Frame, measured: Measurement, reference: Reference, runtime: Project
 ) -> Residual | None:
     """Return what nominal variation cannot explain; None with too few references to know it."""
     settled = _settled(reference, frame)
@@ -666,7 +685,7 @@ def _settled(reference: Reference, frame: Frame) -> tuple[int, ...]:
 
 
 def _weigh(
-    measured: Measured,
+    measured: Measurement,
     embedding: Floats,
     reference: Reference,
     residual: Residual | None,
@@ -692,11 +711,11 @@ def _weigh(
 
 def _predict(
     frame: Frame,
-    measured: Measured,
+    measured: Measurement,
     embedding: Floats,
     evidence: Evidence,
     threshold: Threshold,
-    runtime: Runtime,
+    runtime: Project,
 ) -> Prediction | None:
     """Return what the classifier says: what it looks like, and what is wrong with it."""
     if runtime.classifier is None:
@@ -711,8 +730,8 @@ def _predict(
 
 
 def describe(
-    measured: Measured, embedding: Floats, evidence: Evidence, threshold: Threshold
-) -> Description:
+    measured: Measurement, embedding: Floats, evidence: Evidence, threshold: Threshold
+) -> ClassifierFeatures:
     """Return what the classifier is told of an extension."""
     size = evidence.reference_size
     differences = differences_of(
@@ -723,7 +742,7 @@ def describe(
         limits_for(threshold, size).merge_height,
     )
     looks = looks_of(measured.appearance, measured.metrics)
-    return Description(embedding, looks, differences if size >= REFERENCE_NEEDED else {})
+    return ClassifierFeatures(embedding, looks, differences if size >= REFERENCE_NEEDED else {})
 
 
 _QUANTITIES = {"level": "level", "scatter": "noise", "peak": "brightest pixel"}
@@ -734,7 +753,7 @@ _EVERYWHERE = {
 }
 
 
-def _in_words(residual: Residual, measured: Measured) -> str:
+def _in_words(residual: Residual, measured: Measurement) -> str:
     """Say what stands out most, and where on the detector: pixels from 0, as read."""
     quantity, shape = residual.strongest.split(maxsplit=1)
     if shape in _EVERYWHERE:

@@ -25,12 +25,12 @@ import numpy as np
 
 from embeddings.preprocess import GRID, block_statistics
 from qc.core.frame import Extension, Frame
-from qc.core.measurement import File, Measured
+from qc.core.measurement import FileInfo, Measurement
 from qc.detection.metrics import measure
-from qc.errors import DeadReadOut, FrameError, UnreadableFrame, WrongShape
+from qc.errors import DeadDetectorError, FrameError, ShapeMismatchError, UnreadableFrameError
 from qc.io.instruments import Instrument
 from qc.io.read_frame import read_frame
-from qc.io.remote import Object, Store
+from qc.io.remote import RemoteFile, RemoteFolder
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ _WORTH_STARTING = 64  # files; starting a process costs as much as reading three
 
 
 @dataclass(frozen=True)
-class Reading:
+class FrameReading:
     """A frame that has been read; `frame` has lost its pixels.
 
     Attributes
@@ -49,13 +49,13 @@ class Reading:
         One for each extension.
     """
 
-    file: File
+    file: FileInfo
     frame: Frame
-    measured: tuple[Measured, ...]
+    measured: tuple[Measurement, ...]
 
 
 @dataclass(frozen=True)
-class DistantFile(File):
+class RemoteFileInfo(FileInfo):
     """A file of a store: fetched to be read, and forgotten; `path` is where a copy would lie.
 
     Attributes
@@ -70,10 +70,10 @@ class DistantFile(File):
 
     store: str
     options: Mapping[str, Any]
-    content: Object
+    content: RemoteFile
 
 
-def read_file(file: File, instruments: Sequence[Instrument]) -> Reading:
+def read_file(file: FileInfo, instruments: Sequence[Instrument]) -> FrameReading:
     """Read a file and reduce each of its images to block statistics and detector numbers.
 
     Raises
@@ -83,28 +83,28 @@ def read_file(file: File, instruments: Sequence[Instrument]) -> Reading:
     InboxAway
         If it lies in a store that does not give it.
     """
-    if isinstance(file, DistantFile):
+    if isinstance(file, RemoteFileInfo):
         return _read_distant(file, instruments)
     return reduce_frame(file, read_frame(file.path, instruments))
 
 
-def _read_distant(file: DistantFile, instruments: Sequence[Instrument]) -> Reading:
-    store = Store(file.store, file.options)
+def _read_distant(file: RemoteFileInfo, instruments: Sequence[Instrument]) -> FrameReading:
+    store = RemoteFolder(file.store, file.options)
     with TemporaryDirectory(prefix="qc-") as folder:
         copy = Path(folder) / file.path.name
         try:
             if not store.fetch(file.content, copy):
-                raise UnreadableFrame(f"{file.path}: it has gone from {store.name}")
+                raise UnreadableFrameError(f"{file.path}: it has gone from {store.name}")
             frame = read_frame(copy, instruments)
         except FrameError as error:
             raise type(error)(str(error).replace(str(copy), str(file.path))) from None
         finally:
             store.close()
-        own = File(file.path, file.size_bytes, file.modified_ns)
+        own = FileInfo(file.path, file.size_bytes, file.modified_ns)
         return reduce_frame(own, replace(frame, path=file.path))
 
 
-def reduce_frame(file: File, frame: Frame) -> Reading:
+def reduce_frame(file: FileInfo, frame: Frame) -> FrameReading:
     """Reduce each image of a frame to block statistics and detector numbers.
 
     Raises
@@ -118,24 +118,24 @@ def reduce_frame(file: File, frame: Frame) -> Reading:
     except FrameError as error:
         raise type(error)(f"{file.path}: {error}") from None
     measured = tuple(_measure(extension) for extension in frame.extensions)
-    return Reading(file, replace(frame, extensions=()), measured)
+    return FrameReading(file, replace(frame, extensions=()), measured)
 
 
 def _check_measurable(extension: Extension) -> None:
     """Refuse what would stop the night, or go through it as infinity."""
     ny, nx = extension.pixels.shape
     if ny < GRID[0] or nx < GRID[1]:
-        raise WrongShape(f"expected at least {GRID[0]}x{GRID[1]} pixels, got {ny}x{nx}")
+        raise ShapeMismatchError(f"expected at least {GRID[0]}x{GRID[1]} pixels, got {ny}x{nx}")
     highest = max(abs(float(extension.pixels.min())), abs(float(extension.pixels.max())))
     if highest / (extension.promised_light or 1) > _BRIGHTEST_ADU:
-        raise DeadReadOut(
+        raise DeadDetectorError(
             f"expected pixels of a detector, got up to {highest:.3g} ADU at "
             f"{extension.promised_light:.3g} of the standard exposure"
         )
 
 
-def _measure(extension: Extension) -> Measured:
-    return Measured(
+def _measure(extension: Extension) -> Measurement:
+    return Measurement(
         number=extension.number,
         setup=extension.setup,
         shape=extension.pixels.shape,
@@ -175,7 +175,7 @@ def workers_for(files: int, wanted: int | None) -> int:
     return cores() if files >= _WORTH_STARTING else 0
 
 
-class Readers:
+class ReaderPool:
     """Processes that read and measure files; or with none, this one.
 
     They are spawned when the first file is given to them, and end with the block, or with the
@@ -210,7 +210,7 @@ class Readers:
             if pool is not None:
                 pool.shutdown(wait=True, cancel_futures=True)
 
-    def begin(self, file: File) -> Callable[[], Reading]:
+    def begin(self, file: FileInfo) -> Callable[[], FrameReading]:
         """Have a file read; what is returned waits for it, and raises what the reading raised.
 
         A process that dies over it is replaced, and every file that it may have had in hand is
@@ -225,7 +225,9 @@ class Readers:
             return lambda: self._read_alone(file)
         return lambda: self._wait(file, future, pool)
 
-    def _wait(self, file: File, future: Future[Reading], pool: ProcessPoolExecutor) -> Reading:
+    def _wait(
+        self, file: FileInfo, future: Future[FrameReading], pool: ProcessPoolExecutor
+    ) -> FrameReading:
         try:
             return future.result()
         except BrokenProcessPool:
@@ -234,13 +236,13 @@ class Readers:
                 self._pool = None
             return self._read_alone(file)
 
-    def _read_alone(self, file: File) -> Reading:
+    def _read_alone(self, file: FileInfo) -> FrameReading:
         self._alone = self._alone or _spawned(1, self._instruments)
         try:
             return self._alone.submit(_read_here, file).result()
         except BrokenProcessPool:
             self._alone = None
-            raise UnreadableFrame(
+            raise UnreadableFrameError(
                 f"{file.path}: the process that read it died, twice: it was killed, for want of "
                 "memory perhaps, or the file crashes what decompresses it"
             ) from None
@@ -257,7 +259,7 @@ _known_instruments: tuple[Instrument, ...] = ()  # of a worker process, set once
 
 
 def _start_worker(instruments: tuple[Instrument, ...]) -> None:
-    global _known_instruments  # noqa: PLW0603 - what an initializer leaves for the tasks
+    global _known_instruments
     _known_instruments = instruments
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who waits for us
     _keep_freed_memory()
@@ -288,5 +290,5 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _read_here(file: File) -> Reading:
+def _read_here(file: FileInfo) -> FrameReading:
     return read_file(file, _known_instruments)

@@ -17,23 +17,23 @@ from qc import db
 from qc.core.enums import LabelName
 from qc.core.frame import Setup
 from qc.core.reference import REFERENCE_NEEDED, Reference
-from qc.db.findings import Alike, Finding
+from qc.db.findings import Finding, SetupMetricValue
 from qc.db.models import EpochRow, ExtensionRow
-from qc.db.reference_models import Expectations
+from qc.db.reference_models import ReferenceModelCache
 from qc.detection.decision import limits_for
 from qc.detection.metrics import METRICS, Metric
 from qc.detection.thresholds import Thresholds
 from qc.figures import plots
 from qc.io.instruments import Instrument
 from qc.monitoring.recall import (
-    Count,
-    Fall,
     KindRecall,
+    RecallCount,
+    RecallDrop,
     recall_by_kind,
     recall_by_night,
     standing_falls,
 )
-from qc.summaries.night import HISTORY_NIGHTS, Kind, Standing, standing
+from qc.summaries.night import HISTORY_NIGHTS, CalibrationKind, ExtensionStanding, standing
 
 Floats = NDArray[np.float32]
 
@@ -56,7 +56,7 @@ TELLING_METRICS = {  # the first that is measured tells most about a class of fr
 
 
 @dataclass(frozen=True)
-class Picture:
+class EmbeddedPicture:
     """A picture inside the page.
 
     Attributes
@@ -81,7 +81,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Number:
+class MetricRow:
     """A detector number beside those of its references.
 
     Attributes
@@ -98,7 +98,7 @@ class Number:
 
 
 @dataclass(frozen=True)
-class Portrait:
+class ExtensionFigures:
     """What there is to see of one extension.
 
     Attributes
@@ -116,17 +116,17 @@ class Portrait:
     """
 
     finding: Finding
-    pictures: tuple[Picture, ...]
+    pictures: tuple[EmbeddedPicture, ...]
     references: int
     nearest: ExtensionRow | None
-    moved: tuple[Number, ...]
-    numbers: tuple[Number, ...]
-    tree: Picture | None
-    where: "Where | None"
+    moved: tuple[MetricRow, ...]
+    numbers: tuple[MetricRow, ...]
+    tree: EmbeddedPicture | None
+    where: "ResidualLocation | None"
 
 
 @dataclass(frozen=True)
-class Where:
+class ResidualLocation:
     """Where an extension differs from its references: drawn, and in words.
 
     Attributes
@@ -137,29 +137,29 @@ class Where:
         Place in pixels as read, from 0, and how odd it is.
     """
 
-    picture: Picture
+    picture: EmbeddedPicture
     words: str
 
 
 @dataclass(frozen=True)
-class Thumb:
+class Thumbnail:
     """One extension on a wall of many; without a picture where none was kept."""
 
     finding: Finding
-    picture: Picture | None
+    picture: EmbeddedPicture | None
 
 
 @dataclass(frozen=True)
-class Trend:
+class NightTrend:
     """One image type over the last nights; drawn is the worst extension of each night."""
 
-    kind: Kind
+    kind: CalibrationKind
     setup: Setup
-    pictures: tuple[Picture, ...]
+    pictures: tuple[EmbeddedPicture, ...]
 
 
 @dataclass(frozen=True)
-class _Looks:
+class _SetupAppearance:
     """How the references of a setup look at standard light: what a difference is measured in.
 
     Attributes
@@ -172,27 +172,27 @@ class _Looks:
     scatter: Floats
 
 
-class Gallery:
+class FigureRenderer:
     """Draws extensions of one night; what a setup's references look like is asked once."""
 
     def __init__(
         self,
         session: Session,
         thresholds: Thresholds | None,
-        expectations: Expectations | None = None,
+        expectations: ReferenceModelCache | None = None,
     ) -> None:
         self.session = session
         self.thresholds = thresholds
         self._references: dict[tuple[Setup, str], Reference] = {}
-        self._looks: dict[tuple[Setup, str], _Looks | None] = {}
-        self._expectations = expectations or Expectations()
+        self._looks: dict[tuple[Setup, str], _SetupAppearance | None] = {}
+        self._expectations = expectations or ReferenceModelCache()
 
-    def pair(self, finding: Finding) -> tuple[Picture, ...]:
+    def pair(self, finding: Finding) -> tuple[EmbeddedPicture, ...]:
         """Draw the mean of an extension, and that of the nearest reference in the same greys."""
         nearest = self.session.get(ExtensionRow, finding.verdict.nearest_id or 0)
         return self._pictures(finding.extension, nearest, looks=None)
 
-    def small(self, finding: Finding) -> Picture | None:
+    def small(self, finding: Finding) -> EmbeddedPicture | None:
         """Draw a small mean between the black and white of the nearest reference.
 
         Between its own, a level that has moved would not be seen.
@@ -205,11 +205,11 @@ class Gallery:
         ends = plots.limits(_halved((seen if beside is None else beside)[..., MEAN]))
         return _grey("mean", _halved(seen[..., MEAN]), finding.extension, ends)
 
-    def where(self, finding: Finding) -> Where | None:
+    def where(self, finding: Finding) -> ResidualLocation | None:
         """Draw where an extension differs from its references; None with too few of them."""
         return self._where(finding, db.findings.reference_of(self.session, finding))
 
-    def portrait(self, finding: Finding) -> Portrait:
+    def portrait(self, finding: Finding) -> ExtensionFigures:
         """Show one extension beside what it should be like."""
         key = finding.extension.setup, finding.fingerprint
         if key not in self._references:
@@ -218,7 +218,7 @@ class Gallery:
         reference, looks = self._references[key], self._looks[key]
         nearest = self.session.get(ExtensionRow, finding.verdict.nearest_id or 0)
         numbers = _numbers(finding, reference)
-        return Portrait(
+        return ExtensionFigures(
             finding=finding,
             pictures=self._pictures(finding.extension, nearest, looks),
             references=len(reference.extension_ids),
@@ -229,20 +229,20 @@ class Gallery:
             where=self._where(finding, reference),
         )
 
-    def wall(self, findings: Sequence[Finding]) -> tuple[Thumb, ...]:
+    def wall(self, findings: Sequence[Finding]) -> tuple[Thumbnail, ...]:
         """Draw small means; those of one setup, which share black and white, stand together."""
         by_setup: dict[Setup, list[Finding]] = defaultdict(list)
         for one in findings:
             by_setup[one.extension.setup].append(one)
         return tuple(thumb for alike in by_setup.values() for thumb in self._thumbs(alike))
 
-    def history(self, portrait: Portrait) -> tuple[Picture, ...]:
+    def history(self, portrait: ExtensionFigures) -> tuple[EmbeddedPicture, ...]:
         """Draw the numbers that tell most of an extension, over the nights around its own."""
         finding = portrait.finding
         names = [*_telling_metric(finding), *(number.name for number in portrait.moved[:1])]
         return self.draw_metrics(finding, list(dict.fromkeys(names)))
 
-    def draw_metrics(self, finding: Finding, names: Sequence[str]) -> tuple[Picture, ...]:
+    def draw_metrics(self, finding: Finding, names: Sequence[str]) -> tuple[EmbeddedPicture, ...]:
         """Draw some of an extension's detector numbers over the nights around its own."""
         night = finding.frame.night or date.max
         first, last = night - timedelta(days=HISTORY_NIGHTS - 1), night + SHOWN_AFTER
@@ -259,25 +259,25 @@ class Gallery:
             for name in names
         )
 
-    def draw_tree(self, finding: Finding) -> Picture | None:
+    def draw_tree(self, finding: Finding) -> EmbeddedPicture | None:
         """Draw the tree of an extension and its references; None where those are too few."""
         return self._tree(finding, db.findings.reference_of(self.session, finding))
 
-    def explain(self, finding: Finding, expectations: Expectations) -> Floats | None:
+    def explain(self, finding: Finding, expectations: ReferenceModelCache) -> Floats | None:
         """Return where an extension differs from its references, (h, w): 1 is as odd as good ones.
 
         None with too few references to know what is nominal, or where too little was kept.
         """
         return self._times(finding, db.findings.reference_of(self.session, finding), expectations)
 
-    def _thumbs(self, findings: Sequence[Finding]) -> list[Thumb]:
+    def _thumbs(self, findings: Sequence[Finding]) -> list[Thumbnail]:
         """Draw small means of one setup between the same black and white."""
         seen = [self._seen(one.extension) for one in findings]
         means = [None if one is None else _halved(one[..., MEAN]) for one in seen]
         kept = [mean for mean in means if mean is not None]
         ends = plots.limits(*kept) if kept else (0.0, 1.0)
         return [
-            Thumb(one, None if mean is None else _grey("mean", mean, one.extension, ends))
+            Thumbnail(one, None if mean is None else _grey("mean", mean, one.extension, ends))
             for one, mean in zip(findings, means, strict=True)
         ]
 
@@ -289,7 +289,7 @@ class Gallery:
         level = extension.metrics.get("bias_level", extension.zero_adu) - extension.zero_adu
         return at_standard_light(statistics, level, extension.promised_light)
 
-    def _look_at(self, reference: Reference) -> _Looks | None:
+    def _look_at(self, reference: Reference) -> _SetupAppearance | None:
         newest = (
             self.session.get(ExtensionRow, one) for one in reference.extension_ids[:SCATTER_FROM]
         )
@@ -300,11 +300,11 @@ class Gallery:
         centre = np.median(stack, axis=0)
         scatter = SIGMA_OF_MAD * np.median(np.abs(stack - centre), axis=0)  # deaf to cosmic rays
         floor = np.percentile(scatter, 10, axis=(0, 1)).clip(LEAST_SCATTER_ADU)
-        return _Looks(centre, np.maximum(scatter, floor))
+        return _SetupAppearance(centre, np.maximum(scatter, floor))
 
     def _pictures(
-        self, extension: ExtensionRow, nearest: ExtensionRow | None, looks: _Looks | None
-    ) -> tuple[Picture, ...]:
+        self, extension: ExtensionRow, nearest: ExtensionRow | None, looks: _SetupAppearance | None
+    ) -> tuple[EmbeddedPicture, ...]:
         seen = self._seen(extension)
         beside = self._seen(nearest) if nearest else None
         if seen is None:
@@ -319,7 +319,7 @@ class Gallery:
             for picture in _row_of_pictures(plane, seen, beside, away, extension)
         )
 
-    def _where(self, finding: Finding, reference: Reference) -> Where | None:
+    def _where(self, finding: Finding, reference: Reference) -> ResidualLocation | None:
         """Draw what the verdict's residual found, by the references of today."""
         times = self._times(finding, reference, self._expectations)
         extension = finding.extension
@@ -327,10 +327,12 @@ class Gallery:
         if times is None or seen is None:
             return None
         mean = seen[..., MEAN]
-        return Where(_under_heat(mean, times, extension), place_in_words(times, extension))
+        return ResidualLocation(
+            _under_heat(mean, times, extension), place_in_words(times, extension)
+        )
 
     def _times(
-        self, finding: Finding, reference: Reference, expectations: Expectations
+        self, finding: Finding, reference: Reference, expectations: ReferenceModelCache
     ) -> Floats | None:
         """Return how many times as odd as good frames get each part of an extension is."""
         if len(reference.extension_ids) < REFERENCE_NEEDED:
@@ -338,7 +340,7 @@ class Gallery:
         settled = reference.settled(finding.frame.night or date.max)
         return expectations.explanation(self.session, finding.extension, settled)
 
-    def _tree(self, finding: Finding, reference: Reference) -> Picture | None:
+    def _tree(self, finding: Finding, reference: Reference) -> EmbeddedPicture | None:
         m = len(reference.extension_ids)
         if m < 2:
             return None
@@ -355,7 +357,7 @@ class Gallery:
 
 def _row_of_pictures(
     plane: int, seen: Floats, beside: Floats | None, away: Floats | None, extension: ExtensionRow
-) -> Iterator[Picture]:
+) -> Iterator[EmbeddedPicture]:
     """Draw one plane of an extension, its nearest reference in the same greys, the difference."""
     own = seen[..., plane]
     near = beside[..., plane] if beside is not None else None
@@ -371,7 +373,9 @@ def _furthest(away: Floats, plane: int) -> float:
     return float(np.abs(away[..., plane]).max())
 
 
-def _grey(kind: str, image: Floats, extension: ExtensionRow, ends: tuple[float, float]) -> Picture:
+def _grey(
+    kind: str, image: Floats, extension: ExtensionRow, ends: tuple[float, float]
+) -> EmbeddedPicture:
     black, white = ends
     png = plots.thumbnail(
         image,
@@ -381,16 +385,18 @@ def _grey(kind: str, image: Floats, extension: ExtensionRow, ends: tuple[float, 
         vmin=black,
         vmax=white,
     )
-    return Picture(kind, _address("image/png", png), f"{round(black)}", f"{round(white)} ADU")
+    return EmbeddedPicture(
+        kind, _address("image/png", png), f"{round(black)}", f"{round(white)} ADU"
+    )
 
 
-def _difference(kind: str, away: Floats, extension: ExtensionRow) -> Picture:
+def _difference(kind: str, away: Floats, extension: ExtensionRow) -> EmbeddedPicture:
     reach = plots.reach(away)
     png = plots.difference(away, aspect=aspect_of(extension), reach_sigma=reach)
-    return Picture(kind, _address("image/png", png), f"-{reach:.0f}", f"+{reach:.0f} sigma")
+    return EmbeddedPicture(kind, _address("image/png", png), f"-{reach:.0f}", f"+{reach:.0f} sigma")
 
 
-def _under_heat(mean: Floats, times: Floats, extension: ExtensionRow) -> Picture:
+def _under_heat(mean: Floats, times: Floats, extension: ExtensionRow) -> EmbeddedPicture:
     png = plots.thumbnail(
         mean,
         zero_adu=0,
@@ -399,7 +405,7 @@ def _under_heat(mean: Floats, times: Floats, extension: ExtensionRow) -> Picture
         overlay=plots.heat(times),
     )
     ends = f"{plots.HEAT_STARTS:g}", f"{plots.HEAT_ENDS:g} times"
-    return Picture("where", _address("image/png", png), *ends)
+    return EmbeddedPicture("where", _address("image/png", png), *ends)
 
 
 def place_in_words(times: Floats, extension: ExtensionRow) -> str:
@@ -455,10 +461,10 @@ def _halved(image: Floats) -> Floats:
     return halved
 
 
-def drawing(kind: str, svg: str) -> Picture:
+def drawing(kind: str, svg: str) -> EmbeddedPicture:
     """Return a drawing as a picture that holds itself."""
     # As an image rather than in the page's own text: two drawings' names cannot clash.
-    return Picture(kind, _address("image/svg+xml", svg.encode()))
+    return EmbeddedPicture(kind, _address("image/svg+xml", svg.encode()))
 
 
 def _address(media_type: str, content: bytes) -> str:
@@ -468,17 +474,17 @@ def _address(media_type: str, content: bytes) -> str:
 # --- detector numbers -----------------------------------------------------------------------------
 
 
-def _numbers(finding: Finding, reference: Reference) -> tuple[Number, ...]:
+def _numbers(finding: Finding, reference: Reference) -> tuple[MetricRow, ...]:
     """List all that was measured, in the order in which people speak of it."""
     z, values = finding.verdict.z, finding.extension.metrics
     return tuple(
-        Number(name, metric, values[name], _median(name, reference), z.get(name))
+        MetricRow(name, metric, values[name], _median(name, reference), z.get(name))
         for name, metric in METRICS.items()
         if name in values
     )
 
 
-def _moved(numbers: Sequence[Number], warn: Mapping[str, float]) -> tuple[Number, ...]:
+def _moved(numbers: Sequence[MetricRow], warn: Mapping[str, float]) -> tuple[MetricRow, ...]:
     """List the numbers beyond their warning limits, the furthest first."""
     far = [
         (abs(one.z), one)
@@ -508,7 +514,9 @@ def _median(name: str, reference: Reference) -> float | None:
 # --- history --------------------------------------------------------------------------------------
 
 
-def draw_trend(kind: Kind, findings: Sequence[Finding], epochs: Sequence[EpochRow]) -> Trend:
+def draw_trend(
+    kind: CalibrationKind, findings: Sequence[Finding], epochs: Sequence[EpochRow]
+) -> NightTrend:
     """Draw the worst score of each night; and a telling number of the setup used most."""
     [(setup, _)] = Counter(one.extension.setup for one in findings).most_common(1)
     alike = _worst_of_each_night(one for one in findings if one.extension.setup == setup)
@@ -517,11 +525,11 @@ def draw_trend(kind: Kind, findings: Sequence[Finding], epochs: Sequence[EpochRo
     heights = [min(one.verdict.score, TALLEST_SCORE) for one in scores]
     drawings = [_draw("score", scores, heights, "1 = at the limit", events, limit=1.0)]
     drawings += [_draw_metric(name, alike, events) for name in _telling_metric(alike[-1])]
-    return Trend(kind, setup, tuple(drawings))
+    return NightTrend(kind, setup, tuple(drawings))
 
 
 @dataclass(frozen=True)
-class RecallShown:
+class RecallFigure:
     """How an instrument's self-tests went lately.
 
     Attributes
@@ -533,14 +541,14 @@ class RecallShown:
     """
 
     instrument: str
-    tonight: Count
-    pooled: Count
+    tonight: RecallCount
+    pooled: RecallCount
     kinds: tuple[KindRecall, ...]
-    falls: tuple[Fall, ...]
-    picture: Picture
+    falls: tuple[RecallDrop, ...]
+    picture: EmbeddedPicture
 
 
-def draw_recall(session: Session, evening: date, instrument: Instrument) -> RecallShown | None:
+def draw_recall(session: Session, evening: date, instrument: Instrument) -> RecallFigure | None:
     """Show how many injected faults were found in the last 30 nights; None if none was tried."""
     nights = recall_by_night(session, evening, instrument=instrument.name)
     if not nights:
@@ -548,10 +556,10 @@ def draw_recall(session: Session, evening: date, instrument: Instrument) -> Reca
     spread = np.array([(one.count.recall, *one.count.interval) for one in nights])
     times = [datetime.combine(one.night, time(), UTC) for one in nights]
     svg = plots.recall_trend(times, spread, limit=instrument.self_test.least_recall)
-    return RecallShown(
+    return RecallFigure(
         instrument=instrument.name,
-        tonight=nights[-1].count if nights[-1].night == evening else Count(),
-        pooled=sum((one.count for one in nights), Count()),
+        tonight=nights[-1].count if nights[-1].night == evening else RecallCount(),
+        pooled=sum((one.count for one in nights), RecallCount()),
         kinds=recall_by_kind(session, evening, instrument=instrument.name),
         falls=standing_falls(session, [instrument], evening),
         picture=drawing("recall", svg),
@@ -590,15 +598,18 @@ def _draw_metric(
     name: str,
     findings: Sequence[Finding],
     events: Sequence[tuple[datetime, str]],
-) -> Picture:
+) -> EmbeddedPicture:
     measured = [one for one in findings if name in one.extension.metrics]
     values = [one.extension.metrics[name] for one in measured]
     return _draw(name, measured, values, METRICS[name].unit, events)
 
 
 def _draw_numbers(
-    name: str, alike: Sequence[Alike], events: Sequence[tuple[datetime, str]], marked: int
-) -> Picture:
+    name: str,
+    alike: Sequence[SetupMetricValue],
+    events: Sequence[tuple[datetime, str]],
+    marked: int,
+) -> EmbeddedPicture:
     ids = [one.extension_id for one in alike]
     svg = plots.trend(
         [one.at for one in alike],
@@ -612,7 +623,7 @@ def _draw_numbers(
     return drawing(name, svg)
 
 
-def _status_of(one: Alike) -> str:
+def _status_of(one: SetupMetricValue) -> str:
     """Say how one stands as it is drawn: a person's word outranks the verdict."""
     if one.label is not None:
         return "anomalous" if one.label == LabelName.BAD else "nominal"
@@ -627,7 +638,7 @@ def _draw(
     events: Sequence[tuple[datetime, str]],
     *,
     limit: float | None = None,
-) -> Picture:
+) -> EmbeddedPicture:
     svg = plots.trend(
         [one.frame.observed_at for one in findings if one.frame.observed_at],
         np.array(values),
@@ -640,4 +651,4 @@ def _draw(
     return drawing(name, svg)
 
 
-_STATUSES = {Standing.ANOMALOUS: "anomalous", Standing.UNDECIDED: "undecided"}
+_STATUSES = {ExtensionStanding.ANOMALOUS: "anomalous", ExtensionStanding.UNDECIDED: "undecided"}

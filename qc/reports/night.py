@@ -29,23 +29,23 @@ from qc.errors import ConfigurationError
 from qc.io.instruments import Instrument
 from qc.labels.spot_check import CONFIDENCE, ONE_IN, REMEMBERED
 from qc.monitoring.recall import SHOWN_NIGHTS
-from qc.project import Runtime
+from qc.project import Project
 from qc.reports.extension_figures import (
     SHOWN_AFTER,
     TALLEST_SCORE,
-    Gallery,
-    Picture,
-    Portrait,
-    RecallShown,
-    Thumb,
-    Trend,
+    EmbeddedPicture,
+    ExtensionFigures,
+    FigureRenderer,
+    NightTrend,
+    RecallFigure,
+    Thumbnail,
     draw_recall,
     draw_trend,
 )
 from qc.summaries.night import (
     HISTORY_NIGHTS,
-    Night,
-    Standing,
+    ExtensionStanding,
+    NightSummary,
     by_image_type,
     kinds_of,
     read_night,
@@ -62,7 +62,7 @@ LARGEST = 1000  # scores and sigmas beyond say no more than that it is gross
 LONGEST_NAME = 120  # of a file, without its ending; file systems allow 255 bytes
 
 
-class NamedEncoder(Protocol):
+class EncoderInfo(Protocol):
     """What the page says of an encoder: the encoder itself or its row."""
 
     @property
@@ -75,7 +75,7 @@ class NamedEncoder(Protocol):
 
 
 @dataclass(frozen=True)
-class Report:
+class NightReport:
     """Everything on the page of a night.
 
     Attributes
@@ -88,14 +88,14 @@ class Report:
         Of the instruments whose self-test found something to try lately.
     """
 
-    night: Night
+    night: NightSummary
     generated_at: datetime
-    encoder: NamedEncoder
+    encoder: EncoderInfo
     thresholds_digest: str
-    portraits: Mapping[str, Portrait]
-    trends: tuple[Trend, ...]
-    wall: tuple[Thumb, ...]
-    recalls: tuple[RecallShown, ...]
+    portraits: Mapping[str, ExtensionFigures]
+    trends: tuple[NightTrend, ...]
+    wall: tuple[Thumbnail, ...]
+    recalls: tuple[RecallFigure, ...]
 
     @property
     def untrained(self) -> bool:
@@ -130,14 +130,14 @@ class FramePage:
     frame: FrameRow
     generated_at: datetime
     names: Mapping[str, str]
-    portraits: tuple[Portrait, ...]
-    histories: tuple[tuple[Picture, ...], ...]
+    portraits: tuple[ExtensionFigures, ...]
+    histories: tuple[tuple[EmbeddedPicture, ...], ...]
 
     @property
-    def standings(self) -> tuple[Standing, ...]:
+    def standings(self) -> tuple[ExtensionStanding, ...]:
         """List where its extensions stand, the gravest first, each once."""
         found = {standing(one.finding) for one in self.portraits}
-        return tuple(one for one in Standing if one in found)
+        return tuple(one for one in ExtensionStanding if one in found)
 
 
 def build_report(
@@ -145,7 +145,7 @@ def build_report(
     evening: date,
     *,
     instruments: Sequence[Instrument],
-    encoder: NamedEncoder,
+    encoder: EncoderInfo,
     thresholds: Thresholds | None,
     generated_at: datetime,
     progress: Progress | None = None,
@@ -172,9 +172,9 @@ def build_report(
     trended = [kind for kind in night.kinds if kind.image_type in by_type]
     first = evening - timedelta(days=HISTORY_NIGHTS - 1)
     epochs = db.epochs.epochs_between(session, first, evening)
-    gallery = Gallery(session, thresholds)
-    counted = Counted(len(pictured) + len(trended), progress)
-    report = Report(
+    gallery = FigureRenderer(session, thresholds)
+    counted = ProgressIterator(len(pictured) + len(trended), progress)
+    report = NightReport(
         night=night,
         generated_at=generated_at.astimezone(UTC),
         encoder=encoder,
@@ -205,7 +205,7 @@ def build_frame_page(
         If no processed frame has this archive name, file name or path.
     """
     findings = db.findings.findings_named(session, name)
-    gallery = Gallery(session, thresholds)
+    gallery = FigureRenderer(session, thresholds)
     portraits = tuple(gallery.portrait(one) for one in findings)
     page = FramePage(
         frame=findings[0].frame,
@@ -218,7 +218,7 @@ def build_frame_page(
 
 
 def write_report(
-    runtime: Runtime,
+    runtime: Project,
     night: date | None,
     now: datetime,
     file: Path | None = None,
@@ -255,7 +255,7 @@ def write_report(
     return write_page(file or runtime.settings.project / "reports" / f"{night}.html", page)
 
 
-def write_frame_page(runtime: Runtime, name: str) -> Path:
+def write_frame_page(runtime: Project, name: str) -> Path:
     """Write the page of one frame as ``frames/<archive name>.html`` in the project folder.
 
     Raises
@@ -292,7 +292,7 @@ def _file_name(frame: FrameRow) -> str:
     return safe if safe == frame.name else f"{safe}-{(frame.sha256 or '')[:8]}"
 
 
-class Counted:
+class ProgressIterator:
     """Hands items on, and tells a listener how many are done."""
 
     def __init__(self, total: int, progress: Progress | None) -> None:

@@ -12,17 +12,24 @@ from qc.detection.thresholds import Thresholds
 from qc.figures import plots
 from qc.io.instruments import Instrument
 from qc.monitoring.recall import recall_interval
-from qc.reports.extension_figures import Gallery, Picture, Portrait, drawing
-from qc.reports.night import Counted, Progress, rendered
+from qc.reports.extension_figures import EmbeddedPicture, ExtensionFigures, FigureRenderer, drawing
+from qc.reports.night import Progress, ProgressIterator, rendered
 from qc.summaries.night import kinds_of
-from qc.summaries.period import Ageing, Incident, Period, SelfTest, Span, read_period
+from qc.summaries.period import (
+    Incident,
+    InjectionTestSummary,
+    LimitMargin,
+    NightRange,
+    PeriodSummary,
+    read_period,
+)
 
 PICTURED = 12  # events, up to 250 kB each
 FEWEST_IN_A_TREND = 2  # nights
 
 
 @dataclass(frozen=True)
-class Survey:
+class PeriodReport:
     """Everything on the page of a week or a month.
 
     Attributes
@@ -35,19 +42,19 @@ class Survey:
         None where the self-test has run too seldom for a trend.
     """
 
-    period: Period
+    period: PeriodSummary
     generated_at: datetime
     instruments: str
     names: Mapping[str, str]
     thresholds_digest: str
-    portraits: tuple[tuple[Incident, Portrait], ...]
-    recall: Picture | None
-    ageing: tuple[Picture, ...]
+    portraits: tuple[tuple[Incident, ExtensionFigures], ...]
+    recall: EmbeddedPicture | None
+    ageing: tuple[EmbeddedPicture, ...]
 
 
 def build_survey(
     session: Session,
-    span: Span,
+    span: NightRange,
     *,
     instruments: Sequence[Instrument],
     thresholds: Thresholds,
@@ -70,9 +77,9 @@ def build_survey(
     """
     period = read_period(session, span, instruments, thresholds)
     pictured = period.confirmed[:PICTURED]
-    gallery = Gallery(session, thresholds)
-    counted = Counted(len(pictured) + len(period.ageing), progress)
-    survey = Survey(
+    gallery = FigureRenderer(session, thresholds)
+    counted = ProgressIterator(len(pictured) + len(period.ageing), progress)
+    survey = PeriodReport(
         period=period,
         generated_at=generated_at.astimezone(UTC),
         instruments=", ".join(period.instruments or [one.name for one in instruments]),
@@ -85,12 +92,12 @@ def build_survey(
     return rendered("period.html.j2", page=survey)
 
 
-def _portrait(session: Session, gallery: Gallery, incident: Incident) -> Portrait:
+def _portrait(session: Session, gallery: FigureRenderer, incident: Incident) -> ExtensionFigures:
     [finding] = db.findings.findings_with(session, [incident.worst.extension_id])
     return gallery.portrait(finding)
 
 
-def _draw_recall(test: SelfTest) -> Picture | None:
+def _draw_recall(test: InjectionTestSummary) -> EmbeddedPicture | None:
     if len(test.nights) < FEWEST_IN_A_TREND:
         return None
     spread = [(found / tried, *recall_interval(found, tried)) for _, found, tried in test.nights]
@@ -98,5 +105,5 @@ def _draw_recall(test: SelfTest) -> Picture | None:
     return drawing("recall", plots.recall_trend(times, np.array(spread)))
 
 
-def _draw_ageing(one: Ageing) -> Picture:
+def _draw_ageing(one: LimitMargin) -> EmbeddedPicture:
     return drawing(one.image_type, plots.ageing(one.weeks, one.ratios, title=one.image_type))

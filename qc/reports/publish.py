@@ -19,19 +19,19 @@ from qc.db.models import AlertRow, ExtensionRow, FrameRow, LabelRow, VerdictRow
 from qc.db.statistics import taken_at
 from qc.errors import ConfigurationError
 from qc.io.instruments import Instrument
-from qc.project import Runtime
+from qc.project import Project
 from qc.reports.night import Progress, rendered, write_page, write_report
 from qc.reports.pdf import write_pdf
 from qc.reports.period import build_survey
-from qc.summaries.night import Standing
-from qc.summaries.period import Span, month_of, week_to
+from qc.summaries.night import ExtensionStanding
+from qc.summaries.period import NightRange, month_of, week_to
 
 INDEX = "index.html"
 _NAME = re.compile(r"(?P<kind>week-|month-|)(?P<date>\d{4}-\d\d(-\d\d)?)\.html", re.ASCII)
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedReport:
     """The files of a report; `pdf` is None where none was asked for."""
 
     html: Path
@@ -39,14 +39,14 @@ class Published:
 
 
 def publish_night(
-    runtime: Runtime,
+    runtime: Project,
     night: date | None,
     now: datetime,
     *,
     file: Path | None = None,
     pdf: bool = False,
     progress: Progress | None = None,
-) -> Published:
+) -> PublishedReport:
     """Write the report of a night, its PDF if wanted, and the index; see `write_report`.
 
     Raises
@@ -59,14 +59,14 @@ def publish_night(
 
 
 def publish_span(
-    runtime: Runtime,
-    span: Span,
+    runtime: Project,
+    span: NightRange,
     now: datetime,
     *,
     file: Path | None = None,
     pdf: bool = False,
     progress: Progress | None = None,
-) -> Published:
+) -> PublishedReport:
     """Write the report of a week or a month, its PDF if wanted, and the index.
 
     Parameters
@@ -92,7 +92,7 @@ def publish_span(
     return _published(runtime, write_page(html, page), now, is_kept=file is None, pdf=pdf)
 
 
-def newest_week(runtime: Runtime, night: date | None) -> Span:
+def newest_week(runtime: Project, night: date | None) -> NightRange:
     """Return the week that ends with a night, or with the newest that has frames.
 
     Raises
@@ -108,19 +108,19 @@ def newest_week(runtime: Runtime, night: date | None) -> Span:
 
 
 def _published(
-    runtime: Runtime, html: Path, now: datetime, *, is_kept: bool, pdf: bool
-) -> Published:
+    runtime: Project, html: Path, now: datetime, *, is_kept: bool, pdf: bool
+) -> PublishedReport:
     written = write_pdf(html.read_text(encoding="utf-8"), html.with_suffix(".pdf")) if pdf else None
     if is_kept:
         write_index(runtime, now)
-    return Published(html, written)
+    return PublishedReport(html, written)
 
 
 # --- the index ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Outcome:
+class NightOutcome:
     """How a night went, as one line says it.
 
     Attributes
@@ -131,24 +131,26 @@ class Outcome:
 
     frames: int
     failed: int
-    counts: Counter[Standing]
+    counts: Counter[ExtensionStanding]
 
     @property
     def words(self) -> str:
         """Say it in one line: ``2 anomalous, 1 absent; 145 frames``."""
-        grave = [f"{self.counts[one]} {one}" for one in Standing if self.counts[one]]
+        grave = [f"{self.counts[one]} {one}" for one in ExtensionStanding if self.counts[one]]
         failed = [f"{self.failed} failed"] if self.failed else []
-        told = [each for each in [*grave, *failed] if not each.endswith(Standing.NOMINAL)]
+        told = [each for each in [*grave, *failed] if not each.endswith(ExtensionStanding.NOMINAL)]
         return f"{', '.join(told) or 'all nominal'}; {counted(self.frames, 'frame')}"
 
     @property
-    def worst(self) -> Standing:
+    def worst(self) -> ExtensionStanding:
         """Return the gravest standing; a file that failed may hide anything."""
-        return next((one for one in Standing if self.counts[one]), Standing.NOMINAL)
+        return next(
+            (one for one in ExtensionStanding if self.counts[one]), ExtensionStanding.NOMINAL
+        )
 
 
 @dataclass(frozen=True)
-class Entry:
+class ReportEntry:
     """A night, a week or a month with its files; names without a folder, to be linked to.
 
     Attributes
@@ -167,37 +169,37 @@ class Entry:
     last: date
     html: str
     pdf: str
-    outcome: Outcome | None = None
+    outcome: NightOutcome | None = None
 
 
 @dataclass(frozen=True)
-class Shelf:
+class MonthOfReports:
     """The reports of one month: of all of it, of its weeks, of its nights; the newest first."""
 
     name: str
-    whole: tuple[Entry, ...]
-    weeks: tuple[Entry, ...]
-    nights: tuple[Entry, ...]
+    whole: tuple[ReportEntry, ...]
+    weeks: tuple[ReportEntry, ...]
+    nights: tuple[ReportEntry, ...]
 
 
 @dataclass(frozen=True)
-class Index:
+class ReportIndex:
     """Everything on the index page."""
 
     generated_at: datetime
     instruments: str
-    shelves: tuple[Shelf, ...]
+    shelves: tuple[MonthOfReports, ...]
 
 
-def read_outcome(runtime: Runtime, night: date) -> Outcome:
+def read_outcome(runtime: Project, night: date) -> NightOutcome:
     """Return how a night went."""
     with runtime.reads() as session:
         in_use = db.statistics.instruments_seen(session)
         outcomes = _outcomes(session, night, runtime.instruments, in_use)
-    return outcomes.get(night, Outcome(0, 0, Counter()))
+    return outcomes.get(night, NightOutcome(0, 0, Counter()))
 
 
-def write_index(runtime: Runtime, now: datetime) -> Path:
+def write_index(runtime: Project, now: datetime) -> Path:
     """Write the page that lists the reports, from the files that are there and the database.
 
     Files that it does not know are neither listed nor touched.
@@ -216,7 +218,7 @@ def write_index(runtime: Runtime, now: datetime) -> Path:
 
 def read_index(
     session: Session, folder: Path, instruments: Sequence[Instrument], now: datetime
-) -> Index:
+) -> ReportIndex:
     """Return what is to be listed: every report, and every night since the first that has one."""
     names = {path.name for path in folder.iterdir() if path.is_file()}
     found = [_entry(match, names) for match in map(_NAME.fullmatch, sorted(names)) if match]
@@ -226,17 +228,17 @@ def read_index(
     if nights:
         outcomes = _outcomes(session, min(nights), instruments, in_use)
         for night in {*nights, *outcomes}:
-            entry = entries.get(str(night), Entry(str(night), night, "", ""))
-            outcome = outcomes.get(night, Outcome(0, 0, Counter()))
-            entries[str(night)] = Entry(entry.title, night, entry.html, entry.pdf, outcome)
-    return Index(
+            entry = entries.get(str(night), ReportEntry(str(night), night, "", ""))
+            outcome = outcomes.get(night, NightOutcome(0, 0, Counter()))
+            entries[str(night)] = ReportEntry(entry.title, night, entry.html, entry.pdf, outcome)
+    return ReportIndex(
         generated_at=now.astimezone(UTC),
         instruments=", ".join(in_use) or ", ".join(one.name for one in instruments),
         shelves=tuple(_shelves(entries.values())),
     )
 
 
-def _entry(match: re.Match[str], names: set[str]) -> Entry | None:
+def _entry(match: re.Match[str], names: set[str]) -> ReportEntry | None:
     """Return what a file is the report of; None if its name only looks like one's."""
     kind, told = match["kind"], match["date"]
     is_month = kind == "month-"
@@ -247,24 +249,24 @@ def _entry(match: re.Match[str], names: set[str]) -> Entry | None:
     pdf = match[0].removesuffix(".html") + ".pdf"
     title = {"": told, "week-": f"week to {told}", "month-": f"{day:%B %Y}"}[kind]
     last = month_of(day).last if is_month else day
-    return Entry(title, last, match[0], pdf if pdf in names else "")
+    return ReportEntry(title, last, match[0], pdf if pdf in names else "")
 
 
-def _shelves(entries: Iterable[Entry]) -> Iterator[Shelf]:
+def _shelves(entries: Iterable[ReportEntry]) -> Iterator[MonthOfReports]:
     newest_first = sorted(entries, key=lambda one: one.last, reverse=True)
     for name, group in groupby(newest_first, key=lambda one: f"{one.last:%B %Y}"):
         own = list(group)
         whole = [one for one in own if one.title == name]
         nights = [one for one in own if one.outcome is not None]
         weeks = [one for one in own if one not in whole and one not in nights]
-        yield Shelf(name, tuple(whole), tuple(weeks), tuple(nights))
+        yield MonthOfReports(name, tuple(whole), tuple(weeks), tuple(nights))
 
 
 def _outcomes(
     session: Session, first: date, instruments: Sequence[Instrument], in_use: Sequence[str]
-) -> dict[date, Outcome]:
+) -> dict[date, NightOutcome]:
     """Return how each night went from the first on, of those of which anything is known."""
-    counts: dict[date, Counter[Standing]] = defaultdict(Counter)
+    counts: dict[date, Counter[ExtensionStanding]] = defaultdict(Counter)
     for night, state, n in _standings(session, first):
         counts[night][state] += n
     absent = (
@@ -274,16 +276,16 @@ def _outcomes(
     )
     for missed, n in session.execute(absent):
         if missed is not None:
-            counts[missed][Standing.ABSENT] += n
+            counts[missed][ExtensionStanding.ABSENT] += n
     frames = db.statistics.frames_by_night(session, first)
     failed = _failed(session, first, instruments, in_use)
     return {
-        night: Outcome(frames.get(night, 0), failed[night], counts[night])
+        night: NightOutcome(frames.get(night, 0), failed[night], counts[night])
         for night in {*counts, *frames, *failed}
     }
 
 
-def _standings(session: Session, first: date) -> Iterator[tuple[date, Standing, int]]:
+def _standings(session: Session, first: date) -> Iterator[tuple[date, ExtensionStanding, int]]:
     """Count extensions by night and standing, as `nights.standing` says it, in the database."""
     said = db.labels.standing_labels()
     has_reasons = cast(VerdictRow.reasons, String) != "[]"
@@ -302,12 +304,12 @@ def _standings(session: Session, first: date) -> Iterator[tuple[date, Standing, 
             yield night, _standing(Status(status), label, warned), n
 
 
-def _standing(status: Status, said: str | None, warned: bool) -> Standing:
+def _standing(status: Status, said: str | None, warned: bool) -> ExtensionStanding:
     if said is not None:
-        return Standing.ANOMALOUS if said == LabelName.BAD else Standing.NOMINAL
+        return ExtensionStanding.ANOMALOUS if said == LabelName.BAD else ExtensionStanding.NOMINAL
     if status == Status.NOMINAL and warned:
-        return Standing.WARNING
-    return Standing(status.lower())
+        return ExtensionStanding.WARNING
+    return ExtensionStanding(status.lower())
 
 
 def _failed(

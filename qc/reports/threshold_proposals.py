@@ -6,8 +6,8 @@ from datetime import date, datetime
 from pathlib import Path
 
 from qc._text import counted
-from qc.errors import CannotTune
-from qc.project import Runtime
+from qc.errors import InsufficientDataError
+from qc.project import Project
 from qc.reports.night import rendered, write_page
 from qc.tuning import proposals
 
@@ -17,7 +17,7 @@ _WHY, _BY = "the weekly proposal", "the daemon"
 
 
 @dataclass(frozen=True)
-class Page:
+class ThresholdProposalPage:
     """Everything on the page.
 
     Attributes
@@ -30,14 +30,14 @@ class Page:
         Of the frames that would be judged otherwise, how many of a type are listed.
     """
 
-    proposals: list[proposals.Proposal]
+    proposals: list[proposals.ThresholdProposal]
     refused: list[str]
     picture: str
     generated_at: datetime
     shown: int = SHOWN_FLIPS
 
 
-def write_proposal_page(runtime: Runtime, now: datetime, first: date = date.min) -> str:
+def write_proposal_page(runtime: Project, now: datetime, first: date = date.min) -> str:
     """Propose limits for every image type, write the page, and say what it holds.
 
     Nothing is changed: limits are people's.
@@ -47,20 +47,20 @@ def write_proposal_page(runtime: Runtime, now: datetime, first: date = date.min)
     first : date
         First night whose frames are looked at.
     """
-    goal = proposals.Goal(effective=now.date(), since=first)
+    goal = proposals.TuningGoal(effective=now.date(), since=first)
     try:
         found, refused = proposals.propose_all(
             runtime, (), goal, _WHY, _BY, progress=lambda _done, _total: None
         )
-    except CannotTune as error:
+    except InsufficientDataError as error:
         return f"nothing to propose: {error}"
     picture = b64encode(proposals.draw_proposals(found)).decode()
-    page = rendered("proposals.html.j2", page=Page(found, refused, picture, now))
+    page = rendered("proposals.html.j2", page=ThresholdProposalPage(found, refused, picture, now))
     file = runtime.settings.reports_folder / FOLDER / f"{now:%Y-%m-%d}.html"
     return _words(found, write_page(file, page))
 
 
-def _words(found: list[proposals.Proposal], file: Path) -> str:
+def _words(found: list[proposals.ThresholdProposal], file: Path) -> str:
     flips = sum(len(one.newly_flagged) + len(one.no_longer_flagged) for one in found)
     types, past = counted(len(found), "image type"), counted(flips, "past frame")
     return f"{file.name}: {types}, {past} would be judged otherwise"

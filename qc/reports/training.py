@@ -11,20 +11,20 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from embeddings.classifier import Examples
-from qc.errors import CannotTrain
+from qc.errors import InsufficientLabelsError
 from qc.figures import plots
-from qc.reports.extension_figures import Picture, drawing
+from qc.reports.extension_figures import EmbeddedPicture, drawing
 from qc.reports.night import rendered, write_page
 from qc.training.train import (
     BINS,
     CONFIDENCE,
     NAMED,
-    Answers,
-    Exam,
-    Figures,
+    EvaluationFigures,
+    EvaluationSplit,
+    Predictions,
     Progress,
-    Share,
-    Trained,
+    Proportion,
+    TrainingResult,
     answers,
     fitted,
     measure,
@@ -39,7 +39,7 @@ _SEED = 0
 
 
 @dataclass(frozen=True)
-class Taught:
+class ClassCount:
     """How many examples there were of a class."""
 
     name: str
@@ -48,7 +48,7 @@ class Taught:
 
 
 @dataclass(frozen=True)
-class Lessons:
+class TrainingReport:
     """Everything on the page of a training.
 
     Attributes
@@ -59,18 +59,18 @@ class Lessons:
         By what they show; empty without an exam.
     """
 
-    trained: Trained
+    trained: TrainingResult
     who: str
     encoder: str
     generated_at: datetime
-    types: tuple[Taught, ...]
-    kinds: tuple[Taught, ...]
-    pictures: Mapping[str, Picture]
+    types: tuple[ClassCount, ...]
+    kinds: tuple[ClassCount, ...]
+    pictures: Mapping[str, EmbeddedPicture]
 
 
 def write_lessons(
     file: Path,
-    trained: Trained,
+    trained: TrainingResult,
     *,
     who: str,
     encoder: str,
@@ -94,7 +94,7 @@ def write_lessons(
         pictures = _pictures(said, trained.new)
         curve = learning_curve(trained.exam, trained.new.macro_f1, progress)
         pictures["learning curve"] = _drawn_curve(curve)
-    page = Lessons(
+    page = TrainingReport(
         trained=trained,
         who=who,
         encoder=encoder,
@@ -107,8 +107,8 @@ def write_lessons(
 
 
 def learning_curve(
-    exam: Exam, of_all: Share, progress: Progress | None = None
-) -> list[tuple[int, Share]]:
+    exam: EvaluationSplit, of_all: Proportion, progress: Progress | None = None
+) -> list[tuple[int, Proportion]]:
     """Return the macro-F1 on an exam after none, a quarter, half and all of the labelled examples.
 
     Beside all the simulated ones; smaller parts are drawn at random from larger ones. A part that
@@ -126,7 +126,7 @@ def learning_curve(
         rows = np.concatenate([np.arange(exam.simulated), order[:size]])
         try:
             curve.append((size, measure(fitted(exam.rest[rows]), exam.examples).macro_f1))
-        except CannotTrain:
+        except InsufficientLabelsError:
             continue
         finally:
             if progress:
@@ -134,13 +134,13 @@ def learning_curve(
     return [*curve, (labelled, of_all)]
 
 
-def confusion_of_types(said: Answers) -> tuple[Counts, list[str], list[str]]:
+def confusion_of_types(said: Predictions) -> tuple[Counts, list[str], list[str]]:
     """Return how often which type of good image looks like which: counts, true, said."""
     good = np.flatnonzero(said.good)
     return _confusion([said.types[i] for i in good], [said.seen[i] for i in good])
 
 
-def confusion_of_kinds(said: Answers) -> tuple[Counts, list[str], list[str]]:
+def confusion_of_kinds(said: Predictions) -> tuple[Counts, list[str], list[str]]:
     """Return how often which kind of fault is taken for which: counts, true, said.
 
     Of an image with two faults, the one counts that was more probable. Where nothing is more
@@ -169,7 +169,7 @@ def _order(name: str) -> tuple[bool, str]:
     return name == NOTHING, name
 
 
-def calibration_bins(said: Answers) -> tuple[Doubles, Doubles, Counts]:
+def calibration_bins(said: Predictions) -> tuple[Doubles, Doubles, Counts]:
     """Return how often what was promised is true, in bins of equal width that hold anything.
 
     Returns
@@ -198,7 +198,7 @@ def _wilson(hits: int, n: int) -> tuple[float, float, float]:
 # --- the page ------------------------------------------------------------------------------------
 
 
-def _pictures(said: Answers, figures: Figures) -> dict[str, Picture]:
+def _pictures(said: Predictions, figures: EvaluationFigures) -> dict[str, EmbeddedPicture]:
     types, kinds = confusion_of_types(said), confusion_of_kinds(said)
     svgs = {
         "image types": _drawn_confusion(*types, title="Image type of good images"),
@@ -224,13 +224,13 @@ def _drawn_confusion(
     )
 
 
-def _drawn_curve(curve: Sequence[tuple[int, Share]]) -> Picture:
+def _drawn_curve(curve: Sequence[tuple[int, Proportion]]) -> EmbeddedPicture:
     labelled = np.array([size for size, _ in curve])
     spread = _spread([share for _, share in curve])
     return drawing("learning curve", plots.learning_curve(labelled, spread, unit="macro-F1"))
 
 
-def _spread(shares: Sequence[Share]) -> Doubles:
+def _spread(shares: Sequence[Proportion]) -> Doubles:
     """Return values, low and high ends: (n, 3)."""
     return np.array([[one.value, one.low, one.high] for one in shares])
 
@@ -249,11 +249,11 @@ def _kinds_of(examples: Examples) -> list[list[str]]:
     return [sorted(kinds or ()) for kinds in examples.kinds]
 
 
-def _taught(trained: Trained, names: Sequence[Sequence[str]]) -> tuple[Taught, ...]:
+def _taught(trained: TrainingResult, names: Sequence[Sequence[str]]) -> tuple[ClassCount, ...]:
     """Count the examples of each class, the simulated ones of which come first."""
     simulated, labelled = (
         Counter(name for some in part for name in some)
         for part in (names[: trained.simulated], names[trained.simulated :])
     )
     every = sorted({*simulated, *labelled})
-    return tuple(Taught(name, labelled[name], simulated[name]) for name in every)
+    return tuple(ClassCount(name, labelled[name], simulated[name]) for name in every)

@@ -11,10 +11,10 @@ from sqlalchemy.orm import Session
 from embeddings.classifier import DenseClassifier
 from qc import db
 from qc.db.findings import Finding
-from qc.detection.classifier_features import Description, features_of
+from qc.detection.classifier_features import ClassifierFeatures, features_of
 from qc.io.instruments import Instrument
-from qc.project import Runtime
-from qc.review.queue import Filters, Labelled, Order, read_some
+from qc.project import Project
+from qc.review.queue import LabelFilter, QueueFilters, QueueOrder, read_some
 from qc.training.train import description_of
 
 Doubles = NDArray[np.float64]
@@ -25,7 +25,7 @@ RANKED = 100  # more than a person labels before the ranking is made anew
 
 
 def most_informative(
-    session: Session, runtime: Runtime, filters: Filters, ranked: int = RANKED
+    session: Session, runtime: Project, filters: QueueFilters, ranked: int = RANKED
 ) -> tuple[int, ...]:
     """Return the unlabelled extensions that the classifier would learn most from, most first.
 
@@ -37,7 +37,7 @@ def most_informative(
     ranked : int
         How many at most.
     """
-    unlabelled = replace(filters, labelled=Labelled.NO, by="", order=Order.TIME)
+    unlabelled = replace(filters, labelled=LabelFilter.NO, by="", order=QueueOrder.TIME)
     some = read_some(session, runtime.instruments, unlabelled, NEWEST)
     found = db.findings.findings_with(session, some.ids)
     fingerprint = runtime.encoder.fingerprint
@@ -56,7 +56,7 @@ def most_informative(
 def uncertainty(
     classifier: DenseClassifier | None,
     found: Sequence[Finding],
-    told: Sequence[Description],
+    told: Sequence[ClassifierFeatures],
     instruments: Sequence[Instrument],
 ) -> Doubles:
     """Return how little is known of what extensions are, (n,): 0 is sure.

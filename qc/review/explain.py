@@ -14,25 +14,25 @@ from qc._text import counted
 from qc.core.reference import REFERENCE_NEEDED
 from qc.core.verdict import Evidence
 from qc.db.findings import Finding
-from qc.detection.decision import Weighed, sample_words, weigh, widening
+from qc.detection.decision import EvidenceRatio, sample_words, weigh, widening
 from qc.detection.thresholds import Threshold
-from qc.errors import IncompleteHeader
-from qc.project import Runtime
-from qc.review.frame_detail import Link, finding_of
+from qc.errors import IncompleteHeaderError
+from qc.project import Project
+from qc.review.frame_detail import ExtensionLink, finding_of
 from qc.tuning.extreme_values import Interval
 from qc.tuning.fit import limits_of, ratio, share
-from qc.tuning.proposals import History, Past, read_record, sort_out
+from qc.tuning.proposals import PastVerdicts, TuningHistory, read_record, sort_out
 
 Doubles = NDArray[np.float64]
 Booleans = NDArray[np.bool_]
 
-Remember = Callable[[str, Threshold], Past]
+Remember = Callable[[str, Threshold], PastVerdicts]
 
 SHOWN = 24  # of the references that it joined
 
 
 @dataclass(frozen=True)
-class Cluster:
+class FirstJoin:
     """What an extension joins first in the tree of its references of today.
 
     Attributes
@@ -48,11 +48,11 @@ class Cluster:
     height: float
     size: int
     references: int
-    members: tuple[Link, ...]
+    members: tuple[ExtensionLink, ...]
 
 
 @dataclass(frozen=True)
-class WhyNot:
+class VerdictExplanation:
     """What spoke for and against flagging an extension, by the limits of its night.
 
     Attributes
@@ -77,18 +77,18 @@ class WhyNot:
     status: str
     score: float
     references: str
-    evidence: tuple[Weighed, ...]
+    evidence: tuple[EvidenceRatio, ...]
     ratio: float
     since: date | None
     why: str
     by: str
     catching: dict[str, float]
-    cluster: Cluster | None
+    cluster: FirstJoin | None
     trouble: str = ""
 
 
 @dataclass(frozen=True)
-class Catch:
+class DetectionCost:
     """What it costs to catch an extension by one limit alone, or by all limits scaled together.
 
     Attributes
@@ -115,7 +115,7 @@ class Catch:
 
 
 @dataclass(frozen=True)
-class Cost:
+class FlaggingCost:
     """What catching an extension would cost in false alarms, by the past of its image type.
 
     Attributes
@@ -129,13 +129,15 @@ class Cost:
     """
 
     image_type: str
-    now: Catch | None
-    catches: tuple[Catch, ...]
+    now: DetectionCost | None
+    catches: tuple[DetectionCost, ...]
     notes: tuple[str, ...] = ()
     trouble: str = ""
 
 
-def read_why(runtime: Runtime, session: Session, name: str, number: int | None) -> WhyNot:
+def read_why(
+    runtime: Project, session: Session, name: str, number: int | None
+) -> VerdictExplanation:
     """Return how near an extension came to being flagged.
 
     Raises
@@ -145,10 +147,10 @@ def read_why(runtime: Runtime, session: Session, name: str, number: int | None) 
     """
     finding = finding_of(session, name, number)
     threshold, trouble = _threshold(runtime, finding)
-    pieces: Sequence[Weighed] = ()
+    pieces: Sequence[EvidenceRatio] = ()
     if threshold:
         pieces = weigh(_evidence(session, finding), threshold, _absolute(runtime, finding))
-    return WhyNot(
+    return VerdictExplanation(
         name=finding.frame.name,
         number=finding.extension.number,
         image_type=finding.extension.image_type,
@@ -166,7 +168,7 @@ def read_why(runtime: Runtime, session: Session, name: str, number: int | None) 
     )
 
 
-def _threshold(runtime: Runtime, finding: Finding) -> tuple[Threshold | None, str]:
+def _threshold(runtime: Project, finding: Finding) -> tuple[Threshold | None, str]:
     """Return the limits of its night, or why there are none."""
     night = finding.frame.night or date.max
     known = runtime.thresholds.entries.get(finding.extension.image_type, ())
@@ -176,7 +178,7 @@ def _threshold(runtime: Runtime, finding: Finding) -> tuple[Threshold | None, st
         found = runtime.thresholds.threshold(
             finding.extension.image_type, night, finding.fingerprint
         )
-    except IncompleteHeader as error:
+    except IncompleteHeaderError as error:
         return None, str(error)
     return found, ""
 
@@ -186,7 +188,7 @@ def _evidence(session: Session, finding: Finding) -> Evidence:
     return db.findings.evidence_of(finding, copy_of)
 
 
-def _absolute(runtime: Runtime, finding: Finding) -> dict[str, tuple[float, float]]:
+def _absolute(runtime: Project, finding: Finding) -> dict[str, tuple[float, float]]:
     one = finding.extension
     return {
         name: limits
@@ -196,7 +198,7 @@ def _absolute(runtime: Runtime, finding: Finding) -> dict[str, tuple[float, floa
     }
 
 
-def _catching(finding: Finding, pieces: Sequence[Weighed]) -> dict[str, float]:
+def _catching(finding: Finding, pieces: Sequence[EvidenceRatio]) -> dict[str, float]:
     """Return the limits of the file that would have caught it, each alone."""
     factor = widening(finding.verdict.reference_size)
     return {
@@ -206,7 +208,7 @@ def _catching(finding: Finding, pieces: Sequence[Weighed]) -> dict[str, float]:
     }
 
 
-def _cluster(session: Session, finding: Finding) -> Cluster | None:
+def _cluster(session: Session, finding: Finding) -> FirstJoin | None:
     reference = db.findings.reference_of(session, finding)
     m = len(reference.extension_ids)
     own = db.embeddings.find_embedding(session, finding.extension.id, finding.fingerprint)
@@ -215,11 +217,11 @@ def _cluster(session: Session, finding: Finding) -> Cluster | None:
     height, members = joined(average_linkage(np.vstack([reference.embeddings, own])), m)
     ids = [reference.extension_ids[one] for one in members.tolist()]  # the newest first
     found = db.findings.findings_with(session, ids[:SHOWN])
-    return Cluster(height, len(ids), m, tuple(map(_member, found)))
+    return FirstJoin(height, len(ids), m, tuple(map(_member, found)))
 
 
-def _member(finding: Finding) -> Link:
-    return Link(
+def _member(finding: Finding) -> ExtensionLink:
+    return ExtensionLink(
         finding.frame.name,
         finding.extension.number,
         finding.frame.observed_at,
@@ -233,8 +235,8 @@ def _member(finding: Finding) -> Link:
 
 
 def read_cost(
-    runtime: Runtime, name: str, number: int | None, remember: Remember | None = None
-) -> Cost:
+    runtime: Project, name: str, number: int | None, remember: Remember | None = None
+) -> FlaggingCost:
     """Return what catching an extension would cost: all of its type's past is judged anew.
 
     Parameters
@@ -252,16 +254,16 @@ def read_cost(
         threshold, trouble = _threshold(runtime, finding)
         image_type = finding.extension.image_type
         if threshold is None:
-            return Cost(image_type, None, (), trouble=trouble)
+            return FlaggingCost(image_type, None, (), trouble=trouble)
         own = db.findings.evidence_of(finding)
     if own.reference_size < REFERENCE_NEEDED:
         few = f"it was held against {counted(own.reference_size, 'reference')}, "
         few += f"{REFERENCE_NEEDED} needed"
-        return Cost(image_type, None, (), trouble=few)
+        return FlaggingCost(image_type, None, (), trouble=few)
     past = remember(image_type, threshold) if remember else _read(runtime, image_type, threshold)
     nominal, bad = _known(past.history, f"{finding.frame.name}[{finding.extension.number}]")
     if not len(nominal.flagged):
-        return Cost(
+        return FlaggingCost(
             image_type, None, (), past.notes, trouble="nothing nominal of its type is known"
         )
     factor = ratio(own, limits_of(threshold))
@@ -273,21 +275,21 @@ def read_cost(
         for kind, value in _unwidened(own).items()
         if kind in {"merge_height", "residual", *threshold.metrics}
     ]
-    return Cost(image_type, now, (together, *sorted(alone, key=_dearness)), past.notes)
+    return FlaggingCost(image_type, now, (together, *sorted(alone, key=_dearness)), past.notes)
 
 
-def _read(runtime: Runtime, image_type: str, threshold: Threshold) -> Past:
+def _read(runtime: Project, image_type: str, threshold: Threshold) -> PastVerdicts:
     record = read_record(runtime, image_type, date.min)
-    return Past(image_type, threshold, sort_out(record, threshold), record.notes)
+    return PastVerdicts(image_type, threshold, sort_out(record, threshold), record.notes)
 
 
-def _dearness(catch: Catch) -> tuple[int, int]:
+def _dearness(catch: DetectionCost) -> tuple[int, int]:
     return catch.nominal, -catch.bad
 
 
-def _catch(name: str, limit: float, flagged: Sequence[Booleans]) -> Catch:
+def _catch(name: str, limit: float, flagged: Sequence[Booleans]) -> DetectionCost:
     nominal, bad = flagged
-    return Catch(
+    return DetectionCost(
         name=name,
         limit=limit,
         nominal=int(nominal.sum()),
@@ -299,7 +301,7 @@ def _catch(name: str, limit: float, flagged: Sequence[Booleans]) -> Catch:
 
 
 @dataclass(frozen=True)
-class _Known:
+class _JudgedExtensions:
     """What was judged of n extensions, in columns: many limits are tried on thousands of them.
 
     Attributes
@@ -328,7 +330,7 @@ class _Known:
         return self.flagged | (self.columns[kind] >= value)
 
 
-def _known(history: History, but: str) -> tuple[_Known, _Known]:
+def _known(history: TuningHistory, but: str) -> tuple[_JudgedExtensions, _JudgedExtensions]:
     """Return the nominal cases and the bad ones, but for one."""
     others = np.array([case.name != but for case in history.cases], bool)
     first, last = len(history.nominal), len(history.nominal) + len(history.bad)
@@ -337,11 +339,11 @@ def _known(history: History, but: str) -> tuple[_Known, _Known]:
     return _known_at(history, nominal), _known_at(history, bad)
 
 
-def _known_at(history: History, chosen: Booleans) -> _Known:
+def _known_at(history: TuningHistory, chosen: Booleans) -> _JudgedExtensions:
     anyway, ratios = history.is_flagged_anyway[chosen], history.ratio_now[chosen]
     names = ("merge_height", "residual", *history.table.names)
     columns = dict(zip(names, history.table.narrowed[chosen].T, strict=True))
-    return _Known(anyway | (ratios > 1), anyway, ratios, columns)
+    return _JudgedExtensions(anyway | (ratios > 1), anyway, ratios, columns)
 
 
 def _unwidened(evidence: Evidence) -> dict[str, float]:

@@ -11,15 +11,15 @@ from sqlalchemy.orm import Session
 from embeddings.index import nearest
 from qc import db
 from qc.core.enums import LabelName
-from qc.db.embeddings import Among
+from qc.db.embeddings import EmbeddingFilter
 from qc.db.findings import Finding
 from qc.db.models import ExtensionRow, FrameRow, LabelRow
 from qc.detection.decision import limits_for, sample_words
 from qc.detection.metrics import METRICS
-from qc.errors import UnknownFrame
+from qc.errors import UnknownFrameError
 from qc.io.fits import Card, read_cards, read_content
 from qc.io.read_frame import MAX_BYTES
-from qc.project import Runtime
+from qc.project import Project
 from qc.reports.extension_figures import telling_metric
 from qc.review.pixels import find_source
 from qc.summaries.night import kinds_of, standing
@@ -28,7 +28,7 @@ MOST_CARDS = 20_000
 
 
 @dataclass(frozen=True)
-class Link:
+class ExtensionLink:
     """Another extension, to be gone to."""
 
     name: str
@@ -40,7 +40,7 @@ class Link:
 
 
 @dataclass(frozen=True)
-class Said:
+class LabelHistoryEntry:
     """What somebody said of an extension.
 
     Attributes
@@ -59,7 +59,7 @@ class Said:
 
 
 @dataclass(frozen=True)
-class Measure:
+class MetricComparison:
     """A detector number, beside what its references have.
 
     Attributes
@@ -82,7 +82,7 @@ class Measure:
 
 
 @dataclass(frozen=True)
-class Closeup:
+class ExtensionDetail:
     """One detector's image of a frame.
 
     Attributes
@@ -121,22 +121,22 @@ class Closeup:
     promised_light: float
     predicted_kind: str
     kind_probability: float | None
-    measures: tuple[Measure, ...]
+    measures: tuple[MetricComparison, ...]
     telling: str
-    said: tuple[Said, ...]
-    nearest: Link | None
-    before: Link | None
-    after: Link | None
+    said: tuple[LabelHistoryEntry, ...]
+    nearest: ExtensionLink | None
+    before: ExtensionLink | None
+    after: ExtensionLink | None
     kinds: tuple[tuple[str, str], ...]
 
     @property
-    def label(self) -> Said | None:
+    def label(self) -> LabelHistoryEntry | None:
         """Return the label that counts."""
         return next((one for one in self.said if one.counts), None)
 
 
 @dataclass(frozen=True)
-class FrameView:
+class FrameDetail:
     """A frame with all its extensions.
 
     Attributes
@@ -156,9 +156,9 @@ class FrameView:
     path: str
     sha256: str
     trouble: str
-    extensions: tuple[Closeup, ...]
+    extensions: tuple[ExtensionDetail, ...]
 
-    def extension(self, number: int | None) -> Closeup:
+    def extension(self, number: int | None) -> ExtensionDetail:
         """Return an extension by its HDU number; the most doubtful where no number is given.
 
         Raises
@@ -172,10 +172,10 @@ class FrameView:
             if one.number == number:
                 return one
         numbers = " and ".join(str(one.number) for one in self.extensions)
-        raise UnknownFrame(f"{self.name}: has extension {numbers}, not {number}")
+        raise UnknownFrameError(f"{self.name}: has extension {numbers}, not {number}")
 
 
-def read_frame_view(runtime: Runtime, session: Session, name: str) -> FrameView:
+def read_frame_view(runtime: Project, session: Session, name: str) -> FrameDetail:
     """Return what is stored of the newest frame of an archive name.
 
     Raises
@@ -186,7 +186,7 @@ def read_frame_view(runtime: Runtime, session: Session, name: str) -> FrameView:
     found = findings_of_frame(session, name)
     frame = found[0].frame
     said = db.labels.labels_of(session, [one.extension.id for one in found])
-    return FrameView(
+    return FrameDetail(
         name=frame.name,
         instrument=frame.instrument or "",
         observed_at=frame.observed_at,
@@ -217,7 +217,7 @@ def findings_of_frame(session: Session, name: str) -> list[Finding]:
     ids = select(ExtensionRow.id).where(ExtensionRow.frame_id == frame_id)
     found = db.findings.findings_with(session, session.scalars(ids.order_by("number")).all())
     if not found:
-        raise UnknownFrame(f"{name}: none of its extensions was judged")
+        raise UnknownFrameError(f"{name}: none of its extensions was judged")
     return found
 
 
@@ -232,7 +232,7 @@ def finding_of(session: Session, name: str, number: int | None) -> Finding:
     source = find_source(session, name, number)
     found = db.findings.findings_with(session, [source.extension_id])
     if not found:
-        raise UnknownFrame(f"{source.label}: was not judged")
+        raise UnknownFrameError(f"{source.label}: was not judged")
     return found[0]
 
 
@@ -250,14 +250,14 @@ def _trouble(frame: FrameRow) -> str:
 
 
 def _closeup(
-    runtime: Runtime, session: Session, finding: Finding, said: Sequence[LabelRow]
-) -> Closeup:
+    runtime: Project, session: Session, finding: Finding, said: Sequence[LabelRow]
+) -> ExtensionDetail:
     extension, verdict = finding.extension, finding.verdict
     before, after = (
         _link(session, db.findings.next_alike(session, finding, later=later))
         for later in (False, True)
     )
-    return Closeup(
+    return ExtensionDetail(
         id=extension.id,
         number=extension.number,
         chip=extension.chip,
@@ -292,7 +292,7 @@ def _closeup(
     )
 
 
-def _what(runtime: Runtime, finding: Finding) -> str:
+def _what(runtime: Project, finding: Finding) -> str:
     """Say what an image is of, as the instrument's people do."""
     for instrument in runtime.instruments:
         for kind in kinds_of(instrument) if instrument.name == finding.frame.instrument else ():
@@ -301,7 +301,7 @@ def _what(runtime: Runtime, finding: Finding) -> str:
     return finding.extension.frame_class
 
 
-def _kinds(runtime: Runtime, finding: Finding) -> tuple[tuple[str, str], ...]:
+def _kinds(runtime: Project, finding: Finding) -> tuple[tuple[str, str], ...]:
     return tuple(
         (kind.name, kind.sentence)
         for instrument in runtime.instruments
@@ -310,12 +310,12 @@ def _kinds(runtime: Runtime, finding: Finding) -> tuple[tuple[str, str], ...]:
     )
 
 
-def _measures(runtime: Runtime, finding: Finding) -> tuple[Measure, ...]:
+def _measures(runtime: Project, finding: Finding) -> tuple[MetricComparison, ...]:
     """List all that was measured, the furthest from the references first."""
     alarms = _alarms(runtime, finding)
     values, z = finding.extension.metrics, finding.verdict.z
     found = [
-        Measure(
+        MetricComparison(
             name=name,
             value=values[name],
             shown=metric.show(values[name]),
@@ -330,7 +330,7 @@ def _measures(runtime: Runtime, finding: Finding) -> tuple[Measure, ...]:
     return tuple(sorted(found, key=lambda one: -abs(one.z or 0.0)))
 
 
-def _alarms(runtime: Runtime, finding: Finding) -> dict[str, float]:
+def _alarms(runtime: Project, finding: Finding) -> dict[str, float]:
     """Return the limits in force; the page must be had even where there are none."""
     night = finding.frame.night or date.max
     known = runtime.thresholds.entries.get(finding.extension.image_type, ())
@@ -341,12 +341,12 @@ def _alarms(runtime: Runtime, finding: Finding) -> dict[str, float]:
     return {name: one.alarm for name, one in limits.metrics.items()}
 
 
-def _log(said: Sequence[LabelRow]) -> tuple[Said, ...]:
+def _log(said: Sequence[LabelRow]) -> tuple[LabelHistoryEntry, ...]:
     """Return all that was said, the newest first; what undoes another is told with it."""
     undoing = {row.undoes_id: row for row in said if row.undoes_id}
     counts = db.labels.standing(said)
     return tuple(
-        Said(
+        LabelHistoryEntry(
             label=str(row.label),
             kind=row.kind,
             who=row.who,
@@ -363,7 +363,7 @@ def _log(said: Sequence[LabelRow]) -> tuple[Said, ...]:
 # --- what is beside it ----------------------------------------------------------------------------
 
 
-def _link(session: Session, extension_id: int | None) -> Link | None:
+def _link(session: Session, extension_id: int | None) -> ExtensionLink | None:
     """Return where an extension is, if it is still stored."""
     if extension_id is None:
         return None
@@ -373,11 +373,11 @@ def _link(session: Session, extension_id: int | None) -> Link | None:
         .where(ExtensionRow.id == extension_id)
     )
     row = session.execute(query).first()
-    return Link(row.name, row.number, row.observed_at, row.night) if row else None
+    return ExtensionLink(row.name, row.number, row.observed_at, row.night) if row else None
 
 
 @dataclass(frozen=True)
-class Alike:
+class NearestLabelled:
     """An image most like another, of those that people called bad.
 
     Attributes
@@ -386,13 +386,13 @@ class Alike:
         Cosine distance.
     """
 
-    link: Link
+    link: ExtensionLink
     distance: float
     kind: str
     note: str
 
 
-def nearest_bad(session: Session, finding: Finding) -> Alike | None:
+def nearest_bad(session: Session, finding: Finding) -> NearestLabelled | None:
     """Return the image of the same type most like this one that people call bad; None for none."""
     own = db.embeddings.find_embedding(session, finding.extension.id, finding.fingerprint)
     if own is None:
@@ -400,7 +400,7 @@ def nearest_bad(session: Session, finding: Finding) -> Alike | None:
     bad = db.embeddings.vectors(
         session,
         finding.fingerprint,
-        Among((finding.extension.image_type,), left_out=finding.frame.id),
+        EmbeddingFilter((finding.extension.image_type,), left_out=finding.frame.id),
         called=LabelName.BAD,
     )
     ids, distances = nearest(own, bad, 1)
@@ -409,8 +409,8 @@ def nearest_bad(session: Session, finding: Finding) -> Alike | None:
         return None
     [one] = found
     assert one.label is not None  # it was chosen for it
-    return Alike(
-        Link(
+    return NearestLabelled(
+        ExtensionLink(
             one.frame.name,
             one.extension.number,
             one.frame.observed_at,

@@ -13,17 +13,17 @@ from sqlalchemy.orm import Session
 from qc import db
 from qc._text import MANY
 from qc.db.models import LabelRow
-from qc.db.selection import Chosen
-from qc.errors import InvalidAnswer, UnknownFrame
+from qc.db.selection import ExtensionRef
+from qc.errors import InvalidInputError, UnknownFrameError
 from qc.io.instruments import Instrument
 from qc.labels import store
-from qc.labels.store import Change
+from qc.labels.store import LabelChange
 
 MOST = 2000  # extensions of one request: the write lock is held for half a second
 
 
 @dataclass(frozen=True)
-class Request:
+class LabelRequest:
     """What is asked for, by whom, and what the asker had seen.
 
     Attributes
@@ -47,7 +47,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Word:
+class CurrentLabel:
     """The label that counts of an extension.
 
     Attributes
@@ -67,7 +67,7 @@ class Word:
 
 
 @dataclass(frozen=True)
-class Did:
+class RequestResult:
     """What a request did.
 
     Attributes
@@ -85,17 +85,17 @@ class Did:
     is_repeated: bool
     changed: int
     meanwhile: tuple[str, ...]
-    now: tuple[Word, ...]
+    now: tuple[CurrentLabel, ...]
 
 
 def answer_once(
     session: Session,
-    request: Request,
+    request: LabelRequest,
     instruments: Sequence[Instrument],
     said: tuple[str, str, str],
     *,
     whole_set: bool = False,
-) -> Did:
+) -> RequestResult:
     """Keep what a person says of some extensions.
 
     Parameters
@@ -123,7 +123,7 @@ def answer_once(
     return _done(session, request, found, changes, meanwhile)
 
 
-def undo_once(session: Session, request: Request, of: str = "") -> Did:
+def undo_once(session: Session, request: LabelRequest, of: str = "") -> RequestResult:
     """Undo what an earlier request of the same person said; or the labels that count.
 
     Parameters
@@ -155,7 +155,7 @@ def undo_once(session: Session, request: Request, of: str = "") -> Did:
 
 def meant(
     session: Session, extension_ids: Sequence[int], *, whole_set: bool = False
-) -> list[Chosen]:
+) -> list[ExtensionRef]:
     """Return extensions by their ids, in order of time; with those of their template sets if asked.
 
     Raises
@@ -167,36 +167,36 @@ def meant(
     """
     wanted = set(extension_ids)
     if len(wanted) > MOST:
-        raise InvalidAnswer(f"{len(wanted)} extensions at once, expected at most {MOST}")
+        raise InvalidInputError(f"{len(wanted)} extensions at once, expected at most {MOST}")
     found = db.selection.extensions_with(session, sorted(wanted))
     if missing := wanted - {one.id for one in found}:
-        raise UnknownFrame(f"extension {min(missing)}: there is none of that number")
+        raise UnknownFrameError(f"extension {min(missing)}: there is none of that number")
     if whole_set:
         found = [each for one in found for each in db.selection.extensions_beside(session, one)]
     return list(dict.fromkeys(found))
 
 
-def words_of(session: Session, extension_ids: Sequence[int]) -> tuple[Word, ...]:
+def words_of(session: Session, extension_ids: Sequence[int]) -> tuple[CurrentLabel, ...]:
     """Return the label that counts of each extension, in this order."""
     said = db.labels.labels_of(session, extension_ids)
     return tuple(word(one, db.labels.standing(said.get(one, ()))) for one in extension_ids)
 
 
-def word(extension_id: int, row: LabelRow | None) -> Word:
+def word(extension_id: int, row: LabelRow | None) -> CurrentLabel:
     """Return what counts of an extension."""
     if row is None:
-        return Word(extension_id, 0, "", "", "", None, store.in_words(None))
+        return CurrentLabel(extension_id, 0, "", "", "", None, store.in_words(None))
     words = store.in_words(row)
-    return Word(extension_id, row.id, str(row.label), row.kind, row.who, row.at, words)
+    return CurrentLabel(extension_id, row.id, str(row.label), row.kind, row.who, row.at, words)
 
 
 def _check_sure(count: int, *, is_sure: bool) -> None:
     if count > MANY and not is_sure:
-        raise InvalidAnswer(f"{count} extensions are more than {MANY}: say that you are sure")
+        raise InvalidInputError(f"{count} extensions are more than {MANY}: say that you are sure")
 
 
-def _known(session: Session, found: Iterable[Chosen]) -> Did:
-    return Did(
+def _known(session: Session, found: Iterable[ExtensionRef]) -> RequestResult:
+    return RequestResult(
         is_repeated=True,
         changed=0,
         meanwhile=(),
@@ -206,14 +206,14 @@ def _known(session: Session, found: Iterable[Chosen]) -> Did:
 
 def _done(
     session: Session,
-    request: Request,
-    found: Sequence[Chosen],
-    changes: Sequence[Change],
+    request: LabelRequest,
+    found: Sequence[ExtensionRef],
+    changes: Sequence[LabelChange],
     meanwhile: tuple[str, ...],
-) -> Did:
+) -> RequestResult:
     added = [change.label_id for change in changes if change.label_id is not None]
     db.labels.record_request(session, request.who, request.key, request.at, added)
-    return Did(
+    return RequestResult(
         is_repeated=False,
         changed=sum(change.is_new for change in changes),
         meanwhile=meanwhile,
@@ -221,7 +221,9 @@ def _done(
     )
 
 
-def _meanwhile(session: Session, found: Sequence[Chosen], request: Request) -> tuple[str, ...]:
+def _meanwhile(
+    session: Session, found: Sequence[ExtensionRef], request: LabelRequest
+) -> tuple[str, ...]:
     """Say what the asker cannot know: labels of others that came after the last look."""
     seen = [one for one in found if one.id in request.seen]
     said = db.labels.labels_of(session, [one.id for one in seen])

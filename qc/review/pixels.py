@@ -10,13 +10,13 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from qc import db
-from qc._locks import Turns
+from qc._locks import KeyedLocks
 from qc.db.models import ExtensionRow, FrameRow, VerdictRow
-from qc.errors import FrameError, UnknownFrame
+from qc.errors import FrameError, UnknownFrameError
 from qc.figures import plots
 from qc.io.read_frame import read_frame
-from qc.project import Runtime
-from qc.review.pyramid import Pyramid, Pyramids, Show, Stretch, build
+from qc.project import Project
+from qc.review.pyramid import Pyramid, PyramidCache, Reducer, Stretch, build
 
 Floats = NDArray[np.float32]
 
@@ -28,7 +28,7 @@ _READ_AT_ONCE = 2  # red frames take 150 MB each while they are cut up
 
 
 @dataclass(frozen=True)
-class Source:
+class PixelSource:
     """Where the pixels of an extension are, and what is needed to show them.
 
     Attributes
@@ -63,7 +63,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Plate:
+class PixelImage:
     """An extension's image at hand.
 
     Attributes
@@ -72,7 +72,7 @@ class Plate:
         Why it is not the image itself but its block means; empty if it is.
     """
 
-    source: Source
+    source: PixelSource
     pyramid: Pyramid
     trouble: str = ""
 
@@ -87,7 +87,7 @@ class Plate:
         return plots.limits(seen.astype(np.float32))
 
 
-def find_source(session: Session, name: str, number: int | None = None) -> Source:
+def find_source(session: Session, name: str, number: int | None = None) -> PixelSource:
     """Return where the pixels of an extension are: of the newest frame of an archive name.
 
     Parameters
@@ -110,10 +110,10 @@ def find_source(session: Session, name: str, number: int | None = None) -> Sourc
         if number in {None, extension.number}:
             return _source(frame, extension)
     which = f" with an extension {number}" if number is not None else ""
-    raise UnknownFrame(f"{name}: no processed frame of that archive name{which}")
+    raise UnknownFrameError(f"{name}: no processed frame of that archive name{which}")
 
 
-def nearest_source(session: Session, source: Source) -> Source | None:
+def nearest_source(session: Session, source: PixelSource) -> PixelSource | None:
     """Return where the pixels of the reference are that the newest verdict found nearest."""
     verdict = (
         select(VerdictRow.nearest_id)
@@ -125,8 +125,8 @@ def nearest_source(session: Session, source: Source) -> Source | None:
     return _source(row.frame, row) if row else None
 
 
-def _source(frame: FrameRow, extension: ExtensionRow) -> Source:
-    return Source(
+def _source(frame: FrameRow, extension: ExtensionRow) -> PixelSource:
+    return PixelSource(
         extension_id=extension.id,
         name=frame.name,
         number=extension.number,
@@ -143,15 +143,15 @@ def _source(frame: FrameRow, extension: ExtensionRow) -> Source:
 
 
 @dataclass(frozen=True)
-class Plates:
+class PixelStore:
     """Images of a project's extensions. Each file is read once, two at a time: they are large."""
 
-    runtime: Runtime
-    pyramids: Pyramids
-    _reading: Turns = field(default_factory=lambda: Turns(_READ_AT_ONCE))
+    runtime: Project
+    pyramids: PyramidCache
+    _reading: KeyedLocks = field(default_factory=lambda: KeyedLocks(_READ_AT_ONCE))
     _refused: dict[tuple[str, str, int, int], str] = field(default_factory=dict)
 
-    def find(self, name: str, number: int | None = None) -> Plate:
+    def find(self, name: str, number: int | None = None) -> PixelImage:
         """Return the image of an extension.
 
         Raises
@@ -163,24 +163,24 @@ class Plates:
             source = find_source(session, name, number)
         return self.of(source)
 
-    def beside(self, plate: Plate) -> Plate | None:
+    def beside(self, plate: PixelImage) -> PixelImage | None:
         """Return the image of the nearest reference, if it can be taken off this one."""
         with self.runtime.reads() as session:
             source = nearest_source(session, plate.source)
         other = self.of(source) if source else None
         return other if other and _is_comparable(plate, other) else None
 
-    def of(self, source: Source) -> Plate:
+    def of(self, source: PixelSource) -> PixelImage:
         """Return the image; or, where its file is not as it was processed, its block means."""
         kept = self.pyramids.find(source.pixels_sha256)
         if kept is not None:
-            return Plate(source, kept)
+            return PixelImage(source, kept)
         with self._reading.of(source.path):
             trouble = self._read(source)
         found = None if trouble else self.pyramids.find(source.pixels_sha256)
-        return Plate(source, found) if found else self._remembered(source, trouble)
+        return PixelImage(source, found) if found else self._remembered(source, trouble)
 
-    def _read(self, source: Source) -> str:
+    def _read(self, source: PixelSource) -> str:
         """Read a file, keep the pyramids of all its extensions; return what was in the way."""
         if self.pyramids.find(source.pixels_sha256) is not None:
             return ""  # another request was waited for
@@ -198,7 +198,7 @@ class Plates:
             self._refused[key] = trouble
         return self._refused[key]
 
-    def _read_file(self, source: Source) -> str:
+    def _read_file(self, source: PixelSource) -> str:
         try:
             frame = read_frame(Path(source.path), self.runtime.instruments)
         except FrameError as error:
@@ -212,19 +212,19 @@ class Plates:
                 self.pyramids.keep(digests[extension.number], extension.pixels)
         return ""
 
-    def _remembered(self, source: Source, trouble: str) -> Plate:
+    def _remembered(self, source: PixelSource, trouble: str) -> PixelImage:
         with self.runtime.reads() as session:
             row = session.get_one(ExtensionRow, source.extension_id)
             kept = db.block_statistics.block_statistics_of(session, row.id)
             zero = row.zero_adu
         if kept is None:
-            raise UnknownFrame(f"{source.label}: {trouble}, and no picture of it was kept")
+            raise UnknownFrameError(f"{source.label}: {trouble}, and no picture of it was kept")
         means, peaks = (np.ascontiguousarray(kept[..., plane]) + zero for plane in (0, 2))
         levels = {
-            Show.MEAN: build(means).levels[Show.MEAN],
-            Show.PEAK: build(peaks).levels[Show.PEAK],
+            Reducer.MEAN: build(means).levels[Reducer.MEAN],
+            Reducer.PEAK: build(peaks).levels[Reducer.PEAK],
         }
-        return Plate(source, Pyramid(levels), trouble)
+        return PixelImage(source, Pyramid(levels), trouble)
 
 
 def _digests(session: Session, file_sha256: str) -> dict[int, str]:
@@ -236,12 +236,14 @@ def _digests(session: Session, file_sha256: str) -> dict[int, str]:
 # --- one minus another ----------------------------------------------------------------------------
 
 
-def _is_comparable(own: Plate, other: Plate) -> bool:
+def _is_comparable(own: PixelImage, other: PixelImage) -> bool:
     """Say whether one image can be taken off the other pixel by pixel."""
     return own.pyramid.image.shape == other.pyramid.image.shape
 
 
-def minus(own: Plate, other: Plate, part: Sequence[int], show: Show = Show.MEAN) -> Floats:
+def minus(
+    own: PixelImage, other: PixelImage, part: Sequence[int], show: Reducer = Reducer.MEAN
+) -> Floats:
     """Return a tile of one image less that of another, ADU; empty where there is none.
 
     Of images with light, the other is brought to this one's bias level and promised light. Others
@@ -260,19 +262,19 @@ def minus(own: Plate, other: Plate, part: Sequence[int], show: Show = Show.MEAN)
     )
 
 
-def minus_whole(own: Plate, other: Plate, longest: int) -> Floats:
+def minus_whole(own: PixelImage, other: PixelImage, longest: int) -> Floats:
     """Return the same of the whole images, as large as no side is longer."""
     return _less(own, other, own.pyramid.at_most(longest), other.pyramid.at_most(longest))
 
 
-def reach(own: Plate, other: Plate) -> float:
+def reach(own: PixelImage, other: PixelImage) -> float:
     """Choose where the colours of a difference end: what one pixel in 200 exceeds, ADU."""
     away = minus_whole(own, other, SAMPLED)
     return max(LEAST_REACH_ADU, float(np.nanpercentile(np.abs(away), 99.5)))
 
 
 def _less(
-    own: Plate, other: Plate, mine: NDArray[np.generic], others: NDArray[np.generic]
+    own: PixelImage, other: PixelImage, mine: NDArray[np.generic], others: NDArray[np.generic]
 ) -> Floats:
     a, b = mine.astype(np.float32), others.astype(np.float32)
     light, other_light = own.source.promised_light, other.source.promised_light

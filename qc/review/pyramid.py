@@ -31,7 +31,7 @@ MOST_BYTES = 2 * 2**30  # sixty chips of 4096 x 2148
 _ASINH, _LOG = 30.0, 1000.0  # how many times steeper at black than a straight line
 
 
-class Show(StrEnum):
+class Reducer(StrEnum):
     """What stands for many pixels in a picture that is smaller than the image."""
 
     MEAN = "mean"
@@ -47,7 +47,7 @@ class Stretch(StrEnum):
 
 
 @dataclass(frozen=True)
-class Greys:
+class IntensityScale:
     """Black, white, and what is between them.
 
     Attributes
@@ -81,19 +81,19 @@ class Pyramid:
         Level 0, the same in both, is the image: (ny, nx) uint16 or float32, ADU.
     """
 
-    levels: Mapping[Show, tuple[Pixels, ...]]
+    levels: Mapping[Reducer, tuple[Pixels, ...]]
 
     @property
     def image(self) -> Pixels:
         """Return the image itself."""
-        return self.levels[Show.MEAN][0]
+        return self.levels[Reducer.MEAN][0]
 
     @property
     def depth(self) -> int:
         """Return how many levels there are; the last fits into a tile."""
-        return len(self.levels[Show.MEAN])
+        return len(self.levels[Reducer.MEAN])
 
-    def tile(self, level: int, row: int, column: int, show: Show = Show.MEAN) -> Pixels:
+    def tile(self, level: int, row: int, column: int, show: Reducer = Reducer.MEAN) -> Pixels:
         """Return one tile, smaller at the upper and right edges; empty where there is none."""
         if not 0 <= level < self.depth or min(row, column) < 0:
             return np.empty((0, 0), np.float32)
@@ -101,7 +101,7 @@ class Pyramid:
         part: Pixels = self.levels[show][level][rows, columns]
         return part
 
-    def at_most(self, longest: int, show: Show = Show.MEAN) -> Pixels:
+    def at_most(self, longest: int, show: Reducer = Reducer.MEAN) -> Pixels:
         """Return the largest level of which no side is longer; the last, if all are."""
         levels = self.levels[show]
         return next((one for one in levels if max(one.shape) <= longest), levels[-1])
@@ -115,7 +115,7 @@ def build(pixels: Pixels) -> Pyramid:
         means.append(quarters.mean(axis=0, dtype=np.float32))
         a, b, c, d = _quarters(peaks[-1], pixels.dtype)
         peaks.append(np.maximum(np.maximum(a, b), np.maximum(c, d)))
-    return Pyramid({Show.MEAN: tuple(means), Show.PEAK: tuple(peaks)})
+    return Pyramid({Reducer.MEAN: tuple(means), Reducer.PEAK: tuple(peaks)})
 
 
 def _quarters(image: Pixels, dtype: np.dtype[Any]) -> list[Pixels]:
@@ -129,7 +129,7 @@ def _quarters(image: Pixels, dtype: np.dtype[Any]) -> list[Pixels]:
 
 
 @dataclass(frozen=True)
-class Pyramids:
+class PyramidCache:
     """Pyramids in a folder: the longest unused go when it grows too large.
 
     Whoever makes one writes it beside the others and renames it, so that nobody sees half of one;
@@ -148,12 +148,12 @@ class Pyramids:
                 return None
             means, peaks = (
                 [np.load(place / f"{show}-{k}.npy", mmap_mode="r") for k in range(first, depth)]
-                for show, first in ((Show.MEAN, 0), (Show.PEAK, 1))
+                for show, first in ((Reducer.MEAN, 0), (Reducer.PEAK, 1))
             )
             os.utime(place)  # used just now
         except FileNotFoundError:  # another process has made room
             return None
-        return Pyramid({Show.MEAN: tuple(means), Show.PEAK: (means[0], *peaks)})
+        return Pyramid({Reducer.MEAN: tuple(means), Reducer.PEAK: (means[0], *peaks)})
 
     def keep(self, digest: str, pixels: Pixels) -> Pyramid:
         """Make an image's pyramid and keep it."""
@@ -161,7 +161,7 @@ class Pyramids:
         self.folder.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix=".", dir=self.folder))
         try:
-            for show, first in ((Show.MEAN, 0), (Show.PEAK, 1)):
+            for show, first in ((Reducer.MEAN, 0), (Reducer.PEAK, 1)):
                 for k, level in enumerate(made.levels[show][first:], first):
                     np.save(unfinished / f"{show}-{k}.npy", level)
             if not self._place(digest).exists():
@@ -203,7 +203,7 @@ def _used_at(place: Path) -> int:
 # --- drawn ----------------------------------------------------------------------------------------
 
 
-def grey_png(values: Pixels, greys: Greys) -> bytes:
+def grey_png(values: Pixels, greys: IntensityScale) -> bytes:
     """Draw part of an image, row 0 at the bottom, as PNG."""
     return _png(Image.fromarray(np.ascontiguousarray(greys.of(values)[::-1])))
 

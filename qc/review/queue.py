@@ -15,12 +15,12 @@ from qc.core.enums import LabelName
 from qc.core.verdict import Status
 from qc.db.findings import Finding
 from qc.db.models import BEYOND_IDS, ExtensionRow, FrameRow, LabelRow, VerdictRow
-from qc.db.selection import Chosen
-from qc.errors import InvalidAnswer, UnknownFrame
+from qc.db.selection import ExtensionRef
+from qc.errors import InvalidInputError, UnknownFrameError
 from qc.io.instruments import FaultKind, Instrument
 from qc.labels import spot_check, store
 from qc.project import image_types_of
-from qc.review.idempotency import Word, word
+from qc.review.idempotency import CurrentLabel, word
 from qc.summaries.night import standing
 
 FEW = 20_000  # that many are sorted in the time of a page; more are read in a stored order
@@ -30,7 +30,7 @@ _SETUP = ("chip", "binning", "read_mode", "optics")
 _DRAWN_AT_MOST = 30_000  # what a question can name
 
 
-class Order(StrEnum):
+class QueueOrder(StrEnum):
     """What comes first."""
 
     DOUBT = "doubt"  # without a verdict, then nearest to the limit on either side
@@ -39,7 +39,7 @@ class Order(StrEnum):
     INFORMATIVE = "informative"  # what the classifier would learn most from
 
 
-class Labelled(StrEnum):
+class LabelFilter(StrEnum):
     """Whether a label counts."""
 
     NO = "no"
@@ -48,7 +48,7 @@ class Labelled(StrEnum):
 
 
 @dataclass(frozen=True)
-class Filters:
+class QueueFilters:
     """Which extensions are wanted; None and empty words are any.
 
     Attributes
@@ -77,14 +77,14 @@ class Filters:
     kind: str = ""
     least: float | None = None
     most: float | None = None
-    labelled: Labelled = Labelled.ANY
+    labelled: LabelFilter = LabelFilter.ANY
     by: str = ""
     is_sample: bool = False
-    order: Order = Order.DOUBT
+    order: QueueOrder = QueueOrder.DOUBT
 
 
 @dataclass(frozen=True)
-class Some:
+class Page:
     """Some extensions in the order asked for.
 
     Attributes
@@ -101,10 +101,10 @@ class Some:
 def read_some(
     session: Session,
     instruments: Sequence[Instrument],
-    filters: Filters,
+    filters: QueueFilters,
     count: int,
     after: str = "",
-) -> Some:
+) -> Page:
     """Return the next extensions in a stored order.
 
     Parameters
@@ -123,17 +123,17 @@ def read_some(
     narrow: list[ColumnElement[bool]] = []
     if order.value is ExtensionRow.observed_at:
         narrow = db.engine.taken_in(*_nights(filters)) + _of_types(instruments, filters)
-    if filters.order is not Order.TIME and _are_few(session, instruments, filters):
+    if filters.order is not QueueOrder.TIME and _are_few(session, instruments, filters):
         rows = _sorted(session, order, wanted, place, count + 1)
     else:
         rows = _walked(session, order, wanted, narrow, place, count + 1)
     more = len(rows) > count
     rows = rows[:count]
-    return Some(tuple(row.id for row in rows), _spell_place(rows[-1]) if more else "")
+    return Page(tuple(row.id for row in rows), _spell_place(rows[-1]) if more else "")
 
 
 @dataclass(frozen=True)
-class _Stored:
+class _SortKey:
     """A stored order, largest first, and what tells equals apart."""
 
     value: InstrumentedAttribute[Any]
@@ -146,22 +146,22 @@ def _time(text: str) -> datetime:
 
 
 _ORDERS = {
-    Order.DOUBT: _Stored(VerdictRow.doubt, VerdictRow.id, float),
-    Order.SCORE: _Stored(VerdictRow.score, VerdictRow.id, float),
-    Order.TIME: _Stored(ExtensionRow.observed_at, ExtensionRow.id, _time),
-    Order.INFORMATIVE: _Stored(ExtensionRow.observed_at, ExtensionRow.id, _time),
+    QueueOrder.DOUBT: _SortKey(VerdictRow.doubt, VerdictRow.id, float),
+    QueueOrder.SCORE: _SortKey(VerdictRow.score, VerdictRow.id, float),
+    QueueOrder.TIME: _SortKey(ExtensionRow.observed_at, ExtensionRow.id, _time),
+    QueueOrder.INFORMATIVE: _SortKey(ExtensionRow.observed_at, ExtensionRow.id, _time),
 }
 
 
 @dataclass(frozen=True)
-class _Place:
+class _Cursor:
     """The last that was seen in an order."""
 
     value: Any
     tie: int
 
 
-def _wanted(order: _Stored) -> Select[Any]:
+def _wanted(order: _SortKey) -> Select[Any]:
     """Select extensions with their places in an order, of each the newest verdict alone."""
     return (
         select(ExtensionRow.id, order.value.label("value"), order.tie.label("tie"))
@@ -172,7 +172,7 @@ def _wanted(order: _Stored) -> Select[Any]:
 
 
 def _sorted(
-    session: Session, order: _Stored, wanted: Select[Any], place: _Place | None, count: int
+    session: Session, order: _SortKey, wanted: Select[Any], place: _Cursor | None, count: int
 ) -> list[Any]:
     """Find all that are wanted, and return those that come next."""
     if place:
@@ -183,10 +183,10 @@ def _sorted(
 
 def _walked(
     session: Session,
-    order: _Stored,
+    order: _SortKey,
     wanted: Select[Any],
     narrow: Sequence[ColumnElement[bool]],
-    place: _Place | None,
+    place: _Cursor | None,
     count: int,
 ) -> list[Any]:
     """Go through a stored order, some thousand at a time, and return those that come next.
@@ -210,7 +210,7 @@ def _walked(
         if last is None:
             break
         far += size
-        place, size = _Place(*last), min(2 * size, _LONGEST_STRETCH)
+        place, size = _Cursor(*last), min(2 * size, _LONGEST_STRETCH)
         if far > _LONG_WAY and len(found) < count:
             return found + _sorted(session, order, wanted, place, count - len(found))
     return found
@@ -222,18 +222,18 @@ def _spell_place(row: Any) -> str:
     return f"{spelt}_{row.tie}"
 
 
-def _read_place(order: _Stored, after: str) -> _Place:
+def _read_place(order: _SortKey, after: str) -> _Cursor:
     spelt, _, tie = after.partition("_")
     try:
-        place = _Place(order.read(spelt), int(tie))
+        place = _Cursor(order.read(spelt), int(tie))
     except ValueError:
-        raise InvalidAnswer(f"after: '{after[:60]}' is no place in this order") from None
+        raise InvalidInputError(f"after: '{after[:60]}' is no place in this order") from None
     if not 0 <= place.tie < BEYOND_IDS:
-        raise InvalidAnswer(f"after: '{after[:60]}' is no place in this order")
+        raise InvalidInputError(f"after: '{after[:60]}' is no place in this order")
     return place
 
 
-def _beyond(order: _Stored, place: _Place) -> ColumnElement[bool]:
+def _beyond(order: _SortKey, place: _Cursor) -> ColumnElement[bool]:
     return tuple_(order.value, order.tie) < (place.value, place.tie)
 
 
@@ -242,12 +242,12 @@ def _is_newest() -> ColumnElement[bool]:
     return ~exists().where(newer.extension_id == VerdictRow.extension_id, newer.id > VerdictRow.id)
 
 
-def _are_few(session: Session, instruments: Sequence[Instrument], filters: Filters) -> bool:
+def _are_few(session: Session, instruments: Sequence[Instrument], filters: QueueFilters) -> bool:
     """Say whether so few fit that sorting them is quicker than looking for them in a long order."""
     if filters.is_sample:
         return True
     found: list[Select[Any]] = []
-    if filters.labelled is Labelled.YES or filters.by:
+    if filters.labelled is LabelFilter.YES or filters.by:
         said = select(LabelRow.id)
         found.append(said.where(LabelRow.who == filters.by) if filters.by else said)
     if filters.first or filters.last or filters.types:
@@ -262,7 +262,7 @@ def _are_at_most(session: Session, found: Select[Any], most: int) -> bool:
 
 
 def _conditions(
-    session: Session, instruments: Sequence[Instrument], filters: Filters
+    session: Session, instruments: Sequence[Instrument], filters: QueueFilters
 ) -> list[ColumnElement[bool]]:
     found = db.engine.of_nights(*_nights(filters)) + _of_types(instruments, filters)
     found += [_has_word(word) for word in filters.setup.split()]
@@ -276,13 +276,15 @@ def _conditions(
     return found + _label_conditions(instruments, filters) + _sample(session, filters)
 
 
-def _of_types(instruments: Sequence[Instrument], filters: Filters) -> list[ColumnElement[bool]]:
+def _of_types(
+    instruments: Sequence[Instrument], filters: QueueFilters
+) -> list[ColumnElement[bool]]:
     words = filters.types.replace(",", " ").split()
     known = chosen_all(words, image_types_of(instruments), "image type")
     return [ExtensionRow.image_type.in_(known)] if words else []
 
 
-def _nights(filters: Filters) -> tuple[date, date]:
+def _nights(filters: QueueFilters) -> tuple[date, date]:
     return filters.first or date.min, filters.last or date.max
 
 
@@ -295,12 +297,12 @@ def _has_word(word: str) -> ColumnElement[bool]:
 
 
 def _label_conditions(
-    instruments: Sequence[Instrument], filters: Filters
+    instruments: Sequence[Instrument], filters: QueueFilters
 ) -> list[ColumnElement[bool]]:
     found: list[ColumnElement[bool]] = []
-    if filters.labelled is Labelled.NO:
+    if filters.labelled is LabelFilter.NO:
         found.append(db.labels.newest_label().is_(None))
-    elif filters.labelled is Labelled.YES:
+    elif filters.labelled is LabelFilter.YES:
         found.append(ExtensionRow.id.in_(_labelled(LabelRow.id == _newest_label_id())))
     if filters.by:
         by = and_(LabelRow.who == filters.by, LabelRow.id == _newest_label_id())
@@ -331,7 +333,7 @@ def _newest_label_id() -> Any:
     )
 
 
-def _sample(session: Session, filters: Filters) -> list[ColumnElement[bool]]:
+def _sample(session: Session, filters: QueueFilters) -> list[ColumnElement[bool]]:
     """Leave only what was drawn by chance: a hash decides, which a database cannot compute."""
     if not filters.is_sample:
         return []
@@ -340,13 +342,13 @@ def _sample(session: Session, filters: Filters) -> list[ColumnElement[bool]]:
         return []
     first = filters.first or last
     if first < spot_check.remembered_from(last):
-        raise InvalidAnswer("the spot check is asked of 90 nights at most: narrow the nights")
+        raise InvalidInputError("the spot check is asked of 90 nights at most: narrow the nights")
     drawn = list(spot_check.answers_of(spot_check.read_draws(session, first, last)))
     return [ExtensionRow.id.in_(drawn[-_DRAWN_AT_MOST:])]
 
 
 def parts_of_all(
-    session: Session, instruments: Sequence[Instrument], filters: Filters
+    session: Session, instruments: Sequence[Instrument], filters: QueueFilters
 ) -> Iterator[list[Finding]]:
     """Yield all that the filters want, in a stored order, some hundred at a time; at least once.
 
@@ -371,7 +373,7 @@ _LOOKED_FOR = 20_000  # of which only the numbers are
 
 
 @dataclass(frozen=True)
-class Look:
+class QueueItem:
     """What to know of an extension before judging it.
 
     Attributes
@@ -410,13 +412,13 @@ class Look:
     nearest: str
     predicted: str
     predicted_kind: str
-    word: Word
+    word: CurrentLabel
     said: tuple[str, ...]
     beside: int
     digest: str
 
 
-def read_looks(session: Session, extension_ids: Sequence[int]) -> tuple[Look, ...]:
+def read_looks(session: Session, extension_ids: Sequence[int]) -> tuple[QueueItem, ...]:
     """Return what to know of extensions, in this order; those never judged are left out."""
     found = db.findings.findings_with(session, extension_ids)
     said = db.labels.labels_of(session, [one.extension.id for one in found])
@@ -433,7 +435,7 @@ def read_looks(session: Session, extension_ids: Sequence[int]) -> tuple[Look, ..
     )
 
 
-def read_look(session: Session, extension_id: int) -> Look:
+def read_look(session: Session, extension_id: int) -> QueueItem:
     """Return what to know of an extension.
 
     Raises
@@ -443,15 +445,15 @@ def read_look(session: Session, extension_id: int) -> Look:
     """
     found = read_looks(session, [extension_id])
     if not found:
-        raise UnknownFrame(f"extension {extension_id}: there is none of that number")
+        raise UnknownFrameError(f"extension {extension_id}: there is none of that number")
     return found[0]
 
 
-def _look(one: Finding, said: Sequence[LabelRow], beside: int, nearest: str) -> Look:
+def _look(one: Finding, said: Sequence[LabelRow], beside: int, nearest: str) -> QueueItem:
     frame, extension, verdict = one.frame, one.extension, one.verdict
     assert frame.night is not None  # a processed frame has both
     assert frame.observed_at is not None
-    return Look(
+    return QueueItem(
         id=extension.id,
         name=f"{frame.name}[{extension.number}]",
         frame=frame.name,
@@ -518,14 +520,16 @@ _KEYS = "123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 @dataclass(frozen=True)
-class Key:
+class FaultKey:
     """The key that names a kind of fault once `bad` was pressed; empty beyond the 61st kind."""
 
     key: str
     kind: FaultKind
 
 
-def keys_of(instruments: Sequence[Instrument], one: Chosen | Look) -> tuple[Key, ...]:
+def keys_of(
+    instruments: Sequence[Instrument], one: ExtensionRef | QueueItem
+) -> tuple[FaultKey, ...]:
     """Return the keys of the kinds that fit an extension.
 
     A kind has one key whatever the frame: fingers remember places, and a list that closes up
@@ -538,22 +542,22 @@ def keys_of(instruments: Sequence[Instrument], one: Chosen | Look) -> tuple[Key,
     return ()
 
 
-def _all_keys(instrument: Instrument) -> list[Key]:
+def _all_keys(instrument: Instrument) -> list[FaultKey]:
     kinds = instrument.fault_kinds()
     keys = [*_KEYS, *[""] * max(0, len(kinds) - len(_KEYS))]
-    return [Key(key, kind) for key, kind in zip(keys, kinds, strict=False)]
+    return [FaultKey(key, kind) for key, kind in zip(keys, kinds, strict=False)]
 
 
 @dataclass(frozen=True)
-class Example:
+class FaultExample:
     """A kind of fault, and the newest extension that people say has it, if there is one."""
 
-    key: Key
+    key: FaultKey
     instrument: str
-    look: Look | None
+    look: QueueItem | None
 
 
-def read_examples(session: Session, instruments: Sequence[Instrument]) -> tuple[Example, ...]:
+def read_examples(session: Session, instruments: Sequence[Instrument]) -> tuple[FaultExample, ...]:
     """Return an example of every kind of fault that people have labelled."""
     newest = (
         select(LabelRow.kind, func.max(LabelRow.extension_id))
@@ -563,7 +567,7 @@ def read_examples(session: Session, instruments: Sequence[Instrument]) -> tuple[
     of_kind = {row[0]: row[1] for row in session.execute(newest)}
     looks = {look.id: look for look in read_looks(session, list(of_kind.values()))}
     return tuple(
-        Example(key, instrument.name, looks.get(of_kind.get(key.kind.name, 0)))
+        FaultExample(key, instrument.name, looks.get(of_kind.get(key.kind.name, 0)))
         for instrument in instruments
         for key in _all_keys(instrument)
     )

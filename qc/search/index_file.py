@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from embeddings.index import Axes, Codes
+from embeddings.index import Codes, PrincipalAxes
 from qc._files import written_whole
 
 Floats = NDArray[np.float32]
@@ -31,7 +31,7 @@ class DamagedIndexError(Exception):
 
 
 @dataclass(frozen=True)
-class Facts:
+class IndexHeader:
     """What an index was made of.
 
     Attributes
@@ -56,7 +56,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Index:
+class EmbeddingIndex:
     """Codes of n embeddings, and of each its extension, image type and night.
 
     Attributes
@@ -68,8 +68,8 @@ class Index:
         As `date.toordinal`; 0: not known.
     """
 
-    facts: Facts
-    axes: Axes
+    facts: IndexHeader
+    axes: PrincipalAxes
     extension_ids: Integers
     types: NDArray[np.uint16]
     nights: NDArray[np.int32]
@@ -81,10 +81,10 @@ def digest_of(vector: Floats) -> str:
     return sha256(vector.astype("<f2").tobytes()).hexdigest()[:16]
 
 
-def write_index(index: Index, path: Path) -> None:
+def write_index(index: EmbeddingIndex, path: Path) -> None:
     """Write an index; what was there stays until the new one is whole."""
     with written_whole(path) as stream:
-        body = _Body(stream)
+        body = _HashingWriter(stream)
         body.write(_MAGIC)
         sections = {
             "mean": body.array(index.axes.mean),
@@ -105,7 +105,7 @@ def write_index(index: Index, path: Path) -> None:
         stream.write(said + sha256(said).digest() + len(said).to_bytes(8, "little") + _MAGIC)
 
 
-class _Body:
+class _HashingWriter:
     """A stream that knows how much has been written to it, and its digest."""
 
     def __init__(self, stream: BinaryIO) -> None:
@@ -129,7 +129,7 @@ class _Body:
         return {**place, "dtype": little.dtype.str, "shape": list(little.shape)}
 
 
-def read_index(path: Path) -> Index:
+def read_index(path: Path) -> EmbeddingIndex:
     """Open an index; all of it is read once, to see that it is whole.
 
     Raises
@@ -152,15 +152,15 @@ def read_index(path: Path) -> Index:
         raise DamagedIndexError(f"{path}: its content is not what was written")
     arrays = {name: _array(body, place) for name, place in footer["sections"].items()}
     facts, place = footer["facts"], footer["codes"]
-    return Index(
-        facts=Facts(
+    return EmbeddingIndex(
+        facts=IndexHeader(
             **facts
             | {
                 "image_types": tuple(facts["image_types"]),
                 "samples": tuple((number, said) for number, said in facts["samples"]),
             }
         ),
-        axes=Axes(arrays.pop("mean"), arrays.pop("directions")),
+        axes=PrincipalAxes(arrays.pop("mean"), arrays.pop("directions")),
         codes=Codes.view(body[place["start"] : place["start"] + place["bytes"]]),
         **arrays,
     )

@@ -20,11 +20,18 @@ from sqlalchemy.orm import Session
 from embeddings.index import Codes, learn_axes, nearest
 from qc import db
 from qc._project_lock import one_at_a_time
-from qc.db.embeddings import Among
+from qc.db.embeddings import EmbeddingFilter
 from qc.db.pgvector import index_vectors, nearest_by_server
-from qc.errors import InvalidAnswer
-from qc.project import Runtime
-from qc.search.index_file import DamagedIndexError, Facts, Index, digest_of, read_index, write_index
+from qc.errors import InvalidInputError
+from qc.project import Project
+from qc.search.index_file import (
+    DamagedIndexError,
+    EmbeddingIndex,
+    IndexHeader,
+    digest_of,
+    read_index,
+    write_index,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +48,7 @@ _CANDIDATES, _CANDIDATES_EACH = 100, 5  # so many, and so many more for each nei
 
 
 def nearest_stored(
-    runtime: Runtime, session: Session, query: Floats, k: int, among: Among
+    runtime: Project, session: Session, query: Floats, k: int, among: EmbeddingFilter
 ) -> tuple[Integers, Doubles]:
     """Return the extensions whose embeddings are nearest to one, nearest first.
 
@@ -74,7 +81,7 @@ def _has_own_index(database_in_use: Engine | Connection) -> bool:
     return database_in_use.dialect.name == "postgresql"
 
 
-def _usable(runtime: Runtime, session: Session) -> Index | None:
+def _usable(runtime: Project, session: Session) -> EmbeddingIndex | None:
     """Return the index of the encoder in use; None where all must be looked at."""
     newest = db.embeddings.newest_embedding_id(session)
     if newest < runtime.settings.search.exact_below:
@@ -87,7 +94,7 @@ def _usable(runtime: Runtime, session: Session) -> Index | None:
     return index
 
 
-def _open(runtime: Runtime, session: Session) -> tuple[Index | None, str]:
+def _open(runtime: Project, session: Session) -> tuple[EmbeddingIndex | None, str]:
     """Return the index if it is of use, and why not otherwise."""
     path = index_file(runtime)
     try:
@@ -107,18 +114,23 @@ def _open(runtime: Runtime, session: Session) -> tuple[Index | None, str]:
 
 
 @lru_cache(maxsize=2)
-def _read_once(path: Path, _inode: int, _size: int, _modified_ns: int) -> Index:
+def _read_once(path: Path, _inode: int, _size: int, _modified_ns: int) -> EmbeddingIndex:
     return read_index(path)
 
 
-def index_file(runtime: Runtime) -> Path:
+def index_file(runtime: Project) -> Path:
     """Return where the index of the encoder in use is, or would be."""
     name = sha256(runtime.encoder.fingerprint.encode()).hexdigest()[:16]
     return runtime.settings.project / FOLDER / f"{name}.index"
 
 
 def _likely(
-    runtime: Runtime, session: Session, index: Index, query: Floats, k: int, among: Among
+    runtime: Project,
+    session: Session,
+    index: EmbeddingIndex,
+    query: Floats,
+    k: int,
+    among: EmbeddingFilter,
 ) -> list[int]:
     """Return the extensions that may be nearest, of those that are meant, oldest first."""
     own = db.selection.extension_ids_of(session, among.left_out) if among.left_out else []
@@ -130,7 +142,7 @@ def _likely(
 
 
 def _allowed(
-    runtime: Runtime, session: Session, index: Index, among: Among
+    runtime: Project, session: Session, index: EmbeddingIndex, among: EmbeddingFilter
 ) -> NDArray[np.bool_] | None:
     """Return which rows of an index are meant, (n,); None for all."""
     said: list[NDArray[np.bool_]] = []
@@ -169,7 +181,7 @@ def _read(
 # --- making it ------------------------------------------------------------------------------------
 
 
-def refresh_index(runtime: Runtime, report: Report, *, few: int = 0) -> str:
+def refresh_index(runtime: Project, report: Report, *, few: int = 0) -> str:
     """Make the index, bring it up to date, or leave it as it is; say what was done.
 
     Only one process does so at a time; others that want to wait for it, and find it done. While
@@ -201,7 +213,7 @@ def refresh_index(runtime: Runtime, report: Report, *, few: int = 0) -> str:
         return _extend(session, path, old, report)
 
 
-def _outgrown(runtime: Runtime, session: Session, old: Index | None) -> str:
+def _outgrown(runtime: Project, session: Session, old: EmbeddingIndex | None) -> str:
     """Say why an index that is of use had better be made anew; nothing if it had not."""
     if old is None:
         return ""
@@ -214,7 +226,7 @@ def _outgrown(runtime: Runtime, session: Session, old: Index | None) -> str:
     return ""
 
 
-def _make(runtime: Runtime, session: Session, path: Path, report: Report, why: str) -> str:
+def _make(runtime: Project, session: Session, path: Path, report: Report, why: str) -> str:
     fingerprint = runtime.encoder.fingerprint
     total = db.embeddings.embeddings_counted(session, fingerprint)
     logger.warning("search index is made", extra={"why": why, "embeddings": total})
@@ -225,10 +237,10 @@ def _make(runtime: Runtime, session: Session, path: Path, report: Report, why: s
         groups += [found] if len(found) else []
         report("learn axes", number, len(types))
     if not groups:
-        raise InvalidAnswer(f"there are no embeddings of the encoder in use, {fingerprint}")
+        raise InvalidInputError(f"there are no embeddings of the encoder in use, {fingerprint}")
     axes = learn_axes(groups)
-    none = Index(
-        facts=Facts(fingerprint, 0, total, (), ()),
+    none = EmbeddingIndex(
+        facts=IndexHeader(fingerprint, 0, total, (), ()),
         axes=axes,
         extension_ids=np.empty(0, np.int64),
         types=np.empty(0, np.uint16),
@@ -239,7 +251,7 @@ def _make(runtime: Runtime, session: Session, path: Path, report: Report, why: s
     return f"the index was made, as {why}: {total} embeddings"
 
 
-def _extend(session: Session, path: Path, old: Index, report: Report) -> str:
+def _extend(session: Session, path: Path, old: EmbeddingIndex, report: Report) -> str:
     """Write an index with what is newer than the old one added."""
     facts, codes = old.facts, old.codes.copy()
     names = {name: number for number, name in enumerate(facts.image_types)}
@@ -255,8 +267,8 @@ def _extend(session: Session, path: Path, old: Index, report: Report) -> str:
         last_id = int(some.ids[-1])
         report("index embeddings", len(codes), total)
     extension_ids = np.concatenate(ids)
-    new = Index(
-        facts=Facts(
+    new = EmbeddingIndex(
+        facts=IndexHeader(
             fingerprint=facts.fingerprint,
             last_id=last_id,
             learnt_from=facts.learnt_from,

@@ -13,9 +13,9 @@ from embeddings.clustering import average_linkage
 from embeddings.projection import MOST_NEIGHBOURS, neighbour_plane, principal_plane
 from qc import db
 from qc.db.findings import Finding
-from qc.errors import InvalidAnswer
+from qc.errors import InvalidInputError
 from qc.figures import plots
-from qc.project import Runtime
+from qc.project import Project
 
 Floats = NDArray[np.float32]
 
@@ -23,7 +23,7 @@ MOST_MAPPED = 4000  # embeddings of 8 KB; more points cover each other
 MOST_IN_TREE = 200  # leaves: more are no longer told apart
 
 
-class Way(StrEnum):
+class ProjectionMethod(StrEnum):
     """How embeddings are laid on a plane."""
 
     PCA = "pca"
@@ -46,7 +46,7 @@ class Selection:
 
 
 @dataclass(frozen=True)
-class Place:
+class ProjectedExtension:
     """An extension on a map."""
 
     name: str
@@ -60,7 +60,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Map:
+class Projection:
     """Extensions on a plane.
 
     Attributes
@@ -69,13 +69,13 @@ class Map:
         How many there are; at most some thousand are shown, evenly over time.
     """
 
-    way: Way
-    places: tuple[Place, ...]
+    way: ProjectionMethod
+    places: tuple[ProjectedExtension, ...]
     of: int
 
 
 @dataclass(frozen=True)
-class Join:
+class LeafJoin:
     """Where a leaf of a tree first joins others.
 
     Attributes
@@ -92,7 +92,7 @@ class Join:
 
 
 @dataclass(frozen=True)
-class Tree:
+class Dendrogram:
     """A dendrogram.
 
     Attributes
@@ -112,12 +112,12 @@ class Tree:
     threshold: float
     svg: str
 
-    def joins(self) -> list[Join]:
+    def joins(self) -> list[LeafJoin]:
         """Return where each leaf first joins others: what the drawing shows, the highest first."""
         leaves = len(self.names)
         sizes = [1] * leaves + [int(size) for *_, size in self.merges]
         found = [
-            Join(self.names[int(one)], height, sizes[int(other)])
+            LeafJoin(self.names[int(one)], height, sizes[int(other)])
             for left, right, height, _ in self.merges
             for one, other in ((left, right), (right, left))
             if one < leaves
@@ -125,7 +125,9 @@ class Tree:
         return sorted(found, key=lambda join: -join.height)
 
 
-def draw_map(runtime: Runtime, session: Session, selection: Selection, way: Way) -> Map:
+def draw_map(
+    runtime: Project, session: Session, selection: Selection, way: ProjectionMethod
+) -> Projection:
     """Lay a selection on a plane.
 
     Raises
@@ -134,20 +136,20 @@ def draw_map(runtime: Runtime, session: Session, selection: Selection, way: Way)
         If nothing of it has an embedding by the encoder in use.
     """
     ids = _ids(runtime, session, selection)
-    shown = evenly(ids, MOST_NEIGHBOURS if way is Way.TSNE else MOST_MAPPED)
+    shown = evenly(ids, MOST_NEIGHBOURS if way is ProjectionMethod.TSNE else MOST_MAPPED)
     known = db.embeddings.vectors_with(session, runtime.encoder.fingerprint, shown)
     found = db.findings.findings_with(session, shown)
     vectors = np.stack([known[one.extension.id] for one in found])
-    plane = neighbour_plane(vectors) if way is Way.TSNE else principal_plane(vectors)
+    plane = neighbour_plane(vectors) if way is ProjectionMethod.TSNE else principal_plane(vectors)
     places = tuple(_place(one, x, y) for one, (x, y) in zip(found, plane.tolist(), strict=True))
-    return Map(way, places, len(ids))
+    return Projection(way, places, len(ids))
 
 
-def _ids(runtime: Runtime, session: Session, selection: Selection) -> Sequence[int]:
+def _ids(runtime: Project, session: Session, selection: Selection) -> Sequence[int]:
     fingerprint, types = runtime.encoder.fingerprint, selection.image_types
     ids = db.embeddings.embedded(session, fingerprint, types, selection.first, selection.last)
     if not ids:
-        raise InvalidAnswer(
+        raise InvalidInputError(
             f"no frame of {' '.join(types) if types else 'any type'} and of these nights has an "
             f"embedding by the encoder in use, {fingerprint}"
         )
@@ -161,8 +163,8 @@ def evenly(ids: Sequence[int], most: int) -> list[int]:
     return [ids[i] for i in np.linspace(0, len(ids) - 1, most).round().astype(int)]
 
 
-def _place(one: Finding, x: float, y: float) -> Place:
-    return Place(
+def _place(one: Finding, x: float, y: float) -> ProjectedExtension:
+    return ProjectedExtension(
         name=f"{one.frame.name}[{one.extension.number}]",
         image_type=one.extension.image_type,
         night=one.frame.night,
@@ -175,8 +177,8 @@ def _place(one: Finding, x: float, y: float) -> Place:
 
 
 def draw_tree(
-    runtime: Runtime, session: Session, selection: Selection, frames: Sequence[str], marked: str
-) -> Tree:
+    runtime: Project, session: Session, selection: Selection, frames: Sequence[str], marked: str
+) -> Dendrogram:
     """Draw the dendrogram of a selection, or of some named frames of its type.
 
     Parameters
@@ -209,7 +211,7 @@ def draw_tree(
     known = db.embeddings.vectors_with(session, runtime.encoder.fingerprint, ids)
     found = [one for one in db.findings.findings_with(session, ids) if one.extension.id in known]
     if len(found) < 2:
-        raise InvalidAnswer(
+        raise InvalidInputError(
             f"a tree of {image_type} needs at least 2 frames that the encoder in use has seen, "
             f"got {len(found)}"
         )
@@ -217,12 +219,12 @@ def draw_tree(
 
 
 def _tree(
-    runtime: Runtime,
+    runtime: Project,
     image_type: str,
     found: Sequence[Finding],
     known: dict[int, Floats],
     marked: int | None,
-) -> Tree:
+) -> Dendrogram:
     merges = average_linkage(np.stack([known[one.extension.id] for one in found]))
     ids = [one.extension.id for one in found]
     place = ids.index(marked) if marked in ids else len(ids) - 1
@@ -230,7 +232,7 @@ def _tree(
     own = [one for one in entries if one.encoder == runtime.encoder.fingerprint]
     threshold = (own or entries)[-1].merge_height
     names = tuple(f"{one.frame.name}[{one.extension.number}]" for one in found)
-    return Tree(
+    return Dendrogram(
         names=names,
         merges=tuple(tuple(map(float, row)) for row in merges),
         marked=names[place],

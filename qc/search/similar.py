@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from qc import db
 from qc._text import chosen_all
-from qc.db.embeddings import Among
+from qc.db.embeddings import EmbeddingFilter
 from qc.db.findings import Finding
-from qc.errors import IncompleteHeader, UnknownFrame
+from qc.errors import IncompleteHeaderError, UnknownFrameError
 from qc.pipeline.process import embed, read_and_measure
-from qc.project import Runtime
+from qc.project import Project
 from qc.search.nearest import nearest_stored
 
 Floats = NDArray[np.float32]
@@ -44,7 +44,7 @@ class Neighbour:
 
 
 @dataclass(frozen=True)
-class Likeness:
+class SimilarFrames:
     """What an extension looks like.
 
     Attributes
@@ -100,7 +100,7 @@ class _Query:
 
 
 def similar(
-    runtime: Runtime,
+    runtime: Project,
     frame: str,
     k: int,
     *,
@@ -109,7 +109,7 @@ def similar(
     extension: int | None = None,
     first: date | None = None,
     last: date | None = None,
-) -> list[Likeness]:
+) -> list[SimilarFrames]:
     """Return what each extension of a frame looks like, in all that is stored.
 
     Parameters
@@ -139,13 +139,13 @@ def similar(
     wanted = [one for one in queries if extension in {None, one.number}]
     if not wanted:
         numbers = ", ".join(str(one.number) for one in queries)
-        raise UnknownFrame(f"{frame}: has no extension {extension}; it has {numbers}")
+        raise UnknownFrameError(f"{frame}: has no extension {extension}; it has {numbers}")
     return [
         _likeness(
             runtime,
             one,
             k,
-            Among(
+            EmbeddingFilter(
                 image_types=_types(runtime, image_type or one.image_type),
                 first=first,
                 last=last,
@@ -157,7 +157,7 @@ def similar(
     ]
 
 
-def _queries(runtime: Runtime, frame: str) -> list[_Query]:
+def _queries(runtime: Project, frame: str) -> list[_Query]:
     path = Path(frame)
     if not path.is_file():
         return _stored(runtime, frame)
@@ -166,11 +166,11 @@ def _queries(runtime: Runtime, frame: str) -> list[_Query]:
     return _stored(runtime, str(path.resolve())) if known else _read(runtime, path)
 
 
-def _stored(runtime: Runtime, name: str) -> list[_Query]:
+def _stored(runtime: Project, name: str) -> list[_Query]:
     fingerprint = runtime.encoder.fingerprint
     with runtime.reads() as session:
         if not db.selection.frames_named(session, name):
-            raise UnknownFrame(
+            raise UnknownFrameError(
                 f"{name}: neither the archive name, file name or path of a processed frame, nor "
                 "a file to be read"
             )
@@ -186,7 +186,7 @@ def _stored(runtime: Runtime, name: str) -> list[_Query]:
 def _stored_query(one: Finding, vector: Floats | None, fingerprint: str) -> _Query:
     name = f"{one.frame.name}[{one.extension.number}]"
     if vector is None:
-        raise UnknownFrame(
+        raise UnknownFrameError(
             f"{name}: has no embedding by the encoder in use, {fingerprint}; "
             "'qc process --again' makes it"
         )
@@ -194,7 +194,7 @@ def _stored_query(one: Finding, vector: Floats | None, fingerprint: str) -> _Que
     return _Query(name, number, image_type, one.frame.night, vector, one.frame.id)
 
 
-def _read(runtime: Runtime, path: Path) -> list[_Query]:
+def _read(runtime: Project, path: Path) -> list[_Query]:
     """Read and embed a file, and store nothing of it."""
     arrival = read_and_measure(path, runtime)
     with runtime.reads() as session:
@@ -213,11 +213,11 @@ def _read(runtime: Runtime, path: Path) -> list[_Query]:
     ]
 
 
-def _likeness(runtime: Runtime, query: _Query, k: int, among: Among) -> Likeness:
+def _likeness(runtime: Project, query: _Query, k: int, among: EmbeddingFilter) -> SimilarFrames:
     with runtime.reads() as session:
         ids, distances = nearest_stored(runtime, session, query.vector, k, among)
         found = db.findings.findings_with(session, ids.tolist())
-    return Likeness(
+    return SimilarFrames(
         name=query.name,
         image_type=query.image_type,
         threshold=_threshold(runtime, query),
@@ -225,7 +225,7 @@ def _likeness(runtime: Runtime, query: _Query, k: int, among: Among) -> Likeness
     )
 
 
-def _types(runtime: Runtime, wanted: str) -> tuple[str, ...] | None:
+def _types(runtime: Project, wanted: str) -> tuple[str, ...] | None:
     """Return the image types meant; None for all."""
     if wanted.casefold() == ANY:
         return None
@@ -233,14 +233,14 @@ def _types(runtime: Runtime, wanted: str) -> tuple[str, ...] | None:
     return tuple(chosen_all([wanted], known, "image type"))
 
 
-def _threshold(runtime: Runtime, query: _Query) -> float | None:
+def _threshold(runtime: Project, query: _Query) -> float | None:
     if query.night is None:
         return None
     try:
         found = runtime.thresholds.threshold(
             query.image_type, query.night, runtime.encoder.fingerprint
         )
-    except IncompleteHeader:
+    except IncompleteHeaderError:
         return None
     return found.merge_height
 

@@ -37,11 +37,11 @@ from watchdog.observers import Observer
 
 from qc import db
 from qc._files import is_fits_name, printable, spelt, told_time
-from qc.core.measurement import File
+from qc.core.measurement import FileInfo
 from qc.db.engine import connect
-from qc.errors import ConfigurationError, InboxAway
-from qc.io.remote import Object, Store
-from qc.settings import Inbox, Settings
+from qc.errors import ConfigurationError, InboxUnavailableError
+from qc.io.remote import RemoteFile, RemoteFolder
+from qc.settings import InboxSettings, Settings
 
 if TYPE_CHECKING:  # a name for what Observer() gives
     from watchdog.observers.api import BaseObserver
@@ -49,7 +49,7 @@ if TYPE_CHECKING:  # a name for what Observer() gives
 logger = logging.getLogger(__name__)
 
 Version = tuple[int, int]  # size in bytes, modified in ns since 1970
-IsKnown = Callable[[File], bool]
+IsKnown = Callable[[FileInfo], bool]
 
 _EMPTY_WAIT_S = 600  # an empty file is a copy that has begun; one that never goes on is broken
 _CLOCKS_DIFFER_S = 60  # a file server's clock may be wrong by as much and its dates be trusted
@@ -70,7 +70,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
-class Scan:
+class ScanResult:
     """What one look at every inbox has brought.
 
     Attributes
@@ -92,7 +92,7 @@ class Scan:
     seen: int
 
 
-class Inboxes:
+class InboxSet:
     """All inboxes of a project.
 
     Parameters
@@ -110,7 +110,7 @@ class Inboxes:
     def __init__(self, settings: Settings, is_known: IsKnown) -> None:
         one_at_a_time = Lock()
 
-        def ask(file: File) -> bool:
+        def ask(file: FileInfo) -> bool:
             with one_at_a_time:
                 return is_known(file)
 
@@ -122,7 +122,7 @@ class Inboxes:
         self._inboxes = tuple(_open(inbox, settings, ask) for inbox in settings.inbox)
         self._lock = Lock()
 
-    def scan(self, now: datetime) -> Scan:
+    def scan(self, now: datetime) -> ScanResult:
         """List every inbox once.
 
         One that has not answered within a few seconds goes on by itself and holds up none of the
@@ -138,7 +138,7 @@ class Inboxes:
             arrived.sort(key=lambda one: one.order)
             for one in arrived:
                 one.settle()
-        return Scan(
+        return ScanResult(
             arrived=tuple(dict.fromkeys(Path(one.path) for one in arrived)),
             restless=sum(look.restless for look in looks),
             troubles=tuple(trouble for look in looks for trouble in look.troubles),
@@ -195,7 +195,7 @@ def _prune(path: Path, oldest_s: float, now_s: float, session: Session) -> bool:
         if status.st_ctime < now_s - _STALE_PART_S:  # of a fetch that was killed
             path.unlink(missing_ok=True)
         return False
-    file = File(printable(path), status.st_size, status.st_mtime_ns)
+    file = FileInfo(printable(path), status.st_size, status.st_mtime_ns)
     if status.st_ctime >= oldest_s or not db.frames.is_known(session, file):
         return False
     path.unlink()
@@ -214,7 +214,7 @@ def _evening_s(now: datetime, zone: ZoneInfo) -> int:
 
 
 @dataclass
-class _Memory:
+class _FileHistory:
     """What has been seen of the files of one folder, by name.
 
     Attributes
@@ -228,7 +228,7 @@ class _Memory:
     done: dict[str, Version] = field(default_factory=dict)
     waiting: dict[str, tuple[Version, int]] = field(default_factory=dict)
 
-    def is_quiet(self, name: str, version: Version, now_ns: int, quiet: "_Quiet") -> bool:
+    def is_quiet(self, name: str, version: Version, now_ns: int, quiet: "_QuietPeriod") -> bool:
         """Say whether a file has kept still; the file is remembered as waiting."""
         before, since_ns = self.waiting.get(name, (version, now_ns))
         if before != version or since_ns > now_ns:  # it changed, or our clock was set back
@@ -249,7 +249,7 @@ class _Memory:
 
 
 @dataclass(frozen=True)
-class _Quiet:
+class _QuietPeriod:
     """How long a file must have kept still.
 
     Attributes
@@ -273,7 +273,7 @@ class _Candidate:
     name: str
     path: str
     version: Version
-    memory: _Memory
+    memory: _FileHistory
 
     @property
     def order(self) -> tuple[int, int, str, str]:
@@ -285,12 +285,12 @@ class _Candidate:
         self.memory.settle(self.name, self.version)
 
     @property
-    def file(self) -> File:
-        return File(Path(spelt(self.path)), *self.version)
+    def file(self) -> FileInfo:
+        return FileInfo(Path(spelt(self.path)), *self.version)
 
 
 def _candidate(
-    path: str, name: str, version: Version, memory: _Memory, evening_s: int
+    path: str, name: str, version: Version, memory: _FileHistory, evening_s: int
 ) -> _Candidate:
     told = told_time(name.rpartition("/")[2])
     taken_s = version[1] // 10**9 if told is None else int(told.timestamp())
@@ -299,7 +299,7 @@ def _candidate(
 
 
 @dataclass(frozen=True)
-class _Look:
+class _ScanPass:
     """What one inbox has brought; what arrived is settled when it has been handed out."""
 
     arrived: tuple[_Candidate, ...] = ()
@@ -311,11 +311,11 @@ class _Look:
 # --- one inbox ------------------------------------------------------------------------------------
 
 
-def _open(inbox: Inbox, settings: Settings, ask: IsKnown) -> "_AnyInbox":
+def _open(inbox: InboxSettings, settings: Settings, ask: IsKnown) -> "_InboxThread":
     return (_RemoteInbox if inbox.is_remote else _LocalInbox)(inbox, settings, ask)
 
 
-class _AnyInbox(ABC):
+class _InboxThread(ABC):
     """An inbox that is looked at in a thread of its own: a disk or server may hang for hours."""
 
     name: str
@@ -325,8 +325,8 @@ class _AnyInbox(ABC):
         self.ask = ask
         self.is_to_forget = False
         self.still_ns = int(settings.watch.quiet_s * 1e9)
-        self.last = _Look()
-        self._running: Future[_Look] | None = None
+        self.last = _ScanPass()
+        self._running: Future[_ScanPass] | None = None
         self._since = _EPOCH
 
     def begin(self, now: datetime, evening_s: int) -> None:
@@ -338,7 +338,7 @@ class _AnyInbox(ABC):
             self._since = now
             self._running = _in_thread(lambda: self.look(now, evening_s), self.name)
 
-    def result(self, deadline: float, now: datetime) -> _Look:
+    def result(self, deadline: float, now: datetime) -> _ScanPass:
         """Return what was found; of a look that has not ended, that it is not to be waited for."""
         assert self._running is not None
         is_late = now > self._since
@@ -347,7 +347,7 @@ class _AnyInbox(ABC):
         except Unfinished:
             said = f"{self.name}: has not answered since {self._since:%Y-%m-%d %H:%M:%S} UT"
             hangs = (now - self._since).total_seconds() > self.patience_s
-            return _Look((), 1, (said,) if hangs else (), self.last.seen)
+            return _ScanPass((), 1, (said,) if hangs else (), self.last.seen)
         except BaseException:
             self._running = None
             raise
@@ -370,7 +370,7 @@ class _AnyInbox(ABC):
         return unknown, max(0, len(candidates) - _ASKED_AT_ONCE)
 
     @abstractmethod
-    def look(self, now: datetime, evening_s: int) -> _Look:
+    def look(self, now: datetime, evening_s: int) -> _ScanPass:
         """List the inbox."""
 
     @abstractmethod
@@ -386,14 +386,14 @@ class _AnyInbox(ABC):
         """Stop."""
 
 
-def _in_thread(work: Callable[[], _Look], name: str) -> "Future[_Look]":
+def _in_thread(work: Callable[[], _ScanPass], name: str) -> "Future[_ScanPass]":
     """Run it in a thread that the program need not wait for when it ends."""
-    future: Future[_Look] = Future()
+    future: Future[_ScanPass] = Future()
 
     def run() -> None:
         try:
             future.set_result(work())
-        except BaseException as error:  # noqa: BLE001 - it is raised where the result is taken
+        except BaseException as error:
             future.set_exception(error)
 
     Thread(target=run, name=name, daemon=True).start()
@@ -404,13 +404,13 @@ def _in_thread(work: Callable[[], _Look], name: str) -> "Future[_Look]":
 
 
 @dataclass
-class _Walk:
+class _DirectoryWalk:
     """One walk through a local inbox."""
 
     now_ns: int
     evening_s: int
-    quiet: _Quiet
-    memories: dict[str, _Memory]
+    quiet: _QuietPeriod
+    memories: dict[str, _FileHistory]
     entered: set[tuple[int, int]]
     candidates: list[_Candidate] = field(default_factory=list)
     folders: set[str] = field(default_factory=set)
@@ -433,14 +433,14 @@ class _Walk:
                 self.faults.append(f"{spelt(folder)}: cannot be listed: {error.strerror}")
 
     def _enter(self, folder: str) -> list[str]:
-        status = os.stat(folder)  # noqa: PTH116 - a hundred thousand Paths cost a second
+        status = os.stat(folder)
         identity = (status.st_dev, status.st_ino)
         if identity in self.entered:
             return []
         self.entered.add(identity)
         inner: list[str] = []
         names: set[str] = set()
-        memory = self.memories.setdefault(folder, _Memory())
+        memory = self.memories.setdefault(folder, _FileHistory())
         with os.scandir(folder) as entries:
             for entry in entries:
                 if entry.name.startswith(_UNFINISHED):
@@ -458,7 +458,7 @@ class _Walk:
         return inner
 
     def _meet(
-        self, entry: "os.DirEntry[str]", memory: _Memory, names: set[str], inner: list[str]
+        self, entry: "os.DirEntry[str]", memory: _FileHistory, names: set[str], inner: list[str]
     ) -> None:
         if entry.is_dir():
             inner.append(os.path.realpath(entry.path) if entry.is_symlink() else entry.path)
@@ -487,20 +487,20 @@ class _Walk:
                 self.memories.pop(folder)
 
 
-class _LocalInbox(_AnyInbox):
+class _LocalInbox(_InboxThread):
     """A folder of this machine, or one that is mounted."""
 
-    def __init__(self, inbox: Inbox, settings: Settings, ask: IsKnown) -> None:
+    def __init__(self, inbox: InboxSettings, settings: Settings, ask: IsKnown) -> None:
         super().__init__(settings, ask)
         path = inbox.path.removeprefix("file://").removeprefix("local://")
         self.root = settings.project / Path(path).expanduser()
         self.name = spelt(str(self.root))
-        self._memories: dict[str, _Memory] = {}
+        self._memories: dict[str, _FileHistory] = {}
         self._device: int | None = None
-        self._observer = _Watcher(self.name)
-        self._quiet = _Quiet(self.still_ns, _CLOCKS_DIFFER_S * 10**9)
+        self._observer = _EventWatcher(self.name)
+        self._quiet = _QuietPeriod(self.still_ns, _CLOCKS_DIFFER_S * 10**9)
 
-    def look(self, now: datetime, evening_s: int) -> _Look:
+    def look(self, now: datetime, evening_s: int) -> _ScanPass:
         """Walk through the inbox; of one that is away nothing is forgotten."""
         try:
             device = self.root.stat().st_dev
@@ -518,10 +518,12 @@ class _LocalInbox(_AnyInbox):
         self._observer.follow(self.root, len(walk.folders))
         arrived, left = self.unknown(walk.candidates)
         troubles = (*_first_of(walk.faults), *self._observer.troubles)
-        return _Look(tuple(arrived), walk.restless + left, troubles, walk.seen)
+        return _ScanPass(tuple(arrived), walk.restless + left, troubles, walk.seen)
 
-    def _walk(self, now: datetime, evening_s: int, memories: dict[str, _Memory]) -> _Walk:
-        walk = _Walk(_ns(now), evening_s, self._quiet, memories, self._not_ours())
+    def _walk(
+        self, now: datetime, evening_s: int, memories: dict[str, _FileHistory]
+    ) -> _DirectoryWalk:
+        walk = _DirectoryWalk(_ns(now), evening_s, self._quiet, memories, self._not_ours())
         walk.through(os.path.realpath(self.root))
         return walk
 
@@ -533,8 +535,8 @@ class _LocalInbox(_AnyInbox):
             return set()
         return {(status.st_dev, status.st_ino)}
 
-    def _away(self, why: str) -> _Look:
-        return _Look(troubles=(f"{self.name}: {why}",), seen=self.last.seen)
+    def _away(self, why: str) -> _ScanPass:
+        return _ScanPass(troubles=(f"{self.name}: {why}",), seen=self.last.seen)
 
     def forget(self) -> None:
         """Ask about every file again; that one keeps still is remembered."""
@@ -563,7 +565,7 @@ def _ns(when: datetime) -> int:
     return (when - _EPOCH) // timedelta(microseconds=1) * 1000
 
 
-class _Watcher(FileSystemEventHandler):
+class _EventWatcher(FileSystemEventHandler):
     """Events of one folder, as long as it is the same folder."""
 
     def __init__(self, name: str) -> None:
@@ -638,27 +640,27 @@ class _Watcher(FileSystemEventHandler):
 # --- what must be fetched -------------------------------------------------------------------------
 
 
-class _RemoteInbox(_AnyInbox):
+class _RemoteInbox(_InboxThread):
     """A folder of an object store or a server; its files are read from copies.
 
     A copy lies under the object's name and bears its date: by them the object is recognised
     when the copy has been pruned.
     """
 
-    def __init__(self, inbox: Inbox, settings: Settings, ask: IsKnown) -> None:
+    def __init__(self, inbox: InboxSettings, settings: Settings, ask: IsKnown) -> None:
         super().__init__(settings, ask)
-        self._store = Store(inbox.path, inbox.options)
+        self._store = RemoteFolder(inbox.path, inbox.options)
         self.name = self._store.name
         self._copies = settings.fetched_folder / self._store.folder_name
-        self._memory = _Memory()
+        self._memory = _FileHistory()
         self._failures: dict[str, int] = {}
         self._listed_at = _EPOCH
         self._stopped = Event()
         # Objects of a store appear whole; files on a server grow like anywhere else.
         trust_s = 0 if self._store.is_object_store else _CLOCKS_DIFFER_S
-        self._quiet = _Quiet(self.still_ns, trust_s * 10**9)
+        self._quiet = _QuietPeriod(self.still_ns, trust_s * 10**9)
 
-    def look(self, now: datetime, evening_s: int) -> _Look:
+    def look(self, now: datetime, evening_s: int) -> _ScanPass:
         """List the objects and fetch some of the new ones.
 
         Not at every scan that a local file may cause: a listing takes its time and its price.
@@ -666,18 +668,18 @@ class _RemoteInbox(_AnyInbox):
         pause_s = self.settings.watch.scan_s / 2
         is_soon = timedelta() <= now - self._listed_at < timedelta(seconds=pause_s)
         if is_soon and not self.last.restless:
-            return _Look(troubles=self.last.troubles, seen=self.last.seen)
+            return _ScanPass(troubles=self.last.troubles, seen=self.last.seen)
         self._listed_at = now
         try:
             return self._bring(now, evening_s)
-        except InboxAway as error:
+        except InboxUnavailableError as error:
             return self._away(error)
 
-    def _away(self, error: InboxAway) -> _Look:
+    def _away(self, error: InboxUnavailableError) -> _ScanPass:
         logger.info("%s", error)
-        return _Look(troubles=(str(error),), seen=self.last.seen)
+        return _ScanPass(troubles=(str(error),), seen=self.last.seen)
 
-    def _bring(self, now: datetime, evening_s: int) -> _Look:
+    def _bring(self, now: datetime, evening_s: int) -> _ScanPass:
         names: set[str] = set()
         new, faults = self._new_objects(names)
         whole, rest = self._completed(new, faults)
@@ -691,9 +693,9 @@ class _RemoteInbox(_AnyInbox):
         troubles = tuple(_first_of(faults))
         for trouble in troubles:
             logger.info("%s", trouble)
-        return _Look(tuple(arrived), restless + rest + left + unfetched, troubles, len(names))
+        return _ScanPass(tuple(arrived), restless + rest + left + unfetched, troubles, len(names))
 
-    def _new_objects(self, names: set[str]) -> tuple[list[Object], list[str]]:
+    def _new_objects(self, names: set[str]) -> tuple[list[RemoteFile], list[str]]:
         """List everything into `names`; return what is new, and what must never be fetched."""
         new, unsafe = [], []
         for one in self._store.objects():
@@ -708,7 +710,9 @@ class _RemoteInbox(_AnyInbox):
                 new.append(one)
         return new, unsafe
 
-    def _completed(self, objects: list[Object], faults: list[str]) -> tuple[list[Object], int]:
+    def _completed(
+        self, objects: list[RemoteFile], faults: list[str]
+    ) -> tuple[list[RemoteFile], int]:
         """Ask for size and date where the listing has none; return how many are left to ask.
 
         The newest are asked first, by their names.
@@ -725,7 +729,7 @@ class _RemoteInbox(_AnyInbox):
         return whole, max(0, len(rest) - _COMPLETED_AT_ONCE)
 
     def _quiet_ones(
-        self, objects: Iterable[Object], now_ns: int, evening_s: int
+        self, objects: Iterable[RemoteFile], now_ns: int, evening_s: int
     ) -> tuple[list[_Candidate], int]:
         root = os.path.realpath(self._copies)
         quiet, restless = [], 0
@@ -740,7 +744,7 @@ class _RemoteInbox(_AnyInbox):
         return quiet, restless
 
     def _fetch(
-        self, wanted: list[_Candidate], objects: dict[str, Object], faults: list[str]
+        self, wanted: list[_Candidate], objects: dict[str, RemoteFile], faults: list[str]
     ) -> tuple[list[_Candidate], int]:
         """Fetch the first of them, those that failed before last; return how many are left."""
         wanted.sort(key=lambda one: self._failures.get(one.name, 0))  # a stable sort
@@ -755,7 +759,7 @@ class _RemoteInbox(_AnyInbox):
                 if self._is_here(one) or self._store.fetch(objects[one.name], Path(one.path)):
                     here.append(one)
                 self._failures.pop(one.name, None)
-            except InboxAway as error:
+            except InboxUnavailableError as error:
                 failed += 1
                 self._failures[one.name] = self._failures.get(one.name, 0) + 1
                 faults.append(str(error))
@@ -764,7 +768,7 @@ class _RemoteInbox(_AnyInbox):
     def _is_here(self, one: _Candidate) -> bool:
         """Say whether it was fetched before, by a daemon that was killed before it read it."""
         try:
-            status = os.stat(one.path)  # noqa: PTH116 - the path is text until it is handed out
+            status = os.stat(one.path)
         except OSError:
             return False
         return (status.st_size, status.st_mtime_ns) == one.version

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from qc import db
-from qc._project_lock import Holder, only_daemon
+from qc._project_lock import LockHolder, only_daemon
 from qc._text import counted
 from qc._time import utc_now
 from qc.alerts import dispatch
@@ -18,14 +18,14 @@ from qc.monitoring.completeness import owe_absences
 from qc.monitoring.health import serve_health
 from qc.monitoring.injection_test import run_self_test
 from qc.pipeline.process import process_frames
-from qc.project import Runtime
+from qc.project import Project
 from qc.reports.publish import publish_night, publish_span, write_index
 from qc.reports.threshold_proposals import write_proposal_page
 from qc.search.nearest import FEW_NEWER, refresh_index
 from qc.service import maintenance
 from qc.service.inboxes import prune_fetched
-from qc.service.scheduler import SCAN, Job, Now, Watch
-from qc.service.systemd import Supervisor
+from qc.service.scheduler import SCAN, Daemon, Job, Now
+from qc.service.systemd import ServiceManager
 from qc.summaries.period import month_of
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ LASTING = timedelta(minutes=15)  # trouble that people should hear of
 FRAMES, PAGES, POST = "frames", "pages", "post"
 
 
-def run_daemon(runtime: Runtime, supervisor: Supervisor, now: Now = utc_now) -> None:
+def run_daemon(runtime: Project, supervisor: ServiceManager, now: Now = utc_now) -> None:
     """Keep watch over the project until the process is told to end.
 
     Raises
@@ -55,7 +55,7 @@ def run_daemon(runtime: Runtime, supervisor: Supervisor, now: Now = utc_now) -> 
                 " another project folder, watches over this database; one is enough,"
                 " 'qc process' and 'qc serve' may run on any host"
             )
-        watch = Watch(runtime, JOBS, now, supervisor)
+        watch = Daemon(runtime, JOBS, now, supervisor)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: watch.stop())
         if died is not None:
@@ -67,7 +67,7 @@ def run_daemon(runtime: Runtime, supervisor: Supervisor, now: Now = utc_now) -> 
             logger.info("daemon ends")
 
 
-def _report_death(watch: Watch, died: Holder) -> None:
+def _report_death(watch: Daemon, died: LockHolder) -> None:
     """Let people hear of it, by and by: the disk that it died of may be full still."""
     logger.warning("daemon had died", extra={"who": str(died)})
     words = f"the daemon had died without a word ({died}); it runs again"
@@ -77,7 +77,7 @@ def _report_death(watch: Watch, died: Holder) -> None:
 # --- the jobs -------------------------------------------------------------------------------------
 
 
-def scan(watch: Watch, now: datetime) -> str:
+def scan(watch: Daemon, now: datetime) -> str:
     """Look for new files in the inboxes, and process what has arrived."""
     watch.renew()
     found = watch.inboxes.scan(now)
@@ -91,7 +91,7 @@ def scan(watch: Watch, now: datetime) -> str:
     return _counted(counts)
 
 
-def rescan(watch: Watch, now: datetime) -> str:
+def rescan(watch: Daemon, now: datetime) -> str:
     """Forget what was seen, so that the next scan asks after every file again."""
     del now
     watch.inboxes.forget()
@@ -99,7 +99,7 @@ def rescan(watch: Watch, now: datetime) -> str:
     return "the next scan asks after every file"
 
 
-def retry(watch: Watch, now: datetime) -> str:
+def retry(watch: Daemon, now: datetime) -> str:
     """Try the failed files again whose time has come."""
     with watch.runtime.writes.begin() as session:
         paths = [Path(row.path) for row in db.frames.files_to_try_again(session, now)]
@@ -110,7 +110,7 @@ def retry(watch: Watch, now: datetime) -> str:
     return _counted(Counter(outcome.state for outcome in process_frames(there, watch.runtime)))
 
 
-def tell(watch: Watch, now: datetime) -> str:
+def tell(watch: Daemon, now: datetime) -> str:
     """Gather what is owed into notices, and send what is due."""
     lasting = [trouble for trouble in watch.troubles if trouble.has_lasted(LASTING, now)]
     of_itself = watch.to_tell | {
@@ -128,7 +128,7 @@ def tell(watch: Watch, now: datetime) -> str:
     return _counted(Counter(counts) | Counter({"given up": sent.gave_up}))
 
 
-def report(watch: Watch, now: datetime) -> str:
+def report(watch: Daemon, now: datetime) -> str:
     """Write the morning report of the night that has ended, and send it to who asked for it."""
     night = watch.last_night(now)
     written = publish_night(watch.runtime, night, now, pdf=watch.settings.schedule.pdf)
@@ -136,24 +136,24 @@ def report(watch: Watch, now: datetime) -> str:
     return f"{written.html.name}, owed to {heard}"
 
 
-def absence(watch: Watch, now: datetime) -> str:
+def absence(watch: Daemon, now: datetime) -> str:
     """Look for what should have come and did not."""
     with watch.runtime.writes.begin() as session:
         found = owe_absences(session, watch.runtime.instruments, now)
     return f"{found} missed" if found else ""
 
 
-def self_test(watch: Watch, now: datetime) -> str:
+def self_test(watch: Daemon, now: datetime) -> str:
     """Put faults into good images of the night, and see that they are found."""
     return run_self_test(watch.runtime, watch.last_night(now), now).words
 
 
-def proposal(watch: Watch, now: datetime) -> str:
+def proposal(watch: Daemon, now: datetime) -> str:
     """Propose limits from what was judged and labelled; a person decides."""
     return write_proposal_page(watch.runtime, now)
 
 
-def monthly(watch: Watch, now: datetime) -> str:
+def monthly(watch: Daemon, now: datetime) -> str:
     """Write the report of the last full month, and send it to who asked for it."""
     span = month_of(watch.last_night(now).replace(day=1) - timedelta(days=1))
     written = publish_span(watch.runtime, span, now, pdf=watch.settings.schedule.pdf)
@@ -161,19 +161,19 @@ def monthly(watch: Watch, now: datetime) -> str:
     return f"{written.html.name}, owed to {heard}"
 
 
-def index(watch: Watch, now: datetime) -> str:
+def index(watch: Daemon, now: datetime) -> str:
     """Write the list of the reports anew: what people said since is in it, and it stays young."""
     write_index(watch.runtime, now)
     return ""
 
 
-def search_index(watch: Watch, now: datetime) -> str:
+def search_index(watch: Daemon, now: datetime) -> str:
     """Add what has come to the index that large archives are searched with."""
     del now
     return refresh_index(watch.runtime, lambda *_: None, few=FEW_NEWER // 10)
 
 
-def prune(watch: Watch, now: datetime) -> str:
+def prune(watch: Daemon, now: datetime) -> str:
     """Remove what is of no use any more: fetched copies, old runs."""
     copies = prune_fetched(watch.settings, now)
     before = now - timedelta(days=watch.settings.keep.runs_days)
@@ -182,7 +182,7 @@ def prune(watch: Watch, now: datetime) -> str:
     return f"{counted(copies, 'fetched file')}, {counted(old, 'run')}"
 
 
-def back_up(watch: Watch, now: datetime) -> str:
+def back_up(watch: Daemon, now: datetime) -> str:
     """Copy the database while it is in use."""
     return maintenance.back_up(watch.settings, now)
 

@@ -28,15 +28,15 @@ from sqlalchemy.exc import DBAPIError
 from qc import db
 from qc._files import told_time
 from qc._time import utc_now
-from qc.core.measurement import File
+from qc.core.measurement import FileInfo
 from qc.db.engine import for_writing
 from qc.db.models import ScheduledJobRow
 from qc.errors import ConfigurationError, QCError
-from qc.monitoring.issues import Troubles
+from qc.monitoring.issues import ActiveIssues
 from qc.pipeline.process import process_frames
-from qc.project import Runtime
-from qc.service.inboxes import Inboxes
-from qc.service.systemd import Supervisor
+from qc.project import Project
+from qc.service.inboxes import InboxSet
+from qc.service.systemd import ServiceManager
 from qc.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class Job:
 
     name: str
     what: str
-    work: "Callable[[Watch, datetime], str]"
+    work: "Callable[[Daemon, datetime], str]"
     when: Callable[[Settings], timedelta | str]
     lane: str
 
@@ -86,7 +86,7 @@ class Job:
         return isinstance(when, timedelta) and when <= FREQUENT
 
 
-class Clock:
+class ClockMonitor:
     """Notices when the wall clock is set: against a clock that cannot be."""
 
     def __init__(self, now: Now, steady: Callable[[], float] = time.monotonic) -> None:
@@ -101,7 +101,7 @@ class Clock:
         return jumped if abs(jumped) > JUMP_S else 0.0
 
 
-class Watch:
+class Daemon:
     """The watch over a project.
 
     Parameters
@@ -117,26 +117,26 @@ class Watch:
 
     def __init__(
         self,
-        runtime: Runtime,
+        runtime: Project,
         jobs: Sequence[Job],
         now: Now = utc_now,
-        supervisor: Supervisor | None = None,
+        supervisor: ServiceManager | None = None,
     ) -> None:
         self.runtime = runtime
         self.jobs = jobs
         self.now = now
-        self.inboxes = Inboxes(runtime.settings, self._is_recorded)
-        self.troubles = Troubles()
+        self.inboxes = InboxSet(runtime.settings, self._is_recorded)
+        self.troubles = ActiveIssues()
         self.waiting: dict[Path, date] = {}
         self.stopping = threading.Event()
-        self.supervisor = supervisor or Supervisor({})
-        self._clock = Clock(now)
+        self.supervisor = supervisor or ServiceManager({})
+        self._clock = ClockMonitor(now)
         self._has_jumped = False
         self._wake_at: float | None = None
         self._busy: set[str] = set()
         self._kept_at: dict[str, datetime] = {}
         self.to_tell: dict[str, str] = {}  # what the daemon knows of itself, by key
-        self.scheduler = Timekeeper(self)
+        self.scheduler = JobScheduler(self)
 
     @property
     def settings(self) -> Settings:
@@ -244,7 +244,7 @@ class Watch:
         else:
             self.troubles.end("thresholds", self.now())
 
-    def _is_recorded(self, file: File) -> bool:
+    def _is_recorded(self, file: FileInfo) -> bool:
         with self.runtime.reads() as session:
             return db.frames.is_recorded(session, file)
 
@@ -288,7 +288,7 @@ class Watch:
             db.job_runs.end_run(session, number, now, is_well=False, words=words)
 
 
-_ON_DUTY: list[Watch] = []
+_ON_DUTY: list[Daemon] = []
 
 
 def run_job(name: str) -> None:
@@ -304,18 +304,18 @@ def in_one_line(error: Exception) -> str:
     return " ".join(str(said).split())
 
 
-class Timekeeper(BlockingScheduler):
+class JobScheduler(BlockingScheduler):
     """APScheduler's, but that it goes on when its store is away or the clock is set.
 
     Its own loop ends at the first error of the store, and waits for as long as a clock that has
     been set since had said.
     """
 
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, watch: Daemon) -> None:
         engine = for_writing(watch.runtime.engine)
         lanes = {lane: ThreadPoolExecutor(1) for lane in {job.lane for job in watch.jobs}}
         super().__init__(
-            jobstores={"default": _Store(watch, engine)},
+            jobstores={"default": _JobStore(watch, engine)},
             executors=lanes,
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
             timezone=UTC,
@@ -403,10 +403,10 @@ def _is_as_before(kept: Scheduled | None, job: Job, trigger: BaseTrigger) -> boo
     return str(kept.trigger) == str(trigger) and zones[0] == zones[1]
 
 
-class _Store(SQLAlchemyJobStore):
+class _JobStore(SQLAlchemyJobStore):
     """The schedule in the project's own database; keeps the error that APScheduler swallows."""
 
-    def __init__(self, watch: Watch, engine: Any) -> None:
+    def __init__(self, watch: Daemon, engine: Any) -> None:
         super().__init__(engine=engine, tablename=ScheduledJobRow.__tablename__)
         self._watch = watch
 

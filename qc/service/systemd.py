@@ -8,7 +8,7 @@ from collections.abc import Mapping
 _PINGS = 3  # in the time after which systemd would think that we hang
 
 
-class Supervisor:
+class ServiceManager:
     """Whoever started the program and restarts it when it hangs.
 
     The protocol is that of sd_notify(3): datagrams of ``KEY=value`` to a named socket.

@@ -25,7 +25,7 @@ FULL_WELL_E = 130_000.0  # no source: such that charge bleeds where the converte
 
 
 @dataclass(frozen=True)
-class ReadMode:
+class SimulatedReadMode:
     """One speed and gain of one chip."""
 
     gain_e_per_adu: float
@@ -65,7 +65,7 @@ class Blemish:
 
 
 @dataclass(frozen=True)
-class Chip:
+class SimulatedChip:
     """One CCD.
 
     Attributes
@@ -79,7 +79,7 @@ class Chip:
     name: str
     rows: int
     columns: int
-    modes: Mapping[str, ReadMode]
+    modes: Mapping[str, SimulatedReadMode]
     dark_e_s: float
     cosmics_per_s: float
     blemishes: tuple[Blemish, ...]
@@ -88,29 +88,29 @@ class Chip:
 # Columns of the bad-pixel masks that PyReduce ships for UVES; REDL's also in the manual.
 _REDL_COLUMNS = {1748: 2450, 1815: 2200, 1904: 1900, 1924: 1800, 1992: 2300, 2037: 2100, 2096: 2400}
 
-CHIPS: Mapping[str, Chip] = {
-    "BLUE": Chip(
+CHIPS: Mapping[str, SimulatedChip] = {
+    "BLUE": SimulatedChip(
         name="BLUE",
         rows=3000,
         columns=2048,
         modes={
-            "225kHz low": ReadMode(1.84, 4.1, 152.0),
-            "50kHz high": ReadMode(0.54, 2.1, 178.0),
-            "625kHz low": ReadMode(1.84, 4.5, 206.0),  # by analogy with the red chips
+            "225kHz low": SimulatedReadMode(1.84, 4.1, 152.0),
+            "50kHz high": SimulatedReadMode(0.54, 2.1, 178.0),
+            "625kHz low": SimulatedReadMode(1.84, 4.5, 206.0),  # by analogy with the red chips
         },
         dark_e_s=0.4 / 3600,
         # FORS's 2.4 hits per minute and cm2, on 14 and 19 cm2; the MIT chip is thicker.
         cosmics_per_s=0.55,
         blemishes=(Blemish(568, 1, 1750, offset_adu=2.0, rate_e_s=0.2, sensitivity=0.9),),
     ),
-    "REDL": Chip(
+    "REDL": SimulatedChip(
         name="REDL",
         rows=4096,
         columns=2048,
         modes={
-            "225kHz low": ReadMode(1.5, 4.2, 163.0),
-            "50kHz high": ReadMode(0.52, 2.8, 196.0),
-            "625kHz low": ReadMode(1.5, 4.3, 221.0),
+            "225kHz low": SimulatedReadMode(1.5, 4.2, 163.0),
+            "50kHz high": SimulatedReadMode(0.52, 2.8, 196.0),
+            "625kHz low": SimulatedReadMode(1.5, 4.3, 221.0),
         },
         dark_e_s=0.5 / 3600,
         cosmics_per_s=0.75,
@@ -119,14 +119,14 @@ CHIPS: Mapping[str, Chip] = {
             for x, last in _REDL_COLUMNS.items()
         ),
     ),
-    "REDU": Chip(
+    "REDU": SimulatedChip(
         name="REDU",
         rows=4096,
         columns=2048,
         modes={
-            "225kHz low": ReadMode(1.4, 3.7, 141.0),
-            "50kHz high": ReadMode(0.46, 2.1, 167.0),
-            "625kHz low": ReadMode(1.4, 4.7, 230.0),
+            "225kHz low": SimulatedReadMode(1.4, 3.7, 141.0),
+            "50kHz high": SimulatedReadMode(0.46, 2.1, 167.0),
+            "625kHz low": SimulatedReadMode(1.4, 4.7, 230.0),
         },
         dark_e_s=1.5 / 3600,
         cosmics_per_s=1.1,

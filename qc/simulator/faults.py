@@ -13,7 +13,7 @@ from astropy.io import fits
 
 from qc.simulator.detector import Pixels, Region
 from qc.simulator.pixel_faults import PIXEL_FAULTS, Injection, Readout
-from qc.simulator.plan import CLASSES, Exposure
+from qc.simulator.plan import CLASSES, PlannedExposure
 
 STRENGTHS = ("gross", "moderate", "faint")
 _LESS = ("gross", "moderate")
@@ -52,7 +52,7 @@ class Fault:
 
 
 @dataclass(frozen=True)
-class Case:
+class InjectedFault:
     """A fault that a frame has.
 
     Attributes
@@ -264,7 +264,7 @@ def inject(
     return PIXEL_FAULTS[kind](image, FAULTS[kind].amount[strength], rng)
 
 
-def possible_faults(exposure: Exposure) -> tuple[Fault, ...]:
+def possible_faults(exposure: PlannedExposure) -> tuple[Fault, ...]:
     """Return the faults that an exposure can have, in the order of `FAULTS`."""
     image_class = exposure.stream.image_class
     return tuple(
@@ -276,7 +276,9 @@ def possible_faults(exposure: Exposure) -> tuple[Fault, ...]:
     )
 
 
-def draw_case(exposure: Exposure, rate: float, rng: np.random.Generator) -> Case | None:
+def draw_case(
+    exposure: PlannedExposure, rate: float, rng: np.random.Generator
+) -> InjectedFault | None:
     """Draw whether an exposure has a fault, and which; every kind is as likely.
 
     Parameters
@@ -292,17 +294,19 @@ def draw_case(exposure: Exposure, rate: float, rng: np.random.Generator) -> Case
     return make_case(exposure, fault.kind, strength, rng)
 
 
-def make_case(exposure: Exposure, kind: str, strength: str, rng: np.random.Generator) -> Case:
+def make_case(
+    exposure: PlannedExposure, kind: str, strength: str, rng: np.random.Generator
+) -> InjectedFault:
     """Give an exposure a fault; where one chip has it, draw which."""
     fault = FAULTS[kind]
     if fault.scope == "all" or len(exposure.chips) != len(exposure.hdus):
-        return Case(kind, strength, exposure.hdus)
+        return InjectedFault(kind, strength, exposure.hdus)
     chips = zip(exposure.hdus, exposure.chips, strict=True)
     able = [hdu for hdu, chip in chips if chip in fault.chips]
-    return Case(kind, strength, (int(rng.choice(able)),))
+    return InjectedFault(kind, strength, (int(rng.choice(able)),))
 
 
-def spoil_header(header: fits.Header, case: Case) -> None:
+def spoil_header(header: fits.Header, case: InjectedFault) -> None:
     """Do to a primary header, in place, what a fault does to it."""
     if case.kind == "keyword_missing":
         name = _MISSING_KEYWORDS[case.strength]

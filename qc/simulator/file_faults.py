@@ -6,7 +6,7 @@ import warnings
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyUserWarning
 
-from qc.simulator.faults import FAULTS, Case, spoil_header
+from qc.simulator.faults import FAULTS, InjectedFault, spoil_header
 
 FILE_FAULTS = ("chip_missing", "keyword_missing", "binning_misreported")
 
@@ -51,6 +51,6 @@ def _spoil(units: fits.HDUList, kind: str, strength: str) -> None:
     if strength not in FAULTS[kind].amount:
         raise ValueError(f"{kind!r} is not offered at strength {strength!r}")
     try:
-        spoil_header(units[0].header, Case(kind, strength, (0,)))
+        spoil_header(units[0].header, InjectedFault(kind, strength, (0,)))
     except KeyError as error:
         raise ValueError(f"{kind}: not in this header: {error}") from None

@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 
 from astropy.io import fits
 
-from qc.simulator.detector import CHIPS, OVERSCAN_PX, PRESCAN_PX, Chip, raw_shape
-from qc.simulator.instrument_state import State
-from qc.simulator.plan import DPR_TYPES, Exposure
+from qc.simulator.detector import CHIPS, OVERSCAN_PX, PRESCAN_PX, SimulatedChip, raw_shape
+from qc.simulator.instrument_state import InstrumentState
+from qc.simulator.plan import DPR_TYPES, PlannedExposure
 from qc.simulator.spectrograph import SETTINGS
 
 Value = str | float | int | bool
@@ -40,7 +40,7 @@ _TEMPLATES = {
 }
 
 
-def primary_header(exposure: Exposure, state: State) -> fits.Header:
+def primary_header(exposure: PlannedExposure, state: InstrumentState) -> fits.Header:
     """Return the primary header; the writer adds the image's size where there is one."""
     header = fits.Header()
     for name, value in _standard(exposure):
@@ -56,7 +56,7 @@ def primary_header(exposure: Exposure, state: State) -> fits.Header:
     return header
 
 
-def extension_header(exposure: Exposure, hdu: int) -> fits.Header:
+def extension_header(exposure: PlannedExposure, hdu: int) -> fits.Header:
     """Return the header of a red chip, or of one half of a blue chip read through two ports."""
     chip = CHIPS[exposure.chips[min(hdu, len(exposure.chips)) - 1]]
     header = fits.Header()
@@ -65,7 +65,7 @@ def extension_header(exposure: Exposure, hdu: int) -> fits.Header:
     return header
 
 
-def _standard(exposure: Exposure) -> Cards:
+def _standard(exposure: PlannedExposure) -> Cards:
     days = (exposure.start - _MJD_EPOCH).total_seconds() / 86400
     midnight = exposure.start.replace(hour=0, minute=0, second=0, microsecond=0)
     yield "ORIGIN", "ESO"
@@ -85,7 +85,7 @@ def _standard(exposure: Exposure) -> Cards:
     yield "OBSERVER", ""
 
 
-def _object(exposure: Exposure) -> str:
+def _object(exposure: PlannedExposure) -> str:
     """Return OBJECT: blank on all but the first of a red set of flats (archive, 2014 to 2019)."""
     stream = exposure.stream
     if stream.arm == "red" and stream.image_class == "flat" and exposure.number > 1:
@@ -93,14 +93,14 @@ def _object(exposure: Exposure) -> str:
     return DPR_TYPES[stream.image_class]
 
 
-def _data_product(exposure: Exposure, _state: State) -> Cards:
+def _data_product(exposure: PlannedExposure, _state: InstrumentState) -> Cards:
     image_class = exposure.stream.image_class
     yield "DPR CATG", "CALIB"
     yield "DPR TYPE", DPR_TYPES[image_class]
     yield "DPR TECH", "IMAGE" if image_class in ("bias", "dark") else "ECHELLE"
 
 
-def _template(exposure: Exposure, _state: State) -> Cards:
+def _template(exposure: PlannedExposure, _state: InstrumentState) -> Cards:
     stream = exposure.stream
     camera = stream.path.replace("DICHR#", "dic").lower()
     suffix, title = _TEMPLATES[stream.image_class]
@@ -120,14 +120,14 @@ def _template(exposure: Exposure, _state: State) -> Cards:
     yield "TPL EXPNO", exposure.number
 
 
-def _telescope(_exposure: Exposure, state: State) -> Cards:
+def _telescope(_exposure: PlannedExposure, state: InstrumentState) -> Cards:
     yield "TEL ALT", 88.993
     yield "TEL DOME STATUS", "CLOSED"
     yield "TEL TRAK STATUS", "OFF"
     yield "TEL AMBI PRES START", round(state.pressure_hpa + 0.6, 1)
 
 
-def _instrument(exposure: Exposure, state: State) -> Cards:
+def _instrument(exposure: PlannedExposure, state: InstrumentState) -> Cards:
     """Yield INS cards; a bias has few of them."""
     stream = exposure.stream
     yield "INS ID", "UVES/$Revision: 372709 $"
@@ -144,7 +144,7 @@ def _instrument(exposure: Exposure, state: State) -> Cards:
     yield "INS SENS26 MEAN", round(state.pressure_hpa, 1)
 
 
-def _lamps(exposure: Exposure) -> Cards:
+def _lamps(exposure: PlannedExposure) -> Cards:
     """Yield what was commanded on; it need not have shone."""
     lamp = exposure.lamp
     assert lamp is not None
@@ -168,7 +168,7 @@ def _lamps(exposure: Exposure) -> Cards:
     yield "INS SHUT4 ST", lamp == "ThAr"
 
 
-def _light_path(exposure: Exposure) -> Cards:
+def _light_path(exposure: PlannedExposure) -> Cards:
     """Yield slit, filter and grating; their numbers depend on the arm."""
     stream = exposure.stream
     assert stream.setting_nm is not None
@@ -197,7 +197,7 @@ def _light_path(exposure: Exposure) -> Cards:
     yield "INS DROT MODE", "STAT"
 
 
-def _detector(exposure: Exposure, _state: State) -> Cards:
+def _detector(exposure: PlannedExposure, _state: InstrumentState) -> Cards:
     """Yield cards of the whole camera: window, binning, read mode."""
     stream = exposure.stream
     chip = CHIPS[exposure.chips[0]]
@@ -231,7 +231,7 @@ def _detector(exposure: Exposure, _state: State) -> Cards:
     yield "DET TLM1 START", 152.8 if stream.arm == "blue" else 135.1
 
 
-def _output(exposure: Exposure, chip: Chip) -> fits.Header:
+def _output(exposure: PlannedExposure, chip: SimulatedChip) -> fits.Header:
     """Return the cards of one chip and of the output it is read through."""
     read = chip.modes[exposure.stream.read_mode]
     identity, name, installed = _CHIP_CARDS[chip.name]

@@ -26,7 +26,7 @@ _REASONS = (
 
 
 @dataclass(frozen=True)
-class Intervention:
+class StateChange:
     """Somebody opened the instrument; the format lies elsewhere for good.
 
     Attributes
@@ -46,7 +46,7 @@ class Intervention:
 
 
 @dataclass(frozen=True)
-class State:
+class InstrumentState:
     """The instrument at one moment.
 
     Attributes
@@ -71,14 +71,14 @@ class State:
     blur_px: float = 0.0
 
 
-def state_at(when: datetime, seed: int) -> State:
+def state_at(when: datetime, seed: int) -> InstrumentState:
     """Return the instrument's state at a moment (UTC) of the history that `seed` stands for."""
     temperature_c, pressure_hpa = _weather(when, seed)
     last = last_intervention(when, seed)
     # 1 hPa or 0.3 C moves lines by 1/20 px; whole-camera drift is at most 0.2 px/K (manual).
     drift_px = 0.12 * (temperature_c - 14) + 0.05 * (pressure_hpa - 743)
     shift_px = {chip: (x + 0.3 * drift_px, y + drift_px) for chip, (x, y) in last.shift_px.items()}
-    return State(
+    return InstrumentState(
         temperature_c=temperature_c,
         pressure_hpa=pressure_hpa,
         shift_px=shift_px,
@@ -90,7 +90,7 @@ def state_at(when: datetime, seed: int) -> State:
     )
 
 
-def interventions(year: int, seed: int) -> tuple[Intervention, ...]:
+def interventions(year: int, seed: int) -> tuple[StateChange, ...]:
     """Return a year's interventions in order of time.
 
     Shifts as in the format checks of 2014 to 2019 (EDIBLES): 1 to 6 px, mostly along X.
@@ -99,7 +99,7 @@ def interventions(year: int, seed: int) -> tuple[Intervention, ...]:
     days = np.sort(rng.choice(np.arange(5, 360), _INTERVENTIONS_PER_YEAR, replace=False))
     start = datetime(year, 1, 1, 17, tzinfo=UTC)
     return tuple(
-        Intervention(
+        StateChange(
             when=start + timedelta(days=int(day)),
             why=str(rng.choice(_REASONS)),
             shift_px={chip: (rng.normal(0, 2.2), rng.normal(0, 1.2)) for chip in CHIPS},
@@ -109,7 +109,7 @@ def interventions(year: int, seed: int) -> tuple[Intervention, ...]:
     )
 
 
-def last_intervention(when: datetime, seed: int) -> Intervention:
+def last_intervention(when: datetime, seed: int) -> StateChange:
     """Return the newest intervention before a moment."""
     known = (*interventions(when.year - 1, seed), *interventions(when.year, seed))
     return max((one for one in known if one.when <= when), key=lambda one: one.when)

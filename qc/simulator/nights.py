@@ -15,17 +15,17 @@ import numpy as np
 from astropy.io import fits
 
 from qc.simulator.detector import Pixels
-from qc.simulator.faults import Case, draw_case, spoil_header
+from qc.simulator.faults import InjectedFault, draw_case, spoil_header
 from qc.simulator.headers import extension_header, primary_header
 from qc.simulator.instrument_state import state_at
-from qc.simulator.plan import DEMO_PLAN, Exposure, Plan, plan_nights
+from qc.simulator.plan import DEMO_PLAN, ObservingPlan, PlannedExposure, plan_nights
 from qc.simulator.render import render
 
 TRUTH_COLUMNS = ("file", "extension", "image_type", "fault", "strength")
 
 
 @dataclass(frozen=True)
-class _Job:
+class _RenderJob:
     """One frame to be written; it crosses into a worker process.
 
     Attributes
@@ -36,14 +36,14 @@ class _Job:
         What the image shows: the same, or the frame before where one is sent twice.
     """
 
-    exposure: Exposure
-    shown: Exposure
-    case: Case | None
+    exposure: PlannedExposure
+    shown: PlannedExposure
+    case: InjectedFault | None
     seed: int
     path: Path
 
 
-def simulate(  # noqa: PLR0913 - one door, every choice named
+def simulate(
     out: Path,
     *,
     nights: int,
@@ -51,7 +51,7 @@ def simulate(  # noqa: PLR0913 - one door, every choice named
     faults: float,
     seed: int,
     compressed: bool = False,
-    plan: Plan = DEMO_PLAN,
+    plan: ObservingPlan = DEMO_PLAN,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
@@ -92,10 +92,10 @@ def simulate(  # noqa: PLR0913 - one door, every choice named
 
 
 def _plan_jobs(
-    exposures: Sequence[Exposure], faults: float, seed: int, out: Path, suffix: str
-) -> list[_Job]:
+    exposures: Sequence[PlannedExposure], faults: float, seed: int, out: Path, suffix: str
+) -> list[_RenderJob]:
     """Decide what is wrong with each exposure and where it goes."""
-    jobs: list[_Job] = []
+    jobs: list[_RenderJob] = []
     for one in exposures:
         case = draw_case(one, faults, frame_rng(seed, one, "fault"))
         shown = one
@@ -105,22 +105,22 @@ def _plan_jobs(
                 case = None  # the truth would have two names for what is wrong
             else:
                 shown = before.exposure
-        jobs.append(_Job(one, shown, case, seed, _path(out, one, suffix)))
+        jobs.append(_RenderJob(one, shown, case, seed, _path(out, one, suffix)))
     return jobs
 
 
-def frame_rng(seed: int, exposure: Exposure, purpose: str) -> np.random.Generator:
+def frame_rng(seed: int, exposure: PlannedExposure, purpose: str) -> np.random.Generator:
     """Return the generator that belongs to one frame alone, whoever draws from it and when."""
     name = exposure.archive_name + purpose
     return np.random.default_rng(np.random.SeedSequence([seed, *name.encode()]))
 
 
-def _path(out: Path, exposure: Exposure, suffix: str) -> Path:
+def _path(out: Path, exposure: PlannedExposure, suffix: str) -> Path:
     night = exposure.start.date() - timedelta(days=1)
     return out / night.isoformat() / f"{exposure.archive_name}{suffix}"
 
 
-def _run(jobs: Sequence[_Job], workers: int) -> Iterator[tuple[Path, Sequence[int]]]:
+def _run(jobs: Sequence[_RenderJob], workers: int) -> Iterator[tuple[Path, Sequence[int]]]:
     """Write all frames; those of one setup one after the other, as their scenes are cached."""
     by_setup = sorted(jobs, key=lambda job: (repr(job.exposure.stream), job.path))
     if workers == 1:
@@ -131,7 +131,7 @@ def _run(jobs: Sequence[_Job], workers: int) -> Iterator[tuple[Path, Sequence[in
         yield from pool.map(_write, by_setup, chunksize=8)
 
 
-def _write(job: _Job) -> tuple[Path, Sequence[int]]:
+def _write(job: _RenderJob) -> tuple[Path, Sequence[int]]:
     """Render one frame and write it; return its path and the HDUs that hold images."""
     exposed = expose(job.exposure, job.seed, job.case, job.shown)
     compressed = job.path.suffix == ".Z"
@@ -140,7 +140,7 @@ def _write(job: _Job) -> tuple[Path, Sequence[int]]:
 
 
 @dataclass(frozen=True)
-class Exposed:
+class SimulatedFrame:
     """A frame that was taken.
 
     Attributes
@@ -156,8 +156,11 @@ class Exposed:
 
 
 def expose(
-    exposure: Exposure, seed: int, case: Case | None = None, shown: Exposure | None = None
-) -> Exposed:
+    exposure: PlannedExposure,
+    seed: int,
+    case: InjectedFault | None = None,
+    shown: PlannedExposure | None = None,
+) -> SimulatedFrame:
     """Take one exposure in a history: header and images as the instrument was at that moment.
 
     Parameters
@@ -175,10 +178,12 @@ def expose(
     header = primary_header(exposure, state)
     if case is not None:
         spoil_header(header, case)
-    return Exposed(_frame_bytes(header, exposure, images), images)
+    return SimulatedFrame(_frame_bytes(header, exposure, images), images)
 
 
-def _frame_bytes(header: fits.Header, exposure: Exposure, images: dict[int, Pixels]) -> bytes:
+def _frame_bytes(
+    header: fits.Header, exposure: PlannedExposure, images: dict[int, Pixels]
+) -> bytes:
     """Return a frame as a FITS file: blue image in the primary, else in image extensions."""
     if 0 in images:
         hdus = fits.HDUList([fits.PrimaryHDU(images[0], header)])
@@ -191,7 +196,9 @@ def _frame_bytes(header: fits.Header, exposure: Exposure, images: dict[int, Pixe
     return buffer.getvalue()
 
 
-def _write_truth(path: Path, jobs: Sequence[_Job], written: dict[Path, Sequence[int]]) -> None:
+def _write_truth(
+    path: Path, jobs: Sequence[_RenderJob], written: dict[Path, Sequence[int]]
+) -> None:
     """Write one row for each extension of every file: what is wrong with it, or nothing."""
     with path.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")

@@ -49,7 +49,7 @@ _TEMPLATE_S = 95.0
 
 
 @dataclass(frozen=True)
-class Stream:
+class CalibrationStream:
     """One kind of calibration that is taken again and again.
 
     Attributes
@@ -87,7 +87,7 @@ class Stream:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ObservingPlan:
     """The streams of an observatory, and how complete its sets are.
 
     Attributes
@@ -96,12 +96,12 @@ class Plan:
         Fraction of sets that end early; about one in twenty of the real flats.
     """
 
-    streams: tuple[Stream, ...]
+    streams: tuple[CalibrationStream, ...]
     aborted: float = 0.02
 
 
 @dataclass(frozen=True)
-class Exposure:
+class PlannedExposure:
     """One planned exposure.
 
     Attributes
@@ -118,7 +118,7 @@ class Exposure:
         Within its day and name, from 1.
     """
 
-    stream: Stream
+    stream: CalibrationStream
     start: datetime
     requested_s: float
     exposure_s: float
@@ -185,11 +185,13 @@ class Exposure:
         return f"U{dichroic}{stream.arm[0].upper()}{_LETTERS[stream.image_class]}{hdu}"
 
 
-def _demo(image_class: str, arm: str, path: str, setting_nm: int | None, size: int) -> Stream:
-    return Stream(image_class, arm, path, setting_nm, set_size=size)
+def _demo(
+    image_class: str, arm: str, path: str, setting_nm: int | None, size: int
+) -> CalibrationStream:
+    return CalibrationStream(image_class, arm, path, setting_nm, set_size=size)
 
 
-DEMO_PLAN = Plan(
+DEMO_PLAN = ObservingPlan(
     streams=(
         _demo("bias", "blue", "BLUE", None, 5),
         _demo("bias", "red", "RED", None, 5),
@@ -203,47 +205,51 @@ DEMO_PLAN = Plan(
 )
 
 
-def _both_modes(stream: Stream, every_2x2: int) -> tuple[Stream, ...]:
+def _both_modes(stream: CalibrationStream, every_2x2: int) -> tuple[CalibrationStream, ...]:
     """Return a stream unbinned as given, and binned at its own frequency."""
     unbinned = replace(stream, binning=(1, 1), read_mode="225kHz low")
     return unbinned, replace(stream, every_nights=every_2x2)
 
 
-def _full_streams() -> Iterator[Stream]:
+def _full_streams() -> Iterator[CalibrationStream]:
     for arm in ("blue", "red"):
         path = arm.upper()
-        yield from _both_modes(Stream("bias", arm, path, every_nights=1), 1)
-        dark = Stream("dark", arm, path, set_size=3, every_nights=30, exposure_s=3600.0)
+        yield from _both_modes(CalibrationStream("bias", arm, path, every_nights=1), 1)
+        dark = CalibrationStream("dark", arm, path, set_size=3, every_nights=30, exposure_s=3600.0)
         yield from _both_modes(dark, 30)
     for arm, setting_nm in (("blue", 346), ("blue", 437), ("red", 580), ("red", 860)):
         yield from _lamp_streams(arm, arm.upper(), setting_nm)
     for path, settings in (("DICHR#1", (346, 390, 564, 580)), ("DICHR#2", (390, 437, 760, 860))):
         for setting_nm in settings:
             yield from _lamp_streams(SETTINGS[setting_nm].arm, path, setting_nm)
-    yield Stream("arc", "blue", "BLUE", 437, 0.4, (1, 1), "625kHz low", set_size=1, every_nights=7)
+    yield CalibrationStream(
+        "arc", "blue", "BLUE", 437, 0.4, (1, 1), "625kHz low", set_size=1, every_nights=7
+    )
 
 
-def _lamp_streams(arm: str, path: str, setting_nm: int) -> Iterator[Stream]:
+def _lamp_streams(arm: str, path: str, setting_nm: int) -> Iterator[CalibrationStream]:
     """Yield flats, arc, order definition and format check of one setting on one path."""
-    yield from _both_modes(Stream("flat", arm, path, setting_nm, every_nights=3), 3)
-    yield from _both_modes(Stream("arc", arm, path, setting_nm, set_size=1), 2)
+    yield from _both_modes(CalibrationStream("flat", arm, path, setting_nm, every_nights=3), 3)
+    yield from _both_modes(CalibrationStream("arc", arm, path, setting_nm, set_size=1), 2)
     if setting_nm == 346:
-        yield from _both_modes(Stream("dflat", arm, path, setting_nm, every_nights=3), 3)
+        yield from _both_modes(CalibrationStream("dflat", arm, path, setting_nm, every_nights=3), 3)
     for image_class in ("orderdef", "fmtchk"):
-        short = Stream(image_class, arm, path, setting_nm, set_size=1, every_nights=3)
+        short = CalibrationStream(image_class, arm, path, setting_nm, set_size=1, every_nights=3)
         yield from _both_modes(short, 6)
 
 
-FULL_PLAN = Plan(streams=tuple(_full_streams()))
+FULL_PLAN = ObservingPlan(streams=tuple(_full_streams()))
 
 
-def plan_nights(plan: Plan, start: date, nights: int, seed: int) -> Iterator[Exposure]:
+def plan_nights(
+    plan: ObservingPlan, start: date, nights: int, seed: int
+) -> Iterator[PlannedExposure]:
     """Yield all exposures of consecutive nights in order of time."""
     for night in range(nights):
         yield from plan_night(plan, start + timedelta(days=night), seed)
 
 
-def plan_night(plan: Plan, night: date, seed: int) -> Iterator[Exposure]:
+def plan_night(plan: ObservingPlan, night: date, seed: int) -> Iterator[PlannedExposure]:
     """Yield the calibrations of one night, taken from 09 UT of the next day on.
 
     Parameters
@@ -267,8 +273,8 @@ def plan_night(plan: Plan, night: date, seed: int) -> Iterator[Exposure]:
 
 
 def _plan_set(
-    plan: Plan, stream: Stream, clock: datetime, rng: np.random.Generator
-) -> Iterator[Exposure]:
+    plan: ObservingPlan, stream: CalibrationStream, clock: datetime, rng: np.random.Generator
+) -> Iterator[PlannedExposure]:
     """Yield one template's exposures; file numbers are not yet known."""
     requested_s = _requested_s(stream, rng)
     size = stream.set_size
@@ -281,12 +287,12 @@ def _plan_set(
         shutter_s = requested_s + rng.choice([-0.001, 0.0, 0.0008, 0.0014, 0.0019])
         exposure_s = 0.0 if stream.image_class == "bias" else round(float(shutter_s), 4)
         opens = opens.replace(microsecond=opens.microsecond // 1000 * 1000)
-        yield Exposure(stream, opens, requested_s, exposure_s, template_start, number, 0)
+        yield PlannedExposure(stream, opens, requested_s, exposure_s, template_start, number, 0)
         wait_s = _OVERHEAD_S[stream.read_mode] + 31 + rng.uniform(0, 2)
         opens += timedelta(seconds=exposure_s + wait_s)
 
 
-def _requested_s(stream: Stream, rng: np.random.Generator) -> float:
+def _requested_s(stream: CalibrationStream, rng: np.random.Generator) -> float:
     """Choose a set's exposure time: near the standard, not compensating lamp or dichroic."""
     if stream.setting_nm is None:
         return stream.exposure_s

@@ -20,10 +20,10 @@ from qc.simulator.detector import (
     read_out,
     sensitivity,
 )
-from qc.simulator.faults import Case, inject
-from qc.simulator.instrument_state import State
+from qc.simulator.faults import InjectedFault, inject
+from qc.simulator.instrument_state import InstrumentState
 from qc.simulator.pixel_faults import PIXEL_FAULTS
-from qc.simulator.plan import HIGH_GAIN_FASTER, Exposure
+from qc.simulator.plan import HIGH_GAIN_FASTER, PlannedExposure
 from qc.simulator.spectrograph import SETTINGS, Optics, standard_exposure_s
 
 _GRATING_REPEAT_PX = 0.03  # a setting returns to within 1/20 px (UVES User Manual P110.1)
@@ -45,11 +45,11 @@ _SHOWN_INSTEAD = {"flat": "arc", "dflat": "arc", "orderdef": "arc"}  # all other
 
 
 @dataclass(frozen=True)
-class _View:
+class _ChipExposure:
     """What one chip sees of one exposure."""
 
-    exposure: Exposure
-    state: State
+    exposure: PlannedExposure
+    state: InstrumentState
     chip: str
     optics: Optics
     setting_nm: int
@@ -73,7 +73,10 @@ class _View:
 
 
 def render(
-    exposure: Exposure, state: State, rng: np.random.Generator, fault: Case | None = None
+    exposure: PlannedExposure,
+    state: InstrumentState,
+    rng: np.random.Generator,
+    fault: InjectedFault | None = None,
 ) -> dict[int, Pixels]:
     """Return the raw images of one exposure by HDU number.
 
@@ -105,7 +108,9 @@ def render(
     return _misfile(images, fault) if fault is not None else images
 
 
-def _aligned(optics: Optics, state: State, chip: str, repeat_px: NDArray[np.float64]) -> Optics:
+def _aligned(
+    optics: Optics, state: InstrumentState, chip: str, repeat_px: NDArray[np.float64]
+) -> Optics:
     """Return the optics as they are today on one chip."""
     x, y = state.shift_px[chip]
     return replace(
@@ -136,14 +141,18 @@ _OPTICS_FAULTS: Mapping[str, Callable[[Optics, float, float], Optics]] = {
 }
 
 
-def _misaligned(optics: Optics, case: Case | None, angle: float) -> Optics:
+def _misaligned(optics: Optics, case: InjectedFault | None, angle: float) -> Optics:
     if case is None or case.kind not in _OPTICS_FAULTS:
         return optics
     return _OPTICS_FAULTS[case.kind](optics, case.amount, angle)
 
 
 def _light(
-    exposure: Exposure, state: State, chip: str, optics: Optics, case: Case | None
+    exposure: PlannedExposure,
+    state: InstrumentState,
+    chip: str,
+    optics: Optics,
+    case: InjectedFault | None,
 ) -> Electrons:
     """Return expected electrons of light on a chip; zeros for a healthy bias or dark."""
     setting_nm = exposure.stream.setting_nm
@@ -151,7 +160,7 @@ def _light(
     if setting_nm is None:
         setting_nm = 390 if chip == "BLUE" else 760
         optics = replace(optics, slit_length_arcsec=SETTINGS[setting_nm].slit_length_arcsec)
-    view = _View(exposure, state, chip, optics, setting_nm)
+    view = _ChipExposure(exposure, state, chip, optics, setting_nm)
     if case is not None and case.kind in _LIGHT_FAULTS:
         return _LIGHT_FAULTS[case.kind](view, case)
     if dark:
@@ -159,13 +168,13 @@ def _light(
     return view.lit_by(_lamp(view), exposure.exposure_s)
 
 
-def _lamp(view: _View) -> str:
+def _lamp(view: _ChipExposure) -> str:
     lamp = view.exposure.lamp
     assert lamp is not None
     return lamp
 
 
-def _remnant(view: _View, case: Case) -> Electrons:
+def _remnant(view: _ChipExposure, case: InjectedFault) -> Electrons:
     """Return the ghost of an arc: lines that were full leave a little of themselves."""
     read = CHIPS[view.chip].modes[view.exposure.stream.read_mode]
     arc = view.lit_by("ThAr", view.standard_s("ThAr"))
@@ -176,12 +185,12 @@ def _remnant(view: _View, case: Case) -> Electrons:
     return ghost
 
 
-def _other_brightness(view: _View, case: Case) -> Electrons:
+def _other_brightness(view: _ChipExposure, case: InjectedFault) -> Electrons:
     """Scale the lamp before the chip sees it: columns, cosmic rays and noise stay true."""
     return view.lit_by(_lamp(view), view.exposure.exposure_s * case.amount)
 
 
-def _other_lamp(view: _View, case: Case) -> Electrons:
+def _other_lamp(view: _ChipExposure, case: InjectedFault) -> Electrons:
     lamp, seconds = _lamp(view), view.exposure.exposure_s
     share = np.float32(case.amount)
     own_s, other_s = view.standard_s(lamp), view.standard_s(_OTHER_LAMP[lamp])
@@ -189,24 +198,24 @@ def _other_lamp(view: _View, case: Case) -> Electrons:
     return (1 - share) * view.lit_by(lamp, seconds) + share * other
 
 
-def _dying_lamp(view: _View, case: Case) -> Electrons:
+def _dying_lamp(view: _ChipExposure, case: InjectedFault) -> Electrons:
     return view.lit_by("ThAr", view.exposure.exposure_s, thorium=case.amount)
 
 
-def _second_lamp(view: _View, case: Case) -> Electrons:
+def _second_lamp(view: _ChipExposure, case: InjectedFault) -> Electrons:
     own = view.lit_by(_lamp(view), view.exposure.exposure_s)
     second = "ThAr" if case.kind == "arc_in_flat" else SETTINGS[view.setting_nm].lamp
     return own + view.lit_by(second, case.amount * view.standard_s(second))
 
 
-def _wrong_setting(view: _View, case: Case) -> Electrons:
+def _wrong_setting(view: _ChipExposure, case: InjectedFault) -> Electrons:
     settings = _FAR_SETTING if case.strength == "gross" else _NEAR_SETTING
     other = replace(view, setting_nm=settings[view.setting_nm])
     lamp = _lamp(view)
     return other.lit_by(lamp, view.exposure.exposure_s)
 
 
-def _second_order(view: _View, case: Case) -> Electrons:
+def _second_order(view: _ChipExposure, case: InjectedFault) -> Electrons:
     """Add another order of the cross-disperser: its echelle orders lie across our own."""
     own = view.lit_by(_lamp(view), view.exposure.exposure_s)
     other = replace(view, setting_nm=_FAR_SETTING[view.setting_nm])
@@ -214,14 +223,14 @@ def _second_order(view: _View, case: Case) -> Electrons:
     return own + other.lit_by(lamp, case.amount * other.standard_s(lamp))
 
 
-def _another_kind(view: _View, _case: Case) -> Electrons:
+def _another_kind(view: _ChipExposure, _case: InjectedFault) -> Electrons:
     """Return what the header does not say: an arc for a flat, a flat for all others."""
     shown = _SHOWN_INSTEAD.get(view.exposure.stream.image_class, "flat")
     lamp = "ThAr" if shown == "arc" else SETTINGS[view.setting_nm].lamp
     return view.lit_by(lamp, view.standard_s(lamp))
 
 
-_LIGHT_FAULTS: Mapping[str, Callable[[_View, Case], Electrons]] = {
+_LIGHT_FAULTS: Mapping[str, Callable[[_ChipExposure, InjectedFault], Electrons]] = {
     "remnant": _remnant,
     "lamp_off": _other_brightness,
     "lamp_weak": _other_brightness,
@@ -241,12 +250,12 @@ _READ_OUT_FAULTS = PIXEL_FAULTS.keys() - _OPTICS_FAULTS.keys() - _LIGHT_FAULTS.k
 
 
 def _detect(
-    exposure: Exposure,
-    state: State,
+    exposure: PlannedExposure,
+    state: InstrumentState,
     chip: str,
     light: Electrons,
     rng: np.random.Generator,
-    case: Case | None,
+    case: InjectedFault | None,
 ) -> Pixels:
     """Expose a chip to its light and read it."""
     stream = exposure.stream
@@ -260,10 +269,10 @@ def _detect(
 
 def _spoil(
     pixels: Pixels,
-    exposure: Exposure,
-    state: State,
+    exposure: PlannedExposure,
+    state: InstrumentState,
     chip: str,
-    case: Case,
+    case: InjectedFault,
     rng: np.random.Generator,
 ) -> Pixels:
     """Do to a chip's image what its fault does."""
@@ -280,7 +289,7 @@ def _spoil(
     ).pixels
 
 
-def _misfile(images: dict[int, Pixels], case: Case) -> dict[int, Pixels]:
+def _misfile(images: dict[int, Pixels], case: InjectedFault) -> dict[int, Pixels]:
     """Do what happens to a red frame's images on their way into the file."""
     if case.kind == "chip_missing":
         return {1: images[1]}

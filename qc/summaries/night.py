@@ -15,10 +15,10 @@ from qc.core.enums import FrameState, LabelName
 from qc.core.verdict import Status
 from qc.db.findings import Finding
 from qc.db.models import FrameRow
-from qc.io.instruments import Calibration, Instrument, Layout, Mode
+from qc.io.instruments import Calibration, Instrument, Layout, OpticalMode
 from qc.labels import spot_check
-from qc.labels.spot_check import CONFIDENCE, Statement
-from qc.monitoring.completeness import Absence, find_absences
+from qc.labels.spot_check import CONFIDENCE, AcceptanceBound
+from qc.monitoring.completeness import MissingCalibration, find_absences
 
 HISTORY_NIGHTS = 60
 SEEN_WITHIN = timedelta(days=30)  # an image type not had for longer is not missed
@@ -26,7 +26,7 @@ SEEN_WITHIN = timedelta(days=30)  # an image type not had for longer is not miss
 Newest = Mapping[tuple[str, str], datetime]  # of instrument and image type
 
 
-class Standing(StrEnum):
+class ExtensionStanding(StrEnum):
     """Where an image type stands tonight, a person's word included; the gravest first."""
 
     ANOMALOUS = "anomalous"
@@ -37,7 +37,7 @@ class Standing(StrEnum):
 
 
 @dataclass(frozen=True)
-class Kind:
+class CalibrationKind:
     """What an instrument takes on one chip: an image type, and its place in the matrix.
 
     Attributes
@@ -60,7 +60,7 @@ class Kind:
 
 
 @dataclass(frozen=True)
-class Cell:
+class MatrixCell:
     """One image type on one chip tonight.
 
     Attributes
@@ -82,7 +82,7 @@ class Cell:
     image_types: tuple[str, ...]
     absent: tuple[str, ...]
     partly_absent: int
-    standing: Standing
+    standing: ExtensionStanding
     score: float | None
     frames: int
     anomalous: int
@@ -98,7 +98,7 @@ class MatrixRow:
 
     name: str
     lamp: str
-    cells: tuple[Cell | None, ...]
+    cells: tuple[MatrixCell | None, ...]
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Matrix:
 
 
 @dataclass(frozen=True)
-class Event:
+class AnomalyGroup:
     """Anomalies of one template set, chip and image type: most often one fault.
 
     Attributes
@@ -135,11 +135,11 @@ class Event:
     @property
     def is_open(self) -> bool:
         """Say whether no person has called all of them good."""
-        return any(standing(one) is Standing.ANOMALOUS for one in self.findings)
+        return any(standing(one) is ExtensionStanding.ANOMALOUS for one in self.findings)
 
 
 @dataclass(frozen=True)
-class Sample:
+class SpotCheckSample:
     """The night's nominal extensions that were drawn by chance, and what people said of them.
 
     Attributes
@@ -157,7 +157,7 @@ class Sample:
     findings: tuple[Finding, ...]
     population: int
     answers: tuple[LabelName, ...]
-    statements: tuple[Statement, ...]
+    statements: tuple[AcceptanceBound, ...]
 
     @property
     def bad(self) -> int:
@@ -171,7 +171,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Night:
+class NightSummary:
     """What is known of one night.
 
     Attributes
@@ -196,15 +196,15 @@ class Night:
 
     evening: date
     ends: datetime
-    kinds: tuple[Kind, ...]
+    kinds: tuple[CalibrationKind, ...]
     history: tuple[Finding, ...]
     matrices: tuple[Matrix, ...]
     idle: tuple[str, ...]
-    events: tuple[Event, ...]
-    absences: tuple[Absence, ...]
+    events: tuple[AnomalyGroup, ...]
+    absences: tuple[MissingCalibration, ...]
     strays: Mapping[str, int]
     unread: tuple[FrameRow, ...]
-    sample: Sample
+    sample: SpotCheckSample
 
     @property
     def names(self) -> Mapping[str, str]:
@@ -217,10 +217,10 @@ class Night:
         return tuple(one for one in self.history if one.frame.night == self.evening)
 
     @cached_property
-    def standings(self) -> Counter[Standing]:
+    def standings(self) -> Counter[ExtensionStanding]:
         """Count the extensions by standing, and what is absent: a whole arm is one."""
         counts = Counter(standing(one) for one in self.findings)
-        counts[Standing.ABSENT] = sum(not one.is_mended for one in self.absences)
+        counts[ExtensionStanding.ABSENT] = sum(not one.is_mended for one in self.absences)
         return counts
 
     @property
@@ -249,7 +249,7 @@ def read_night(
     evening: date,
     instruments: Sequence[Instrument],
     now: datetime | None = None,
-) -> Night:
+) -> NightSummary:
     """Return all that is known of a night.
 
     Parameters
@@ -266,7 +266,7 @@ def read_night(
     newest = _newest(history)
     matrices = [matrix_of(one, evening, newest, tonight, events, absences) for one in instruments]
     kinds = tuple(kind for one in instruments for kind in kinds_of(one))
-    return Night(
+    return NightSummary(
         evening=evening,
         ends=ends,
         kinds=kinds,
@@ -281,13 +281,17 @@ def read_night(
     )
 
 
-def standing(finding: Finding) -> Standing:
+def standing(finding: Finding) -> ExtensionStanding:
     """Say where an extension stands: a person's newest word outranks the verdict."""
     if finding.label is not None:
-        return Standing.ANOMALOUS if finding.label.label == LabelName.BAD else Standing.NOMINAL
+        return (
+            ExtensionStanding.ANOMALOUS
+            if finding.label.label == LabelName.BAD
+            else ExtensionStanding.NOMINAL
+        )
     if finding.verdict.status == Status.NOMINAL and finding.verdict.reasons:
-        return Standing.WARNING
-    return Standing(finding.verdict.status.lower())
+        return ExtensionStanding.WARNING
+    return ExtensionStanding(finding.verdict.status.lower())
 
 
 def missed_at_most(population: int, sampled: int) -> int:
@@ -306,12 +310,12 @@ def missed_at_most(population: int, sampled: int) -> int:
     )
 
 
-def kinds_of(instrument: Instrument) -> tuple[Kind, ...]:
+def kinds_of(instrument: Instrument) -> tuple[CalibrationKind, ...]:
     """List what an instrument can take, in the order of its file, each image type once."""
     kinds = {
         kind.image_type: kind
         for calibration in instrument.calibrations
-        for mode in (Mode("", ()), *instrument.modes)
+        for mode in (OpticalMode("", ()), *instrument.modes)
         for layout in instrument.layouts
         for kind in _kinds_of_layout(instrument, calibration, mode, layout)
     }
@@ -319,13 +323,13 @@ def kinds_of(instrument: Instrument) -> tuple[Kind, ...]:
 
 
 def _kinds_of_layout(
-    instrument: Instrument, calibration: Calibration, mode: Mode, layout: Layout
-) -> list[Kind]:
+    instrument: Instrument, calibration: Calibration, mode: OpticalMode, layout: Layout
+) -> list[CalibrationKind]:
     arm = instrument.arms[layout.arm]
     names = [instrument.image_type(calibration, mode, arm, one.number) for one in layout.sections]
     shown = mode.code if calibration.light else ""
     return [
-        Kind(name, instrument.name, shown, calibration, section.chip, frozenset(names))
+        CalibrationKind(name, instrument.name, shown, calibration, section.chip, frozenset(names))
         for name, section in zip(names, layout.sections, strict=True)
     ]
 
@@ -342,7 +346,7 @@ def by_image_type(findings: Iterable[Finding]) -> Mapping[str, Sequence[Finding]
 
 
 @dataclass(frozen=True)
-class _Tonight:
+class _MatrixBuilder:
     """What fills the cells of a matrix.
 
     Attributes
@@ -357,9 +361,9 @@ class _Tonight:
     newest: Mapping[str, datetime]
     tonight: Mapping[str, Sequence[Finding]]
     anchors: Mapping[str, str]
-    absences: Sequence[Absence]
+    absences: Sequence[MissingCalibration]
 
-    def is_absent(self, kind: Kind) -> bool:
+    def is_absent(self, kind: CalibrationKind) -> bool:
         """Say whether it should have come and did not come at all."""
         return kind.image_type not in self.tonight and any(
             kind.image_type in one.image_types for one in self.absences
@@ -387,8 +391,8 @@ def matrix_of(
     night: date,
     newest: Newest,
     tonight: Sequence[Finding],
-    events: Sequence[Event],
-    absences: Sequence[Absence],
+    events: Sequence[AnomalyGroup],
+    absences: Sequence[MissingCalibration],
     now: datetime | None = None,
 ) -> Matrix:
     """Return how an instrument's chips stand in a night.
@@ -404,7 +408,7 @@ def matrix_of(
     """
     ends = instrument.night_ends(night)
     own = [one for one in tonight if one.frame.instrument == instrument.name]
-    view = _Tonight(
+    view = _MatrixBuilder(
         now=now or ends,
         newest={
             image_type: at
@@ -415,7 +419,7 @@ def matrix_of(
         anchors={one.worst.extension.image_type: one.anchor for one in reversed(events)},
         absences=[one for one in absences if one.instrument == instrument.name],
     )
-    places: dict[tuple[str, str], list[Kind]] = defaultdict(list)
+    places: dict[tuple[str, str], list[CalibrationKind]] = defaultdict(list)
     for kind in kinds_of(instrument):
         if kind.image_type in view.newest:
             places[kind.mode, kind.calibration.name].append(kind)
@@ -424,28 +428,30 @@ def matrix_of(
     return Matrix(instrument.name, ends, chips, rows)
 
 
-def _matrix_row(kinds: Sequence[Kind], chips: Sequence[str], view: _Tonight) -> MatrixRow:
+def _matrix_row(
+    kinds: Sequence[CalibrationKind], chips: Sequence[str], view: _MatrixBuilder
+) -> MatrixRow:
     on_chip = [[kind for kind in kinds if kind.chip == chip] for chip in chips]
     cells = tuple(_cell(here, view) if here else None for here in on_chip)
     return MatrixRow(kinds[0].name, kinds[0].calibration.lamp or "", cells)
 
 
-def _cell(kinds: Sequence[Kind], view: _Tonight) -> Cell:
+def _cell(kinds: Sequence[CalibrationKind], view: _MatrixBuilder) -> MatrixCell:
     names = tuple(kind.image_type for kind in kinds)
     absent = tuple(kind.image_type for kind in kinds if view.is_absent(kind))
     findings = [one for name in names for one in view.tonight.get(name, ())]
     partly = view.partly_absent(set(names))
     standings = [standing(one) for one in findings]
-    standings += [Standing.ABSENT] * (len(absent) + partly)
+    standings += [ExtensionStanding.ABSENT] * (len(absent) + partly)
     anchors = [view.anchors[name] for name in names if name in view.anchors]
-    return Cell(
+    return MatrixCell(
         image_types=names,
         absent=absent,
         partly_absent=partly,
         standing=_gravest(standings),
         score=max((one.verdict.score for one in findings), default=None),
         frames=len({one.frame.id for one in findings}),
-        anomalous=standings.count(Standing.ANOMALOUS),
+        anomalous=standings.count(ExtensionStanding.ANOMALOUS),
         labelled=sum(one.label is not None for one in findings),
         references=min((one.verdict.reference_size for one in findings), default=None),
         age=view.now - max(view.newest[name] for name in names),
@@ -453,15 +459,15 @@ def _cell(kinds: Sequence[Kind], view: _Tonight) -> Cell:
     )
 
 
-def _gravest(standings: Sequence[Standing]) -> Standing:
+def _gravest(standings: Sequence[ExtensionStanding]) -> ExtensionStanding:
     """Return the gravest; not due and not there is as it should be."""
-    return min(standings, key=list(Standing).index, default=Standing.NOMINAL)
+    return min(standings, key=list(ExtensionStanding).index, default=ExtensionStanding.NOMINAL)
 
 
 # --- what has no place in the matrix --------------------------------------------------------------
 
 
-def _strays(tonight: Sequence[Finding], kinds: Sequence[Kind]) -> Mapping[str, int]:
+def _strays(tonight: Sequence[Finding], kinds: Sequence[CalibrationKind]) -> Mapping[str, int]:
     known = {kind.image_type for kind in kinds}
     return Counter(
         one.extension.image_type for one in tonight if one.extension.image_type not in known
@@ -480,7 +486,7 @@ def _unread(session: Session, matrices: Sequence[Matrix]) -> tuple[FrameRow, ...
 # --- what stands apart, and what does not ---------------------------------------------------------
 
 
-def _events(tonight: Sequence[Finding]) -> tuple[Event, ...]:
+def _events(tonight: Sequence[Finding]) -> tuple[AnomalyGroup, ...]:
     """Group the anomalies of each set, chip and image type; what people closed comes last."""
     groups: dict[tuple[str, str, str], list[Finding]] = defaultdict(list)
     for one in tonight:
@@ -491,21 +497,24 @@ def _events(tonight: Sequence[Finding]) -> tuple[Event, ...]:
     return tuple(replace(event, anchor=f"event-{n}") for n, event in enumerate(events, start=1))
 
 
-def _event(group: Sequence[Finding]) -> Event:
+def _event(group: Sequence[Finding]) -> AnomalyGroup:
     anomalies = sorted(filter(_is_anomaly, group), key=lambda one: -one.verdict.score)
-    return Event("", tuple(anomalies), len(group))
+    return AnomalyGroup("", tuple(anomalies), len(group))
 
 
 def _is_anomaly(finding: Finding) -> bool:
     """Say whether it was judged so or called so; a later good word closes it, but hides nothing."""
-    return finding.verdict.status == Status.ANOMALOUS or standing(finding) is Standing.ANOMALOUS
+    return (
+        finding.verdict.status == Status.ANOMALOUS
+        or standing(finding) is ExtensionStanding.ANOMALOUS
+    )
 
 
-def _sample(session: Session, evening: date, tonight: Sequence[Finding]) -> Sample:
+def _sample(session: Session, evening: date, tonight: Sequence[Finding]) -> SpotCheckSample:
     draws = spot_check.read_draws(session, spot_check.remembered_from(evening), evening)
     own = [one for one in draws if one.night == evening]
     drawn = spot_check.answers_of(own)
     findings = [one for one in tonight if one.extension.id in drawn]
     findings.sort(key=lambda one: str(one.extension.setup))
     answers = tuple(answer for answer in drawn.values() if answer)
-    return Sample(tuple(findings), len(own), answers, spot_check.statements(draws))
+    return SpotCheckSample(tuple(findings), len(own), answers, spot_check.statements(draws))

@@ -27,20 +27,20 @@ from qc.db.models import (
     FrameRow,
     JobRunRow,
     LabelRow,
-    NoticeRow,
+    NotificationRow,
     SelfTestRow,
     VerdictRow,
 )
 from qc.db.statistics import taken_at
 from qc.detection.decision import widening
 from qc.detection.thresholds import Threshold, Thresholds
-from qc.errors import InvalidAnswer
+from qc.errors import InvalidInputError
 from qc.io.instruments import Instrument
 from qc.labels import epochs, spot_check
-from qc.labels.epochs import Entry
-from qc.labels.spot_check import Statement
-from qc.monitoring.completeness import Lack
-from qc.summaries.night import Standing, standing
+from qc.labels.epochs import EpochEntry
+from qc.labels.spot_check import AcceptanceBound
+from qc.monitoring.completeness import MissingReason
+from qc.summaries.night import ExtensionStanding, standing
 
 WEEKS = 26  # over half a year a drift shows that no month would
 _ABSENCE_JOB = "absence"
@@ -49,7 +49,7 @@ _MONTH = re.compile(r"(\d{4})-(\d\d)", re.ASCII)
 
 
 @dataclass(frozen=True)
-class Span:
+class NightRange:
     """Nights in a row.
 
     Attributes
@@ -66,19 +66,19 @@ class Span:
     file_name: str
 
 
-def week_to(last: date) -> Span:
+def week_to(last: date) -> NightRange:
     """Return the seven nights that end with one."""
-    return Span(last - timedelta(days=6), last, f"the week to {last}", f"week-{last}")
+    return NightRange(last - timedelta(days=6), last, f"the week to {last}", f"week-{last}")
 
 
-def month_of(first: date) -> Span:
+def month_of(first: date) -> NightRange:
     """Return the nights of the month that a day is in."""
     first = first.replace(day=1)
     last = (first + timedelta(days=31)).replace(day=1) - timedelta(days=1)
-    return Span(first, last, f"{first:%B %Y}", f"month-{first:%Y-%m}")
+    return NightRange(first, last, f"{first:%B %Y}", f"month-{first:%Y-%m}")
 
 
-def read_month(text: str, today: date) -> Span:
+def read_month(text: str, today: date) -> NightRange:
     """Return a month by its name, ``2026-11``; ``last`` is the last that is over.
 
     Raises
@@ -90,12 +90,12 @@ def read_month(text: str, today: date) -> Span:
         return month_of(today.replace(day=1) - timedelta(days=1))
     found = _MONTH.fullmatch(text)
     if found is None or not (1 <= int(found[2]) <= 12 and date.min.year < int(found[1]) < 9999):
-        raise InvalidAnswer(f"month: expected one like 2026-11, or last; got {text[:40]!r}")
+        raise InvalidInputError(f"month: expected one like 2026-11, or last; got {text[:40]!r}")
     return month_of(date(int(found[1]), int(found[2]), 1))
 
 
 @dataclass(frozen=True)
-class Case:
+class LabelledCase:
     """An extension that people were asked about, or spoke of; light enough to keep thousands."""
 
     extension_id: int
@@ -126,16 +126,16 @@ class Case:
 class Incident:
     """Cases of one template set, chip and image type: most often one fault; the worst first."""
 
-    cases: tuple[Case, ...]
+    cases: tuple[LabelledCase, ...]
 
     @property
-    def worst(self) -> Case:
+    def worst(self) -> LabelledCase:
         """Return the one that stands for all."""
         return self.cases[0]
 
 
 @dataclass(frozen=True)
-class Tally:
+class VerdictTally:
     """What became of the extensions of an image type.
 
     Attributes
@@ -188,7 +188,7 @@ class LimitChange:
 
 
 @dataclass(frozen=True)
-class Recall:
+class KindRecallSummary:
     """How many faults of a kind the self-test found again.
 
     Attributes
@@ -216,7 +216,7 @@ class Recall:
 
 
 @dataclass(frozen=True)
-class SelfTest:
+class InjectionTestSummary:
     """What the self-test found.
 
     Attributes
@@ -227,23 +227,23 @@ class SelfTest:
         Of the half year that ends with the span.
     """
 
-    recalls: tuple[Recall, ...]
+    recalls: tuple[KindRecallSummary, ...]
     nights: tuple[tuple[date, int, int], ...]
 
     @property
-    def overall(self) -> Recall | None:
+    def overall(self) -> KindRecallSummary | None:
         """Add up all kinds."""
         found, tried = (sum(getattr(one, name) for one in self.recalls) for name in _COUNTS)
         weekly = zip(*(one.weekly for one in self.recalls), strict=True)
         summed = tuple((sum(a for a, _ in week), sum(b for _, b in week)) for week in weekly)
-        return Recall("all kinds", found, tried, summed) if tried else None
+        return KindRecallSummary("all kinds", found, tried, summed) if tried else None
 
 
 _COUNTS = ("found", "tried")
 
 
 @dataclass(frozen=True)
-class Replies:
+class ResponseTimes:
     """How fast people answered what they were told of flagged frames.
 
     Attributes
@@ -270,7 +270,7 @@ class Replies:
 
 
 @dataclass(frozen=True)
-class Schooling:
+class TrainingSummary:
     """A classifier that was trained."""
 
     trained_at: datetime
@@ -282,7 +282,7 @@ class Schooling:
 
 
 @dataclass(frozen=True)
-class Ageing:
+class LimitMargin:
     """How near good frames of a type come to their limits, week by week.
 
     Attributes
@@ -310,7 +310,7 @@ class IncompleteSet:
 
 
 @dataclass(frozen=True)
-class Period:
+class PeriodSummary:
     """What is known of a span.
 
     Attributes
@@ -331,12 +331,12 @@ class Period:
         Whether absences were looked for in this time.
     """
 
-    span: Span
+    span: NightRange
     instruments: tuple[str, ...]
     encoders: tuple[str, ...]
     frames: int
     nights: int
-    tallies: tuple[Tally, ...]
+    tallies: tuple[VerdictTally, ...]
     confirmed: tuple[Incident, ...]
     false_alarms: tuple[Incident, ...]
     unanswered: tuple[Incident, ...]
@@ -346,12 +346,12 @@ class Period:
     absences: tuple[str, ...]
     is_watched: bool
     changes: tuple[LimitChange, ...]
-    epochs: tuple[Entry, ...]
-    self_test: SelfTest
-    replies: Replies
-    schoolings: tuple[Schooling, ...]
-    statements: tuple[Statement, ...]
-    ageing: tuple[Ageing, ...]
+    epochs: tuple[EpochEntry, ...]
+    self_test: InjectionTestSummary
+    replies: ResponseTimes
+    schoolings: tuple[TrainingSummary, ...]
+    statements: tuple[AcceptanceBound, ...]
+    ageing: tuple[LimitMargin, ...]
 
     def count(self, what: str) -> int:
         """Add up a column of the tallies."""
@@ -431,15 +431,15 @@ def in_hours(wait: timedelta) -> str:
 
 
 def read_period(
-    session: Session, span: Span, instruments: Sequence[Instrument], thresholds: Thresholds
-) -> Period:
+    session: Session, span: NightRange, instruments: Sequence[Instrument], thresholds: Thresholds
+) -> PeriodSummary:
     """Return all that is known of a span; its findings are read one after the other."""
-    seen = _Seen()
+    seen = _FindingCollector()
     for finding in db.findings.findings(session, span.first, span.last):
         seen.take(finding)
     absences = _absences(session, span)
     incomplete = _incomplete_sets(session, span)
-    return Period(
+    return PeriodSummary(
         span=span,
         instruments=tuple(sorted(seen.instruments)),
         encoders=tuple(sorted(seen.encoders)),
@@ -473,7 +473,7 @@ def read_period(
 # --- what was judged ------------------------------------------------------------------------------
 
 
-class _Seen:
+class _FindingCollector:
     """What is kept of the findings of a span, as they pass by; of ordinary ones, a count."""
 
     def __init__(self) -> None:
@@ -481,7 +481,7 @@ class _Seen:
         self.nights: set[date] = set()
         self.instruments: set[str] = set()
         self.encoders: set[str] = set()
-        self.cases: list[Case] = []
+        self.cases: list[LabelledCase] = []
         self.counts: dict[str, Counter[str]] = defaultdict(Counter)
 
     def take(self, finding: Finding) -> None:
@@ -493,7 +493,7 @@ class _Seen:
         self.encoders.add(finding.fingerprint)
         counts = self.counts[finding.extension.image_type]
         counts["judged"] += 1
-        counts["undecided"] += standing(finding) is Standing.UNDECIDED
+        counts["undecided"] += standing(finding) is ExtensionStanding.UNDECIDED
         is_flagged = verdict.status == Status.ANOMALOUS
         if is_flagged or (label is not None and label.label == LabelName.BAD):
             self.cases.append(_case(finding))
@@ -510,11 +510,11 @@ def _became(is_flagged: bool, label: LabelRow | None) -> str:
     return "outliers" if label.label == LabelName.VALID_OUTLIER else "false_alarms"
 
 
-def _case(finding: Finding) -> Case:
+def _case(finding: Finding) -> LabelledCase:
     frame, extension, label = finding.frame, finding.extension, finding.label
     assert frame.night is not None  # a processed frame has one
     assert frame.observed_at is not None
-    return Case(
+    return LabelledCase(
         extension_id=extension.id,
         frame=frame.name,
         number=extension.number,
@@ -535,8 +535,8 @@ def _case(finding: Finding) -> Case:
     )
 
 
-def _incidents(cases: Iterable[Case]) -> tuple[Incident, ...]:
-    groups: dict[tuple[str, str, str, str], list[Case]] = defaultdict(list)
+def _incidents(cases: Iterable[LabelledCase]) -> tuple[Incident, ...]:
+    groups: dict[tuple[str, str, str, str], list[LabelledCase]] = defaultdict(list)
     for one in cases:
         occasion = one.template or one.frame
         groups[one.instrument, occasion, one.chip, one.image_type].append(one)
@@ -546,11 +546,13 @@ def _incidents(cases: Iterable[Case]) -> tuple[Incident, ...]:
     return tuple(sorted(found, key=lambda one: (-one.worst.score, one.worst.observed_at)))
 
 
-def _tallies(seen: _Seen, incomplete: Sequence[IncompleteSet]) -> tuple[Tally, ...]:
+def _tallies(
+    seen: _FindingCollector, incomplete: Sequence[IncompleteSet]
+) -> tuple[VerdictTally, ...]:
     ended_early = Counter(name for one in incomplete for name in one.image_types)
     columns = ("judged", "flagged", "confirmed", "false_alarms", "outliers", "unanswered")
     return tuple(
-        Tally(
+        VerdictTally(
             image_type=name,
             **{column: seen.counts[name][column] for column in (*columns, "missed", "undecided")},
             incomplete=ended_early[name],
@@ -559,7 +561,7 @@ def _tallies(seen: _Seen, incomplete: Sequence[IncompleteSet]) -> tuple[Tally, .
     )
 
 
-def _incomplete_sets(session: Session, span: Span) -> tuple[IncompleteSet, ...]:
+def _incomplete_sets(session: Session, span: NightRange) -> tuple[IncompleteSet, ...]:
     """List the template sets that ended early, oldest first."""
     row = FrameRow
     query = (
@@ -588,7 +590,7 @@ def _incomplete_set(template: str, rows: Sequence[Any]) -> IncompleteSet:
     )
 
 
-def _absences(session: Session, span: Span) -> Sequence[AlertRow]:
+def _absences(session: Session, span: NightRange) -> Sequence[AlertRow]:
     """Return what people were told was missing; sets that ended early have a table of their own."""
     query = (
         select(AlertRow)
@@ -596,14 +598,14 @@ def _absences(session: Session, span: Span) -> Sequence[AlertRow]:
             AlertRow.topic == Topic.ABSENCE,
             AlertRow.night >= span.first,
             AlertRow.night <= span.last,
-            ~AlertRow.key.contains(Lack.SET_STOPPED),
+            ~AlertRow.key.contains(MissingReason.SET_STOPPED),
         )
         .order_by(AlertRow.night, AlertRow.id)
     )
     return session.scalars(query).all()
 
 
-def _is_watched(session: Session, span: Span) -> bool:
+def _is_watched(session: Session, span: NightRange) -> bool:
     query = select(JobRunRow.id).where(
         JobRunRow.job == _ABSENCE_JOB,
         JobRunRow.started_at >= _midnight(span.first),
@@ -613,7 +615,7 @@ def _is_watched(session: Session, span: Span) -> bool:
 
 
 def _failed(
-    session: Session, span: Span, instruments: Sequence[Instrument], in_use: Iterable[str]
+    session: Session, span: NightRange, instruments: Sequence[Instrument], in_use: Iterable[str]
 ) -> tuple[FrameRow, ...]:
     """Return the files that could not be judged and were taken in the span, as well as is known."""
     used = [one for one in instruments if one.name in in_use] or instruments
@@ -630,7 +632,7 @@ def _midnight(day: date) -> datetime:
 # --- what people changed --------------------------------------------------------------------------
 
 
-def limit_changes(thresholds: Thresholds, span: Span) -> tuple[LimitChange, ...]:
+def limit_changes(thresholds: Thresholds, span: NightRange) -> tuple[LimitChange, ...]:
     """List the entries that began to hold in a span; types that share one stand together."""
     names: dict[int, list[str]] = defaultdict(list)
     for name, dated in thresholds.entries.items():
@@ -662,7 +664,7 @@ def _limits_in_words(entry: Threshold) -> dict[str, str]:
     }
 
 
-def _epochs(session: Session, span: Span) -> tuple[Entry, ...]:
+def _epochs(session: Session, span: NightRange) -> tuple[EpochEntry, ...]:
     """Return the interventions of a span and those that were entered in it, undone or not."""
     return tuple(
         one
@@ -672,7 +674,7 @@ def _epochs(session: Session, span: Span) -> tuple[Entry, ...]:
     )
 
 
-def _schoolings(session: Session, span: Span) -> tuple[Schooling, ...]:
+def _schoolings(session: Session, span: NightRange) -> tuple[TrainingSummary, ...]:
     row = ClassifierRow  # its content is megabytes
     query = (
         select(row.trained_at, row.who, row.accepted, row.why, row.figures)
@@ -683,7 +685,7 @@ def _schoolings(session: Session, span: Span) -> tuple[Schooling, ...]:
         .order_by(row.id)
     )
     return tuple(
-        Schooling(
+        TrainingSummary(
             trained_at=one.trained_at,
             who=one.who,
             accepted=one.accepted,
@@ -698,7 +700,7 @@ def _schoolings(session: Session, span: Span) -> tuple[Schooling, ...]:
 # --- how good the watch is ------------------------------------------------------------------------
 
 
-def _self_test(session: Session, span: Span) -> SelfTest:
+def _self_test(session: Session, span: NightRange) -> InjectionTestSummary:
     weeks = (span.last - span.first).days // 7 + 1
     by_night: Counter[date] = Counter()
     found_by_night: Counter[date] = Counter()
@@ -709,7 +711,7 @@ def _self_test(session: Session, span: Span) -> SelfTest:
         if night >= span.first:
             kinds[kind].append(((night - span.first).days // 7, is_found))
     recalls = [
-        Recall(
+        KindRecallSummary(
             kind=kind,
             found=sum(found for _, found in tried),
             tried=len(tried),
@@ -717,7 +719,7 @@ def _self_test(session: Session, span: Span) -> SelfTest:
         )
         for kind, tried in kinds.items()
     ]
-    return SelfTest(
+    return InjectionTestSummary(
         recalls=tuple(sorted(recalls, key=lambda one: (one.share, one.kind))),
         nights=tuple((night, found_by_night[night], n) for night, n in sorted(by_night.items())),
     )
@@ -736,11 +738,11 @@ def _of_week(tried: Sequence[tuple[int, bool]], week: int) -> tuple[int, int]:
     return sum(own), len(own)
 
 
-def _replies(session: Session, span: Span) -> Replies:
+def _replies(session: Session, span: NightRange) -> ResponseTimes:
     query = (
-        select(AlertRow.owed_at, AlertRow.silence_id, VerdictRow.extension_id, NoticeRow)
+        select(AlertRow.owed_at, AlertRow.silence_id, VerdictRow.extension_id, NotificationRow)
         .join(VerdictRow, VerdictRow.id == AlertRow.verdict_id)
-        .outerjoin(NoticeRow, NoticeRow.id == AlertRow.notice_id)
+        .outerjoin(NotificationRow, NotificationRow.id == AlertRow.notice_id)
         .where(
             AlertRow.topic == Topic.VERDICT,
             AlertRow.night >= span.first,
@@ -762,7 +764,9 @@ def _replies(session: Session, span: Span) -> Replies:
     ids = [extension_id for told in groups.values() for _, extension_id in told]
     labels, seen = _first_labels(session, ids), _acknowledged(session, notices)
     waits = [_wait(key, told, labels, seen) for key, told in groups.items()]
-    return Replies(len(groups), silenced, tuple(sorted(one for one in waits if one is not None)))
+    return ResponseTimes(
+        len(groups), silenced, tuple(sorted(one for one in waits if one is not None))
+    )
 
 
 def _first_labels(session: Session, ids: Sequence[int]) -> Mapping[int, list[datetime]]:
@@ -790,7 +794,7 @@ def _wait(
     return max(min(answers) - since, timedelta()) if answers else None
 
 
-def _ageing(session: Session, last: date, thresholds: Thresholds) -> tuple[Ageing, ...]:
+def _ageing(session: Session, last: date, thresholds: Thresholds) -> tuple[LimitMargin, ...]:
     weeks = tuple(last - timedelta(weeks=back) for back in range(WEEKS - 1, -1, -1))
     ratios: dict[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)
     for row in _distances(session, weeks[0] - timedelta(days=6), last):
@@ -800,7 +804,7 @@ def _ageing(session: Session, last: date, thresholds: Thresholds) -> tuple[Agein
         week = WEEKS - 1 - (last - row.night).days // 7
         ratios[row.image_type, week].append((merge, residual))
     names = sorted({name for name, _ in ratios})
-    return tuple(Ageing(name, weeks, _medians(ratios, name)) for name in names)
+    return tuple(LimitMargin(name, weeks, _medians(ratios, name)) for name in names)
 
 
 def _medians(

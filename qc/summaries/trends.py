@@ -12,10 +12,10 @@ from sqlalchemy.orm import Session
 from qc import db
 from qc._time import noon
 from qc.core.verdict import Status
-from qc.db.findings import Seen
+from qc.db.findings import TrendPoint
 from qc.detection.metrics import METRICS
 from qc.detection.thresholds import Threshold
-from qc.project import Runtime
+from qc.project import Project
 
 Doubles = NDArray[np.float64]
 
@@ -44,7 +44,7 @@ QUANTITIES: Mapping[str, Quantity] = {one.name: one for one in _OF_VERDICTS} | {
 
 
 @dataclass(frozen=True)
-class Event:
+class TrendEvent:
     """Something that may have changed a trend.
 
     Attributes
@@ -59,7 +59,7 @@ class Event:
 
 
 @dataclass(frozen=True)
-class Month:
+class TrendMonth:
     """A month of a trend in numbers."""
 
     month: date
@@ -71,7 +71,7 @@ class Month:
 
 
 @dataclass(frozen=True)
-class Trend:
+class MetricTrend:
     """A quantity of an image type over time.
 
     Attributes
@@ -84,24 +84,24 @@ class Trend:
 
     image_type: str
     quantity: Quantity
-    points: tuple[Seen, ...]
-    events: tuple[Event, ...]
+    points: tuple[TrendPoint, ...]
+    events: tuple[TrendEvent, ...]
     limit: tuple[tuple[date, float], ...]
 
     @cached_property
-    def months(self) -> list[Month]:
+    def months(self) -> list[TrendMonth]:
         """Return it month by month."""
-        by_month: dict[date, list[Seen]] = {}
+        by_month: dict[date, list[TrendPoint]] = {}
         for one in self.points:
             by_month.setdefault(one.night.replace(day=1), []).append(one)
         return [_month(month, some) for month, some in by_month.items()]
 
     @cached_property
-    def shown(self) -> list[Seen]:
+    def shown(self) -> list[TrendPoint]:
         """Return the points that are drawn, found once for as long as the trend is kept."""
         return self.thinned(MOST_POINTS)
 
-    def thinned(self, most: int) -> list[Seen]:
+    def thinned(self, most: int) -> list[TrendPoint]:
         """Return so few points that look like all: of each stretch of time both extremes.
 
         Anomalous ones stay, the newest first, up to a third.
@@ -113,11 +113,11 @@ class Trend:
         return [self.points[i] for i in sorted({*kept.tolist(), *odd[-(most // 3) :]})]
 
 
-def _month(month: date, some: Sequence[Seen]) -> Month:
+def _month(month: date, some: Sequence[TrendPoint]) -> TrendMonth:
     values = np.array([one.value for one in some])
     odd = sum(one.status == Status.ANOMALOUS for one in some)
     median, least, greatest = (float(f(values)) for f in (np.median, np.min, np.max))
-    return Month(month, len(some), median, least, greatest, odd)
+    return TrendMonth(month, len(some), median, least, greatest, odd)
 
 
 def extremes(values: Doubles, stretches: int) -> NDArray[np.int64]:
@@ -145,8 +145,8 @@ def extremes(values: Doubles, stretches: int) -> NDArray[np.int64]:
 
 
 def read_trend(
-    runtime: Runtime, session: Session, image_type: str, name: str, first: date, last: date
-) -> Trend:
+    runtime: Project, session: Session, image_type: str, name: str, first: date, last: date
+) -> MetricTrend:
     """Return a quantity of a type between two nights.
 
     Parameters
@@ -164,25 +164,27 @@ def read_trend(
         points = tuple(_over_limit(points, entries))
     events = (*_interventions(runtime, session, image_type), *_changes(entries))
     shown = sorted((one for one in events if first <= one.night <= last), key=lambda one: one.night)
-    return Trend(image_type, QUANTITIES[name], points, tuple(shown), _limits(entries, name))
+    return MetricTrend(image_type, QUANTITIES[name], points, tuple(shown), _limits(entries, name))
 
 
-Reader = Callable[[Session, str, date, date], Iterator[Seen]]
+Reader = Callable[[Session, str, date, date], Iterator[TrendPoint]]
 
 
 def _metric(
     name: str, session: Session, image_type: str, first: date, last: date
-) -> Iterator[Seen]:
+) -> Iterator[TrendPoint]:
     return db.findings.metric_seen(session, image_type, name, first, last)
 
 
 def _of_verdict(
     name: str, session: Session, image_type: str, first: date, last: date
-) -> Iterator[Seen]:
+) -> Iterator[TrendPoint]:
     return db.findings.verdict_seen(session, image_type, name, first, last)
 
 
-def _merge_ratio(session: Session, image_type: str, first: date, last: date) -> Iterator[Seen]:
+def _merge_ratio(
+    session: Session, image_type: str, first: date, last: date
+) -> Iterator[TrendPoint]:
     for one in db.findings.verdict_seen(session, image_type, "merge_height", first, last):
         if one.limit:
             yield _with(one, one.value / one.limit)
@@ -197,7 +199,7 @@ _POINTS: Mapping[str, Reader] = {
 }
 
 
-def _over_limit(points: Sequence[Seen], entries: Sequence[Threshold]) -> Iterator[Seen]:
+def _over_limit(points: Sequence[TrendPoint], entries: Sequence[Threshold]) -> Iterator[TrendPoint]:
     """Yield each residual over the limit that held in its night; none before the first."""
     for one in points:
         valid = [entry for entry in entries if entry.since <= one.night]
@@ -205,8 +207,10 @@ def _over_limit(points: Sequence[Seen], entries: Sequence[Threshold]) -> Iterato
             yield _with(one, one.value / valid[-1].residual)
 
 
-def _with(one: Seen, value: float) -> Seen:
-    return Seen(one.at, one.frame, one.number, one.night, value, one.status, one.encoder, one.limit)
+def _with(one: TrendPoint, value: float) -> TrendPoint:
+    return TrendPoint(
+        one.at, one.frame, one.number, one.night, value, one.status, one.encoder, one.limit
+    )
 
 
 def _limits(entries: Sequence[Threshold], name: str) -> tuple[tuple[date, float], ...]:
@@ -217,18 +221,18 @@ def _limits(entries: Sequence[Threshold], name: str) -> tuple[tuple[date, float]
     return ()
 
 
-def _interventions(runtime: Runtime, session: Session, image_type: str) -> Iterator[Event]:
+def _interventions(runtime: Project, session: Session, image_type: str) -> Iterator[TrendEvent]:
     scopes = {image_type} | {
         one.name for one in runtime.instruments if image_type in one.image_types()
     }
     for row in db.epochs.epochs_between(session, date(1900, 1, 1), date.max):
         if row.scope in scopes:
-            yield Event(row.since, "intervention", f"{row.why} ({row.who})")
+            yield TrendEvent(row.since, "intervention", f"{row.why} ({row.who})")
 
 
-def _changes(entries: Sequence[Threshold]) -> Iterator[Event]:
+def _changes(entries: Sequence[Threshold]) -> Iterator[TrendEvent]:
     for entry in entries:
-        yield Event(entry.since, "threshold", f"limits: {entry.why} ({entry.by})")
+        yield TrendEvent(entry.since, "threshold", f"limits: {entry.why} ({entry.by})")
 
 
 def steps(

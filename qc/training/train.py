@@ -17,9 +17,14 @@ from qc.core.enums import LabelName
 from qc.core.reference import REFERENCE_NEEDED
 from qc.db.findings import Finding
 from qc.db.models import ClassifierRow
-from qc.detection.classifier_features import Description, differences_of, features_of, looks_of
-from qc.errors import CannotTrain, ConfigurationError
-from qc.project import Runtime, shipped_examples
+from qc.detection.classifier_features import (
+    ClassifierFeatures,
+    differences_of,
+    features_of,
+    looks_of,
+)
+from qc.errors import ConfigurationError, InsufficientLabelsError
+from qc.project import Project, shipped_examples
 
 Doubles = NDArray[np.float64]
 Booleans = NDArray[np.bool_]
@@ -38,7 +43,7 @@ _STEPS = 3  # read, a twin for the exam, the classifier itself
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledExamples:
     """What people have said.
 
     Attributes
@@ -56,7 +61,7 @@ class Labelled:
 
 
 @dataclass(frozen=True)
-class Exam:
+class EvaluationSplit:
     """Images to examine on, and those that may be learnt from for it.
 
     Attributes
@@ -90,7 +95,7 @@ class Exam:
 
 
 @dataclass(frozen=True)
-class Share:
+class Proportion:
     """A share of so many, with its interval."""
 
     value: float
@@ -105,7 +110,7 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Answers:
+class Predictions:
     """What a classifier says of n images, and what is true.
 
     Attributes
@@ -136,7 +141,7 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class Figures:
+class EvaluationFigures:
     """How good a classifier is on images that it has not learnt from.
 
     Attributes
@@ -152,15 +157,15 @@ class Figures:
         Log loss of each image's answers; what two classifiers are compared by.
     """
 
-    type_accuracy: Share
-    kinds: Mapping[str, tuple[Share, Share]]
-    macro_f1: Share
+    type_accuracy: Proportion
+    kinds: Mapping[str, tuple[Proportion, Proportion]]
+    macro_f1: Proportion
     calibration_error: float
     loss: Doubles
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingResult:
     """What became of a training.
 
     Attributes
@@ -183,10 +188,10 @@ class Trained:
     classifier: DenseClassifier
     examples: Examples
     simulated: int
-    exam: Exam | None
+    exam: EvaluationSplit | None
     twin: DenseClassifier | None
-    new: Figures | None
-    old: Figures | None
+    new: EvaluationFigures | None
+    old: EvaluationFigures | None
     accepted: bool
     why: str
 
@@ -212,8 +217,8 @@ class Trained:
 
 
 def train(
-    runtime: Runtime, *, who: str, force: bool = False, progress: Progress | None = None
-) -> Trained:
+    runtime: Project, *, who: str, force: bool = False, progress: Progress | None = None
+) -> TrainingResult:
     """Train a classifier on the simulated examples and on what people have labelled; keep it.
 
     It replaces the one in use if it is not worse on the newest month of labels, or by force.
@@ -246,7 +251,7 @@ def train(
     return trained
 
 
-def labelled_examples(session: Session, fingerprint: str) -> Labelled:
+def labelled_examples(session: Session, fingerprint: str) -> LabelledExamples:
     """Return what people have labelled, of the extensions that this encoder has judged.
 
     An outlier that was accepted has its type, but differs from references that were made before:
@@ -262,12 +267,12 @@ def labelled_examples(session: Session, fingerprint: str) -> Labelled:
         np.full(len(known), _LABEL_WEIGHT),
     )
     said_at = tuple(one.label.at for one in known if one.label is not None)
-    return Labelled(examples, said_at, elsewhere=len(every) - len(known))
+    return LabelledExamples(examples, said_at, elsewhere=len(every) - len(known))
 
 
 def description_of(
     session: Session, finding: Finding, embedding: NDArray[np.float32] | None = None
-) -> Description:
+) -> ClassifierFeatures:
     """Return what a classifier is told of a stored extension, as when it was judged.
 
     Parameters
@@ -279,7 +284,7 @@ def description_of(
     differences = differences_of(
         verdict.z, verdict.patterns or {}, verdict.merge_height, verdict.residual, verdict.threshold
     )
-    return Description(
+    return ClassifierFeatures(
         db.embeddings.embedding_of(session, extension.id, verdict.encoder_id)
         if embedding is None
         else embedding,
@@ -305,15 +310,15 @@ def _day(finding: Finding) -> date:
 # --- what is learnt ------------------------------------------------------------------------------
 
 
-def _check_anything(labelled: Labelled, fingerprint: str) -> None:
+def _check_anything(labelled: LabelledExamples, fingerprint: str) -> None:
     if len(labelled.examples):
         return
     if labelled.elsewhere:
-        raise CannotTrain(
+        raise InsufficientLabelsError(
             f"none of the {labelled.elsewhere} labelled extensions was judged by the encoder in "
             f"use, {fingerprint}; judge them again with 'qc process --again'"
         )
-    raise CannotTrain(
+    raise InsufficientLabelsError(
         "no extension is labelled yet, so there is nothing to learn; say with 'qc label' which are "
         "good, and which are bad and why"
     )
@@ -344,10 +349,12 @@ def fitted(examples: Examples) -> DenseClassifier:
     try:
         return DenseClassifier.fit(examples)
     except ClassifierError as error:
-        raise CannotTrain(f"the labels do not suffice to learn from: {error}") from error
+        raise InsufficientLabelsError(
+            f"the labels do not suffice to learn from: {error}"
+        ) from error
 
 
-def _in_use(runtime: Runtime) -> DenseClassifier | None:
+def _in_use(runtime: Project) -> DenseClassifier | None:
     """Return the classifier in use; none where it cannot be read: a new one is the remedy."""
     try:
         return runtime.classifier
@@ -359,8 +366,8 @@ def _in_use(runtime: Runtime) -> DenseClassifier | None:
 
 
 def exams(
-    labelled: Labelled, simulated: Examples | None, trained_at: datetime | None
-) -> Iterator[Exam]:
+    labelled: LabelledExamples, simulated: Examples | None, trained_at: datetime | None
+) -> Iterator[EvaluationSplit]:
     """Yield the exams that may be held, best first, telling or not.
 
     Labels that the classifier in use has learnt from would flatter it.
@@ -389,9 +396,9 @@ def _real_exam(
     words: str,
     *,
     is_fair: bool,
-) -> Exam:
+) -> EvaluationSplit:
     before = labelled[labelled.days < labelled.days[chosen].min()]
-    return Exam(
+    return EvaluationSplit(
         examples=labelled[chosen],
         rest=_together(simulated, before),
         simulated=len(simulated or ()),
@@ -401,10 +408,10 @@ def _real_exam(
     )
 
 
-def _simulated_exam(labelled: Examples, simulated: Examples) -> Exam:
+def _simulated_exam(labelled: Examples, simulated: Examples) -> EvaluationSplit:
     newest = simulated.days >= np.quantile(simulated.days, 1 - _NEWEST_PART)
     before = simulated[~newest]
-    return Exam(
+    return EvaluationSplit(
         examples=simulated[newest],
         rest=before + labelled,
         simulated=len(before),
@@ -414,18 +421,20 @@ def _simulated_exam(labelled: Examples, simulated: Examples) -> Exam:
     )
 
 
-def _examined(exams: Iterator[Exam]) -> tuple[Exam, DenseClassifier] | tuple[None, None]:
+def _examined(
+    exams: Iterator[EvaluationSplit],
+) -> tuple[EvaluationSplit, DenseClassifier] | tuple[None, None]:
     """Return the first exam that tells something, and a classifier that has learnt its rest."""
     for exam in exams:
         if _is_telling(exam):
             try:
                 return exam, fitted(exam.rest)
-            except CannotTrain:
+            except InsufficientLabelsError:
                 continue
     return None, None
 
 
-def _is_telling(exam: Exam) -> bool:
+def _is_telling(exam: EvaluationSplit) -> bool:
     """Say whether there are good and bad images, and not most of what was labelled."""
     told = [one for one in exam.examples.kinds if one is not None]
     enough = len(told) >= EXAM_NEEDED and any(told) and not all(told)
@@ -437,9 +446,12 @@ def _is_telling(exam: Exam) -> bool:
 
 
 def _trained(
-    examples: Examples, simulated: Examples | None, exam: Exam | None, twin: DenseClassifier | None
-) -> Trained:
-    return Trained(
+    examples: Examples,
+    simulated: Examples | None,
+    exam: EvaluationSplit | None,
+    twin: DenseClassifier | None,
+) -> TrainingResult:
+    return TrainingResult(
         classifier=fitted(examples),
         examples=examples,
         simulated=len(simulated or ()),
@@ -452,7 +464,9 @@ def _trained(
     )
 
 
-def _compared(trained: Trained, old: DenseClassifier | None, *, force: bool) -> Trained:
+def _compared(
+    trained: TrainingResult, old: DenseClassifier | None, *, force: bool
+) -> TrainingResult:
     """Hold the twin, which has not seen the exam, against the classifier in use."""
     exam, twin = trained.exam, trained.twin
     if old is None:
@@ -479,7 +493,7 @@ def _is_worse(new: Doubles, old: Doubles) -> bool:
     return bool(rise.mean() > error)
 
 
-def _record(runtime: Runtime, trained: Trained, who: str) -> None:
+def _record(runtime: Project, trained: TrainingResult, who: str) -> None:
     row = ClassifierRow(
         digest=trained.classifier.digest,
         trained_at=utc_now(),
@@ -518,7 +532,7 @@ def measure(
     exam: Examples,
     expected: Mapping[str, float] | None = None,
     kinds: Sequence[str] | None = None,
-) -> Figures:
+) -> EvaluationFigures:
     """Return how good a classifier is on labelled images.
 
     Parameters
@@ -532,7 +546,7 @@ def measure(
     promised, truth = said.promised[said.told], said.truth[said.told]
     right = np.array(said.seen)[said.good] == np.array(said.types)[said.good]
     loss = np.where(said.told, _log_loss(said.promised, said.truth).sum(axis=1), 0.0)
-    return Figures(
+    return EvaluationFigures(
         type_accuracy=_resampled(right.astype(float)),
         kinds={
             kind: _precision_and_recall(promised[:, i] > NAMED, truth[:, i])
@@ -546,7 +560,7 @@ def measure(
 
 
 _LEAST_PROBABILITY = 1e-6
-_COMPARED: Mapping[str, Callable[[Figures], str]] = {
+_COMPARED: Mapping[str, Callable[[EvaluationFigures], str]] = {
     "image type, share right": lambda one: one.type_accuracy.words,
     "kinds of fault, macro-F1": lambda one: one.macro_f1.words,
     "expected calibration error": lambda one: f"{one.calibration_error:.4f}",
@@ -559,7 +573,7 @@ def answers(
     exam: Examples,
     expected: Mapping[str, float] | None = None,
     kinds: Sequence[str] | None = None,
-) -> Answers:
+) -> Predictions:
     """Return what a classifier says of labelled images; parameters as for `measure`."""
     kinds = kinds or _kinds_asked(exam, classifier)
     told = np.array([one is not None for one in exam.kinds])
@@ -568,7 +582,7 @@ def answers(
     shares = dict(expected or zip(kinds, rates, strict=True))
     types = classifier.type_head.classes
     seen = classifier.type_probabilities(exam.features)
-    return Answers(
+    return Predictions(
         types=exam.types,
         seen=tuple(types[i] for i in seen.argmax(axis=1)),
         own=_own_probability(seen, types, exam.types),
@@ -623,39 +637,39 @@ def calibration_error(promised: Doubles, truth: Booleans) -> float:
     return float(sum(gaps))
 
 
-def _precision_and_recall(named: Booleans, truth: Booleans) -> tuple[Share, Share]:
+def _precision_and_recall(named: Booleans, truth: Booleans) -> tuple[Proportion, Proportion]:
     return _resampled(truth[named].astype(float)), _resampled(named[truth].astype(float))
 
 
-def _resampled(values: Doubles) -> Share:
+def _resampled(values: Doubles) -> Proportion:
     """Return a mean with its bootstrap interval; of nothing, anything is possible.
 
     Where all agree, resampling knows no doubt; the interval is then Clopper and Pearson's (1934).
     """
     n = len(values)
     if not n:
-        return Share(float("nan"), 0.0, 1.0, 0)
+        return Proportion(float("nan"), 0.0, 1.0, 0)
     mean, tail = float(values.mean()), (1 - CONFIDENCE) / 2
     if mean in {0.0, 1.0}:
         reach = 1 - tail ** (1 / n)
-        return Share(mean, mean * (1 - reach), mean + (1 - mean) * reach, n)
+        return Proportion(mean, mean * (1 - reach), mean + (1 - mean) * reach, n)
     rng = np.random.default_rng(0)
     means = rng.choice(values, (_RESAMPLED, n)).mean(axis=1)
     low, high = np.quantile(means, [tail, 1 - tail])
-    return Share(mean, float(low), float(high), n)
+    return Proportion(mean, float(low), float(high), n)
 
 
-def _macro_f1(named: Booleans, truth: Booleans) -> Share:
+def _macro_f1(named: Booleans, truth: Booleans) -> Proportion:
     asked = truth.any(axis=0)
     if not asked.any():
-        return Share(float("nan"), 0.0, 1.0, 0)
+        return Proportion(float("nan"), 0.0, 1.0, 0)
     rng = np.random.default_rng(0)
     draws = [rng.integers(0, len(truth), len(truth)) for _ in range(_RESAMPLED)]
     telling = [rows for rows in draws if truth[rows].any()] or [np.arange(len(truth))]
     means = [_mean_f1(named[rows][:, asked], truth[rows][:, asked]) for rows in telling]
     low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     value = _mean_f1(named[:, asked], truth[:, asked])
-    return Share(value, float(low), float(high), int(asked.sum()))
+    return Proportion(value, float(low), float(high), int(asked.sum()))
 
 
 def _mean_f1(named: Booleans, truth: Booleans) -> float:
@@ -666,7 +680,7 @@ def _mean_f1(named: Booleans, truth: Booleans) -> float:
     return float(f1[there].mean())
 
 
-def figures_record(trained: Trained) -> dict[str, object]:
+def figures_record(trained: TrainingResult) -> dict[str, object]:
     """Return what there is to say of a training as plain lists and numbers."""
     exam = trained.exam
     return {
@@ -684,7 +698,7 @@ def figures_record(trained: Trained) -> dict[str, object]:
     }
 
 
-def _figures_on_record(figures: Figures | None) -> dict[str, object] | None:
+def _figures_on_record(figures: EvaluationFigures | None) -> dict[str, object] | None:
     if figures is None:
         return None
     return {
@@ -698,6 +712,6 @@ def _figures_on_record(figures: Figures | None) -> dict[str, object] | None:
     }
 
 
-def _plain(share: Share) -> dict[str, float | None]:
+def _plain(share: Proportion) -> dict[str, float | None]:
     """Return a share as JSON knows it: of nothing, there is none."""
     return {**asdict(share), "value": share.value if share.count else None}

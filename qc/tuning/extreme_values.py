@@ -66,7 +66,7 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Tail:
+class TailFit:
     """What a nominal sample says of its own tail: every tail that may have made it.
 
     Excesses over `start` follow a generalised Pareto distribution, of a shape and scale that the
@@ -191,7 +191,7 @@ _SHAPES = np.linspace(0, _HEAVIEST_SHAPE, 11)
 _SCALES = np.exp(np.linspace(-2, 2, 81))  # times the mean excess
 
 
-def fit_tail(sample: Doubles) -> Tail:
+def fit_tail(sample: Doubles) -> TailFit:
     """Return what a sample of nominal frames says of its tail.
 
     Parameters
@@ -200,7 +200,7 @@ def fit_tail(sample: Doubles) -> Tail:
         Finite; n at least twice `_SMALLEST_TAIL`.
     """
     k = int(np.clip(round(_TAIL * len(sample)), _SMALLEST_TAIL, _LARGEST_TAIL))
-    return Tail(_in_order(sample), k)
+    return TailFit(_in_order(sample), k)
 
 
 def _in_order(sample: Doubles) -> Doubles:

@@ -11,7 +11,7 @@ from scipy.stats import beta
 from qc.core.verdict import Evidence
 from qc.detection.decision import widening
 from qc.detection.thresholds import MetricLimit, Threshold
-from qc.tuning.extreme_values import Interval, Tail, fit_tail, tail_quantile
+from qc.tuning.extreme_values import Interval, TailFit, fit_tail, tail_quantile
 
 Doubles = NDArray[np.float64]
 Booleans = NDArray[np.bool_]
@@ -30,7 +30,7 @@ _FURTHEST = 1.2  # times the greatest |z| seen
 
 
 @dataclass(frozen=True)
-class Limits:
+class LimitSet:
     """How far each kind of evidence may go, without the date and the reason of a threshold.
 
     They hold against an ample reference; the judge widens them for a smaller one.
@@ -40,18 +40,18 @@ class Limits:
     residual: float
     metrics: Mapping[str, MetricLimit]
 
-    def times(self, factor: float) -> "Limits":
+    def times(self, factor: float) -> "LimitSet":
         """Return all of them scaled together."""
         metrics = {name: _scaled(limit, factor) for name, limit in self.metrics.items()}
-        return Limits(self.merge_height * factor, self.residual * factor, metrics)
+        return LimitSet(self.merge_height * factor, self.residual * factor, metrics)
 
 
-def limits_of(threshold: Threshold) -> Limits:
+def limits_of(threshold: Threshold) -> LimitSet:
     """Return a threshold's limits."""
-    return Limits(threshold.merge_height, threshold.residual, threshold.metrics)
+    return LimitSet(threshold.merge_height, threshold.residual, threshold.metrics)
 
 
-def ratio(evidence: Evidence, limits: Limits) -> float:
+def ratio(evidence: Evidence, limits: LimitSet) -> float:
     """Return the strongest evidence in units of its limit: beyond 1 the judge has an anomaly.
 
     Unlike the score it needs nothing but the evidence, and scales with the limits.
@@ -69,7 +69,7 @@ def ratio(evidence: Evidence, limits: Limits) -> float:
 
 
 @dataclass(frozen=True)
-class Tabulated:
+class EvidenceTable:
     """The evidence of n extensions in columns, so that many limits can be tried on all of them.
 
     Attributes
@@ -97,20 +97,20 @@ class Tabulated:
         """Return what each value would be worth against an ample reference: (n, 2 + k)."""
         return np.asarray(self.values / self.widenings[:, np.newaxis], np.float64)
 
-    def at(self, places: NDArray[np.intp] | Booleans) -> "Tabulated":
+    def at(self, places: NDArray[np.intp] | Booleans) -> "EvidenceTable":
         """Return those at some places, or those that a mask marks."""
         values, known = self.values[places], self.known[places]
-        return Tabulated(self.names, values, known, self.widenings[places])
+        return EvidenceTable(self.names, values, known, self.widenings[places])
 
-    def beyond_least(self) -> "Tabulated":
+    def beyond_least(self) -> "EvidenceTable":
         """Return the evidence that some limit may hold against a frame, and nothing else."""
         ends = [LEAST.merge_height, LEAST.residual, *(LEAST.alarm_z for _ in self.names)]
         is_beyond = self.values > self.widenings[:, np.newaxis] * np.array(ends)
-        return Tabulated(
+        return EvidenceTable(
             self.names, np.where(is_beyond, self.values, 0.0), self.known, self.widenings
         )
 
-    def ratios(self, limits: Limits) -> Doubles:
+    def ratios(self, limits: LimitSet) -> Doubles:
         """Return what `ratio` does of each: (n,)."""
         known = limits.metrics
         alarms = [known[name].alarm if name in known else np.inf for name in self.names]
@@ -118,13 +118,13 @@ class Tabulated:
         return np.asarray(each.max(axis=1, initial=0.0) / self.widenings, np.float64)
 
 
-def tabulate(evidence: Sequence[Evidence]) -> Tabulated:
+def tabulate(evidence: Sequence[Evidence]) -> EvidenceTable:
     """Put evidence into columns."""
     names = tuple(sorted({name for one in evidence for name in one.z}))
     rows = [[one.merge_height, one.residual, *map(one.z.get, names)] for one in evidence]
     found = np.array(rows, np.float64).reshape(len(rows), 2 + len(names))  # NaN for None
     factors = {n: widening(n) for n in {one.reference_size for one in evidence}}
-    return Tabulated(
+    return EvidenceTable(
         names,
         np.abs(np.nan_to_num(found)),
         ~np.isnan(found),
@@ -132,7 +132,7 @@ def tabulate(evidence: Sequence[Evidence]) -> Tabulated:
     )
 
 
-def fit_limits(evidence: Sequence[Evidence], false_alarms: float) -> Limits:
+def fit_limits(evidence: Sequence[Evidence], false_alarms: float) -> LimitSet:
     """Return limits for a granted rate of false alarms, with room for what a sample leaves open.
 
     Merge height and residual get a third of the rate each, and lie where a further frame is
@@ -147,9 +147,9 @@ def fit_limits(evidence: Sequence[Evidence], false_alarms: float) -> Limits:
         Rate per extension.
     """
     table, rate = tabulate(evidence), false_alarms / _KINDS
-    tails = _Tails.of(table)
+    tails = _TailFits.of(table)
     columns = _metric_columns(table)
-    limits = Limits(
+    limits = LimitSet(
         tails.merge_height.limit(rate),
         tails.residual.limit(rate),
         {name: _limit(far) for name, far in _reaches(columns, false_alarms).items()},
@@ -158,7 +158,7 @@ def fit_limits(evidence: Sequence[Evidence], false_alarms: float) -> Limits:
 
 
 @dataclass(frozen=True)
-class _Tails:
+class _TailFits:
     """What nominal frames say of each kind of evidence, whatever rate is granted.
 
     Attributes
@@ -167,12 +167,12 @@ class _Tails:
         A metric that is the same in most frames has no tail, but how far out it may lie.
     """
 
-    merge_height: Tail
-    residual: Tail
-    metrics: Mapping[str, Tail | float]
+    merge_height: TailFit
+    residual: TailFit
+    metrics: Mapping[str, TailFit | float]
 
     @classmethod
-    def of(cls, table: Tabulated) -> "_Tails":
+    def of(cls, table: EvidenceTable) -> "_TailFits":
         height, residual = (
             fit_tail(table.narrowed[table.known[:, place], place]) for place in (0, 1)
         )
@@ -183,11 +183,11 @@ class _Tails:
         }
         return cls(height, residual, metrics)
 
-    def limits(self, false_alarms: float) -> Limits:
+    def limits(self, false_alarms: float) -> LimitSet:
         """Return limits with the rate shared out equally, as these frames have it."""
         rate = false_alarms / _KINDS
         share_of_each = rate / max(len(self.metrics), 1)
-        return Limits(
+        return LimitSet(
             max(self.merge_height.limit(rate), _TINY),
             max(self.residual.limit(rate), _TINY),
             {
@@ -197,7 +197,7 @@ class _Tails:
         )
 
 
-def _metric_columns(table: Tabulated) -> dict[str, Doubles]:
+def _metric_columns(table: EvidenceTable) -> dict[str, Doubles]:
     """Return the |z|, as if against an ample reference, of each metric that most frames have."""
     columns = {
         name: table.narrowed[table.known[:, place], place]
@@ -210,7 +210,7 @@ _TINY = 1e-9  # a limit is above zero
 
 
 @dataclass(frozen=True)
-class Least:
+class LimitFloors:
     """Below these no limit goes, however quiet a sample was: a telescope has surprises."""
 
     merge_height: float
@@ -218,27 +218,27 @@ class Least:
     alarm_z: float
 
 
-LEAST = Least(_LEAST_HEIGHT, _LEAST_RESIDUAL, _LEAST_ALARM_Z)
+LEAST = LimitFloors(_LEAST_HEIGHT, _LEAST_RESIDUAL, _LEAST_ALARM_Z)
 
 
-def least_of(present: Limits) -> Least:
+def least_of(present: LimitSet) -> LimitFloors:
     """Return what no limit goes below where a person has set lower ones: theirs."""
     alarms = [limit.alarm for limit in present.metrics.values()]
-    return Least(
+    return LimitFloors(
         min(LEAST.merge_height, present.merge_height),
         min(LEAST.residual, present.residual),
         min([LEAST.alarm_z, *alarms]),
     )
 
 
-def at_least(limits: Limits, least: Least) -> Limits:
+def at_least(limits: LimitSet, least: LimitFloors) -> LimitSet:
     """Return limits of which none is lower."""
     metrics = {
         name: _scaled(limit, max(1.0, least.alarm_z / limit.alarm))
         for name, limit in limits.metrics.items()
     }
     height = min(max(limits.merge_height, least.merge_height), _GREATEST_HEIGHT)
-    return Limits(height, max(limits.residual, least.residual), metrics)
+    return LimitSet(height, max(limits.residual, least.residual), metrics)
 
 
 _GREATEST_HEIGHT = 2.0  # cosine distance of opposite directions
@@ -271,7 +271,7 @@ def continuing(nominal: Doubles, doubtful: Doubles) -> Booleans:
 
 
 @dataclass(frozen=True)
-class Tuned:
+class TuningResult:
     """New limits, and what is to be expected of them.
 
     Attributes
@@ -282,12 +282,12 @@ class Tuned:
         The share of nominal frames that they will flag.
     """
 
-    limits: Limits
+    limits: LimitSet
     spread: Interval
     false_alarms: Interval
 
 
-def tune_to_nominal(evidence: Sequence[Evidence], false_alarms: float) -> Tuned:
+def tune_to_nominal(evidence: Sequence[Evidence], false_alarms: float) -> TuningResult:
     """Return limits for a granted rate of false alarms, from nominal frames alone.
 
     Each of the three kinds of evidence gets a third of the rate. Then all are scaled together
@@ -301,24 +301,24 @@ def tune_to_nominal(evidence: Sequence[Evidence], false_alarms: float) -> Tuned:
     false_alarms : float
         Rate per extension.
     """
-    return Nominal(tabulate(evidence)).tuned_to(false_alarms)
+    return NominalSample(tabulate(evidence)).tuned_to(false_alarms)
 
 
 @dataclass(frozen=True)
-class Nominal:
+class NominalSample:
     """The evidence of nominal frames in order of time; their tails are fitted once for all rates.
 
     See `tune_to_nominal`.
     """
 
-    table: Tabulated
+    table: EvidenceTable
 
-    def tuned_to(self, false_alarms: float) -> Tuned:
+    def tuned_to(self, false_alarms: float) -> TuningResult:
         """Return limits for a granted rate of false alarms."""
         tail = fit_tail(self._held_out_factors(false_alarms))
         factor = max(tail.limit(false_alarms), _LEAST_FACTOR)
         limits = at_least(self._tails.limits(false_alarms).times(factor), LEAST)
-        return Tuned(limits, _spread(tail, false_alarms, factor), tail.rates(factor))
+        return TuningResult(limits, _spread(tail, false_alarms, factor), tail.rates(factor))
 
     def _held_out_factors(self, false_alarms: float) -> Doubles:
         """Return by how much limits that were fitted to the others must be scaled for each: (n,).
@@ -332,37 +332,37 @@ class Nominal:
         return factors
 
     @cached_property
-    def _tails(self) -> _Tails:
-        return _Tails.of(self.table)
+    def _tails(self) -> _TailFits:
+        return _TailFits.of(self.table)
 
     @cached_property
-    def _parts(self) -> tuple[tuple[Tabulated, _Tails], ...]:
+    def _parts(self) -> tuple[tuple[EvidenceTable, _TailFits], ...]:
         """Return the frames of each part, and the tails of the others."""
         place = np.arange(len(self.table)) % _PARTS
         telling = self.table.beyond_least()
         return tuple(
-            (telling.at(place == part), _Tails.of(self.table.at(place != part)))
+            (telling.at(place == part), _TailFits.of(self.table.at(place != part)))
             for part in range(_PARTS)
         )
 
 
-def _spread(tail: Tail, false_alarms: float, factor: float) -> Interval:
+def _spread(tail: TailFit, false_alarms: float, factor: float) -> Interval:
     ends = tail.limits(false_alarms)
     return Interval(1.0, min(ends.low / factor, 1.0), max(ends.high / factor, 1.0))
 
 
-class Inseparable(ValueError):  # noqa: N818 - says what it is
+class InseparableError(ValueError):
     """No limit that spares nominal frames finds what was asked for."""
 
 
 def tune_to_labels(
-    present: Limits,
+    present: LimitSet,
     nominal: Doubles,
     bad: Doubles,
     *,
     false_alarms: float,
     recall: float | None = None,
-) -> Tuned:
+) -> TuningResult:
     """Scale limits together to the best F1, or to the widest that keep a recall.
 
     Where many do equally well, as where every bad frame is gross, those are taken that come nearest
@@ -382,10 +382,10 @@ def tune_to_labels(
     """
     factor, tail = _cut(nominal, bad, false_alarms, recall), _finite_tail(nominal)
     limits = at_least(present.times(factor), least_of(present))
-    return Tuned(limits, _spread(tail, false_alarms, factor), tail.rates(factor))
+    return TuningResult(limits, _spread(tail, false_alarms, factor), tail.rates(factor))
 
 
-def tune_by_hand(present: Limits, nominal: Doubles, factor: float) -> Tuned:
+def tune_by_hand(present: LimitSet, nominal: Doubles, factor: float) -> TuningResult:
     """Scale limits together by a factor that a person chose, down to where none goes below.
 
     Parameters
@@ -394,10 +394,10 @@ def tune_by_hand(present: Limits, nominal: Doubles, factor: float) -> Tuned:
         Ratios to the present limits; infinite for what is anomalous whatever they are.
     """
     limits = at_least(present.times(factor), least_of(present))
-    return Tuned(limits, Interval(1.0, 1.0, 1.0), _finite_tail(nominal).rates(factor))
+    return TuningResult(limits, Interval(1.0, 1.0, 1.0), _finite_tail(nominal).rates(factor))
 
 
-def _finite_tail(ratios: Doubles) -> Tail:
+def _finite_tail(ratios: Doubles) -> TailFit:
     return fit_tail(ratios[np.isfinite(ratios)])
 
 
@@ -405,10 +405,10 @@ def _cut(nominal: Doubles, bad: Doubles, false_alarms: float, recall: float | No
     """Return the factor; see `tune_to_labels`."""
     tail = _finite_tail(nominal)
     lowest = tail.limit(MOST_FALSE_ALARMS)
-    spans = _Spans.of(nominal, bad, lowest)
+    spans = _CutIntervals.of(nominal, bad, lowest)
     if recall is not None:
         if spans.recall[0] < recall:
-            raise Inseparable(
+            raise InseparableError(
                 f"a recall of {recall:g} would flag more than {MOST_FALSE_ALARMS:.0%} of the "
                 f"nominal frames; where that many are flagged, it is {spans.recall[0]:.2f}"
             )
@@ -417,7 +417,7 @@ def _cut(nominal: Doubles, bad: Doubles, false_alarms: float, recall: float | No
         return cut if cut <= 1 else min(cut, max(tail.limit(false_alarms), lowest, 1.0))
     best = spans.f1.max()
     if best == 0:
-        raise Inseparable("the frames labelled bad look no odder than nominal ones")
+        raise InseparableError("the frames labelled bad look no odder than nominal ones")
     usual = max(tail.limit(false_alarms), lowest)
     cuts = spans.nearest(usual)[spans.f1 == best]
     return float(cuts[np.abs(np.log(cuts / usual)).argmin()])
@@ -446,7 +446,7 @@ def precision_recall(nominal: Doubles, bad: Doubles) -> tuple[Doubles, Doubles, 
 
 
 @dataclass(frozen=True)
-class _Spans:
+class _CutIntervals:
     """The cuts between neighbouring ratios: all of one span flag the same frames.
 
     Attributes
@@ -461,7 +461,7 @@ class _Spans:
     f1: Doubles
 
     @classmethod
-    def of(cls, nominal: Doubles, bad: Doubles, lowest: float) -> "_Spans":
+    def of(cls, nominal: Doubles, bad: Doubles, lowest: float) -> "_CutIntervals":
         """Return every different cut from the lowest on; what lies below is never looked at."""
         beyond = [np.sort(some[some > lowest]) for some in (bad, nominal)]
         values = np.unique(np.concatenate(beyond))
@@ -503,7 +503,7 @@ def expected_of_labels(
         some_bad, other_bad = _drawn(bad, random)
         try:
             cut = _cut(some_nominal, some_bad, false_alarms, recall)
-        except Inseparable:
+        except InseparableError:
             continue
         flagged = (other_bad > cut).sum(), (other_nominal > cut).sum()
         counts += flagged[0], len(other_bad), flagged[1], len(other_nominal)

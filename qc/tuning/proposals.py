@@ -18,18 +18,18 @@ from qc.core.verdict import Evidence
 from qc.db.findings import Finding
 from qc.detection.decision import is_anomalous_anyway, widening
 from qc.detection.thresholds import Threshold, write_entries
-from qc.errors import CannotTune, ConfigurationError, IncompleteHeader
+from qc.errors import ConfigurationError, IncompleteHeaderError, InsufficientDataError
 from qc.figures import plots
-from qc.project import Runtime
+from qc.project import Project
 from qc.tuning.extreme_values import Interval
 from qc.tuning.fit import (
     BAD_NEEDED,
     NOMINAL_NEEDED,
-    Inseparable,
-    Limits,
-    Nominal,
-    Tabulated,
-    Tuned,
+    EvidenceTable,
+    InseparableError,
+    LimitSet,
+    NominalSample,
+    TuningResult,
     continuing,
     expected_of_labels,
     limits_of,
@@ -47,7 +47,7 @@ _NAMED = 3  # of many, in a sentence
 
 
 @dataclass(frozen=True)
-class Goal:
+class TuningGoal:
     """What limits are wanted for.
 
     Attributes
@@ -73,7 +73,7 @@ class Goal:
 
 
 @dataclass(frozen=True)
-class Judged:
+class LabelledVerdict:
     """A judged extension, and what people said of it.
 
     Attributes
@@ -91,7 +91,7 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Record:
+class VerdictHistory:
     """What was judged of an image type, whatever its limits, in order of time.
 
     Attributes
@@ -102,13 +102,13 @@ class Record:
         On what was not looked at.
     """
 
-    judged: tuple[Judged, ...]
-    table: Tabulated
+    judged: tuple[LabelledVerdict, ...]
+    table: EvidenceTable
     notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Case:
+class TuningCase:
     """A judged extension beside the present limits.
 
     Attributes
@@ -134,7 +134,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class History:
+class TuningHistory:
     """An image type's judged extensions, sorted out for tuning; each in order of time.
 
     Attributes
@@ -155,16 +155,16 @@ class History:
         The evidence of `cases`, in columns.
     """
 
-    nominal: tuple[Case, ...]
-    bad: tuple[Case, ...]
-    unexplained: tuple[Case, ...]
-    outliers: tuple[Case, ...]
-    contradictory: tuple[Case, ...]
+    nominal: tuple[TuningCase, ...]
+    bad: tuple[TuningCase, ...]
+    unexplained: tuple[TuningCase, ...]
+    outliers: tuple[TuningCase, ...]
+    contradictory: tuple[TuningCase, ...]
     continued: int
-    table: Tabulated
+    table: EvidenceTable
 
     @cached_property
-    def cases(self) -> tuple[Case, ...]:
+    def cases(self) -> tuple[TuningCase, ...]:
         """Return all of them: the nominal ones, the bad ones, and the others."""
         every = (self.nominal, self.bad, self.unexplained, self.outliers, self.contradictory)
         return tuple(case for some in every for case in some)
@@ -180,20 +180,20 @@ class History:
         return np.array([case.ratio for case in self.cases], np.float64)
 
     @cached_property
-    def usable(self) -> Nominal:
+    def usable(self) -> NominalSample:
         """Return the evidence of the nominal cases that are not flagged whatever the limits."""
         known = len(self.nominal)
-        return Nominal(self.table.at(np.flatnonzero(~self.is_flagged_anyway[:known])))
+        return NominalSample(self.table.at(np.flatnonzero(~self.is_flagged_anyway[:known])))
 
-    def ratios(self, limits: Limits) -> Doubles:
+    def ratios(self, limits: LimitSet) -> Doubles:
         """Return the strongest evidence of each case in units of some limits: (n,)."""
         return self.table.ratios(limits)
 
-    def is_beyond(self, limits: Limits) -> Booleans:
+    def is_beyond(self, limits: LimitSet) -> Booleans:
         """Say which of the cases would be anomalous by some limits: (n,)."""
         return self.is_flagged_anyway | (self.ratios(limits) > 1)
 
-    def ratios_to(self, limits: Limits) -> tuple[Doubles, Doubles]:
+    def ratios_to(self, limits: LimitSet) -> tuple[Doubles, Doubles]:
         """Return those of the nominal and of the bad ones; infinite for what is flagged anyway."""
         every = np.where(self.is_flagged_anyway, np.inf, self.ratios(limits))
         known = len(self.nominal)
@@ -201,7 +201,7 @@ class History:
 
 
 @dataclass(frozen=True)
-class Past:
+class PastVerdicts:
     """What was judged of an image type, beside the limits that are in force.
 
     Attributes
@@ -212,12 +212,12 @@ class Past:
 
     image_type: str
     present: Threshold
-    history: History
+    history: TuningHistory
     notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Flip:
+class VerdictFlip:
     """A past extension that new limits would judge otherwise.
 
     Attributes
@@ -234,7 +234,7 @@ class Flip:
 
 
 @dataclass(frozen=True)
-class Proposal:
+class ThresholdProposal:
     """New limits for one image type, and what is to be expected of them.
 
     Attributes
@@ -261,9 +261,9 @@ class Proposal:
     false_alarms: Interval
     recall: Interval | None
     precision: Interval | None
-    newly_flagged: tuple[Flip, ...]
-    no_longer_flagged: tuple[Flip, ...]
-    history: History
+    newly_flagged: tuple[VerdictFlip, ...]
+    no_longer_flagged: tuple[VerdictFlip, ...]
+    history: TuningHistory
     notes: tuple[str, ...]
 
     def rows(self) -> list[tuple[str, str, str, str]]:
@@ -308,13 +308,13 @@ def _spelt(interval: Interval, form: str) -> tuple[str, str]:
 
 
 def propose_all(
-    runtime: Runtime,
+    runtime: Project,
     image_types: Sequence[str],
-    goal: Goal,
+    goal: TuningGoal,
     why: str,
     by: str,
     progress: Callable[[int, int], None],
-) -> tuple[list[Proposal], list[str]]:
+) -> tuple[list[ThresholdProposal], list[str]]:
     """Propose new limits for some image types, or for all that were ever seen.
 
     Returns
@@ -335,11 +335,11 @@ def propose_all(
     for done, image_type in enumerate(types, start=1):
         try:
             found.append(propose(runtime, image_type, goal, why, by))
-        except (CannotTune, IncompleteHeader) as error:
+        except (InsufficientDataError, IncompleteHeaderError) as error:
             refused.append(str(error))
         progress(done, len(types))
     if not found:
-        raise CannotTune(
+        raise InsufficientDataError(
             _in_short(refused) or "nothing has been processed; there is no type to tune"
         )
     return found, refused
@@ -350,7 +350,7 @@ def _in_short(sentences: Sequence[str]) -> str:
     return "; ".join(sentences[:_NAMED]) + more
 
 
-def _types(runtime: Runtime, words: Sequence[str]) -> Sequence[str]:
+def _types(runtime: Project, words: Sequence[str]) -> Sequence[str]:
     if words:
         known = [name for one in runtime.instruments for name in one.image_types()]
         return chosen_all(words, known, "image type")
@@ -359,7 +359,9 @@ def _types(runtime: Runtime, words: Sequence[str]) -> Sequence[str]:
     return [name for name in seen if name in runtime.thresholds.entries]
 
 
-def propose(runtime: Runtime, image_type: str, goal: Goal, why: str, by: str) -> Proposal:
+def propose(
+    runtime: Project, image_type: str, goal: TuningGoal, why: str, by: str
+) -> ThresholdProposal:
     """Propose new limits for an image type.
 
     Every verdict stored with the encoder in use is judged anew, by the present limits and by the
@@ -373,22 +375,22 @@ def propose(runtime: Runtime, image_type: str, goal: Goal, why: str, by: str) ->
     return propose_from(read_past(runtime, image_type, goal), goal, why, by)
 
 
-def read_past(runtime: Runtime, image_type: str, goal: Goal) -> Past:
+def read_past(runtime: Project, image_type: str, goal: TuningGoal) -> PastVerdicts:
     """Return what was judged of an image type, to try limits on."""
     encoder = runtime.encoder.fingerprint
     present = runtime.thresholds.threshold(image_type, goal.effective, encoder)
     record = read_record(runtime, image_type, goal.since)
-    return Past(image_type, present, sort_out(record, present), record.notes)
+    return PastVerdicts(image_type, present, sort_out(record, present), record.notes)
 
 
-def propose_from(past: Past, goal: Goal, why: str, by: str) -> Proposal:
+def propose_from(past: PastVerdicts, goal: TuningGoal, why: str, by: str) -> ThresholdProposal:
     """Propose new limits from what has been read; see `propose`."""
     image_type, present, history = past.image_type, past.present, past.history
     _check_known(image_type, history, goal)
     choice = _choose(image_type, history, present, goal)
     proposed = _entry(present, choice, goal, why, by)
     limits = limits_of(proposed)
-    return Proposal(
+    return ThresholdProposal(
         image_type=image_type,
         basis=choice.basis,
         present=present,
@@ -405,7 +407,7 @@ def propose_from(past: Past, goal: Goal, why: str, by: str) -> Proposal:
     )
 
 
-def write_proposals(runtime: Runtime, proposals: Sequence[Proposal]) -> None:
+def write_proposals(runtime: Project, proposals: Sequence[ThresholdProposal]) -> None:
     """Add the proposed limits to the project's thresholds file, all of them or none.
 
     Raises
@@ -422,7 +424,7 @@ def write_proposals(runtime: Runtime, proposals: Sequence[Proposal]) -> None:
     write_entries(runtime.thresholds, {one.image_type: one.proposed for one in proposals})
 
 
-def proposal_record(proposal: Proposal) -> dict[str, Any]:
+def proposal_record(proposal: ThresholdProposal) -> dict[str, Any]:
     """Return a proposal as JSON has it: every flip, every limit."""
     history = proposal.history
     sizes = ("nominal", "bad", "unexplained", "outliers", "contradictory")
@@ -441,15 +443,15 @@ def proposal_record(proposal: Proposal) -> dict[str, Any]:
     }
 
 
-def draw_proposals(proposals: Sequence[Proposal]) -> bytes:
+def draw_proposals(proposals: Sequence[ThresholdProposal]) -> bytes:
     """Draw how odd frames of each type were, the limits, and what they find, as PNG."""
     return plots.tuning([_panel(one) for one in proposals])
 
 
-def _panel(proposal: Proposal) -> plots.TuningRow:
+def _panel(proposal: ThresholdProposal) -> plots.TuningPlotRow:
     history = proposal.history
     groups = {"nominal": history.nominal, "bad": history.bad, "unlabelled": history.unexplained}
-    return plots.TuningRow(
+    return plots.TuningPlotRow(
         title=proposal.image_type,
         merge_heights={name: _values(some, "merge_height") for name, some in groups.items()},
         residuals={name: _values(some, "residual") for name, some in groups.items()},
@@ -459,7 +461,7 @@ def _panel(proposal: Proposal) -> plots.TuningRow:
     )
 
 
-def _values(cases: Sequence[Case], name: str) -> Doubles:
+def _values(cases: Sequence[TuningCase], name: str) -> Doubles:
     """Return a kind of evidence as if each reference had been ample: (n,)."""
     found = [
         getattr(case.evidence, name) / widening(case.evidence.reference_size) for case in cases
@@ -467,7 +469,7 @@ def _values(cases: Sequence[Case], name: str) -> Doubles:
     return np.array(found, np.float64)
 
 
-def _curve(proposal: Proposal) -> tuple[Doubles, Doubles, int] | None:
+def _curve(proposal: ThresholdProposal) -> tuple[Doubles, Doubles, int] | None:
     """Return precision and recall of the proposed limits scaled together, and where they are."""
     if not proposal.history.bad:
         return None
@@ -476,10 +478,10 @@ def _curve(proposal: Proposal) -> tuple[Doubles, Doubles, int] | None:
     return precision, recall, int(np.flatnonzero(cuts <= 1)[0])
 
 
-def read_record(runtime: Runtime, image_type: str, since: date) -> Record:
+def read_record(runtime: Project, image_type: str, since: date) -> VerdictHistory:
     """Return what was judged of an image type from a night on."""
     judged, foreign, young = [], 0, 0
-    absolute = _Absolute(runtime)
+    absolute = _AbsoluteLimits(runtime)
     with runtime.reads() as session:
         copies = db.references.copies(session, image_type, since)
         for one in db.findings.findings_of_type(session, image_type, since):
@@ -497,7 +499,7 @@ def read_record(runtime: Runtime, image_type: str, since: date) -> Record:
         )
     if young:
         notes.append(f"judged with fewer than {REFERENCE_NEEDED} references, so left out: {young}")
-    return Record(tuple(judged), tabulate([one.evidence for one in judged]), tuple(notes))
+    return VerdictHistory(tuple(judged), tabulate([one.evidence for one in judged]), tuple(notes))
 
 
 def _is_held(finding: Finding) -> bool:
@@ -507,10 +509,10 @@ def _is_held(finding: Finding) -> bool:
     return known and verdict.reference_size >= REFERENCE_NEEDED
 
 
-class _Absolute:
+class _AbsoluteLimits:
     """The instruments' own limits, looked up once for each way to read out a chip."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Project) -> None:
         self._instruments = {one.name: one for one in runtime.instruments}
         self._known: dict[tuple[str, str, str, str], Mapping[str, tuple[float, float]]] = {}
 
@@ -522,9 +524,11 @@ class _Absolute:
         return self._known[key]
 
 
-def _judged(finding: Finding, absolute: Mapping[str, tuple[float, float]], copy_of: str) -> Judged:
+def _judged(
+    finding: Finding, absolute: Mapping[str, tuple[float, float]], copy_of: str
+) -> LabelledVerdict:
     assert finding.frame.night is not None  # it was judged
-    return Judged(
+    return LabelledVerdict(
         name=f"{finding.frame.name}[{finding.extension.number}]",
         night=finding.frame.night,
         evidence=db.findings.evidence_of(finding, copy_of),
@@ -534,11 +538,11 @@ def _judged(finding: Finding, absolute: Mapping[str, tuple[float, float]], copy_
     )
 
 
-def sort_out(record: Record, present: Threshold) -> History:
+def sort_out(record: VerdictHistory, present: Threshold) -> TuningHistory:
     """Return what was judged beside some limits, sorted out for tuning."""
     ratios = record.table.ratios(limits_of(present)).tolist()
     cases = [
-        Case(
+        TuningCase(
             one.name,
             one.night,
             one.evidence,
@@ -552,7 +556,7 @@ def sort_out(record: Record, present: Threshold) -> History:
     return _sorted_out(cases, record.table)
 
 
-def _sorted_out(cases: Sequence[Case], table: Tabulated) -> History:
+def _sorted_out(cases: Sequence[TuningCase], table: EvidenceTable) -> TuningHistory:
     said = defaultdict(set)
     for case in cases:
         said[case.name].add(case.label)
@@ -576,7 +580,7 @@ def _sorted_out(cases: Sequence[Case], table: Tabulated) -> History:
         tuple(cases[place] for place in group) for group in groups
     )
     in_order = [place for group in groups for place in group]
-    return History(
+    return TuningHistory(
         nominal=nominal_ones,
         bad=bad,
         unexplained=unexplained,
@@ -590,7 +594,9 @@ def _sorted_out(cases: Sequence[Case], table: Tabulated) -> History:
 _OPPOSITES = {LabelName.GOOD, LabelName.BAD}
 
 
-def _continued(cases: Sequence[Case], passed: Sequence[int], flagged: Sequence[int]) -> list[int]:
+def _continued(
+    cases: Sequence[TuningCase], passed: Sequence[int], flagged: Sequence[int]
+) -> list[int]:
     """Return the flagged frames without a label that go on where the nominal ones leave off."""
     doubtful = [place for place in flagged if not cases[place].is_flagged_anyway]
     if len(passed) < NOMINAL_NEEDED or not doubtful:
@@ -600,81 +606,85 @@ def _continued(cases: Sequence[Case], passed: Sequence[int], flagged: Sequence[i
     return [place for place, is_within in zip(doubtful, within, strict=True) if is_within]
 
 
-def _ratios(cases: Sequence[Case]) -> Doubles:
+def _ratios(cases: Sequence[TuningCase]) -> Doubles:
     """Return the ratios to the present limits, infinite for what is flagged anyway: (n,)."""
     return np.array([np.inf if case.is_flagged_anyway else case.ratio for case in cases])
 
 
-def _check_known(image_type: str, history: History, goal: Goal) -> None:
+def _check_known(image_type: str, history: TuningHistory, goal: TuningGoal) -> None:
     if not history.cases:
-        raise CannotTune(
+        raise InsufficientDataError(
             f"{image_type}: no frame has been judged against {REFERENCE_NEEDED} references with "
             "the encoder in use; there is nothing to tune from"
         )
     usable = int((~history.is_flagged_anyway[: len(history.nominal)]).sum())
     if usable < NOMINAL_NEEDED:
-        raise CannotTune(
+        raise InsufficientDataError(
             f"{image_type}: {counted(usable, 'nominal frame')} judged against {REFERENCE_NEEDED} "
             f"references, {NOMINAL_NEEDED} needed to know how odd a good one may look; the limits "
             "stay"
         )
     if goal.recall is not None and len(history.bad) < BAD_NEEDED:
-        raise CannotTune(
+        raise InsufficientDataError(
             f"{image_type}: {counted(len(history.bad), 'frame')} labelled bad, {BAD_NEEDED} needed "
             "to know the recall of a limit; label some, or use --false-alarms"
         )
 
 
 @dataclass(frozen=True)
-class _Choice:
+class _LimitChoice:
     """New limits, why they, and the rate of false alarms that they are for."""
 
-    tuned: Tuned
+    tuned: TuningResult
     basis: str
     rate: float
     recall: Interval | None = None
     precision: Interval | None = None
 
 
-def _choose(image_type: str, history: History, present: Threshold, goal: Goal) -> _Choice:
+def _choose(
+    image_type: str, history: TuningHistory, present: Threshold, goal: TuningGoal
+) -> _LimitChoice:
     if goal.factor is not None:
         return _by_hand(history, present, goal.factor)
     if goal.false_alarms is not None or len(history.bad) < BAD_NEEDED:
         return _by_rate(history, goal.false_alarms or present.false_alarms)
     try:
         return _by_labels(history, present, goal)
-    except Inseparable as error:
-        raise CannotTune(
+    except InseparableError as error:
+        raise InsufficientDataError(
             f"{image_type}: {error}; look at the labels again, or use --false-alarms"
         ) from None
 
 
-def _by_rate(history: History, rate: float) -> _Choice:
+def _by_rate(history: TuningHistory, rate: float) -> _LimitChoice:
     words = f"tuned from {len(history.usable.table)} nominal frames to {rate:.3g} false alarms"
     told = f"{counted(len(history.bad), 'frame')} labelled bad" if history.bad else "none bad"
-    return _Choice(history.usable.tuned_to(rate), f"{words}, {told}", rate)
+    return _LimitChoice(history.usable.tuned_to(rate), f"{words}, {told}", rate)
 
 
-def _by_hand(history: History, present: Threshold, factor: float) -> _Choice:
+def _by_hand(history: TuningHistory, present: Threshold, factor: float) -> _LimitChoice:
     tuned = tune_by_hand(limits_of(present), _ratios(history.nominal), factor)
     basis = f"the limits from {present.since} on, times {factor:.3g}"
-    return _Choice(tuned, basis, max(tuned.false_alarms.value, _RAREST))
+    return _LimitChoice(tuned, basis, max(tuned.false_alarms.value, _RAREST))
 
 
-def _by_labels(history: History, present: Threshold, goal: Goal) -> _Choice:
+def _by_labels(history: TuningHistory, present: Threshold, goal: TuningGoal) -> _LimitChoice:
     nominal, bad = _ratios(history.nominal), _ratios(history.bad)
     limits, rate = limits_of(present), present.false_alarms
     tuned = tune_to_labels(limits, nominal, bad, false_alarms=rate, recall=goal.recall)
     expected = expected_of_labels(nominal, bad, false_alarms=rate, recall=goal.recall)
     wanted = "the best F1" if goal.recall is None else f"a recall of {goal.recall:g}"
     basis = f"tuned to {wanted} of {len(bad)} bad and {len(nominal)} nominal frames"
-    return _Choice(tuned, basis, max(tuned.false_alarms.value, _RAREST), *expected)
+    return _LimitChoice(tuned, basis, max(tuned.false_alarms.value, _RAREST), *expected)
 
 
 _RAREST = 1e-5  # no sample knows of rarer false alarms
 
 
-def _entry(present: Threshold, choice: _Choice, goal: Goal, why: str, by: str) -> Threshold:
+def _entry(
+    present: Threshold, choice: _LimitChoice, goal: TuningGoal, why: str, by: str
+) -> Threshold:
     """Return the entry for the file, its numbers rounded to three digits."""
     limits = choice.tuned.limits
     return Threshold.model_validate(
@@ -702,18 +712,20 @@ def _scaled(spread: Interval, value: float) -> Interval:
     return Interval(value, value * spread.low, value * spread.high)
 
 
-def _recall(history: History, limits: Limits) -> Interval | None:
+def _recall(history: TuningHistory, limits: LimitSet) -> Interval | None:
     _, bad = history.ratios_to(limits)
     return share(int((bad > 1).sum()), len(bad)) if len(bad) else None
 
 
-def _precision(history: History, limits: Limits) -> Interval | None:
+def _precision(history: TuningHistory, limits: LimitSet) -> Interval | None:
     nominal, bad = history.ratios_to(limits)
     found, false = int((bad > 1).sum()), int((nominal > 1).sum())
     return share(found, found + false) if len(bad) else None
 
 
-def flips(history: History, one: Limits, other: Limits, *, flagged: bool) -> tuple[Flip, ...]:
+def flips(
+    history: TuningHistory, one: LimitSet, other: LimitSet, *, flagged: bool
+) -> tuple[VerdictFlip, ...]:
     """Return the cases that the other limits flag and the one do not, or the other way.
 
     The furthest beyond the others first.
@@ -725,12 +737,12 @@ def flips(history: History, one: Limits, other: Limits, *, flagged: bool) -> tup
     return tuple(sorted(found, key=lambda flip: -flip.ratio))
 
 
-def _flip(case: Case, far: float) -> Flip:
+def _flip(case: TuningCase, far: float) -> VerdictFlip:
     label = str(case.label) if case.label else ""
-    return Flip(case.name, case.night, label, case.kind, far)
+    return VerdictFlip(case.name, case.night, label, case.kind, far)
 
 
-def _notes(history: History) -> Iterator[str]:
+def _notes(history: TuningHistory) -> Iterator[str]:
     if history.continued:
         yield (
             f"flagged without a label, and counted as nominal: {history.continued}, which go on "
@@ -752,6 +764,6 @@ def _notes(history: History) -> Iterator[str]:
         )
 
 
-def _named(cases: Sequence[Case]) -> str:
+def _named(cases: Sequence[TuningCase]) -> str:
     more = f" and {len(cases) - _NAMED} more" if len(cases) > _NAMED else ""
     return ", ".join(case.name for case in cases[:_NAMED]) + more

@@ -8,13 +8,13 @@ from fastapi import Depends, FastAPI
 from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
 
-from qc._cache import Kept, pictures_kept
+from qc._cache import LRUCache, pictures_kept
 from qc._time import utc_now
-from qc.db.reference_models import Expectations
-from qc.project import Runtime
+from qc.db.reference_models import ReferenceModelCache
+from qc.project import Project
 from qc.web import auth, errors
 from qc.web.api import documentation
-from qc.web.dashboard import Past
+from qc.web.dashboard import PastNights
 from qc.web.drawings import bokeh_folder
 from qc.web.pages import (
     dashboard,
@@ -39,7 +39,7 @@ Now = Callable[[], datetime]
 _TOKEN = HTTPBearer(auto_error=False, scheme_name="token", description="Of 'qc user token'.")
 
 
-def create_app(runtime: Runtime, now: Now = utc_now) -> FastAPI:
+def create_app(runtime: Project, now: Now = utc_now) -> FastAPI:
     """Return the application over an open project.
 
     Parameters
@@ -53,11 +53,13 @@ def create_app(runtime: Runtime, now: Now = utc_now) -> FastAPI:
         redoc_url=None,
         openapi_url="/api/openapi.json",
         dependencies=[Depends(auth.unforged), Depends(_TOKEN)],
-        responses={"4XX": {"model": documentation.Mistake, "description": "Why it was not done."}},
+        responses={
+            "4XX": {"model": documentation.ProblemDetail, "description": "Why it was not done."}
+        },
     )
-    app.state.runtime, app.state.now, app.state.past = runtime, now, Past()
-    app.state.kept, app.state.pictures = Kept(), pictures_kept()
-    app.state.expectations = Expectations()
+    app.state.runtime, app.state.now, app.state.past = runtime, now, PastNights()
+    app.state.kept, app.state.pictures = LRUCache(), pictures_kept()
+    app.state.expectations = ReferenceModelCache()
     app.mount("/static/bokeh", StaticFiles(directory=bokeh_folder()), name="bokeh")
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     auth.guard(app, errors.told)

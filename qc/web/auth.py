@@ -29,8 +29,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from qc import db
 from qc.db.accounts import Account
 from qc.db.engine import user as user_at_the_keyboard
-from qc.project import Runtime
-from qc.settings import Web
+from qc.project import Project
+from qc.settings import WebSettings
 
 # Nothing from another host, no script but ours, no frame around us; pictures may be data.
 POLICY = (
@@ -66,14 +66,14 @@ class Role(IntEnum):
 
 
 @dataclass(frozen=True)
-class Person:
+class Principal:
     """Who asks."""
 
     name: str
     role: Role
 
 
-def person(request: Request) -> Person:
+def person(request: Request) -> Principal:
     """Return who asks: without accounts, whoever is at this machine's keyboard."""
     found = asker(request)
     if found is None:
@@ -81,19 +81,19 @@ def person(request: Request) -> Person:
     return found
 
 
-def asker(request: Request) -> Person | None:
+def asker(request: Request) -> Principal | None:
     """Return who asks; None on the way to the login."""
     visit = visit_of(request)
     return visit.person if visit else None
 
 
-Anybody = Annotated[Person, Depends(person)]
+Anybody = Annotated[Principal, Depends(person)]
 
 
-def at_least(role: Role) -> Callable[[Person], Person]:
+def at_least(role: Role) -> Callable[[Principal], Principal]:
     """Return a dependency that lets only those pass who may do so much."""
 
-    def check(who: Anybody) -> Person:
+    def check(who: Anybody) -> Principal:
         if who.role < role:
             raise HTTPException(403, f"{who.name} may not do this: it takes the role {role.name}")
         return who
@@ -101,15 +101,15 @@ def at_least(role: Role) -> Callable[[Person], Person]:
     return check
 
 
-Reviewer = Annotated[Person, Depends(at_least(Role.REVIEW))]
-Tuner = Annotated[Person, Depends(at_least(Role.TUNE))]
+Reviewer = Annotated[Principal, Depends(at_least(Role.REVIEW))]
+Tuner = Annotated[Principal, Depends(at_least(Role.TUNE))]
 
 
 # --- at the door ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Visit:
+class RequestContext:
     """What is known of a request before it is answered.
 
     Attributes
@@ -126,7 +126,7 @@ class Visit:
         Whether nothing is to be proved any more; else a form's field must hold the mark.
     """
 
-    person: Person | None
+    person: Principal | None
     address: str
     is_secure: bool
     seed: str
@@ -139,7 +139,7 @@ class Visit:
         return sha256(b"csrf " + self.seed.encode()).hexdigest()
 
 
-class Refusal(Exception):  # noqa: N818 - an answer, not a mistake
+class AccessDeniedError(Exception):
     """Somebody is not let in."""
 
     def __init__(self, status: int, words: str) -> None:
@@ -147,9 +147,9 @@ class Refusal(Exception):  # noqa: N818 - an answer, not a mistake
         self.status, self.words = status, words
 
 
-def visit_of(request: Request) -> Visit | None:
+def visit_of(request: Request) -> RequestContext | None:
     """Return what the door knows of a request; None of one that it refused."""
-    visit: Visit | None = request.scope.get("qc.visit")
+    visit: RequestContext | None = request.scope.get("qc.visit")
     return visit
 
 
@@ -167,10 +167,10 @@ def guard(app: FastAPI, told: Told) -> None:
     told : callable
         Makes a page of a request, a status and words.
     """
-    app.add_middleware(Door, told=told)
+    app.add_middleware(AccessMiddleware, told=told)
 
 
-class Door:
+class AccessMiddleware:
     """Lets a request in, or answers it; and lets every answer carry what browsers should know."""
 
     def __init__(self, app: ASGIApp, told: Told) -> None:
@@ -190,14 +190,14 @@ class Door:
 
         try:
             scope["qc.visit"] = await run_in_threadpool(_admit, request)
-        except Refusal as refusal:
+        except AccessDeniedError as refusal:
             answer = _refused(request, refusal, self.told)
             await answer(scope, receive, with_headers)
             return
         await self.app(scope, _bounded(request, receive), with_headers)
 
 
-def _admit(request: Request) -> Visit | None:
+def _admit(request: Request) -> RequestContext | None:
     """Return what is known of a request that may come in.
 
     Raises
@@ -225,38 +225,38 @@ def _admit(request: Request) -> Visit | None:
         else:
             who, key = _known(request, session, web, now, is_named=is_named)
     seed = key or _browser_seed(request)
-    visit = Visit(who, address, is_secure, seed or secrets.token_urlsafe(32), not seed)
+    visit = RequestContext(who, address, is_secure, seed or secrets.token_urlsafe(32), not seed)
     is_script = not is_open and not is_named and _is_token(request)
     return visit if is_script else _marked(request, visit, has_session=bool(key))
 
 
-def _at_the_keyboard() -> Person | None:
-    return Person(user_at_the_keyboard(), Role.TUNE)
+def _at_the_keyboard() -> Principal | None:
+    return Principal(user_at_the_keyboard(), Role.TUNE)
 
 
-def _runtime_of(request: Request) -> Runtime:
+def _runtime_of(request: Request) -> Project:
     runtime = request.app.state.runtime
-    assert isinstance(runtime, Runtime)
+    assert isinstance(runtime, Project)
     return runtime
 
 
 def _known(
-    request: Request, session: Any, web: Web, now: datetime, *, is_named: bool
-) -> tuple[Person | None, str]:
+    request: Request, session: Any, web: WebSettings, now: datetime, *, is_named: bool
+) -> tuple[Principal | None, str]:
     """Return who asks, and by which session's key."""
     is_login = request.url.path == _LOGIN
     if is_named:
         name = request.headers.get(web.trusted_header, "")
         found = db.accounts.find_account(session, name) if name else None
         if found is None and not is_login:
-            raise Refusal(403, "the proxy has let in somebody who has no account here")
+            raise AccessDeniedError(403, "the proxy has let in somebody who has no account here")
         return _person(found), ""
     if _is_token(request):
         return _bearer(request, session, now), ""
     key = request.cookies.get(SESSION, "")
     found = db.accounts.holder_of(session, key, now, is_session=True) if key else None
     if found is None and not is_login:
-        raise Refusal(401, "log in first")
+        raise AccessDeniedError(401, "log in first")
     return _person(found), key if found else ""
 
 
@@ -265,23 +265,23 @@ def _is_token(request: Request) -> bool:
     return is_api and request.headers.get("authorization", "").lower().startswith("bearer ")
 
 
-def _bearer(request: Request, session: Any, now: datetime) -> Person:
+def _bearer(request: Request, session: Any, now: datetime) -> Principal:
     key = request.headers["authorization"][len("bearer ") :].strip()
     found = db.accounts.holder_of(session, key, now, is_session=False)
     if found is None:
-        raise Refusal(401, "this token opens nothing; 'qc user token' makes one")
-    return Person(found.name, Role[found.role.name])
+        raise AccessDeniedError(401, "this token opens nothing; 'qc user token' makes one")
+    return Principal(found.name, Role[found.role.name])
 
 
-def _person(found: Account | None) -> Person | None:
-    return Person(found.name, Role[found.role.name]) if found else None
+def _person(found: Account | None) -> Principal | None:
+    return Principal(found.name, Role[found.role.name]) if found else None
 
 
 def _check_own_machine(peer: str, headers: Headers) -> None:
     """Let in only who asks from this machine, and by its own name: no page of another host."""
     forwarded = any(name in headers for name in ("forwarded", "x-forwarded-for", "x-real-ip"))
     if not is_loopback(peer) or forwarded or not is_loopback(_host_of(headers)):
-        raise Refusal(
+        raise AccessDeniedError(
             403,
             "without accounts these pages are for this machine alone, as http://localhost/; "
             "'qc user add NAME --role review' makes an account",
@@ -325,7 +325,7 @@ def _forwarded(headers: Headers, peer: str) -> str:
 def _check_size(headers: Headers) -> None:
     told = headers.get("content-length", "0")
     if not _is_upload(headers) and (not told.isdecimal() or int(told) > LARGEST_BODY):
-        raise Refusal(413, f"expected {LARGEST_BODY} bytes at most")
+        raise AccessDeniedError(413, f"expected {LARGEST_BODY} bytes at most")
 
 
 def _is_upload(headers: Headers) -> bool:
@@ -357,7 +357,7 @@ def _browser_seed(request: Request) -> str:
     return found if _MARK.fullmatch(found) else ""
 
 
-def _marked(request: Request, visit: Visit, *, has_session: bool) -> Visit:
+def _marked(request: Request, visit: RequestContext, *, has_session: bool) -> RequestContext:
     """Return the visit of a request that changes nothing, or proves that a page of ours asks.
 
     Who sends neither an origin nor a site, nor a session's cookie, is no browser that a page of
@@ -369,16 +369,20 @@ def _marked(request: Request, visit: Visit, *, has_session: bool) -> Visit:
     if site is None and origin is None and not has_session:
         return visit
     if site not in {None, "same-origin", "none"}:
-        raise Refusal(403, "a page of another host asks; nothing was changed")
+        raise AccessDeniedError(403, "a page of another host asks; nothing was changed")
     given = request.headers.get(HEADER)
     if given is not None and _is_mark(given, visit):
         return visit
     if given is None and request.headers.get("content-type", "").startswith(_FORMS):
-        return Visit(visit.person, visit.address, visit.is_secure, visit.seed, visit.is_new, False)
-    raise Refusal(403, f"nothing was changed: the page's mark ({HEADER}) is missing or another's")
+        return RequestContext(
+            visit.person, visit.address, visit.is_secure, visit.seed, visit.is_new, False
+        )
+    raise AccessDeniedError(
+        403, f"nothing was changed: the page's mark ({HEADER}) is missing or another's"
+    )
 
 
-def _is_mark(given: Any, visit: Visit) -> bool:
+def _is_mark(given: Any, visit: RequestContext) -> bool:
     return isinstance(given, str) and hmac.compare_digest(given.encode(), visit.mark.encode())
 
 
@@ -396,7 +400,7 @@ async def unforged(request: Request) -> None:
 # --- what goes with every answer ------------------------------------------------------------------
 
 
-def _add_headers(headers: MutableHeaders, visit: Visit | None) -> None:
+def _add_headers(headers: MutableHeaders, visit: RequestContext | None) -> None:
     for name, value in HEADERS.items():
         headers.setdefault(name, value)
     if visit is None:
@@ -412,7 +416,7 @@ def cookie(name: str, value: str, lasts_s: int, is_secure: bool) -> str:
     return f"{name}={value}; Path=/; Max-Age={lasts_s}; HttpOnly; SameSite=Lax{secure}"
 
 
-def _refused(request: Request, refusal: Refusal, told: Told) -> Response:
+def _refused(request: Request, refusal: AccessDeniedError, told: Told) -> Response:
     path = request.url.path
     is_page = request.method in _SAFE and (path == DOCS or not path.startswith("/api/"))
     if refusal.status == 401 and is_page:
@@ -424,6 +428,6 @@ def _refused(request: Request, refusal: Refusal, told: Told) -> Response:
     return answer
 
 
-def session_lasts(web: Web) -> timedelta:
+def session_lasts(web: WebSettings) -> timedelta:
     """Return how long somebody stays logged in."""
     return timedelta(hours=web.session_h)

@@ -15,13 +15,21 @@ from qc import db
 from qc.alerts import notifications
 from qc.core.enums import FrameState
 from qc.db.findings import Finding
-from qc.db.models import AlertRow, DeliveryRow, ExtensionRow, FrameRow, NoticeRow, VerdictRow, doubt
-from qc.db.statistics import Had
+from qc.db.models import (
+    AlertRow,
+    DeliveryRow,
+    ExtensionRow,
+    FrameRow,
+    NotificationRow,
+    VerdictRow,
+    doubt,
+)
+from qc.db.statistics import ArrivalCount
 from qc.io.instruments import Instrument
-from qc.monitoring.completeness import HISTORY, Absence, find_absences
+from qc.monitoring.completeness import HISTORY, MissingCalibration, find_absences
 from qc.monitoring.health import read_troubles
 from qc.settings import Settings
-from qc.summaries.night import SEEN_WITHIN, Matrix, Standing, matrix_of, standing
+from qc.summaries.night import SEEN_WITHIN, ExtensionStanding, Matrix, matrix_of, standing
 
 LISTED = 30  # of any one list; how many there are besides is always said
 WORTH_A_LOOK = 0.7  # score of a nominal image: so near the limit somebody might disagree
@@ -30,7 +38,7 @@ _NIGHTS_KEPT = 7
 
 
 @dataclass(frozen=True)
-class Doubtful:
+class DoubtfulImage:
     """An image that nobody has spoken of yet.
 
     Attributes
@@ -47,14 +55,14 @@ class Doubtful:
     image_type: str
     chip: str
     observed_at: datetime | None
-    standing: Standing
+    standing: ExtensionStanding
     score: float
     doubt: float
     reason: str
 
 
 @dataclass(frozen=True)
-class Owed:
+class PendingAlert:
     """Something that people have not been told of yet.
 
     Attributes
@@ -70,7 +78,7 @@ class Owed:
 
 
 @dataclass(frozen=True)
-class Silenced:
+class ActiveSilence:
     """What people asked not to be told of.
 
     Attributes
@@ -92,7 +100,7 @@ class Silenced:
 
 
 @dataclass(frozen=True)
-class OpenNotice:
+class OpenNotification:
     """What people were told and nobody has answered."""
 
     number: int
@@ -114,7 +122,7 @@ class FailedFile:
 
 
 @dataclass(frozen=True)
-class Tonight:
+class Dashboard:
     """Everything that the first page shows.
 
     Attributes
@@ -138,31 +146,31 @@ class Tonight:
     is_newest: bool
     nights_since: int
     frames: int
-    standings: Mapping[Standing, int]
+    standings: Mapping[ExtensionStanding, int]
     matrices: tuple[Matrix, ...]
     idle: Mapping[str, tuple[str, ...]]
-    queue: tuple[Doubtful, ...]
+    queue: tuple[DoubtfulImage, ...]
     queued: int
-    owed: tuple[Owed, ...]
-    silenced: tuple[Silenced, ...]
-    notices: tuple[OpenNotice, ...]
+    owed: tuple[PendingAlert, ...]
+    silenced: tuple[ActiveSilence, ...]
+    notices: tuple[OpenNotification, ...]
     open_notices: int
-    absences: tuple[Absence, ...]
+    absences: tuple[MissingCalibration, ...]
     failed: tuple[FailedFile, ...]
     failed_files: int
     troubles: tuple[str, ...]
 
 
 @dataclass
-class Past:
+class PastNights:
     """What the nights before brought, kept as long as no more of them comes in.
 
     The sums of 100 nights cost more than all else that the page asks for.
     """
 
-    known: dict[tuple[date, int, int], tuple[Had, ...]] = field(default_factory=dict)
+    known: dict[tuple[date, int, int], tuple[ArrivalCount, ...]] = field(default_factory=dict)
 
-    def before(self, session: Session, night: date) -> tuple[Had, ...]:
+    def before(self, session: Session, night: date) -> tuple[ArrivalCount, ...]:
         """Return what each of the nights before brought of each setup."""
         first, last = night - HISTORY, night - timedelta(days=1)
         key = (night, *db.statistics.frames_between(session, first, last))
@@ -180,8 +188,8 @@ def read_tonight(
     instruments: Sequence[Instrument],
     now: datetime,
     night: date | None = None,
-    past: Past | None = None,
-) -> Tonight:
+    past: PastNights | None = None,
+) -> Dashboard:
     """Return how things stand.
 
     Parameters
@@ -199,18 +207,18 @@ def read_tonight(
     is_newest = night is None or night == newest_night
     findings = db.findings.findings_without_numbers(session, evening) if evening else []
     watched = current if is_newest and evening and current > evening else evening
-    absences = _absences(session, instruments, watched, now, past or Past())
+    absences = _absences(session, instruments, watched, now, past or PastNights())
     matrices = _matrices(
         session, instruments, evening, findings, absences, now if is_newest else None
     )
-    counts = {one: sum(standing(found) is one for found in findings) for one in Standing}
-    counts[Standing.ABSENT] = sum(not one.is_mended for one in absences)
+    counts = {one: sum(standing(found) is one for found in findings) for one in ExtensionStanding}
+    counts[ExtensionStanding.ABSENT] = sum(not one.is_mended for one in absences)
     queue = doubtful(findings)
     unanswered = notifications.open_notices(session, now - OPEN_FOR)
     failed_files = session.scalar(
         select(func.count()).select_from(FrameRow).where(FrameRow.state == FrameState.FAILED)
     )
-    return Tonight(
+    return Dashboard(
         at=now,
         evening=evening,
         is_newest=is_newest,
@@ -237,8 +245,8 @@ def _absences(
     instruments: Sequence[Instrument],
     night: date | None,
     now: datetime,
-    past: Past,
-) -> tuple[Absence, ...]:
+    past: PastNights,
+) -> tuple[MissingCalibration, ...]:
     if night is None:
         return ()
     ends = max(one.night_ends(night) for one in instruments)
@@ -251,7 +259,7 @@ def _matrices(
     instruments: Sequence[Instrument],
     evening: date | None,
     findings: Sequence[Finding],
-    absences: Sequence[Absence],
+    absences: Sequence[MissingCalibration],
     now: datetime | None,
 ) -> list[Matrix]:
     if evening is None:
@@ -263,7 +271,7 @@ def _matrices(
     return [matrix_of(one, evening, newest, findings, (), missed, now) for one in instruments]
 
 
-def doubtful(findings: Sequence[Finding]) -> list[Doubtful]:
+def doubtful(findings: Sequence[Finding]) -> list[DoubtfulImage]:
     """Return what somebody should look at, the most doubtful first.
 
     Where too few references could say, nobody knows; then, the nearer to the limit, the more two
@@ -273,14 +281,17 @@ def doubtful(findings: Sequence[Finding]) -> list[Doubtful]:
         _doubtful(one, stands)
         for one in findings
         if one.label is None
-        and ((stands := standing(one)) is not Standing.NOMINAL or one.verdict.score >= WORTH_A_LOOK)
+        and (
+            (stands := standing(one)) is not ExtensionStanding.NOMINAL
+            or one.verdict.score >= WORTH_A_LOOK
+        )
     ]
     return sorted(found, key=lambda one: (-one.doubt, -one.score, one.extension_id))
 
 
-def _doubtful(finding: Finding, stands: Standing) -> Doubtful:
+def _doubtful(finding: Finding, stands: ExtensionStanding) -> DoubtfulImage:
     score = finding.verdict.score
-    return Doubtful(
+    return DoubtfulImage(
         extension_id=finding.extension.id,
         frame=finding.frame.name,
         number=finding.extension.number,
@@ -294,7 +305,7 @@ def _doubtful(finding: Finding, stands: Standing) -> Doubtful:
     )
 
 
-def _owed(session: Session) -> tuple[Owed, ...]:
+def _owed(session: Session) -> tuple[PendingAlert, ...]:
     unwritten = (
         select(AlertRow, FrameRow.name, ExtensionRow.number)
         .outerjoin(VerdictRow, VerdictRow.id == AlertRow.verdict_id)
@@ -305,26 +316,31 @@ def _owed(session: Session) -> tuple[Owed, ...]:
         .limit(LISTED)
     )
     unsent = (
-        select(DeliveryRow, NoticeRow.subject)
+        select(DeliveryRow, NotificationRow.subject)
         .join(DeliveryRow.notice)
         .where(DeliveryRow.due_at.is_not(None))
         .order_by(DeliveryRow.id)
         .limit(LISTED)
     )
     rows = session.execute(unwritten)
-    first = [Owed(one.owed_at, one.words or f"{name}[{number}]") for one, name, number in rows]
+    first = [
+        PendingAlert(one.owed_at, one.words or f"{name}[{number}]") for one, name, number in rows
+    ]
     others = session.execute(unsent)
-    return (*first, *(Owed(one.owed_at, what, one.address, one.trouble) for one, what in others))
+    return (
+        *first,
+        *(PendingAlert(one.owed_at, what, one.address, one.trouble) for one, what in others),
+    )
 
 
-def _silenced(session: Session) -> tuple[Silenced, ...]:
+def _silenced(session: Session) -> tuple[ActiveSilence, ...]:
     rows = notifications.silences(session)
     kept = select(AlertRow.silence_id, func.count()).where(
         AlertRow.silence_id.in_([row.id for row in rows])
     )
-    counts = {silence: n for silence, n in session.execute(kept.group_by(AlertRow.silence_id))}  # noqa: C416 - a Result has keys
+    counts = {silence: n for silence, n in session.execute(kept.group_by(AlertRow.silence_id))}
     return tuple(
-        Silenced(
+        ActiveSilence(
             number=row.id,
             topic=row.topic,
             instrument=row.instrument or "",
@@ -340,16 +356,16 @@ def _silenced(session: Session) -> tuple[Silenced, ...]:
     )
 
 
-def _notices(session: Session, numbers: Sequence[int]) -> tuple[OpenNotice, ...]:
+def _notices(session: Session, numbers: Sequence[int]) -> tuple[OpenNotification, ...]:
     """Return notices with those who were told, the newest first."""
     query = (
-        select(NoticeRow)
-        .where(NoticeRow.id.in_(numbers))
-        .options(selectinload(NoticeRow.deliveries))
-        .order_by(NoticeRow.id.desc())
+        select(NotificationRow)
+        .where(NotificationRow.id.in_(numbers))
+        .options(selectinload(NotificationRow.deliveries))
+        .order_by(NotificationRow.id.desc())
     )
     return tuple(
-        OpenNotice(
+        OpenNotification(
             number=row.id,
             topic=row.topic,
             subject=row.subject.removeprefix("[QC] "),

@@ -35,7 +35,7 @@ def bokeh_folder() -> Path:
 
 
 @dataclass(frozen=True)
-class Dots:
+class PointGroup:
     """A group of points of one look.
 
     Attributes
@@ -56,7 +56,7 @@ class Dots:
 
 
 @dataclass(frozen=True)
-class Mark:
+class VerticalMark:
     """A vertical line with words."""
 
     at: datetime
@@ -65,12 +65,12 @@ class Mark:
 
 
 def scatter(
-    groups: Sequence[Dots],
+    groups: Sequence[PointGroup],
     *,
     across: str,
     up: str,
     is_time: bool,
-    marks: Sequence[Mark] = (),
+    marks: Sequence[VerticalMark] = (),
     limit: tuple[Sequence[datetime], Sequence[float]] | None = None,
 ) -> Mapping[str, Any]:
     """Return points over time, or on a plane, that lead to their pages.
@@ -136,7 +136,7 @@ def _draw_ring(drawn: Any) -> None:
     )
 
 
-def _draw_mark(drawn: Any, mark: Mark, number: int) -> None:
+def _draw_mark(drawn: Any, mark: VerticalMark, number: int) -> None:
     colour = _EVENT[mark.kind]
     place = mark.at.timestamp() * 1000
     drawn.add_layout(

@@ -7,10 +7,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from qc.errors import InvalidAnswer, QCError, UnknownFrame
+from qc.errors import InvalidInputError, QCError, UnknownFrameError
 from qc.web.rendering import render
 
-_STATUS: dict[type[Exception], int] = {UnknownFrame: 404, InvalidAnswer: 422}
+_STATUS: dict[type[Exception], int] = {UnknownFrameError: 404, InvalidInputError: 422}
 
 
 def explain(app: FastAPI) -> None:

@@ -18,7 +18,7 @@ _TOLD = np.arange(1, 11) / 10  # the recalls of a curve that are told in numbers
 
 
 @dataclass(frozen=True)
-class Bar:
+class HistogramBar:
     """A group's frames within a span of ratios."""
 
     x: float
@@ -29,7 +29,7 @@ class Bar:
 
 
 @dataclass(frozen=True)
-class Tick:
+class AxisTick:
     """A number beside an axis."""
 
     at: float
@@ -37,7 +37,7 @@ class Tick:
 
 
 @dataclass(frozen=True)
-class Span:
+class HistogramBin:
     """How many frames of each group lie between two ratios to a limit."""
 
     low: float
@@ -46,7 +46,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Distribution:
+class RatioHistogram:
     """How far past frames lie from their limits, on logarithmic scales.
 
     Attributes
@@ -58,15 +58,15 @@ class Distribution:
         Where the limits are, across.
     """
 
-    groups: dict[str, tuple[Bar, ...]]
-    spans: tuple[Span, ...]
+    groups: dict[str, tuple[HistogramBar, ...]]
+    spans: tuple[HistogramBin, ...]
     cut: float
-    across: tuple[Tick, ...]
-    up: tuple[Tick, ...]
+    across: tuple[AxisTick, ...]
+    up: tuple[AxisTick, ...]
 
 
 @dataclass(frozen=True)
-class Curve:
+class PrecisionRecallCurve:
     """Precision over recall of all cuts.
 
     Attributes
@@ -83,11 +83,11 @@ class Curve:
     y: float
     precision: float
     recall: float
-    across: tuple[Tick, ...]
-    up: tuple[Tick, ...]
+    across: tuple[AxisTick, ...]
+    up: tuple[AxisTick, ...]
 
 
-def distribution(groups: dict[str, Doubles]) -> Distribution:
+def distribution(groups: dict[str, Doubles]) -> RatioHistogram:
     """Draw how many frames lie where; within a bin the later groups stand side by side.
 
     Parameters
@@ -102,15 +102,17 @@ def distribution(groups: dict[str, Doubles]) -> Distribution:
         if len(ratios)
     }
     most = max([1, *(int(one.max(initial=0)) for one in counts.values())])
-    return Distribution(
+    return RatioHistogram(
         {
             name: tuple(_bars(edges, one, most, part))
             for (name, one), part in zip(counts.items(), _parts(len(counts)), strict=True)
         },
         tuple(_spans(edges, list(counts.values()))),
         _across(1.0),
-        tuple(Tick(_across(one), f"{one:g}") for one in (0.1, 0.3, 1, 3, 10)),
-        tuple(Tick(_up(one, most), f"{one}") for one in (1, 10, 100, 1000, 10000) if one <= most),
+        tuple(AxisTick(_across(one), f"{one:g}") for one in (0.1, 0.3, 1, 3, 10)),
+        tuple(
+            AxisTick(_up(one, most), f"{one}") for one in (1, 10, 100, 1000, 10000) if one <= most
+        ),
     )
 
 
@@ -122,7 +124,7 @@ def _parts(groups: int) -> list[tuple[float, float]]:
 
 def _bars(
     edges: Doubles, counts: NDArray[np.int_], most: int, part: tuple[float, float]
-) -> list[Bar]:
+) -> list[HistogramBar]:
     """Return a bar for each bin that is not empty, on a part of it: from where, and how wide."""
     bars = []
     for low, high, frames in zip(edges[:-1], edges[1:], counts, strict=True):
@@ -131,14 +133,14 @@ def _bars(
             left = _across(float(low))
             bin_width = _across(float(high)) - left - 0.5
             x, width = round(left + part[0] * bin_width, 1), round(part[1] * bin_width, 1)
-            bars.append(Bar(x, top, width, HEIGHT - BOTTOM - top, int(frames)))
+            bars.append(HistogramBar(x, top, width, HEIGHT - BOTTOM - top, int(frames)))
     return bars
 
 
-def _spans(edges: Doubles, counts: Sequence[NDArray[np.int_]]) -> Iterator[Span]:
+def _spans(edges: Doubles, counts: Sequence[NDArray[np.int_]]) -> Iterator[HistogramBin]:
     for low, high, *frames in zip(edges[:-1], edges[1:], *counts, strict=True):
         if any(frames):
-            yield Span(float(low), float(high), tuple(map(int, frames)))
+            yield HistogramBin(float(low), float(high), tuple(map(int, frames)))
 
 
 def _across(ratio: float) -> float:
@@ -152,7 +154,7 @@ def _up(frames: int, most: int) -> float:
     return round(HEIGHT - BOTTOM - float(share) * (HEIGHT - TOP - BOTTOM), 1)
 
 
-def curve(nominal: Doubles, bad: Doubles) -> Curve:
+def curve(nominal: Doubles, bad: Doubles) -> PrecisionRecallCurve:
     """Draw precision over recall, and where on it the limits are.
 
     Parameters
@@ -166,15 +168,15 @@ def curve(nominal: Doubles, bad: Doubles) -> Curve:
     ends = np.unique(np.concatenate([[0], steps, steps + 1, [len(cuts) - 1]]))
     places = ends[np.unique(np.linspace(0, len(ends) - 1, min(len(ends), 400)).astype(int))]
     told = np.union1d(np.searchsorted(recall, _TOLD), [chosen])
-    return Curve(
+    return PrecisionRecallCurve(
         " ".join(f"{_share_x(recall[i])},{_share_y(precision[i])}" for i in places),
         tuple((float(cuts[i]), float(precision[i]), float(recall[i])) for i in told),
         _share_x(recall[chosen]),
         _share_y(precision[chosen]),
         float(precision[chosen]),
         float(recall[chosen]),
-        tuple(Tick(_share_x(one), f"{one:.0%}") for one in (0, 0.25, 0.5, 0.75, 1)),
-        tuple(Tick(_share_y(one), f"{one:.0%}") for one in (0, 0.5, 1)),
+        tuple(AxisTick(_share_x(one), f"{one:.0%}") for one in (0, 0.25, 0.5, 0.75, 1)),
+        tuple(AxisTick(_share_y(one), f"{one:.0%}") for one in (0, 0.5, 1)),
     )
 
 

@@ -8,7 +8,7 @@ from fastapi import Query
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from qc.db.models import BEYOND_IDS
-from qc.review.queue import Filters, Labelled, Order
+from qc.review.queue import LabelFilter, QueueFilters, QueueOrder
 
 _LONGEST = 200  # characters of a filter
 
@@ -16,7 +16,7 @@ Since = Annotated[date | None, Field(description="First night.")]
 Until = Annotated[date | None, Field(description="Last night.")]
 
 
-class Question(BaseModel):
+class QueryModel(BaseModel):
     """What the end of an address asks; what a form leaves empty is not asked."""
 
     @model_validator(mode="before")
@@ -25,7 +25,7 @@ class Question(BaseModel):
         return {key: value for key, value in dict(given).items() if value not in ("", None, [""])}
 
 
-class Asked(Question):
+class ReviewQuery(QueryModel):
     """The filters of the review, and of the API, as an address spells them."""
 
     model_config = ConfigDict(populate_by_name=True)
@@ -38,16 +38,16 @@ class Asked(Question):
     kind: Annotated[str, Field(max_length=_LONGEST, description="Of fault.")] = ""
     least: Annotated[float | None, Field(allow_inf_nan=False, description="Score.")] = None
     most: Annotated[float | None, Field(allow_inf_nan=False, description="Score.")] = None
-    labelled: Annotated[Labelled, Field(description="Whether a label counts.")] = Labelled.ANY
+    labelled: Annotated[LabelFilter, Field(description="Whether a label counts.")] = LabelFilter.ANY
     by: Annotated[str, Field(max_length=_LONGEST, description="Who gave it.")] = ""
     sample: Annotated[bool, Field(description="Only what the spot check drew.")] = False
-    order: Annotated[Order, Field(description="What comes first.")] = Order.DOUBT
+    order: Annotated[QueueOrder, Field(description="What comes first.")] = QueueOrder.DOUBT
     after: Annotated[str, Field(max_length=_LONGEST, description="Of the answer before.")] = ""
 
     @property
-    def filters(self) -> Filters:
+    def filters(self) -> QueueFilters:
         """Return what is wanted."""
-        return Filters(
+        return QueueFilters(
             first=self.first,
             last=self.last,
             types=self.type,
@@ -71,19 +71,19 @@ class Asked(Question):
         usual = type(self)().model_dump(by_alias=True, mode="json")
         return urlencode({k: v for k, v in known.items() if v not in ("", None, usual.get(k))})
 
-    def with_order(self, order: Order) -> Self:
+    def with_order(self, order: QueueOrder) -> Self:
         """Return the same question in another order."""
         return self.model_copy(update={"order": order})
 
 
-class Reviewed(Asked):
+class UnlabelledQuery(ReviewQuery):
     """What the review asks for: what nobody has labelled, unless told."""
 
-    labelled: Annotated[Labelled, Field(description="Whether a label counts.")] = Labelled.NO
+    labelled: Annotated[LabelFilter, Field(description="Whether a label counts.")] = LabelFilter.NO
     view: Annotated[str, Field(pattern="^(one|wall)$", description="One, or a wall.")] = "one"
     at: Annotated[int | None, Field(ge=1, lt=BEYOND_IDS, description="Extension to show.")] = None
     just: Annotated[str, Field(max_length=64, description="The last request.")] = ""
 
 
-AskedFor = Annotated[Asked, Query()]
-ReviewedFor = Annotated[Reviewed, Query()]
+AskedFor = Annotated[ReviewQuery, Query()]
+ReviewedFor = Annotated[UnlabelledQuery, Query()]

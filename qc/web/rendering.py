@@ -11,17 +11,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from sqlalchemy.orm import Session
 
-from qc._cache import Kept
+from qc._cache import LRUCache
 from qc._text import counted
 from qc.db.models import BEYOND_IDS
-from qc.project import Runtime
+from qc.project import Project
 from qc.web.auth import FIELD, SESSION, asker, csrf_mark
 from qc.web.urls import frame_address, thumbnail_address
 
 
-def runtime_of(request: Request) -> Runtime:
+def runtime_of(request: Request) -> Project:
     """Return the project that the application is about."""
-    runtime: Runtime = request.app.state.runtime
+    runtime: Project = request.app.state.runtime
     return runtime
 
 
@@ -37,22 +37,22 @@ def writing(request: Request) -> Iterator[Session]:
         yield session
 
 
-def kept_of(request: Request) -> Kept:
+def kept_of(request: Request) -> LRUCache:
     """Return what was made for earlier pages."""
-    kept: Kept = request.app.state.kept
+    kept: LRUCache = request.app.state.kept
     return kept
 
 
-def renewed(request: Request) -> Runtime:
+def renewed(request: Request) -> Project:
     """Return the project with what people have changed since: limits, and the classifier."""
     runtime = runtime_of(request).renewed()
     request.app.state.runtime = runtime
     return runtime
 
 
-Renewed = Annotated[Runtime, Depends(renewed)]
-Project = Annotated[Runtime, Depends(runtime_of)]
-Keeping = Annotated[Kept, Depends(kept_of)]
+Renewed = Annotated[Project, Depends(renewed)]
+ProjectDep = Annotated[Project, Depends(runtime_of)]
+Keeping = Annotated[LRUCache, Depends(kept_of)]
 Reads = Annotated[Session, Depends(reading)]
 # Its transaction ends before the answer leaves: what was answered is kept.
 Writes = Annotated[Session, Depends(writing, scope="function")]

@@ -12,7 +12,7 @@ import uvicorn
 
 from qc import db
 from qc.errors import ConfigurationError
-from qc.project import Runtime
+from qc.project import Project
 from qc.web.app import create_app
 from qc.web.auth import is_loopback
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 GRACE_S = 10  # for answers that are on their way when the server is told to end
 
 
-def serve(runtime: Runtime, host: str, port: int, say: Callable[[str], None]) -> None:
+def serve(runtime: Project, host: str, port: int, say: Callable[[str], None]) -> None:
     """Serve the pages until the process is told to end.
 
     Parameters
@@ -93,7 +93,7 @@ def _ending(server: uvicorn.Server) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def check_reach(runtime: Runtime, host: str) -> None:
+def check_reach(runtime: Project, host: str) -> None:
     """Refuse to be reachable by others while nobody has an account.
 
     Raises
@@ -110,5 +110,5 @@ def check_reach(runtime: Runtime, host: str) -> None:
     )
 
 
-def _file(runtime: Runtime, name: Path | None) -> str | None:
+def _file(runtime: Project, name: Path | None) -> str | None:
     return None if name is None else str(runtime.settings.project / name)

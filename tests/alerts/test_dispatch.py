@@ -10,13 +10,13 @@ from qc import db
 from qc._text import read_span
 from qc.alerts.dispatch import gather_alerts, owe_report
 from qc.alerts.notifications import acknowledge, alerts_record, open_notices, silence, silences
-from qc.core.enums import Form, LabelName, Topic
+from qc.core.enums import LabelName, NotificationKind, Topic
 from qc.core.verdict import Status
-from qc.db.labels import Answer
-from qc.db.models import AcknowledgementRow, AlertRow, DeliveryRow, NoticeRow, SilenceRow
-from qc.errors import InvalidAnswer
+from qc.db.labels import LabelAnswer
+from qc.db.models import AcknowledgementRow, AlertRow, DeliveryRow, NotificationRow, SilenceRow
+from qc.errors import InvalidInputError
 from qc.io.instruments import read_instruments
-from qc.settings import Alerts, Settings, Subscription
+from qc.settings import AlertSettings, Settings, Subscription
 from tests.support.owed import APART, DIM, JUDGED, LEVEL, NIGHT, NOISE, TAKEN, Shot, a_set, owe
 
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)
@@ -26,7 +26,7 @@ INSTRUMENTS = read_instruments()
 
 def subscribed(settings: Settings, *to: Subscription, **alerts: object) -> Settings:
     subscriptions = to or (Subscription(to=(KIM,)),)
-    changed = {"subscription": subscriptions, "alerts": Alerts.model_validate(alerts)}
+    changed = {"subscription": subscriptions, "alerts": AlertSettings.model_validate(alerts)}
     return settings.model_copy(update=changed)
 
 
@@ -42,14 +42,16 @@ class Watch:
         with self.runtime.writes.begin() as session:
             return gather_alerts(session, self.settings, now, INSTRUMENTS)
 
-    def notices(self) -> list[tuple[Form, int]]:
+    def notices(self) -> list[tuple[NotificationKind, int]]:
         with self.runtime.reads() as session:
-            rows = session.scalars(select(NoticeRow).order_by(NoticeRow.id))
+            rows = session.scalars(select(NotificationRow).order_by(NotificationRow.id))
             return [(row.form, len(row.alerts)) for row in rows]
 
     def subjects(self) -> list[str]:
         with self.runtime.reads() as session:
-            return list(session.scalars(select(NoticeRow.subject).order_by(NoticeRow.id)))
+            return list(
+                session.scalars(select(NotificationRow.subject).order_by(NotificationRow.id))
+            )
 
     def owed(self) -> list[tuple[int, str]]:
         with self.runtime.reads() as session:
@@ -74,7 +76,7 @@ def watch(runtime):
 def test_a_bad_set_of_five_is_one_notice_and_one_mail(runtime, watch):
     owe(runtime, *a_set(5))
     assert watch.gather() == 1
-    assert watch.notices() == [(Form.EVENT, 5)]
+    assert watch.notices() == [(NotificationKind.EVENT, 5)]
     assert watch.owed() == [(1, KIM)]
 
 
@@ -144,7 +146,7 @@ def test_one_cause_on_one_chip_is_one_event_whatever_the_image_type(runtime, wat
 def test_a_fault_that_the_classifier_names_is_one_event_on_its_chip(runtime, watch):
     owe(runtime, Shot(0, kind="light_leak"), Shot(5, kind="light_leak", reasons=(NOISE,)))
     assert watch.gather() == 1
-    assert Watch(runtime).notices() == [(Form.EVENT, 2)]
+    assert Watch(runtime).notices() == [(NotificationKind.EVENT, 2)]
 
 
 def dead_chip(minute: float, image_type: str, reason: str) -> list[Shot]:
@@ -174,7 +176,7 @@ def test_what_a_dead_chip_gives_later_is_not_told_again(runtime, watch):
     watch.told(5)
     owe(runtime, *dead_chip(10, "UD1RF", DIM))
     watch.gather(15)
-    assert watch.notices() == [(Form.EVENT, 6)]
+    assert watch.notices() == [(NotificationKind.EVENT, 6)]
     assert watch.owed() == [(1, KIM)]
 
 
@@ -245,7 +247,7 @@ def test_later_frames_of_an_event_join_its_notice_and_nobody_is_told_twice(runti
     watch.told(3)
     owe(runtime, *a_set(3, start=3, template="set 0"))
     assert watch.gather(4) == 0
-    assert watch.notices() == [(Form.EVENT, 5)]
+    assert watch.notices() == [(NotificationKind.EVENT, 5)]
     assert watch.owed() == [(1, KIM)]
     assert "2 of 2" in watch.subjects()[0]  # as it was told
 
@@ -290,7 +292,7 @@ def unrelated(n: int, start: float = 0, step: float = 0) -> list[Shot]:
 def test_many_events_at_once_are_one_digest(runtime, watch):
     owe(runtime, *unrelated(6))
     assert watch.gather() == 1
-    assert watch.notices() == [(Form.DIGEST, 6)]
+    assert watch.notices() == [(NotificationKind.DIGEST, 6)]
     assert watch.subjects()[0].startswith(
         "[QC] UVES 2026-11-19: 6 frames anomalous in 6 events; worst URB1 REDU, "
     )
@@ -310,7 +312,7 @@ def test_after_a_digest_the_rest_of_a_night_waits_for_the_morning(runtime, watch
     eight_in_chile = datetime.fromisoformat("2026-11-21T11:00:00+00:00")  # the next after 12 UT
     assert watch.gather(-1, start=eight_in_chile) == 0
     assert watch.gather(0, start=eight_in_chile) == 1
-    assert watch.notices() == [(Form.DIGEST, 6), (Form.DIGEST, 1)]
+    assert watch.notices() == [(NotificationKind.DIGEST, 6), (NotificationKind.DIGEST, 1)]
 
 
 def test_what_comes_before_a_digest_has_left_joins_it(runtime, watch):
@@ -318,7 +320,7 @@ def test_what_comes_before_a_digest_has_left_joins_it(runtime, watch):
     watch.gather(1)
     owe(runtime, Shot(10, image_type="URW1", reasons=(DIM,)))
     assert watch.gather(20) == 0
-    assert watch.notices() == [(Form.DIGEST, 7)]
+    assert watch.notices() == [(NotificationKind.DIGEST, 7)]
     assert "7 events" in watch.subjects()[0]
 
 
@@ -329,7 +331,7 @@ def test_a_night_of_bad_frames_that_trickle_in_is_20_mails_and_two_digests(runti
         watch.told(minute + 0.5)
     watch.gather(2 * 24 * 60)
     forms = [form for form, _ in watch.notices()]
-    assert forms == [Form.EVENT] * 20 + [Form.DIGEST] * 2
+    assert forms == [NotificationKind.EVENT] * 20 + [NotificationKind.DIGEST] * 2
     assert sum(count for _, count in watch.notices()) == 50
 
 
@@ -339,13 +341,17 @@ def test_a_night_of_300_bad_frames_that_come_in_batches_is_one_digest(runtime, w
         owe(runtime, *shots[start : start + 16])
         watch.gather(shots[start].minute + 1)
         watch.told(shots[start].minute + 1)
-    assert [form for form, _ in watch.notices()] == [Form.DIGEST]
+    assert [form for form, _ in watch.notices()] == [NotificationKind.DIGEST]
 
 
 def test_each_night_and_instrument_has_its_own_limits(runtime, watch):
     owe(runtime, *unrelated(6), Shot(1, night=NIGHT + DAY), Shot(2, instrument="EFOSC2"))
     watch.gather()
-    assert sorted(watch.notices()) == [(Form.DIGEST, 6), (Form.EVENT, 1), (Form.EVENT, 1)]
+    assert sorted(watch.notices()) == [
+        (NotificationKind.DIGEST, 6),
+        (NotificationKind.EVENT, 1),
+        (NotificationKind.EVENT, 1),
+    ]
 
 
 # --- who need not be told -------------------------------------------------------------------------
@@ -355,7 +361,7 @@ def test_frames_of_an_archive_get_a_notice_and_nobody_a_mail(runtime, watch):
     old = [replace(one, taken=TAKEN - 8 * DAY) for one in unrelated(30)]
     owe(runtime, *old)
     assert watch.gather() == 1
-    assert watch.notices() == [(Form.ARCHIVE, 30)]
+    assert watch.notices() == [(NotificationKind.ARCHIVE, 30)]
     assert watch.owed() == []
     with runtime.reads() as session:
         assert open_notices(session) == []
@@ -365,7 +371,7 @@ def test_frames_of_an_archive_get_a_notice_and_nobody_a_mail(runtime, watch):
 def test_what_a_person_called_good_in_time_is_not_told(runtime, watch):
     [good, _] = owe(runtime, Shot(0), Shot(1, reasons=(NOISE,)))
     with runtime.writes.begin() as session:
-        db.labels.record_label(session, good, Answer(LabelName.GOOD, "kim"))
+        db.labels.record_label(session, good, LabelAnswer(LabelName.GOOD, "kim"))
     assert watch.gather() == 1
     with runtime.reads() as session:
         settled = session.scalars(select(AlertRow.settled).order_by(AlertRow.id)).all()
@@ -376,7 +382,7 @@ def test_what_a_person_called_good_in_time_is_not_told(runtime, watch):
 def test_what_a_person_called_bad_is_told(runtime, watch):
     [bad] = owe(runtime, Shot(0))
     with runtime.writes.begin() as session:
-        db.labels.record_label(session, bad, Answer(LabelName.BAD, "kim", "hot_column"))
+        db.labels.record_label(session, bad, LabelAnswer(LabelName.BAD, "kim", "hot_column"))
     assert watch.gather() == 1
 
 
@@ -393,7 +399,7 @@ def test_what_is_no_verdict_is_one_notice_for_each_topic_and_night(runtime, watc
         for alert in session.scalars(select(AlertRow)):
             alert.owed_at = JUDGED
     assert watch.gather() == 2
-    assert watch.notices() == [(Form.EVENT, 7), (Form.EVENT, 7)]
+    assert watch.notices() == [(NotificationKind.EVENT, 7), (NotificationKind.EVENT, 7)]
     assert watch.subjects()[0] == (
         "[QC] UVES 2026-11-19: 7 things that should have come: absence number 0"
     )
@@ -499,7 +505,7 @@ def test_what_was_acknowledged_goes_no_further(runtime, chain):
 
 def test_who_labels_all_frames_of_a_notice_has_answered_it(runtime, chain):
     with runtime.writes.begin() as session:
-        db.labels.record_label(session, 1, Answer(LabelName.BAD, "kim", "hot_column"))
+        db.labels.record_label(session, 1, LabelAnswer(LabelName.BAD, "kim", "hot_column"))
         assert open_notices(session) == []
     chain.gather(3000)
     assert chain.owed() == [(1, KIM)]
@@ -665,12 +671,12 @@ def test_nothing_that_a_person_said_is_overwritten(runtime):
 )
 def test_a_silence_that_cannot_be_is_refused(runtime, noticed, until, nominal, words):
     assert noticed.owed()
-    with runtime.writes.begin() as session, pytest.raises(InvalidAnswer, match=words):
+    with runtime.writes.begin() as session, pytest.raises(InvalidInputError, match=words):
         silence(session, 1, until, nominal, "kim", JUDGED + HOUR)
 
 
 def test_a_notice_that_does_not_exist_is_told(runtime):
-    with runtime.writes.begin() as session, pytest.raises(InvalidAnswer, match="no notice 7"):
+    with runtime.writes.begin() as session, pytest.raises(InvalidInputError, match="no notice 7"):
         acknowledge(session, 7, "kim", JUDGED)
 
 
@@ -683,7 +689,7 @@ def test_a_span_is_written_in_minutes_hours_or_days(words, span):
 
 @pytest.mark.parametrize("words", ["", "7", "d", "-1d", "0h", "1w", "1.5h", "999999d", "7d\n7d"])
 def test_what_is_no_span_is_refused(words):
-    with pytest.raises(InvalidAnswer, match="expected a time like 30m, 12h or 7d"):
+    with pytest.raises(InvalidInputError, match="expected a time like 30m, 12h or 7d"):
         read_span(words)
 
 
@@ -698,7 +704,7 @@ def test_a_report_goes_to_those_who_asked_for_reports(runtime):
         assert owe_report(session, settings, page, "[QC] report", NIGHT, JUDGED) == 1
         assert owe_report(session, settings, page, "[QC] report", NIGHT, JUDGED) == 1
     with runtime.reads() as session:
-        [row] = session.scalars(select(NoticeRow))
+        [row] = session.scalars(select(NotificationRow))
         assert (row.topic, row.file, row.deliveries[0].address) == ("report", str(page), LEE)
         assert open_notices(session) == []
 
@@ -707,7 +713,7 @@ def test_a_report_that_nobody_asked_for_leaves_no_trace(runtime):
     settings = subscribed(runtime.settings)
     with runtime.writes.begin() as session:
         assert owe_report(session, settings, Path("x.html"), "[QC] report", NIGHT, JUDGED) == 0
-        assert session.scalars(select(NoticeRow)).all() == []
+        assert session.scalars(select(NotificationRow)).all() == []
 
 
 def test_the_record_says_what_is_open_who_was_told_and_what_waits(runtime, noticed):

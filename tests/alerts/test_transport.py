@@ -23,15 +23,20 @@ from sqlalchemy import event, select
 from sqlalchemy.exc import OperationalError
 
 from qc.alerts import dispatch
-from qc.alerts.content import LONGEST_SUBJECT, Line, Shown, Story, plain
-from qc.alerts.dispatch import Sent, gather_alerts, owe_report, send_test, send_unsent
-from qc.alerts.transport import Letter, compose, write_letter, write_message
-from qc.core.enums import Form, LabelName, Topic
-from qc.db.models import AlertRow, DeliveryRow, NoticeRow, VerdictRow
-from qc.errors import ConfigurationError, InvalidAnswer, OutOfReach, Refused
+from qc.alerts.content import LONGEST_SUBJECT, ImageLine, NotificationContent, WorstImage, plain
+from qc.alerts.dispatch import DispatchResult, gather_alerts, owe_report, send_test, send_unsent
+from qc.alerts.transport import Message, compose, write_letter, write_message
+from qc.core.enums import LabelName, NotificationKind, Topic
+from qc.db.models import AlertRow, DeliveryRow, NotificationRow, VerdictRow
+from qc.errors import (
+    ConfigurationError,
+    InvalidInputError,
+    RecipientRefusedError,
+    ServerUnreachableError,
+)
 from qc.io.instruments import read_instruments
-from qc.project import Runtime
-from qc.settings import Mail, Subscription, read_secret, read_settings
+from qc.project import Project
+from qc.settings import MailSettings, Subscription, read_secret, read_settings
 from tests.support.databases import write_settings
 from tests.support.mailserver import OK, PASSWORD, USER, Handler, mail_server, write_certificate
 from tests.support.owed import DIM, JUDGED, LEVEL, NIGHT, NOISE, Shot, a_set, owe
@@ -56,23 +61,23 @@ def port(handler) -> Iterator[int]:
         yield port
 
 
-def served(runtime: Runtime, port: int, *to: Subscription, **mail: Any) -> Runtime:
+def served(runtime: Project, port: int, *to: Subscription, **mail: Any) -> Project:
     """Let a project have a mail server and subscribers."""
     told: dict[str, Any] = {"host": "127.0.0.1", "security": "none", "sender": SENDER}
-    server = Mail.model_validate({**told, "timeout_s": 20, **mail, "port": port})
+    server = MailSettings.model_validate({**told, "timeout_s": 20, **mail, "port": port})
     subscriptions = to or (Subscription(to=(KIM,)),)
     changed = {"mail": server, "subscription": subscriptions}
     return replace(runtime, settings=runtime.settings.model_copy(update=changed))
 
 
-def gather(runtime: Runtime, *shots: Shot) -> None:
+def gather(runtime: Project, *shots: Shot) -> None:
     """Owe anomalies, and put them into notices."""
     owe(runtime, *shots)
     with runtime.writes.begin() as session:
         gather_alerts(session, runtime.settings, LATER, (*INSTRUMENTS, *runtime.instruments))
 
 
-def deliveries(runtime: Runtime) -> list[DeliveryRow]:
+def deliveries(runtime: Project) -> list[DeliveryRow]:
     with runtime.reads() as session:
         return list(session.scalars(select(DeliveryRow).order_by(DeliveryRow.id)))
 
@@ -87,12 +92,12 @@ def unrelated(n: int) -> list[Shot]:
 def test_a_notice_is_sent_and_committed_and_never_sent_again(runtime, handler, port):
     watch = served(runtime, port)
     gather(watch, *a_set(5))
-    assert send_unsent(watch, LATER) == Sent(sent=1)
+    assert send_unsent(watch, LATER) == DispatchResult(sent=1)
     [row] = deliveries(watch)
     assert row.sent_at is not None
     assert LATER <= row.sent_at < LATER + timedelta(minutes=1)
     assert (row.due_at, row.gave_up_at, row.trouble, row.tries) == (None, None, "", 1)
-    assert send_unsent(watch, LATER + DAY) == Sent()
+    assert send_unsent(watch, LATER + DAY) == DispatchResult()
     [mail] = handler.taken
     assert (mail.to, mail.message["To"]) == (KIM, KIM)
     assert mail.message["From"] == f"Calibration QC <{SENDER}>"
@@ -131,7 +136,7 @@ def test_a_mail_shows_the_worst_frame_its_map_and_the_nearest_nominal(
         archive = {"alerts": watch.settings.alerts.model_copy(update={"oldest_days": 1e5})}
         told = watch.settings.model_copy(update=archive)
         gather_alerts(session, told, now, watch.instruments)
-    assert send_unsent(watch, now) == Sent(sent=1)
+    assert send_unsent(watch, now) == DispatchResult(sent=1)
     message = handler.taken[0].message
     html = handler.taken[0].html
     pictures = [part for part in message.walk() if part.get_content_type() == "image/png"]
@@ -154,7 +159,7 @@ def test_the_subject_and_the_mail_tell_how_far_a_number_has_moved(inbox, runtime
         limits = watch.settings.alerts.model_copy(update={"oldest_days": 1e5})
         told = watch.settings.model_copy(update={"alerts": limits})
         gather_alerts(session, told, LATER + timedelta(minutes=1), watch.instruments)
-    assert send_unsent(watch, LATER + DAY) == Sent(sent=1)
+    assert send_unsent(watch, LATER + DAY) == DispatchResult(sent=1)
     [mail] = handler.taken
     assert (
         mail.message["Subject"] == "[QC] TB0 2026-01-02: 1 of 1 bias anomalous, CCD, level +50 ADU"
@@ -169,7 +174,7 @@ def test_a_notice_that_cannot_be_written_holds_up_no_other(runtime, port, caplog
     watch = served(runtime, port)
     gather(watch, *unrelated(2))
     with watch.writes.begin() as session:
-        first = session.scalars(select(NoticeRow).order_by(NoticeRow.id)).first()
+        first = session.scalars(select(NotificationRow).order_by(NotificationRow.id)).first()
         assert first is not None
         broken = session.get_one(VerdictRow, first.alerts[0].verdict_id)
         broken.reasons = [5]  # type: ignore[list-item]
@@ -212,7 +217,7 @@ def test_a_report_travels_with_its_page_and_its_pdf(runtime, handler, port, tmp_
     page.with_suffix(".pdf").write_bytes(b"%PDF-1.7")
     with watch.writes.begin() as session:
         owe_report(session, watch.settings, page, "[QC] UVES 2026-11-19: 2 events", NIGHT, LATER)
-    assert send_unsent(watch, LATER) == Sent(sent=1)
+    assert send_unsent(watch, LATER) == DispatchResult(sent=1)
     message = handler.taken[0].message
     attached = {part.get_filename(): part.get_content() for part in message.iter_attachments()}
     assert attached == {"2026-11-19.html": "<p>all is well</p>", "2026-11-19.pdf": b"%PDF-1.7"}
@@ -283,8 +288,8 @@ def test_greylisting_is_waited_out(runtime, handler, port):
     sent = send_unsent(watch, LATER)
     assert (sent.deferred, sent.gave_up) == (1, 0)
     assert "greylisted, come again" in sent.troubles[0]
-    assert send_unsent(watch, LATER + timedelta(seconds=290)) == Sent()
-    assert send_unsent(watch, LATER + timedelta(seconds=360)) == Sent(sent=1)
+    assert send_unsent(watch, LATER + timedelta(seconds=290)) == DispatchResult()
+    assert send_unsent(watch, LATER + timedelta(seconds=360)) == DispatchResult(sent=1)
     assert len(handler.taken) == 1
 
 
@@ -315,7 +320,7 @@ def test_a_server_that_is_not_there_defers_all_and_loses_none(runtime, handler, 
     sent = send_unsent(watch, LATER)
     assert (sent.sent, sent.deferred) == (0, 3)
     assert sent.troubles == (f"mail server 127.0.0.1:{nobody}: Connection refused",)
-    assert send_unsent(served(runtime, port), LATER + DAY) == Sent(sent=3)
+    assert send_unsent(served(runtime, port), LATER + DAY) == DispatchResult(sent=3)
     assert len(handler.taken) == 3
 
 
@@ -344,7 +349,7 @@ def test_a_connection_that_breaks_in_the_midst_of_a_mail_holds_up_no_other(runti
     sent = send_unsent(watch, LATER)
     assert (sent.sent, sent.deferred) == (1, 1)
     handler.drops.clear()
-    assert send_unsent(watch, LATER + DAY) == Sent(sent=1)
+    assert send_unsent(watch, LATER + DAY) == DispatchResult(sent=1)
     assert [mail.to for mail in handler.taken] == [LEE, KIM]
 
 
@@ -356,7 +361,7 @@ def test_a_server_that_breaks_every_time_is_left_alone_and_the_untried_come_firs
     gather(watch, Shot())
     assert send_unsent(watch, LATER).deferred == 3
     assert [row.tries for row in deliveries(watch)] == [1, 1, 0]
-    assert send_unsent(watch, LATER) == Sent(sent=1)  # the third, at once
+    assert send_unsent(watch, LATER) == DispatchResult(sent=1)  # the third, at once
 
 
 # --- TLS and login --------------------------------------------------------------------------------
@@ -382,7 +387,7 @@ def test_mails_leave_encrypted_and_after_a_login(runtime, handler, certificate, 
     with mail_server(handler, context, security=security) as port:
         watch = served(runtime, port, **login(public, security))
         gather(watch, Shot())
-        assert send_unsent(watch, LATER) == Sent(sent=1)
+        assert send_unsent(watch, LATER) == DispatchResult(sent=1)
 
 
 @pytest.mark.parametrize("security", ["starttls", "tls"])
@@ -449,7 +454,7 @@ def test_a_password_is_read_from_a_file_of_its_owner(runtime, handler, certifica
         told = login(public, "tls", password="", password_file="mail.secret")
         watch = served(runtime, port, **told)
         gather(watch, Shot())
-        assert send_unsent(watch, LATER) == Sent(sent=1)
+        assert send_unsent(watch, LATER) == DispatchResult(sent=1)
 
 
 def test_a_test_mail_tells_what_the_server_answered(runtime, handler, port):
@@ -457,7 +462,9 @@ def test_a_test_mail_tells_what_the_server_answered(runtime, handler, port):
     assert send_test(watch.settings.mail, ROOT, KIM, LATER) == "250 taken"
     assert handler.taken[0].message["Subject"] == "[QC] a test: mails arrive"
     handler.on_recipient = lambda _: "550 who is that"
-    with pytest.raises(Refused, match=r"kim@example.org was refused: 550 who is that"):
+    with pytest.raises(
+        RecipientRefusedError, match=r"kim@example.org was refused: 550 who is that"
+    ):
         send_test(watch.settings.mail, ROOT, KIM, LATER)
 
 
@@ -583,7 +590,7 @@ def chat() -> Iterator[tuple[str, type[Hooks]]]:
     server.server_close()
 
 
-def hooked(runtime: Runtime, url: str) -> Runtime:
+def hooked(runtime: Project, url: str) -> Project:
     return served(runtime, 1, Subscription(webhook=SecretStr(url)))
 
 
@@ -593,7 +600,7 @@ def test_a_webhook_gets_text_for_people_and_facts_for_programs(runtime, chat, ca
     watch = hooked(runtime, url)
     gather(watch, *a_set(3))
     sent = send_unsent(watch, LATER)
-    assert sent == Sent(sent=1)
+    assert sent == DispatchResult(sent=1)
     [(path, message)] = server.posted
     assert path == "/hooks/s3cret"
     assert message["text"].startswith("**URB1 2026-11-19: 3 of 3 biases anomalous, REDU, ")
@@ -612,7 +619,7 @@ def test_a_webhook_that_cannot_now_is_asked_again(runtime, chat, code):
     watch = hooked(runtime, url)
     gather(watch, Shot())
     assert send_unsent(watch, LATER).troubles == (f"webhook: not taken: HTTP {code}",)
-    assert send_unsent(watch, LATER + DAY) == Sent(sent=1)
+    assert send_unsent(watch, LATER + DAY) == DispatchResult(sent=1)
     assert len(server.posted) == 2
 
 
@@ -622,10 +629,10 @@ def test_a_webhook_that_refuses_is_given_up(runtime, chat, code):
     server.answers.append(code)
     watch = hooked(runtime, url)
     gather(watch, Shot())
-    assert send_unsent(watch, LATER) == Sent(
+    assert send_unsent(watch, LATER) == DispatchResult(
         gave_up=1, troubles=(f"webhook: refused: HTTP {code}",)
     )
-    assert send_unsent(watch, LATER + DAY) == Sent()
+    assert send_unsent(watch, LATER + DAY) == DispatchResult()
 
 
 def test_a_webhook_that_is_not_there_is_told_without_its_address(runtime, caplog):
@@ -645,7 +652,7 @@ def test_a_webhook_may_stand_in_a_file_of_its_owner(runtime, chat):
     [trouble] = send_unsent(watch, LATER).troubles
     assert "chmod 600" in trouble
     file.chmod(0o600)
-    assert send_unsent(watch, LATER + DAY) == Sent(sent=1)
+    assert send_unsent(watch, LATER + DAY) == DispatchResult(sent=1)
     assert len(server.posted) == 1
 
 
@@ -671,15 +678,15 @@ class Tags(HTMLParser):
         self.found.append((tag, tuple(name for name, _ in attrs)))
 
 
-def story_of(words: str) -> Story:
+def story_of(words: str) -> NotificationContent:
     """A notice in which everything that comes from outside is the same text."""
     seen = plain(words) or "nothing to be seen"
-    line = Line(seen, seen, "", "4.0", seen, "")
-    shown = Shown(line, seen, (seen,), seen, (), (), seen)
-    return Story(
+    line = ImageLine(seen, seen, "", "4.0", seen, "")
+    shown = WorstImage(line, seen, (seen,), seen, (), (), seen)
+    return NotificationContent(
         number=1,
         topic=Topic.VERDICT,
-        form=Form.EVENT,
+        form=NotificationKind.EVENT,
         subject=plain(f"[QC] {words}", LONGEST_SUBJECT),
         headline=seen,
         facts={"Sets": seen},
@@ -690,7 +697,7 @@ def story_of(words: str) -> Story:
     )
 
 
-MAIL = Mail(host="x", sender=SENDER)
+MAIL = MailSettings(host="x", sender=SENDER)
 PLAIN_LETTER = write_letter(story_of("a quiet night"))
 HEADERS = [name for name, _ in compose(PLAIN_LETTER, MAIL, KIM, "id", LATER).items()]
 HOSTILE = [
@@ -742,7 +749,7 @@ def test_a_hostile_name_travels_from_the_database_to_the_server_as_words(runtime
     watch = served(runtime, port)
     name = "x\r\nBcc: evil@example.org\r\n\r\n<script>alert(1)</script>"
     gather(watch, Shot(frame=name, reasons=(name,), template=name, kind=name, image_type=name))
-    assert send_unsent(watch, LATER) == Sent(sent=1)
+    assert send_unsent(watch, LATER) == DispatchResult(sent=1)
     [mail] = handler.taken
     assert mail.message["Bcc"] is None
     assert "<script" not in mail.html
@@ -814,10 +821,10 @@ def test_a_database_that_is_away_when_a_mail_has_left_does_not_repeat_it(
 
     event.listen(watch.writes, "before_commit", fail)
     try:
-        assert send_unsent(watch, LATER) == Sent(sent=1)
+        assert send_unsent(watch, LATER) == DispatchResult(sent=1)
     finally:
         event.remove(watch.writes, "before_commit", fail)
-    assert send_unsent(watch, LATER + DAY) == Sent()
+    assert send_unsent(watch, LATER + DAY) == DispatchResult()
     assert len(handler.taken) == 1
 
 
@@ -833,15 +840,15 @@ def test_two_that_send_at_once_do_not_send_twice(runtime, handler, port):
 
 @pytest.mark.parametrize("to", ["kim", "a@b.org\r\nBcc: c@d.org", "Kim <kim@example.org>", ""])
 def test_a_test_mail_to_what_is_no_address_is_refused(to):
-    with pytest.raises(InvalidAnswer, match="expected a mail address"):
+    with pytest.raises(InvalidInputError, match="expected a mail address"):
         send_test(MAIL, ROOT, to, LATER)
 
 
 def test_a_letter_without_pictures_is_a_mail():
-    message = compose(Letter("[QC] a", "b\n", "<p>b</p>"), MAIL, KIM, "id", LATER)
+    message = compose(Message("[QC] a", "b\n", "<p>b</p>"), MAIL, KIM, "id", LATER)
     assert [part.get_content_type() for part in message.iter_parts()] == ["text/plain", "text/html"]
 
 
 def test_a_server_that_is_none_is_out_of_reach():
-    with pytest.raises(OutOfReach, match="no mail server is set"):
-        send_test(Mail(), ROOT, KIM, LATER)
+    with pytest.raises(ServerUnreachableError, match="no mail server is set"):
+        send_test(MailSettings(), ROOT, KIM, LATER)

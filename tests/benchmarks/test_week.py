@@ -8,7 +8,7 @@ from benchmarks.week.living import Week
 from benchmarks.week.post import Letter
 from qc.alerts.dispatch import gather_alerts
 from qc.core.enums import LabelName
-from qc.db.models import DeliveryRow, NoticeRow
+from qc.db.models import DeliveryRow, NotificationRow
 from tests.support.tiny import light_leak, process, write_frame, write_history
 
 NOW = datetime.now(UTC)
@@ -25,7 +25,7 @@ def told(runtime):
     )
     with runtime.writes.begin() as session:
         gather_alerts(session, settings, datetime.now(UTC), runtime.instruments)
-        for notice in session.query(NoticeRow):
+        for notice in session.query(NotificationRow):
             session.add(
                 DeliveryRow(notice=notice, channel="mail", address="a", owed_at=NOW, sent_at=NOW)
             )

@@ -13,7 +13,7 @@ from sqlalchemy import event, func, select
 
 from qc import db
 from qc.core.enums import FrameState, LabelName, Topic
-from qc.core.measurement import File
+from qc.core.measurement import FileInfo
 from qc.db.models import (
     AlertRow,
     BlockStatisticsRow,
@@ -225,7 +225,7 @@ def test_an_event_that_two_notice_at_once_is_owed_once(runtime):
 
 
 def test_a_file_that_fails_for_two_at_once_has_one_row_and_two_tries(runtime, inbox):
-    file = File(inbox / "broken.fits", 6, 1)
+    file = FileInfo(inbox / "broken.fits", 6, 1)
 
     def fail():
         with runtime.adds.begin() as other:

@@ -10,7 +10,7 @@ from embeddings.index import nearest
 from qc import db
 from qc.core.enums import LabelName
 from qc.db import pgvector
-from qc.db.embeddings import Among
+from qc.db.embeddings import EmbeddingFilter
 from qc.db.migrate import schema_differences
 from qc.db.pgvector import index_vectors, nearest_by_server
 from qc.db.types import spelt
@@ -42,14 +42,14 @@ def clustered(runtime):
 
 
 QUESTIONS = [
-    Among(),
-    Among(image_types=("TF0",)),
-    Among(image_types=("TB0",), left_out=3),
-    Among(labelled=True),
-    Among(image_types=("TF0",), labelled=True),
-    Among(first=date(2000, 1, 1), last=date(2001, 1, 1)),
-    Among(first=date(2000, 1, 1)),
-    Among(image_types=()),
+    EmbeddingFilter(),
+    EmbeddingFilter(image_types=("TF0",)),
+    EmbeddingFilter(image_types=("TB0",), left_out=3),
+    EmbeddingFilter(labelled=True),
+    EmbeddingFilter(image_types=("TF0",), labelled=True),
+    EmbeddingFilter(first=date(2000, 1, 1), last=date(2001, 1, 1)),
+    EmbeddingFilter(first=date(2000, 1, 1)),
+    EmbeddingFilter(image_types=()),
 ]
 
 

@@ -13,7 +13,7 @@ from qc import db
 from qc._time import noon
 from qc.core.enums import FrameState, LabelName, Topic
 from qc.core.frame import Frame, Setup
-from qc.core.measurement import File, Patience
+from qc.core.measurement import FileInfo, RetryPolicy
 from qc.db.engine import connect
 from qc.db.models import (
     AlertRow,
@@ -204,24 +204,24 @@ def test_block_statistics_come_back_above_zero_to_a_thousandth(runtime, inbox):
 
 
 def test_a_file_is_known_by_path_size_and_date(session):
-    file = File(Path("/a.fits"), 10, 20)
+    file = FileInfo(Path("/a.fits"), 10, 20)
     assert not db.frames.is_known(session, file)
     db.frames.record_unprocessed(session, file, FrameState.SKIPPED, "science")
     session.flush()
     assert db.frames.is_known(session, file)
     for other in (("/b.fits", 10, 20), ("/a.fits", 11, 20), ("/a.fits", 10, 21)):
-        assert not db.frames.is_known(session, File(Path(other[0]), *other[1:]))
+        assert not db.frames.is_known(session, FileInfo(Path(other[0]), *other[1:]))
 
 
 def test_a_failed_file_is_not_known(session):
-    file = File(Path("/a.fits"), 10, 20)
+    file = FileInfo(Path("/a.fits"), 10, 20)
     db.frames.record_unprocessed(session, file, FrameState.FAILED, "broken")
     session.flush()
     assert not db.frames.is_known(session, file)
 
 
 def test_a_failed_file_is_tried_again_after_one_two_and_four_minutes_and_at_the_end():
-    patience, since = Patience(timedelta(minutes=1), timedelta(hours=48)), NOON
+    patience, since = RetryPolicy(timedelta(minutes=1), timedelta(hours=48)), NOON
     tries = [patience.next_try(since, tries, since) for tries in (1, 2, 3)]
     assert tries == [since + timedelta(minutes=minutes) for minutes in (1, 2, 4)]
     late = since + timedelta(hours=47)
@@ -230,8 +230,8 @@ def test_a_failed_file_is_tried_again_after_one_two_and_four_minutes_and_at_the_
 
 
 def test_people_are_told_of_a_failed_file_once_when_patience_ends(session):
-    file = File(Path("/a.fits"), 10, 20)
-    over = Patience(timedelta(minutes=1), timedelta(0))
+    file = FileInfo(Path("/a.fits"), 10, 20)
+    over = RetryPolicy(timedelta(minutes=1), timedelta(0))
     for _ in range(2):
         db.frames.record_unprocessed(session, file, FrameState.FAILED, "/a.fits: broken", over)
         session.flush()
@@ -242,13 +242,13 @@ def test_people_are_told_of_a_failed_file_once_when_patience_ends(session):
 
 def test_a_failed_file_that_changes_is_a_new_one(session):
     for size in (10, 10, 11):
-        file = File(Path("/a.fits"), size, 20)
+        file = FileInfo(Path("/a.fits"), size, 20)
         db.frames.record_unprocessed(session, file, FrameState.FAILED, "broken")
         session.flush()
     [row] = session.scalars(select(FrameRow))
     assert (row.tries, row.file_bytes) == (1, 11)
     assert db.frames.is_recorded(session, file)
-    assert not db.frames.is_recorded(session, File(Path("/a.fits"), 12, 20))
+    assert not db.frames.is_recorded(session, FileInfo(Path("/a.fits"), 12, 20))
 
 
 def test_counts_and_findings_take_the_newest_verdict_and_label(runtime, inbox):

@@ -5,7 +5,7 @@ import pytest
 
 from qc._files import shipped
 from qc.detection.thresholds import Threshold, Thresholds, read_thresholds, write_entries
-from qc.errors import ConfigurationError, IncompleteHeader
+from qc.errors import ConfigurationError, IncompleteHeaderError
 from qc.io.instruments import read_instruments
 
 TYPES = ["UBB0", "URB1"]
@@ -86,7 +86,9 @@ def test_the_digest_is_that_of_the_bytes(tmp_path):
 
 
 def test_a_frame_older_than_every_entry_is_at_fault_itself(tmp_path):
-    with pytest.raises(IncompleteHeader, match="UBB0 of the night 2009-12-31: its thresholds beg"):
+    with pytest.raises(
+        IncompleteHeaderError, match="UBB0 of the night 2009-12-31: its thresholds beg"
+    ):
         read(tmp_path, GOOD).threshold("UBB0", date(2009, 12, 31), "e1")
 
 

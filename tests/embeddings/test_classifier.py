@@ -15,7 +15,7 @@ from embeddings.classifier import (
     DenseClassifier,
     Examples,
     Features,
-    Numbers,
+    NamedArrays,
     TooFewExamplesError,
     with_prior,
 )
@@ -45,8 +45,8 @@ def some_examples(n: int, *, seed: int = 1, spread: float = 1.0, bad: float = 0.
     features = Features(
         embeddings.astype(np.float32),
         "network-1",
-        Numbers(rng.normal(100, 1, (n, 2)), ("level", "noise")),
-        Numbers(differences, ("darkness", "light", "nothing")),
+        NamedArrays(rng.normal(100, 1, (n, 2)), ("level", "noise")),
+        NamedArrays(differences, ("darkness", "light", "nothing")),
     )
     days = np.arange(n) // len(TYPES) % 10
     return Examples(features, tuple(TYPES[each] for each in truth), tuple(kinds), days, np.ones(n))
@@ -54,7 +54,7 @@ def some_examples(n: int, *, seed: int = 1, spread: float = 1.0, bad: float = 0.
 
 def looking(examples: Examples, *columns: list[float]) -> Examples:
     values = np.array(columns, np.float64).T
-    looks = Numbers(values, tuple(f"number {i}" for i in range(len(columns))))
+    looks = NamedArrays(values, tuple(f"number {i}" for i in range(len(columns))))
     return replace(examples, features=replace(examples.features, looks=looks))
 
 
@@ -97,7 +97,7 @@ def test_what_a_type_is_does_not_depend_on_its_references(classifier):
     """They were chosen by what the header claims."""
     features = some_examples(30, seed=3).features
     strange = replace(
-        features, differences=Numbers(np.full((30, 3), 99.0), features.differences.names)
+        features, differences=NamedArrays(np.full((30, 3), 99.0), features.differences.names)
     )
     seen = classifier.type_probabilities(strange)
     assert np.array_equal(seen, classifier.type_probabilities(features))
@@ -187,7 +187,7 @@ def test_a_number_that_is_missing_does_not_speak(classifier):
     features = some_examples(3).features
     differences = np.array([[np.nan, 0.0, 1.0]])
     one = replace(
-        features[np.array([0])], differences=Numbers(differences, features.differences.names)
+        features[np.array([0])], differences=NamedArrays(differences, features.differences.names)
     )
     spoken = classifier.spoken_for(one, "dust")
     assert "darkness" not in spoken
@@ -300,7 +300,7 @@ def test_every_image_needs_a_type_and_a_day():
 
 def test_numbers_need_names():
     with pytest.raises(ValueError, match="numbers"):
-        Numbers(np.zeros((3, 2)), ("one",))
+        NamedArrays(np.zeros((3, 2)), ("one",))
 
 
 @pytest.mark.parametrize("backend", ["jax", "torch"])

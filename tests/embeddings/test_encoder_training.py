@@ -23,7 +23,7 @@ from benchmarks.encoder.data import (
 from benchmarks.encoder.network import calibrate, narrow_network, ranking_loss, write_resnet50
 from benchmarks.encoder.training import GOOD, Deck, Recipe, train
 from embeddings.encoder import ResNet50Encoder
-from qc.simulator import Plan, make_case, plan_night
+from qc.simulator import ObservingPlan, make_case, plan_night
 
 # Keras' TensorFlow backend copies variables the old way.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -132,7 +132,7 @@ def test_no_fault_is_in_the_training_and_each_kind_is_in_the_validation():
 
 
 def test_an_image_is_read_as_the_product_reads_it_and_kept(tmp_path):
-    (bias, *_) = plan_night(Plan(VALIDATION_STREAMS[:1]), date(2025, 3, 1), 33)
+    (bias, *_) = plan_night(ObservingPlan(VALIDATION_STREAMS[:1]), date(2025, 3, 1), 33)
     rng = np.random.default_rng(0)
     shots = [[Shot(bias, 33), Shot(bias, 33, make_case(bias, "bias_jump", "gross", rng))]]
     simulate(shots, tmp_path, 0)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks.explanation import changed_blocks
-from embeddings.residual_maps import Explainer, brightest_place, learn_explainer
+from embeddings.residual_maps import ResidualMapModel, brightest_place, learn_explainer
 
 GRID = (96, 96)
 
@@ -19,7 +19,7 @@ def noise(seed: int) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def explainer() -> Explainer:
+def explainer() -> ResidualMapModel:
     return learn_explainer(noise(seed) for seed in range(20))
 
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qc.core.frame import Frame
-from qc.errors import FrameError, UnreadableFrame
+from qc.errors import FrameError, UnreadableFrameError
 from qc.io.read_frame import read_frame
 from tests.support.builders import (
     COMPRESS,
@@ -74,7 +74,7 @@ def test_a_file_cut_at_any_block_is_still_being_written(tmp_path, name):
 
 def test_the_message_says_how_many_bytes_are_missing(tmp_path):
     refusal = read_or_refuse(tmp_path, BLUE_FILE[:-2880])
-    assert isinstance(refusal, UnreadableFrame)
+    assert isinstance(refusal, UnreadableFrameError)
     assert f"expected at least {len(BLUE_FILE)} bytes" in str(refusal)
     assert f"got a file of {len(BLUE_FILE) - 2880} bytes: still being written" in str(refusal)
 
@@ -197,18 +197,18 @@ def test_every_scaled_image_is_read(tmp_path):
 
 
 def test_an_absent_file_is_refused(tmp_path):
-    with pytest.raises(UnreadableFrame, match="No such file"):
+    with pytest.raises(UnreadableFrameError, match="No such file"):
         read_frame(tmp_path / "absent.fits", [UVES])
 
 
 def test_a_folder_is_refused(tmp_path):
-    with pytest.raises(UnreadableFrame, match="expected a file, got a directory"):
+    with pytest.raises(UnreadableFrameError, match="expected a file, got a directory"):
         read_frame(tmp_path, [UVES])
 
 
 def test_a_pipe_is_refused_without_waiting_for_it(tmp_path):
     os.mkfifo(tmp_path / "pipe.fits")
-    with pytest.raises(UnreadableFrame, match="expected a file"):
+    with pytest.raises(UnreadableFrameError, match="expected a file"):
         read_frame(tmp_path / "pipe.fits", [UVES])
 
 
@@ -216,7 +216,7 @@ def test_a_pipe_is_refused_without_waiting_for_it(tmp_path):
 def test_a_file_that_may_not_be_read_is_refused(tmp_path):
     path = write(tmp_path / "frame.fits", BLUE_FILE)
     path.chmod(0)
-    with pytest.raises(UnreadableFrame, match="Permission denied"):
+    with pytest.raises(UnreadableFrameError, match="Permission denied"):
         read_frame(path, [UVES])
 
 
@@ -235,20 +235,20 @@ class GrowingPath(type(Path())):  # type: ignore[misc]
 
 def test_a_file_that_grows_while_it_is_read_is_still_being_written(tmp_path):
     path = GrowingPath(write(tmp_path / "frame.fits", BLUE_FILE))
-    with pytest.raises(UnreadableFrame, match="changed meanwhile: still being written"):
+    with pytest.raises(UnreadableFrameError, match="changed meanwhile: still being written"):
         read_frame(path, [UVES])
 
 
 def test_a_file_larger_than_allowed_is_refused_unread(tmp_path):
     path = write(tmp_path / "frame.fits", BLUE_FILE)
-    with pytest.raises(UnreadableFrame, match="expected at most 1000 bytes"):
+    with pytest.raises(UnreadableFrameError, match="expected at most 1000 bytes"):
         read_frame(path, [UVES], max_bytes=1000)
 
 
 def test_a_frame_exactly_as_large_as_allowed_is_read(tmp_path):
     path = write(tmp_path / "frame.fits.Z", BLUE_FILE)
     assert read_frame(path, [UVES], max_bytes=len(BLUE_FILE)).instrument == "UVES"
-    with pytest.raises(UnreadableFrame, match="uncompressed, got more"):
+    with pytest.raises(UnreadableFrameError, match="uncompressed, got more"):
         read_frame(path, [UVES], max_bytes=len(BLUE_FILE) - 1)
 
 

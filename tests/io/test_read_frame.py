@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 
 from qc.core.frame import Frame
-from qc.errors import DeadReadOut, IncompleteHeader, NotForUs, UnknownImageType, WrongShape
+from qc.errors import (
+    DeadDetectorError,
+    IncompleteHeaderError,
+    ShapeMismatchError,
+    UnknownImageTypeError,
+    UnsupportedFrameError,
+)
 from qc.io.read_frame import read_frame
 from tests.support.builders import (
     COMPRESS,
@@ -251,7 +257,7 @@ def test_any_sign_tells_the_arm_of_a_blue_bias(read, sign):
 
 def test_without_any_sign_of_the_arm_the_frame_is_refused(read):
     bare = {"DET_CHIPS": None, "INS_PATH": None, "INS_MODE": None}
-    with pytest.raises(IncompleteHeader, match="expected a sign of blue or red"):
+    with pytest.raises(IncompleteHeaderError, match="expected a sign of blue or red"):
         read(cards("blue", "BIAS", **bare))
 
 
@@ -267,22 +273,22 @@ def test_without_any_sign_of_the_arm_the_frame_is_refused(read):
     ],
 )
 def test_a_healthy_frame_that_is_not_ours_is_named_so(read, changes, why):
-    with pytest.raises(NotForUs, match=why):
+    with pytest.raises(UnsupportedFrameError, match=why):
         read(cards(**changes))
 
 
 def test_an_unknown_kind_of_calibration_is_refused_with_the_known_ones(read):
-    with pytest.raises(UnknownImageType, match=r"expected one of bias, .* 'LAMP,LASER'"):
+    with pytest.raises(UnknownImageTypeError, match=r"expected one of bias, .* 'LAMP,LASER'"):
         read(cards(dpr_type="LAMP,LASER"))
 
 
 def test_missing_keywords_are_named_all_at_once(read):
-    with pytest.raises(IncompleteHeader, match="missing or blank: EXPTIME, INS SLIT2 WID"):
+    with pytest.raises(IncompleteHeaderError, match="missing or blank: EXPTIME, INS SLIT2 WID"):
         read(cards(EXPTIME=None, INS_SLIT2_WID=None))
 
 
 def test_a_missing_kind_is_named(read):
-    with pytest.raises(IncompleteHeader, match="missing or blank: DPR TYPE"):
+    with pytest.raises(IncompleteHeaderError, match="missing or blank: DPR TYPE"):
         read(cards(dpr_type=None))
 
 
@@ -298,34 +304,38 @@ def test_a_missing_kind_is_named(read):
     ],
 )
 def test_a_value_that_makes_no_sense_is_quoted(read, changes, complaint):
-    with pytest.raises(IncompleteHeader, match=complaint):
+    with pytest.raises(IncompleteHeaderError, match=complaint):
         read(cards(**changes))
 
 
 def test_a_wrong_shape_is_told_with_the_promised_one(read):
-    with pytest.raises(WrongShape, match=r"expected .* of 30x2148 .*, got 1 image of 30x1074"):
+    with pytest.raises(
+        ShapeMismatchError, match=r"expected .* of 30x2148 .*, got 1 image of 30x1074"
+    ):
         read(cards(), pixels(nx=1074))
 
 
 def test_a_missing_chip_is_a_wrong_shape(read):
-    with pytest.raises(WrongShape, match=r"expected 2 images of 30x2148 .* got 1 image of 30x2148"):
+    with pytest.raises(
+        ShapeMismatchError, match=r"expected 2 images of 30x2148 .* got 1 image of 30x2148"
+    ):
         read(cards("red"), RED[0])
 
 
 def test_a_dead_chip_is_told_by_name(read):
-    with pytest.raises(DeadReadOut, match=r"every pixel of image 2 \(REDL\) is 0 ADU"):
+    with pytest.raises(DeadDetectorError, match=r"every pixel of image 2 \(REDL\) is 0 ADU"):
         read(cards("red"), RED[0], np.zeros((ROWS, 2148), np.uint16))
 
 
 def test_pixels_that_are_not_numbers_are_refused(read):
     image = pixels(dtype=np.float32)
     image[1, 2] = np.nan
-    with pytest.raises(DeadReadOut, match=r"image 1 \(BLUE\): expected numbers"):
+    with pytest.raises(DeadDetectorError, match=r"image 1 \(BLUE\): expected numbers"):
         read(cards(), image)
 
 
 def test_every_refusal_is_one_line_that_names_the_file(read, tmp_path):
-    with pytest.raises(NotForUs) as caught:
+    with pytest.raises(UnsupportedFrameError) as caught:
         read(cards(DPR_CATG="SCIENCE"))
     assert str(caught.value).startswith(f"{tmp_path / 'frame.fits'}: ")
     assert "\n" not in str(caught.value)

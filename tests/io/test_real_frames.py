@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from qc.core.frame import Frame
-from qc.errors import FrameError, IncompleteHeader, NotForUs
+from qc.errors import FrameError, IncompleteHeaderError, UnsupportedFrameError
 from qc.io.instruments import read_instruments
 from qc.io.read_frame import read_frame
 
@@ -46,7 +46,7 @@ def file_name(row: dict[str, str]) -> str:
 def test_a_frame_is_of_the_kind_that_the_manifest_names(row):
     result = read_or_refuse(row)
     if row["type"] == "science":
-        assert isinstance(result, NotForUs)
+        assert isinstance(result, UnsupportedFrameError)
         assert "science" in str(result)
     else:
         assert isinstance(result, Frame), str(result)
@@ -64,7 +64,7 @@ def test_its_pixels_have_the_shape_that_the_manifest_names(row):
 @pytest.mark.parametrize("row", listed(*WITHOUT_FILE), ids=file_name)
 def test_a_frame_of_no_known_instrument_is_refused_in_one_line(row):
     result = read_or_refuse(row)
-    assert isinstance(result, NotForUs | IncompleteHeader)
+    assert isinstance(result, UnsupportedFrameError | IncompleteHeaderError)
     assert "INSTRUME" in str(result)
     assert "\n" not in str(result)
 

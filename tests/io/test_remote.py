@@ -19,9 +19,9 @@ from azure.storage.blob import ContainerClient
 from qc import db
 from qc.core.enums import FrameState
 from qc.errors import ConfigurationError
-from qc.io.remote import Object, Store
+from qc.io.remote import RemoteFile, RemoteFolder
 from qc.pipeline.process import process_frames
-from qc.service.inboxes import Inboxes, Scan, prune_fetched
+from qc.service.inboxes import InboxSet, ScanResult, prune_fetched
 from qc.settings import Settings, read_settings
 from tests.service.test_inboxes import names, nobody_knows
 from tests.support.buckets import BUCKET
@@ -44,7 +44,7 @@ def settings_with(project: Path, *inboxes: str) -> Settings:
 
 @contextmanager
 def inboxes_of(project, *lines, is_known=nobody_knows):
-    opened = Inboxes(settings_with(project, *lines), is_known)
+    opened = InboxSet(settings_with(project, *lines), is_known)
     yield opened
     opened.close()
 
@@ -73,13 +73,13 @@ def test_new_objects_are_fetched_judged_and_not_fetched_again(runtime, inbox, bu
         assert (len(scan.arrived), scan.restless, scan.troubles, scan.seen) == (3, 0, (), 3)
         outcomes = list(process_frames(scan.arrived, runtime))
         assert [one.state for one in outcomes] == [FrameState.PROCESSED] * 3
-        assert inboxes.scan(later(2)) == Scan((), 0, (), 3)
+        assert inboxes.scan(later(2)) == ScanResult((), 0, (), 3)
     assert scan.arrived[0].parts[-2:] == ("2026-01-01", outcomes[0].path.name)
 
     assert prune_fetched(read_settings(project), later()) == 0  # not old yet
     assert prune_fetched(read_settings(project), later(31 * 24 * 60)) == 3
     with inboxes_of(project, bucket.inbox, is_known=is_known) as next_daemon:
-        assert next_daemon.scan(later(3)) == Scan((), 0, (), 3)
+        assert next_daemon.scan(later(3)) == ScanResult((), 0, (), 3)
     assert copies(project) == []
 
 
@@ -116,7 +116,7 @@ def test_an_object_that_has_just_come_waits_to_be_quiet(project, bucket):
     bucket.put("raw/a.fits")
     now = datetime.now(UTC)
     with inboxes_of(project, bucket.inbox) as inboxes:
-        assert inboxes.scan(now) == Scan((), 1, (), 1)
+        assert inboxes.scan(now) == ScanResult((), 1, (), 1)
         assert names(inboxes.scan(now + timedelta(seconds=3))) == ["a.fits"]
 
 
@@ -134,7 +134,7 @@ def test_what_was_fetched_and_not_read_before_a_kill_is_handed_out_by_the_next_d
 
 def test_a_server_that_goes_away_is_said_and_caught_up_with_when_it_returns(project, bucket):
     with inboxes_of(project, bucket.inbox) as inboxes:
-        assert inboxes.scan(later()) == Scan((), 0, (), 0)
+        assert inboxes.scan(later()) == ScanResult((), 0, (), 0)
         bucket.put("raw/a.fits")
         bucket.stop()
         [trouble] = scan_to_end(inboxes, later(2)).troubles
@@ -143,7 +143,7 @@ def test_a_server_that_goes_away_is_said_and_caught_up_with_when_it_returns(proj
         assert names(scan_to_end(inboxes, later(3))) == ["a.fits"]
 
 
-def scan_to_end(inboxes: Inboxes, now: datetime) -> Scan:
+def scan_to_end(inboxes: InboxSet, now: datetime) -> ScanResult:
     """Scan until the inbox has answered, however long it takes."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
@@ -191,7 +191,7 @@ def test_an_objects_name_never_leads_out_of_its_folder(project, bucket, name):
     "name", ["", "/", "/etc/x.fits", "..", "a/./b", "a/", "nul\0.fits", "\\x.fits", "é" * 128]
 )
 def test_no_unsafe_name_is_taken_for_safe(name):
-    assert not Object("", name, 1, 1).is_safe
+    assert not RemoteFile("", name, 1, 1).is_safe
 
 
 def test_objects_that_cannot_both_be_files_are_said_and_the_others_come(project, bucket):
@@ -272,7 +272,7 @@ def test_a_folder_of_a_web_server_is_an_inbox(project, inbox):
         inboxes_of(project, f'path = "{url}/raw/"') as inboxes,
     ):
         scan = inboxes.scan(later())
-        assert inboxes.scan(later(2)) == Scan((), 0, (), 1)
+        assert inboxes.scan(later(2)) == ScanResult((), 0, (), 1)
     [copy] = scan.arrived
     assert copy.name == path.name
     assert (copy.read_bytes(), copy.stat().st_mtime) == (b"frame", 1000)
@@ -321,7 +321,7 @@ def test_folders_without_end_are_left_at_some_depth(project):
         served(page({f"/raw/{'deeper/' * n}": b'<a href="deeper/">' for n in range(40)})) as url,
         inboxes_of(project, f'path = "{url}/raw/"') as inboxes,
     ):
-        assert inboxes.scan(later()) == Scan((), 0, (), 0)
+        assert inboxes.scan(later()) == ScanResult((), 0, (), 0)
 
 
 @pytest.mark.parametrize(
@@ -351,7 +351,7 @@ def test_what_lets_anyone_in_is_never_said(project):
         [trouble] = inboxes.scan(later()).troubles
     assert trouble.startswith(f"http://kim@127.0.0.1:{port}/raw/: cannot be listed: ")
     assert "hunter2" not in trouble
-    assert "hunter2" not in Store("sftp://kim:hunter2@host/raw", {}).folder_name
+    assert "hunter2" not in RemoteFolder("sftp://kim:hunter2@host/raw", {}).folder_name
 
 
 # --- SFTP -----------------------------------------------------------------------------------------
@@ -450,7 +450,7 @@ def test_a_folder_of_an_sftp_server_is_an_inbox_and_links_in_it_are_no_trap(proj
         assert scan.troubles == ()
         assert sorted(names(scan)) == ["a.fits", "b.fits"]
         assert all(path.read_bytes() == b"frame" for path in scan.arrived)
-        assert inboxes.scan(later(6)) == Scan((), 0, (), 2)
+        assert inboxes.scan(later(6)) == ScanResult((), 0, (), 2)
 
 
 def test_a_file_that_grows_on_a_server_is_not_fetched(project, inbox):
@@ -469,8 +469,8 @@ def test_a_file_that_grows_on_a_server_is_not_fetched(project, inbox):
 def test_an_sftp_server_that_was_away_is_connected_anew(project, inbox):
     (inbox / "raw").mkdir()
     with sftp_server(inbox) as (port, key):
-        inboxes = Inboxes(settings_with(project, sftp_inbox(project, port, key)), nobody_knows)
-        assert inboxes.scan(later()) == Scan((), 0, (), 0)
+        inboxes = InboxSet(settings_with(project, sftp_inbox(project, port, key)), nobody_knows)
+        assert inboxes.scan(later()) == ScanResult((), 0, (), 0)
     assert "cannot be listed" in scan_to_end(inboxes, later(2)).troubles[0]
     (inbox / "raw" / "a.fits").write_bytes(b"frame")
     with sftp_server(inbox, port, key):
@@ -538,7 +538,7 @@ def test_a_container_of_azure_is_an_inbox(project, azurite):
         assert scan.troubles == ()
         container.upload_blob("b.fits", b"newer", overwrite=True)
         assert names(inboxes.scan(later(2))) == ["b.fits"]
-        assert inboxes.scan(later(3)) == Scan((), 0, (), 2)
+        assert inboxes.scan(later(3)) == ScanResult((), 0, (), 2)
     container.close()
 
 
@@ -562,4 +562,4 @@ def test_a_library_that_is_not_installed_is_named_with_its_cure():
 
 def test_no_library_reads_an_address_that_is_misspelt():
     with pytest.raises(ConfigurationError, match="Protocol not known: s4"):
-        Store("s4://bucket/raw", {})
+        RemoteFolder("s4://bucket/raw", {})

@@ -6,14 +6,14 @@ from scipy.stats import binom
 from qc import db
 from qc.core.enums import LabelName
 from qc.core.verdict import Status
-from qc.db.labels import Answer
+from qc.db.labels import LabelAnswer
 from qc.db.models import VerdictRow
-from qc.errors import InvalidAnswer
+from qc.errors import InvalidInputError
 from qc.labels import store
 from qc.labels.spot_check import (
     ONE_IN,
-    Draw,
-    Statement,
+    AcceptanceBound,
+    SpotCheckDraw,
     is_drawn,
     missed_share,
     read_draws,
@@ -35,10 +35,10 @@ def pixels(*, drawn: bool, n: int, night: date = NIGHT) -> list[str]:
 def say(runtime, extension_id: int, label: LabelName, at: datetime = FIRST_NIGHT + LATER) -> None:
     with runtime.writes.begin() as session:
         kind = "light_leak" if label is LabelName.BAD else ""
-        db.labels.record_label(session, extension_id, Answer(label, "kim", kind, at=at))
+        db.labels.record_label(session, extension_id, LabelAnswer(label, "kim", kind, at=at))
 
 
-def draws(runtime, first: date = NIGHT, last: date = date(2026, 12, 31)) -> list[Draw]:
+def draws(runtime, first: date = NIGHT, last: date = date(2026, 12, 31)) -> list[SpotCheckDraw]:
     with runtime.reads() as session:
         return read_draws(session, first, last)
 
@@ -119,7 +119,7 @@ def test_a_label_that_was_undone_is_no_answer(runtime):
 
 
 def test_none_bad_in_sixty_is_at_most_4_9_percent():
-    statement = Statement("UBB0", nominal=300, drawn=60, looked_at=60, bad=0)
+    statement = AcceptanceBound("UBB0", nominal=300, drawn=60, looked_at=60, bad=0)
     assert statement.words == "none bad in 60: at most 4.9 % missed, 95 %"
 
 
@@ -134,11 +134,11 @@ def test_a_sample_that_is_all_bad_bounds_nothing():
 
 def test_a_statement_is_made_for_each_type_and_for_all():
     said = [
-        Draw(1, "TB0", NIGHT, is_drawn=True, answer=LabelName.GOOD),
-        Draw(2, "TB0", NIGHT, is_drawn=True, answer=LabelName.BAD),
-        Draw(3, "TF0", NIGHT, is_drawn=True, answer=LabelName.VALID_OUTLIER),
-        Draw(4, "TF0", NIGHT, is_drawn=True),
-        Draw(5, "TF0", NIGHT, is_drawn=False),
+        SpotCheckDraw(1, "TB0", NIGHT, is_drawn=True, answer=LabelName.GOOD),
+        SpotCheckDraw(2, "TB0", NIGHT, is_drawn=True, answer=LabelName.BAD),
+        SpotCheckDraw(3, "TF0", NIGHT, is_drawn=True, answer=LabelName.VALID_OUTLIER),
+        SpotCheckDraw(4, "TF0", NIGHT, is_drawn=True),
+        SpotCheckDraw(5, "TF0", NIGHT, is_drawn=False),
     ]
     told = [(one.image_type, one.drawn, one.looked_at, one.bad) for one in statements(said)]
     assert told == [("TB0", 2, 2, 1), ("TF0", 2, 1, 0), ("all types", 4, 3, 1)]
@@ -165,13 +165,16 @@ def test_the_whole_sample_is_answered_for_at_once_but_for_what_was_labelled(runt
     assert [one.id for one in chosen] == rest
     [statement] = statements(draws(runtime))
     assert (statement.drawn, statement.looked_at, statement.bad) == (4, 4, 1)
-    with runtime.reads() as session, pytest.raises(InvalidAnswer, match="all 4 drawn have a label"):
+    with (
+        runtime.reads() as session,
+        pytest.raises(InvalidInputError, match="all 4 drawn have a label"),
+    ):
         store.choose_sample(session, NIGHT)
 
 
 def test_where_nothing_was_drawn_there_is_nothing_to_answer_for(runtime):
     with runtime.reads() as session:
-        with pytest.raises(InvalidAnswer, match="nothing was drawn"):
+        with pytest.raises(InvalidInputError, match="nothing was drawn"):
             store.choose_sample(session, None)
-        with pytest.raises(InvalidAnswer, match="2026-01-01: nothing was drawn"):
+        with pytest.raises(InvalidInputError, match="2026-01-01: nothing was drawn"):
             store.choose_sample(session, NIGHT)

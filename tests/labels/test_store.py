@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 
 from qc import db, exports
-from qc.core.enums import Format, LabelName, What
-from qc.db.labels import Answer
+from qc.core.enums import ExportFormat, ExportTable, LabelName
+from qc.db.labels import LabelAnswer
 from qc.db.models import EpochRow, FrameRow, LabelRow
-from qc.errors import InvalidAnswer, UnknownFrame
+from qc.errors import InvalidInputError, UnknownFrameError
 from qc.labels import epochs, store
 from qc.pipeline.process import judge_again
 from tests.support.tiny import light_leak, process, write_frame, write_history
@@ -58,8 +58,8 @@ def said(runtime):
 
 def exported(runtime, path):
     with runtime.reads() as session:
-        table = exports.read_table(session, What.LABELS)
-    exports.write_tables_file([table], Format.CSV, path)
+        table = exports.read_table(session, ExportTable.LABELS)
+    exports.write_tables_file([table], ExportFormat.CSV, path)
     return path.read_text()
 
 
@@ -113,7 +113,7 @@ def test_undoing_goes_back_one_label_at_a_time_and_keeps_all(taken):
         ("bad", 2),
         ("good", 1),
     ]
-    with pytest.raises(InvalidAnswer, match=r"nothing to undo: TINY.*00\[0\] has no label"):
+    with pytest.raises(InvalidInputError, match=r"nothing to undo: TINY.*00\[0\] has no label"):
         undo(taken, FIRST)
     say(taken, FIRST, "good")
     assert standing(taken)[0] == ("good", "")
@@ -152,13 +152,13 @@ def test_frames_are_chosen_by_name_number_set_type_night_and_status(taken):
         assert by(night=date(2026, 1, 2)) == [f"{FLAT}[0]"]
         assert by("TB0", date(2026, 1, 2)) == []
         assert by(status="undecided") == [f"{FIRST}[0]", f"{SECOND}[0]", f"{FLAT}[0]"]
-        with pytest.raises(InvalidAnswer, match="has extension 0, not 1"):
+        with pytest.raises(InvalidInputError, match="has extension 0, not 1"):
             by_name(f"{FIRST}[1]")
-        with pytest.raises(UnknownFrame):
+        with pytest.raises(UnknownFrameError):
             by_name("TINY.never[0]")
-        with pytest.raises(InvalidAnswer, match="'TB1' is no image type; did you mean TB0"):
+        with pytest.raises(InvalidInputError, match="'TB1' is no image type; did you mean TB0"):
             by("TB1")
-        with pytest.raises(InvalidAnswer, match="is no status; there are: NOMINAL, ANOM"):
+        with pytest.raises(InvalidInputError, match="is no status; there are: NOMINAL, ANOM"):
             by(status="x")
 
 
@@ -190,7 +190,7 @@ def test_a_set_is_the_same_image_type_of_one_template(taken):
     ],
 )
 def test_what_cannot_be_said_is_refused_and_nothing_is_kept(taken, label, kind, words):
-    with pytest.raises(InvalidAnswer) as told:
+    with pytest.raises(InvalidInputError) as told:
         say(taken, FIRST, label, kind)
     assert words in str(told.value)
     assert said(taken) == []
@@ -200,7 +200,7 @@ def test_one_that_cannot_have_the_fault_keeps_it_from_all(taken):
     with taken.writes.begin() as session:
         found = store.choose_named(session, [FIRST, FLAT])
         answer = store.read_answer("bad", "light_leak", who="kim")
-        with pytest.raises(InvalidAnswer, match="cannot occur in a flat"):
+        with pytest.raises(InvalidInputError, match="cannot occur in a flat"):
             store.answer_for(session, found, answer, taken.instruments)
     assert said(taken) == []
 
@@ -209,13 +209,13 @@ def test_one_that_cannot_have_the_fault_keeps_it_from_all(taken):
     ("note", "words"), [("n" * 1001, "1001 characters, at most 1000"), ("\x1b[2J", "control char")]
 )
 def test_a_note_is_bounded_and_can_be_seen(note, words):
-    with pytest.raises(InvalidAnswer, match=words):
+    with pytest.raises(InvalidInputError, match=words):
         store.read_answer("good", note=note, who="kim")
 
 
 def test_a_note_is_one_line_that_a_database_can_hold():
     assert store.read_answer("good", note=" a\n b\udcff ", who="kim").note == "a b\\udcff"
-    with pytest.raises(InvalidAnswer, match="name of who says it is empty"):
+    with pytest.raises(InvalidInputError, match="name of who says it is empty"):
         store.read_answer("good", who=" ")
 
 
@@ -361,7 +361,7 @@ def test_a_list_of_corrupted_files_is_taken_as_bad(taken, tmp_path):
     ],
 )
 def test_a_file_that_makes_no_sense_is_refused_as_a_whole(runtime, tmp_path, content, words):
-    with pytest.raises(InvalidAnswer, match=words):
+    with pytest.raises(InvalidInputError, match=words):
         take(runtime, tmp_path / "labels.csv", content)
 
 
@@ -387,7 +387,7 @@ def test_whatever_is_in_a_file_is_taken_or_refused_and_a_second_time_adds_nothin
     content = header + (lines if isinstance(lines, bytes) else lines.encode("utf-8", "replace"))
     try:
         first = take(taken, tmp_path / "labels.csv", content)
-    except InvalidAnswer as error:
+    except InvalidInputError as error:
         told = [str(error)]
     else:
         told = [one.why for one in first.refused]
@@ -448,16 +448,16 @@ def test_an_epoch_that_cannot_be_is_refused(runtime):
         ("TINY", date(2026, 1, 2), " ", "the reason is empty"),
         ("TINY", date(2026, 1, 2), "w" * 1001, "at most 1000"),
     ]:
-        with pytest.raises(InvalidAnswer, match=words):
+        with pytest.raises(InvalidInputError, match=words):
             enter(runtime, scope, since, why)
-    with pytest.raises(InvalidAnswer, match=r"no epoch No\. 7; there are: 1"):
+    with pytest.raises(InvalidInputError, match=r"no epoch No\. 7; there are: 1"):
         undo_epoch(runtime, 7)
     undo_epoch(runtime, 1)
-    with pytest.raises(InvalidAnswer, match=r"epoch No\. 1 is undone already, by lee"):
+    with pytest.raises(InvalidInputError, match=r"epoch No\. 1 is undone already, by lee"):
         undo_epoch(runtime, 1)
 
 
 def test_labels_of_thousands_are_read_in_parts(taken):
     with taken.writes.begin() as session:
-        db.labels.record_label(session, 1, Answer(LabelName.GOOD, "kim", at=SEP))
+        db.labels.record_label(session, 1, LabelAnswer(LabelName.GOOD, "kim", at=SEP))
         assert list(db.labels.labels_of(session, list(range(1, 3000)))) == [1]

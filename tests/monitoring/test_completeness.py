@@ -10,7 +10,12 @@ from benchmarks import absence
 from qc.core.enums import FrameState, Topic
 from qc.db.models import AlertRow, ExtensionRow, FrameRow
 from qc.io.instruments import Instrument, read_instruments
-from qc.monitoring.completeness import Absence, Lack, find_absences, owe_absences
+from qc.monitoring.completeness import (
+    MissingCalibration,
+    MissingReason,
+    find_absences,
+    owe_absences,
+)
 from tests.support.builders import short_uves
 
 NIGHT = date(2026, 11, 19)
@@ -86,7 +91,9 @@ def weeks(session: Session, *kinds: tuple[str, ...], nights: int = 20, every: in
                 bring(session, kind, ago)
 
 
-def absences(session: Session, uves: Instrument, now: datetime = DUE) -> tuple[Absence, ...]:
+def absences(
+    session: Session, uves: Instrument, now: datetime = DUE
+) -> tuple[MissingCalibration, ...]:
     return find_absences(session, NIGHT, [uves], now)
 
 
@@ -99,7 +106,7 @@ def test_what_came_every_night_and_not_tonight_is_missed(session, uves):
     weeks(session, BLUE_BIAS, BLUE_DARK)
     bring(session, BLUE_DARK)
     [missed] = absences(session, uves)
-    assert missed.lack is Lack.NEVER_CAME
+    assert missed.lack is MissingReason.NEVER_CAME
     assert (missed.image_types, missed.expected, missed.got) == (("UBB0",), 1, 0)
     assert missed.since == MORNING - timedelta(days=1)
     assert missed.sentence == (
@@ -149,7 +156,7 @@ def test_the_plan_tells_when_what_comes_irregularly_is_overdue(session, uves):
     for ago in range(41):
         bring(session, BLUE_DARK, ago)
     [overdue] = absences(session, uves)
-    assert overdue.lack is Lack.OVERDUE
+    assert overdue.lack is MissingReason.OVERDUE
     assert overdue.missed == NIGHT - timedelta(days=1)
     assert "planned every 7 days" in overdue.sentence
 
@@ -169,7 +176,7 @@ def test_nothing_is_missed_before_it_is_due_but_for_what_was_missed_before(sessi
     assert absences(session, uves, DUE - timedelta(minutes=1)) == ()
     forget(session, FrameRow.template == "UBB0 580 1")
     [overdue] = absences(session, uves, DUE - timedelta(minutes=1))
-    assert (overdue.lack, overdue.missed) == (Lack.OVERDUE, NIGHT - timedelta(days=1))
+    assert (overdue.lack, overdue.missed) == (MissingReason.OVERDUE, NIGHT - timedelta(days=1))
 
 
 def test_darks_may_come_until_the_end_of_the_night(session, uves):
@@ -251,7 +258,7 @@ def test_a_set_of_five_that_stopped_at_three_is_one_finding_for_both_chips(sessi
     for number in (1, 2, 4):
         bring(session, RED_BIAS, number=number, size=5, minute=number)
     [stopped] = absences(session, uves)
-    assert stopped.lack is Lack.SET_STOPPED
+    assert stopped.lack is MissingReason.SET_STOPPED
     assert (stopped.image_types, stopped.got, stopped.expected) == (RED_BIAS, 3, 5)
     assert stopped.sentence == (
         "Set of red bias of 1x1, 225kHz low (URB1 URB2), begun 2026-11-20 09:31:00 UT: "
@@ -320,7 +327,7 @@ def test_a_chip_that_is_not_in_its_files_is_one_finding(session, uves):
     for number in range(1, 6):
         bring(session, ("URB1",), number=number, size=5)
     [missing] = absences(session, uves)
-    assert missing.lack is Lack.CHIP_MISSING
+    assert missing.lack is MissingReason.CHIP_MISSING
     assert missing.image_types == ("URB2",)
     assert "URB2 not in the file that should hold it: 5 files" in missing.sentence
 

@@ -150,7 +150,7 @@ def test_a_file_that_was_changed_since_is_not_used(runtime, tmp_path):
 def test_what_a_person_called_bad_is_no_good_image(runtime):
     with runtime.writes.begin() as session:
         for one in list(db.findings.findings(session, NIGHT, NIGHT)):
-            answer = db.labels.Answer(LabelName.BAD, "kim", "other")
+            answer = db.labels.LabelAnswer(LabelName.BAD, "kim", "other")
             db.labels.record_label(session, one.extension.id, answer)
     tested = run_self_test(runtime, NIGHT, NOW)
     assert tested.words.endswith("nothing could be tried: it had no good frame")

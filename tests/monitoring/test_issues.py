@@ -1,7 +1,7 @@
 import logging
 from datetime import UTC, datetime, timedelta
 
-from qc.monitoring.issues import Troubles
+from qc.monitoring.issues import ActiveIssues
 
 NOW = datetime(2026, 1, 2, 3, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -12,7 +12,7 @@ def said(caplog):
 
 
 def test_a_trouble_is_said_when_it_begins_and_when_it_is_over(caplog):
-    troubles = Troubles()
+    troubles = ActiveIssues()
     news = [troubles.begin("database", "locked", NOW + n * MINUTE) for n in range(10)]
     assert news == [True] + 9 * [False]
     troubles.end("database", NOW + 10 * MINUTE)
@@ -24,7 +24,7 @@ def test_a_trouble_is_said_when_it_begins_and_when_it_is_over(caplog):
 
 def test_troubles_of_a_kind_that_are_no_longer_there_are_over(caplog):
     caplog.set_level(logging.WARNING)
-    troubles = Troubles()
+    troubles = ActiveIssues()
     troubles.begin("schedule", "away", NOW)
     troubles.stand("inbox ", {"a": "gone", "b": "gone"}, NOW)
     troubles.stand("inbox ", {"b": "gone"}, NOW + MINUTE)
@@ -32,7 +32,7 @@ def test_troubles_of_a_kind_that_are_no_longer_there_are_over(caplog):
 
 
 def test_how_long_it_has_lasted_counts_from_its_beginning():
-    troubles = Troubles()
+    troubles = ActiveIssues()
     troubles.begin("database", "locked", NOW)
     troubles.begin("database", "locked still", NOW + 9 * MINUTE)
     [trouble] = troubles

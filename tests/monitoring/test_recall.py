@@ -8,7 +8,7 @@ from qc.core.enums import Topic
 from qc.db.models import AlertRow, SelfTestRow
 from qc.io.instruments import read_instruments
 from qc.monitoring.recall import (
-    Count,
+    RecallCount,
     owe_falls,
     recall_by_kind,
     recall_by_night,
@@ -49,8 +49,8 @@ def test_recall_is_told_by_kind_and_strength_the_least_found_first(session):
     tried(session, 1, 3, 1)
     tried(session, 2, 0, 1, strength="moderate", image_type="UBD0")
     worst, best = recall_by_kind(session, NIGHT)
-    assert (worst.kind, worst.all) == ("hot_column", Count(3, 5))
-    assert worst.strengths == {"gross": Count(3, 4), "moderate": Count(0, 1)}
+    assert (worst.kind, worst.all) == ("hot_column", RecallCount(3, 5))
+    assert worst.strengths == {"gross": RecallCount(3, 4), "moderate": RecallCount(0, 1)}
     assert (worst.missed, worst.last_missed) == (("UBB0", "UBD0"), NIGHT - timedelta(days=1))
     assert (best.kind, best.missed, best.last_missed) == ("dust", (), None)
 
@@ -59,7 +59,7 @@ def test_only_the_nights_asked_for_count(session):
     tried(session, 5, 1)
     tried(session, 0, 0, 1)
     [kind] = recall_by_kind(session, NIGHT, nights=5)
-    assert kind.all == Count(0, 1)
+    assert kind.all == RecallCount(0, 1)
     assert [one.count.tried for one in recall_by_night(session, NIGHT, nights=6)] == [1, 1]
 
 
@@ -93,7 +93,7 @@ def test_a_slow_decline_is_a_fall_within_a_week(session, uves):
 def test_recall_at_its_limit_is_hardly_ever_a_fall():
     chances = []
     for nights in range(1, 8):
-        few = max(n for n in range(40 * nights) if Count(n, 40 * nights).is_surely_below(0.9))
+        few = max(n for n in range(40 * nights) if RecallCount(n, 40 * nights).is_surely_below(0.9))
         chances.append(binom.cdf(few, 40 * nights, 0.9))
     assert max(chances) <= 0.005
 

@@ -19,11 +19,11 @@ from embeddings.residual import learn_expectation
 from qc.core.enums import FrameState, LabelName
 from qc.db.models import FrameRow
 from qc.db.recording import count_unjudged
-from qc.errors import ClusterGone, ConfigurationError
+from qc.errors import ClusterUnavailableError, ConfigurationError
 from qc.pipeline.backfill import find_archive, measure_archive
 from qc.pipeline.dask_workers import open_cluster
-from qc.pipeline.process import Outcome, judge_again, judge_waiting, process_frames
-from qc.project import Runtime
+from qc.pipeline.process import ProcessingOutcome, judge_again, judge_waiting, process_frames
+from qc.project import Project
 from tests.pipeline.test_readers import a_week
 from tests.support.builders import write
 from tests.support.databases import copied, write_settings
@@ -53,7 +53,7 @@ def week(empty_project, tmp_path_factory):
         return folder / "archive", learnt(runtime)
 
 
-def certify(runtime: Runtime, paths: list[Path]) -> None:
+def certify(runtime: Project, paths: list[Path]) -> None:
     """Let the first night be certified, so that what follows has references."""
     for _ in process_frames(paths[:21], runtime, LabelName.GOOD):
         pass
@@ -82,11 +82,11 @@ def client(cluster):
         yield opened
 
 
-def measure(runtime: Runtime, folder: Path, client: Any = None) -> list[Outcome]:
+def measure(runtime: Project, folder: Path, client: Any = None) -> list[ProcessingOutcome]:
     return list(measure_archive(find_archive([str(folder)], runtime), runtime, client=client))
 
 
-def judge(runtime: Runtime) -> int:
+def judge(runtime: Project) -> int:
     return len(list(judge_waiting(runtime)))
 
 
@@ -171,7 +171,7 @@ def test_an_anomaly_of_an_archive_owes_an_alert_as_any_other(empty, inbox):
 # --- cut off in the middle ------------------------------------------------------------------------
 
 
-def in_batches(runtime: Runtime, frames: int) -> Runtime:
+def in_batches(runtime: Project, frames: int) -> Project:
     """Let no more frames be read before the encoder is called: there is more to be cut off."""
     settings = runtime.settings.model_copy(update={"batch_frames": frames})
     return replace(runtime, settings=settings)
@@ -233,7 +233,9 @@ def test_a_scheduler_that_is_killed_stops_the_work_and_a_new_one_ends_it(empty, 
         next(outcomes)
         processes[0].kill()
         processes[0].wait()
-        with pytest.raises(ClusterGone, match="what it sent back is kept: run it again"):
+        with pytest.raises(
+            ClusterUnavailableError, match="what it sent back is kept: run it again"
+        ):
             list(outcomes)
     with own_cluster(tmp_path) as (address, _), open_cluster(address) as client:
         measure(empty, folder, client)
@@ -298,7 +300,7 @@ def stored(bucket, inbox):
     return bucket
 
 
-def assert_all_taken_in(runtime: Runtime, address: str, client: Any = None) -> None:
+def assert_all_taken_in(runtime: Project, address: str, client: Any = None) -> None:
     """Take in what is stored, twice; nothing but the broken file is read a second time."""
     found = find_archive([address], runtime)
     assert found[0].path.name == "TINY.2026-01-02T20:40:00.fits"

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import event, func, select
 
 from embeddings.clustering import cosine_distances
-from qc.core.enums import FrameState, InForce, LabelName, Topic
+from qc.core.enums import FrameState, LabelName, ThresholdPolicy, Topic
 from qc.core.verdict import Status, Verdict
 from qc.db.models import (
     AlertRow,
@@ -25,9 +25,9 @@ from qc.db.models import (
     VerdictRow,
 )
 from qc.detection.metrics import METRICS
-from qc.errors import ConfigurationError, FrameError, UnreadableFrame
-from qc.pipeline.process import Outcome, find_frames, judge_again, process_frame
-from qc.project import Runtime
+from qc.errors import ConfigurationError, FrameError, UnreadableFrameError
+from qc.pipeline.process import ProcessingOutcome, find_frames, judge_again, process_frame
+from qc.project import Project
 from tests.support.builders import frame_bytes
 from tests.support.tiny import (
     ZERO_ADU,
@@ -54,12 +54,12 @@ def taught(runtime, inbox):
     return runtime
 
 
-def rows(runtime: Runtime, table: Any) -> Sequence[Any]:
+def rows(runtime: Project, table: Any) -> Sequence[Any]:
     with runtime.reads() as session:
         return session.scalars(select(table).order_by(*table.__table__.primary_key)).all()
 
 
-def everything(runtime: Runtime) -> dict[str, list[str]]:
+def everything(runtime: Project) -> dict[str, list[str]]:
     """All that is stored, value by value."""
     with runtime.reads() as session:
         return {
@@ -68,7 +68,7 @@ def everything(runtime: Runtime) -> dict[str, list[str]]:
         }
 
 
-def verdict_of(outcome: Outcome) -> Verdict:
+def verdict_of(outcome: ProcessingOutcome) -> Verdict:
     [judged] = outcome.judged
     return judged.verdict
 
@@ -534,7 +534,7 @@ def test_a_file_given_twice_is_found_once(inbox):
 
 
 def test_a_path_that_does_not_exist_is_a_mistake(inbox):
-    with pytest.raises(UnreadableFrame, match=r"nowhere\.fits: no such file or folder"):
+    with pytest.raises(UnreadableFrameError, match=r"nowhere\.fits: no such file or folder"):
         find_frames([inbox / "nowhere.fits"])
 
 
@@ -576,7 +576,7 @@ def test_judging_again_takes_the_limits_of_the_night_or_the_newest(
     text = f"TB0 TF0:\n  - {entries[0]}\n  - {entries[2]}\n"
     (project / "thresholds.yaml").write_text(text)
     with open_tiny(project) as today:
-        [again] = judge_again(today, date(2026, 1, 2), in_force=InForce(in_force))
+        [again] = judge_again(today, date(2026, 1, 2), in_force=ThresholdPolicy(in_force))
     assert again.judged.verdict.status == status
 
 

@@ -16,11 +16,11 @@ import pytest
 from qc import errors
 from qc.core.enums import FrameState, LabelName
 from qc.core.frame import Header
-from qc.core.measurement import File
-from qc.errors import FrameError, UnreadableFrame
+from qc.core.measurement import FileInfo
+from qc.errors import FrameError, UnreadableFrameError
 from qc.io.instruments import Instrument
 from qc.pipeline.process import process_frames
-from qc.pipeline.readers import Readers, Reading, read_file, workers_for
+from qc.pipeline.readers import FrameReading, ReaderPool, read_file, workers_for
 from tests.support.builders import write
 from tests.support.databases import copied
 from tests.support.learnt import learnt
@@ -47,9 +47,9 @@ def two_projects(empty_project, tmp_path):
         yield one, two
 
 
-def file_of(path: Path) -> File:
+def file_of(path: Path) -> FileInfo:
     status = path.stat()
-    return File(path, status.st_size, status.st_mtime_ns)
+    return FileInfo(path, status.st_size, status.st_mtime_ns)
 
 
 def spoil(folder: Path) -> list[Path]:
@@ -140,11 +140,13 @@ def test_a_file_that_kills_whoever_reads_it_is_named_and_takes_no_other_with_it(
         write_frame(tmp_path, 1, number, OBJECT="DEADLY" if number == 3 else "BIAS")
         for number in range(8)
     ]
-    with Readers([deadly(tmp_path / "instruments")], workers=2) as readers:
+    with ReaderPool([deadly(tmp_path / "instruments")], workers=2) as readers:
         waits = [readers.begin(file_of(path)) for path in paths]
         for number, (path, wait) in enumerate(zip(paths, waits, strict=True)):
             if number == 3:
-                with pytest.raises(UnreadableFrame, match=f"^{path}: the process .* died, twice"):
+                with pytest.raises(
+                    UnreadableFrameError, match=f"^{path}: the process .* died, twice"
+                ):
                     wait()
             else:
                 assert wait().frame.name == path.stem
@@ -153,11 +155,11 @@ def test_a_file_that_kills_whoever_reads_it_is_named_and_takes_no_other_with_it(
 def test_an_error_of_a_frame_comes_back_as_it_was(tmp_path):
     path = write(tmp_path / "x.fits", b"no FITS at all")
     instrument = write_instrument(tmp_path / "instruments")
-    with pytest.raises(UnreadableFrame) as here:
+    with pytest.raises(UnreadableFrameError) as here:
         read_file(file_of(path), [instrument])
-    with Readers([instrument], workers=1) as readers:
+    with ReaderPool([instrument], workers=1) as readers:
         wait = readers.begin(file_of(path))
-        with pytest.raises(UnreadableFrame) as there:
+        with pytest.raises(UnreadableFrameError) as there:
             wait()
     assert str(there.value) == str(here.value)
 
@@ -198,14 +200,14 @@ def test_no_more_is_read_ahead_than_a_batch_and_what_the_processes_hold(
     monkeypatch.setenv("QC_WORKERS", "1")
     monkeypatch.setenv("QC_BATCH_FRAMES", "4")
     paths = write_history(inbox, frames=30)
-    begun: list[File] = []
-    begin = Readers.begin
+    begun: list[FileInfo] = []
+    begin = ReaderPool.begin
 
-    def counted(self: Readers, file: File) -> Callable[[], Reading]:
+    def counted(self: ReaderPool, file: FileInfo) -> Callable[[], FrameReading]:
         begun.append(file)
         return begin(self, file)
 
-    monkeypatch.setattr(Readers, "begin", counted)
+    monkeypatch.setattr(ReaderPool, "begin", counted)
     with open_tiny(project) as runtime:
         for done, _ in enumerate(process_frames(paths, runtime), start=1):
             assert len(begun) <= done + 2 * 4 + 2 + 1

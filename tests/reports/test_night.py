@@ -18,14 +18,14 @@ from sqlalchemy.orm import Session, sessionmaker
 from qc import db
 from qc.core.enums import FrameState, LabelName
 from qc.core.frame import Frame, Setup
-from qc.core.measurement import File, Measured
+from qc.core.measurement import FileInfo, Measurement
 from qc.core.verdict import Evidence, Status, Verdict
 from qc.db.models import BlockStatisticsRow, EpochRow, LabelRow, SelfTestRow
-from qc.detection.judgement import Judged
+from qc.detection.judgement import Judgement
 from qc.detection.thresholds import MetricLimit, Threshold, Thresholds
-from qc.errors import ConfigurationError, UnknownFrame
+from qc.errors import ConfigurationError, UnknownFrameError
 from qc.io.instruments import Instrument, read_instruments
-from qc.project import Runtime
+from qc.project import Project
 from qc.reports.night import build_frame_page, build_report, write_frame_page, write_report
 from qc.settings import Settings, read_settings
 from qc.summaries.night import missed_at_most
@@ -147,7 +147,7 @@ def record(
     ]
     db.recording.record_frame(
         session,
-        File(frame.path, 1, 1),
+        FileInfo(frame.path, 1, 1),
         frame,
         judged,
         encoder=ENCODER,
@@ -165,10 +165,10 @@ def judge_as(
     verdict: Verdict,
     blocks: NDArray[np.float32] | None,
     nearest_id: int | None,
-) -> Judged:
+) -> Judgement:
     seen = statistics() if blocks is None else blocks
     level = float(np.median(seen[..., 0]))
-    measured = Measured(
+    measured = Measurement(
         number=number,
         setup=setup,
         shape=(1500, 1074),
@@ -185,7 +185,7 @@ def judge_as(
         pixels_sha256=f"{next(SEEDS):064d}",
     )
     z = {"bias_level": (level - 178) * 20, "read_noise": 0.0}
-    return Judged(
+    return Judgement(
         measured=measured,
         embedding=ENCODER.embed(seen[np.newaxis])[0],
         evidence=Evidence(0.0001, 30, "", measured.metrics, z),
@@ -303,7 +303,7 @@ def test_hostile_names_reasons_setups_and_notes_stay_text(session, uves):
         template=HOSTILE, template_size=3,
     )  # fmt: skip
     label(session, number, LabelName.BAD, HOSTILE)
-    file = File(Path(f"/in/UVES.2024-03-17T10:00:00{HOSTILE}"), 1, 1)
+    file = FileInfo(Path(f"/in/UVES.2024-03-17T10:00:00{HOSTILE}"), 1, 1)
     db.frames.record_unprocessed(session, file, FrameState.FAILED, f"OBJECT is {HOSTILE}")
     html = report(session, uves)
     assert html.count("<script>") == 1  # the page's own
@@ -460,7 +460,7 @@ def test_failed_and_skipped_files_of_the_night_are_listed_with_the_reason(sessio
         ("UVES.2024-03-17T23:00:00.000.fits", FrameState.FAILED),  # of the next night
         ("UVES.2024-03-10T10:00:00.000.fits", FrameState.FAILED),
     ]:
-        file = File(Path("/in") / name, 1, 1)
+        file = FileInfo(Path("/in") / name, 1, 1)
         db.frames.record_unprocessed(session, file, state, f"{file.path}: because of {name}")
     page = Page(report(session, uves))
     assert counted(page, "failed") == 1
@@ -473,7 +473,7 @@ def test_failed_and_skipped_files_of_the_night_are_listed_with_the_reason(sessio
 
 def test_a_failed_file_without_a_time_in_its_name_belongs_to_the_night_it_changed(session, uves):
     changed_ns = int(MORNING.timestamp()) * 10**9
-    file = File(Path("/in/bias.fits"), 1, changed_ns)
+    file = FileInfo(Path("/in/bias.fits"), 1, changed_ns)
     db.frames.record_unprocessed(session, file, FrameState.FAILED, "cut short")
     assert counted(Page(report(session, uves)), "failed") == 1
     assert counted(Page(report(session, uves, NIGHT - timedelta(days=1))), "failed") == 0
@@ -481,7 +481,7 @@ def test_a_failed_file_without_a_time_in_its_name_belongs_to_the_night_it_change
 
 def test_a_thousand_failed_files_do_not_make_a_page_of_a_thousand_rows(session, uves):
     for number in range(1000):
-        file = File(Path(f"/in/UVES.2024-03-17T10:00:00.{number}.fits"), 1, 1)
+        file = FileInfo(Path(f"/in/UVES.2024-03-17T10:00:00.{number}.fits"), 1, 1)
         db.frames.record_unprocessed(session, file, FrameState.FAILED, "cut short")
     page = Page(report(session, uves))
     assert counted(page, "failed") == 1000
@@ -573,10 +573,10 @@ def test_without_any_frame_there_is_no_newest_night_to_report(tmp_path, session,
         write_report(runtime_of(tmp_path, session, uves), None, ENDED)
 
 
-def runtime_of(project: Path, session: Session, uves: Instrument) -> Runtime:
+def runtime_of(project: Path, session: Session, uves: Instrument) -> Project:
     sessions = sessionmaker(session.get_bind())
     settings = Settings(project=project)
-    return Runtime(settings, (uves,), THRESHOLDS, ENCODER, sessions, sessions)
+    return Project(settings, (uves,), THRESHOLDS, ENCODER, sessions, sessions)
 
 
 def frame_page(session: Session, uves: Instrument, name: str) -> str:
@@ -677,7 +677,7 @@ def test_the_page_of_a_frame_is_called_as_it_is_and_needs_nothing_but_itself(
 
 
 def test_a_frame_that_was_never_processed_has_no_page(tmp_path, session, uves):
-    with pytest.raises(UnknownFrame, match="no processed frame"):
+    with pytest.raises(UnknownFrameError, match="no processed frame"):
         write_frame_page(runtime_of(tmp_path, session, uves), "UVES.nobody")
     assert not (tmp_path / "frames").exists()
 

@@ -10,21 +10,21 @@ from pypdf import PdfReader
 
 from qc import db
 from qc.core.enums import FrameState, LabelName, Topic
-from qc.core.measurement import File
+from qc.core.measurement import FileInfo
 from qc.core.verdict import Status
-from qc.db.labels import Answer
+from qc.db.labels import LabelAnswer
 from qc.db.models import VerdictRow
 from qc.errors import ConfigurationError
 from qc.reports.pdf import write_pdf
 from qc.reports.publish import (
-    Outcome,
+    NightOutcome,
     newest_week,
     publish_night,
     publish_span,
     read_index,
     write_index,
 )
-from qc.summaries.night import Standing
+from qc.summaries.night import ExtensionStanding
 from qc.summaries.period import month_of, week_to
 from tests.reports.test_night import Page
 from tests.support.remembered import A_NIGHT, Past, remember
@@ -47,7 +47,7 @@ def index_of(runtime):
         return read_index(session, folder, runtime.instruments, NOW)
 
 
-def nights(runtime) -> dict[str, Outcome]:
+def nights(runtime) -> dict[str, NightOutcome]:
     every = (one for shelf in index_of(runtime).shelves for one in shelf.nights)
     return {one.title: one.outcome for one in every if one.outcome}
 
@@ -114,20 +114,20 @@ def test_a_later_word_changes_the_line(runtime):
     remember(runtime, flagged(), Past())
     publish_night(runtime, NIGHT, NOW)
     with runtime.writes.begin() as session:
-        db.labels.record_label(session, 1, Answer(LabelName.GOOD, "kim"))
+        db.labels.record_label(session, 1, LabelAnswer(LabelName.GOOD, "kim"))
     [one] = nights(runtime).values()
-    assert one.worst is Standing.NOMINAL
+    assert one.worst is ExtensionStanding.NOMINAL
     with runtime.writes.begin() as session:
-        db.labels.record_label(session, 2, Answer(LabelName.BAD, "kim", "light_leak"))
+        db.labels.record_label(session, 2, LabelAnswer(LabelName.BAD, "kim", "light_leak"))
     [one] = nights(runtime).values()
-    assert one.counts == {Standing.ANOMALOUS: 1, Standing.NOMINAL: 1}
+    assert one.counts == {ExtensionStanding.ANOMALOUS: 1, ExtensionStanding.NOMINAL: 1}
 
 
 def test_the_line_counts_as_the_report_of_the_night_does(runtime):
     remember(runtime, Past(), flagged(), Past(status=Status.UNDECIDED), flagged(), Past())
     with runtime.writes.begin() as session:
         session.get_one(VerdictRow, 1).reasons = ["bias level beyond its first limit"]
-        db.labels.record_label(session, 4, Answer(LabelName.VALID_OUTLIER, "kim"))
+        db.labels.record_label(session, 4, LabelAnswer(LabelName.VALID_OUTLIER, "kim"))
     publish_night(runtime, NIGHT, NOW)
     [one] = nights(runtime).values()
     report = Page((runtime.settings.reports_folder / "2026-01-01.html").read_text("utf-8"))
@@ -135,7 +135,7 @@ def test_the_line_counts_as_the_report_of_the_night_does(runtime):
         told = re.search(rf"(\d+) {standing}", report.text)
         assert told
         name = standing.removeprefix("with a ")
-        assert one.counts[Standing(name)] == int(told[1])
+        assert one.counts[ExtensionStanding(name)] == int(told[1])
 
 
 def test_absences_and_failed_files_of_a_night_are_told(runtime):
@@ -143,7 +143,7 @@ def test_absences_and_failed_files_of_a_night_are_told(runtime):
     publish_night(runtime, NIGHT, NOW)
     with runtime.writes.begin() as session:
         db.alerts.owe_alert(session, Topic.ABSENCE, "a", "no flat", night=NIGHT)
-        file = File(Path("/in/T.2026-01-02T09:00:00.fits"), 1, 1)  # before noon
+        file = FileInfo(Path("/in/T.2026-01-02T09:00:00.fits"), 1, 1)  # before noon
         db.frames.record_unprocessed(session, file, FrameState.FAILED, "cut short")
     assert "✕ failed ▢ absent 1 frame: 1 failed, 1 absent, 1 nominal" in page_of(runtime).text
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from embeddings.classifier import DenseClassifier, Examples, Features, Numbers
+from embeddings.classifier import DenseClassifier, Examples, Features, NamedArrays
 from qc.reports.training import (
     NOTHING,
     calibration_bins,
@@ -14,7 +14,7 @@ from qc.reports.training import (
     learning_curve,
     write_lessons,
 )
-from qc.training.train import Answers, Exam, Trained, measure
+from qc.training.train import EvaluationSplit, Predictions, TrainingResult, measure
 
 # Keras of NumPy 1, when it saves weights
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -30,9 +30,9 @@ def some(n: int, *, first_day: int = 0) -> Examples:
     step, fault = np.arange(n) % 2, np.arange(n) % 3
     embeddings = rng.normal(0, 0.1, (n, 4)) + np.eye(4)[step]
     moved = rng.normal(0, 1, (n, 2)) + 9 * np.eye(3)[fault][:, 1:]
-    looks = Numbers(rng.normal(0, 1, (n, 1)), ("level",))
+    looks = NamedArrays(rng.normal(0, 1, (n, 1)), ("level",))
     features = Features(
-        embeddings.astype(np.float32), "network-1", looks, Numbers(moved, ("dark", "light"))
+        embeddings.astype(np.float32), "network-1", looks, NamedArrays(moved, ("dark", "light"))
     )
     kinds = tuple(frozenset(KINDS[i - 1 : i]) if i else frozenset[str]() for i in fault)
     days = first_day + np.arange(n) // 6
@@ -40,10 +40,10 @@ def some(n: int, *, first_day: int = 0) -> Examples:
 
 
 @pytest.fixture(scope="module")
-def trained() -> Trained:
-    exam = Exam(some(36, first_day=99), some(120), 60, "the newest month", True, True)
+def trained() -> TrainingResult:
+    exam = EvaluationSplit(some(36, first_day=99), some(120), 60, "the newest month", True, True)
     twin = DenseClassifier.fit(exam.rest)
-    return Trained(
+    return TrainingResult(
         classifier=twin,
         examples=exam.rest + exam.examples,
         simulated=60,
@@ -124,9 +124,9 @@ def test_parts_that_are_too_small_to_learn_from_are_left_out_of_the_curve(traine
     assert steps == [(1, 3), (2, 3), (3, 3)]
 
 
-def said(promised: list[list[float]], truth: list[list[bool]], told: list[bool]) -> Answers:
+def said(promised: list[list[float]], truth: list[list[bool]], told: list[bool]) -> Predictions:
     n = len(promised)
-    return Answers(
+    return Predictions(
         types=("bias",) * n,
         seen=("bias",) * (n - 1) + ("flat",),
         own=np.ones(n),

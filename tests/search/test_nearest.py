@@ -14,8 +14,8 @@ from embeddings.clustering import cosine_distances
 from embeddings.index import Codes, learn_axes
 from qc import db
 from qc.core.enums import LabelName
-from qc.db.embeddings import Among
-from qc.db.labels import Answer
+from qc.db.embeddings import EmbeddingFilter
+from qc.db.labels import LabelAnswer
 from qc.db.models import EmbeddingRow, LabelRow
 from qc.project import create_project, open_runtime
 from qc.search.index_file import DamagedIndexError, read_index
@@ -81,14 +81,16 @@ def filled(indexed, tmp_path):
 
 def ask(runtime, query, k=10, among=None):
     with runtime.reads() as session:
-        ids, distances = nearest_stored(runtime, session, query, k, among or Among())
+        ids, distances = nearest_stored(runtime, session, query, k, among or EmbeddingFilter())
     return ids.tolist(), distances
 
 
 def ask_exactly(runtime, query, k=10, among=None):
     """The same of every vector, without the code under test."""
     with runtime.reads() as session:
-        blocks = list(db.embeddings.vectors(session, StandIn.fingerprint, among or Among()))
+        blocks = list(
+            db.embeddings.vectors(session, StandIn.fingerprint, among or EmbeddingFilter())
+        )
     if not blocks:
         return [], np.empty(0)
     ids = np.concatenate([ids for ids, _ in blocks])
@@ -109,15 +111,15 @@ def queries(n: int = 5, seed: int = 1):
 
 
 FILTERS = [
-    Among(),
-    Among(image_types=("TB0",)),
-    Among(image_types=("TF0",), labelled=True),
-    Among(labelled=True),
-    Among(first=date(2026, 1, 10)),
-    Among(first=date(2026, 1, 10), last=date(2026, 1, 12)),
-    Among(image_types=("TB0", "TF0"), last=date(2026, 1, 4), left_out=7),
-    Among(image_types=()),
-    Among(first=date(2030, 1, 1)),
+    EmbeddingFilter(),
+    EmbeddingFilter(image_types=("TB0",)),
+    EmbeddingFilter(image_types=("TF0",), labelled=True),
+    EmbeddingFilter(labelled=True),
+    EmbeddingFilter(first=date(2026, 1, 10)),
+    EmbeddingFilter(first=date(2026, 1, 10), last=date(2026, 1, 12)),
+    EmbeddingFilter(image_types=("TB0", "TF0"), last=date(2026, 1, 4), left_out=7),
+    EmbeddingFilter(image_types=()),
+    EmbeddingFilter(first=date(2030, 1, 1)),
 ]
 
 
@@ -128,15 +130,15 @@ def test_with_an_index_the_answer_is_that_of_the_exact_search(filled, among):
 
 
 def test_what_is_said_or_taken_back_between_two_searches_counts_at_once(filled):
-    query, labelled = queries()[0], Among(labelled=True)
+    query, labelled = queries()[0], EmbeddingFilter(labelled=True)
     before, _ = ask(filled, query, 100, labelled)
     new = next(one for one in range(1, 300) if one not in before)
     with filled.writes.begin() as session:
-        said = db.labels.record_label(session, new, Answer(LabelName.GOOD, "kim")).id
+        said = db.labels.record_label(session, new, LabelAnswer(LabelName.GOOD, "kim")).id
     assert set(ask(filled, query, 100, labelled)[0]) == {*before, new}
     with filled.writes.begin() as session:
         row = session.get_one(LabelRow, said)
-        db.labels.record_label(session, new, Answer(LabelName.GOOD, "kim"), undoes=row)
+        db.labels.record_label(session, new, LabelAnswer(LabelName.GOOD, "kim"), undoes=row)
     assert ask(filled, query, 100, labelled)[0] == before
 
 
@@ -149,7 +151,7 @@ def test_the_few_that_are_newer_are_not_looked_for_among_all_of_their_type(fille
             cursor.execute(f"EXPLAIN QUERY PLAN {statement}", given)
             plans.extend(row[-1] for row in cursor.fetchall())
 
-    ask(filled, queries()[0], among=Among(image_types=("TB0",)))
+    ask(filled, queries()[0], among=EmbeddingFilter(image_types=("TB0",)))
     assert "SEARCH embedding USING INTEGER PRIMARY KEY (rowid>?)" in plans
     assert not any("ix_extension_image_type" in line for line in plans)
 
@@ -193,7 +195,7 @@ def test_what_is_newer_than_the_index_is_found(filled):
     assert name == "TINY.300[0]"
     assert (ids[0], distances[0]) == (301, pytest.approx(0, abs=1e-6))
     assert index_file(filled).read_bytes() == before
-    assert_same(filled, query, among=Among(image_types=("TB0",)))
+    assert_same(filled, query, among=EmbeddingFilter(image_types=("TB0",)))
 
 
 def test_newer_embeddings_are_added_and_axes_kept(filled):
@@ -314,7 +316,7 @@ def test_similar_frames_are_found_through_the_index_with_their_words(filled):
     [found] = similar(filled, "TINY.5", 10)
     with filled.reads() as session:
         own = db.embeddings.find_embedding(session, 6, StandIn.fingerprint)
-    among = Among(image_types=(found.image_type,), left_out=6)
+    among = EmbeddingFilter(image_types=(found.image_type,), left_out=6)
     expected, _ = ask_exactly(filled, own, among=among)
     assert [one.name for one in found.neighbours] == [f"TINY.{one - 1}[0]" for one in expected]
 
@@ -391,4 +393,4 @@ def test_the_command_makes_it_and_says_so(tmp_path, qc):
 
 
 def test_nights_of_a_frame_long_ago_are_no_nights(filled):
-    assert_same(filled, queries()[0], among=Among(last=date(2025, 12, 31) - timedelta(1)))
+    assert_same(filled, queries()[0], among=EmbeddingFilter(last=date(2025, 12, 31) - timedelta(1)))

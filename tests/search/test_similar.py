@@ -5,7 +5,7 @@ from embeddings.clustering import cosine_distances
 from qc import db
 from qc.core.enums import LabelName
 from qc.core.verdict import Status
-from qc.errors import InvalidAnswer, UnknownFrame, UnreadableFrame
+from qc.errors import InvalidInputError, UnknownFrameError, UnreadableFrameError
 from qc.search.similar import similar
 from tests.support.remembered import Past, remember
 from tests.support.tiny import (
@@ -84,7 +84,9 @@ def test_only_labelled_frames_are_searched_if_asked(runtime):
 def test_embeddings_of_another_encoder_are_not_compared(runtime):
     remember(runtime, Past(), Past(encoder="another"), Past(vector=(1, 0.5)))
     assert names(similar(runtime, "TINY.0", 9)[0]) == ["TINY.2[0]"]
-    with pytest.raises(UnknownFrame, match=r"TINY\.1\[0\]: has no embedding by the encoder in use"):
+    with pytest.raises(
+        UnknownFrameError, match=r"TINY\.1\[0\]: has no embedding by the encoder in use"
+    ):
         similar(runtime, "TINY.1", 9)
 
 
@@ -127,9 +129,19 @@ def test_distances_are_those_of_the_stored_embeddings(runtime, inbox):
 @pytest.mark.parametrize(
     ("frame", "changes", "error", "words"),
     [
-        ("TINY.9", {}, UnknownFrame, "TINY.9: neither the archive name, file name or path of a"),
-        ("TINY.0", {"extension": 3}, UnknownFrame, "TINY.0: has no extension 3; it has 0"),
-        ("TINY.0", {"image_type": "TB1"}, InvalidAnswer, "'TB1' is no image type; did you mean TB"),
+        (
+            "TINY.9",
+            {},
+            UnknownFrameError,
+            "TINY.9: neither the archive name, file name or path of a",
+        ),
+        ("TINY.0", {"extension": 3}, UnknownFrameError, "TINY.0: has no extension 3; it has 0"),
+        (
+            "TINY.0",
+            {"image_type": "TB1"},
+            InvalidInputError,
+            "'TB1' is no image type; did you mean TB",
+        ),
     ],
 )
 def test_what_cannot_be_asked_is_told(runtime, frame, changes, error, words):
@@ -141,7 +153,7 @@ def test_what_cannot_be_asked_is_told(runtime, frame, changes, error, words):
 
 def test_a_file_that_is_no_frame_is_told(runtime, inbox):
     (inbox / "x.fits").write_bytes(b"?")
-    with pytest.raises(UnreadableFrame, match=r"x\.fits"):
+    with pytest.raises(UnreadableFrameError, match=r"x\.fits"):
         similar(runtime, str(inbox / "x.fits"), 3)
 
 

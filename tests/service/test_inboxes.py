@@ -20,7 +20,7 @@ from qc.core import measurement
 from qc.core.enums import FrameState
 from qc.errors import ConfigurationError
 from qc.pipeline.process import process_frames
-from qc.service.inboxes import Inboxes, Scan
+from qc.service.inboxes import InboxSet, ScanResult
 from qc.settings import Settings, read_settings
 from tests.support.databases import write_settings
 from tests.support.tiny import write_frame
@@ -38,13 +38,13 @@ def settings_of(project: Path, *paths: Path | str, **watch: float) -> Settings:
     return read_settings(project)
 
 
-def nobody_knows(_file: measurement.File) -> bool:
+def nobody_knows(_file: measurement.FileInfo) -> bool:
     return False
 
 
 @contextmanager
 def inboxes_of(project, *paths, is_known=nobody_knows):
-    opened = Inboxes(settings_of(project, *paths), is_known)
+    opened = InboxSet(settings_of(project, *paths), is_known)
     yield opened
     opened.close()
 
@@ -62,22 +62,22 @@ def put(path: Path, content: bytes = b"frame", age_s: float = 3600) -> Path:
     return path
 
 
-def names(scan: Scan) -> list[str]:
+def names(scan: ScanResult) -> list[str]:
     return [path.name for path in scan.arrived]
 
 
 def test_a_file_that_was_written_long_ago_has_arrived_and_is_handed_out_once(project, inbox):
     path = put(inbox / "a.fits")
     with inboxes_of(project, inbox) as inboxes:
-        assert inboxes.scan(NOW) == Scan((path,), 0, (), 1)
-        assert inboxes.scan(at(60)) == Scan((), 0, (), 1)
+        assert inboxes.scan(NOW) == ScanResult((path,), 0, (), 1)
+        assert inboxes.scan(at(60)) == ScanResult((), 0, (), 1)
 
 
 def test_a_new_file_must_keep_still_between_two_looks(project, inbox):
     put(inbox / "a.fits", age_s=1)
     with inboxes_of(project, inbox) as inboxes:
-        assert inboxes.scan(NOW) == Scan((), 1, (), 1)
-        assert inboxes.scan(at(QUIET_S - 1)) == Scan((), 1, (), 1)
+        assert inboxes.scan(NOW) == ScanResult((), 1, (), 1)
+        assert inboxes.scan(at(QUIET_S - 1)) == ScanResult((), 1, (), 1)
         assert names(inboxes.scan(at(QUIET_S))) == ["a.fits"]
 
 
@@ -107,7 +107,7 @@ def test_a_clock_that_is_set_back_delays_a_file_by_no_more_than_a_look(project, 
 def test_an_empty_file_waits_ten_minutes_and_is_not_chased(project, inbox):
     put(inbox / "a.fits", b"", age_s=0)
     with inboxes_of(project, inbox) as inboxes:
-        assert inboxes.scan(NOW) == Scan((), 0, (), 1)
+        assert inboxes.scan(NOW) == ScanResult((), 0, (), 1)
         assert inboxes.scan(at(599)).arrived == ()
         assert names(inboxes.scan(at(600))) == ["a.fits"]
 
@@ -162,7 +162,7 @@ def test_a_name_with_a_strange_date_stops_nothing(project, inbox, name):
 
 def test_what_is_known_is_asked_about_once(project, inbox):
     path = put(inbox / "a.fits")
-    asked: list[measurement.File] = []
+    asked: list[measurement.FileInfo] = []
 
     def knows(file):
         asked.append(file)
@@ -170,8 +170,8 @@ def test_what_is_known_is_asked_about_once(project, inbox):
 
     with inboxes_of(project, inbox, is_known=knows) as inboxes:
         for minute in range(3):
-            assert inboxes.scan(at(60 * minute)) == Scan((), 0, (), 1)
-        assert asked == [measurement.File(path, 5, path.stat().st_mtime_ns)]
+            assert inboxes.scan(at(60 * minute)) == ScanResult((), 0, (), 1)
+        assert asked == [measurement.FileInfo(path, 5, path.stat().st_mtime_ns)]
         inboxes.forget()
         inboxes.scan(at(240))
         assert len(asked) == 2
@@ -214,7 +214,7 @@ def test_links_are_followed_each_folder_once_and_loops_end(project, inbox, tmp_p
 def test_names_that_are_not_utf8_are_handed_out_as_the_disk_has_them(project, inbox):
     path = inbox / os.fsdecode(b"a\xff.fits")
     put(path)
-    asked: list[measurement.File] = []
+    asked: list[measurement.FileInfo] = []
     with inboxes_of(project, inbox, is_known=asked.append) as inboxes:
         assert inboxes.scan(NOW).arrived == (path,)
     assert asked[0].path.name == "a\\xff.fits"
@@ -275,7 +275,7 @@ def test_an_inbox_that_is_away_is_said_and_caught_up_with_when_it_returns(projec
         [trouble] = scan.troubles
         assert trouble == (f"{inbox}: cannot be listed: No such file or directory; is it mounted?")
         away.rename(inbox)
-        assert inboxes.scan(at(120)) == Scan((inbox / "b.fits",), 0, (), 2)
+        assert inboxes.scan(at(120)) == ScanResult((inbox / "b.fits",), 0, (), 2)
 
 
 def test_an_inbox_that_is_a_file_is_said(project, inbox):
@@ -298,7 +298,7 @@ def test_a_mount_point_with_nothing_mounted_is_no_empty_inbox(project, inbox):
             )
             assert mount(inbox)
             put(inbox / "a.fits")  # as it was
-            assert inboxes.scan(at(120)) == Scan((), 0, (), 1)
+            assert inboxes.scan(at(120)) == ScanResult((), 0, (), 1)
     finally:
         subprocess.run(["umount", str(inbox)], check=False, capture_output=True)
 
@@ -313,7 +313,7 @@ def test_an_inbox_that_was_emptied_is_no_trouble(project, inbox):
     with inboxes_of(project, inbox) as inboxes:
         inboxes.scan(NOW)
         path.unlink()
-        assert inboxes.scan(at(60)) == Scan((), 0, (), 0)
+        assert inboxes.scan(at(60)) == ScanResult((), 0, (), 0)
 
 
 def test_an_inbox_that_hangs_holds_up_no_other_and_is_named(project, inbox):
@@ -321,7 +321,7 @@ def test_an_inbox_that_hangs_holds_up_no_other_and_is_named(project, inbox):
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes calls and never answers
         address = f"http://127.0.0.1:{silent.getsockname()[1]}/raw/"
         with inboxes_of(project, inbox, address) as inboxes:
-            assert inboxes.scan(NOW) == Scan((path,), 1, (), 1)
+            assert inboxes.scan(NOW) == ScanResult((path,), 1, (), 1)
             assert inboxes.scan(at(121)).troubles == (
                 f"{address}: has not answered since 2026-11-19 12:00:00 UT",
             )
@@ -469,7 +469,7 @@ def test_what_arrives_is_judged_and_not_handed_out_by_the_next_daemon(runtime, i
     path = write_frame(inbox)
     os.utime(path, (0, 0))
     for expected in ([path.name, "broken.fits"], ["broken.fits"]):
-        inboxes = Inboxes(told, is_known)
+        inboxes = InboxSet(told, is_known)
         scan = inboxes.scan(NOW)
         assert names(scan) == expected[::-1]
         states = {one.path.name: one.state for one in process_frames(scan.arrived, runtime)}
@@ -538,7 +538,7 @@ class Life:
             case "return" if self.away.exists():
                 self.away.rename(self.folder)
 
-    def scan(self, inboxes: Inboxes) -> None:
+    def scan(self, inboxes: InboxSet) -> None:
         for path in inboxes.scan(at(self.seconds)).arrived:
             assert self.seconds - self.changed_at[path] >= QUIET_S - 1e-5, "it still changes"
             status = path.stat()
@@ -562,14 +562,14 @@ def test_every_finished_file_is_handed_out_once_for_each_version_and_none_that_c
         return (file.path, file.size_bytes, file.modified_ns) in known
 
     told = settings_of(root / "project", life.folder)
-    inboxes = Inboxes(told, is_known)
+    inboxes = InboxSet(told, is_known)
     for act, name, pause_s in [*events, ("return", "", 0), ("scan", "", QUIET_S), ("scan", "", 0)]:
         life.act(act, name)
         if act == "scan":
             life.scan(inboxes)
         elif act == "restart" and is_recorded:
             inboxes.close()
-            inboxes = Inboxes(told, is_known)
+            inboxes = InboxSet(told, is_known)
         if is_recorded:
             known.update(life.handed)
         life.seconds += pause_s
@@ -584,9 +584,9 @@ def test_every_finished_file_is_handed_out_once_for_each_version_and_none_that_c
 
 def test_an_address_that_nothing_reads_is_a_mistake(project):
     with pytest.raises(ConfigurationError, match="expected a folder or an address like s3://"):
-        Inboxes(settings_of(project, "gopher://host/raw"), nobody_knows)
+        InboxSet(settings_of(project, "gopher://host/raw"), nobody_knows)
 
 
 def test_an_inbox_named_twice_is_a_mistake(project, inbox):
     with pytest.raises(ConfigurationError, match="named more than once"):
-        Inboxes(settings_of(project, inbox, inbox), nobody_knows)
+        InboxSet(settings_of(project, inbox, inbox), nobody_knows)

@@ -24,7 +24,7 @@ from qc.db.engine import connect
 from qc.db.models import ExtensionRow, FrameRow, JobRunRow, ScheduledJobRow, VerdictRow
 from qc.io.instruments import read_instruments
 from qc.service.jobs import JOBS
-from qc.service.scheduler import Watch
+from qc.service.scheduler import Daemon
 from qc.settings import read_settings
 from tests.support.databases import write_settings
 from tests.support.tiny import (
@@ -95,7 +95,7 @@ port = 0
 
 @contextmanager
 def watching(runtime):
-    watch = Watch(runtime, JOBS)
+    watch = Daemon(runtime, JOBS)
     thread = threading.Thread(target=watch.run)
     thread.start()
     try:
@@ -148,7 +148,7 @@ def test_a_bug_that_one_frame_brings_to_light_holds_up_none_of_the_others(settle
     for number in range(3):
         write_frame(inbox, 2, number, change=bright if number == 1 else None)
     with open_tiny(settled, Choking()) as runtime:
-        watch = Watch(runtime, JOBS)
+        watch = Daemon(runtime, JOBS)
         watch.await_turn(sorted(inbox.iterdir()), utc_now())
         counts = watch.process_waiting()
         watch.inboxes.close()
@@ -159,7 +159,7 @@ def test_a_bug_that_one_frame_brings_to_light_holds_up_none_of_the_others(settle
 
 
 def test_the_night_in_hand_goes_before_an_archive_that_is_read(runtime):
-    watch = Watch(runtime, JOBS)
+    watch = Daemon(runtime, JOBS)
     names = [f"TINY.{when}.fits" for when in ("2026-01-05T20:00:00", "2026-01-09T20:00:00")]
     old, new = (runtime.settings.project / name for name in names)
     watch.await_turn([old, new], utc_now())
@@ -180,7 +180,7 @@ def test_each_job_goes_well_in_a_project_with_a_night(settled, name, inbox):
     [job] = [job for job in JOBS if job.name == name]
     with open_tiny(settled) as runtime:
         process(runtime, write_frame(inbox, 2))
-        watch = Watch(runtime, JOBS)
+        watch = Daemon(runtime, JOBS)
         watch.carry_out(job)
         watch.inboxes.close()
         assert not list(watch.troubles)
@@ -189,7 +189,7 @@ def test_each_job_goes_well_in_a_project_with_a_night(settled, name, inbox):
 def test_the_night_that_is_reported_is_that_of_the_instrument_in_use(settled):
     with open_tiny(settled) as runtime:
         others = read_instruments()
-        watch = Watch(replace(runtime, instruments=(*others, *runtime.instruments)), JOBS)
+        watch = Daemon(replace(runtime, instruments=(*others, *runtime.instruments)), JOBS)
         morning = datetime(2026, 1, 3, 11, tzinfo=UTC)  # the tiny one's nights begin at 12 UT
         assert watch.last_night(morning) == date(2026, 1, 2)
         assert watch.last_night(morning + timedelta(hours=2)) == date(2026, 1, 3)
@@ -198,7 +198,7 @@ def test_the_night_that_is_reported_is_that_of_the_instrument_in_use(settled):
 
 def test_edited_thresholds_count_from_the_next_scan_on(settled):
     with open_tiny(settled) as runtime:
-        watch = Watch(runtime, JOBS)
+        watch = Daemon(runtime, JOBS)
         before = watch.runtime.thresholds.digest
         file = settled / "thresholds.yaml"
         file.write_text(file.read_text() + "\n# edited\n")

@@ -9,7 +9,7 @@ from sqlalchemy import select
 from qc import db
 from qc.db.models import JobRunRow, ScheduledJobRow
 from qc.errors import ConfigurationError
-from qc.service.scheduler import Clock, Job, Watch
+from qc.service.scheduler import ClockMonitor, Daemon, Job
 from tests.support.tiny import open_tiny
 from tests.support.waiting import DEADLINE_S, wait_for_end, wait_until
 
@@ -23,7 +23,7 @@ def job(work, when: timedelta | str = OFTEN, name="work"):
 
 @contextmanager
 def watching(runtime, *jobs):
-    watch = Watch(runtime, jobs)
+    watch = Daemon(runtime, jobs)
     thread = threading.Thread(target=watch.run)
     thread.start()
     try:
@@ -140,7 +140,7 @@ def test_a_job_that_is_no_more_is_forgotten(runtime):
 
 def test_a_clock_that_is_set_is_noticed_and_one_that_ticks_is_not():
     wall, steady = [datetime(2026, 1, 1, tzinfo=UTC)], [0.0]
-    clock = Clock(lambda: wall[0], lambda: steady[0])
+    clock = ClockMonitor(lambda: wall[0], lambda: steady[0])
     for moved_s, ticked_s, jumped_s in (
         (60, 60, 0),
         (3600, 10, 3590),

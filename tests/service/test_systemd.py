@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qc.service.systemd import Supervisor
+from qc.service.systemd import ServiceManager
 
 UNIT = Path(__file__).parents[2] / "docs" / "systemd" / "calibration-qc.service"
 
@@ -21,13 +21,13 @@ def systemd(tmp_path):
 
 
 def test_systemd_is_told_that_the_program_is_ready(systemd):
-    Supervisor({"NOTIFY_SOCKET": systemd.getsockname()}).say("READY=1")
+    ServiceManager({"NOTIFY_SOCKET": systemd.getsockname()}).say("READY=1")
     assert systemd.recv(100) == b"READY=1"
 
 
 def test_it_is_told_that_the_program_is_alive_three_times_in_what_it_waits(systemd):
     environment = {"NOTIFY_SOCKET": systemd.getsockname(), "WATCHDOG_USEC": str(3600 * 10**6)}
-    supervisor = Supervisor(environment)
+    supervisor = ServiceManager(environment)
     for _ in range(10):
         supervisor.ping()
     assert systemd.recv(100) == b"WATCHDOG=1"
@@ -39,12 +39,12 @@ def test_it_is_told_that_the_program_is_alive_three_times_in_what_it_waits(syste
 def test_on_a_machine_that_has_just_started_it_is_told_at_once(systemd, monkeypatch):
     monkeypatch.setattr(time, "monotonic", lambda: 5.0)
     environment = {"NOTIFY_SOCKET": systemd.getsockname(), "WATCHDOG_USEC": str(60 * 10**6)}
-    Supervisor(environment).ping()
+    ServiceManager(environment).ping()
     assert systemd.recv(100) == b"WATCHDOG=1"
 
 
 def test_without_systemd_nobody_is_told():
-    supervisor = Supervisor({})
+    supervisor = ServiceManager({})
     supervisor.say("READY=1")
     supervisor.ping()
 

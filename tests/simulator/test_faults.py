@@ -11,12 +11,12 @@ from qc.simulator import (
     FAULTS,
     INJECTABLE,
     STRENGTHS,
-    Case,
-    Exposure,
+    CalibrationStream,
     Fault,
+    InjectedFault,
     Injection,
-    Plan,
-    Stream,
+    ObservingPlan,
+    PlannedExposure,
     inject,
     make_case,
     plan_night,
@@ -45,25 +45,27 @@ SETTINGS_NM: dict[str, tuple[int, int | None]] = {
 }
 
 
-def expose(image_class: str, arm: str = "blue", number: int = 2) -> Exposure:
+def expose(image_class: str, arm: str = "blue", number: int = 2) -> PlannedExposure:
     setting_nm = SETTINGS_NM.get(image_class, (437, 580))[arm == "red"]
     if image_class in ("bias", "dark"):
         setting_nm = None
-    stream = Stream(image_class, arm, arm.upper(), setting_nm, exposure_s=600.0)
-    return list(plan_night(Plan((stream,), aborted=0.0), date(2018, 4, 1), seed=1))[number - 1]
+    stream = CalibrationStream(image_class, arm, arm.upper(), setting_nm, exposure_s=600.0)
+    return list(plan_night(ObservingPlan((stream,), aborted=0.0), date(2018, 4, 1), seed=1))[
+        number - 1
+    ]
 
 
-def images_of(exposure: Exposure, case: Case | None = None) -> dict[int, Pixels]:
+def images_of(exposure: PlannedExposure, case: InjectedFault | None = None) -> dict[int, Pixels]:
     state = state_at(exposure.start, seed=1)
     return render(exposure, state, np.random.default_rng(0), case)
 
 
 @cache
-def healthy_of(exposure: Exposure) -> dict[int, Pixels]:
+def healthy_of(exposure: PlannedExposure) -> dict[int, Pixels]:
     return images_of(exposure)
 
 
-def place_for(fault: Fault) -> Exposure:
+def place_for(fault: Fault) -> PlannedExposure:
     """Return an exposure that can have a fault, blue and of the first class where possible."""
     image_class = max(fault.classes, key=lambda name: len(fault.classes[name]))
     return expose(image_class, "blue" if "BLUE" in fault.chips else "red")
@@ -112,7 +114,10 @@ def test_a_fault_changes_its_chips_and_leaves_the_others(kind):
 
 def test_a_fault_of_one_chip_leaves_the_other_as_it_was():
     exposure = expose("bias", "red")
-    ill, healthy = images_of(exposure, Case("bias_ramp", "gross", (2,))), healthy_of(exposure)
+    ill, healthy = (
+        images_of(exposure, InjectedFault("bias_ramp", "gross", (2,))),
+        healthy_of(exposure),
+    )
     np.testing.assert_array_equal(ill[1], healthy[1])
     assert (ill[2] != healthy[2]).mean() > 0.9
 
@@ -141,7 +146,7 @@ def test_the_same_holds_for_faults_of_the_light_path(kind):
     hdu = case.hdus[0]
     healthy = healthy_of(exposure)[hdu].astype(np.int64)
     change = [
-        np.abs(images_of(exposure, Case(kind, strength, case.hdus))[hdu] - healthy).sum()
+        np.abs(images_of(exposure, InjectedFault(kind, strength, case.hdus))[hdu] - healthy).sum()
         for strength in STRENGTHS
     ]
     assert change[0] > change[1] > change[2] > 0
@@ -240,16 +245,16 @@ def test_a_shifted_format_is_the_same_light_elsewhere():
 def test_red_images_can_be_missing_swapped_or_doubled():
     exposure = expose("bias", "red")
     healthy = healthy_of(exposure)
-    assert list(images_of(exposure, Case("chip_missing", "gross", (1, 2)))) == [1]
-    swapped = images_of(exposure, Case("chips_swapped", "gross", (1, 2)))
+    assert list(images_of(exposure, InjectedFault("chip_missing", "gross", (1, 2)))) == [1]
+    swapped = images_of(exposure, InjectedFault("chips_swapped", "gross", (1, 2)))
     np.testing.assert_array_equal(swapped[1], healthy[2])
     np.testing.assert_array_equal(swapped[2], healthy[1])
-    doubled = images_of(exposure, Case("chip_duplicated", "gross", (2,)))
+    doubled = images_of(exposure, InjectedFault("chip_duplicated", "gross", (2,)))
     np.testing.assert_array_equal(doubled[2], healthy[1])
 
 
 def test_a_mislabelled_bias_shows_orders():
-    pixels = images_of(expose("bias"), Case("mislabelled", "gross", (0,)))[0]
+    pixels = images_of(expose("bias"), InjectedFault("mislabelled", "gross", (0,)))[0]
     assert np.percentile(pixels, 99) > 10_000
 
 
@@ -257,7 +262,7 @@ def test_a_dying_lamp_loses_thorium_and_keeps_argon():
     exposure = expose("arc")
     healthy, dying = (
         images_of(exposure, case)[0].astype(float)
-        for case in (None, Case("lamp_dying", "gross", (0,)))
+        for case in (None, InjectedFault("lamp_dying", "gross", (0,)))
     )
     bright = healthy > 500
     ratio = (dying[bright] - 178) / (healthy[bright] - 178)
@@ -286,14 +291,14 @@ def test_a_missing_keyword_is_missing(strength, key):
     exposure = expose("flat")
     header = primary_header(exposure, state_at(exposure.start, seed=1))
     assert key in header
-    spoil_header(header, Case("keyword_missing", strength, (0,)))
+    spoil_header(header, InjectedFault("keyword_missing", strength, (0,)))
     assert key not in header
 
 
 def test_a_misreported_binning_is_the_other_one():
     exposure = expose("flat")
     header = primary_header(exposure, state_at(exposure.start, seed=1))
-    spoil_header(header, Case("binning_misreported", "gross", (0,)))
+    spoil_header(header, InjectedFault("binning_misreported", "gross", (0,)))
     assert (header["ESO DET WIN1 BINX"], header["ESO DET WIN1 BINY"]) == (1, 1)
 
 

@@ -14,10 +14,10 @@ from astropy.io import fits
 from qc.simulator import (
     DEMO_PLAN,
     FULL_PLAN,
-    Exposure,
-    Plan,
-    State,
-    Stream,
+    CalibrationStream,
+    InstrumentState,
+    ObservingPlan,
+    PlannedExposure,
     interventions,
     plan_night,
     render,
@@ -42,7 +42,7 @@ from qc.simulator.spectrograph import (
 
 NIGHT = date(2018, 4, 1)
 UNBINNED: dict[str, Any] = {"binning": (1, 1), "read_mode": "225kHz low"}
-AS_NEW = State(
+AS_NEW = InstrumentState(
     temperature_c=14.0,
     pressure_hpa=743.0,
     shift_px=dict.fromkeys(CHIPS, (0.0, 0.0)),
@@ -58,16 +58,16 @@ def expose(
     setting_nm: int | None = None,
     number: int = 1,
     **changes: Any,
-) -> Exposure:
-    stream = Stream(image_class, arm, path, setting_nm, **changes)
-    return list(plan_night(Plan((stream,), aborted=0.0), NIGHT, seed=1))[number - 1]
+) -> PlannedExposure:
+    stream = CalibrationStream(image_class, arm, path, setting_nm, **changes)
+    return list(plan_night(ObservingPlan((stream,), aborted=0.0), NIGHT, seed=1))[number - 1]
 
 
-def images_of(exposure: Exposure, seed: int = 0) -> dict[int, Pixels]:
+def images_of(exposure: PlannedExposure, seed: int = 0) -> dict[int, Pixels]:
     return render(exposure, AS_NEW, np.random.default_rng(seed))
 
 
-def headers_of(exposure: Exposure) -> fits.Header:
+def headers_of(exposure: PlannedExposure) -> fits.Header:
     return primary_header(exposure, AS_NEW)
 
 
@@ -320,9 +320,9 @@ def test_a_night_is_taken_the_morning_after_in_order_of_time():
 
 
 def test_flats_of_a_setting_vary_in_exposure_from_set_to_set():
-    stream = Stream("flat", "blue", "DICHR#1", 390)
+    stream = CalibrationStream("flat", "blue", "DICHR#1", 390)
     nights = [NIGHT + timedelta(days=n) for n in range(60)]
-    sets = [list(plan_night(Plan((stream,)), night, seed=1)) for night in nights]
+    sets = [list(plan_night(ObservingPlan((stream,)), night, seed=1)) for night in nights]
     times = np.array([frames[0].requested_s for frames in sets])
     assert np.percentile(times, 90) > 2.5 * np.percentile(times, 10)
     assert {len(frames) for frames in sets} > {5}  # some sets are cut short
@@ -342,7 +342,7 @@ def test_the_full_plan_has_every_image_type_of_the_calibration_plan():
 
 
 def test_the_same_seed_gives_the_same_bytes_with_any_number_of_workers(tmp_path):
-    plan = Plan(DEMO_PLAN.streams[:3], aborted=0.0)
+    plan = ObservingPlan(DEMO_PLAN.streams[:3], aborted=0.0)
     story: dict[str, Any] = {"nights": 1, "start": NIGHT, "faults": 0.3, "plan": plan}
     one = simulate(tmp_path / "one", seed=7, workers=1, **story)
     two = simulate(tmp_path / "two", seed=7, workers=2, compressed=True, **story)
@@ -355,7 +355,9 @@ def test_the_same_seed_gives_the_same_bytes_with_any_number_of_workers(tmp_path)
 
 def test_the_truth_has_a_row_for_each_extension_of_every_file(tmp_path):
     told = []
-    plan = Plan((replace(DEMO_PLAN.streams[0], set_size=3), DEMO_PLAN.streams[1]), aborted=0.0)
+    plan = ObservingPlan(
+        (replace(DEMO_PLAN.streams[0], set_size=3), DEMO_PLAN.streams[1]), aborted=0.0
+    )
     paths = simulate(
         tmp_path,
         nights=2,

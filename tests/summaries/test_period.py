@@ -9,28 +9,28 @@ from sqlalchemy import select
 
 from qc import db
 from qc.core.enums import FrameState, LabelName, Topic
-from qc.core.measurement import File
+from qc.core.measurement import FileInfo
 from qc.core.verdict import Status
-from qc.db.labels import Answer
+from qc.db.labels import LabelAnswer
 from qc.db.models import (
     AcknowledgementRow,
     AlertRow,
     ClassifierRow,
     EncoderRow,
     JobRunRow,
-    NoticeRow,
+    NotificationRow,
     SelfTestRow,
     SilenceRow,
     VerdictRow,
 )
 from qc.detection.thresholds import Threshold, Thresholds
-from qc.errors import InvalidAnswer
+from qc.errors import InvalidInputError
 from qc.labels import epochs
 from qc.reports.period import build_survey
 from qc.summaries.period import (
     WEEKS,
-    Period,
-    Span,
+    NightRange,
+    PeriodSummary,
     in_hours,
     limit_changes,
     month_of,
@@ -49,12 +49,14 @@ HOSTILE = "<script>alert(1)</script>"
 FLAGGED: dict[str, Any] = {"status": Status.ANOMALOUS, "score": 3.0}
 
 
-def period(runtime, span: Span = JANUARY, thresholds: Thresholds | None = None) -> Period:
+def period(
+    runtime, span: NightRange = JANUARY, thresholds: Thresholds | None = None
+) -> PeriodSummary:
     with runtime.reads() as session:
         return read_period(session, span, runtime.instruments, thresholds or runtime.thresholds)
 
 
-def survey(runtime, span: Span = JANUARY, **changes: Any) -> str:
+def survey(runtime, span: NightRange = JANUARY, **changes: Any) -> str:
     options = {
         "instruments": runtime.instruments,
         "thresholds": runtime.thresholds,
@@ -93,7 +95,7 @@ def test_a_month_is_called_by_its_number_and_the_last_full_one_by_that_word(text
     "text", ["2026-13", "2026-00", "0000-01", "9999-12", "2026", "١٢٣٤-01", ""]
 )
 def test_what_is_no_month_is_refused(text):
-    with pytest.raises(InvalidAnswer, match="expected one like 2026-11"):
+    with pytest.raises(InvalidInputError, match="expected one like 2026-11"):
         read_month(text, today=date(2026, 1, 15))
 
 
@@ -146,7 +148,7 @@ def test_a_label_that_was_undone_leaves_the_frame_unanswered(runtime):
     remember(runtime, Past(**FLAGGED, label=LabelName.GOOD))
     with runtime.writes.begin() as session:
         [row] = db.labels.labels_of(session, [1])[1]
-        db.labels.record_label(session, 1, Answer(LabelName.GOOD, "kim"), undoes=row)
+        db.labels.record_label(session, 1, LabelAnswer(LabelName.GOOD, "kim"), undoes=row)
     assert len(period(runtime).unanswered) == 1
 
 
@@ -162,7 +164,7 @@ def test_a_set_that_ended_early_is_named_with_what_is_missing(runtime):
 def test_a_file_that_failed_belongs_to_the_span_it_was_taken_in(runtime):
     with runtime.writes.begin() as session:
         for name in ("T.2026-01-07T20:00:00.fits", "T.2026-01-08T20:00:00.fits"):
-            file = File(Path("/in") / name, 1, 1)
+            file = FileInfo(Path("/in") / name, 1, 1)
             db.frames.record_unprocessed(session, file, FrameState.FAILED, "cut short")
     assert [row.name for row in period(runtime, WEEK).failed] == ["T.2026-01-07T20:00:00.fits"]
 
@@ -275,7 +277,7 @@ def test_recall_is_told_by_kind_and_week_the_worst_first(runtime):
 def tell(runtime, extension_ids: Sequence[int], at: datetime, notice: bool = True) -> int:
     """Owe alerts of some extensions, and tell them in one notice if wanted; return its id."""
     with runtime.writes.begin() as session:
-        row = NoticeRow(topic=Topic.VERDICT, night=at.date(), made_at=at, subject="s")
+        row = NotificationRow(topic=Topic.VERDICT, night=at.date(), made_at=at, subject="s")
         if notice:
             session.add(row)
             session.flush()
@@ -292,7 +294,7 @@ def tell(runtime, extension_ids: Sequence[int], at: datetime, notice: bool = Tru
 
 def say(runtime, extension_id: int, at: datetime) -> None:
     with runtime.writes.begin() as session:
-        db.labels.record_label(session, extension_id, Answer(LabelName.GOOD, "kim", at=at))
+        db.labels.record_label(session, extension_id, LabelAnswer(LabelName.GOOD, "kim", at=at))
 
 
 def test_the_wait_is_from_the_notice_to_the_first_label_or_acknowledgement(runtime):

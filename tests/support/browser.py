@@ -23,7 +23,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_play
 from starlette.routing import BaseRoute
 
 from qc._time import utc_now
-from qc.project import Runtime
+from qc.project import Project
 from qc.web.app import create_app
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -49,13 +49,13 @@ PATIENCE_MS = 30_000
 class Served:
     """A project and where it is served."""
 
-    runtime: Runtime
+    runtime: Project
     url: str
 
 
 @contextmanager
 def serving(
-    runtime: Runtime, now: Callable[[], datetime] = utc_now, port: int = 0
+    runtime: Project, now: Callable[[], datetime] = utc_now, port: int = 0
 ) -> Iterator[Served]:
     """Serve a project on this machine, at a free port unless one is given."""
     with closing(socket.create_server(("127.0.0.1", port))) as listening:
@@ -70,7 +70,7 @@ def serving(
             thread.join(timeout=30)
 
 
-def pages_of(runtime: Runtime, now: Callable[[], datetime] = utc_now) -> TestClient:
+def pages_of(runtime: Project, now: Callable[[], datetime] = utc_now) -> TestClient:
     """Return what asks for pages without a browser, as somebody at this machine would."""
     app = create_app(runtime, now)
     return TestClient(app, base_url="http://localhost", client=("127.0.0.1", 50000))

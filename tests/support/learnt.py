@@ -15,13 +15,13 @@ from qc.db.models import (
     LabelRow,
     VerdictRow,
 )
-from qc.project import Runtime
+from qc.project import Project
 
 _NUMBERS_OF_ROWS = {"id", "frame_id", "extension_id", "encoder_id", "verdict_id", "nearest_id"}
 _OCCASIONS = {"processed_at", "judged_at", "owed_at", "at", "failed_since", "retry_at", "tries"}
 
 
-def learnt(runtime: Runtime) -> dict[str, list[str]]:
+def learnt(runtime: Project) -> dict[str, list[str]]:
     """Return the rows of each table about frames, in words; not when and how often they came."""
     with runtime.reads() as session:
         names = {

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from qc.core.enums import FrameState, Topic
 from qc.core.verdict import Status
 from qc.db.models import AlertRow, EmbeddingRow, EncoderRow, ExtensionRow, FrameRow, VerdictRow
-from qc.project import Runtime
+from qc.project import Project
 from tests.support.tiny import MERGE_HEIGHT, StandIn
 
 NIGHT = date(2026, 11, 19)
@@ -61,7 +61,7 @@ def a_set(n: int = 5, start: float = 0, step: float = 0.5, **told: object) -> li
     ]
 
 
-def owe(runtime: Runtime, *shots: Shot, judged: datetime = JUDGED) -> list[int]:
+def owe(runtime: Project, *shots: Shot, judged: datetime = JUDGED) -> list[int]:
     """Store them as the pipeline would; return the ids of their extensions."""
     with runtime.writes.begin() as session:
         return [_add(session, one, judged) for one in shots]

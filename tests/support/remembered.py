@@ -12,7 +12,7 @@ from qc.core.enums import FrameState, LabelName
 from qc.core.frame import Setup
 from qc.core.verdict import Status
 from qc.db.models import EmbeddingRow, EncoderRow, ExtensionRow, FrameRow, LabelRow, VerdictRow
-from qc.project import Runtime
+from qc.project import Project
 from tests.support.tiny import MERGE_HEIGHT, StandIn
 
 FIRST_NIGHT = datetime(2026, 1, 1, 20, tzinfo=UTC)
@@ -45,7 +45,7 @@ class Past:
     template_size: int = 1
 
 
-def remember(runtime: Runtime, *past: Past) -> list[str]:
+def remember(runtime: Project, *past: Past) -> list[str]:
     """Store them in order of time, ten a night; return their names."""
     with runtime.writes.begin() as session:
         start = len(session.scalars(select(FrameRow.id)).all())

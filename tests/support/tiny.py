@@ -15,11 +15,11 @@ from qc import db
 from qc.core.enums import LabelName
 from qc.core.frame import Value
 from qc.db.engine import connect, for_writing
-from qc.db.labels import Answer
+from qc.db.labels import LabelAnswer
 from qc.detection.thresholds import read_thresholds
 from qc.io.instruments import Instrument, read_instrument
-from qc.pipeline.process import Outcome, process_frames
-from qc.project import Runtime
+from qc.pipeline.process import ProcessingOutcome, process_frames
+from qc.project import Project
 from qc.settings import read_settings
 from tests.support.builders import frame_bytes, write
 
@@ -128,12 +128,12 @@ def write_instrument(folder: Path, text: str = INSTRUMENT) -> Instrument:
 @contextmanager
 def open_tiny(
     project: Path, encoder: StandIn | None = None, instrument_text: str = INSTRUMENT
-) -> Iterator[Runtime]:
+) -> Iterator[Project]:
     """Open a project made by the `project` fixture, without a network."""
     settings = read_settings(project)
     instrument = write_instrument(project / "instruments", instrument_text)
     engine = connect(settings.database_url)
-    yield Runtime(
+    yield Project(
         settings=settings,
         instruments=(instrument,),
         thresholds=read_thresholds(project / "thresholds.yaml", instrument.image_types()),
@@ -212,7 +212,9 @@ def write_history(
     return [write_frame(folder, night, number, kind=kind, **cards) for number in range(frames)]
 
 
-def process(runtime: Runtime, *paths: Path, label: LabelName | None = None) -> list[Outcome]:
+def process(
+    runtime: Project, *paths: Path, label: LabelName | None = None
+) -> list[ProcessingOutcome]:
     return list(process_frames(paths, runtime, label))
 
 
@@ -227,7 +229,7 @@ NIGHTS = range(3, 45, 3)
 _FIRST, _LAST = date(2026, 1, 3), date(2026, 2, 11)  # as dates
 
 
-def teach(runtime: Runtime, folder: Path) -> None:
+def teach(runtime: Project, folder: Path) -> None:
     """Process six weeks of good biases and flats, and fourteen biases labelled light_leak."""
     history = write_history(folder) + write_history(folder, kind="FLAT", night=2)
     flats = [write_frame(folder, night, FLAT, kind="FLAT") for night in NIGHTS]
@@ -238,7 +240,7 @@ def teach(runtime: Runtime, folder: Path) -> None:
 
 
 def say_of_biases(
-    runtime: Runtime,
+    runtime: Project,
     label: LabelName,
     kind: str = "",
     *,
@@ -251,10 +253,10 @@ def say_of_biases(
     with runtime.writes.begin() as session:
         for one in list(db.findings.findings(session, since, until)):
             if str(one.frame.name).endswith(f":{number:02}:00"):
-                db.labels.record_label(session, one.extension.id, Answer(label, "kim", kind))
+                db.labels.record_label(session, one.extension.id, LabelAnswer(label, "kim", kind))
 
 
-def spoil_labels(runtime: Runtime) -> None:
+def spoil_labels(runtime: Project) -> None:
     """Call leaks good and good biases leaks, but for the last nights, of which all is said again.
 
     Those are the newest fifth: an exam that nobody has learnt from.
@@ -267,5 +269,5 @@ def spoil_labels(runtime: Runtime) -> None:
     with runtime.writes.begin() as session:
         for one in list(db.findings.findings(session, newest)):
             if one.extension.image_type == "TF0":
-                answer = Answer(LabelName.GOOD, "kim")
+                answer = LabelAnswer(LabelName.GOOD, "kim")
                 db.labels.record_label(session, one.extension.id, answer)

@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
-from embeddings.classifier import Examples, Features, Numbers
+from embeddings.classifier import Examples, Features, NamedArrays
 from qc import db
 from qc.core.enums import LabelName
 from qc.db.findings import Finding
 from qc.db.models import ClassifierRow
 from qc.detection.classifier_features import predict
-from qc.errors import CannotTrain, ConfigurationError
-from qc.project import Runtime
+from qc.errors import ConfigurationError, InsufficientLabelsError
+from qc.project import Project
 from qc.training.train import (
-    Labelled,
-    Trained,
+    LabelledExamples,
+    TrainingResult,
     calibration_error,
     description_of,
     exams,
@@ -43,7 +43,7 @@ LATER = 60
 
 
 @pytest.fixture(scope="module")
-def lesson(taught, tmp_path_factory) -> Iterator[tuple[Trained, Runtime]]:
+def lesson(taught, tmp_path_factory) -> Iterator[tuple[TrainingResult, Project]]:
     """The same, trained."""
     with copied(taught, tmp_path_factory.mktemp("trained") / "project") as project:
         steps: list[tuple[int, int]] = []
@@ -61,7 +61,7 @@ def unlearnt(taught, tmp_path):
         yield runtime
 
 
-def judged(runtime: Runtime, folder, **options) -> Finding:
+def judged(runtime: Project, folder, **options) -> Finding:
     """A frame of a later night, judged."""
     path = write_frame(folder, LATER, **options)
     process(runtime, path)
@@ -161,7 +161,7 @@ def test_a_fault_without_a_name_teaches_nothing(unlearnt):
     with unlearnt.reads() as session:
         kinds = labelled_examples(session, StandIn.fingerprint).examples.kinds
     assert (kinds.count(None), kinds.count(frozenset())) == (14, 68)
-    with pytest.raises(CannotTrain, match=r"do not suffice.*expected 8 bad examples"):
+    with pytest.raises(InsufficientLabelsError, match=r"do not suffice.*expected 8 bad examples"):
         train(unlearnt, who="kim")
 
 
@@ -172,14 +172,16 @@ def test_an_accepted_outlier_teaches_nothing_of_faults(unlearnt):
 
 
 def test_nothing_labelled_is_nothing_to_learn(runtime):
-    with pytest.raises(CannotTrain, match=r"no extension is labelled yet.*'qc label'"):
+    with pytest.raises(InsufficientLabelsError, match=r"no extension is labelled yet.*'qc label'"):
         train(runtime, who="kim")
 
 
 def test_what_another_encoder_has_judged_must_be_judged_again(unlearnt):
     other = StandIn()
     other.fingerprint = "stand-in-2"
-    with pytest.raises(CannotTrain, match=r"none of the 82 .* stand-in-2.*'qc process --again'"):
+    with pytest.raises(
+        InsufficientLabelsError, match=r"none of the 82 .* stand-in-2.*'qc process --again'"
+    ):
         train(replace(unlearnt, encoder=other), who="kim")
 
 
@@ -199,7 +201,7 @@ def some(kinds: str, days: list[int]) -> Examples:
     """Examples that are good (g), have dust (d), or of which nobody knows (?)."""
     told = {"g": frozenset[str](), "d": frozenset({"dust"}), "?": None}
     n = len(kinds)
-    nothing = Numbers(np.zeros((n, 0)), ())
+    nothing = NamedArrays(np.zeros((n, 0)), ())
     features = Features(np.zeros((n, 3), np.float32), "network-1", nothing, nothing)
     said = tuple(told[one] for one in kinds)
     return Examples(features, ("TB0",) * n, said, np.array(days), np.ones(n))
@@ -209,7 +211,7 @@ OLD, TRAINED, NEW = (datetime(2026, 1, day, tzinfo=UTC) for day in (1, 2, 3))
 
 
 def test_an_exam_is_fair_without_the_labels_that_the_one_in_use_has_learnt_from():
-    labelled = Labelled(some("gdgdgd", [0, 1, 70, 71, 80, 81]), (*[OLD] * 4, NEW, NEW), 0)
+    labelled = LabelledExamples(some("gdgdgd", [0, 1, 70, 71, 80, 81]), (*[OLD] * 4, NEW, NEW), 0)
     fair, month, fifth = exams(labelled, None, TRAINED)
     assert (list(fair.examples.days), list(fair.rest.days)) == ([80, 81], [0, 1, 70, 71])
     assert (list(month.examples.days), list(month.rest.days)) == ([70, 71, 80, 81], [0, 1])
@@ -219,14 +221,14 @@ def test_an_exam_is_fair_without_the_labels_that_the_one_in_use_has_learnt_from(
 
 
 def test_without_a_classifier_in_use_every_label_is_fair():
-    labelled = Labelled(some("gd", [0, 81]), (OLD, OLD), 0)
+    labelled = LabelledExamples(some("gd", [0, 81]), (OLD, OLD), 0)
     first, *_ = exams(labelled, None, None)
     assert (first.words, first.is_fair) == ("the newest month of labels", True)
 
 
 def test_an_exam_of_simulated_examples_comes_last_and_says_so():
     simulated = some("gdgdgdgdgd", list(range(10)))
-    labelled = Labelled(some("gd", [0, 81]), (OLD, OLD), 0)
+    labelled = LabelledExamples(some("gd", [0, 81]), (OLD, OLD), 0)
     first, *_, last = exams(labelled, simulated, None)
     assert (len(first.rest), first.simulated, first.is_real) == (11, 10, True)
     assert (list(last.examples.days), last.is_real, last.is_fair) == ([8, 9], False, False)

@@ -13,8 +13,8 @@ from qc.detection.thresholds import MetricLimit, Threshold
 from qc.tuning.extreme_values import fit_tail, tail_quantile
 from qc.tuning.fit import (
     LEAST,
-    Inseparable,
-    Limits,
+    InseparableError,
+    LimitSet,
     continuing,
     expected_of_labels,
     fit_limits,
@@ -239,7 +239,7 @@ def test_nothing_doubtful_is_nothing_accepted():
 
 
 SPREAD = np.linspace(0.01, 0.99, 99)  # nominal ratios
-PRESENT = Limits(0.001, 10, {"bias_level": MetricLimit(warn=6, alarm=12)})
+PRESENT = LimitSet(0.001, 10, {"bias_level": MetricLimit(warn=6, alarm=12)})
 
 
 def test_labels_scale_all_limits_to_the_best_f1():
@@ -274,12 +274,12 @@ def test_a_recall_within_the_noise_is_refused():
     words = (
         r"a recall of 0.9 would flag more than 5% of the nominal .* many are flagged, it is 0.40"
     )
-    with pytest.raises(Inseparable, match=words):
+    with pytest.raises(InseparableError, match=words):
         tune_to_labels(PRESENT, SPREAD, bad, false_alarms=0.001, recall=0.9)
 
 
 def test_bad_frames_that_look_like_good_ones_move_nothing():
-    with pytest.raises(Inseparable, match="look no odder than nominal ones"):
+    with pytest.raises(InseparableError, match="look no odder than nominal ones"):
         tune_to_labels(PRESENT, SPREAD, np.full(50, 0.1), false_alarms=0.001)
 
 
@@ -290,7 +290,7 @@ def test_whatever_the_labels_limits_flag_neither_everything_nor_nothing(n, b, se
     nominal, bad = random.exponential(size=n), random.exponential(random.uniform(0.2, 9), size=b)
     try:
         tuned = tune_to_labels(PRESENT, nominal, bad, false_alarms=0.001)
-    except Inseparable:
+    except InseparableError:
         return
     cut = tuned.limits.merge_height / PRESENT.merge_height
     assert (nominal > cut).mean() < 0.2

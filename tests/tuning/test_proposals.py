@@ -9,10 +9,10 @@ from qc.core.enums import LabelName
 from qc.core.verdict import Status
 from qc.detection.decision import judge
 from qc.detection.thresholds import read_thresholds
-from qc.errors import CannotTune, ConfigurationError, InvalidAnswer
+from qc.errors import ConfigurationError, InsufficientDataError, InvalidInputError
 from qc.reports.threshold_proposals import write_proposal_page
 from qc.tuning.proposals import (
-    Goal,
+    TuningGoal,
     draw_proposals,
     proposal_record,
     propose,
@@ -24,7 +24,7 @@ from qc.tuning.proposals import (
 from tests.support.remembered import Past, nominal_frames, remember
 from tests.support.tiny import MERGE_HEIGHT, open_tiny
 
-GOAL = Goal(effective=date(2026, 6, 1))
+GOAL = TuningGoal(effective=date(2026, 6, 1))
 GOOD, BAD, OUTLIER = LabelName.GOOD, LabelName.BAD, LabelName.VALID_OUTLIER
 
 
@@ -160,7 +160,7 @@ def test_the_newest_label_counts_and_what_was_undone_does_not(runtime):
     with runtime.writes.begin() as session:
         found = [one for one in db.findings.findings_of_type(session, "TB0") if one.label]
         *_, before, last = [one for one in found if one.label and one.label.label == BAD]
-        said = db.labels.Answer(GOOD, "kim")
+        said = db.labels.LabelAnswer(GOOD, "kim")
         db.labels.record_label(session, before.extension.id, said)
         db.labels.record_label(session, last.extension.id, said, undoes=last.label)
     history = proposed(runtime).history
@@ -225,7 +225,7 @@ def test_only_frames_since_a_night_are_looked_at(runtime):
 )
 def test_too_little_knowledge_is_told_and_moves_no_limit(runtime, past, goal, words):
     remember(runtime, *past)
-    with pytest.raises(CannotTune, match=r"^TB0: ") as told:
+    with pytest.raises(InsufficientDataError, match=r"^TB0: ") as told:
         proposed(runtime, goal)
     assert words in str(told.value)
 
@@ -243,7 +243,7 @@ def test_all_types_seen_are_tried_and_those_without_a_proposal_are_told(runtime)
 
 @pytest.mark.parametrize(("word", "words"), [("TB1", "did you mean TB0"), ("zzz", "there are: ")])
 def test_an_unknown_type_is_told(runtime, word, words):
-    with pytest.raises(InvalidAnswer, match=words):
+    with pytest.raises(InvalidInputError, match=words):
         propose_all(runtime, [word], GOAL, "", "kim", progress=lambda *_: None)
 
 
@@ -254,7 +254,7 @@ def test_a_type_that_no_instrument_describes_any_more_is_left_alone(runtime):
 
 
 def test_an_empty_project_has_nothing_to_tune(runtime):
-    with pytest.raises(CannotTune, match="nothing has been processed"):
+    with pytest.raises(InsufficientDataError, match="nothing has been processed"):
         propose_all(runtime, [], GOAL, "", "kim", progress=lambda *_: None)
 
 

@@ -9,9 +9,9 @@ from fastapi.testclient import TestClient
 
 from qc import db
 from qc.core.enums import Role
-from qc.db.models import KeyRow, LoginRow
-from qc.errors import ConfigurationError, InvalidAnswer, NotAdmitted
-from qc.settings import Web
+from qc.db.models import FailedLoginRow, SessionKeyRow
+from qc.errors import AuthenticationError, ConfigurationError, InvalidInputError
+from qc.settings import WebSettings
 from qc.web.app import create_app
 from qc.web.auth import Anybody, Reviewer, Tuner
 from qc.web.server import check_reach
@@ -65,7 +65,7 @@ def ask(runtime, clock):
     """Return a browser that asks for pages, from this machine unless told otherwise."""
 
     def browser(peer: str = "127.0.0.1", host: str = "localhost", **web) -> TestClient:
-        settings = runtime.settings.model_copy(update={"web": Web(**web)})
+        settings = runtime.settings.model_copy(update={"web": WebSettings(**web)})
         object.__setattr__(runtime, "settings", settings)
         app = create_app(runtime, clock)
         app.include_router(router)
@@ -160,9 +160,9 @@ def test_a_name_or_a_password_that_will_not_do_is_told(runtime, add):
             ("<b>", PASSWORD, "expected letters"),
             ("ann", "short", "10 to 1024"),
         ):
-            with pytest.raises(InvalidAnswer, match=words):
+            with pytest.raises(InvalidInputError, match=words):
                 db.accounts.add_account(session, name, Role.LOOK, password, NOW)
-        with pytest.raises(InvalidAnswer, match="no account 'nobody'"):
+        with pytest.raises(InvalidInputError, match="no account 'nobody'"):
             db.accounts.remove_account(session, "nobody")
 
 
@@ -231,7 +231,7 @@ def test_a_session_ends_with_its_time_or_the_logout(ask, add, clock, runtime):
     assert client.post("/logout", headers=marked).headers["location"] == "/login"
     assert client.get("/look", headers={"Cookie": f"qc_session={kept}"}).status_code == 303
     with runtime.reads() as session:
-        assert session.query(KeyRow).count() == 0
+        assert session.query(SessionKeyRow).count() == 0
 
 
 def test_who_is_removed_or_has_another_password_is_out_at_once(ask, add, runtime):
@@ -278,10 +278,10 @@ def test_an_address_that_tries_many_names_is_put_off_too(runtime, add):
     add()
     with runtime.writes.begin() as session:
         session.add_all(
-            LoginRow(name_digest=str(n), address="10.0.0.7", at=NOW)
+            FailedLoginRow(name_digest=str(n), address="10.0.0.7", at=NOW)
             for n in range(db.accounts.MOST_OF_ADDRESS)
         )
-    with pytest.raises(NotAdmitted, match="too many"):
+    with pytest.raises(AuthenticationError, match="too many"):
         db.accounts.log_in(runtime.writes, "kim", PASSWORD, "10.0.0.7", NOW, timedelta(hours=1))
 
 

@@ -7,7 +7,7 @@ from qc.alerts.notifications import silence
 from qc.core.enums import FrameState, LabelName, Role, Topic
 from qc.core.verdict import Status
 from qc.db.alerts import owe_alert
-from qc.db.models import AlertRow, FrameRow, NoticeRow
+from qc.db.models import AlertRow, FrameRow, NotificationRow
 from tests.support.browser import pages_of, violations
 from tests.support.owed import broken_file
 from tests.support.remembered import Past, remember
@@ -26,7 +26,7 @@ JUDGED = (
 def tell(runtime, at: datetime = NOW) -> int:
     """Make a notice that nobody has answered, and return its number."""
     with runtime.writes.begin() as session:
-        row = NoticeRow(topic=Topic.DAEMON, made_at=at, subject="[QC] the <disk> is full")
+        row = NotificationRow(topic=Topic.DAEMON, made_at=at, subject="[QC] the <disk> is full")
         session.add(row)
         session.flush()
         session.add(AlertRow(topic=Topic.DAEMON, owed_at=at, notice_id=row.id, key="disk"))
@@ -148,7 +148,7 @@ def test_what_was_acknowledged_is_kept_with_who_and_when(runtime, night):
     address = f"/api/v1/notices/{night}/acknowledge"
     assert client.post(address, json={"note": "seen"}, headers=bearer).status_code == 204
     with runtime.reads() as session:
-        (said,) = session.get_one(NoticeRow, night).acknowledgements
+        (said,) = session.get_one(NotificationRow, night).acknowledgements
         assert (said.who, said.at, said.note) == ("kim", NOW, "seen")
 
 

@@ -21,12 +21,21 @@ from qc.core.verdict import Evidence
 from qc.db.models import FrameRow
 from qc.detection import decision
 from qc.detection.thresholds import MetricLimit, Threshold
-from qc.errors import UnknownFrame
+from qc.errors import UnknownFrameError
 from qc.io.fits import read_cards
 from qc.io.read_frame import read_frame
 from qc.review.explain import read_cost, read_why
 from qc.review.frame_detail import finding_of, nearest_bad
-from qc.review.pyramid import TILE, Greys, Pyramids, Show, Stretch, build, grey_png, signed_png
+from qc.review.pyramid import (
+    TILE,
+    IntensityScale,
+    PyramidCache,
+    Reducer,
+    Stretch,
+    build,
+    grey_png,
+    signed_png,
+)
 from tests.support.browser import NARROW, PATIENCE_MS, window
 from tests.support.databases import copied
 from tests.support.remembered import Past, nominal_frames, remember
@@ -62,7 +71,9 @@ def made(empty_project, tmp_path_factory):
             )
             with runtime.writes.begin() as session:
                 [other] = db.findings.findings_named(session, OTHER)
-                answer = db.labels.Answer(LabelName.BAD, "kim", "light_leak", "<b>seen</b> by day")
+                answer = db.labels.LabelAnswer(
+                    LabelName.BAD, "kim", "light_leak", "<b>seen</b> by day"
+                )
                 db.labels.record_label(session, other.extension.id, answer)
         yield folder
 
@@ -104,21 +115,21 @@ def ramp(ny, nx):
 
 
 def test_a_pyramid_halves_until_it_fits_into_a_tile():
-    shapes = [one.shape for one in build(ramp(600, 1030)).levels[Show.MEAN]]
+    shapes = [one.shape for one in build(ramp(600, 1030)).levels[Reducer.MEAN]]
     assert shapes == [(600, 1030), (300, 515), (150, 258), (75, 129)]
 
 
 def test_each_level_is_the_mean_of_four_and_their_peak():
     image = ramp(2, 300)
     pyramid = build(image)
-    assert pyramid.levels[Show.MEAN][1][0, 0] == np.mean([0, 1, 300, 301])
-    assert pyramid.levels[Show.PEAK][1][0, 0] == 301
+    assert pyramid.levels[Reducer.MEAN][1][0, 0] == np.mean([0, 1, 300, 301])
+    assert pyramid.levels[Reducer.PEAK][1][0, 0] == 301
 
 
 def test_a_hot_pixel_survives_in_the_peaks():
     image = np.full((2000, 1000), 100, np.uint16)
     image[1234, 567] = 60000
-    assert build(image).levels[Show.PEAK][-1].max() == 60000
+    assert build(image).levels[Reducer.PEAK][-1].max() == 60000
 
 
 def test_tiles_put_together_are_the_image():
@@ -131,10 +142,10 @@ def test_tiles_put_together_are_the_image():
 
 
 def test_what_was_kept_is_found_again(tmp_path):
-    kept = Pyramids(tmp_path)
+    kept = PyramidCache(tmp_path)
     assert kept.find("ab") is None
     kept.keep("ab", ramp(300, 600))
-    found = Pyramids(tmp_path).find("ab")
+    found = PyramidCache(tmp_path).find("ab")
     assert found is not None
     assert (found.image == ramp(300, 600)).all()
     assert found.depth == 3
@@ -142,7 +153,7 @@ def test_what_was_kept_is_found_again(tmp_path):
 
 
 def test_the_longest_unused_goes_when_there_is_no_room(tmp_path):
-    kept = Pyramids(tmp_path, most_bytes=3 * 2**20)
+    kept = PyramidCache(tmp_path, most_bytes=3 * 2**20)
     for n, name in enumerate("abc"):
         kept.keep(name, ramp(300, 600))  # 1.2 MB each, with its smaller versions
         if (tmp_path / name).exists():
@@ -156,12 +167,12 @@ def test_the_longest_unused_goes_when_there_is_no_room(tmp_path):
 @pytest.mark.parametrize("digest", ["../x", "", "a/b", ".."])
 def test_nothing_but_a_digest_names_a_place(tmp_path, digest):
     with pytest.raises(ValueError, match="expected a digest"):
-        Pyramids(tmp_path).find(digest)
+        PyramidCache(tmp_path).find(digest)
 
 
 @pytest.mark.parametrize("stretch", Stretch)
 def test_greys_rise_from_black_to_white(stretch):
-    greys = Greys(100, 200, stretch).of(np.array([0, 100, 120, 150, 200, 300, np.nan]))
+    greys = IntensityScale(100, 200, stretch).of(np.array([0, 100, 120, 150, 200, 300, np.nan]))
     assert greys[[0, 1, -1]].tolist() == [0, 0, 0]
     assert greys[[4, 5]].tolist() == [255, 255]
     assert greys[1] < greys[2] < greys[3] < greys[4]
@@ -169,7 +180,7 @@ def test_greys_rise_from_black_to_white(stretch):
 
 def test_row_0_is_at_the_bottom_of_a_picture(tmp_path):
     path = tmp_path / "one.png"
-    path.write_bytes(grey_png(np.array([[0, 0], [9, 9]], np.uint16), Greys(0, 9)))
+    path.write_bytes(grey_png(np.array([[0, 0], [9, 9]], np.uint16), IntensityScale(0, 9)))
     assert np.asarray(Image.open(path)).tolist() == [[255, 255], [0, 0]]
 
 
@@ -282,7 +293,7 @@ def test_a_frame_that_nobody_processed_is_not_found(pages, runtime, seen):
     for name in ("nothing", path, f"../{LEAK}", f"{LEAK}.fits", "%2e%2e%2fqc.toml", "a" * 299):
         for page in ("", "/why", "/header", "/picture.png", "/tiles/0/0/0.png?low=0&high=1"):
             assert pages.get(f"/frames/{name}{page}").status_code == 404
-    with runtime.reads() as session, pytest.raises(UnknownFrame):
+    with runtime.reads() as session, pytest.raises(UnknownFrameError):
         finding_of(session, LEAK, 7)
 
 
@@ -392,7 +403,7 @@ def test_the_nearest_bad_is_one_that_is_still_called_so(pages, runtime):
     assert answer.headers["Location"] == f"/frames/{OTHER.replace(':', '%3A')}?extension=0"
     with runtime.writes.begin() as session:
         finding = finding_of(session, OTHER, None)
-        answer = db.labels.Answer(LabelName.GOOD, "lee")
+        answer = db.labels.LabelAnswer(LabelName.GOOD, "lee")
         db.labels.record_label(session, finding.extension.id, answer)
         assert nearest_bad(session, finding_of(session, LEAK, None)) is None
 

@@ -14,9 +14,9 @@ from qc.alerts.notifications import silence
 from qc.core.enums import LabelName, Topic
 from qc.db.alerts import owe_alert
 from qc.db.findings import findings_named
-from qc.db.labels import Answer, record_label
-from qc.db.models import AlertRow, EpochRow, NoticeRow
-from qc.settings import Web
+from qc.db.labels import LabelAnswer, record_label
+from qc.db.models import AlertRow, EpochRow, NotificationRow
+from qc.settings import WebSettings
 from qc.web.app import create_app
 from tests.support.browser import WIDE, hindrances, routes_of, serving, window
 from tests.support.databases import copied
@@ -147,10 +147,12 @@ def live(project, inbox):
 def fill(session):
     """Say, owe, silence and enter what a project of some years has."""
     [other] = findings_named(session, OTHER)
-    record_label(session, other.extension.id, Answer(LabelName.BAD, "kim", "light_leak", "a door"))
+    record_label(
+        session, other.extension.id, LabelAnswer(LabelName.BAD, "kim", "light_leak", "a door")
+    )
     session.add(EpochRow(scope="TINY", since=date(2026, 1, 2), why="a lamp", who="kim", at=NOW))
     for subject in ("[QC] the disk is full", "[QC] light on a bias"):
-        notice = NoticeRow(topic=Topic.DAEMON, made_at=NOW, subject=subject)
+        notice = NotificationRow(topic=Topic.DAEMON, made_at=NOW, subject=subject)
         session.add(notice)
         session.flush()
         alert = AlertRow(topic=Topic.DAEMON, owed_at=NOW, notice_id=notice.id, key=subject)
@@ -265,7 +267,7 @@ def test_what_was_found_for_a_file_and_what_was_not_is_read_by_everybody(page, r
 
 
 def test_a_file_too_large_is_told_on_a_page(chromium, runtime, inbox):
-    settings = runtime.settings.model_copy(update={"web": Web(upload_mb=1)})
+    settings = runtime.settings.model_copy(update={"web": WebSettings(upload_mb=1)})
     object.__setattr__(runtime, "settings", settings)
     large = inbox / "large.fits"
     large.write_bytes(bytes(8 * 2**20))

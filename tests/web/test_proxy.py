@@ -21,7 +21,7 @@ from cryptography.x509.oid import NameOID
 from qc import db
 from qc.core.enums import Role
 from qc.db.models import LabelRow
-from qc.settings import Web
+from qc.settings import WebSettings
 from tests.support.browser import Served, serving, window
 from tests.support.remembered import Past, remember
 from tests.support.waiting import wait_for_end
@@ -100,7 +100,9 @@ def certificate(tmp_path_factory):
 @contextmanager
 def proxied(runtime, certificate, person: str = "", **web: Any) -> Iterator[tuple[Served, str]]:
     """Serve a project, and before it a proxy over TLS; give both addresses."""
-    settings = runtime.settings.model_copy(update={"web": Web(trusted_proxies=(PROXY,), **web)})
+    settings = runtime.settings.model_copy(
+        update={"web": WebSettings(trusted_proxies=(PROXY,), **web)}
+    )
     object.__setattr__(runtime, "settings", settings)
     with serving(runtime) as inner:
         port = int(inner.url.rpartition(":")[2])

@@ -15,7 +15,7 @@ from qc.core.enums import LabelName, Role
 from qc.core.verdict import Status
 from qc.db.models import FrameRow, LabelRow, VerdictRow, doubt
 from qc.review import idempotency, queue
-from qc.review.queue import Filters, Order, read_some
+from qc.review.queue import QueueFilters, QueueOrder, read_some
 from tests.support.browser import serving, violations, window
 from tests.support.databases import copied
 from tests.support.remembered import Past, remember
@@ -88,7 +88,7 @@ def test_most_doubtful_is_without_a_verdict_then_nearest_to_the_limit(runtime):
         Past(score=0.1, status=Status.UNDECIDED),
     )
     with runtime.reads() as session:
-        some = read_some(session, runtime.instruments, Filters(), 10)
+        some = read_some(session, runtime.instruments, QueueFilters(), 10)
     assert (some.ids, some.after) == ((5, 4, 2, 1, 3), "")
 
 
@@ -98,13 +98,13 @@ def test_doubt_is_one_on_the_limit_and_falls_to_both_sides():
     assert doubt(Status.UNDECIDED, 0.0) == 2.0
 
 
-@pytest.mark.parametrize("order", [Order.DOUBT, Order.SCORE, Order.TIME])
+@pytest.mark.parametrize("order", [QueueOrder.DOUBT, QueueOrder.SCORE, QueueOrder.TIME])
 def test_pages_of_any_size_hold_all_once_and_in_order(runtime, order):
     random = np.random.default_rng(3)
     scores = random.choice([0.5, 1.0, 1.5, 2.5], 57)  # many are equal
     remember(runtime, *(Past(score=float(one)) for one in scores))
     with runtime.reads() as session:
-        filters = Filters(order=order)
+        filters = QueueFilters(order=order)
         whole = read_some(session, runtime.instruments, filters, 100).ids
         parts: list[int] = []
         after = ""
@@ -118,7 +118,7 @@ def test_pages_of_any_size_hold_all_once_and_in_order(runtime, order):
     assert tuple(parts) == whole
 
 
-@pytest.mark.parametrize("order", [Order.DOUBT, Order.SCORE, Order.TIME])
+@pytest.mark.parametrize("order", [QueueOrder.DOUBT, QueueOrder.SCORE, QueueOrder.TIME])
 @pytest.mark.parametrize("long_way", [6, 1000])  # then all that fit are found at once; or never
 def test_a_stretch_of_an_order_ends_anywhere(runtime, monkeypatch, order, long_way):
     random = np.random.default_rng(4)
@@ -128,7 +128,7 @@ def test_a_stretch_of_an_order_ends_anywhere(runtime, monkeypatch, order, long_w
         Past(score=float(one), image_type=kind) for one, kind in zip(scores, kinds, strict=True)
     ]
     remember(runtime, *pasts)
-    filters = Filters(types="TF0", order=order)
+    filters = QueueFilters(types="TF0", order=order)
     with runtime.reads() as session:
         monkeypatch.setattr(queue, "FEW", 0)
         whole = read_some(session, runtime.instruments, filters, 100).ids
@@ -156,7 +156,7 @@ def test_only_the_newest_verdict_counts(runtime):
         kept = {one.name: getattr(old, one.name) for one in VerdictRow.__table__.columns}
         session.add(VerdictRow(**kept | {"id": None, "score": 0.3}))
     with runtime.reads() as session:
-        found = read_some(session, runtime.instruments, Filters(order=Order.SCORE), 10)
+        found = read_some(session, runtime.instruments, QueueFilters(order=QueueOrder.SCORE), 10)
     assert found.ids == (2, 1)
 
 
@@ -246,7 +246,7 @@ def test_an_undo_that_is_sent_twice_undoes_one_label(pages, judged):
 def test_an_undo_takes_back_ones_own_words_and_leaves_those_of_others(pages, judged):
     say(pages, 22, key=f"{KEY}-1")
     with judged.writes.begin() as session:
-        asked = idempotency.Request("kim", "kims-key", pages.app.state.now(), [22])
+        asked = idempotency.LabelRequest("kim", "kims-key", pages.app.state.now(), [22])
         idempotency.answer_once(session, asked, judged.instruments, ("bad", "light_leak", ""))
     did = pages.delete(f"/api/v1/labels?extension=22&key={KEY}-2&of={KEY}-1").json()
     assert (did["changed"], did["now"][0]["label"], did["now"][0]["who"]) == (1, "bad", "kim")
@@ -254,7 +254,7 @@ def test_an_undo_takes_back_ones_own_words_and_leaves_those_of_others(pages, jud
 
 def test_a_label_on_an_older_state_is_kept_and_told(pages, judged):
     with judged.writes.begin() as session:
-        asked = idempotency.Request("kim", "kims-key", pages.app.state.now(), [22])
+        asked = idempotency.LabelRequest("kim", "kims-key", pages.app.state.now(), [22])
         idempotency.answer_once(session, asked, judged.instruments, ("good", "", ""))
     did = say(pages, 22, label="bad", kind="other", seen={"22": 0}).json()
     assert re.fullmatch(r"TINY\S+\[0\]: kim called it good \d+ s before", did["meanwhile"][0])
@@ -367,7 +367,7 @@ def test_a_form_leads_nowhere_but_to_the_review(pages):
 
 def test_without_scripts_others_words_are_told_before_going_on(pages, judged):
     with judged.writes.begin() as session:
-        asked = idempotency.Request("kim", "kims-key", pages.app.state.now(), [22])
+        asked = idempotency.LabelRequest("kim", "kims-key", pages.app.state.now(), [22])
         idempotency.answer_once(session, asked, judged.instruments, ("good", "", ""))
     told = pages.post(
         "/review/answer", data={"answer": "bad:other", "key": KEY, "extension": "22:0"}
@@ -648,7 +648,7 @@ def test_two_who_look_at_one_frame_see_each_other(chromium, judged):
     with serving(judged) as served, window(chromium, served) as page:
         opened(page)
         with judged.writes.begin() as session:
-            asked = idempotency.Request("kim", "kims-key", datetime.now(UTC), [25])
+            asked = idempotency.LabelRequest("kim", "kims-key", datetime.now(UTC), [25])
             idempotency.answer_once(session, asked, judged.instruments, ("bad", "light_leak", ""))
         page.wait_for_selector("#told >> text=Meanwhile: bad, light_leak, says kim")
         assert "says kim" in page.locator(".said").inner_text()
@@ -658,7 +658,7 @@ def test_who_answers_on_an_older_state_is_told(page, judged):
     page.route("**/api/v1/labels/of?**", lambda route: route.abort())  # not told beforehand
     opened(page)
     with judged.writes.begin() as session:
-        asked = idempotency.Request("kim", "kims-key", datetime.now(UTC), [25])
+        asked = idempotency.LabelRequest("kim", "kims-key", datetime.now(UTC), [25])
         idempotency.answer_once(session, asked, judged.instruments, ("good", "", ""))
     page.keyboard.press("3")
     page.wait_for_selector("#told >> text=kim called it good")

@@ -6,10 +6,10 @@ import pytest
 from playwright.sync_api import expect
 
 from embeddings.projection import neighbour_plane, principal_plane
-from qc._cache import Kept
+from qc._cache import LRUCache
 from qc.core.enums import LabelName
 from qc.search.projection import evenly
-from qc.web.pages.similar import InTree, read_tree
+from qc.web.pages.similar import DendrogramQuery, read_tree
 from tests.support.browser import pages_of
 from tests.support.databases import write_settings
 from tests.support.remembered import Past, remember
@@ -188,8 +188,8 @@ def test_a_dendrogram_is_of_the_newest_or_of_those_named(browser, past):
 def test_a_tree_is_told_in_numbers_the_frame_that_stands_apart_first(browser, past, runtime):
     told = browser.get("/api/v1/dendrogram?type=TB0").json()
     with runtime.reads() as session:
-        asked = InTree.model_validate({"type": "TB0"})
-        first, *others = read_tree(runtime, session, Kept(), asked).joins()
+        asked = DendrogramQuery.model_validate({"type": "TB0"})
+        first, *others = read_tree(runtime, session, LRUCache(), asked).joins()
     assert (first.name, first.height, first.others) == (f"{past[-1]}[0]", told["merges"][-1][2], 8)
     assert {one.name for one in others} == {f"{name}[0]" for name in past[:-1]}
     assert min(one.others for one in others) == 1  # the two that are most alike

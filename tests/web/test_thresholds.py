@@ -7,7 +7,7 @@ from playwright.sync_api import expect
 from qc import db
 from qc.core.enums import LabelName
 from qc.detection.thresholds import read_thresholds
-from qc.tuning.proposals import Goal, propose
+from qc.tuning.proposals import TuningGoal, propose
 from qc.web.plots import curve, distribution
 from tests.support.browser import pages_of, window
 from tests.support.remembered import Past, nominal_frames, remember
@@ -91,7 +91,7 @@ def test_a_factor_wider_than_all_frames_finds_none_of_the_bad_ones(browser):
 @pytest.mark.usefixtures("past")
 def test_a_granted_rate_gives_the_limits_that_the_command_line_gives(browser, runtime):
     told = browser.get("/api/v1/thresholds/TB0/consequences?false_alarms=0.01").json()
-    goal = Goal(date(2026, 6, 1), false_alarms=0.01)
+    goal = TuningGoal(date(2026, 6, 1), false_alarms=0.01)
     expected = propose(runtime, "TB0", goal, "", "kim")
     assert told["proposed"]["merge_height"] == expected.proposed.merge_height
     assert len(told["newly_flagged"]) == len(expected.newly_flagged)

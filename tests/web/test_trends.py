@@ -8,11 +8,11 @@ from PIL import Image
 from playwright.sync_api import expect
 from pypdf import PdfReader
 
-from qc._cache import Kept
+from qc._cache import LRUCache
 from qc.core.verdict import Status
 from qc.db.models import EpochRow
 from qc.summaries.trends import extremes
-from qc.web.pages.trends import Wanted, read
+from qc.web.pages.trends import TrendQuery, read
 from tests.support.browser import pages_of
 from tests.support.remembered import Past, remember
 from tests.support.tiny import MERGE_HEIGHT
@@ -53,7 +53,7 @@ def test_the_extremes_of_each_stretch_are_kept_once():
 
 def test_a_thinned_trend_keeps_what_stands_apart(runtime, past):
     with runtime.reads() as session:
-        found = read(runtime, session, Kept(), "TB0", Wanted(metric="bias_level"))
+        found = read(runtime, session, LRUCache(), "TB0", TrendQuery(metric="bias_level"))
     assert len(found.thinned(400)) == 400
     few = found.thinned(100)
     assert len(few) <= 100

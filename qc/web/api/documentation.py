@@ -28,14 +28,14 @@ _EXAMPLES: Mapping[str, Any] = {
 }
 
 
-class Mistake(BaseModel):
+class ProblemDetail(BaseModel):
     """Why a request was not done, in a sentence."""
 
     error: str
 
 
 @dataclass(frozen=True)
-class Field:
+class FieldDescription:
     """Something that an address takes, or that an answer holds."""
 
     name: str
@@ -64,9 +64,9 @@ class Operation:
     method: str
     path: str
     words: str
-    takes: tuple[Field, ...]
+    takes: tuple[FieldDescription, ...]
     answer: str
-    gives: tuple[Field, ...]
+    gives: tuple[FieldDescription, ...]
     media: tuple[str, ...]
     curl: str
 
@@ -131,19 +131,21 @@ def _items(document: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, 
     return _seen(document, schema["items"]) if "items" in schema else dict(schema)
 
 
-def _parameters(document: Mapping[str, Any], told: Mapping[str, Any]) -> Iterator[Field]:
+def _parameters(document: Mapping[str, Any], told: Mapping[str, Any]) -> Iterator[FieldDescription]:
     for one in told.get("parameters", ()):
         schema = one.get("schema", {})
         words = one.get("description", "") or schema.get("description", "")
         is_needed = one.get("required", False)
-        yield Field(one["name"], _kind(document, schema), is_needed, words, one["in"])
+        yield FieldDescription(one["name"], _kind(document, schema), is_needed, words, one["in"])
 
 
-def _fields(document: Mapping[str, Any], schema: Mapping[str, Any], where: str) -> Iterator[Field]:
+def _fields(
+    document: Mapping[str, Any], schema: Mapping[str, Any], where: str
+) -> Iterator[FieldDescription]:
     needed = schema.get("required", ())
     for name, one in schema.get("properties", {}).items():
         kind, words = _kind(document, one), one.get("description", "")
-        yield Field(name, kind, name in needed, words, where)
+        yield FieldDescription(name, kind, name in needed, words, where)
 
 
 def _kind(document: Mapping[str, Any], schema: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from qc.core.verdict import Status
-from qc.search.projection import Way
+from qc.search.projection import ProjectionMethod
 
 Ratio = Annotated[float, Field(description="Strongest evidence of the frame, over its limit.")]
 ImageType = Annotated[str, Field(description="As the instrument file has it: `UBB0`.")]
@@ -18,7 +18,7 @@ Night = Annotated[date, Field(description="The evening's date.")]
 Who = Annotated[str, Field(description="Name of a person.")]
 
 
-class Answer(BaseModel):
+class ResponseModel(BaseModel):
     """What is answered: no more than it says."""
 
     model_config = ConfigDict(extra="forbid")
@@ -27,14 +27,14 @@ class Answer(BaseModel):
 # --- thresholds -----------------------------------------------------------------------------------
 
 
-class MetricLimits(Answer):
+class MetricLimitsModel(ResponseModel):
     """Limits on one metric."""
 
     warn: Annotated[float, Field(description="|z| beyond which it is reported, sigma.")]
     alarm: Annotated[float, Field(description="|z| beyond which it is anomalous, sigma.")]
 
 
-class Limits(Answer):
+class LimitsModel(ResponseModel):
     """The limits of an image type from a night on."""
 
     since: Annotated[date, Field(alias="from", description="First night on which they hold.")]
@@ -42,32 +42,32 @@ class Limits(Answer):
     merge_height: Annotated[float, Field(description="Cosine distance, 0 to 2.")]
     residual: Annotated[float, Field(description="Sigma, robust, of what references show.")]
     false_alarms: Annotated[float, Field(description="Granted rate per extension, 0 to 1.")]
-    metrics: Annotated[dict[str, MetricLimits], Field(description="By the metric's name.")]
+    metrics: Annotated[dict[str, MetricLimitsModel], Field(description="By the metric's name.")]
     why: Annotated[str, Field(description="Its author's reason.")]
     by: Who
 
 
-class LimitsEntry(Limits):
+class LimitsEntry(LimitsModel):
     """An entry of the file of limits."""
 
     number: Annotated[int, Field(description="In order of the file, from 1.")]
     is_in_force: Annotated[bool, Field(description="Whether it holds tonight.")]
 
 
-class TypeInForce(Answer):
+class TypeLimitsInForce(ResponseModel):
     """An image type and its limits in force."""
 
     image_type: ImageType
     entry: LimitsEntry
 
 
-class InForce(Answer):
+class LimitsInForce(ResponseModel):
     """The limits in force of all image types that were ever seen."""
 
-    types: list[TypeInForce]
+    types: list[TypeLimitsInForce]
 
 
-class Intervention(Answer):
+class InterventionModel(ResponseModel):
     """Something that was done to an instrument: what came before is no reference any more."""
 
     number: Annotated[int, Field(description="In the log.")]
@@ -79,19 +79,19 @@ class Intervention(Answer):
     undone_by: Annotated[str | None, Field(description="Who took it back; null: it counts.")]
 
 
-class TypeLimits(Answer):
+class TypeLimits(ResponseModel):
     """All that is known of an image type's limits."""
 
     image_type: ImageType
     digest: Annotated[str, Field(description="SHA-256 of the file of limits.")]
     entries: Annotated[list[LimitsEntry], Field(description="In order of the file.")]
-    interventions: list[Intervention]
+    interventions: list[InterventionModel]
     valid_outliers_since_the_last: Annotated[
         list[date], Field(description="Nights of frames labelled so since the last intervention.")
     ]
 
 
-class Between(Answer):
+class IntervalModel(ResponseModel):
     """A number, and what it lies between with a probability of 95 %."""
 
     value: float
@@ -99,7 +99,7 @@ class Between(Answer):
     high: float
 
 
-class Flipped(Answer):
+class FlippedFrame(ResponseModel):
     """A past frame that the limits tried would judge otherwise."""
 
     name: FrameName
@@ -109,7 +109,7 @@ class Flipped(Answer):
     ratio: Ratio
 
 
-class Counts(Answer):
+class FrameCounts(ResponseModel):
     """On how many past frames limits were tried."""
 
     nominal: Annotated[int, Field(description="Labelled good, or let through without a label.")]
@@ -119,44 +119,46 @@ class Counts(Answer):
     contradictory: Annotated[int, Field(description="Labelled good and bad under one name.")]
 
 
-class Expected(Answer):
+class ExpectedRates(ResponseModel):
     """What is to be expected of limits; shares from 0 to 1."""
 
-    merge_height: Annotated[Between, Field(description="Cosine distance, 0 to 2.")]
-    residual: Annotated[Between, Field(description="Sigma.")]
-    false_alarms: Annotated[Between, Field(description="Share of nominal frames flagged.")]
-    recall: Annotated[Between | None, Field(description="Share of bad frames found.")]
-    precision: Annotated[Between | None, Field(description="Share of those flagged that are bad.")]
+    merge_height: Annotated[IntervalModel, Field(description="Cosine distance, 0 to 2.")]
+    residual: Annotated[IntervalModel, Field(description="Sigma.")]
+    false_alarms: Annotated[IntervalModel, Field(description="Share of nominal frames flagged.")]
+    recall: Annotated[IntervalModel | None, Field(description="Share of bad frames found.")]
+    precision: Annotated[
+        IntervalModel | None, Field(description="Share of those flagged that are bad.")
+    ]
 
 
-class Consequence(Answer):
+class LimitConsequences(ResponseModel):
     """What other limits would have done to the past."""
 
     image_type: ImageType
     basis: Annotated[str, Field(description="What they were tuned to, in words.")]
-    frames: Counts
-    present: Limits
-    proposed: Limits
-    expected: Expected
-    newly_flagged: Annotated[list[Flipped], Field(description="The first thousand.")]
-    no_longer_flagged: Annotated[list[Flipped], Field(description="The first thousand.")]
+    frames: FrameCounts
+    present: LimitsModel
+    proposed: LimitsModel
+    expected: ExpectedRates
+    newly_flagged: Annotated[list[FlippedFrame], Field(description="The first thousand.")]
+    no_longer_flagged: Annotated[list[FlippedFrame], Field(description="The first thousand.")]
     notes: Annotated[list[str], Field(description="What was left out, and what would help.")]
     newly_flagged_count: Annotated[int, Field(description="All of them.")]
     no_longer_flagged_count: Annotated[int, Field(description="All of them.")]
     since: Annotated[date, Field(description="First night whose frames were looked at.")]
 
 
-class Compared(Answer):
+class EntryComparison(ResponseModel):
     """Two entries side by side."""
 
     one: LimitsEntry
     other: LimitsEntry
     only_one_flags: Annotated[
-        list[Flipped] | None,
+        list[FlippedFrame] | None,
         Field(description="The first thousand; null: one is for another encoder."),
     ]
     only_other_flags: Annotated[
-        list[Flipped] | None,
+        list[FlippedFrame] | None,
         Field(description="The first thousand; null: one is for another encoder."),
     ]
 
@@ -164,7 +166,7 @@ class Compared(Answer):
 # --- trends ---------------------------------------------------------------------------------------
 
 
-class Measured(Answer):
+class QuantityModel(ResponseModel):
     """What a trend is of."""
 
     name: str
@@ -172,7 +174,7 @@ class Measured(Answer):
     words: Annotated[str, Field(description="What it is.")]
 
 
-class Point(Answer):
+class TrendPointModel(ResponseModel):
     """One extension's number."""
 
     at: Annotated[datetime, Field(description="When it was taken, UTC.")]
@@ -181,7 +183,7 @@ class Point(Answer):
     status: Annotated[Status, Field(description="Of its newest verdict.")]
 
 
-class MonthOf(Answer):
+class MonthModel(ResponseModel):
     """A month of a trend; values in the unit of the quantity."""
 
     month: Annotated[date, Field(description="Its first day.")]
@@ -192,7 +194,7 @@ class MonthOf(Answer):
     anomalous: Annotated[int, Field(description="How many of them were judged anomalous.")]
 
 
-class Happened(Answer):
+class TrendEventModel(ResponseModel):
     """Something that may have changed a trend."""
 
     night: Night
@@ -200,29 +202,29 @@ class Happened(Answer):
     words: str
 
 
-class LimitFrom(Answer):
+class DatedLimit(ResponseModel):
     """A limit of the quantity from a night on."""
 
     since: Annotated[date, Field(alias="from", description="First night on which it holds.")]
     limit: Annotated[float, Field(description="In the unit of the quantity.")]
 
 
-class TrendOf(Answer):
+class TrendModel(ResponseModel):
     """One number of an image type over time."""
 
     image_type: ImageType
-    quantity: Measured
+    quantity: QuantityModel
     count: Annotated[int, Field(description="How many points there are; all are in the CSV.")]
-    points: Annotated[list[Point], Field(description="Some thousand, with all extremes.")]
-    months: list[MonthOf]
-    events: list[Happened]
-    limit: Annotated[list[LimitFrom], Field(description="Empty where the quantity has none.")]
+    points: Annotated[list[TrendPointModel], Field(description="Some thousand, with all extremes.")]
+    months: list[MonthModel]
+    events: list[TrendEventModel]
+    limit: Annotated[list[DatedLimit], Field(description="Empty where the quantity has none.")]
 
 
 # --- history --------------------------------------------------------------------------------------
 
 
-class Alike(Answer):
+class SimilarExtension(ResponseModel):
     """A stored extension that looks like the one asked about."""
 
     name: FrameName
@@ -235,7 +237,7 @@ class Alike(Answer):
     note: str
 
 
-class LooksLike(Answer):
+class SimilarFramesModel(ResponseModel):
     """What an extension looks like."""
 
     name: FrameName
@@ -247,10 +249,10 @@ class LooksLike(Answer):
             "than every limit."
         ),
     ]
-    neighbours: Annotated[list[Alike], Field(description="Nearest first.")]
+    neighbours: Annotated[list[SimilarExtension], Field(description="Nearest first.")]
 
 
-class OnPlane(Answer):
+class ProjectedExtensionModel(ResponseModel):
     """An extension on a map."""
 
     name: FrameName
@@ -263,15 +265,17 @@ class OnPlane(Answer):
     y: Annotated[float, Field(description="Along the second axis; without unit.")]
 
 
-class Plane(Answer):
+class ProjectionModel(ResponseModel):
     """Extensions on a plane: those that look alike lie together."""
 
-    way: Way
-    places: Annotated[list[OnPlane], Field(description="Some thousand, evenly over time.")]
+    way: ProjectionMethod
+    places: Annotated[
+        list[ProjectedExtensionModel], Field(description="Some thousand, evenly over time.")
+    ]
     of: Annotated[int, Field(description="How many there are.")]
 
 
-class Tree(Answer):
+class DendrogramModel(ResponseModel):
     """A dendrogram by average linkage."""
 
     names: Annotated[list[str], Field(description="Its n leaves, oldest first.")]

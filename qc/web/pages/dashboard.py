@@ -11,8 +11,8 @@ from qc.alerts import notifications
 from qc.alerts.notifications import LONGEST_NOTE
 from qc.core.reference import REFERENCE_AMPLE
 from qc.web.auth import Reviewer, Role
-from qc.web.dashboard import Past, Tonight, read_tonight
-from qc.web.rendering import Project, Reads, RowNumber, Writes, render
+from qc.web.dashboard import Dashboard, PastNights, read_tonight
+from qc.web.rendering import ProjectDep, Reads, RowNumber, Writes, render
 
 router = APIRouter()
 
@@ -23,7 +23,7 @@ STALE_S = 600
 ShownNight = Annotated[date | None, Query(description="The evening's date; else the newest.")]
 
 
-class Seen(BaseModel):
+class AcknowledgeForm(BaseModel):
     """What somebody says of a notice."""
 
     note: Annotated[str, Field(max_length=LONGEST_NOTE, description="For those who ask later.")] = (
@@ -33,7 +33,7 @@ class Seen(BaseModel):
 
 @router.get("/", include_in_schema=False)
 def tonight(
-    request: Request, project: Project, session: Reads, night: ShownNight = None
+    request: Request, project: ProjectDep, session: Reads, night: ShownNight = None
 ) -> HTMLResponse:
     """Show the newest night, or the one asked for."""
     return render(
@@ -48,15 +48,15 @@ def tonight(
 
 @router.get("/api/v1/tonight", tags=["tonight"])
 def tonight_document(
-    request: Request, project: Project, session: Reads, night: ShownNight = None
-) -> Tonight:
+    request: Request, project: ProjectDep, session: Reads, night: ShownNight = None
+) -> Dashboard:
     """Say how all detectors stand, what is doubtful, owed, silenced, absent and failed."""
     return _read(request, project, session, night)
 
 
-def _read(request: Request, project: Project, session: Reads, night: date | None) -> Tonight:
+def _read(request: Request, project: ProjectDep, session: Reads, night: date | None) -> Dashboard:
     state = request.app.state
-    past: Past = state.past
+    past: PastNights = state.past
     return read_tonight(session, project.settings, project.instruments, state.now(), night, past)
 
 
@@ -75,7 +75,7 @@ def acknowledge(
 
 @router.post("/api/v1/notices/{number}/acknowledge", tags=["tonight"], status_code=204)
 def acknowledge_by_script(
-    request: Request, session: Writes, who: Reviewer, number: RowNumber, seen: Seen
+    request: Request, session: Writes, who: Reviewer, number: RowNumber, seen: AcknowledgeForm
 ) -> None:
     """Keep that somebody has seen a notice: nobody else is told."""
     notifications.acknowledge(session, number, who.name, request.app.state.now(), seen.note)

@@ -9,12 +9,12 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 
 from qc.core.enums import LabelName
 from qc.db.selection import extensions_with
-from qc.errors import FrameError, UnknownFrame
+from qc.errors import FrameError, UnknownFrameError
 from qc.io.fits import Card
 from qc.labels import store
 from qc.review.frame_detail import (
-    Closeup,
-    FrameView,
+    ExtensionDetail,
+    FrameDetail,
     finding_of,
     nearest_bad,
     read_frame_view,
@@ -25,7 +25,7 @@ from qc.review.pyramid import Stretch
 from qc.web.auth import Reviewer
 from qc.web.pages.images import AskedLook, Name, Number
 from qc.web.pages.reports import report_file
-from qc.web.rendering import Project, Reads, render
+from qc.web.rendering import ProjectDep, Reads, render
 
 router = APIRouter()
 
@@ -41,7 +41,7 @@ def frame_url(name: str, number: int | None = None, page: str = "") -> str:
 @router.get("/frames/{name}", include_in_schema=False)
 def frame(
     request: Request,
-    project: Project,
+    project: ProjectDep,
     session: Reads,
     name: Name,
     look: AskedLook,
@@ -66,7 +66,7 @@ def frame(
     )
 
 
-def _drawn(shown: Closeup, metric: str) -> list[str]:
+def _drawn(shown: ExtensionDetail, metric: str) -> list[str]:
     """Choose the detector number asked for; or the most telling, and the furthest beyond."""
     if any(one.name == metric for one in shown.measures):
         return [metric]
@@ -75,7 +75,7 @@ def _drawn(shown: Closeup, metric: str) -> list[str]:
 
 
 @router.get("/api/v1/frames/{name}", tags=["frames"])
-def frame_record(project: Project, session: Reads, name: Name) -> FrameView:
+def frame_record(project: ProjectDep, session: Reads, name: Name) -> FrameDetail:
     """Return all that is known of a frame, every extension."""
     return read_frame_view(project, session, name)
 
@@ -85,7 +85,7 @@ def to_nearest_bad(session: Reads, name: Name, extension: Number = None) -> Redi
     """Go to the image of the type most like this one that people call bad."""
     found = nearest_bad(session, finding_of(session, name, extension))
     if found is None:
-        raise UnknownFrame(f"{name}: nobody has called an image of its type bad")
+        raise UnknownFrameError(f"{name}: nobody has called an image of its type bad")
     return RedirectResponse(frame_url(found.link.name, found.link.number), 303)
 
 
@@ -93,7 +93,7 @@ def to_nearest_bad(session: Reads, name: Name, extension: Number = None) -> Redi
 
 
 @dataclass(frozen=True)
-class HeaderView:
+class HeaderSearch:
     """The header cards of a frame's file in which some words stand.
 
     Attributes
@@ -118,17 +118,17 @@ def header(request: Request, session: Reads, name: Name, q: Words = "") -> HTMLR
 
 
 @router.get("/api/v1/frames/{name}/header", tags=["frames"])
-def header_record(session: Reads, name: Name, q: Words = "") -> HeaderView:
+def header_record(session: Reads, name: Name, q: Words = "") -> HeaderSearch:
     """Return the header cards of a frame's file in which some words stand."""
     return _header(session, name, q)
 
 
-def _header(session: Reads, name: str, wanted: str) -> HeaderView:
+def _header(session: Reads, name: str, wanted: str) -> HeaderSearch:
     known = find_source(session, name).name
     try:
-        return HeaderView(known, wanted, read_header(session, name, wanted), "")
+        return HeaderSearch(known, wanted, read_header(session, name, wanted), "")
     except FrameError as error:
-        return HeaderView(known, wanted, (), str(error))
+        return HeaderSearch(known, wanted, (), str(error))
 
 
 # --- what people say ------------------------------------------------------------------------------
@@ -137,7 +137,7 @@ def _header(session: Reads, name: str, wanted: str) -> HeaderView:
 @router.post("/frames/{name}/label", include_in_schema=False)
 def label(
     request: Request,
-    project: Project,
+    project: ProjectDep,
     who: Reviewer,
     name: Name,
     extension: Annotated[int, Form(ge=0, le=1000)],

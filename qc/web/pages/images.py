@@ -11,12 +11,21 @@ from numpy.typing import NDArray
 
 from qc.db.findings import Finding
 from qc.detection.metrics import METRICS
-from qc.errors import InvalidAnswer, UnknownFrame
-from qc.reports.extension_figures import Gallery, place_in_words
-from qc.review.frame_detail import Alike, finding_of, nearest_bad
-from qc.review.pixels import CACHE, Plate, Plates, minus, minus_whole, reach
-from qc.review.pyramid import TILE, Greys, Pyramids, Show, Stretch, grey_png, heat_png, signed_png
-from qc.web.rendering import Project, Reads
+from qc.errors import InvalidInputError, UnknownFrameError
+from qc.reports.extension_figures import FigureRenderer, place_in_words
+from qc.review.frame_detail import NearestLabelled, finding_of, nearest_bad
+from qc.review.pixels import CACHE, PixelImage, PixelStore, minus, minus_whole, reach
+from qc.review.pyramid import (
+    TILE,
+    IntensityScale,
+    PyramidCache,
+    Reducer,
+    Stretch,
+    grey_png,
+    heat_png,
+    signed_png,
+)
+from qc.web.rendering import ProjectDep, Reads
 
 router = APIRouter()
 
@@ -39,16 +48,16 @@ TileLevel = Annotated[int, Path(ge=0, le=_DEEPEST)]
 
 
 @dataclass(frozen=True)
-class Look:
+class DisplayOptions:
     """How an image is shown: all of it stands in the address. None is as is best for it."""
 
     stretch: Stretch | None = None
     low: Level = None
     high: Level = None
-    show: Show = Show.MEAN
+    show: Reducer = Reducer.MEAN
 
 
-AskedLook = Annotated[Look, Depends(Look)]
+AskedLook = Annotated[DisplayOptions, Depends(DisplayOptions)]
 
 
 def _spot(level: TileLevel, row: TileIndex, column: TileIndex) -> tuple[int, int, int]:
@@ -60,13 +69,15 @@ def _spot(level: TileLevel, row: TileIndex, column: TileIndex) -> tuple[int, int
 _drawing = Lock()
 
 
-def plates_of(request: Request) -> Plates:
+def plates_of(request: Request) -> PixelStore:
     """Return the images of the application's project, opened at the first question."""
     state = request.app.state
     if not hasattr(state, "plates"):
         runtime = state.runtime
-        state.plates = Plates(runtime, Pyramids(runtime.settings.project / CACHE / "pixels"))
-    plates: Plates = state.plates
+        state.plates = PixelStore(
+            runtime, PyramidCache(runtime.settings.project / CACHE / "pixels")
+        )
+    plates: PixelStore = state.plates
     return plates
 
 
@@ -107,7 +118,7 @@ class ImageFacts:
 
 
 @dataclass(frozen=True)
-class Window:
+class PixelWindow:
     """Values in ADU: rows from y up, columns from x on; pixels as read, from 0."""
 
     x: int
@@ -117,7 +128,7 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Cuts:
+class RowColumnCuts:
     """The values of a whole row and a whole column, ADU."""
 
     x: int
@@ -200,12 +211,12 @@ def difference(request: Request, name: Name, extension: Number = None) -> Respon
     return _picture(signed_png(away, reach(plate, other)), is_kept=False)
 
 
-def _pair(request: Request, name: str, number: int | None) -> tuple[Plate, Plate]:
+def _pair(request: Request, name: str, number: int | None) -> tuple[PixelImage, PixelImage]:
     plates = plates_of(request)
     plate = plates.find(name, number)
     other = plates.beside(plate)
     if other is None:
-        raise UnknownFrame(f"{plate.source.label}: there is no image to take off it")
+        raise UnknownFrameError(f"{plate.source.label}: there is no image to take off it")
     return plate, other
 
 
@@ -226,19 +237,19 @@ def picture(
     return _picture(grey_png(part, _greys(judged_by, look)), is_kept=False)
 
 
-def _greys(plate: Plate, look: Look) -> Greys:
+def _greys(plate: PixelImage, look: DisplayOptions) -> IntensityScale:
     low, high = look.low, look.high
     if low is None or high is None:
         own_low, own_high = plate.limits()
         low, high = own_low if low is None else low, own_high if high is None else high
     if not low < high:
-        raise InvalidAnswer(f"black is to be below white, got {low:g} and {high:g} ADU")
-    return Greys(low, high, look.stretch or plate.stretch)
+        raise InvalidInputError(f"black is to be below white, got {low:g} and {high:g} ADU")
+    return IntensityScale(low, high, look.stretch or plate.stretch)
 
 
-def _check_there(part: NDArray[Any], plate: Plate) -> None:
+def _check_there(part: NDArray[Any], plate: PixelImage) -> None:
     if not part.size:
-        raise UnknownFrame(f"{plate.source.label}: there is no such tile")
+        raise UnknownFrameError(f"{plate.source.label}: there is no such tile")
 
 
 def _picture(png: bytes, *, is_kept: bool) -> Response:
@@ -251,10 +262,10 @@ def _picture(png: bytes, *, is_kept: bool) -> Response:
 
 
 @dataclass(frozen=True)
-class Part:
+class ImagePart:
     """A part of an image: from row y up and column x on."""
 
-    plate: Plate
+    plate: PixelImage
     x: int
     y: int
     values: NDArray[Any]
@@ -268,19 +279,19 @@ def part(
     y: Row = 0,
     width: Side = 64,
     height: Side = 64,
-) -> Part:
+) -> ImagePart:
     """Return the part of an image that an address asks for; less at its edges."""
     plate = plates_of(request).find(name, extension)
-    return Part(plate, x, y, _part(plate, x, y, width, height))
+    return ImagePart(plate, x, y, _part(plate, x, y, width, height))
 
 
-AskedPart = Annotated[Part, Depends(part)]
+AskedPart = Annotated[ImagePart, Depends(part)]
 
 
 @router.get("/api/v1/frames/{name}/values", tags=["frames"])
-def values(asked: AskedPart) -> Window:
+def values(asked: AskedPart) -> PixelWindow:
     """Return the values of a part of the image; less at its edges."""
-    return Window(asked.x, asked.y, asked.values.astype(float).tolist(), asked.plate.trouble)
+    return PixelWindow(asked.x, asked.y, asked.values.astype(float).tolist(), asked.plate.trouble)
 
 
 @router.get("/frames/{name}/values.bin", include_in_schema=False)
@@ -292,75 +303,77 @@ def raw_values(asked: AskedPart) -> Response:
     return Response(content, 200, shape, "application/octet-stream")
 
 
-def _part(plate: Plate, x: int, y: int, width: int, height: int) -> NDArray[Any]:
+def _part(plate: PixelImage, x: int, y: int, width: int, height: int) -> NDArray[Any]:
     part: NDArray[Any] = plate.pyramid.image[y : y + height, x : x + width]
     if not part.size:
         ny, nx = plate.pyramid.image.shape
-        raise InvalidAnswer(f"expected x below {nx} and y below {ny}, got x {x}, y {y}")
+        raise InvalidInputError(f"expected x below {nx} and y below {ny}, got x {x}, y {y}")
     return part
 
 
 @router.get("/api/v1/frames/{name}/cuts", tags=["frames"])
-def cuts(request: Request, name: Name, x: Column, y: Row, extension: Number = None) -> Cuts:
+def cuts(
+    request: Request, name: Name, x: Column, y: Row, extension: Number = None
+) -> RowColumnCuts:
     """Return the row and the column through a pixel."""
     plate = plates_of(request).find(name, extension)
     _part(plate, x, y, 1, 1)
     whole = plate.pyramid.image
     row, column = whole[y].astype(float).tolist(), whole[:, x].astype(float).tolist()
-    return Cuts(x, y, row, column, plate.trouble)
+    return RowColumnCuts(x, y, row, column, plate.trouble)
 
 
 # --- where it differs, and drawings ---------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class WhereFacts:
+class ResidualLocationModel:
     """Where an extension differs from its references, in words; empty if that cannot be said."""
 
     words: str
 
 
 @router.get("/frames/{name}/where.png", include_in_schema=False)
-def where(project: Project, session: Reads, name: Name, extension: Number = None) -> Response:
+def where(project: ProjectDep, session: Reads, name: Name, extension: Number = None) -> Response:
     """Draw a veil for the image: clear where it is like good ones, orange where it is not."""
     _, times = _explain(project, session, name, extension)
     if times is None:
-        raise UnknownFrame(f"{name}: too little is kept to say where it differs")
+        raise UnknownFrameError(f"{name}: too little is kept to say where it differs")
     return _picture(heat_png(times), is_kept=False)
 
 
 @router.get("/api/v1/frames/{name}/where", tags=["frames"])
 def where_in_words(
-    project: Project, session: Reads, name: Name, extension: Number = None
-) -> WhereFacts:
+    project: ProjectDep, session: Reads, name: Name, extension: Number = None
+) -> ResidualLocationModel:
     """Say where the image differs from its references."""
     finding, times = _explain(project, session, name, extension)
-    return WhereFacts("" if times is None else place_in_words(times, finding.extension))
+    return ResidualLocationModel("" if times is None else place_in_words(times, finding.extension))
 
 
 def _explain(
-    project: Project, session: Reads, name: str, number: int | None
+    project: ProjectDep, session: Reads, name: str, number: int | None
 ) -> tuple[Finding, NDArray[np.float32] | None]:
     finding = finding_of(session, name, number)
     with _drawing:
-        gallery = Gallery(session, project.thresholds)
+        gallery = FigureRenderer(session, project.thresholds)
         return finding, gallery.explain(finding, project.expectations)
 
 
 @router.get("/frames/{name}/tree.svg", include_in_schema=False)
-def tree(project: Project, session: Reads, name: Name, extension: Number = None) -> Response:
+def tree(project: ProjectDep, session: Reads, name: Name, extension: Number = None) -> Response:
     """Draw the tree of an image and its references, the image marked."""
     finding = finding_of(session, name, extension)
     with _drawing:
-        drawn = Gallery(session, project.thresholds).draw_tree(finding)
+        drawn = FigureRenderer(session, project.thresholds).draw_tree(finding)
     if drawn is None:
-        raise UnknownFrame(f"{name}: has too few references for a tree")
+        raise UnknownFrameError(f"{name}: has too few references for a tree")
     return _drawn(drawn.content)
 
 
 @router.get("/frames/{name}/history.svg", include_in_schema=False)
 def history(
-    project: Project,
+    project: ProjectDep,
     session: Reads,
     name: Name,
     metric: Annotated[str, Query(max_length=100)],
@@ -369,9 +382,9 @@ def history(
     """Draw a detector number of the setup over the nights around the image's, it marked."""
     finding = finding_of(session, name, extension)
     if metric not in METRICS or metric not in finding.extension.metrics:
-        raise InvalidAnswer(f"{name}: has no detector number of that name")
+        raise InvalidInputError(f"{name}: has no detector number of that name")
     with _drawing:
-        [drawn] = Gallery(session, project.thresholds).draw_metrics(finding, [metric])
+        [drawn] = FigureRenderer(session, project.thresholds).draw_metrics(finding, [metric])
     return _drawn(drawn.content)
 
 
@@ -383,13 +396,13 @@ def _drawn(svg: bytes) -> Response:
 
 
 @dataclass(frozen=True)
-class Beside:
+class ComparisonImage:
     """The image of the same type most like one that people call bad; None for none."""
 
-    bad: Alike | None
+    bad: NearestLabelled | None
 
 
 @router.get("/api/v1/frames/{name}/beside", tags=["frames"])
-def beside(session: Reads, name: Name, extension: Number = None) -> Beside:
+def beside(session: Reads, name: Name, extension: Number = None) -> ComparisonImage:
     """Find the labelled-bad image most like this one: every one of its type is looked at."""
-    return Beside(nearest_bad(session, finding_of(session, name, extension)))
+    return ComparisonImage(nearest_bad(session, finding_of(session, name, extension)))

@@ -10,30 +10,30 @@ from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session, sessionmaker
 
-from qc._cache import Kept
-from qc.core.enums import Format, What
+from qc._cache import LRUCache
+from qc.core.enums import ExportFormat, ExportTable
 from qc.db.engine import for_promising
 from qc.db.findings import findings_with, newest_verdict
 from qc.db.labels import without_label
 from qc.db.models import BEYOND_IDS
 from qc.exports import table_of, text_of
-from qc.project import Runtime
+from qc.project import Project
 from qc.review import idempotency
 from qc.review.active_learning import most_informative
-from qc.review.idempotency import Did, Word
+from qc.review.idempotency import CurrentLabel, RequestResult
 from qc.review.queue import (
-    Filters,
-    Labelled,
-    Look,
-    Order,
-    Some,
+    LabelFilter,
+    Page,
+    QueueFilters,
+    QueueItem,
+    QueueOrder,
     parts_of_all,
     read_looks,
     read_some,
 )
 from qc.web.auth import Anybody, Reviewer
-from qc.web.query import Asked, AskedFor
-from qc.web.rendering import Keeping, Project, Reads
+from qc.web.query import AskedFor, ReviewQuery
+from qc.web.rendering import Keeping, ProjectDep, Reads
 
 router = APIRouter(prefix="/api/v1", tags=["labels and verdicts"])
 
@@ -45,7 +45,7 @@ Ids = Annotated[list[_Id], Field(min_length=1, max_length=idempotency.MOST)]
 Count = Annotated[int, Query(ge=1, le=500, description="How many at most.")]
 
 
-class Form(StrEnum):
+class LabelForm(StrEnum):
     """How an answer is written."""
 
     JSON = "json"
@@ -54,12 +54,13 @@ class Form(StrEnum):
 
 
 Written = Annotated[
-    Form, Query(alias="format", description="CSV and VOTable hold all rows, JSON a page of them.")
+    LabelForm,
+    Query(alias="format", description="CSV and VOTable hold all rows, JSON a page of them."),
 ]
 
 _MEDIA = {
-    Format.CSV: "text/csv; charset=utf-8",
-    Format.VOTABLE: "application/x-votable+xml",
+    ExportFormat.CSV: "text/csv; charset=utf-8",
+    ExportFormat.VOTABLE: "application/x-votable+xml",
 }
 _TABLES: dict[int | str, dict[str, Any]] = {
     200: {
@@ -69,7 +70,7 @@ _TABLES: dict[int | str, dict[str, Any]] = {
 }
 
 
-class Said(BaseModel):
+class LabelSubmission(BaseModel):
     """What somebody says of some extensions."""
 
     extensions: Annotated[Ids, Field(description=_IDS)]
@@ -89,7 +90,7 @@ class Said(BaseModel):
 
 
 @dataclass(frozen=True)
-class Page:
+class TablePage:
     """Some rows of a table, and where the next are found."""
 
     rows: list[dict[str, Any]]
@@ -97,22 +98,24 @@ class Page:
 
 
 @dataclass(frozen=True)
-class Looks:
+class QueuePage:
     """Some extensions, and where the next are found."""
 
-    extensions: tuple[Look, ...]
+    extensions: tuple[QueueItem, ...]
     after: str
 
 
-def promising(project: Runtime) -> sessionmaker[Session]:
+def promising(project: Project) -> sessionmaker[Session]:
     """Return sessions whose transactions outlast a power cut: what is answered is kept."""
     return sessionmaker(for_promising(project.engine))
 
 
 @router.post("/labels")
-def say(request: Request, project: Project, said: Said, who: Reviewer) -> Did:
+def say(
+    request: Request, project: ProjectDep, said: LabelSubmission, who: Reviewer
+) -> RequestResult:
     """Say what some extensions are, once however often it is sent."""
-    asked = idempotency.Request(
+    asked = idempotency.LabelRequest(
         who=who.name,
         key=said.key,
         at=request.app.state.now(),
@@ -131,7 +134,7 @@ def say(request: Request, project: Project, said: Said, who: Reviewer) -> Did:
 @router.delete("/labels")
 def undo(
     request: Request,
-    project: Project,
+    project: ProjectDep,
     who: Reviewer,
     *,
     extension: Annotated[
@@ -142,9 +145,9 @@ def undo(
     ],
     of: Annotated[str, Query(max_length=64, description="Key of what you said.")] = "",
     sure: Annotated[bool, Query(description="More than 20 at once are meant.")] = False,
-) -> Did:
+) -> RequestResult:
     """Undo what you said under a key, or else the labels that count of some extensions."""
-    asked = idempotency.Request(who.name, key, request.app.state.now(), extension, sure)
+    asked = idempotency.LabelRequest(who.name, key, request.app.state.now(), extension, sure)
     with promising(project).begin() as session:
         return idempotency.undo_once(session, asked, of)
 
@@ -156,68 +159,72 @@ def labels_of(
     extension: Annotated[
         list[_Id], Query(min_length=1, max_length=idempotency.MOST, description=_IDS)
     ],
-) -> tuple[Word, ...]:
+) -> tuple[CurrentLabel, ...]:
     """Return the label that counts of each of these extensions, in this order."""
     return idempotency.words_of(session, extension)
 
 
-@router.get("/labels", responses=_TABLES, response_model=Page)
+@router.get("/labels", responses=_TABLES, response_model=TablePage)
 def labels(
     session: Reads,
-    project: Project,
+    project: ProjectDep,
     kept: Keeping,
     asked: AskedFor,
     _who: Anybody,
     *,
     count: Count = 100,
-    form: Written = Form.JSON,
+    form: Written = LabelForm.JSON,
 ) -> Any:
     """Return the labels that count, with who gave them."""
-    spoken = asked.model_copy(update={"labelled": Labelled.YES})
-    return _table(session, project, kept, spoken, What.LABELS, form, count)
+    spoken = asked.model_copy(update={"labelled": LabelFilter.YES})
+    return _table(session, project, kept, spoken, ExportTable.LABELS, form, count)
 
 
-@router.get("/verdicts", responses=_TABLES, response_model=Page)
+@router.get("/verdicts", responses=_TABLES, response_model=TablePage)
 def verdicts(
     session: Reads,
-    project: Project,
+    project: ProjectDep,
     kept: Keeping,
     asked: AskedFor,
     _who: Anybody,
     *,
     count: Count = 100,
-    form: Written = Form.JSON,
+    form: Written = LabelForm.JSON,
 ) -> Any:
     """Return the newest verdict on each extension."""
-    return _table(session, project, kept, asked, What.VERDICTS, form, count)
+    return _table(session, project, kept, asked, ExportTable.VERDICTS, form, count)
 
 
 @router.get("/extensions")
 def extensions(
     session: Reads,
-    project: Project,
+    project: ProjectDep,
     kept: Keeping,
     asked: AskedFor,
     _who: Anybody,
     *,
     count: Count = 100,
-) -> Looks:
+) -> QueuePage:
     """Return what the review shows of extensions, in the order in which it would."""
     some = next_of(session, project, kept, asked, count)
-    return Looks(read_looks(session, some.ids), some.after)
+    return QueuePage(read_looks(session, some.ids), some.after)
 
 
-def next_of(session: Session, project: Runtime, kept: Kept, asked: Asked, count: int) -> Some:
+def next_of(
+    session: Session, project: Project, kept: LRUCache, asked: ReviewQuery, count: int
+) -> Page:
     """Return the next extensions that an address asks for."""
-    if asked.order is not Order.INFORMATIVE:
+    if asked.order is not QueueOrder.INFORMATIVE:
         return read_some(session, project.instruments, asked.filters, count, asked.after)
     ranked = _ranked(session, project, kept, asked.filters)
     start = ranked.index(int(asked.after)) + 1 if asked.after in map(str, ranked) else 0
     found = ranked[start : start + count]
-    return Some(found, str(found[-1]) if start + count < len(ranked) else "")
+    return Page(found, str(found[-1]) if start + count < len(ranked) else "")
 
 
-def _ranked(session: Session, project: Runtime, kept: Kept, filters: Filters) -> tuple[int, ...]:
+def _ranked(
+    session: Session, project: Project, kept: LRUCache, filters: QueueFilters
+) -> tuple[int, ...]:
     """Return the most informative that nobody has labelled since they were ranked.
 
     Ranked anew where something was judged since, or the classifier is another; not after each
@@ -236,28 +243,30 @@ def _ranked(session: Session, project: Runtime, kept: Kept, filters: Filters) ->
 
 def _table(
     session: Session,
-    project: Runtime,
-    kept: Kept,
-    asked: Asked,
-    what: What,
-    form: Form,
+    project: Project,
+    kept: LRUCache,
+    asked: ReviewQuery,
+    what: ExportTable,
+    form: LabelForm,
     count: int,
-) -> Page | Response:
+) -> TablePage | Response:
     """Return a page of a table as JSON, or all of it as a file."""
-    if form is Form.JSON:
+    if form is LabelForm.JSON:
         some = next_of(session, project, kept, asked, count)
         table = table_of(session, what, findings_with(session, some.ids))
         rows = table.astype(object).where(table.notna(), None).to_dict("records")
-        return Page([{str(k): v for k, v in row.items()} for row in rows], some.after)
-    file = Format(form)
-    name = f"{what}.csv" if file is Format.CSV else f"{what}.xml"
+        return TablePage([{str(k): v for k, v in row.items()} for row in rows], some.after)
+    file = ExportFormat(form)
+    name = f"{what}.csv" if file is ExportFormat.CSV else f"{what}.xml"
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
     read_some(session, project.instruments, asked.filters, 1)  # a mistake is told at once
     lines = _lines(project, asked.filters, what, file)
     return StreamingResponse(lines, media_type=_MEDIA[file], headers=headers)
 
 
-def _lines(project: Runtime, filters: Filters, what: What, form: Format) -> Iterator[bytes]:
+def _lines(
+    project: Project, filters: QueueFilters, what: ExportTable, form: ExportFormat
+) -> Iterator[bytes]:
     """Yield a table as text, a part at a time: ten years of verdicts are not held, nor awaited."""
     with project.reads() as session:  # the request's own may be gone by then
         parts = parts_of_all(session, project.instruments, filters)

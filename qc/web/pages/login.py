@@ -6,9 +6,9 @@ from fastapi import APIRouter, Form, Request
 from fastapi.responses import RedirectResponse, Response
 
 from qc import db
-from qc.errors import NotAdmitted
+from qc.errors import AuthenticationError
 from qc.web.auth import SESSION, cookie, session_lasts, visit_of
-from qc.web.rendering import Project, Writes, render
+from qc.web.rendering import ProjectDep, Writes, render
 
 router = APIRouter(include_in_schema=False)
 
@@ -24,7 +24,7 @@ def login_page(request: Request, to: str = "/") -> Response:
 @router.post("/login")
 def log_in(
     request: Request,
-    project: Project,
+    project: ProjectDep,
     name: Word = "",
     password: Word = "",
     to: Word = "/",
@@ -36,7 +36,7 @@ def log_in(
     now = request.app.state.now()
     try:
         key = db.accounts.log_in(project.writes, name, password, visit.address, now, lasts)
-    except NotAdmitted as refusal:
+    except AuthenticationError as refusal:
         trouble = f"You are not logged in: {refusal}."
         return render(request, "login.html.j2", status=403, to=_ours(to), trouble=trouble)
     answer = RedirectResponse(_ours(to), 303)

@@ -6,20 +6,20 @@ from pathlib import Path
 from fastapi import APIRouter
 from fastapi.responses import FileResponse
 
-from qc.errors import UnknownFrame
+from qc.errors import UnknownFrameError
 from qc.settings import Settings
 from qc.web.auth import Anybody
-from qc.web.rendering import Project
+from qc.web.rendering import ProjectDep
 
 router = APIRouter(include_in_schema=False)
 
 
 @router.get("/reports/{night}")
-def report(project: Project, night: date, _who: Anybody) -> FileResponse:
+def report(project: ProjectDep, night: date, _who: Anybody) -> FileResponse:
     """Show the report of a night."""
     file = report_file(project.settings, night)
     if not file.is_file():
-        raise UnknownFrame(
+        raise UnknownFrameError(
             f"{night}: there is no report of this night; 'qc report --night {night}' writes it"
         )
     headers = {"Cache-Control": "no-store"}  # it is written anew as people answer

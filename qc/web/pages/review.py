@@ -11,22 +11,22 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
-from qc._cache import Kept
+from qc._cache import LRUCache
 from qc._text import MANY
 from qc.core.verdict import Status
 from qc.db.findings import Finding, findings_with, image_types_seen
 from qc.db.labels import labels_added_by
 from qc.db.models import BEYOND_IDS
-from qc.errors import InvalidAnswer, UnknownFrame
-from qc.project import Runtime, image_types_of
-from qc.reports.extension_figures import Gallery, Picture
+from qc.errors import InvalidInputError, UnknownFrameError
+from qc.project import Project, image_types_of
+from qc.reports.extension_figures import EmbeddedPicture, FigureRenderer
 from qc.review import idempotency
-from qc.review.idempotency import Did
+from qc.review.idempotency import RequestResult
 from qc.review.queue import (
-    Key,
-    Labelled,
-    Look,
-    Order,
+    FaultKey,
+    LabelFilter,
+    QueueItem,
+    QueueOrder,
     digest_of,
     keys_of,
     read_examples,
@@ -35,8 +35,8 @@ from qc.review.queue import (
 )
 from qc.web.auth import Anybody, Reviewer
 from qc.web.pages.labels import next_of, promising
-from qc.web.query import Reviewed, ReviewedFor
-from qc.web.rendering import Keeping, Project, Reads, RowNumber, render
+from qc.web.query import ReviewedFor, UnlabelledQuery
+from qc.web.rendering import Keeping, ProjectDep, Reads, RowNumber, render
 
 router = APIRouter(include_in_schema=False)
 
@@ -52,7 +52,7 @@ _maps = Lock()  # what learns from references is made for one at a time, and tak
 
 
 @dataclass(frozen=True)
-class Shown:
+class QueueEntry:
     """One extension as the page shows it.
 
     Attributes
@@ -65,14 +65,14 @@ class Shown:
         Where the form leads, once it is answered.
     """
 
-    look: Look
-    kinds: tuple[Key, ...]
+    look: QueueItem
+    kinds: tuple[FaultKey, ...]
     request_key: str
     back: str
 
 
 @dataclass(frozen=True)
-class Choices:
+class FilterChoices:
     """What the form of the filters offers."""
 
     statuses: tuple[str, ...]
@@ -86,7 +86,7 @@ class Choices:
 def review(
     request: Request,
     session: Reads,
-    project: Project,
+    project: ProjectDep,
     kept: Keeping,
     asked: ReviewedFor,
     who: Anybody,
@@ -108,9 +108,9 @@ def review(
 def _wall(
     request: Request,
     session: Session,
-    project: Runtime,
-    kept: Kept,
-    asked: Reviewed,
+    project: Project,
+    kept: LRUCache,
+    asked: UnlabelledQuery,
     common: dict[str, Any],
 ) -> HTMLResponse:
     some = next_of(session, project, kept, asked, ON_A_WALL)
@@ -130,7 +130,7 @@ def _wall(
 
 @router.get("/review/ahead")
 def ahead(
-    session: Reads, project: Project, kept: Keeping, asked: ReviewedFor, _who: Anybody
+    session: Reads, project: ProjectDep, kept: Keeping, asked: ReviewedFor, _who: Anybody
 ) -> dict[str, object]:
     """Name the extensions that come after those of a page."""
     some = next_of(session, project, kept, asked, AHEAD)
@@ -141,7 +141,7 @@ def ahead(
 def frame(
     request: Request,
     session: Reads,
-    project: Project,
+    project: ProjectDep,
     asked: ReviewedFor,
     extension_id: RowNumber,
     _who: Anybody,
@@ -151,16 +151,18 @@ def frame(
     return render(request, "review_frame.html.j2", shown=shown, many=MANY)
 
 
-def _shown(session: Session, project: Runtime, asked: Reviewed, extension_id: int) -> Shown:
+def _shown(
+    session: Session, project: Project, asked: UnlabelledQuery, extension_id: int
+) -> QueueEntry:
     look = read_look(session, extension_id)
-    leaves = asked.labelled is Labelled.NO  # once labelled, the next takes its place
+    leaves = asked.labelled is LabelFilter.NO  # once labelled, the next takes its place
     back = asked.address(at="", just="") if leaves else asked.address(at=extension_id, just="")
     kinds = keys_of(project.instruments, look)
-    return Shown(look, kinds, secrets.token_hex(16), f"/review?{back}")
+    return QueueEntry(look, kinds, secrets.token_hex(16), f"/review?{back}")
 
 
 @router.get("/review/keys")
-def keys(request: Request, session: Reads, project: Project, _who: Anybody) -> HTMLResponse:
+def keys(request: Request, session: Reads, project: ProjectDep, _who: Anybody) -> HTMLResponse:
     """Show the keys, and an example of each kind of fault."""
     seen = {*image_types_seen(session)}
     known = [one for one in project.instruments if seen & {*one.image_types()}]
@@ -168,21 +170,21 @@ def keys(request: Request, session: Reads, project: Project, _who: Anybody) -> H
     return render(request, "review_keys.html.j2", examples=examples)
 
 
-def _choices(project: Runtime) -> Choices:
+def _choices(project: Project) -> FilterChoices:
     kinds = [kind.name for one in project.instruments for kind in one.fault_kinds()]
-    return Choices(
+    return FilterChoices(
         statuses=tuple(Status),
         kinds=tuple(dict.fromkeys(kinds)),
         types=tuple(image_types_of(project.instruments)),
-        orders=tuple(Order),
-        labelled=tuple(Labelled),
+        orders=tuple(QueueOrder),
+        labelled=tuple(LabelFilter),
     )
 
 
 # --- an answer from a form ------------------------------------------------------------------------
 
 
-class Answered(BaseModel):
+class LabelFormAnswer(BaseModel):
     """What a form says; `extension` is ``12:3``, where label number 3 of extension 12 was seen."""
 
     answer: Annotated[str, Field(max_length=100)]
@@ -197,14 +199,14 @@ class Answered(BaseModel):
 
 @router.post("/review/answer")
 def answer(
-    request: Request, project: Project, said: Annotated[Answered, Form()], who: Reviewer
+    request: Request, project: ProjectDep, said: Annotated[LabelFormAnswer, Form()], who: Reviewer
 ) -> Response:
     """Take the answer of somebody whose browser runs no scripts, and go on."""
     seen = _read_seen(said.extension)
     if not seen and not said.of:
-        raise InvalidAnswer("no frame is chosen")
+        raise InvalidInputError("no frame is chosen")
     now = request.app.state.now()
-    asked = idempotency.Request(who.name, said.key, now, list(seen), said.sure, seen)
+    asked = idempotency.LabelRequest(who.name, said.key, now, list(seen), said.sure, seen)
     with promising(project).begin() as session:
         if said.answer == "undo":
             did = idempotency.undo_once(session, asked, said.of)
@@ -223,13 +225,13 @@ def _read_seen(words: list[str]) -> dict[int, int]:
         pairs = [word.partition(":")[::2] for word in words]
         seen = {int(one): int(label or 0) for one, label in pairs}
     except ValueError:
-        raise InvalidAnswer(f"extension: expected a number, got '{words[0][:40]}'") from None
+        raise InvalidInputError(f"extension: expected a number, got '{words[0][:40]}'") from None
     if not all(0 < one < BEYOND_IDS for one in seen):
-        raise UnknownFrame(f"extension {min(seen)}: there is none of that number")
+        raise UnknownFrameError(f"extension {min(seen)}: there is none of that number")
     return seen
 
 
-def _go_on(request: Request, did: Did, back: str, key: str) -> Response:
+def _go_on(request: Request, did: RequestResult, back: str, key: str) -> Response:
     """Lead to the next; or first say what others have said meanwhile."""
     inside = back if back.startswith("/review?") else "/review?"  # nowhere else, whatever is sent
     address = f"{inside}&just={key}".replace("?&", "?")
@@ -245,7 +247,7 @@ def _go_on(request: Request, did: Did, back: str, key: str) -> Response:
 def picture(
     request: Request,
     session: Reads,
-    project: Project,
+    project: ProjectDep,
     extension_id: RowNumber,
     digest: str,
     what: str,
@@ -254,11 +256,11 @@ def picture(
     """Draw an extension: its mean, that of the nearest reference, or where they differ."""
     found = findings_with(session, [extension_id])
     if not found or what not in _DRAWN:
-        raise UnknownFrame(f"extension {extension_id}, {what}: there is no such picture")
+        raise UnknownFrameError(f"extension {extension_id}, {what}: there is no such picture")
     current = digest_of(found[0])
 
     def draw() -> bytes | None:
-        gallery = Gallery(session, project.thresholds, request.app.state.expectations)
+        gallery = FigureRenderer(session, project.thresholds, request.app.state.expectations)
         shown = _DRAWN[what](gallery, found[0])
         return shown.content if shown else None
 
@@ -270,23 +272,23 @@ def picture(
     return Response(drawn, media_type="image/png", headers=headers)
 
 
-def _own(gallery: Gallery, finding: Finding) -> Picture | None:
+def _own(gallery: FigureRenderer, finding: Finding) -> EmbeddedPicture | None:
     return next((one for one in gallery.pair(finding) if one.kind == "mean"), None)
 
 
-def _nearest(gallery: Gallery, finding: Finding) -> Picture | None:
+def _nearest(gallery: FigureRenderer, finding: Finding) -> EmbeddedPicture | None:
     return next((one for one in gallery.pair(finding) if one.kind == "nearest mean"), None)
 
 
-def _map(gallery: Gallery, finding: Finding) -> Picture | None:
+def _map(gallery: FigureRenderer, finding: Finding) -> EmbeddedPicture | None:
     with _maps:
         where = gallery.where(finding)
     return where.picture if where else None
 
 
-_DRAWN: dict[str, Callable[[Gallery, Finding], Picture | None]] = {
+_DRAWN: dict[str, Callable[[FigureRenderer, Finding], EmbeddedPicture | None]] = {
     "own": _own,
     "nearest": _nearest,
     "map": _map,
-    "small": Gallery.small,
+    "small": FigureRenderer.small,
 }

@@ -13,19 +13,25 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from qc import db
-from qc._cache import Kept
-from qc.errors import FrameError, InvalidAnswer, QCError, UnknownFrame
-from qc.project import Runtime
+from qc._cache import LRUCache
+from qc.errors import FrameError, InvalidInputError, QCError, UnknownFrameError
+from qc.project import Project
 from qc.search import projection
 from qc.search import similar as history
-from qc.search.projection import Map, Place, Selection, Tree, Way
-from qc.search.similar import Likeness
+from qc.search.projection import (
+    Dendrogram,
+    ProjectedExtension,
+    Projection,
+    ProjectionMethod,
+    Selection,
+)
+from qc.search.similar import SimilarFrames
 from qc.web.api import schemas
 from qc.web.api.uploads import BoundedRoute, on_disk
 from qc.web.auth import Anybody
-from qc.web.drawings import Dots, scatter
+from qc.web.drawings import PointGroup, scatter
 from qc.web.pages.thresholds import known_type
-from qc.web.query import Question, Since, Until
+from qc.web.query import QueryModel, Since, Until
 from qc.web.rendering import Keeping, Reads, Renewed, render
 from qc.web.urls import frame_address
 
@@ -84,7 +90,7 @@ _FILE = {  # the form is read by hand, as it is bounded
 }
 
 
-class Alike(Question):
+class SimilarQuery(QueryModel):
     """Which frame, and among which its like is sought."""
 
     frame: Annotated[Name, Field(description="Archive name of a processed frame.")] = ""
@@ -97,7 +103,7 @@ class Alike(Question):
     until: Until = None
 
 
-class OnMap(Question):
+class ProjectionQuery(QueryModel):
     """Which extensions are laid on a plane, how, and by what they are coloured."""
 
     type: Annotated[
@@ -106,7 +112,9 @@ class OnMap(Question):
     colour: Annotated[
         Literal["year", "label", "type"], Field(description="Of the page's points.")
     ] = "label"
-    way: Annotated[Way, Field(description="Principal axes, or t-SNE, which is slow.")] = Way.PCA
+    way: Annotated[
+        ProjectionMethod, Field(description="Principal axes, or t-SNE, which is slow.")
+    ] = ProjectionMethod.PCA
     since: Since = None
     until: Until = None
 
@@ -117,7 +125,7 @@ class OnMap(Question):
         return "&".join(f"{name}={value}" for name, value in given.items())
 
 
-class InTree(Question):
+class DendrogramQuery(QueryModel):
     """Which extensions a tree is drawn of: named ones, or the newest of a type's nights."""
 
     type: Annotated[str, Field(max_length=40, description="Image type.")]
@@ -139,7 +147,7 @@ def similar(
     request: Request,
     project: Renewed,
     session: Reads,
-    question: Annotated[Alike, Query()],
+    question: Annotated[SimilarQuery, Query()],
     _who: Anybody,
 ) -> HTMLResponse:
     """Show the frames that look most like one, and the form for a file."""
@@ -147,17 +155,17 @@ def similar(
     return _similar_page(request, project, session, question, found)
 
 
-@router.get("/api/v1/similar", response_model=list[schemas.LooksLike])
+@router.get("/api/v1/similar", response_model=list[schemas.SimilarFramesModel])
 def similar_json(
-    project: Renewed, session: Reads, question: Annotated[Alike, Query()], _who: Anybody
+    project: Renewed, session: Reads, question: Annotated[SimilarQuery, Query()], _who: Anybody
 ) -> list[dict[str, Any]]:
     """Return the frames that look most like one."""
     if not question.frame:
-        raise InvalidAnswer("frame: expected the name of a processed frame, got none")
+        raise InvalidInputError("frame: expected the name of a processed frame, got none")
     return [asdict(one) for one in read_similar(project, session, question)]
 
 
-def read_similar(runtime: Runtime, session: Session, question: Alike) -> list[Likeness]:
+def read_similar(runtime: Project, session: Session, question: SimilarQuery) -> list[SimilarFrames]:
     """Return what each extension of a stored frame looks like.
 
     Raises
@@ -167,7 +175,7 @@ def read_similar(runtime: Runtime, session: Session, question: Alike) -> list[Li
     """
     frame = question.frame
     if not db.selection.frames_named(session, frame):
-        raise UnknownFrame(f"{frame}: no processed frame has this name")
+        raise UnknownFrameError(f"{frame}: no processed frame has this name")
     return history.similar(
         runtime,
         frame,
@@ -187,7 +195,9 @@ async def similar_to_file(request: Request, project: Renewed, _who: Anybody) -> 
         return _similar_page(request, project, session, question, found)
 
 
-@uploads.post("/api/v1/similar", openapi_extra=_FILE, response_model=list[schemas.LooksLike])
+@uploads.post(
+    "/api/v1/similar", openapi_extra=_FILE, response_model=list[schemas.SimilarFramesModel]
+)
 async def similar_to_file_json(
     request: Request, project: Renewed, _who: Anybody
 ) -> list[dict[str, Any]]:
@@ -196,21 +206,25 @@ async def similar_to_file_json(
     return [asdict(one) for one in found]
 
 
-async def _read_upload(request: Request, runtime: Runtime) -> tuple[list[Likeness], Alike]:
+async def _read_upload(
+    request: Request, runtime: Project
+) -> tuple[list[SimilarFrames], SimilarQuery]:
     async with request.form(max_files=1, max_fields=10) as form:
         file = form.get("file")
         if not isinstance(file, UploadFile) or not file.size:
-            raise InvalidAnswer("file: expected a FITS file, got none")
+            raise InvalidInputError("file: expected a FITS file, got none")
         asked = {name: form[name] for name in _OF_A_FORM if form.get(name)}
         try:
-            question = Alike.model_validate(asked)
+            question = SimilarQuery.model_validate(asked)
         except ValueError:
-            raise InvalidAnswer("expected k from 1 to 100, the name of a type, and dates") from None
+            raise InvalidInputError(
+                "expected k from 1 to 100, the name of a type, and dates"
+            ) from None
         async with on_disk(file) as path:
             return await run_in_threadpool(_look_at, runtime, str(path), question), question
 
 
-def _look_at(runtime: Runtime, path: str, question: Alike) -> list[Likeness]:
+def _look_at(runtime: Project, path: str, question: SimilarQuery) -> list[SimilarFrames]:
     try:
         return history.similar(
             runtime,
@@ -228,10 +242,10 @@ def _look_at(runtime: Runtime, path: str, question: Alike) -> list[Likeness]:
 
 def _similar_page(
     request: Request,
-    runtime: Runtime,
+    runtime: Project,
     session: Session,
-    question: Alike,
-    found: Sequence[Likeness] | None,
+    question: SimilarQuery,
+    found: Sequence[SimilarFrames] | None,
 ) -> HTMLResponse:
     return render(
         request,
@@ -243,7 +257,7 @@ def _similar_page(
     )
 
 
-def _types_seen(runtime: Runtime, session: Session) -> list[str]:
+def _types_seen(runtime: Project, session: Session) -> list[str]:
     return db.findings.types_among(session, sorted(runtime.thresholds.entries))
 
 
@@ -252,7 +266,7 @@ def on_map(
     request: Request,
     project: Renewed,
     session: Reads,
-    asked: Annotated[OnMap, Query()],
+    asked: Annotated[ProjectionQuery, Query()],
     _who: Anybody,
 ) -> HTMLResponse:
     """Show where a map is drawn; it is fetched after the page."""
@@ -269,7 +283,7 @@ def map_plot(
     project: Renewed,
     session: Reads,
     kept: Keeping,
-    asked: Annotated[OnMap, Query()],
+    asked: Annotated[ProjectionQuery, Query()],
     _who: Anybody,
 ) -> JSONResponse:
     """Return the map as BokehJS draws it."""
@@ -277,68 +291,74 @@ def map_plot(
     return JSONResponse(_draw(found, asked))
 
 
-@router.get("/api/v1/map", response_model=schemas.Plane)
+@router.get("/api/v1/map", response_model=schemas.ProjectionModel)
 def map_json(
     project: Renewed,
     session: Reads,
     kept: Keeping,
-    asked: Annotated[OnMap, Query()],
+    asked: Annotated[ProjectionQuery, Query()],
     _who: Anybody,
 ) -> dict[str, Any]:
     """Return the places of a map."""
     return asdict(read_map(project, session, kept, asked))
 
 
-def read_map(runtime: Runtime, session: Session, kept: Kept, asked: OnMap) -> Map:
+def read_map(
+    runtime: Project, session: Session, kept: LRUCache, asked: ProjectionQuery
+) -> Projection:
     """Return a map, made again only when something of its type has changed."""
     selection = _selection(runtime, asked.type, asked.since, asked.until)
     stamp = runtime.encoder.fingerprint, _newest(runtime, session, asked.type)
     name = ("map", selection, asked.way)
-    found: Map = kept.get(
+    found: Projection = kept.get(
         name, stamp, lambda: projection.draw_map(runtime, session, selection, asked.way)
     )
     return found
 
 
-def _newest(runtime: Runtime, session: Session, image_type: str) -> tuple[tuple[int, int], ...]:
+def _newest(runtime: Project, session: Session, image_type: str) -> tuple[tuple[int, int], ...]:
     is_any = image_type in {"", history.ANY}
     types = _types_seen(runtime, session) if is_any else [image_type]
     return tuple(db.findings.newest_word(session, one) for one in types)
 
 
 def _selection(
-    runtime: Runtime, image_type: str, since: date | None, until: date | None
+    runtime: Project, image_type: str, since: date | None, until: date | None
 ) -> Selection:
     is_any = image_type in {"", history.ANY}
     types = None if is_any else (known_type(runtime, image_type),)
     return Selection(types, since or _FIRST, until or _LAST)
 
 
-def _draw(found: Map, asked: OnMap) -> Any:
-    groups: dict[str, list[Place]] = {}
+def _draw(found: Projection, asked: ProjectionQuery) -> Any:
+    groups: dict[str, list[ProjectedExtension]] = {}
     for one in found.places:
         groups.setdefault(_group(one, asked.colour), []).append(one)
     names = sorted(groups)
     dots = [_dots(name, number, groups[name], asked) for number, name in enumerate(names)]
     across, up = (
-        ("first principal axis", "second") if found.way is Way.PCA else ("t-SNE, without unit", "")
+        ("first principal axis", "second")
+        if found.way is ProjectionMethod.PCA
+        else ("t-SNE, without unit", "")
     )
     return scatter(dots, across=across, up=up, is_time=False)
 
 
-def _group(one: Place, colour: str) -> str:
+def _group(one: ProjectedExtension, colour: str) -> str:
     if colour == "year":
         return str(one.night.year) if one.night else "undated"
     return one.image_type if colour == "type" else one.label
 
 
-def _dots(name: str, number: int, some: Sequence[Place], asked: OnMap) -> Dots:
+def _dots(
+    name: str, number: int, some: Sequence[ProjectedExtension], asked: ProjectionQuery
+) -> PointGroup:
     colour, marker = (
         _LABELS[name]
         if asked.colour == "label"
         else (_COLOURS[number % len(_COLOURS)], _MARKERS[number // len(_COLOURS) % len(_MARKERS)])
     )
-    return Dots(
+    return PointGroup(
         name or "not labelled",
         colour,
         marker,
@@ -350,7 +370,7 @@ def _dots(name: str, number: int, some: Sequence[Place], asked: OnMap) -> Dots:
     )
 
 
-def _words(one: Place) -> tuple[object, ...]:
+def _words(one: ProjectedExtension) -> tuple[object, ...]:
     return one.image_type, one.night, one.status.lower(), one.label, one.kind.replace("_", " ")
 
 
@@ -360,7 +380,7 @@ def dendrogram(
     project: Renewed,
     session: Reads,
     kept: Keeping,
-    asked: Annotated[InTree, Query()],
+    asked: Annotated[DendrogramQuery, Query()],
     _who: Anybody,
 ) -> HTMLResponse:
     """Show the tree of named frames, or of the newest of a type."""
@@ -382,12 +402,12 @@ def dendrogram(
     )
 
 
-@router.get("/api/v1/dendrogram", response_model=schemas.Tree)
+@router.get("/api/v1/dendrogram", response_model=schemas.DendrogramModel)
 def dendrogram_json(
     project: Renewed,
     session: Reads,
     kept: Keeping,
-    asked: Annotated[InTree, Query()],
+    asked: Annotated[DendrogramQuery, Query()],
     _who: Anybody,
 ) -> dict[str, Any]:
     """Return a tree: its leaves and merges."""
@@ -396,13 +416,15 @@ def dendrogram_json(
     return found
 
 
-def read_tree(runtime: Runtime, session: Session, kept: Kept, asked: InTree) -> Tree:
+def read_tree(
+    runtime: Project, session: Session, kept: LRUCache, asked: DendrogramQuery
+) -> Dendrogram:
     """Return a tree, drawn again only when something of its type has changed."""
     selection = _selection(runtime, known_type(runtime, asked.type), asked.since, asked.until)
     frames = tuple(dict.fromkeys(asked.frame))
     stamp = runtime.thresholds.digest, db.findings.newest_word(session, asked.type)
     name = ("tree", selection, frames, asked.marked)
-    found: Tree = kept.get(
+    found: Dendrogram = kept.get(
         name,
         stamp,
         lambda: projection.draw_tree(runtime, session, selection, frames, asked.marked),

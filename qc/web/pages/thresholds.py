@@ -12,22 +12,22 @@ from pydantic import BaseModel, Field, model_validator
 from sqlalchemy.orm import Session
 
 from qc import db
-from qc._cache import Kept
-from qc._locks import Turns
+from qc._cache import LRUCache
+from qc._locks import KeyedLocks
 from qc.detection.thresholds import Threshold
-from qc.errors import CannotTune, ConfigurationError, InvalidAnswer
+from qc.errors import ConfigurationError, InsufficientDataError, InvalidInputError
 from qc.io.instruments import Instrument
 from qc.labels import epochs
-from qc.labels.epochs import Entry
+from qc.labels.epochs import EpochEntry
 from qc.labels.store import LONGEST_NOTE, one_line
-from qc.project import Runtime
+from qc.project import Project
 from qc.tuning import proposals
 from qc.tuning.fit import limits_of
-from qc.tuning.proposals import Flip, Goal, Past, Proposal
+from qc.tuning.proposals import PastVerdicts, ThresholdProposal, TuningGoal, VerdictFlip
 from qc.web import plots
 from qc.web.api import schemas
 from qc.web.auth import Anybody, Tuner
-from qc.web.plots import Curve, Distribution
+from qc.web.plots import PrecisionRecallCurve, RatioHistogram
 from qc.web.rendering import Keeping, Reads, Renewed, Writes, render
 from qc.web.threshold_cache import NEWEST, past_of
 
@@ -38,7 +38,7 @@ TOLD = 1000  # and in its JSON
 _NARROWEST, _WIDEST = 0.1, 10.0
 
 
-class Wish(BaseModel):
+class LimitRequest(BaseModel):
     """What limits are wanted: all present ones times a factor, or for a rate, or for a recall."""
 
     factor: Annotated[
@@ -73,7 +73,7 @@ class Wish(BaseModel):
         return round(log10(self.factor), 2) if self.factor else 0.0
 
 
-class NewEntry(Wish):
+class NewThresholdEntry(LimitRequest):
     """A wish that is to be written, and what its author had before their eyes."""
 
     why: str
@@ -82,7 +82,7 @@ class NewEntry(Wish):
 
 
 @dataclass(frozen=True)
-class Dated:
+class DatedEntry:
     """An entry of the file.
 
     Attributes
@@ -100,7 +100,7 @@ class Dated:
 
 
 @dataclass(frozen=True)
-class Desk:
+class TypeOverview:
     """What is known of a type's limits without reading its past.
 
     Attributes
@@ -116,25 +116,25 @@ class Desk:
     image_type: str
     instrument: str
     present: Threshold
-    entries: tuple[Dated, ...]
+    entries: tuple[DatedEntry, ...]
     digest: str
     effective: date
-    log: tuple[Entry, ...]
+    log: tuple[EpochEntry, ...]
     outliers: tuple[date, ...]
 
 
 @dataclass(frozen=True)
-class Consequences:
+class LimitEffects:
     """What other limits would have done."""
 
-    proposal: Proposal
-    distribution: Distribution
-    curve: Curve | None
+    proposal: ThresholdProposal
+    distribution: RatioHistogram
+    curve: PrecisionRecallCurve | None
     since: date
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ThresholdComparison:
     """Two entries side by side.
 
     Attributes
@@ -145,11 +145,11 @@ class Comparison:
         Past frames that only one of them flags; None where they are not for the encoder in use.
     """
 
-    one: Dated
-    other: Dated
+    one: DatedEntry
+    other: DatedEntry
     rows: tuple[tuple[str, str, str], ...]
-    only_one: tuple[Flip, ...] | None
-    only_other: tuple[Flip, ...] | None
+    only_one: tuple[VerdictFlip, ...] | None
+    only_other: tuple[VerdictFlip, ...] | None
 
 
 def known_type(runtime: Renewed, image_type: Annotated[str, Path(description="As `UBB0`.")]) -> str:
@@ -170,7 +170,7 @@ def overview(request: Request, project: Renewed, session: Reads, _who: Anybody) 
     return render(request, "thresholds.html.j2", types=shown, digest=project.thresholds.digest)
 
 
-@router.get("/api/v1/thresholds", response_model=schemas.InForce)
+@router.get("/api/v1/thresholds", response_model=schemas.LimitsInForce)
 def overview_json(
     request: Request, project: Renewed, session: Reads, _who: Anybody
 ) -> dict[str, Any]:
@@ -179,7 +179,7 @@ def overview_json(
     return {"types": [{"image_type": name, "entry": _entry_record(one)} for name, one in found]}
 
 
-def read_overview(runtime: Runtime, session: Session, today: date) -> list[tuple[str, Dated]]:
+def read_overview(runtime: Project, session: Session, today: date) -> list[tuple[str, DatedEntry]]:
     """Return the entry in force of every image type that was ever seen."""
     found = []
     for name in db.findings.types_among(session, sorted(runtime.thresholds.entries)):
@@ -194,22 +194,24 @@ def _today(request: Request) -> date:
     return today
 
 
-def _entries(runtime: Runtime, image_type: str, today: date) -> tuple[Dated, ...]:
+def _entries(runtime: Project, image_type: str, today: date) -> tuple[DatedEntry, ...]:
     own = runtime.encoder.fingerprint
     entries = runtime.thresholds.entries[image_type]
     valid = [one for one in entries if one.encoder == own and one.since <= today]
     return tuple(
-        Dated(number, one, one is (valid[-1] if valid else None), one.encoder == own)
+        DatedEntry(number, one, one is (valid[-1] if valid else None), one.encoder == own)
         for number, one in enumerate(entries, start=1)
     )
 
 
-def asked_desk(request: Request, project: Renewed, session: Reads, image_type: ImageType) -> Desk:
+def asked_desk(
+    request: Request, project: Renewed, session: Reads, image_type: ImageType
+) -> TypeOverview:
     """Return what is known of the limits of the type in an address."""
     return read_desk(project, session, image_type, _today(request))
 
 
-AskedDesk = Annotated[Desk, Depends(asked_desk)]
+AskedDesk = Annotated[TypeOverview, Depends(asked_desk)]
 
 
 @router.get("/thresholds/{image_type}", include_in_schema=False)
@@ -219,7 +221,7 @@ def desk(
     session: Reads,
     kept: Keeping,
     shown: AskedDesk,
-    wish: Annotated[Wish, Query()],
+    wish: Annotated[LimitRequest, Query()],
     who: Anybody,
     afterwards: BackgroundTasks,
 ) -> HTMLResponse:
@@ -230,7 +232,7 @@ def desk(
     else:
         try:
             tried = read_consequences(project, session, kept, shown, wish, who.name)
-        except CannotTune as error:
+        except InsufficientDataError as error:
             refused = str(error)
     return render(
         request,
@@ -255,33 +257,35 @@ def desk_json(shown: AskedDesk, _who: Anybody) -> dict[str, Any]:
     }
 
 
-@router.get("/api/v1/thresholds/{image_type}/consequences", response_model=schemas.Consequence)
+@router.get(
+    "/api/v1/thresholds/{image_type}/consequences", response_model=schemas.LimitConsequences
+)
 def consequences_json(
     project: Renewed,
     session: Reads,
     kept: Keeping,
     shown: AskedDesk,
-    wish: Annotated[Wish, Query()],
+    wish: Annotated[LimitRequest, Query()],
     who: Anybody,
 ) -> dict[str, Any]:
     """Return what other limits would have done to the past: by default those in force."""
     asked = wish if wish.is_made else wish.model_copy(update={"factor": 1.0})
     try:
         tried = read_consequences(project, session, kept, shown, asked, who.name)
-    except CannotTune as error:
-        raise InvalidAnswer(str(error)) from None
+    except InsufficientDataError as error:
+        raise InvalidInputError(str(error)) from None
     record = proposals.proposal_record(tried.proposal)
     both = ("newly_flagged", "no_longer_flagged")
     counts = {f"{name}_count": len(record[name]) for name in both}
     return record | {name: record[name][:TOLD] for name in both} | counts | {"since": tried.since}
 
 
-def _entry_record(one: Dated) -> dict[str, Any]:
+def _entry_record(one: DatedEntry) -> dict[str, Any]:
     own = {"number": one.number, "is_in_force": one.is_in_force}
     return own | one.threshold.model_dump(mode="json", by_alias=True)
 
 
-def _epoch_record(entry: Entry) -> dict[str, Any]:
+def _epoch_record(entry: EpochEntry) -> dict[str, Any]:
     epoch = entry.epoch
     return {
         "number": epoch.id,
@@ -294,7 +298,7 @@ def _epoch_record(entry: Entry) -> dict[str, Any]:
     }
 
 
-def read_desk(runtime: Runtime, session: Session, image_type: str, today: date) -> Desk:
+def read_desk(runtime: Project, session: Session, image_type: str, today: date) -> TypeOverview:
     """Return a type's limits, who set them, and the interventions that bear on it."""
     instrument = instrument_of(runtime, image_type)
     log = [
@@ -303,7 +307,7 @@ def read_desk(runtime: Runtime, session: Session, image_type: str, today: date) 
     last = max((one.epoch.since for one in log if not one.undone_by), default=date.min)
     outliers = db.findings.outlier_nights(session, image_type, max(last, _EARLIEST))
     newest = runtime.thresholds.entries[image_type][-1].since
-    return Desk(
+    return TypeOverview(
         image_type=image_type,
         instrument=instrument.name,
         present=runtime.thresholds.threshold(image_type, today, runtime.encoder.fingerprint),
@@ -318,14 +322,19 @@ def read_desk(runtime: Runtime, session: Session, image_type: str, today: date) 
 _EARLIEST = date(1990, 1, 1)
 
 
-def instrument_of(runtime: Runtime, image_type: str) -> Instrument:
+def instrument_of(runtime: Project, image_type: str) -> Instrument:
     """Return the instrument that has an image type."""
     return next(one for one in runtime.instruments if image_type in one.image_types())
 
 
 def read_consequences(
-    runtime: Runtime, session: Session, kept: Kept, shown: Desk, wish: Wish, who: str
-) -> Consequences:
+    runtime: Project,
+    session: Session,
+    kept: LRUCache,
+    shown: TypeOverview,
+    wish: LimitRequest,
+    who: str,
+) -> LimitEffects:
     """Return what the limits that are wanted would have done to the past.
 
     Raises
@@ -342,7 +351,7 @@ def read_consequences(
     nominal, bad = history.ratios_to(tried)
     known = len(nominal) + len(bad)
     groups = {"nominal": nominal, "bad": bad, "others": history.ratios(tried)[known:]}
-    return Consequences(
+    return LimitEffects(
         proposal,
         plots.distribution(groups),
         plots.curve(nominal, bad) if len(bad) else None,
@@ -350,25 +359,27 @@ def read_consequences(
     )
 
 
-def _goal(wish: Wish, effective: date, since: date) -> Goal:
-    return Goal(effective, since, wish.false_alarms, wish.recall, wish.factor)
+def _goal(wish: LimitRequest, effective: date, since: date) -> TuningGoal:
+    return TuningGoal(effective, since, wish.false_alarms, wish.recall, wish.factor)
 
 
-def _past(runtime: Runtime, session: Session, kept: Kept, shown: Desk, goal: Goal) -> Past:
+def _past(
+    runtime: Project, session: Session, kept: LRUCache, shown: TypeOverview, goal: TuningGoal
+) -> PastVerdicts:
     """Return a type's past beside the limits in force on the night from which others would hold."""
     encoder = runtime.encoder.fingerprint
     present = runtime.thresholds.threshold(shown.image_type, goal.effective, encoder)
     return past_of(runtime, session, kept, shown.image_type, present, goal.since)
 
 
-def _read_ahead(runtime: Runtime, kept: Kept, shown: Desk) -> None:
+def _read_ahead(runtime: Project, kept: LRUCache, shown: TypeOverview) -> None:
     """Read the past of a type, unless that is done already: who waits holds a connection."""
-    ahead: Turns = kept.get("ahead", None, Turns)
+    ahead: KeyedLocks = kept.get("ahead", None, KeyedLocks)
     with ahead.if_free(shown.image_type) as is_free:
         if is_free:
             with runtime.reads() as session:
                 since = db.findings.night_of_newest(session, shown.image_type, NEWEST)
-                _past(runtime, session, kept, shown, Goal(shown.effective, since))
+                _past(runtime, session, kept, shown, TuningGoal(shown.effective, since))
 
 
 @router.post("/thresholds/{image_type}", include_in_schema=False)
@@ -378,12 +389,14 @@ def save(
     session: Reads,
     kept: Keeping,
     image_type: ImageType,
-    form: Annotated[NewEntry, Form()],
+    form: Annotated[NewThresholdEntry, Form()],
     who: Tuner,
 ) -> RedirectResponse:
     """Write the limits that were wanted into the file, as 'qc tune --write' does."""
     if not form.is_made:
-        raise InvalidAnswer("nothing to save: choose a factor, a rate of false alarms or a recall")
+        raise InvalidInputError(
+            "nothing to save: choose a factor, a rate of false alarms or a recall"
+        )
     why = one_line(form.why, "reason", LONGEST_NOTE, needed=True)
     if form.digest != project.thresholds.digest:
         raise HTTPException(
@@ -426,12 +439,12 @@ def compared_entries(
     one: Annotated[int, Query(ge=1, description="Number of an entry.")],
     other: Annotated[int, Query(ge=1, description="Number of another entry.")],
     _who: Anybody,
-) -> Comparison:
+) -> ThresholdComparison:
     """Return the two entries that an address names, side by side."""
     return read_comparison(project, session, kept, shown, (one, other))
 
 
-Compared = Annotated[Comparison, Depends(compared_entries)]
+Compared = Annotated[ThresholdComparison, Depends(compared_entries)]
 
 
 @router.get("/thresholds/{image_type}/compare", include_in_schema=False)
@@ -440,7 +453,7 @@ def compare(request: Request, shown: AskedDesk, compared: Compared) -> HTMLRespo
     return render(request, "compare.html.j2", desk=shown, compared=compared, most=SHOWN)
 
 
-@router.get("/api/v1/thresholds/{image_type}/compare", response_model=schemas.Compared)
+@router.get("/api/v1/thresholds/{image_type}/compare", response_model=schemas.EntryComparison)
 def compare_json(compared: Compared) -> dict[str, Any]:
     """Return two entries side by side."""
     return {
@@ -451,13 +464,17 @@ def compare_json(compared: Compared) -> dict[str, Any]:
     }
 
 
-def _flip_records(flips: Sequence[Flip] | None) -> list[dict[str, Any]] | None:
+def _flip_records(flips: Sequence[VerdictFlip] | None) -> list[dict[str, Any]] | None:
     return None if flips is None else [asdict(flip) for flip in flips[:TOLD]]
 
 
 def read_comparison(
-    runtime: Runtime, session: Session, kept: Kept, shown: Desk, numbers: tuple[int, int]
-) -> Comparison:
+    runtime: Project,
+    session: Session,
+    kept: LRUCache,
+    shown: TypeOverview,
+    numbers: tuple[int, int],
+) -> ThresholdComparison:
     """Return two entries of a type, and which past frames only one of them flags.
 
     Raises
@@ -468,16 +485,16 @@ def read_comparison(
     by_number = {one.number: one for one in shown.entries}
     for number in numbers:
         if number not in by_number:
-            raise InvalidAnswer(
+            raise InvalidInputError(
                 f"{shown.image_type}: has no entry No. {number}; it has 1 to {len(by_number)}"
             )
     one, other = (by_number[number] for number in numbers)
     if not (one.is_comparable and other.is_comparable):
-        return Comparison(one, other, _rows(one, other), None, None)
+        return ThresholdComparison(one, other, _rows(one, other), None, None)
     since = db.findings.night_of_newest(session, shown.image_type, NEWEST)
-    past = _past(runtime, session, kept, shown, Goal(shown.effective, since))
+    past = _past(runtime, session, kept, shown, TuningGoal(shown.effective, since))
     first, second = limits_of(one.threshold), limits_of(other.threshold)
-    return Comparison(
+    return ThresholdComparison(
         one,
         other,
         _rows(one, other),
@@ -486,7 +503,7 @@ def read_comparison(
     )
 
 
-def _rows(one: Dated, other: Dated) -> tuple[tuple[str, str, str], ...]:
+def _rows(one: DatedEntry, other: DatedEntry) -> tuple[tuple[str, str, str], ...]:
     both = [_numbers(entry.threshold) for entry in (one, other)]
     names = dict.fromkeys([*both[0], *both[1]])
     return tuple((name, both[0].get(name, ""), both[1].get(name, "")) for name in names)

@@ -12,18 +12,18 @@ from pydantic import Field, model_validator
 from sqlalchemy.orm import Session
 
 from qc import db
-from qc._cache import Kept
+from qc._cache import LRUCache
 from qc._time import noon
 from qc.core.verdict import Status
-from qc.errors import InvalidAnswer
-from qc.project import Runtime
+from qc.errors import InvalidInputError
+from qc.project import Project
 from qc.summaries import trends
-from qc.summaries.trends import QUANTITIES, Trend
+from qc.summaries.trends import QUANTITIES, MetricTrend
 from qc.web.api import schemas
 from qc.web.auth import Anybody
-from qc.web.drawings import Dots, Mark, scatter
+from qc.web.drawings import PointGroup, VerticalMark, scatter
 from qc.web.pages.thresholds import ImageType, known_type
-from qc.web.query import Question, Since, Until
+from qc.web.query import QueryModel, Since, Until
 from qc.web.rendering import Keeping, Reads, Renewed, render
 from qc.web.urls import frame_address
 
@@ -41,7 +41,7 @@ _FIRST = date(1990, 1, 1)
 _LAST = date(2100, 1, 1)
 
 
-class Wanted(Question):
+class TrendQuery(QueryModel):
     """Which number, and of which nights."""
 
     metric: Annotated[
@@ -61,22 +61,24 @@ class Wanted(Question):
     @property
     def query(self) -> str:
         """Write it as the end of an address."""
-        given = self.model_dump(include=set(Wanted.model_fields), exclude_none=True, mode="json")
+        given = self.model_dump(
+            include=set(TrendQuery.model_fields), exclude_none=True, mode="json"
+        )
         return "&".join(f"{name}={value}" for name, value in given.items())
 
 
-class Choice(Wanted):
+class TrendForm(TrendQuery):
     """What the form of the page says."""
 
     type: str
 
 
 @dataclass(frozen=True)
-class Found:
+class TrendPage:
     """A trend, and how it was asked for."""
 
-    trend: Trend
-    wanted: Wanted
+    trend: MetricTrend
+    wanted: TrendQuery
 
 
 def find(
@@ -84,14 +86,14 @@ def find(
     session: Reads,
     kept: Keeping,
     image_type: ImageType,
-    wanted: Annotated[Wanted, Query()],
+    wanted: Annotated[TrendQuery, Query()],
     _who: Anybody,
-) -> Found:
+) -> TrendPage:
     """Return the trend that an address asks for, read again only when its type has changed."""
-    return Found(read(project, session, kept, image_type, wanted), wanted)
+    return TrendPage(read(project, session, kept, image_type, wanted), wanted)
 
 
-AskedTrend = Annotated[Found, Depends(find)]
+AskedTrend = Annotated[TrendPage, Depends(find)]
 
 
 @router.get("/trends", include_in_schema=False)
@@ -104,7 +106,7 @@ def overview(request: Request, session: Reads, project: Renewed, _who: Anybody) 
 @router.get("/trends/choose", include_in_schema=False)
 def choose(
     project: Renewed,
-    choice: Annotated[Choice, Query()],
+    choice: Annotated[TrendForm, Query()],
     _who: Anybody,
 ) -> RedirectResponse:
     """Lead from what a form says to the address of the page."""
@@ -117,7 +119,7 @@ def page(
     project: Renewed,
     session: Reads,
     image_type: ImageType,
-    wanted: Annotated[Wanted, Query()],
+    wanted: Annotated[TrendQuery, Query()],
     _who: Anybody,
 ) -> HTMLResponse:
     """Show where a trend is drawn; plot and table are fetched after it."""
@@ -145,7 +147,7 @@ def table(request: Request, found: AskedTrend) -> HTMLResponse:
     return render(request, "trend_table.html.j2", trend=found.trend, wanted=found.wanted)
 
 
-@router.get("/api/v1/trends/{image_type}", response_model=schemas.TrendOf)
+@router.get("/api/v1/trends/{image_type}", response_model=schemas.TrendModel)
 def trend_json(asked: AskedTrend) -> dict[str, Any]:
     """Return a trend: at most some thousand points with all extremes, and how many there are."""
     found = asked.trend
@@ -184,23 +186,25 @@ def trend_csv(asked: AskedTrend) -> Response:
     return Response(text.getvalue(), media_type="text/csv; charset=utf-8", headers=disposition)
 
 
-def read(runtime: Runtime, session: Session, kept: Kept, image_type: str, wanted: Wanted) -> Trend:
+def read(
+    runtime: Project, session: Session, kept: LRUCache, image_type: str, wanted: TrendQuery
+) -> MetricTrend:
     """Return a trend, read again only when something of its type has changed."""
     first, last = wanted.since or _FIRST, wanted.until or _LAST
     newest = db.findings.newest_word(session, image_type)
     said = [entry.id for entry in db.epochs.epochs(session)][-1:]
     stamp = newest, tuple(said), runtime.thresholds.digest
-    found: Trend = kept.get(
+    found: MetricTrend = kept.get(
         ("trend", image_type, wanted.metric, first, last),
         stamp,
         lambda: trends.read_trend(runtime, session, image_type, wanted.metric, first, last),
     )
     if not found.points and not db.findings.types_among(session, [image_type]):
-        raise InvalidAnswer(f"{image_type}: nothing of this type has been processed")
+        raise InvalidInputError(f"{image_type}: nothing of this type has been processed")
     return found
 
 
-def draw(trend: Trend) -> Any:
+def draw(trend: MetricTrend) -> Any:
     """Return a trend as BokehJS draws it."""
     shown = trend.shown
     groups = []
@@ -208,7 +212,7 @@ def draw(trend: Trend) -> Any:
         some = [one for one in shown if one.status == status]
         if some:
             groups.append(
-                Dots(
+                PointGroup(
                     name,
                     colour,
                     marker,
@@ -222,7 +226,7 @@ def draw(trend: Trend) -> Any:
     first, last = (shown[0].night, shown[-1].night) if shown else (_FIRST, _FIRST)
     times, values = trends.steps(trend.limit, first, last)
     marks = [
-        Mark(noon(one.night), one.kind, one.words)
+        VerticalMark(noon(one.night), one.kind, one.words)
         for one in trend.events
         if first <= one.night <= last
     ]
