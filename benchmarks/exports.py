@@ -26,7 +26,7 @@ def export(work: Path, form: ExportFormat, since: date) -> tuple[int, float, int
     """Return the rows, the seconds, the bytes of the file and the peak memory."""
     target = work / f"embeddings.{form}"
     started = time.perf_counter()
-    with opened(settings_of(work)) as runtime, runtime.reads() as session:
+    with opened(settings_of(work)) as project, project.reads() as session:
         tables = read_tables(session, ExportTable.EMBEDDINGS, since)
         rows = write_tables_file(tables, form, target)
     return rows, time.perf_counter() - started, target.stat().st_size, peak_bytes()

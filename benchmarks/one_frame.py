@@ -25,7 +25,7 @@ from qc.detection.metrics import measure
 from qc.io.read_frame import read_frame
 from qc.pipeline import process
 from qc.pipeline.process import process_frames
-from qc.project import Project, create_project, open_runtime
+from qc.project import Project, create_project, open_project
 from qc.settings import read_settings
 from qc.simulator import CalibrationStream, ObservingPlan, simulate
 
@@ -40,19 +40,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--references", type=int, default=40, help="frames of the night before")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        project = Path(folder)
-        create_project(project)
-        *history, new = _simulate(project, arguments.references)
-        with open_runtime(read_settings(project)) as runtime:
-            for _ in process_frames(history, runtime, LabelName.GOOD):
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        create_project(folder)
+        *history, new = _simulate(folder, arguments.references)
+        with open_project(read_settings(folder)) as project:
+            for _ in process_frames(history, project, LabelName.GOOD):
                 pass
-            _print(new, _stages(new, runtime), arguments.references)
+            _print(new, _stages(new, project), arguments.references)
 
 
-def _simulate(project: Path, references: int) -> list[Path]:
-    history = _biases(project / "archive", date(2026, 7, 1), references)
-    return [*history, *_biases(project / "inbox", date(2026, 7, 2), 1)]
+def _simulate(folder: Path, references: int) -> list[Path]:
+    history = _biases(folder / "archive", date(2026, 7, 1), references)
+    return [*history, *_biases(folder / "inbox", date(2026, 7, 2), 1)]
 
 
 def _biases(folder: Path, night: date, count: int) -> list[Path]:
@@ -60,15 +60,15 @@ def _biases(folder: Path, night: date, count: int) -> list[Path]:
     return simulate(folder, nights=1, start=night, faults=0, seed=77, compressed=True, plan=plan)
 
 
-def _stages(path: Path, runtime: Project) -> dict[str, float]:
+def _stages(path: Path, project: Project) -> dict[str, float]:
     """Return the median milliseconds of each stage and of the whole."""
-    frame = read_frame(path, runtime.instruments)
-    arrival = process.read_and_measure(path, runtime)
-    embeddings = process.embed([arrival], runtime)
+    frame = read_frame(path, project.instruments)
+    arrival = process.read_and_measure(path, project)
+    embeddings = process.embed([arrival], project)
     return {
         "decompression alone (zcat)": _median_ms(lambda: _zcat(path)),
         "read: decompress, digest, parse": _median_ms(
-            lambda: read_frame(path, runtime.instruments)
+            lambda: read_frame(path, project.instruments)
         ),
         "block statistics, both chips": _median_ms(
             lambda: [block_statistics(each.pixels) for each in frame.extensions]
@@ -76,11 +76,11 @@ def _stages(path: Path, runtime: Project) -> dict[str, float]:
         "detector numbers, both chips": _median_ms(
             lambda: [measure(each) for each in frame.extensions]
         ),
-        "embeddings, both chips": _median_ms(lambda: process.embed([arrival], runtime)),
+        "embeddings, both chips": _median_ms(lambda: process.embed([arrival], project)),
         "references, linkage, verdicts": _median_ms(
-            lambda: process.judge_frame(arrival, embeddings, runtime)
+            lambda: process.judge_frame(arrival, embeddings, project)
         ),
-        "whole, recorded": _whole_ms(path, runtime),
+        "whole, recorded": _whole_ms(path, project),
     }
 
 
@@ -97,9 +97,9 @@ def _median_ms(work: Callable[[], object]) -> float:
     return statistics.median(times)
 
 
-def _whole_ms(path: Path, runtime: Project) -> float:
+def _whole_ms(path: Path, project: Project) -> float:
     start = time.perf_counter()
-    process.process_frame(path, runtime)
+    process.process_frame(path, project)
     return 1000 * (time.perf_counter() - start)
 
 

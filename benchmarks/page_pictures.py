@@ -33,7 +33,7 @@ from qc import db
 from qc.core.enums import FrameState, LabelName, Role, Topic
 from qc.db.models import AlertRow, FrameRow, NotificationRow
 from qc.labels import epochs
-from qc.project import Project, open_runtime
+from qc.project import Project, open_project
 from qc.settings import read_settings
 from qc.tuning.proposals import TuningGoal, propose, write_proposals
 from qc.web.app import create_app
@@ -89,14 +89,14 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, _opened(arguments.project, Path(folder)) as one:
-        runtime, now = one
-        views = [view for view in _views(runtime) if view.name.startswith(arguments.only)]
-        with _served(runtime, now) as url, _chromium() as browser:
+        project, now = one
+        views = [view for view in _views(project) if view.name.startswith(arguments.only)]
+        with _served(project, now) as url, _chromium() as browser:
             shown = Shown(browser, url, now, arguments.scheme, arguments.out)
             for view in views:
                 _picture(shown, view)
             if "login".startswith(arguments.only):
-                views.append(_login(runtime, now))
+                views.append(_login(project, now))
                 _picture(shown, views[-1])
     if arguments.gallery:
         arguments.gallery.write_text(_gallery(views, arguments.out, arguments.gallery))
@@ -106,14 +106,14 @@ def main() -> None:
 
 
 @contextmanager
-def _opened(project: Path, folder: Path) -> Iterator[tuple[Project, datetime]]:
+def _opened(source: Path, folder: Path) -> Iterator[tuple[Project, datetime]]:
     copy = folder / "uves"
     left = shutil.ignore_patterns("archive", "inbox", "reports", "*.db-*")
-    shutil.copytree(project, copy, ignore=left)
-    with open_runtime(read_settings(copy)) as runtime:
-        now = _fill(runtime, _faults(project / "inbox" / "truth.csv"))
-        _date_back(runtime, now)
-        yield runtime.renewed(), now
+    shutil.copytree(source, copy, ignore=left)
+    with open_project(read_settings(copy)) as project:
+        now = _fill(project, _faults(source / "inbox" / "truth.csv"))
+        _date_back(project, now)
+        yield project.renewed(), now
 
 
 def _faults(path: Path) -> dict[tuple[str, str], str]:
@@ -122,9 +122,9 @@ def _faults(path: Path) -> dict[tuple[str, str], str]:
     return {(row["file"].removesuffix(".fits"), row["extension"]): row["fault"] for row in rows}
 
 
-def _fill(runtime: Project, faults: dict[tuple[str, str], str]) -> datetime:
+def _fill(project: Project, faults: dict[tuple[str, str], str]) -> datetime:
     """Add what people say; return the morning after the newest night."""
-    with runtime.writes.begin() as session:
+    with project.writes.begin() as session:
         night = db.statistics.newest_night(session)
         assert night is not None
         now = datetime.combine(night + timedelta(days=1), time(12, 10), UTC)
@@ -135,18 +135,18 @@ def _fill(runtime: Project, faults: dict[tuple[str, str], str]) -> datetime:
                 db.labels.record_label(session, one.extension.id, answer)
         start = night - timedelta(days=5)
         epochs.enter(
-            session, TYPE, start, "a new deuterium lamp", who="ana", instruments=runtime.instruments
+            session, TYPE, start, "a new deuterium lamp", who="ana", instruments=project.instruments
         )
         _tell(session, now)
     goal = TuningGoal(night + timedelta(days=1), night - timedelta(days=30), factor=0.8)
-    write_proposals(runtime, [propose(runtime, TYPE, goal, "after the new lamp", "ana")])
+    write_proposals(project, [propose(project, TYPE, goal, "after the new lamp", "ana")])
     return now
 
 
-def _date_back(runtime: Project, now: datetime) -> None:
+def _date_back(project: Project, now: datetime) -> None:
     """Let what was owed and tried at the making of the project be of that morning."""
     at = now - timedelta(hours=1)
-    with runtime.writes.begin() as session:
+    with project.writes.begin() as session:
         session.execute(update(AlertRow).values(owed_at=at))
         failed = select(FrameRow).where(FrameRow.state == FrameState.FAILED)
         for row in session.scalars(failed):
@@ -168,8 +168,8 @@ def _tell(session: Session, now: datetime) -> None:
 # --- what is pictured -----------------------------------------------------------------------------
 
 
-def _views(runtime: Project) -> list[View]:
-    with runtime.reads() as session:
+def _views(project: Project) -> list[View]:
+    with project.reads() as session:
         night = db.statistics.newest_night(session)
         assert night is not None
         found = list(db.findings.findings(session, night))
@@ -232,9 +232,9 @@ def _send(page: Page, path: str) -> None:
     page.get_by_text("is most like").first.wait_for()
 
 
-def _login(runtime: Project, now: datetime) -> View:
+def _login(project: Project, now: datetime) -> View:
     """Let nobody in without a name from now on."""
-    with runtime.writes.begin() as session:
+    with project.writes.begin() as session:
         db.accounts.add_account(session, "ana", Role.TUNE, PASSWORD, now)
     return View("login", "Log in", "/")
 
@@ -243,8 +243,8 @@ def _login(runtime: Project, now: datetime) -> View:
 
 
 @contextmanager
-def _served(runtime: Project, now: datetime) -> Iterator[str]:
-    app = create_app(runtime, lambda: now)
+def _served(project: Project, now: datetime) -> Iterator[str]:
+    app = create_app(project, lambda: now)
     config = uvicorn.Config(app, log_config=None, proxy_headers=False, port=0)
     with config.bind_socket() as listening:
         server = uvicorn.Server(config)

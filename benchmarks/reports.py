@@ -44,7 +44,7 @@ from qc.db.models import (
 from qc.detection.metrics import METRICS
 from qc.detection.thresholds import Threshold, read_thresholds
 from qc.io.instruments import read_instruments
-from qc.project import Project, create_project, image_types_of, open_runtime
+from qc.project import Project, create_project, image_types_of, open_project
 from qc.reports.publish import publish_night, publish_span, write_index
 from qc.settings import read_settings
 from qc.summaries.period import month_of, week_to
@@ -352,17 +352,17 @@ def measure(what: str, work: Callable[[], Any]) -> None:
     print(f"{what}: {wall_s:.1f} s, {cpu_s:.1f} s of CPU, peak {peak_mb:.0f} MB. {sizes}")
 
 
-def run(runtime: Project, wanted: list[str]) -> None:
+def run(project: Project, wanted: list[str]) -> None:
     """Write the reports, each measured."""
     now = morning(LAST) + timedelta(hours=12)
     month, week = month_of(LAST), week_to(LAST)
     works: dict[str, Callable[[], Any]] = {
-        "night": lambda: publish_night(runtime, LAST, now),
-        "night with PDF": lambda: publish_night(runtime, LAST, now, pdf=True),
-        "week": lambda: publish_span(runtime, week, now),
-        "month": lambda: publish_span(runtime, month, now),
-        "month with PDF": lambda: publish_span(runtime, month, now, pdf=True),
-        "index": lambda: write_index(runtime, now),
+        "night": lambda: publish_night(project, LAST, now),
+        "night with PDF": lambda: publish_night(project, LAST, now, pdf=True),
+        "week": lambda: publish_span(project, week, now),
+        "month": lambda: publish_span(project, month, now),
+        "month with PDF": lambda: publish_span(project, month, now, pdf=True),
+        "index": lambda: write_index(project, now),
     }
     for name, work in works.items():
         if not wanted or name in wanted:
@@ -377,11 +377,11 @@ def main() -> None:
     asked = parser.parse_args()
     is_new = not asked.out.exists()
     create_project(asked.out)
-    with open_runtime(read_settings(asked.out)) as runtime:
+    with open_project(read_settings(asked.out)) as project:
         if is_new:
-            with runtime.writes.begin() as session:
+            with project.writes.begin() as session:
                 Remembered(session).remember()
-        run(runtime, asked.only)
+        run(project, asked.only)
     sys.stdout.flush()
 
 

@@ -30,7 +30,7 @@ from sqlalchemy import func, select
 
 from benchmarks.reports import FRAMES, IN_SIGHT, LAST, Remembered
 from qc.db.models import ExtensionRow, IdempotentRequestRow, LabelRow
-from qc.project import create_project, open_runtime
+from qc.project import create_project, open_project
 from qc.settings import read_settings
 from qc.web.app import create_app
 
@@ -87,9 +87,9 @@ class Reviewer:
             return
 
 
-def start(project: Path, port: int) -> subprocess.Popen[bytes]:
+def start(folder: Path, port: int) -> subprocess.Popen[bytes]:
     """Start a server of its own process, which can be killed, and wait until it answers."""
-    command = [sys.executable, "-m", "benchmarks.review", "--serve", str(project), str(port)]
+    command = [sys.executable, "-m", "benchmarks.review", "--serve", str(folder), str(port)]
     server = subprocess.Popen(command)  # noqa: S603 - our own interpreter and module
     until = time.monotonic() + START_S
     while time.monotonic() < until:
@@ -103,29 +103,29 @@ def start(project: Path, port: int) -> subprocess.Popen[bytes]:
     raise RuntimeError(f"the server did not answer within {START_S:g} s")
 
 
-def serve(project: Path, port: int) -> None:
+def serve(folder: Path, port: int) -> None:
     """Serve a project until killed."""
-    with open_runtime(read_settings(project)) as runtime:
-        uvicorn.run(create_app(runtime), host="127.0.0.1", port=port, log_config=None)
+    with open_project(read_settings(folder)) as project:
+        uvicorn.run(create_app(project), host="127.0.0.1", port=port, log_config=None)
 
 
-def make(project: Path, frames: int) -> list[int]:
+def make(folder: Path, frames: int) -> list[int]:
     """Make a project of remembered nights; return its extensions."""
-    create_project(project)
+    create_project(folder)
     nights = max(1, frames // FRAMES)
-    with open_runtime(read_settings(project)) as runtime:
-        with runtime.writes.begin() as session:
+    with open_project(read_settings(folder)) as project:
+        with project.writes.begin() as session:
             Remembered(session, nights=nights, pictured=IN_SIGHT).remember()
-        with runtime.reads() as session:
+        with project.reads() as session:
             newest = select(ExtensionRow.id).order_by(ExtensionRow.id.desc()).limit(500)
             return list(session.scalars(newest))
 
 
 def missing_and_doubled(
-    project: Path, reviewers: list[Reviewer], since: datetime
+    folder: Path, reviewers: list[Reviewer], since: datetime
 ) -> tuple[int, int]:
     """Count the labels that were answered and are not there, and those that are there twice."""
-    with open_runtime(read_settings(project)) as runtime, runtime.reads() as session:
+    with open_project(read_settings(folder)) as project, project.reads() as session:
         kept = {row.key: row.label_ids for row in session.scalars(select(IdempotentRequestRow))}
         notes = session.scalars(select(LabelRow.note).where(LabelRow.at >= since)).all()
         ids = set(session.scalars(select(LabelRow.id)))
@@ -149,19 +149,19 @@ def main() -> None:
     if asked.serve:
         serve(Path(asked.serve[0]), int(asked.serve[1]))
         return
-    with tempfile.TemporaryDirectory() as folder:
-        project = Path(folder) / "project"
-        extensions = make(project, asked.frames)
-        if not review(project, extensions, asked.seconds, asked.reviewers):
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "project"
+        extensions = make(folder, asked.frames)
+        if not review(folder, extensions, asked.seconds, asked.reviewers):
             sys.exit(1)
 
 
-def review(project: Path, extensions: list[int], seconds: float, count: int) -> bool:
+def review(folder: Path, extensions: list[int], seconds: float, count: int) -> bool:
     """Return whether nothing was lost or doubled and frames came in time."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     since, dice, deaths = datetime.now(UTC), random.Random(0), 0  # noqa: S311 - no secret
-    stop, server = Event(), start(project, port)
+    stop, server = Event(), start(folder, port)
     url = f"http://127.0.0.1:{port}"
     reviewers = [Reviewer(number, url, extensions, stop) for number in range(count)]
     threads = [Thread(target=one.run) for one in reviewers]
@@ -173,13 +173,13 @@ def review(project: Path, extensions: list[int], seconds: float, count: int) -> 
         server.send_signal(signal.SIGKILL)  # in the midst of whatever it does
         server.wait()
         deaths += 1
-        server = start(project, port)
+        server = start(folder, port)
     stop.set()
     for thread in threads:
         thread.join()
     server.terminate()
     server.wait()
-    lost, doubled = missing_and_doubled(project, reviewers, since)
+    lost, doubled = missing_and_doubled(folder, reviewers, since)
     times = sorted(ms for one in reviewers for ms in one.next_ms)
     p95 = statistics.quantiles(times, n=20)[-1]
     again = sum(one.again for one in reviewers)

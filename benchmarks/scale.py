@@ -34,7 +34,7 @@ from qc.pipeline.process import (
     with_limits,
 )
 from qc.pipeline.readers import read_file
-from qc.project import create_project, open_runtime
+from qc.project import create_project, open_project
 from qc.settings import read_settings
 
 _IMAGES, _MEGABYTES = 2, 35.5  # of the frames that the stages are measured with, uncompressed
@@ -172,10 +172,10 @@ def _measured(work: Path) -> dict[str, Any]:
     return {"stages": asdict(stages), "clusters": clusters, "load": os.getloadavg()[0]}
 
 
-def _fresh(project: Path) -> Path:
-    shutil.rmtree(project, ignore_errors=True)
-    create_project(project)
-    return project
+def _fresh(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    create_project(folder)
+    return folder
 
 
 def _stages(work: Path) -> Stages:
@@ -189,20 +189,20 @@ def _stages(work: Path) -> Stages:
         spent[what] += time.process_time() - began
         return done
 
-    with open_runtime(read_settings(_fresh(work / "scale"))) as runtime:
+    with open_project(read_settings(_fresh(work / "scale"))) as project:
         judged_in = []
-        certified = [*find_archive(map(str, paths[:FRAMES_A_NIGHT]), runtime)]
-        for number, file in enumerate([*certified, *find_archive(map(str, paths[-12:]), runtime)]):
-            reading = timed("read", partial(read_file, file, runtime.instruments))
-            arrival = with_limits(reading, runtime)
-            vectors = timed("embed", partial(embed, [arrival], runtime))
+        certified = [*find_archive(map(str, paths[:FRAMES_A_NIGHT]), project)]
+        for number, file in enumerate([*certified, *find_archive(map(str, paths[-12:]), project)]):
+            reading = timed("read", partial(read_file, file, project.instruments))
+            arrival = with_limits(reading, project)
+            vectors = timed("embed", partial(embed, [arrival], project))
             if number == 0:
                 spent["embed"] = 0.0  # the network's start
             began = time.process_time()
-            judged = judge_frame(arrival, vectors, runtime)
+            judged = judge_frame(arrival, vectors, project)
             judged_in.append(time.process_time() - began)
             label = LabelName.GOOD if number < FRAMES_A_NIGHT else None
-            timed("record", partial(record, [(arrival, judged)], runtime, label))
+            timed("record", partial(record, [(arrival, judged)], project, label))
     usual = median(judged_in[FRAMES_A_NIGHT:])  # but two or three, which learn
     each = {name: seconds / len(judged_in) for name, seconds in spent.items()}
     return Stages(**each, judge=usual, learn=_learning_s(work))
@@ -235,20 +235,20 @@ def _on_cluster(work: Path, workers: int, frames: int) -> dict[str, float]:
 
     paths = archive(work / "archive", 2)[: frames + 2]
     with (
-        open_runtime(read_settings(_fresh(work / "cluster"))) as runtime,
+        open_project(read_settings(_fresh(work / "cluster"))) as project,
         LocalCluster(
             n_workers=workers, threads_per_worker=1, dashboard_address="127.0.0.1:0"
         ) as cluster,
         Client(cluster) as client,
     ):
-        files = find_archive(map(str, paths), runtime)
+        files = find_archive(map(str, paths), project)
         for some in files[:2]:  # each worker makes its network
-            list(measure_archive([some], runtime, client=client))
+            list(measure_archive([some], project, client=client))
         began = time.perf_counter()
-        list(measure_archive(files[2:], runtime, client=client))
+        list(measure_archive(files[2:], project, client=client))
         measured = time.perf_counter() - began
         began = time.perf_counter()
-        list(judge_waiting(runtime))
+        list(judge_waiting(project))
         return {"seconds": measured, "judging": time.perf_counter() - began}
 
 

@@ -23,7 +23,7 @@ from qc.core.enums import FrameState, LabelName
 from qc.monitoring.injection_test import BUDGET_S, InjectionTest, run_self_test
 from qc.monitoring.recall import RecallCount
 from qc.pipeline.process import process_frames
-from qc.project import Project, create_project, open_runtime
+from qc.project import Project, create_project, open_project
 from qc.settings import read_settings
 from qc.simulator import DEMO_PLAN, ObservingPlan, simulate
 
@@ -41,9 +41,9 @@ def main() -> None:
     arguments = parser.parse_args()
     folder: Path = arguments.out
     create_project(folder / "project")
-    with open_runtime(read_settings(folder / "project")) as runtime:
-        _prepare(folder, runtime)
-        timed = [_timed(runtime, budget_s) for budget_s in (BUDGET_S, UNHURRIED_S)]
+    with open_project(read_settings(folder / "project")) as project:
+        _prepare(folder, project)
+        timed = [_timed(project, budget_s) for budget_s in (BUDGET_S, UNHURRIED_S)]
     console, tested = Console(width=100), [one for one, _ in timed]
     for one, cpu_s in timed:
         console.print(f"{one.words} ({cpu_s:.0f} s of one core){_untried(one)}")
@@ -60,7 +60,7 @@ def _untried(tested: InjectionTest) -> str:
     return f"; no time for {', '.join(tested.untried)}" if tested.untried else ""
 
 
-def _prepare(folder: Path, runtime: Project) -> None:
+def _prepare(folder: Path, project: Project) -> None:
     """Simulate the frames that are not yet there, and judge those that are not yet judged."""
     streams = tuple(
         replace(one, binning=(1, 1), read_mode="225kHz low", set_size=A_NIGHT)
@@ -73,17 +73,17 @@ def _prepare(folder: Path, runtime: Project) -> None:
         if not inbox.exists():
             paths = simulate(inbox, nights=1, start=night, faults=0, seed=SEED, plan=plan)
             label = LabelName.GOOD if number < HISTORY else None
-            states = [one.state for one in process_frames(paths, runtime, label)]
+            states = [one.state for one in process_frames(paths, project, label)]
             print(f"{datetime.now(UTC):%H:%M:%S} {night} {states.count(FrameState.PROCESSED)}")
         if number < HISTORY:
             for path in inbox.rglob("*.fits"):
                 path.write_bytes(b"")  # judged: its 35 MB are not needed any more
 
 
-def _timed(runtime: Project, budget_s: float) -> tuple[InjectionTest, float]:
+def _timed(project: Project, budget_s: float) -> tuple[InjectionTest, float]:
     """Return a self-test and what it cost in seconds of one core, whatever else was running."""
     night, before_s = FIRST + timedelta(days=HISTORY), time.process_time()
-    tested = run_self_test(runtime, night, datetime.now(UTC), budget_s)
+    tested = run_self_test(project, night, datetime.now(UTC), budget_s)
     return tested, time.process_time() - before_s
 
 

@@ -28,7 +28,7 @@ from qc.db.findings import Finding
 from qc.detection.thresholds import MetricLimit
 from qc.io.instruments import Instrument, read_instruments
 from qc.pipeline.process import judge_again, process_frames
-from qc.project import Project, create_project, open_runtime
+from qc.project import Project, create_project, open_project
 from qc.settings import read_settings
 from qc.simulator import FULL_PLAN, CalibrationStream, ObservingPlan, simulate
 from qc.tuning.fit import fit_limits
@@ -94,24 +94,24 @@ def _short_streams(streams: Iterable[CalibrationStream]) -> Iterator[Calibration
 
 def judge_nominal_nights(arm: str, work: Path, nights: int, *, again: bool) -> list[Finding]:
     """Return what the product found on an arm's nominal nights; with no limit set, nothing."""
-    project = work / arm / "project"
-    project.mkdir(parents=True, exist_ok=True)
+    folder = work / arm / "project"
+    folder.mkdir(parents=True, exist_ok=True)
     instruments, encoder = read_instruments(), ResNet50Encoder()
     no_limits = _document(_Limits({}, {}, {}, {}), instruments, encoder.fingerprint)
-    (project / "thresholds.yaml").write_text(no_limits)
-    create_project(project)
-    with open_runtime(read_settings(project)) as runtime:
+    (folder / "thresholds.yaml").write_text(no_limits)
+    create_project(folder)
+    with open_project(read_settings(folder)) as project:
         for number in range(nights):
             night = FIRST_NIGHT + timedelta(days=_EVERY_NIGHTS * number)
-            _live_one(arm, night, work / arm, runtime)
+            _live_one(arm, night, work / arm, project)
         if again:
-            for _ in judge_again(runtime):
+            for _ in judge_again(project):
                 pass
-        with runtime.reads() as session:
+        with project.reads() as session:
             return list(db.findings.findings(session, FIRST_NIGHT))
 
 
-def _live_one(arm: str, night: date, folder: Path, runtime: Project) -> None:
+def _live_one(arm: str, night: date, folder: Path, project: Project) -> None:
     """Simulate a night, let the product judge it, delete it; unless that was done before."""
     done = folder / f"{night}.done"
     if done.exists():
@@ -125,7 +125,7 @@ def _live_one(arm: str, night: date, folder: Path, runtime: Project) -> None:
         plan=tuning_plan(arm),
         workers=1,
     )
-    for _ in process_frames(paths, runtime, LabelName.GOOD):
+    for _ in process_frames(paths, project, LabelName.GOOD):
         pass
     shutil.rmtree(folder / "frames")
     done.touch()

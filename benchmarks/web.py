@@ -40,7 +40,7 @@ from qc.core.frame import Frame
 from qc.db.models import ExtensionRow, FrameRow, VerdictRow
 from qc.io.instruments import read_instruments
 from qc.io.read_frame import read_frame
-from qc.project import Project, create_project, open_runtime
+from qc.project import Project, create_project, open_project
 from qc.review.pixels import CACHE
 from qc.search.nearest import refresh_index
 from qc.settings import read_settings
@@ -279,9 +279,9 @@ def _tables() -> Iterator[Page]:
 
 
 @contextmanager
-def serving(runtime: Project, now: datetime) -> Iterator[httpx.Client]:
+def serving(project: Project, now: datetime) -> Iterator[httpx.Client]:
     """Serve a project on a free port of this machine for as long as it is asked."""
-    config = uvicorn.Config(create_app(runtime, lambda: now), log_config=None, access_log=False)
+    config = uvicorn.Config(create_app(project, lambda: now), log_config=None, access_log=False)
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         send_at_once(listening)
@@ -335,22 +335,22 @@ def _once(client: httpx.Client, page: Page, number: int) -> tuple[float, float]:
 # --- the project ----------------------------------------------------------------------------------
 
 
-def make(project: Path, frames: int) -> None:
+def make(folder: Path, frames: int) -> None:
     """Make a project of remembered nights, unless there is one; embeddings of the newest alone."""
-    create_project(project)
+    create_project(folder)
     nights = max(1, frames // FRAMES)
     compared = min(nights, EMBEDDED // FRAMES)
-    with open_runtime(read_settings(project)) as runtime:
-        with runtime.writes.begin() as session:
+    with open_project(read_settings(folder)) as project:
+        with project.writes.begin() as session:
             if db.statistics.newest_night(session) is not None:
                 return
             Remembered(session, nights=nights, pictured=IN_SIGHT, compared=compared).remember()
-        settle(runtime.engine)
+        settle(project.engine)
 
 
-def red_frames(project: Path) -> list[Path]:
+def red_frames(folder: Path) -> list[Path]:
     """Return two simulated red frames, made at the first time."""
-    folder = project / "red"
+    folder = folder / "red"
     if not folder.exists():
         plan = ObservingPlan(streams=(_BIASES,), aborted=0.0)
         night = date(2026, 7, 1)
@@ -358,9 +358,9 @@ def red_frames(project: Path) -> list[Path]:
     return sorted(folder.rglob("*.fits.Z"))
 
 
-def stand_in(runtime: Project, files: Sequence[Path]) -> list[str]:
+def stand_in(project: Project, files: Sequence[Path]) -> list[str]:
     """Let the newest remembered red biases be these files; return their names."""
-    with runtime.writes.begin() as session:
+    with project.writes.begin() as session:
         newest = (
             select(FrameRow)
             .join(FrameRow.extensions)
@@ -435,14 +435,14 @@ def row_of(one: Cost) -> str:
     return f"| {one.page} | {figures} | {'' if one.is_quick else 'slow'} |"
 
 
-def fill(runtime: Project, frames: int) -> None:
+def fill(project: Project, frames: int) -> None:
     """Make up so many frames, if there are none."""
-    with runtime.writes.begin() as session:
+    with project.writes.begin() as session:
         if db.statistics.newest_night(session) is not None:
             return
         started = time.perf_counter()
         Remembered(session, nights=max(1, frames // FRAMES), pictured=IN_SIGHT).remember()
-    settle(runtime.engine)
+    settle(project.engine)
     print(f"{frames} frames made up in {time.perf_counter() - started:.0f} s\n", flush=True)
 
 
@@ -459,24 +459,24 @@ def main() -> None:
         make(asked.out, asked.frames)
         files = red_frames(asked.out)
         shutil.rmtree(asked.out / CACHE, ignore_errors=True)  # what was cut up by the time before
-        with open_runtime(read_settings(asked.out)) as runtime:
-            costs = measure(runtime, files, asked.only, asked.times)
+        with open_project(read_settings(asked.out)) as project:
+            costs = measure(project, files, asked.only, asked.times)
             if not asked.only:
-                write(costs, asked.frames, runtime.engine.dialect.name)
+                write(costs, asked.frames, project.engine.dialect.name)
     sys.stdout.flush()
     sys.exit(0 if all(one.is_quick for one in costs) else 1)
 
 
-def measure(runtime: Project, files: Sequence[Path], only: Sequence[str], times: int) -> list[Cost]:
+def measure(project: Project, files: Sequence[Path], only: Sequence[str], times: int) -> list[Cost]:
     """Ask for each page as often as it says, at most so many times; print what it cost."""
-    red = stand_in(runtime, files)
-    refresh_index(runtime, lambda *_: None)
-    with runtime.reads() as session:
+    red = stand_in(project, files)
+    refresh_index(project, lambda *_: None)
+    with project.reads() as session:
         pages = list_pages(session, red, files[-1])
     costs = []
     gc.collect()
     gc.freeze()  # as the server does
-    with serving(runtime, morning(LAST) + timedelta(hours=4)) as client:
+    with serving(project, morning(LAST) + timedelta(hours=4)) as client:
         for page in pages:
             if not only or page.what.startswith(tuple(only)):
                 costs.append(ask(client, replace(page, times=min(page.times, times))))

@@ -15,7 +15,7 @@ from qc.core.enums import FrameState, LabelName
 from qc.core.verdict import Status
 from qc.errors import ConfigurationError
 from qc.pipeline.process import process_frames
-from qc.project import Project, create_project, open_runtime
+from qc.project import Project, create_project, open_project
 from qc.reports.publish import publish_night
 from qc.settings import read_settings
 from qc.simulator import simulate
@@ -50,7 +50,7 @@ class DemoResult:
         Extensions of the night without a fault, and how many of them were flagged.
     """
 
-    project: Path
+    folder: Path
     report: Path
     night: date
     found: tuple[FaultCount, ...]
@@ -58,7 +58,7 @@ class DemoResult:
     false_alarms: int
 
 
-def create_demo(project: Path, *, seed: int, progress: Progress) -> DemoResult:
+def create_demo(folder: Path, *, seed: int, progress: Progress) -> DemoResult:
     """Simulate, process, judge and report; leave a project in which every command works.
 
     Raises
@@ -66,11 +66,11 @@ def create_demo(project: Path, *, seed: int, progress: Progress) -> DemoResult:
     ConfigurationError
         If the folder exists and is not empty.
     """
-    if project.exists() and (not project.is_dir() or any(project.iterdir())):
-        raise ConfigurationError(f"{project}: exists and is not an empty folder; give another")
-    create_project(project)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigurationError(f"{folder}: exists and is not an empty folder; give another")
+    create_project(folder)
     night = FIRST_NIGHT + timedelta(days=HISTORY_NIGHTS)
-    archive, inbox = project / "archive", project / "inbox"
+    archive, inbox = folder / "archive", folder / "inbox"
     history = simulate(
         archive,
         nights=HISTORY_NIGHTS,
@@ -87,30 +87,30 @@ def create_demo(project: Path, *, seed: int, progress: Progress) -> DemoResult:
         seed=seed,
         progress=lambda done, total: progress("simulate the night", done, total),
     )
-    with open_runtime(read_settings(project)) as runtime:
-        _process(history, runtime, LabelName.GOOD, "learn the history", progress)
-        _process(new, runtime, None, "judge the night", progress)
+    with open_project(read_settings(folder)) as project:
+        _process(history, project, LabelName.GOOD, "learn the history", progress)
+        _process(new, project, None, "judge the night", progress)
         progress("write the report", 0, 1)
-        report = publish_night(runtime, night, utc_now()).html
+        report = publish_night(project, night, utc_now()).html
         progress("write the report", 1, 1)
-        with runtime.reads() as session:
-            return _result(session, project, report, night)
+        with project.reads() as session:
+            return _result(session, folder, report, night)
 
 
 def _process(
     paths: list[Path],
-    runtime: Project,
+    project: Project,
     label: LabelName | None,
     what: str,
     progress: Progress,
 ) -> None:
     progress(what, 0, len(paths))
-    for done, _ in enumerate(process_frames(paths, runtime, label), start=1):
+    for done, _ in enumerate(process_frames(paths, project, label), start=1):
         progress(what, done, len(paths))
 
 
-def _result(session: Session, project: Path, report: Path, night: date) -> DemoResult:
-    truth = _read_truth(project / "inbox" / "truth.csv")
+def _result(session: Session, folder: Path, report: Path, night: date) -> DemoResult:
+    truth = _read_truth(folder / "inbox" / "truth.csv")
     anomalous, refused = _anomalous(session, night), _refused(session)
     groups = defaultdict(list)
     for row in truth:
@@ -127,7 +127,7 @@ def _result(session: Session, project: Path, report: Path, night: date) -> DemoR
         for (fault, strength), rows in sorted(groups.items())
     )
     false_alarms = sum(_key(row) in anomalous for row in nominal)
-    return DemoResult(project, report, night, found, len(nominal), false_alarms)
+    return DemoResult(folder, report, night, found, len(nominal), false_alarms)
 
 
 def _read_truth(path: Path) -> list[dict[str, str]]:

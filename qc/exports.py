@@ -312,8 +312,8 @@ _TEXTS = {ExportFormat.CSV: _csv_of, ExportFormat.VOTABLE: _votable_of}
 def _write_parquet(tables: Iterable[pd.DataFrame], stream: BinaryIO) -> int:
     """Write a row group for each table; the columns' types are known before the first row is."""
     try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+        import pyarrow as pa  # noqa: PLC0415 - may not be installed, and is slow to load
+        import pyarrow.parquet as pq  # noqa: PLC0415
     except ImportError as error:
         raise ConfigurationError(
             "Parquet needs pyarrow: pip install 'calibration-qc[parquet]', or use --format csv"

@@ -142,7 +142,7 @@ class Project:
 
 
 @contextmanager
-def open_runtime(settings: Settings) -> Iterator[Project]:
+def open_project(settings: Settings) -> Iterator[Project]:
     """Open everything a run needs, and close it.
 
     Linear algebra has one thread meanwhile. Judging is made of small products, for which a pool of

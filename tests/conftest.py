@@ -34,7 +34,7 @@ def write_instrument_of(folder: Path) -> Instrument:
 
 
 @pytest.fixture
-def project(empty_project, tmp_path):
+def project_folder(empty_project, tmp_path):
     """A project folder of the test's own."""
     with copied(empty_project, tmp_path / "project") as one:
         yield one
@@ -78,18 +78,18 @@ def inbox(tmp_path):
 
 
 @pytest.fixture
-def session(project):
+def session(project_folder):
     """A session of the project's database, for what nobody else need see."""
-    engine = connect(read_settings(project).database_url)
+    engine = connect(read_settings(project_folder).database_url)
     with Session(engine) as opened:
         yield opened
     engine.dispose()
 
 
 @pytest.fixture
-def runtime(project):
+def project(project_folder):
     """The project, open, with a stand-in for the network."""
-    with open_tiny(project) as opened:
+    with open_tiny(project_folder) as opened:
         yield opened
 
 
@@ -97,10 +97,10 @@ def runtime(project):
 def taught(empty_project, tmp_path_factory):
     """A project with labels enough to train a classifier; not to be written to."""
     folder = tmp_path_factory.mktemp("taught")
-    with copied(empty_project, folder / "project") as project:
-        with open_tiny(project) as runtime:
-            teach(runtime, folder)
-        yield project
+    with copied(empty_project, folder / "project") as project_folder:
+        with open_tiny(project_folder) as project:
+            teach(project, folder)
+        yield project_folder
 
 
 def pytest_addoption(parser):

@@ -35,16 +35,16 @@ def ageing(n: int) -> list[Past]:
 
 
 @pytest.fixture
-def exported(runtime, tmp_path, monkeypatch):
+def exported(project, tmp_path, monkeypatch):
     """Tables of eighty frames of four years, in the current folder."""
-    remember(runtime, *ageing(80))
-    with runtime.writes.begin() as session:
+    remember(project, *ageing(80))
+    with project.writes.begin() as session:
         for number, row in enumerate(session.scalars(select(FrameRow).order_by(FrameRow.id))):
             row.observed_at = datetime(2016, 1, 1, 20, tzinfo=UTC) + timedelta(days=18 * number)
             row.night = row.observed_at.date()
     monkeypatch.chdir(tmp_path)
     for what in ExportTable:
-        with runtime.reads() as session:
+        with project.reads() as session:
             write_tables_file(
                 read_tables(session, what), ExportFormat.PARQUET, tmp_path / f"{what}.parquet"
             )

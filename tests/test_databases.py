@@ -18,8 +18,8 @@ def item(*fixtures: str, marker: str = "") -> Any:
 
 
 def test_what_takes_a_project_runs_on_both_and_what_opens_nothing_on_one():
-    project, nothing = item("project", "empty_project"), item("tmp_path")
-    assert [is_wanted(project, asked) for asked in ("sqlite", "postgresql")] == [True, True]
+    project_folder, nothing = item("project_folder", "empty_project"), item("tmp_path")
+    assert [is_wanted(project_folder, asked) for asked in ("sqlite", "postgresql")] == [True, True]
     assert [is_wanted(nothing, asked) for asked in ("sqlite", "postgresql")] == [True, False]
 
 

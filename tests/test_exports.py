@@ -42,23 +42,23 @@ def made(empty_project, tmp_path_factory):
     """Twenty certified frames, and one with a leak under a name made to annoy."""
     folder = tmp_path_factory.mktemp("exported")
     (inbox := folder / "inbox").mkdir()
-    with copied(empty_project, folder / "project") as project:
-        with open_tiny(project) as runtime:
-            process(runtime, *write_history(inbox), label=LabelName.GOOD)
+    with copied(empty_project, folder / "project") as project_folder:
+        with open_tiny(project_folder) as project:
+            process(project, *write_history(inbox), label=LabelName.GOOD)
             leak = write_frame(inbox, night=2, change=light_leak)
-            process(runtime, leak.rename(inbox / HOSTILE))
-        yield project
+            process(project, leak.rename(inbox / HOSTILE))
+        yield project_folder
 
 
 @pytest.fixture
 def judged(made, tmp_path):
     """What was made, in a project of the test's own."""
-    with copied(made, tmp_path / "judged") as project, open_tiny(project) as runtime:
-        yield runtime
+    with copied(made, tmp_path / "judged") as project_folder, open_tiny(project_folder) as project:
+        yield project
 
 
-def table_of(runtime, what, since=None) -> pd.DataFrame:
-    with runtime.reads() as session:
+def table_of(project, what, since=None) -> pd.DataFrame:
+    with project.reads() as session:
         return read_table(session, what, since)
 
 
@@ -187,8 +187,8 @@ def test_embeddings_are_json_where_a_cell_holds_only_text(judged, form):
 
 @pytest.mark.parametrize("what", ExportTable)
 @pytest.mark.parametrize("form", ExportFormat)
-def test_nothing_stored_gives_a_table_without_rows(runtime, what, form):
-    stream = written(table_of(runtime, what), form)
+def test_nothing_stored_gives_a_table_without_rows(project, what, form):
+    stream = written(table_of(project, what), form)
     if form is ExportFormat.CSV:
         assert len(pd.read_csv(stream)) == 0
     elif form is ExportFormat.PARQUET:
@@ -259,13 +259,13 @@ def test_a_part_without_a_value_does_not_change_its_columns_type(judged):
     assert back["observed_at"].iloc[-1] == pd.Timestamp("2026-01-02T20:00:00Z")
 
 
-def test_embeddings_are_exported_in_memory_of_a_part(runtime, tmp_path):
+def test_embeddings_are_exported_in_memory_of_a_part(project, tmp_path):
     """Two hundred of 64 KB are 13 MB; a part of 10 is 0.6 MB."""
     big = tuple(np.random.default_rng(0).normal(size=16_000))  # PostgreSQL's vectors hold no more
-    remember(runtime, *[Past(vector=big)] * 200)
+    remember(project, *[Past(vector=big)] * 200)
     tracemalloc.start()
     try:
-        with runtime.reads() as session:
+        with project.reads() as session:
             tables = read_tables(session, ExportTable.EMBEDDINGS, rows=10)
             rows = write_tables_file(tables, ExportFormat.PARQUET, tmp_path / "e.parquet")
         _, peak_bytes = tracemalloc.get_traced_memory()
@@ -284,9 +284,9 @@ def test_a_frame_is_told_with_its_metrics_and_its_nearest_reference(judged):
     assert record["metrics"]["gradient_y"]["z"] > 100
 
 
-def test_a_frame_that_was_never_processed_is_told(runtime):
+def test_a_frame_that_was_never_processed_is_told(project):
     with (
-        runtime.reads() as session,
+        project.reads() as session,
         pytest.raises(UnknownFrameError, match="nothing: no processed frame"),
     ):
         frame_records(session, "nothing")

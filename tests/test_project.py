@@ -7,15 +7,15 @@ from embeddings.encoder import ResNet50Encoder
 from qc.db.engine import connect
 from qc.errors import ConfigurationError
 from qc.io.instruments import read_instruments
-from qc.project import create_project, open_runtime, thresholds_file
+from qc.project import create_project, open_project, thresholds_file
 from qc.settings import read_settings
 from tests.support.tiny import thresholds_text
 
 
-def settings_of(project: Path, toml: str = ""):
-    project.mkdir(exist_ok=True)
-    (project / "qc.toml").write_text(toml)
-    return read_settings(project)
+def settings_of(project_folder: Path, toml: str = ""):
+    project_folder.mkdir(exist_ok=True)
+    (project_folder / "qc.toml").write_text(toml)
+    return read_settings(project_folder)
 
 
 def test_the_environment_outranks_the_file_and_the_caller_outranks_both(tmp_path, monkeypatch):
@@ -35,11 +35,11 @@ def test_relative_paths_start_at_the_project_wherever_the_caller_stands(tmp_path
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     settings = settings_of(tmp_path / "project", toml)
-    project = tmp_path / "project"
-    assert thresholds_file(settings) == project / "limits/t.yaml"
-    assert settings.instruments_folder == project / "mine"
-    assert settings.weights_name == str(project / "w.weights.h5")
-    assert settings.database_url.database == str(project / "data/x.db")
+    project_folder = tmp_path / "project"
+    assert thresholds_file(settings) == project_folder / "limits/t.yaml"
+    assert settings.instruments_folder == project_folder / "mine"
+    assert settings.weights_name == str(project_folder / "w.weights.h5")
+    assert settings.database_url.database == str(project_folder / "data/x.db")
 
 
 def test_absolute_paths_and_names_stay_as_they_are(tmp_path):
@@ -100,22 +100,22 @@ def test_a_folder_that_is_no_project_is_told_with_what_to_do(tmp_path):
         read_settings(tmp_path / "none")
 
 
-def test_a_thresholds_file_that_was_named_is_never_replaced_by_another(project):
-    assert thresholds_file(read_settings(project)) == project / "thresholds.yaml"
-    named = read_settings(project).model_copy(update={"thresholds": Path("typo.yaml")})
-    assert thresholds_file(named) == project / "typo.yaml"
+def test_a_thresholds_file_that_was_named_is_never_replaced_by_another(project_folder):
+    assert thresholds_file(read_settings(project_folder)) == project_folder / "thresholds.yaml"
+    named = read_settings(project_folder).model_copy(update={"thresholds": Path("typo.yaml")})
+    assert thresholds_file(named) == project_folder / "typo.yaml"
 
 
-def test_making_a_project_twice_changes_nothing(project):
+def test_making_a_project_twice_changes_nothing(project_folder):
     def contents():
         return {
             path: (path.read_bytes(), path.stat().st_mtime_ns)
-            for path in project.rglob("*")
+            for path in project_folder.rglob("*")
             if path.is_file() and path.suffix in {".toml", ".yaml"}
         }
 
     before = contents()
-    create_project(project)
+    create_project(project_folder)
     assert contents() == before
 
 
@@ -150,13 +150,15 @@ def test_a_project_cannot_be_made_where_a_file_is(tmp_path):
         create_project(tmp_path / "file")
 
 
-def test_opening_a_project_loads_no_network(project):
-    own = read_settings(project).model_copy(update={"instruments": Path("instruments")})
-    types = [n for one in read_instruments(project / "instruments") for n in one.image_types()]
-    (project / "thresholds.yaml").write_text(thresholds_text(types))
-    with open_runtime(own) as runtime:
-        assert isinstance(runtime.encoder, ResNet50Encoder)
-        assert "_network" not in vars(runtime.encoder)
+def test_opening_a_project_loads_no_network(project_folder):
+    own = read_settings(project_folder).model_copy(update={"instruments": Path("instruments")})
+    types = [
+        n for one in read_instruments(project_folder / "instruments") for n in one.image_types()
+    ]
+    (project_folder / "thresholds.yaml").write_text(thresholds_text(types))
+    with open_project(own) as project:
+        assert isinstance(project.encoder, ResNet50Encoder)
+        assert "_network" not in vars(project.encoder)
 
 
 def test_an_engine_that_is_not_installed_is_said_to_be_so(unmade, monkeypatch):
@@ -165,6 +167,6 @@ def test_an_engine_that_is_not_installed_is_said_to_be_so(unmade, monkeypatch):
     monkeypatch.setenv("QC_ENGINE", "openvino")
     with (
         pytest.raises(ConfigurationError, match=r"pip install 'calibration-qc\[openvino\]'"),
-        open_runtime(read_settings(unmade)),
+        open_project(read_settings(unmade)),
     ):
         pass

@@ -14,7 +14,7 @@ HOLDING = """
 import sys, time
 from datetime import UTC, datetime
 from pathlib import Path
-from qc.lock import only_daemon
+from qc._project_lock import only_daemon
 with only_daemon(Path(sys.argv[1]), datetime(2026, 1, 2, tzinfo=UTC)):
     print("held", flush=True)
     sys.stdin.read()

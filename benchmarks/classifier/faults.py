@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.detection.history import ARMS, KINDS, Deck, Night, Shot, write, write_truth
 from benchmarks.thresholds import SEED
 from qc.pipeline.process import process_frames
-from qc.project import create_project, open_runtime
+from qc.project import create_project, open_project
 from qc.settings import read_settings
 from qc.simulator import ObservingPlan, plan_night
 
@@ -37,13 +37,13 @@ def spoil(work: Path, nominal: Path) -> None:
 
 def _spoil_arm(arm: str, work: Path, nominal: Path) -> None:
     folder = work / arm
-    project, truths = folder / "project", folder / "truth"
-    if not project.exists():
-        shutil.copytree(nominal / arm / "project", project)
-        (project / "thresholds.yaml").unlink(missing_ok=True)
-    create_project(project)
+    folder, truths = folder / "project", folder / "truth"
+    if not folder.exists():
+        shutil.copytree(nominal / arm / "project", folder)
+        (folder / "thresholds.yaml").unlink(missing_ok=True)
+    create_project(folder)
     truths.mkdir(exist_ok=True)
-    with open_runtime(read_settings(project)) as runtime:
+    with open_project(read_settings(folder)) as project:
         for number in range(_NIGHTS):
             day = _FIRST_NIGHT + timedelta(days=number)
             truth = truths / f"{day}.csv"
@@ -54,7 +54,7 @@ def _spoil_arm(arm: str, work: Path, nominal: Path) -> None:
             frames.mkdir()
             night = Night(day, day, "training")
             rows = [row for shot in shots for row in write(shot, frames, night)]
-            for _ in process_frames([frames / shot.name for shot in shots], runtime):
+            for _ in process_frames([frames / shot.name for shot in shots], project):
                 pass
             shutil.rmtree(frames)
             write_truth(truth, rows)

@@ -17,25 +17,25 @@ from qc.core.verdict import Status
 from qc.detection.classifier_features import features_of
 from qc.detection.judgement import Judgement
 from qc.pipeline.process import ProcessingOutcome, describe
-from qc.project import create_project, open_runtime
+from qc.project import create_project, open_project
 from qc.settings import read_settings
 
 
 def read_efosc2(real: Path) -> Known:
     """Return EFOSC2's biases, flats and arcs: untouched ones, and with faults injected."""
-    with tempfile.TemporaryDirectory() as folder:
-        project = Path(folder) / "project"
-        create_project(project)
-        with open_runtime(read_settings(project)) as runtime:
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "project"
+        create_project(folder)
+        with open_project(read_settings(folder)) as project:
             folds = [
                 one for one in folds_of((BIAS, FLAT, EFOSC2_ARC), real) if one.question in COUNTED
             ]
             pairs = [
                 pair
                 for fold in folds
-                for pair in _judged(fold, outcomes_of(fold, Path(folder) / "fold", runtime))
+                for pair in _judged(fold, outcomes_of(fold, Path(folder) / "fold", project))
             ]
-            return _known(pairs, runtime.encoder.fingerprint)
+            return _known(pairs, project.encoder.fingerprint)
 
 
 def _judged(fold: Fold, outcomes: list[ProcessingOutcome]) -> Iterator[tuple[Test, Judgement]]:

@@ -20,7 +20,7 @@ from qc._files import shipped
 from qc.core.enums import LabelName
 from qc.db.models import EpochRow
 from qc.pipeline.process import judge_again, process_frames
-from qc.project import Project, create_project, open_runtime
+from qc.project import Project, create_project, open_project
 from qc.settings import read_settings
 from qc.simulator import (
     CalibrationStream,
@@ -190,25 +190,25 @@ def live_through(arm: str, work: Path, history: History) -> None:
 
     Leaves ``project/qc.db`` and ``truth/<night>.csv`` in the folder of the arm.
     """
-    project, truths = work / arm / "project", work / arm / "truth"
+    folder, truths = work / arm / "project", work / arm / "truth"
     truths.mkdir(parents=True, exist_ok=True)
-    create_project(project)
+    create_project(folder)
     shots = plan_shots(arm, history)
-    with open_runtime(read_settings(project)) as runtime:
+    with open_project(read_settings(folder)) as project:
         for night in history.nights:
             truth = truths / f"{night.date}.csv"
             if not truth.exists():
-                rows = _live_one(night, shots[night.date], work / arm / "frames", runtime)
+                rows = _live_one(night, shots[night.date], work / arm / "frames", project)
                 write_truth(truth, rows)
                 print(f"{datetime.now(UTC):%H:%M:%S} {arm} {night.date} {night.part}", flush=True)
 
 
 def judge_anew(arm: str, work: Path) -> None:
     """Judge every stored image of an arm with the encoder and thresholds that ship today."""
-    project = work / arm / "project"
-    shutil.copyfile(shipped("thresholds.yaml"), project / "thresholds.yaml")
-    with open_runtime(read_settings(project)) as runtime:
-        for done, _ in enumerate(judge_again(runtime), start=1):
+    folder = work / arm / "project"
+    shutil.copyfile(shipped("thresholds.yaml"), folder / "thresholds.yaml")
+    with open_project(read_settings(folder)) as project:
+        for done, _ in enumerate(judge_again(project), start=1):
             if done % _TOLD_EVERY == 0:
                 print(f"{datetime.now(UTC):%H:%M:%S} {arm} {done} judged anew", flush=True)
 
@@ -286,23 +286,23 @@ class Deck:
 
 
 def _live_one(
-    night: Night, shots: Sequence[Shot], folder: Path, runtime: Project
+    night: Night, shots: Sequence[Shot], folder: Path, project: Project
 ) -> list[tuple[str, ...]]:
     """Write a night, let the product judge it, delete it; return the truth about it."""
     folder.mkdir(parents=True, exist_ok=True)
     if night.part == "rebuild":
-        _begin_epoch(runtime, night.date - timedelta(days=1))
+        _begin_epoch(project, night.date - timedelta(days=1))
     truth = [row for shot in shots for row in write(shot, folder, night)]
     paths = [folder / shot.name for shot in shots]
-    for _ in process_frames(paths, runtime, night.label):
+    for _ in process_frames(paths, project, night.label):
         pass
     shutil.rmtree(folder)
     return truth
 
 
-def _begin_epoch(runtime: Project, since: date) -> None:
+def _begin_epoch(project: Project, since: date) -> None:
     """Record the intervention, as a person would on the day."""
-    with runtime.writes.begin() as session:
+    with project.writes.begin() as session:
         if session.query(EpochRow).count() == 0:
             why, now = "instrument opened", datetime.now(UTC)
             session.add(EpochRow(scope="UVES", since=since, why=why, who="benchmark", at=now))

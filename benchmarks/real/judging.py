@@ -69,15 +69,15 @@ class Verdict:
         return bool(self.kind)
 
 
-def judge_fold(fold: Fold, folder: Path, runtime: Project) -> list[Verdict]:
+def judge_fold(fold: Fold, folder: Path, project: Project) -> list[Verdict]:
     """Let the product see the references, labelled good, and then the tests, unlabelled."""
-    verdicts = zip(fold.tests, outcomes_of(fold, folder, runtime), strict=True)
+    verdicts = zip(fold.tests, outcomes_of(fold, folder, project), strict=True)
     return [_verdict(fold, test, outcome) for test, outcome in verdicts]
 
 
-def outcomes_of(fold: Fold, folder: Path, runtime: Project) -> list[ProcessingOutcome]:
+def outcomes_of(fold: Fold, folder: Path, project: Project) -> list[ProcessingOutcome]:
     """Return what the product made of each test, after the references."""
-    with _fresh_memory(folder, runtime) as fresh:
+    with _fresh_memory(folder, project) as fresh:
         for night in range(_NIGHTS):
             start = _FIRST_NIGHT + timedelta(days=night)
             _process(fold.references[night::_NIGHTS], start, folder, fresh, LabelName.GOOD)
@@ -86,14 +86,14 @@ def outcomes_of(fold: Fold, folder: Path, runtime: Project) -> list[ProcessingOu
 
 
 @contextmanager
-def _fresh_memory(folder: Path, runtime: Project) -> Iterator[Project]:
+def _fresh_memory(folder: Path, project: Project) -> Iterator[Project]:
     """Give the runtime a database of its own, gone afterwards; a network takes seconds to start."""
     folder.mkdir(parents=True)
     engine = connect(f"sqlite:///{folder / 'qc.db'}")
     upgrade_schema(engine)
     try:
         yield replace(
-            runtime,
+            project,
             reads=sessionmaker(engine),
             writes=sessionmaker(for_writing(engine)),
             expectations=ReferenceModelCache(),
@@ -107,14 +107,14 @@ def _process(
     some: Sequence[Made],
     start: datetime,
     folder: Path,
-    runtime: Project,
+    project: Project,
     label: LabelName | None,
 ) -> list[ProcessingOutcome]:
     paths = [
         _write(made, folder, start + timedelta(minutes=number)) for number, made in enumerate(some)
     ]
     # A file that cannot be judged is reported ahead of its batch.
-    outcomes = {each.path.name: each for each in process_frames(paths, runtime, label)}
+    outcomes = {each.path.name: each for each in process_frames(paths, project, label)}
     for path in paths:
         path.unlink()
     return [outcomes[path.name] for path in paths]

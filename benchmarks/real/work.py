@@ -20,7 +20,7 @@ from benchmarks.real.archive import (
 from benchmarks.real.folds import SEED, Fold, bias_folds, focus_folds, lit_folds
 from benchmarks.real.judging import Verdict, judge_fold
 from benchmarks.real.making import Hits, dissect, find_fixed, find_hits, wander_of
-from qc.project import create_project, open_runtime
+from qc.project import create_project, open_project
 from qc.settings import read_settings
 
 SHARES = ((BIAS, SPRAT_ARC), (FLAT, EFOSC2_ARC, ALFOSC_ARC, DEVENY_ARC))  # one for each core
@@ -34,13 +34,13 @@ def judge_share(number: int, real: Path, work: Path) -> list[Verdict]:
     real : Path
         Folder of the real frames.
     """
-    project = work / f"share{number}"
-    create_project(project)
-    folder, verdicts = project / "fold", []
-    with open_runtime(read_settings(project)) as runtime:
+    folder = work / f"share{number}"
+    create_project(folder)
+    folder, verdicts = folder / "fold", []
+    with open_project(read_settings(folder)) as project:
         for fold in folds_of(SHARES[number], real):
-            verdicts += judge_fold(fold, folder, runtime)
-    shutil.rmtree(project)
+            verdicts += judge_fold(fold, folder, project)
+    shutil.rmtree(folder)
     return verdicts
 
 

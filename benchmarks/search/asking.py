@@ -33,7 +33,7 @@ from qc.db.embeddings import EmbeddingFilter
 from qc.db.engine import connect
 from qc.db.migrate import upgrade_schema
 from qc.db.models import VECTOR_INDEX
-from qc.project import Project, create_project, open_runtime
+from qc.project import Project, create_project, open_project
 from qc.search.nearest import index_file, nearest_stored, refresh_index
 from qc.settings import Settings
 
@@ -98,8 +98,8 @@ def settings_of(work: Path, postgres: str = "") -> Settings:
 @contextmanager
 def opened(settings: Settings) -> Iterator[Project]:
     """Open the project."""
-    with open_runtime(settings) as runtime:
-        yield replace(runtime, encoder=MadeUp())
+    with open_project(settings) as project:
+        yield replace(project, encoder=MadeUp())
 
 
 def make(work: Path, total: int, postgres: str) -> dict[str, Any]:
@@ -109,8 +109,8 @@ def make(work: Path, total: int, postgres: str) -> dict[str, Any]:
     engine = connect(settings.database_url)
     upgrade_schema(engine)
     engine.dispose()
-    with opened(settings) as runtime:
-        fill(runtime.writes, make_setups(), total)
+    with opened(settings) as project:
+        fill(project.writes, make_setups(), total)
     return {"database_bytes": size_of(settings.database_url)}
 
 
@@ -129,23 +129,23 @@ def _told_by_server(url: URL, what: str) -> int:
     return found
 
 
-def _index_bytes(runtime: Project) -> int:
-    url = runtime.settings.database_url
+def _index_bytes(project: Project) -> int:
+    url = project.settings.database_url
     if url.get_backend_name() == "sqlite":
-        return index_file(runtime).stat().st_size
+        return index_file(project).stat().st_size
     own = f"FROM pg_class WHERE relname LIKE '{VECTOR_INDEX}%%'"
     return _told_by_server(url, f"coalesce(sum(pg_relation_size(oid)), 0)::bigint {own}")
 
 
 def index(work: Path, postgres: str) -> dict[str, Any]:
     """Make the index, and add to it, as 'qc db index' does."""
-    with opened(settings_of(work, postgres)) as runtime:
+    with opened(settings_of(work, postgres)) as project:
         started, cpu = time.perf_counter(), time.process_time()
-        words = refresh_index(runtime, lambda *_: None)
+        words = refresh_index(project, lambda *_: None)
         return {
             "build_s": time.perf_counter() - started,
             "build_cpu_s": time.process_time() - cpu,
-            "index_bytes": _index_bytes(runtime),
+            "index_bytes": _index_bytes(project),
             "build_peak_bytes": peak_bytes(),
             "words": words,
         }
@@ -226,10 +226,10 @@ def recall(found: Doubles, truth: Doubles) -> float:
 def ask(work: Path, truth: Truth, postgres: str) -> dict[str, Any]:
     """Ask every question of every query, through the product."""
     types = image_types()
-    with opened(settings_of(work, postgres)) as runtime:
-        with runtime.reads() as session:
+    with opened(settings_of(work, postgres)) as project:
+        with project.reads() as session:
             started = time.perf_counter()
-            nearest_stored(runtime, session, truth.vectors[0], K, EmbeddingFilter())
+            nearest_stored(project, session, truth.vectors[0], K, EmbeddingFilter())
             first_s = time.perf_counter() - started
         answers = {}
         for number, question in enumerate(QUESTIONS):
@@ -237,8 +237,8 @@ def ask(work: Path, truth: Truth, postgres: str) -> dict[str, Any]:
             def answer(place: int, question: Question = question) -> Doubles:
                 image_type = types[truth.setups[place]]
                 among = question.among(image_type, int(truth.ids[place]))
-                with runtime.reads() as session:
-                    return nearest_stored(runtime, session, truth.vectors[place], K, among)[1]
+                with project.reads() as session:
+                    return nearest_stored(project, session, truth.vectors[place], K, among)[1]
 
             answers[question.words] = _measured(answer, truth.far[number])
         return {
@@ -269,10 +269,10 @@ def _measured(answer: Callable[[int], Doubles], truth: Doubles) -> dict[str, flo
 
 def ask_exactly(work: Path, truth: Truth, postgres: str, most: int = 3) -> dict[str, Any]:
     """Ask for any type as it is done without an index: every vector is read."""
-    with opened(settings_of(work, postgres)) as runtime:
+    with opened(settings_of(work, postgres)) as project:
 
         def answer(place: int) -> Doubles:
-            with runtime.reads() as session:
+            with project.reads() as session:
                 return _read_all(session, truth.vectors[place], int(truth.ids[place]))
 
         return _measured(answer, truth.far[_ANY_TYPE][:most])

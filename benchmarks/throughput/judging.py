@@ -16,7 +16,7 @@ import numpy as np
 
 from qc.core.enums import LabelName
 from qc.pipeline.process import MeasuredFrame, embed, judge_frame, read_and_measure, record
-from qc.project import Project, create_project, open_runtime
+from qc.project import Project, create_project, open_project
 from qc.settings import read_settings
 
 SIZES = (20, 50, 100, 200)
@@ -25,22 +25,22 @@ _REPEATS = 7
 
 def main() -> None:
     """Let the reference grow, and judge the frame again at each size."""
-    project, name = Path(sys.argv[1]), Path(sys.argv[2])
-    create_project(project)
-    with open_runtime(read_settings(project)) as runtime:
-        new = read_and_measure(name, runtime)
-        embeddings = embed([new], runtime)
+    folder, name = Path(sys.argv[1]), Path(sys.argv[2])
+    create_project(folder)
+    with open_project(read_settings(folder)) as project:
+        new = read_and_measure(name, project)
+        embeddings = embed([new], project)
         found, known = [], 0
         for size in SIZES:
             for number in range(known, size):
-                _add_reference(new, embeddings, number, runtime)
+                _add_reference(new, embeddings, number, project)
             known = size
-            found.append({"references": size, **_judged_ms(new, embeddings, runtime)})
+            found.append({"references": size, **_judged_ms(new, embeddings, project)})
     print(json.dumps(found))
 
 
 def _add_reference(
-    like: MeasuredFrame, embeddings: np.ndarray, number: int, runtime: Project
+    like: MeasuredFrame, embeddings: np.ndarray, number: int, project: Project
 ) -> None:
     random = np.random.default_rng(number)
     digest = hashlib.sha256(str(number).encode()).hexdigest()
@@ -63,16 +63,16 @@ def _add_reference(
     file = replace(like.file, path=Path(f"/reference/{number}.fits"))
     noise = random.normal(0, 1e-4, embeddings.shape).astype(np.float32)
     one = MeasuredFrame(file, frame, measured, like.thresholds)
-    judged = judge_frame(one, embeddings + noise, runtime)
-    record([(one, judged)], runtime, LabelName.GOOD)
+    judged = judge_frame(one, embeddings + noise, project)
+    record([(one, judged)], project, LabelName.GOOD)
 
 
-def _judged_ms(new: MeasuredFrame, embeddings: np.ndarray, runtime: Project) -> dict[str, float]:
+def _judged_ms(new: MeasuredFrame, embeddings: np.ndarray, project: Project) -> dict[str, float]:
     """Return the core time of the first verdict, which learns, and the median of later ones."""
     times = []
     for _ in range(1 + _REPEATS):
         began = time.process_time()
-        judge_frame(new, embeddings, runtime)
+        judge_frame(new, embeddings, project)
         times.append(1000 * (time.process_time() - began) / len(new.measured))
     first, *later = times
     return {"first_ms": first, "later_ms": float(np.median(later))}

@@ -15,19 +15,19 @@ import numpy as np
 
 from qc.core.enums import LabelName
 from qc.pipeline.process import process_frames
-from qc.project import Project, create_project, open_runtime
+from qc.project import Project, create_project, open_project
 from qc.settings import read_settings
 
 
 def main() -> None:
     """Take all in as a certified archive: each night is judged by those before it."""
-    project, *names = sys.argv[1:]
+    folder, *names = sys.argv[1:]
     paths = [Path(name) for name in names]
-    create_project(Path(project))
-    with open_runtime(read_settings(Path(project))) as runtime:
-        runtime.encoder.embed(np.ones((16, 224, 224, 3), np.float32))  # its start is not counted
+    create_project(Path(folder))
+    with open_project(read_settings(Path(folder))) as project:
+        project.encoder.embed(np.ones((16, 224, 224, 3), np.float32))  # its start is not counted
         began, began_core = time.perf_counter(), _core_seconds()
-        states = _process(paths, runtime)
+        states = _process(paths, project)
         seconds = time.perf_counter() - began
     print(
         json.dumps(
@@ -41,9 +41,9 @@ def main() -> None:
     )
 
 
-def _process(paths: list[Path], runtime: Project) -> Counter[str]:
+def _process(paths: list[Path], project: Project) -> Counter[str]:
     states = Counter[str]()
-    for outcome in process_frames(paths, runtime, LabelName.GOOD):
+    for outcome in process_frames(paths, project, LabelName.GOOD):
         states[str(outcome.state)] += 1
         for judged in outcome.judged:
             states[str(judged.verdict.status)] += 1

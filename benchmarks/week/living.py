@@ -32,7 +32,7 @@ from qc._files import told_time
 from qc.core.enums import LabelName
 from qc.db.statistics import alerts_owed
 from qc.pipeline.process import process_frames
-from qc.project import create_project, open_runtime
+from qc.project import create_project, open_project
 from qc.service.maintenance import back_up
 from qc.settings import read_settings
 
@@ -87,18 +87,18 @@ class Week:
     def __init__(
         self,
         work: Path,
-        project: Path,
+        folder: Path,
         nights: Sequence[Sequence[Path]],
         last: date,
         speed: float,
         pace_s: float = 0,
     ) -> None:
-        self.project, self.nights, self.speed, self.pace_s = project, nights, speed, pace_s
+        self.project, self.nights, self.speed, self.pace_s = folder, nights, speed, pace_s
         self.inbox = work / "inbox"
         self.learned = work / f"learned-{last}.db"
         self.post = PostOffice()
         self.log = work / "daemon.log"
-        self.daemon = DaemonProcess(project, self.log)
+        self.daemon = DaemonProcess(folder, self.log)
         self.arrived: dict[Path, float] = {}
         self.happened: list[tuple[float, str]] = []
         self.began = 0.0
@@ -127,11 +127,11 @@ class Week:
         if self.learned.exists():
             shutil.copyfile(self.learned, self.project / "qc.db")
             return
-        with open_runtime(read_settings(self.project)) as runtime:
-            for done, _ in enumerate(process_frames(history, runtime, LabelName.GOOD), start=1):
+        with open_project(read_settings(self.project)) as project:
+            for done, _ in enumerate(process_frames(history, project, LabelName.GOOD), start=1):
                 if done % 50 == 0:
                     print(f"learn {HISTORY_NIGHTS} nights: {done} of {len(history)}", flush=True)
-            back_up(runtime.settings, datetime.now(UTC))
+            back_up(project.settings, datetime.now(UTC))
         [copy] = (self.project / "backups").iterdir()
         shutil.move(copy, self.learned)
 
@@ -149,7 +149,7 @@ class Week:
         self._wait_until_told()
         print(f"the daemon ends with exit code {self.daemon.stop()}")
         self.post.close()
-        with open_runtime(read_settings(self.project)) as runtime, runtime.reads() as session:
+        with open_project(read_settings(self.project)) as project, project.reads() as session:
             return take_account(session, self.arrived, self.post.letters)
 
     def is_calm(self, at: float) -> bool:
@@ -229,10 +229,10 @@ class Week:
     def _wait_until_told(self) -> None:
         """Wait until every frame is on record and nothing is owed, or patience ends."""
         ends = time.monotonic() + PATIENCE_S
-        with open_runtime(read_settings(self.project)) as runtime:
+        with open_project(read_settings(self.project)) as project:
             while time.monotonic() < ends:
                 self._revive()
-                with runtime.reads() as session:
+                with project.reads() as session:
                     account = take_account(session, self.arrived, self.post.letters)
                     owed = alerts_owed(session)
                 print(f"left: {account.lost} frames, {owed} alerts", flush=True)

@@ -426,7 +426,7 @@ def _moved_by(session: Session, finding: Finding, name: str) -> str:
 
 
 def read_story(
-    session: Session, notice: NotificationRow, runtime: Project, owed_at: datetime | None = None
+    session: Session, notice: NotificationRow, project: Project, owed_at: datetime | None = None
 ) -> NotificationContent:
     """Return all that a mail tells of a notice.
 
@@ -447,31 +447,31 @@ def read_story(
         words=tuple(plain(one.words) for one in notice.alerts[:LISTED] if one.words),
         total=len(notice.alerts),
         before=_told_before(notice.deliveries, owed_at) if owed_at else (),
-        url=_night_url(runtime, notice.night),
+        url=_night_url(project, notice.night),
         file=Path(notice.file) if notice.file else None,
     )
     if not findings:
         return story
     story = replace(
         story,
-        shown=_shown(session, findings[0], runtime),
-        lines=tuple(_read_line(one, runtime) for one in findings[:LISTED]),
+        shown=_shown(session, findings[0], project),
+        lines=tuple(_read_line(one, project) for one in findings[:LISTED]),
         total=len(findings),
     )
     return (
         story
         if notice.form == NotificationKind.EVENT
-        else _with_events(session, story, notice, runtime)
+        else _with_events(session, story, notice, project)
     )
 
 
 def _with_events(
-    session: Session, story: NotificationContent, notice: NotificationRow, runtime: Project
+    session: Session, story: NotificationContent, notice: NotificationRow, project: Project
 ) -> NotificationContent:
     events = _events(session, notice)
     return replace(
         story,
-        events=tuple(_event_line(session, one, runtime) for one in events[:LISTED]),
+        events=tuple(_event_line(session, one, project) for one in events[:LISTED]),
         events_total=len(events),
         counts=_counts([one for event in events for one in event]),
     )
@@ -505,17 +505,17 @@ def _utc(when: datetime | None) -> str:
     return f"{when.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if when else ""
 
 
-def _night_url(runtime: Project, night: date | None) -> str:
-    base = runtime.settings.alerts.review_url.rstrip("/")
+def _night_url(project: Project, night: date | None) -> str:
+    base = project.settings.alerts.review_url.rstrip("/")
     return f"{base}/nights/{night}" if base and night else base
 
 
-def _frame_url(runtime: Project, name: str) -> str:
-    base = runtime.settings.alerts.review_url.rstrip("/")
+def _frame_url(project: Project, name: str) -> str:
+    base = project.settings.alerts.review_url.rstrip("/")
     return f"{base}/frames/{quote(name, safe='')}" if base else ""
 
 
-def _read_line(finding: Finding, runtime: Project) -> ImageLine:
+def _read_line(finding: Finding, project: Project) -> ImageLine:
     name = plain(finding.frame.name, 80)
     return ImageLine(
         name=f"{name}[{finding.extension.number}]",
@@ -523,7 +523,7 @@ def _read_line(finding: Finding, runtime: Project) -> ImageLine:
         taken=_utc(finding.frame.observed_at),
         score=_score(finding.verdict.score),
         reason=plain(next(iter(finding.verdict.reasons), "")),
-        url=_frame_url(runtime, finding.frame.name),
+        url=_frame_url(project, finding.frame.name),
     )
 
 
@@ -547,9 +547,9 @@ def _events(session: Session, notice: NotificationRow) -> list[list[Finding]]:
     return sorted(filter(None, events), key=lambda event: -event[0].verdict.score)
 
 
-def _event_line(session: Session, findings: Sequence[Finding], runtime: Project) -> EventLine:
-    told = _told(session, findings, runtime.instruments)
-    worst = _read_line(told.worst, runtime)
+def _event_line(session: Session, findings: Sequence[Finding], project: Project) -> EventLine:
+    told = _told(session, findings, project.instruments)
+    worst = _read_line(told.worst, project)
     return EventLine(
         plain(told.headline), _some(told.image_types), worst.score, worst.name, worst.url
     )
@@ -563,14 +563,14 @@ def _counts(findings: Sequence[Finding]) -> AnomalyCounts:
     return AnomalyCounts(tuple(map(plain, chips)), tuple(rows))
 
 
-def _shown(session: Session, finding: Finding, runtime: Project) -> WorstImage:
+def _shown(session: Session, finding: Finding, project: Project) -> WorstImage:
     try:
-        portrait = FigureRenderer(session, runtime.thresholds).portrait(finding)
+        portrait = FigureRenderer(session, project.thresholds).portrait(finding)
     except Exception:  # an alert must not be lost for a picture that cannot be drawn
         logger.exception("%s: no picture for the mail", plain(finding.frame.name))
         portrait = None
     return WorstImage(
-        line=_read_line(finding, runtime),
+        line=_read_line(finding, project),
         setup=plain(_setup(finding)),
         reasons=tuple(plain(one) for one in finding.verdict.reasons[:REASONS_SHOWN]),
         where=plain(portrait.where.words) if portrait and portrait.where else "",

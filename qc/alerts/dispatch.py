@@ -496,14 +496,14 @@ def _next(notice: NotificationRow, subscription: Subscription, now: datetime) ->
 # --- sending --------------------------------------------------------------------------------------
 
 
-def send_unsent(runtime: Project, now: datetime) -> DispatchResult:
+def send_unsent(project: Project, now: datetime) -> DispatchResult:
     """Send all that is due, each committed as sent right after the server took it.
 
     A try is on record before it begins, as one that failed: whoever is killed in the midst of it
     repeats that one mail, later, with the same Message-ID. A server that is out of reach defers
     all mails at once; one bad address holds up no other.
     """
-    return _DispatchRound(runtime, now).run()
+    return _DispatchRound(project, now).run()
 
 
 @dataclass(frozen=True)
@@ -521,8 +521,8 @@ class _DueDelivery:
 class _DispatchRound:
     """One round of sending."""
 
-    def __init__(self, runtime: Project, now: datetime) -> None:
-        self.runtime, self.mail = runtime, runtime.settings.mail
+    def __init__(self, project: Project, now: datetime) -> None:
+        self.project, self.mail = project, project.settings.mail
         self._now, self._started = now, time.monotonic()
         self._sent = self._deferred = self._gave_up = 0
         self._troubles: dict[str, None] = {}
@@ -548,7 +548,7 @@ class _DispatchRound:
             .where(DeliveryRow.due_at <= self._now)
             .order_by(DeliveryRow.tries, DeliveryRow.notice_id, DeliveryRow.id)
         )
-        with self.runtime.reads() as session:
+        with self.project.reads() as session:
             return [
                 _DueDelivery(
                     row.id, row.notice_id, row.channel, row.address, row.owed_at, row.tries
@@ -558,7 +558,7 @@ class _DispatchRound:
 
     def _send_mails(self, due: list[_DueDelivery]) -> None:
         lost = 0
-        with SmtpConnection(self.mail, self.runtime.settings.project) as box:
+        with SmtpConnection(self.mail, self.project.settings.project) as box:
             for number, one in enumerate(due):
                 try:
                     box.open()
@@ -595,7 +595,7 @@ class _DispatchRound:
 
     def _claim(self, one: _DueDelivery) -> bool:
         """Put a try on record before it begins; return False if another was first."""
-        with self.runtime.writes.begin() as session:
+        with self.project.writes.begin() as session:
             row = session.get(DeliveryRow, one.id)
             if row is None or row.tries != one.tries or row.due_at is None:
                 return False
@@ -643,7 +643,7 @@ class _DispatchRound:
         until = time.monotonic() + RECORD_FOR_S
         while True:
             try:
-                with self.runtime.writes.begin() as session:
+                with self.project.writes.begin() as session:
                     row = session.get(DeliveryRow, one.id)
                     for name, value in values.items():
                         setattr(row, name, value)
@@ -656,7 +656,7 @@ class _DispatchRound:
                 return
 
     def _post_mail(self, box: SmtpConnection, one: _DueDelivery) -> str:
-        with self.runtime.reads() as session:
+        with self.project.reads() as session:
             row = session.get_one(DeliveryRow, one.id)
             made_at = row.notice.made_at
         message = compose(
@@ -674,13 +674,13 @@ class _DispatchRound:
         """Read a notice once for all who get it now."""
         key = one.notice_id, one.owed_at
         if self._story is None or self._story[0] != key:
-            with self.runtime.reads() as session:
+            with self.project.reads() as session:
                 notice = session.get_one(NotificationRow, one.notice_id)
-                self._story = key, read_story(session, notice, self.runtime, one.owed_at)
+                self._story = key, read_story(session, notice, self.project, one.owed_at)
         return self._story[1]
 
     def _post_webhook(self, one: _DueDelivery) -> str:
-        settings = self.runtime.settings
+        settings = self.project.settings
         url = _hook_address(one.address, settings)
         message = write_message(self._story_of(one), settings.project.name)
         return post_message(url, message, self.mail.timeout_s)

@@ -6,26 +6,26 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from qc.cli.options import ProjectFolder, _progress, _runtime, database_app, out
+from qc.cli.options import ProjectFolder, _progress, database_app, opened_project, out
 
 
 @database_app.command("upgrade")
-def db_upgrade(project: ProjectFolder = Path()) -> None:
+def db_upgrade(folder: ProjectFolder = Path()) -> None:
     """Make a project, or bring its database to this version's schema; nothing is lost."""
     from qc.project import create_project
 
-    create_project(project)
-    out.print(f"{project.resolve()}: settings, thresholds and database are there", soft_wrap=True)
+    create_project(folder)
+    out.print(f"{folder.resolve()}: settings, thresholds and database are there", soft_wrap=True)
 
 
 @database_app.command("check")
-def db_check(project: ProjectFolder = Path()) -> None:
+def db_check(folder: ProjectFolder = Path()) -> None:
     """Say whether the database is at this version's schema and intact."""
     from qc.db.engine import connect
     from qc.db.migrate import check_integrity
     from qc.settings import read_settings
 
-    engine = connect(read_settings(project).database_url)
+    engine = connect(read_settings(folder).database_url)
     try:
         check_integrity(engine)
     finally:
@@ -34,12 +34,12 @@ def db_check(project: ProjectFolder = Path()) -> None:
 
 
 @database_app.command("index")
-def db_index(project: ProjectFolder = Path()) -> None:
+def db_index(folder: ProjectFolder = Path()) -> None:
     """Bring the index up to date that 'qc similar' searches large archives with, or make it."""
     from qc.search.nearest import refresh_index
 
-    with _runtime(project) as runtime, _progress() as report:
-        words = refresh_index(runtime, report)
+    with opened_project(folder) as project, _progress() as report:
+        words = refresh_index(project, report)
     out.print(f"{words[0].upper()}{words[1:]}.", soft_wrap=True)
 
 

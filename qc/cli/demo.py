@@ -42,8 +42,8 @@ def demo(
     out.print(
         f"{result.nominal} extensions without a fault, {result.false_alarms} of them flagged.\n"
         f"\nReport:  {result.report}\n"
-        f"Project: {result.project.resolve()}\n"
-        f"Next:    qc status --project {result.project}",
+        f"Project: {result.folder.resolve()}\n"
+        f"Next:    qc status --project {result.folder}",
         soft_wrap=True,
     )
 
@@ -75,7 +75,7 @@ def simulate(
     nights: Annotated[int, typer.Option(min=1, help="Consecutive nights.")] = 1,
     first: Annotated[
         datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="Date of the first evening.")
-    ] = datetime(2026, 7, 1),
+    ] = datetime(2026, 7, 1),  # noqa: DTZ001 - a date
     faults: Annotated[
         float, typer.Option(min=0, max=1, help="Part of the frames that carry a fault.")
     ] = 0.0,

@@ -22,15 +22,15 @@ from qc.cli.options import (
     AsJson,
     ProjectFolder,
     _print_json,
-    _runtime,
     app,
     err,
+    opened_project,
     out,
 )
 
 
 @app.command()
-def label(
+def label(  # noqa: PLR0913 - each is one word of a sentence
     frames: Annotated[
         list[str] | None,
         typer.Argument(help="Archive names, file names or paths; NAME[1] is one extension."),
@@ -71,19 +71,19 @@ def label(
     kinds: Annotated[bool, typer.Option("--kinds", help="List the kinds of fault.")] = False,
     who: Annotated[str, typer.Option(help="Who says it.", show_default="you")] = "",
     yes: Annotated[bool, typer.Option("--yes", help="However many they are.")] = False,
-    project: ProjectFolder = Path(),
+    folder: ProjectFolder = Path(),
 ) -> None:
     """Say what frames are: good, bad and of which kind, or a valid outlier; or undo it."""
     from qc.db.engine import user
     from qc.labels import store
 
     who = who or user()
-    with _runtime(project) as runtime:
+    with opened_project(folder) as project:
         if kinds:
-            _print_kinds(store.taxonomy(runtime.instruments, image_type))
+            _print_kinds(store.taxonomy(project.instruments, image_type))
             return
         if file:
-            _import_labels(runtime, file, who)
+            _import_labels(project, file, who)
             return
         if bool(said) == is_undo:
             raise InvalidInputError("say --as good, bad or valid-outlier; or --undo")
@@ -96,17 +96,17 @@ def label(
             chosen=bool(image_type or status or (day and not sample)),
             detailed=whole_set or number is not None,
         )
-        with runtime.reads() as session:
+        with project.reads() as session:
             if sample:
                 found = store.choose_sample(session, day)
             elif frames:
                 found = store.choose_named(session, frames, number, whole_set=whole_set)
             else:
-                found = store.choose_where(session, runtime.instruments, image_type, day, status)
+                found = store.choose_where(session, project.instruments, image_type, day, status)
                 _confirm(len(found), yes)
-        with runtime.writes.begin() as session:
+        with project.writes.begin() as session:
             if answer:
-                changes = store.answer_for(session, found, answer, runtime.instruments)
+                changes = store.answer_for(session, found, answer, project.instruments)
             else:
                 changes = store.undo(session, found, who, note)
     _print_changes(changes)
@@ -132,11 +132,11 @@ def _check_meant(
         raise InvalidInputError("--extension and --set go with the names of frames")
 
 
-def _import_labels(runtime: "Project", file: Path, who: str) -> None:
+def _import_labels(project: "Project", file: Path, who: str) -> None:
     from qc.labels.store import import_labels
 
-    with runtime.writes.begin() as session:
-        imported = import_labels(session, file, runtime.instruments, who)
+    with project.writes.begin() as session:
+        imported = import_labels(session, file, project.instruments, who)
     for refused in imported.refused:
         out.print(f"line {refused.line}: {refused.why}", soft_wrap=True)
     out.print(
@@ -197,7 +197,7 @@ def epoch(
         int | None, typer.Option("--undo", help="Number of an epoch that was a slip.")
     ] = None,
     listed: Annotated[bool, typer.Option("--list", help="List all; so does no argument.")] = False,
-    project: ProjectFolder = Path(),
+    folder: ProjectFolder = Path(),
     as_json: AsJson = False,
 ) -> None:
     """Enter an intervention, from whose night on references start anew; or list them all."""
@@ -205,22 +205,22 @@ def epoch(
     from qc.labels import epochs
 
     who = who or user()
-    with _runtime(project) as runtime:
+    with opened_project(folder) as project:
         if scope is None and undone is None:
             if since or why:
                 raise InvalidInputError("an epoch needs an image type or instrument before --from")
-            with runtime.reads() as session:
+            with project.reads() as session:
                 _print_log(epochs.read_log(session), as_json)
         elif listed or (scope is not None and undone is not None):
             raise InvalidInputError("enter one epoch, or --undo one, or --list them all")
         elif undone is not None:
-            with runtime.writes.begin() as session:
+            with project.writes.begin() as session:
                 entered = epochs.undo(session, undone, why, who=who)
             _print_entered(entered, is_undone=True)
         elif scope is not None and since is not None:
-            with runtime.writes.begin() as session:
+            with project.writes.begin() as session:
                 entered = epochs.enter(
-                    session, scope, since.date(), why, who=who, instruments=runtime.instruments
+                    session, scope, since.date(), why, who=who, instruments=project.instruments
                 )
             _print_entered(entered, is_undone=False)
         else:

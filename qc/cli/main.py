@@ -22,7 +22,7 @@ def main() -> None:
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
     try:
         app()
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - told in full, unless it is a mistake
         mistake = _mistake(error)
         if mistake:
             err.print(Text("qc:", "bold red"), mistake, soft_wrap=True)

@@ -91,12 +91,12 @@ def _in_lines(value: Any) -> str:
 
 
 @contextmanager
-def _runtime(project: Path) -> "Iterator[Project]":
-    from qc.project import open_runtime
+def opened_project(folder: Path) -> "Iterator[Project]":
+    from qc.project import open_project
     from qc.settings import read_settings
 
-    with open_runtime(read_settings(project)) as runtime:
-        yield runtime
+    with open_project(read_settings(folder)) as project:
+        yield project
 
 
 @contextmanager
@@ -122,4 +122,4 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def _print_json(document: Any) -> None:
-    print(json.dumps(document, default=str, indent=1))
+    print(json.dumps(document, default=str, indent=1))  # noqa: T201 - rich would wrap it

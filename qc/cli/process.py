@@ -25,9 +25,9 @@ from qc.cli.options import (
     _in_lines,
     _print_json,
     _progress,
-    _runtime,
     app,
     err,
+    opened_project,
     out,
 )
 
@@ -61,7 +61,7 @@ def process(
         ThresholdPolicy | None,
         typer.Option(help="Judge again by the entry of each night, or the newest."),
     ] = None,
-    project: ProjectFolder = Path(),
+    folder: ProjectFolder = Path(),
     as_json: AsJson = False,
 ) -> None:
     """Read, embed, judge and record frames; those already known cost nothing."""
@@ -74,21 +74,21 @@ def process(
     if again:
         first = since.date() if since else date.min
         last = until.date() if until else date.max
-        _judge_again(project, first, last, thresholds or ThresholdPolicy.DATED, as_json)
+        _judge_again(folder, first, last, thresholds or ThresholdPolicy.DATED, as_json)
     else:
-        _process(paths or [], certified, project, as_json)
+        _process(paths or [], certified, folder, as_json)
 
 
 def _process(
-    paths: list[Path], certified: CertifiedLabel | None, project: Path, as_json: bool
+    paths: list[Path], certified: CertifiedLabel | None, folder: Path, as_json: bool
 ) -> None:
     from qc.core.enums import LabelName
     from qc.pipeline.process import find_frames, process_frames
 
     files = find_frames(paths)
-    with _runtime(project) as runtime, _progress() as report:
+    with opened_project(folder) as project, _progress() as report:
         outcomes = []
-        for outcome in process_frames(files, runtime, LabelName(certified) if certified else None):
+        for outcome in process_frames(files, project, LabelName(certified) if certified else None):
             outcomes.append(outcome)
             report("process", len(outcomes), len(files))
     if as_json:
@@ -114,7 +114,7 @@ def backfill(
         CertifiedLabel | None,
         typer.Option("--label", help="Take all of them as certified references."),
     ] = None,
-    project: ProjectFolder = Path(),
+    folder: ProjectFolder = Path(),
     as_json: AsJson = False,
 ) -> None:
     """Take in an archive: measured newest first, then judged in order of time.
@@ -130,18 +130,18 @@ def backfill(
     label = LabelName(certified) if certified else None
     outcomes, verdicts = Counter[str](), Counter[str]()
     failed: list[ProcessingOutcome] = []
-    with _runtime(project) as runtime, _progress() as report:
-        files = find_archive(places, runtime)
+    with opened_project(folder) as project, _progress() as report:
+        files = find_archive(places, project)
         with open_cluster(dask) if dask else nullcontext() as client:
             if client is not None:
                 err.print(f"Dashboard: {dashboard_of(client)}", soft_wrap=True)
-            for outcome in measure_archive(files, runtime, label, client):
+            for outcome in measure_archive(files, project, label, client):
                 outcomes[str(outcome.state)] += 1
                 failed += [outcome] if outcome.is_anomalous else []
                 report("measure", outcomes.total(), len(files))
-        with runtime.reads() as session:
+        with project.reads() as session:
             waiting = count_unjudged(session)
-        for judged in judge_waiting(runtime):
+        for judged in judge_waiting(project):
             verdicts[str(judged.verdict.status)] += 1
             report("judge", verdicts.total(), waiting)
     if as_json:
@@ -213,16 +213,16 @@ def _print_outcomes(outcomes: "list[ProcessingOutcome]") -> None:
 
 
 def _judge_again(
-    project: Path, first: date, last: date, in_force: ThresholdPolicy, as_json: bool
+    folder: Path, first: date, last: date, in_force: ThresholdPolicy, as_json: bool
 ) -> None:
     from qc.db.recording import extensions_between
     from qc.pipeline.process import judge_again
 
     changed, judged = [], 0
-    with _runtime(project) as runtime, _progress() as report:
-        with runtime.reads() as session:
+    with opened_project(folder) as project, _progress() as report:
+        with project.reads() as session:
             total = extensions_between(session, first, last)
-        for one in judge_again(runtime, first, last, in_force):
+        for one in judge_again(project, first, last, in_force):
             judged += 1
             report("judge again", judged, total)
             if one.is_changed:
@@ -284,7 +284,7 @@ def _count_words(outcomes: "list[ProcessingOutcome]") -> str:
 @app.command()
 def show(
     frame: Annotated[str, typer.Argument(help="Archive name, file name or path.")],
-    project: ProjectFolder = Path(),
+    folder: ProjectFolder = Path(),
     as_json: AsJson = False,
     open_page: Annotated[
         bool, typer.Option("--open", help="Write its page with pictures, and open it.")
@@ -294,10 +294,10 @@ def show(
     from qc.exports import frame_records
     from qc.reports.night import write_frame_page
 
-    with _runtime(project) as runtime:
-        with runtime.reads() as session:
+    with opened_project(folder) as project:
+        with project.reads() as session:
             records = frame_records(session, frame)
-        page = write_frame_page(runtime, frame) if open_page else None
+        page = write_frame_page(project, frame) if open_page else None
     if as_json:
         _print_json(records)
     else:

@@ -20,9 +20,9 @@ from qc.cli.options import (
     ProjectFolder,
     _print_json,
     _progress,
-    _runtime,
     app,
     err,
+    opened_project,
     out,
 )
 
@@ -41,7 +41,7 @@ def report(
     mail: Annotated[
         bool, typer.Option("--mail", help="Send it to those whose subscription asks for reports.")
     ] = False,
-    project: ProjectFolder = Path(),
+    folder: ProjectFolder = Path(),
 ) -> None:
     """Write the report of a night, a week or a month as one HTML file; by default the newest."""
     from qc.alerts import report_mail
@@ -53,20 +53,20 @@ def report(
         raise InvalidInputError("give --month alone; --night goes with --week, or alone")
     now = utc_now()
     day = night.date() if night else None
-    with _runtime(project) as runtime, _progress() as shown:
+    with opened_project(folder) as project, _progress() as shown:
 
         def drawn(done: int, total: int) -> None:
             shown("report", done, total)
 
         if week or month:
-            this = read_month(month, now.date()) if month else publish.newest_week(runtime, day)
-            written = publish.publish_span(runtime, this, now, file=file, pdf=pdf, progress=drawn)
-            heard = report_mail.mail_span(runtime, this, written, now) if mail else 0
+            this = read_month(month, now.date()) if month else publish.newest_week(project, day)
+            written = publish.publish_span(project, this, now, file=file, pdf=pdf, progress=drawn)
+            heard = report_mail.mail_span(project, this, written, now) if mail else 0
         else:
-            day = day or publish.newest_week(runtime, None).last
-            written = publish.publish_night(runtime, day, now, file=file, pdf=pdf, progress=drawn)
-            heard = report_mail.mail_night(runtime, day, written, now) if mail else 0
-        sent = send_unsent(runtime, utc_now()) if heard else None
+            day = day or publish.newest_week(project, None).last
+            written = publish.publish_night(project, day, now, file=file, pdf=pdf, progress=drawn)
+            heard = report_mail.mail_night(project, day, written, now) if mail else 0
+        sent = send_unsent(project, utc_now()) if heard else None
     out.print(f"Report: {written.html}", soft_wrap=True)
     if written.pdf:
         out.print(f"PDF:    {written.pdf}", soft_wrap=True)
@@ -79,7 +79,7 @@ def report(
 @app.command("self-test")
 def self_test(
     night: Day = None,
-    project: ProjectFolder = Path(),
+    folder: ProjectFolder = Path(),
     as_json: AsJson = False,
 ) -> None:
     """Put faults into a night's good images, in memory, and say how many of them are found.
@@ -88,9 +88,9 @@ def self_test(
     """
     from qc.monitoring.injection_test import run_self_test
 
-    with _runtime(project) as runtime, _progress() as shown:
+    with opened_project(folder) as project, _progress() as shown:
         tested = run_self_test(
-            runtime,
+            project,
             night.date() if night else None,
             utc_now(),
             progress=lambda done, total: shown("self-test", done, total),

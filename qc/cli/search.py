@@ -19,15 +19,15 @@ from qc.cli.options import (
     ProjectFolder,
     _print_json,
     _progress,
-    _runtime,
     app,
     err,
+    opened_project,
     out,
 )
 
 
 @app.command()
-def similar(
+def similar(  # noqa: PLR0913, PLR0917 - each is one word of a sentence
     frame: Annotated[
         str, typer.Argument(help="Archive name, file name or path; a new file is only read.")
     ],
@@ -44,18 +44,18 @@ def similar(
     extension: Annotated[int | None, typer.Option(help="Only this HDU.")] = None,
     since: Day = None,
     until: Day = None,
-    project: ProjectFolder = Path(),
+    folder: ProjectFolder = Path(),
     as_json: AsJson = False,
 ) -> None:
     """Find the frames of the whole history that look most like one, and what was said of them."""
     from qc.search import similar as history
     from qc.search.nearest import FEW_NEWER, refresh_index
 
-    with _runtime(project) as runtime:
+    with opened_project(folder) as project:
         with _progress() as report:
-            refresh_index(runtime, report, few=FEW_NEWER)
+            refresh_index(project, report, few=FEW_NEWER)
         found = history.similar(
-            runtime,
+            project,
             frame,
             k,
             image_type=image_type,
@@ -95,12 +95,12 @@ def export(
     since: Day = None,
     table_format: Annotated[ExportFormat, typer.Option("--format")] = ExportFormat.CSV,
     file: Annotated[Path | None, typer.Option("--out", help="File; else to the screen.")] = None,
-    project: ProjectFolder = Path(),
+    folder: ProjectFolder = Path(),
 ) -> None:
     """Write what is stored as a table: one row for each extension, with its newest verdict."""
     from qc import exports
 
-    with _runtime(project) as runtime, runtime.reads() as session:
+    with opened_project(folder) as project, project.reads() as session:
         tables = exports.read_tables(session, what, since.date() if since else None)
         if file is None:
             exports.write_tables(tables, table_format, sys.stdout.buffer)

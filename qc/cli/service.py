@@ -20,24 +20,24 @@ from qc.cli.options import (
     ProjectFolder,
     _in_lines,
     _print_json,
-    _runtime,
     app,
+    opened_project,
     out,
 )
 
 
 @app.command()
-def run(project: ProjectFolder = Path()) -> None:
+def run(folder: ProjectFolder = Path()) -> None:
     """Keep watch: take in new frames, tell people, write reports; until it is told to end."""
     from qc.service.jobs import run_daemon
     from qc.service.logging import start_logging
     from qc.service.systemd import ServiceManager
     from qc.settings import read_settings
 
-    settings = read_settings(project)
+    settings = read_settings(folder)
     start_logging(settings.log)
-    with _runtime(project) as runtime:
-        run_daemon(runtime, ServiceManager(os.environ))
+    with opened_project(folder) as project:
+        run_daemon(project, ServiceManager(os.environ))
 
 
 @app.command()
@@ -47,7 +47,7 @@ def alerts(
         str | None,
         typer.Option(metavar="ADDRESS", help="Send a test mail now; say what the server answers."),
     ] = None,
-    project: ProjectFolder = Path(),
+    folder: ProjectFolder = Path(),
     as_json: AsJson = False,
 ) -> None:
     """Say what people were told and have not answered, who was told, and what is owed.
@@ -57,9 +57,9 @@ def alerts(
     from qc.alerts.notifications import alerts_record
 
     if test_mail is not None:
-        _send_test(project, test_mail)
+        _send_test(folder, test_mail)
         return
-    with _runtime(project) as runtime, runtime.reads() as session:
+    with opened_project(folder) as project, project.reads() as session:
         record = alerts_record(session, every=every)
     if as_json:
         _print_json(record)
@@ -69,11 +69,11 @@ def alerts(
         raise typer.Exit(ANOMALIES)
 
 
-def _send_test(project: Path, address: str) -> None:
+def _send_test(folder: Path, address: str) -> None:
     from qc.alerts.dispatch import send_test
     from qc.settings import read_settings
 
-    settings = read_settings(project)
+    settings = read_settings(folder)
     answer = send_test(settings.mail, settings.project, address, utc_now())
     out.print(f"{settings.mail.host} took the mail for {address}: {answer}", soft_wrap=True)
 
@@ -131,7 +131,7 @@ def ack(
     ] = False,
     note: Annotated[str, typer.Option(help="What it is.")] = "",
     who: Annotated[str, typer.Option(help="Who says it.", show_default="you")] = "",
-    project: ProjectFolder = Path(),
+    folder: ProjectFolder = Path(),
 ) -> None:
     """Say that a notice has been seen: nobody else is told; and silence its like, if asked."""
     from qc._text import read_span
@@ -140,7 +140,7 @@ def ack(
 
     now = utc_now()
     until = now + read_span(span) if span is not None else None
-    with _runtime(project) as runtime, runtime.writes.begin() as session:
+    with opened_project(folder) as project, project.writes.begin() as session:
         for number in numbers:
             notifications.acknowledge(session, number, who or user(), now, note)
             if until is not None or until_nominal:
@@ -160,17 +160,17 @@ def serve(
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Port; 0: any.", show_default="qc.toml's")
     ] = None,
-    project: ProjectFolder = Path(),
+    folder: ProjectFolder = Path(),
 ) -> None:
     """Serve the review pages to a browser; on this machine alone until 'qc user' adds somebody."""
     from qc.service.logging import start_logging
     from qc.web.server import serve as serve_pages
 
-    with _runtime(project) as runtime:
-        start_logging(runtime.settings.log)
-        web = runtime.settings.web
+    with opened_project(folder) as project:
+        start_logging(project.settings.log)
+        web = project.settings.web
         serve_pages(
-            runtime,
+            project,
             host or web.host,
             web.port if port is None else port,
             lambda address: out.print(address, soft_wrap=True),
@@ -178,7 +178,7 @@ def serve(
 
 
 @app.command()
-def status(project: ProjectFolder = Path(), as_json: AsJson = False) -> None:
+def status(folder: ProjectFolder = Path(), as_json: AsJson = False) -> None:
     """Say whether all is well: what is stored, what failed, what is owed, how the daemon does.
 
     Exit code 1: something is not well.
@@ -186,9 +186,9 @@ def status(project: ProjectFolder = Path(), as_json: AsJson = False) -> None:
     from qc.exports import project_status
     from qc.monitoring.health import health_record, read_health
 
-    with _runtime(project) as runtime, runtime.reads() as session:
+    with opened_project(folder) as project, project.reads() as session:
         found = project_status(session)
-        health = read_health(session, runtime.settings, utc_now())
+        health = read_health(session, project.settings, utc_now())
     if as_json:
         _print_json({**found, "health": health_record(health)})
     else:

@@ -14,11 +14,20 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qc.tuning.proposals import ThresholdProposal, VerdictFlip
-from qc.cli.options import AsJson, ProjectFolder, _print_json, _progress, _runtime, app, err, out
+from qc.cli.options import (
+    AsJson,
+    ProjectFolder,
+    _print_json,
+    _progress,
+    app,
+    err,
+    opened_project,
+    out,
+)
 
 
 @app.command()
-def tune(
+def tune(  # noqa: PLR0913, PLR0917 - each is one word of a sentence
     image_types: Annotated[
         list[str] | None,
         typer.Argument(help="Image types, or patterns as 'UD1*'; all that were seen by default."),
@@ -44,7 +53,7 @@ def tune(
         ),
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="PNG file to draw them in.")] = None,
-    project: ProjectFolder = Path(),
+    folder: ProjectFolder = Path(),
     as_json: AsJson = False,
 ) -> None:
     """Propose new limits from what was judged and labelled, and say what they would change."""
@@ -66,9 +75,9 @@ def tune(
         false_alarms=false_alarms,
         recall=recall,
     )
-    with _runtime(project) as runtime, _progress() as report:
+    with opened_project(folder) as project, _progress() as report:
         found, refused = proposals.propose_all(
-            runtime,
+            project,
             image_types or [],
             goal,
             why.strip(),
@@ -79,7 +88,7 @@ def tune(
             with written_whole(plot) as stream:
                 stream.write(proposals.draw_proposals(found))
         if write:
-            proposals.write_proposals(runtime, found)
+            proposals.write_proposals(project, found)
     if as_json:
         records = [proposals.proposal_record(one) for one in found]
         _print_json({"proposals": records, "refused": refused})
@@ -88,7 +97,7 @@ def tune(
     if plot:
         err.print(f"Picture: {plot}", soft_wrap=True)
     if write:
-        changed = runtime.thresholds.path
+        changed = project.thresholds.path
         count = "1 entry" if len(found) == 1 else f"{len(found)} entries"
         err.print(f"{count} from {goal.effective} on in {changed}", soft_wrap=True)
 

@@ -17,9 +17,9 @@ from qc.cli.options import (
     ProjectFolder,
     _print_json,
     _progress,
-    _runtime,
     app,
     err,
+    opened_project,
     out,
 )
 
@@ -33,7 +33,7 @@ def train(
         bool, typer.Option("--force", help="Replace the one in use even by a worse one.")
     ] = False,
     who: Annotated[str, typer.Option(help="Your name.", show_default="yours")] = "",
-    project: ProjectFolder = Path(),
+    folder: ProjectFolder = Path(),
     as_json: AsJson = False,
 ) -> None:
     """Train the classifier on what was labelled; it replaces the one in use unless it is worse.
@@ -45,9 +45,9 @@ def train(
     from qc.training import train as classifier_training
 
     who = who or db.engine.user()
-    with _runtime(project) as runtime, _progress() as report:
+    with opened_project(folder) as project, _progress() as report:
         trained = classifier_training.train(
-            runtime,
+            project,
             who=who,
             force=force,
             progress=lambda done, total: report("train", done, total),
@@ -57,7 +57,7 @@ def train(
                 page,
                 trained,
                 who=who,
-                encoder=runtime.encoder.fingerprint,
+                encoder=project.encoder.fingerprint,
                 generated_at=utc_now(),
                 progress=lambda done, total: report("learning curve", done, total),
             )

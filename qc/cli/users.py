@@ -16,7 +16,7 @@ from qc.cli.options import (
     PasswordFile,
     ProjectFolder,
     _print_json,
-    _runtime,
+    opened_project,
     out,
     users_app,
 )
@@ -29,23 +29,23 @@ def user_add(
     name: AccountName,
     role: Annotated[Role, typer.Option(help="look; review: label too; tune: and set limits.")],
     password_file: PasswordFile = None,
-    project: ProjectFolder = Path(),
+    folder: ProjectFolder = Path(),
 ) -> None:
     """Let somebody in, with a password that is asked for."""
     from qc import db
 
     password = _password(password_file)
-    with _runtime(project) as runtime, runtime.writes.begin() as session:
+    with opened_project(folder) as project, project.writes.begin() as session:
         db.accounts.add_account(session, name, role, password, utc_now())
     out.print(f"{name} may log in, with the role {role}.", soft_wrap=True)
 
 
 @users_app.command("list")
-def user_list(project: ProjectFolder = Path(), as_json: AsJson = False) -> None:
+def user_list(folder: ProjectFolder = Path(), as_json: AsJson = False) -> None:
     """Say who may log in."""
     from qc import db
 
-    with _runtime(project) as runtime, runtime.reads() as session:
+    with opened_project(folder) as project, project.reads() as session:
         found = db.accounts.accounts(session)
     if as_json:
         _print_json([asdict(one) for one in found])
@@ -61,23 +61,23 @@ def user_list(project: ProjectFolder = Path(), as_json: AsJson = False) -> None:
 
 @users_app.command("password")
 def user_password(
-    name: AccountName, password_file: PasswordFile = None, project: ProjectFolder = Path()
+    name: AccountName, password_file: PasswordFile = None, folder: ProjectFolder = Path()
 ) -> None:
     """Set another password; who is logged in with the old one is not any more."""
     from qc import db
 
     password = _password(password_file)
-    with _runtime(project) as runtime, runtime.writes.begin() as session:
+    with opened_project(folder) as project, project.writes.begin() as session:
         db.accounts.change_password(session, name, password)
     out.print(f"{name} has another password.", soft_wrap=True)
 
 
 @users_app.command("remove")
-def user_remove(name: AccountName, project: ProjectFolder = Path()) -> None:
+def user_remove(name: AccountName, folder: ProjectFolder = Path()) -> None:
     """Let somebody in no more; what they said stays."""
     from qc import db
 
-    with _runtime(project) as runtime, runtime.writes.begin() as session:
+    with opened_project(folder) as project, project.writes.begin() as session:
         db.accounts.remove_account(session, name)
         is_last = not db.accounts.has_accounts(session)
     out.print(f"{name} is let in no more.", soft_wrap=True)
@@ -89,12 +89,12 @@ def user_remove(name: AccountName, project: ProjectFolder = Path()) -> None:
 def user_token(
     name: AccountName,
     revoke: Annotated[bool, typer.Option("--revoke", help="Let none of them in any more.")] = False,
-    project: ProjectFolder = Path(),
+    folder: ProjectFolder = Path(),
 ) -> None:
     """Make a token for somebody's scripts, as 'Authorization: Bearer TOKEN'; it is shown once."""
     from qc import db
 
-    with _runtime(project) as runtime, runtime.writes.begin() as session:
+    with opened_project(folder) as project, project.writes.begin() as session:
         if revoke:
             count = db.accounts.revoke_tokens(session, name)
             tokens, opens = counted(count, "token"), "opens" if count == 1 else "open"

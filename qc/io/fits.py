@@ -332,7 +332,7 @@ def _read_tiles(unit: Unit, content: bytes, max_bytes: int) -> Pixels:
     try:
         with fits.open(io.BytesIO(content)) as units:
             pixels = np.asarray(units[unit.index].data)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - on damaged tiles the decoder raises anything
         raise UnreadableFrameError(
             f"image {unit.index} cannot be unpacked: {_reason(error)}"
         ) from None

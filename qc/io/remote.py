@@ -243,7 +243,7 @@ class RemoteFolder:
             yield self._connect()
         except QCError:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - each store raises what its own library raises
             if not self.is_object_store and not self._is_web:
                 self.close()
             raise InboxUnavailableError(f"{self.name}: {what}: {self._reason(error)}") from None
@@ -252,7 +252,7 @@ class RemoteFolder:
         if self._connected is None:
             try:
                 fs, root = url_to_fs(self._address, skip_instance_cache=True, **self._options)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - as above
                 raise InboxUnavailableError(f"{self.name}: {self._reason(error)}") from None
             channel = getattr(getattr(fs, "ftp", None), "get_channel", None)
             if channel is not None:  # of SFTP, which else waits for ever

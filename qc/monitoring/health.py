@@ -175,18 +175,18 @@ def _age_s(since: datetime | None, now: datetime) -> float:
 class _HealthCollector(Collector):
     """The figures of a project, read when they are asked for."""
 
-    def __init__(self, runtime: Project, now: Now, waiting: Callable[[], int]) -> None:
-        self.runtime, self.now, self.waiting = runtime, now, waiting
+    def __init__(self, project: Project, now: Now, waiting: Callable[[], int]) -> None:
+        self.project, self.now, self.waiting = project, now, waiting
 
     def collect(self) -> Iterator[Metric]:
         """Yield every figure; only that it is down, if the database cannot be asked."""
         yield _single("qc_files_waiting", "files that have arrived, unprocessed", self.waiting())
         up = GaugeMetricFamily("qc_database_up", "whether the database answers")
         try:
-            with self.runtime.reads() as session:
+            with self.project.reads() as session:
                 now = self.now()
                 figures = [
-                    *_gauges(read_health(session, self.runtime.settings, now)),
+                    *_gauges(read_health(session, self.project.settings, now)),
                     _distances(session, now),
                 ]
         except DBAPIError:
@@ -236,7 +236,7 @@ def _distances(session: Session, now: datetime) -> Metric:
 
 @contextmanager
 def serve_health(
-    runtime: Project, now: Now, waiting: Callable[[], int] = lambda: 0
+    project: Project, now: Now, waiting: Callable[[], int] = lambda: 0
 ) -> Iterator[int]:
     """Answer ``/healthz`` and ``/metrics`` for as long as the context lasts; give the port.
 
@@ -247,16 +247,16 @@ def serve_health(
     waiting : callable
         Tells how many files have arrived and have not been processed.
     """
-    settings = runtime.settings.health
+    settings = project.settings.health
     if not settings.port:
         yield 0
         return
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_HealthCollector(runtime, now, waiting))
+    registry.register(_HealthCollector(project, now, waiting))
     with make_server(
         settings.host,
         settings.port,
-        _application(runtime, registry, now),
+        _application(project, registry, now),
         _HealthServer,
         _SilentHandler,
     ) as server:
@@ -276,14 +276,14 @@ class _HealthServer(WSGIServer):
 class _SilentHandler(WSGIRequestHandler):
     timeout = 10  # who says nothing must not keep the others waiting
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the library's name
         """Say nothing: a scrape a minute is no event."""
 
 
-def _application(runtime: Project, registry: CollectorRegistry, now: Now) -> Any:
+def _application(project: Project, registry: CollectorRegistry, now: Now) -> Any:
     def answer(environment: Mapping[str, Any], start: Callable[..., Any]) -> list[bytes]:
         pages: dict[str, Callable[[], tuple[str, str, bytes]]] = {
-            "/healthz": lambda: _healthz(runtime, now()),
+            "/healthz": lambda: _healthz(project, now()),
             "/metrics": lambda: ("200 OK", "text/plain; version=0.0.4", generate_latest(registry)),
         }
         page = pages.get(environment.get("PATH_INFO", ""), _nothing)
@@ -294,10 +294,10 @@ def _application(runtime: Project, registry: CollectorRegistry, now: Now) -> Any
     return answer
 
 
-def _healthz(runtime: Project, now: datetime) -> tuple[str, str, bytes]:
+def _healthz(project: Project, now: datetime) -> tuple[str, str, bytes]:
     try:
-        with runtime.reads() as session:
-            troubles = read_troubles(session, runtime.settings, now)
+        with project.reads() as session:
+            troubles = read_troubles(session, project.settings, now)
     except DBAPIError as error:
         troubles = (f"the database: {' '.join(str(error.orig).split())}",)
     body = json.dumps({"is_well": not troubles, "troubles": troubles}).encode()

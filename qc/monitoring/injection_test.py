@@ -139,7 +139,7 @@ class InjectionTest:
 
 
 def run_self_test(
-    runtime: Project,
+    project: Project,
     night: date | None,
     now: datetime,
     budget_s: float = BUDGET_S,
@@ -168,24 +168,24 @@ def run_self_test(
         If no night is given and none has frames.
     """
     started = clock()
-    with runtime.reads() as session:
+    with project.reads() as session:
         night = night or db.statistics.newest_night(session)
         if night is None:
             raise ConfigurationError("no frame has been processed yet: there is nothing to try")
-        goods = _good_images(session, night, runtime.instruments)
+        goods = _good_images(session, night, project.instruments)
         plan = _InjectionPlan(night, goods, _last_tried(session, night))
     bench = _InjectionRunner(
-        runtime, night, budget_s, started, clock, progress or (lambda *_: None)
+        project, night, budget_s, started, clock, progress or (lambda *_: None)
     )
     bench.run(plan)
-    with runtime.writes.begin() as session:
+    with project.writes.begin() as session:
         if bench.trials:  # what is known of the night stays when its files are gone
             db.self_tests.record_self_test(
                 session, night, [_row(one, night, now) for one in bench.trials]
             )
             session.flush()
-        owe_falls(session, runtime.instruments, night)
-        falls = standing_falls(session, runtime.instruments, night)
+        owe_falls(session, project.instruments, night)
+        falls = standing_falls(session, project.instruments, night)
     tested = InjectionTest(
         night=night,
         trials=tuple(bench.trials),
@@ -518,14 +518,14 @@ class _InjectionRunner:
 
     def __init__(
         self,
-        runtime: Project,
+        project: Project,
         night: date,
         budget_s: float,
         started: float,
         clock: Clock,
         progress: Progress,
     ) -> None:
-        self.runtime, self.night, self.progress = runtime, night, progress
+        self.project, self.night, self.progress = project, night, progress
         self.budget_s, self.started, self.clock = budget_s, started, clock
         self.trials: list[InjectionTrial] = []
         self.invisible: list[str] = []
@@ -555,7 +555,7 @@ class _InjectionRunner:
             here = [task for task in moved if task is not None]
             try:
                 if here:
-                    self._try_all(here, _read(here[0].good, self.runtime))
+                    self._try_all(here, _read(here[0].good, self.project))
                     return
             except _FrameLostError:
                 self.lost.add(str(here[0].good.finding.frame.name))
@@ -570,7 +570,7 @@ class _InjectionRunner:
                 self._keep(task, is_found=True, score=np.inf, reason=str(error))
             except _InjectionImpossibleError as reason:
                 self.invisible.append(f"{task.words}: {reason}")
-        embeddings = embed([arrival for _, arrival in arrivals], self.runtime)  # (n, d)
+        embeddings = embed([arrival for _, arrival in arrivals], self.project)  # (n, d)
         for task, arrival in arrivals:
             own, embeddings = np.split(embeddings, [len(arrival.measured)])
             self._judge(task, frame, arrival, own)
@@ -585,13 +585,13 @@ class _InjectionRunner:
             except ValueError as error:
                 raise _InjectionImpossibleError(str(error)) from None
             return measure_frame(
-                file, parse_frame(spoilt, task.good.path, self.runtime.instruments), self.runtime
+                file, parse_frame(spoilt, task.good.path, self.project.instruments), self.project
             )
         extension = _extension_of(frame, task.good)
         pixels = self._pixels(task, frame)
         check_alive(pixels, task.good.number, extension.setup.chip)
         ill = replace(extension, pixels=pixels)
-        return measure_frame(file, replace(frame, extensions=(ill,)), self.runtime)
+        return measure_frame(file, replace(frame, extensions=(ill,)), self.project)
 
     def _pixels(self, task: _InjectionTask, frame: Frame) -> Pixels:
         donor = None
@@ -603,7 +603,7 @@ class _InjectionRunner:
 
     def _borrow(self, donor: _NominalImage) -> Frame:
         try:
-            return _read(donor, self.runtime)
+            return _read(donor, self.project)
         except _FrameLostError:
             self.lost.add(str(donor.finding.frame.name))
             raise _InjectionImpossibleError(f"{donor.finding.frame.name} is gone") from None
@@ -615,7 +615,7 @@ class _InjectionRunner:
         arrival: MeasuredFrame,
         embeddings: NDArray[np.float32],
     ) -> None:
-        judged = judge_frame(arrival, embeddings, self.runtime)
+        judged = judge_frame(arrival, embeddings, self.project)
         worst = max(judged, key=lambda one: one.verdict.score)
         is_found = any(one.verdict.status is Status.ANOMALOUS for one in judged)
         if not is_found and any(one.evidence.reference_size < REFERENCE_NEEDED for one in judged):
@@ -689,9 +689,9 @@ def _with_file(
     return None if good is None or needs_own else replace(task, good=good)
 
 
-def _read(good: _NominalImage, runtime: Project) -> Frame:
+def _read(good: _NominalImage, project: Project) -> Frame:
     try:
-        frame = read_frame(good.path, runtime.instruments)
+        frame = read_frame(good.path, project.instruments)
     except FrameError as error:
         raise _FrameLostError(str(error)) from None
     if frame.sha256 != good.finding.frame.sha256:

@@ -42,7 +42,7 @@ from qc.project import Project
 from qc.settings import InboxSettings
 
 
-def find_archive(places: Iterable[str], runtime: Project) -> list[FileInfo]:
+def find_archive(places: Iterable[str], project: Project) -> list[FileInfo]:
     """Return the FITS files at some paths and addresses, newest first.
 
     Their names tell when they were taken, or else their dates on disk.
@@ -63,7 +63,7 @@ def find_archive(places: Iterable[str], runtime: Project) -> list[FileInfo]:
     found: list[FileInfo] = []
     for place in places:
         if "://" in place:
-            found += _distant(place, runtime)
+            found += _distant(place, project)
         else:
             found += [_file(path) for path in find_frames([Path(place)])]
     return sorted({one.path: one for one in found}.values(), key=_taken_at, reverse=True)
@@ -78,10 +78,10 @@ def _file(path: Path) -> FileInfo:
     return FileInfo(path, status.st_size, status.st_mtime_ns)
 
 
-def _distant(address: str, runtime: Project) -> Iterator[FileInfo]:
-    options = _options_for(address, runtime.settings.inbox)
+def _distant(address: str, project: Project) -> Iterator[FileInfo]:
+    options = _options_for(address, project.settings.inbox)
     store = RemoteFolder(address, options)
-    folder = runtime.settings.fetched_folder / store.folder_name
+    folder = project.settings.fetched_folder / store.folder_name
     try:
         for one in store.objects():
             known = one if one.version else store.completed(one)
@@ -115,7 +115,7 @@ def _taken_at(file: FileInfo) -> tuple[datetime, str]:
 
 def measure_archive(
     files: Sequence[FileInfo],
-    runtime: Project,
+    project: Project,
     label: LabelName | None = None,
     client: Any = None,
 ) -> Iterator[ProcessingOutcome]:
@@ -137,14 +137,14 @@ def measure_archive(
         If the cluster's scheduler does not answer any more.
     """
     known: deque[ProcessingOutcome] = deque()
-    new = _unknown(files, known, runtime, label)
-    batches = _by_processes(new, len(files), runtime)
+    new = _unknown(files, known, project, label)
+    batches = _by_processes(new, len(files), project)
     if client is not None:
-        kit = WorkerConfig(runtime.instruments, runtime.encoder, runtime.encoder.fingerprint)
-        batches = take_in(new, client, kit, runtime.settings.batch_frames)
+        kit = WorkerConfig(project.instruments, project.encoder, project.encoder.fingerprint)
+        batches = take_in(new, client, kit, project.settings.batch_frames)
     for batch in batches:
         yield from _all_of(known)
-        yield from _record(batch, runtime, label)
+        yield from _record(batch, project, label)
     yield from _all_of(known)
 
 
@@ -156,12 +156,12 @@ def _all_of(known: deque[ProcessingOutcome]) -> Iterator[ProcessingOutcome]:
 def _unknown(
     files: Iterable[FileInfo],
     known: deque[ProcessingOutcome],
-    runtime: Project,
+    project: Project,
     label: LabelName | None,
 ) -> Iterator[FileInfo]:
     """Yield the files that are to be read; leave the others in `known`."""
     for file in files:
-        if recognise_unread(file, runtime, label):
+        if recognise_unread(file, project, label):
             known.append(ProcessingOutcome(file.path, FrameState.KNOWN))
         else:
             yield file
@@ -171,15 +171,15 @@ def _unknown(
 
 
 def _by_processes(
-    files: Iterator[FileInfo], most: int, runtime: Project
+    files: Iterator[FileInfo], most: int, project: Project
 ) -> Iterator[list[EmbeddedFrame | UnreadFile]]:
-    size = runtime.settings.batch_frames
-    with ReaderPool(runtime.instruments, workers_for(most, runtime.settings.workers)) as readers:
+    size = project.settings.batch_frames
+    with ReaderPool(project.instruments, workers_for(most, project.settings.workers)) as readers:
         read = _readings(files, readers, readers.ahead and readers.ahead + size)
         while batch := list(islice(read, size)):
             unread = [one for one in batch if isinstance(one, UnreadFile)]
             yield [
-                *_embedded([one for one in batch if isinstance(one, FrameReading)], runtime),
+                *_embedded([one for one in batch if isinstance(one, FrameReading)], project),
                 *unread,
             ]
 
@@ -205,25 +205,25 @@ def _finish(file: FileInfo, reading: Callable[[], FrameReading]) -> FrameReading
         return UnreadFile(file, FrameState.FAILED, str(error))
     except OF_NO_FILE:
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - told in full, and the file is on record
         return UnreadFile(file, FrameState.FAILED, fault_words(file, error))
 
 
 def _embedded(
-    readings: Sequence[FrameReading], runtime: Project
+    readings: Sequence[FrameReading], project: Project
 ) -> Iterator[EmbeddedFrame | UnreadFile]:
     measured = [one.measured for one in readings]
     try:
-        embeddings = embed_measured([one for each in measured for one in each], runtime.encoder)
+        embeddings = embed_measured([one for each in measured for one in each], project.encoder)
     except OF_NO_FILE:
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - told in full once it is known whose it is
         if len(readings) == 1:
             file = readings[0].file
             yield UnreadFile(file, FrameState.FAILED, fault_words(file, error))
             return
         for one in readings:
-            yield from _embedded([one], runtime)
+            yield from _embedded([one], project)
         return
     if readings:
         yield from map(EmbeddedFrame, readings, by_frame(embeddings, measured))
@@ -233,56 +233,56 @@ def _embedded(
 
 
 def _record(
-    batch: Sequence[EmbeddedFrame | UnreadFile], runtime: Project, label: LabelName | None
+    batch: Sequence[EmbeddedFrame | UnreadFile], project: Project, label: LabelName | None
 ) -> Iterator[ProcessingOutcome]:
     """Keep a batch in one transaction; what cannot be kept with the others is kept apart."""
     taken: list[EmbeddedFrame] = []
     for one in batch:
-        refused = _refusal(one, runtime)
+        refused = _refusal(one, project)
         if refused is None:
             assert isinstance(one, EmbeddedFrame)  # nothing else is not refused
             taken.append(one)
         else:
-            yield record_unprocessed(refused.file, refused.state, refused.reason, runtime)
-    yield from _record_taken(taken, runtime, label)
+            yield record_unprocessed(refused.file, refused.state, refused.reason, project)
+    yield from _record_taken(taken, project, label)
 
 
-def _refusal(one: EmbeddedFrame | UnreadFile, runtime: Project) -> UnreadFile | None:
+def _refusal(one: EmbeddedFrame | UnreadFile, project: Project) -> UnreadFile | None:
     """Return why nothing can come of a file, if so: it was not read, or there are no limits."""
     if isinstance(one, UnreadFile):
         return one
     try:
-        with_limits(one.reading, runtime)
+        with_limits(one.reading, project)
     except FrameError as error:
         return UnreadFile(one.reading.file, FrameState.FAILED, str(error))
     return None
 
 
 def _record_taken(
-    taken: Sequence[EmbeddedFrame], runtime: Project, label: LabelName | None
+    taken: Sequence[EmbeddedFrame], project: Project, label: LabelName | None
 ) -> Iterator[ProcessingOutcome]:
     try:
-        with runtime.writes.begin() as session:
-            outcomes = [_record_one(session, one, runtime, label) for one in taken]
+        with project.writes.begin() as session:
+            outcomes = [_record_one(session, one, project, label) for one in taken]
     except (OperationalError, *OF_NO_FILE):
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - told in full once it is known whose it is
         if len(taken) == 1:
-            yield record_fault(taken[0].reading.file, error, runtime)
+            yield record_fault(taken[0].reading.file, error, project)
             return
         for one in taken:
-            yield from _record_taken([one], runtime, label)
+            yield from _record_taken([one], project, label)
         return
     yield from outcomes
 
 
 def _record_one(
-    session: Session, one: EmbeddedFrame, runtime: Project, label: LabelName | None
+    session: Session, one: EmbeddedFrame, project: Project, label: LabelName | None
 ) -> ProcessingOutcome:
     reading = one.reading
     pairs = list(zip(reading.measured, one.embeddings, strict=True))
     is_new = db.recording.record_measured(
-        session, reading.file, reading.frame, pairs, encoder=runtime.encoder, label=label
+        session, reading.file, reading.frame, pairs, encoder=project.encoder, label=label
     )
     return ProcessingOutcome(
         reading.file.path, FrameState.PROCESSED if is_new else FrameState.KNOWN

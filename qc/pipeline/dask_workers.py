@@ -89,7 +89,7 @@ def open_cluster(address: str) -> Iterator[Any]:
             "--dask needs a package that is not installed; "
             "pip install 'calibration-qc[dask]' brings it"
         )
-    from distributed import Client, LocalCluster
+    from distributed import Client, LocalCluster  # noqa: PLC0415 - slow to load
 
     logging.getLogger("distributed").setLevel(logging.WARNING)  # it tells of each connection
     if address == LOCAL:
@@ -133,7 +133,7 @@ def take_in(
     ConfigurationError
         If a worker's encoder is not ours, or another thing is wrong with the installation.
     """
-    from distributed import as_completed
+    from distributed import as_completed  # noqa: PLC0415 - slow to load
 
     work = _PendingBatches(client, kit)
     batches = _batches(iter(files), batch_frames)
@@ -207,7 +207,7 @@ def _batches(files: Iterator[FileInfo], size: int) -> Iterator[list[FileInfo]]:
 @lru_cache(maxsize=2)
 def _unpacked(kit: bytes) -> WorkerConfig:
     """Return what this worker knows; its encoder must be the one whose embeddings are kept."""
-    known: WorkerConfig = pickle.loads(zlib.decompress(kit))
+    known: WorkerConfig = pickle.loads(zlib.decompress(kit))  # noqa: S301 - from our own client
     return known
 
 

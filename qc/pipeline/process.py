@@ -135,7 +135,7 @@ def find_frames(paths: Iterable[Path]) -> list[Path]:
 
 
 def process_frame(
-    path: Path, runtime: Project, label: LabelName | None = None
+    path: Path, project: Project, label: LabelName | None = None
 ) -> ProcessingOutcome:
     """Follow one file from disk to verdict; all of it is stored, or none.
 
@@ -149,15 +149,15 @@ def process_frame(
     FrameError
         If this file cannot be judged. Nothing has been stored.
     """
-    arrival = read_and_measure(path, runtime)
-    embeddings = embed([arrival], runtime)
-    judged = judge_frame(arrival, embeddings, runtime)
-    [outcome] = record([(arrival, judged)], runtime, label)
+    arrival = read_and_measure(path, project)
+    embeddings = embed([arrival], project)
+    judged = judge_frame(arrival, embeddings, project)
+    [outcome] = record([(arrival, judged)], project, label)
     return outcome
 
 
 def process_frames(
-    paths: Iterable[Path], runtime: Project, label: LabelName | None = None
+    paths: Iterable[Path], project: Project, label: LabelName | None = None
 ) -> Iterator[ProcessingOutcome]:
     """Process many files in order of their names, which in an ESO archive is that of time.
 
@@ -172,28 +172,28 @@ def process_frames(
     """
     ordered = sorted(paths, key=lambda path: (path.name, path))
     waiting: list[MeasuredFrame] = []
-    for arrived in _arrivals(ordered, runtime, label):
+    for arrived in _arrivals(ordered, project, label):
         if isinstance(arrived, ProcessingOutcome):
             yield arrived
             continue
         waiting.append(arrived)
-        if len(waiting) == runtime.settings.batch_frames:
-            yield from _judge_patiently(waiting, runtime, label)
+        if len(waiting) == project.settings.batch_frames:
+            yield from _judge_patiently(waiting, project, label)
             waiting = []
-    yield from _judge_patiently(waiting, runtime, label)
+    yield from _judge_patiently(waiting, project, label)
 
 
 def _arrivals(
-    paths: Sequence[Path], runtime: Project, label: LabelName | None
+    paths: Sequence[Path], project: Project, label: LabelName | None
 ) -> Iterator[MeasuredFrame | ProcessingOutcome]:
     """Read and measure files, in their order; or say why not, which is then on record."""
-    workers = workers_for(len(paths), runtime.settings.workers)
-    with ReaderPool(runtime.instruments, workers) as readers:
+    workers = workers_for(len(paths), project.settings.workers)
+    with ReaderPool(project.instruments, workers) as readers:
         # While a batch is judged, the next one is read; what is in hand is bounded by that.
-        ahead = readers.ahead and readers.ahead + runtime.settings.batch_frames
+        ahead = readers.ahead and readers.ahead + project.settings.batch_frames
         begun: deque[Callable[[], MeasuredFrame | ProcessingOutcome]] = deque()
         for path in paths:
-            begun.append(_begin(path, readers, runtime, label))
+            begun.append(_begin(path, readers, project, label))
             if len(begun) > ahead:
                 yield begun.popleft()()
         while begun:
@@ -201,63 +201,63 @@ def _arrivals(
 
 
 def _begin(
-    path: Path, readers: ReaderPool, runtime: Project, label: LabelName | None
+    path: Path, readers: ReaderPool, project: Project, label: LabelName | None
 ) -> Callable[[], MeasuredFrame | ProcessingOutcome]:
     """Have a file read, unless it is known; what is returned waits for it."""
     file = FileInfo(printable(path), 0, 0)
     try:
         file = _stat(file.path)
     except FrameError as error:
-        outcome = record_unprocessed(file, FrameState.FAILED, str(error), runtime)
+        outcome = record_unprocessed(file, FrameState.FAILED, str(error), project)
         return lambda: outcome
-    if recognise_unread(file, runtime, label):
+    if recognise_unread(file, project, label):
         return lambda: ProcessingOutcome(file.path, FrameState.KNOWN)
     reading = readers.begin(file)
-    return lambda: _arrive(file, reading, runtime, label)
+    return lambda: _arrive(file, reading, project, label)
 
 
 def _arrive(
-    file: FileInfo, reading: Callable[[], FrameReading], runtime: Project, label: LabelName | None
+    file: FileInfo, reading: Callable[[], FrameReading], project: Project, label: LabelName | None
 ) -> MeasuredFrame | ProcessingOutcome:
     """Wait for a file that is being read; or say why it cannot be, which is then on record."""
     try:
         read = reading()
-        if _recognise_read(read, runtime, label):
+        if _recognise_read(read, project, label):
             return ProcessingOutcome(file.path, FrameState.KNOWN)
-        return with_limits(read, runtime)
+        return with_limits(read, project)
     except FrameError as error:
         state = (
             FrameState.SKIPPED if isinstance(error, UnsupportedFrameError) else FrameState.FAILED
         )
-        return record_unprocessed(file, state, str(error), runtime)
+        return record_unprocessed(file, state, str(error), project)
     except (DBAPIError, *OF_NO_FILE):
         raise
-    except Exception as error:
-        return record_fault(file, error, runtime)
+    except Exception as error:  # noqa: BLE001 - told in full, and the file is on record
+        return record_fault(file, error, project)
 
 
 def _judge_patiently(
-    arrivals: Sequence[MeasuredFrame], runtime: Project, label: LabelName | None
+    arrivals: Sequence[MeasuredFrame], project: Project, label: LabelName | None
 ) -> Iterator[ProcessingOutcome]:
     """Judge a batch; a bug that one frame brings to light holds up none of the others."""
     done = 0
     try:
-        for outcome in _judge_batch(arrivals, runtime, label):
+        for outcome in _judge_batch(arrivals, project, label):
             done += 1
             yield outcome
     except (DBAPIError, *OF_NO_FILE):
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - told in full once it is known whose it is
         left = arrivals[done:]
         if len(left) == 1:
-            yield record_fault(left[0].file, error, runtime)
+            yield record_fault(left[0].file, error, project)
             return
         for arrival in left:
-            yield from _judge_patiently([arrival], runtime, label)
+            yield from _judge_patiently([arrival], project, label)
 
 
 def _judge_batch(
-    arrivals: Sequence[MeasuredFrame], runtime: Project, label: LabelName | None
+    arrivals: Sequence[MeasuredFrame], project: Project, label: LabelName | None
 ) -> Iterator[ProcessingOutcome]:
     """Embed a batch at once; judge and record it night by night, each in one transaction.
 
@@ -266,12 +266,12 @@ def _judge_batch(
     """
     if not arrivals:
         return
-    embeddings = by_frame(embed(arrivals, runtime), [one.measured for one in arrivals])
+    embeddings = by_frame(embed(arrivals, project), [one.measured for one in arrivals])
     pairs = zip(arrivals, embeddings, strict=True)
     for _, of_night in groupby(pairs, lambda pair: pair[0].frame.night):
         night = NightContext()
-        judged = [(one, judge_frame(one, own, runtime, night)) for one, own in of_night]
-        yield from record(judged, runtime, label)
+        judged = [(one, judge_frame(one, own, project, night)) for one, own in of_night]
+        yield from record(judged, project, label)
 
 
 def by_frame(embeddings: Floats, measured: Sequence[Sequence[Measurement]]) -> list[Floats]:
@@ -280,7 +280,7 @@ def by_frame(embeddings: Floats, measured: Sequence[Sequence[Measurement]]) -> l
 
 
 def judge_again(
-    runtime: Project,
+    project: Project,
     first: date = date.min,
     last: date = date.max,
     in_force: ThresholdPolicy = ThresholdPolicy.DATED,
@@ -298,78 +298,78 @@ def judge_again(
     in_force : InForce
         Whether the thresholds' entry of the frame's own night counts, or the newest.
     """
-    with runtime.reads() as session:
+    with project.reads() as session:
         nights = db.recording.nights_between(session, first, last)
     for night in nights:
-        with runtime.reads() as session:
+        with project.reads() as session:
             rows = db.recording.extensions_of(session, night)
-        for row, arrival, embeddings in _stored(rows, runtime, in_force):
-            with runtime.reads() as session:
+        for row, arrival, embeddings in _stored(rows, project, in_force):
+            with project.reads() as session:
                 before = db.verdicts.newest_status(session, row.id)
             if before is None:
                 continue  # its first verdict is for the backfill that has measured it
-            [judged] = judge_frame(arrival, embeddings, runtime)
-            with runtime.adds.begin() as session:
+            [judged] = judge_frame(arrival, embeddings, project)
+            with project.adds.begin() as session:
                 db.recording.record_verdict(
                     session,
                     row.id,
                     judged,
-                    encoder=runtime.encoder,
-                    thresholds_digest=runtime.thresholds.digest,
+                    encoder=project.encoder,
+                    thresholds_digest=project.thresholds.digest,
                 )
             yield VerdictChange(arrival.frame.name, before, judged)
 
 
-def judge_waiting(runtime: Project) -> Iterator[Judgement]:
+def judge_waiting(project: Project) -> Iterator[Judgement]:
     """Judge what has been measured and awaits its first verdict, as if it came in order of time.
 
     Night after night, each in one transaction, so that a run that is cut short goes on where it
     was. What no instrument file describes any more keeps waiting.
     """
-    runtime = replace(runtime, expectations=ReferenceModelCache(room=_SETUPS_OF_AN_ARCHIVE))
-    with runtime.reads() as session:
+    project = replace(project, expectations=ReferenceModelCache(room=_SETUPS_OF_AN_ARCHIVE))
+    with project.reads() as session:
         nights = db.recording.nights_unjudged(session)
     for night in nights:
-        with runtime.reads() as session:
+        with project.reads() as session:
             rows = sorted(db.recording.unjudged_of(session, night), key=_as_processed)
         together, judged = NightContext(), []
-        _learn_ahead(rows, runtime, together)
-        for row, arrival, embeddings in _stored(rows, runtime, ThresholdPolicy.DATED):
-            [one] = judge_frame(arrival, embeddings, runtime, together)
+        _learn_ahead(rows, project, together)
+        for row, arrival, embeddings in _stored(rows, project, ThresholdPolicy.DATED):
+            [one] = judge_frame(arrival, embeddings, project, together)
             judged.append((row.id, one))
-        with runtime.writes.begin() as session:
+        with project.writes.begin() as session:
             for extension_id, one in judged:
                 db.recording.record_first_verdict(
                     session,
                     extension_id,
                     one,
-                    encoder=runtime.encoder,
-                    thresholds_digest=runtime.thresholds.digest,
+                    encoder=project.encoder,
+                    thresholds_digest=project.thresholds.digest,
                 )
         yield from (one for _, one in judged)
 
 
-def _learn_ahead(rows: Sequence[ExtensionRow], runtime: Project, night: "NightContext") -> None:
+def _learn_ahead(rows: Sequence[ExtensionRow], project: Project, night: "NightContext") -> None:
     """Learn what is expected of the setups of a night, several at once.
 
     Of an archive that is most of what its verdicts take: a second for each setup of each week.
     """
     by_setup = {(row.frame.instrument, row.setup): row for row in rows}
     with ThreadPoolExecutor(min(cores(), LEARNT_AT_ONCE)) as threads:
-        list(threads.map(partial(_learn_setup, runtime=runtime, night=night), by_setup.values()))
+        list(threads.map(partial(_learn_setup, project=project, night=night), by_setup.values()))
 
 
-def _learn_setup(row: ExtensionRow, runtime: Project, night: "NightContext") -> None:
-    with runtime.reads() as session:
-        arrival = _arrival_of(session, row, runtime, ThresholdPolicy.DATED)
+def _learn_setup(row: ExtensionRow, project: Project, night: "NightContext") -> None:
+    with project.reads() as session:
+        arrival = _arrival_of(session, row, project, ThresholdPolicy.DATED)
         if arrival is None:
             return
         [measured], frame = arrival.measured, arrival.frame
-        encoder = runtime.encoder.fingerprint
+        encoder = project.encoder.fingerprint
         reference = night.reference(session, frame, measured.setup, encoder)
         settled = _settled(reference, frame)
         if settled:
-            runtime.expectations.learn(session, sensor_of(measured), settled)
+            project.expectations.learn(session, sensor_of(measured), settled)
 
 
 _SETUPS_OF_AN_ARCHIVE = 64  # 9 MB each; fewer would be learnt anew night after night, not weekly
@@ -381,26 +381,26 @@ def _as_processed(row: ExtensionRow) -> tuple[str, str, int]:
 
 
 def _stored(
-    rows: Sequence[ExtensionRow], runtime: Project, in_force: ThresholdPolicy
+    rows: Sequence[ExtensionRow], project: Project, in_force: ThresholdPolicy
 ) -> Iterator[tuple[ExtensionRow, MeasuredFrame, Floats]]:
     """Yield stored extensions as arrivals, each with its embedding, (1, d)."""
     for row in rows:
-        with runtime.reads() as session:
-            arrival = _arrival_of(session, row, runtime, in_force)
-            known = db.embeddings.find_embedding(session, row.id, runtime.encoder.fingerprint)
+        with project.reads() as session:
+            arrival = _arrival_of(session, row, project, in_force)
+            known = db.embeddings.find_embedding(session, row.id, project.encoder.fingerprint)
         if arrival is not None:
-            yield row, arrival, embed([arrival], runtime) if known is None else known[np.newaxis]
+            yield row, arrival, embed([arrival], project) if known is None else known[np.newaxis]
 
 
 def _arrival_of(
-    session: Session, row: ExtensionRow, runtime: Project, in_force: ThresholdPolicy
+    session: Session, row: ExtensionRow, project: Project, in_force: ThresholdPolicy
 ) -> MeasuredFrame | None:
     """Return a stored extension as if it had just been read.
 
     None if too little was kept of it, or no instrument file describes it any more.
     """
     frame, setup = db.frames.frame_of(row.frame), row.setup
-    described = [one for one in runtime.instruments if one.name == frame.instrument]
+    described = [one for one in project.instruments if one.name == frame.instrument]
     if not any(setup.image_type in one.image_types() for one in described):
         return None
     limits = described[0].limits_of(setup.image_type, setup.chip, setup.read_mode)
@@ -408,15 +408,15 @@ def _arrival_of(
     if measured is None:
         return None
     night = frame.night if in_force is ThresholdPolicy.DATED else date.max
-    threshold = runtime.thresholds.threshold(setup.image_type, night, runtime.encoder.fingerprint)
+    threshold = project.thresholds.threshold(setup.image_type, night, project.encoder.fingerprint)
     file = FileInfo(frame.path, row.frame.file_bytes, row.frame.modified_ns)
     return MeasuredFrame(file, frame, (measured,), (threshold,))
 
 
-def record_fault(file: FileInfo, error: BaseException, runtime: Project) -> ProcessingOutcome:
+def record_fault(file: FileInfo, error: BaseException, project: Project) -> ProcessingOutcome:
     """Keep that a file could not be processed for a bug of ours, which is told in full."""
     reason = fault_words(file, error)
-    return record_unprocessed(file, FrameState.FAILED, reason, runtime)
+    return record_unprocessed(file, FrameState.FAILED, reason, project)
 
 
 def fault_words(file: FileInfo, error: BaseException) -> str:
@@ -428,33 +428,33 @@ def fault_words(file: FileInfo, error: BaseException) -> str:
 
 
 def record_unprocessed(
-    file: FileInfo, state: FrameState, reason: str, runtime: Project
+    file: FileInfo, state: FrameState, reason: str, project: Project
 ) -> ProcessingOutcome:
     """Keep that a file failed or was skipped, and why."""
-    with runtime.adds.begin() as session:
-        patience = runtime.settings.watch.patience
+    with project.adds.begin() as session:
+        patience = project.settings.watch.patience
         db.frames.record_unprocessed(session, file, state, reason, patience)
     facts = {"frame": file.path.name, "reason": reason}
     logger.log(_LEVEL[state], "file %s", state, extra=facts)
     return ProcessingOutcome(file.path, state, reason)
 
 
-def recognise_unread(file: FileInfo, runtime: Project, label: LabelName | None) -> bool:
+def recognise_unread(file: FileInfo, project: Project, label: LabelName | None) -> bool:
     """Say whether the file was processed before; its frames may be certified only now."""
-    with runtime.reads() as session:
+    with project.reads() as session:
         known = db.frames.is_known(session, file)
     if known and label is not None:
-        with runtime.adds.begin() as session:
+        with project.adds.begin() as session:
             db.frames.certify(session, file, label)
     return known
 
 
-def _recognise_read(reading: FrameReading, runtime: Project, label: LabelName | None) -> bool:
+def _recognise_read(reading: FrameReading, project: Project, label: LabelName | None) -> bool:
     """Say whether these FITS bytes were processed before, wherever they lay."""
-    with runtime.reads() as session:
+    with project.reads() as session:
         if db.frames.frame_with_digest(session, reading.frame.sha256) is None:
             return False
-    with runtime.adds.begin() as session:
+    with project.adds.begin() as session:
         return db.frames.recognise(session, reading.file, reading.frame.sha256, label)
 
 
@@ -469,7 +469,7 @@ def _stat(path: Path) -> FileInfo:
     return FileInfo(path, status.st_size, status.st_mtime_ns)
 
 
-def read_and_measure(path: Path, runtime: Project) -> MeasuredFrame:
+def read_and_measure(path: Path, project: Project) -> MeasuredFrame:
     """Read a file and reduce each of its images to block statistics and detector numbers.
 
     Raises
@@ -477,10 +477,10 @@ def read_and_measure(path: Path, runtime: Project) -> MeasuredFrame:
     FrameError
         If it cannot be read to its end, or is not a frame that can be judged.
     """
-    return with_limits(read_file(_stat(printable(path)), runtime.instruments), runtime)
+    return with_limits(read_file(_stat(printable(path)), project.instruments), project)
 
 
-def measure_frame(file: FileInfo, frame: Frame, runtime: Project) -> MeasuredFrame:
+def measure_frame(file: FileInfo, frame: Frame, project: Project) -> MeasuredFrame:
     """Reduce each image of a frame to block statistics and detector numbers.
 
     Raises
@@ -488,10 +488,10 @@ def measure_frame(file: FileInfo, frame: Frame, runtime: Project) -> MeasuredFra
     FrameError
         If it is of no type that has a threshold, or not an image that can be judged.
     """
-    return with_limits(reduce_frame(file, frame), runtime)
+    return with_limits(reduce_frame(file, frame), project)
 
 
-def with_limits(reading: FrameReading, runtime: Project) -> MeasuredFrame:
+def with_limits(reading: FrameReading, project: Project) -> MeasuredFrame:
     """Add the limits that hold on the frame's night.
 
     Raises
@@ -499,10 +499,10 @@ def with_limits(reading: FrameReading, runtime: Project) -> MeasuredFrame:
     FrameError
         If there are none for its type.
     """
-    encoder, night = runtime.encoder.fingerprint, reading.frame.night
+    encoder, night = project.encoder.fingerprint, reading.frame.night
     try:
         thresholds = tuple(
-            runtime.thresholds.threshold(measured.setup.image_type, night, encoder)
+            project.thresholds.threshold(measured.setup.image_type, night, encoder)
             for measured in reading.measured
         )
     except FrameError as error:
@@ -510,9 +510,9 @@ def with_limits(reading: FrameReading, runtime: Project) -> MeasuredFrame:
     return MeasuredFrame(reading.file, reading.frame, reading.measured, thresholds)
 
 
-def embed(arrivals: Sequence[MeasuredFrame], runtime: Project) -> Floats:
+def embed(arrivals: Sequence[MeasuredFrame], project: Project) -> Floats:
     """Return the embeddings of all extensions, in order: (n, d)."""
-    return embed_measured([one for each in arrivals for one in each.measured], runtime.encoder)
+    return embed_measured([one for each in arrivals for one in each.measured], project.encoder)
 
 
 def embed_measured(measured: Sequence[Measurement], encoder: Encoder) -> Floats:
@@ -574,7 +574,7 @@ class NightContext:
 
 
 def judge_frame(
-    arrival: MeasuredFrame, embeddings: Floats, runtime: Project, night: NightContext | None = None
+    arrival: MeasuredFrame, embeddings: Floats, project: Project, night: NightContext | None = None
 ) -> tuple[Judgement, ...]:
     """Hold each extension of a frame against its references.
 
@@ -586,7 +586,7 @@ def judge_frame(
     """
     night = night or NightContext()
     judged = tuple(
-        _judge(arrival.frame, measured, embedding, threshold, runtime, night)
+        _judge(arrival.frame, measured, embedding, threshold, project, night)
         for measured, embedding, threshold in zip(
             arrival.measured, embeddings, arrival.thresholds, strict=True
         )
@@ -597,12 +597,12 @@ def judge_frame(
 
 def record(
     frames: Sequence[tuple[MeasuredFrame, tuple[Judgement, ...]]],
-    runtime: Project,
+    project: Project,
     label: LabelName | None,
 ) -> list[ProcessingOutcome]:
     """Keep frames and everything learnt from them, all or nothing, save those that are known."""
-    with runtime.adds.begin() as session:
-        outcomes = [_record(session, *one, runtime, label) for one in frames]
+    with project.adds.begin() as session:
+        outcomes = [_record(session, *one, project, label) for one in frames]
     for (arrival, _), outcome in zip(frames, outcomes, strict=True):
         _log_verdicts(arrival, outcome)
     return outcomes
@@ -612,7 +612,7 @@ def _record(
     session: Session,
     arrival: MeasuredFrame,
     judged: tuple[Judgement, ...],
-    runtime: Project,
+    project: Project,
     label: LabelName | None,
 ) -> ProcessingOutcome:
     is_new = db.recording.record_frame(
@@ -620,8 +620,8 @@ def _record(
         arrival.file,
         arrival.frame,
         judged,
-        encoder=runtime.encoder,
-        thresholds_digest=runtime.thresholds.digest,
+        encoder=project.encoder,
+        thresholds_digest=project.thresholds.digest,
         label=label,
     )
     if not is_new:
@@ -646,19 +646,19 @@ def _judge(
     measured: Measurement,
     embedding: Floats,
     threshold: Threshold,
-    runtime: Project,
+    project: Project,
     night: NightContext,
 ) -> Judgement:
     """Answer the one question: does this extension belong with its kind."""
     measured = db.block_statistics.as_kept(
         measured
     )  # so that the verdict can be repeated from what is stored
-    with runtime.reads() as session:
-        reference = night.reference(session, frame, measured.setup, runtime.encoder.fingerprint)
+    with project.reads() as session:
+        reference = night.reference(session, frame, measured.setup, project.encoder.fingerprint)
         twin = night.twin(session, frame, measured)
-        residual = _residual(session, frame, measured, reference, runtime)
+        residual = _residual(session, frame, measured, reference, project)
     evidence = _weigh(measured, embedding, reference, residual, twin)
-    prediction = _predict(frame, measured, embedding, evidence, threshold, runtime)
+    prediction = _predict(frame, measured, embedding, evidence, threshold, project)
     evidence = replace(evidence, prediction=prediction)
     return Judgement(
         measured=measured,
@@ -671,11 +671,11 @@ def _judge(
 
 
 def _residual(
-    session: Session, frame: Frame, measured: Measurement, reference: Reference, runtime: Project
+    session: Session, frame: Frame, measured: Measurement, reference: Reference, project: Project
 ) -> Residual | None:
     """Return what nominal variation cannot explain; None with too few references to know it."""
     settled = _settled(reference, frame)
-    return runtime.expectations.residual(session, measured, settled) if settled else None
+    return project.expectations.residual(session, measured, settled) if settled else None
 
 
 def _settled(reference: Reference, frame: Frame) -> tuple[int, ...]:
@@ -715,18 +715,18 @@ def _predict(
     embedding: Floats,
     evidence: Evidence,
     threshold: Threshold,
-    runtime: Project,
+    project: Project,
 ) -> Prediction | None:
     """Return what the classifier says: what it looks like, and what is wrong with it."""
-    if runtime.classifier is None:
+    if project.classifier is None:
         return None
     description = describe(measured, embedding, evidence, threshold)
-    [instrument] = [one for one in runtime.instruments if one.name == frame.instrument]
+    [instrument] = [one for one in project.instruments if one.name == frame.instrument]
     # What the clustering flags is seldom good: then the question is what is wrong, not whether.
     flagged = judge(evidence, threshold, measured.limits).status is Status.ANOMALOUS
     least = FLAGGED_BAD if flagged else 0.0
     expected = instrument.expected_faults(measured.frame_class, least or None)
-    return predict(runtime.classifier, description, measured.setup.image_type, expected, least)
+    return predict(project.classifier, description, measured.setup.image_type, expected, least)
 
 
 def describe(

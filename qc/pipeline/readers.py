@@ -259,7 +259,7 @@ _known_instruments: tuple[Instrument, ...] = ()  # of a worker process, set once
 
 
 def _start_worker(instruments: tuple[Instrument, ...]) -> None:
-    global _known_instruments
+    global _known_instruments  # noqa: PLW0603 - what an initializer leaves for the tasks
     _known_instruments = instruments
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who waits for us
     _keep_freed_memory()

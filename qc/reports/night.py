@@ -218,7 +218,7 @@ def build_frame_page(
 
 
 def write_report(
-    runtime: Project,
+    project: Project,
     night: date | None,
     now: datetime,
     file: Path | None = None,
@@ -239,23 +239,23 @@ def write_report(
     ConfigurationError
         If no night is given and none has frames.
     """
-    with runtime.reads() as session:
+    with project.reads() as session:
         night = night or db.statistics.newest_night(session)
         if night is None:
             raise ConfigurationError("no frame has been processed yet: there is no night to report")
         page = build_report(
             session,
             night,
-            instruments=runtime.instruments,
-            encoder=runtime.encoder,
-            thresholds=runtime.thresholds,
+            instruments=project.instruments,
+            encoder=project.encoder,
+            thresholds=project.thresholds,
             generated_at=now,
             progress=progress,
         )
-    return write_page(file or runtime.settings.project / "reports" / f"{night}.html", page)
+    return write_page(file or project.settings.project / "reports" / f"{night}.html", page)
 
 
-def write_frame_page(runtime: Project, name: str) -> Path:
+def write_frame_page(project: Project, name: str) -> Path:
     """Write the page of one frame as ``frames/<archive name>.html`` in the project folder.
 
     Raises
@@ -263,16 +263,16 @@ def write_frame_page(runtime: Project, name: str) -> Path:
     UnknownFrame
         If no processed frame has this archive name, file name or path.
     """
-    with runtime.reads() as session:
+    with project.reads() as session:
         frame = db.findings.findings_named(session, name)[0].frame
         page = build_frame_page(
             session,
             name,
-            instruments=runtime.instruments,
-            thresholds=runtime.thresholds,
+            instruments=project.instruments,
+            thresholds=project.thresholds,
             generated_at=utc_now(),
         )
-        return write_page(runtime.settings.project / "frames" / f"{_file_name(frame)}.html", page)
+        return write_page(project.settings.project / "frames" / f"{_file_name(frame)}.html", page)
 
 
 def write_page(file: Path, page: str) -> Path:

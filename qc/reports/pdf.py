@@ -23,8 +23,8 @@ def write_pdf(page: str, file: Path) -> Path:
         If WeasyPrint or a library that it needs is not installed.
     """
     try:
-        import weasyprint
-        from weasyprint.urls import URLFetcher
+        import weasyprint  # noqa: PLC0415 - slow to load, and an extra that may not be there
+        from weasyprint.urls import URLFetcher  # noqa: PLC0415
     except (ImportError, OSError) as error:  # OSError: it is there, a library of the system is not
         reason = " ".join(str(error).split())[:200]
         raise ConfigurationError(f"{file}: a PDF needs WeasyPrint ({reason}): {INSTALL}") from error

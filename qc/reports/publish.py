@@ -39,7 +39,7 @@ class PublishedReport:
 
 
 def publish_night(
-    runtime: Project,
+    project: Project,
     night: date | None,
     now: datetime,
     *,
@@ -54,12 +54,12 @@ def publish_night(
     ConfigurationError
         If no night is given and none has frames, or a PDF cannot be made.
     """
-    html = write_report(runtime, night, now, file, progress=progress)
-    return _published(runtime, html, now, is_kept=file is None, pdf=pdf)
+    html = write_report(project, night, now, file, progress=progress)
+    return _published(project, html, now, is_kept=file is None, pdf=pdf)
 
 
 def publish_span(
-    runtime: Project,
+    project: Project,
     span: NightRange,
     now: datetime,
     *,
@@ -79,20 +79,20 @@ def publish_span(
     ConfigurationError
         If a PDF cannot be made.
     """
-    with runtime.reads() as session:
+    with project.reads() as session:
         page = build_survey(
             session,
             span,
-            instruments=runtime.instruments,
-            thresholds=runtime.thresholds,
+            instruments=project.instruments,
+            thresholds=project.thresholds,
             generated_at=now,
             progress=progress,
         )
-    html = file or runtime.settings.reports_folder / f"{span.file_name}.html"
-    return _published(runtime, write_page(html, page), now, is_kept=file is None, pdf=pdf)
+    html = file or project.settings.reports_folder / f"{span.file_name}.html"
+    return _published(project, write_page(html, page), now, is_kept=file is None, pdf=pdf)
 
 
-def newest_week(runtime: Project, night: date | None) -> NightRange:
+def newest_week(project: Project, night: date | None) -> NightRange:
     """Return the week that ends with a night, or with the newest that has frames.
 
     Raises
@@ -100,7 +100,7 @@ def newest_week(runtime: Project, night: date | None) -> NightRange:
     ConfigurationError
         If no night is given and none has frames.
     """
-    with runtime.reads() as session:
+    with project.reads() as session:
         night = night or db.statistics.newest_night(session)
     if night is None:
         raise ConfigurationError("no frame has been processed yet: there is no week to report")
@@ -108,11 +108,11 @@ def newest_week(runtime: Project, night: date | None) -> NightRange:
 
 
 def _published(
-    runtime: Project, html: Path, now: datetime, *, is_kept: bool, pdf: bool
+    project: Project, html: Path, now: datetime, *, is_kept: bool, pdf: bool
 ) -> PublishedReport:
     written = write_pdf(html.read_text(encoding="utf-8"), html.with_suffix(".pdf")) if pdf else None
     if is_kept:
-        write_index(runtime, now)
+        write_index(project, now)
     return PublishedReport(html, written)
 
 
@@ -191,15 +191,15 @@ class ReportIndex:
     shelves: tuple[MonthOfReports, ...]
 
 
-def read_outcome(runtime: Project, night: date) -> NightOutcome:
+def read_outcome(project: Project, night: date) -> NightOutcome:
     """Return how a night went."""
-    with runtime.reads() as session:
+    with project.reads() as session:
         in_use = db.statistics.instruments_seen(session)
-        outcomes = _outcomes(session, night, runtime.instruments, in_use)
+        outcomes = _outcomes(session, night, project.instruments, in_use)
     return outcomes.get(night, NightOutcome(0, 0, Counter()))
 
 
-def write_index(runtime: Project, now: datetime) -> Path:
+def write_index(project: Project, now: datetime) -> Path:
     """Write the page that lists the reports, from the files that are there and the database.
 
     Files that it does not know are neither listed nor touched.
@@ -209,10 +209,10 @@ def write_index(runtime: Project, now: datetime) -> Path:
     now : datetime
         Aware; the page shows its age from then on.
     """
-    folder = runtime.settings.reports_folder
+    folder = project.settings.reports_folder
     folder.mkdir(parents=True, exist_ok=True)
-    with runtime.reads() as session:
-        index = read_index(session, folder, runtime.instruments, now)
+    with project.reads() as session:
+        index = read_index(session, folder, project.instruments, now)
     return write_page(folder / INDEX, rendered("index.html.j2", index=index))
 
 

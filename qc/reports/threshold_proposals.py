@@ -37,7 +37,7 @@ class ThresholdProposalPage:
     shown: int = SHOWN_FLIPS
 
 
-def write_proposal_page(runtime: Project, now: datetime, first: date = date.min) -> str:
+def write_proposal_page(project: Project, now: datetime, first: date = date.min) -> str:
     """Propose limits for every image type, write the page, and say what it holds.
 
     Nothing is changed: limits are people's.
@@ -50,13 +50,13 @@ def write_proposal_page(runtime: Project, now: datetime, first: date = date.min)
     goal = proposals.TuningGoal(effective=now.date(), since=first)
     try:
         found, refused = proposals.propose_all(
-            runtime, (), goal, _WHY, _BY, progress=lambda _done, _total: None
+            project, (), goal, _WHY, _BY, progress=lambda _done, _total: None
         )
     except InsufficientDataError as error:
         return f"nothing to propose: {error}"
     picture = b64encode(proposals.draw_proposals(found)).decode()
     page = rendered("proposals.html.j2", page=ThresholdProposalPage(found, refused, picture, now))
-    file = runtime.settings.reports_folder / FOLDER / f"{now:%Y-%m-%d}.html"
+    file = project.settings.reports_folder / FOLDER / f"{now:%Y-%m-%d}.html"
     return _words(found, write_page(file, page))
 
 

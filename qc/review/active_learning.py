@@ -25,7 +25,7 @@ RANKED = 100  # more than a person labels before the ranking is made anew
 
 
 def most_informative(
-    session: Session, runtime: Project, filters: QueueFilters, ranked: int = RANKED
+    session: Session, project: Project, filters: QueueFilters, ranked: int = RANKED
 ) -> tuple[int, ...]:
     """Return the unlabelled extensions that the classifier would learn most from, most first.
 
@@ -38,16 +38,16 @@ def most_informative(
         How many at most.
     """
     unlabelled = replace(filters, labelled=LabelFilter.NO, by="", order=QueueOrder.TIME)
-    some = read_some(session, runtime.instruments, unlabelled, NEWEST)
+    some = read_some(session, project.instruments, unlabelled, NEWEST)
     found = db.findings.findings_with(session, some.ids)
-    fingerprint = runtime.encoder.fingerprint
+    fingerprint = project.encoder.fingerprint
     known = [one for one in found if one.fingerprint == fingerprint]
     if not known:
         return some.ids[:ranked]
     ids = [one.extension.id for one in known]
     own = db.embeddings.vectors_with(session, fingerprint, ids)
     told = [description_of(session, one, own.get(one.extension.id)) for one in known]
-    uncertain = uncertainty(runtime.classifier, known, told, runtime.instruments)
+    uncertain = uncertainty(project.classifier, known, told, project.instruments)
     vectors = np.stack([one.embedding for one in told])  # (n, d)
     order = unlike_each_other(uncertain, vectors, ranked)
     return tuple(known[place].extension.id for place in order)

@@ -136,7 +136,7 @@ class FlaggingCost:
 
 
 def read_why(
-    runtime: Project, session: Session, name: str, number: int | None
+    project: Project, session: Session, name: str, number: int | None
 ) -> VerdictExplanation:
     """Return how near an extension came to being flagged.
 
@@ -146,10 +146,10 @@ def read_why(
         If there is no such extension.
     """
     finding = finding_of(session, name, number)
-    threshold, trouble = _threshold(runtime, finding)
+    threshold, trouble = _threshold(project, finding)
     pieces: Sequence[EvidenceRatio] = ()
     if threshold:
-        pieces = weigh(_evidence(session, finding), threshold, _absolute(runtime, finding))
+        pieces = weigh(_evidence(session, finding), threshold, _absolute(project, finding))
     return VerdictExplanation(
         name=finding.frame.name,
         number=finding.extension.number,
@@ -168,14 +168,14 @@ def read_why(
     )
 
 
-def _threshold(runtime: Project, finding: Finding) -> tuple[Threshold | None, str]:
+def _threshold(project: Project, finding: Finding) -> tuple[Threshold | None, str]:
     """Return the limits of its night, or why there are none."""
     night = finding.frame.night or date.max
-    known = runtime.thresholds.entries.get(finding.extension.image_type, ())
+    known = project.thresholds.entries.get(finding.extension.image_type, ())
     if not any(one.encoder == finding.fingerprint for one in known):
         return None, f"there are no limits for the encoder {finding.fingerprint}"
     try:
-        found = runtime.thresholds.threshold(
+        found = project.thresholds.threshold(
             finding.extension.image_type, night, finding.fingerprint
         )
     except IncompleteHeaderError as error:
@@ -188,11 +188,11 @@ def _evidence(session: Session, finding: Finding) -> Evidence:
     return db.findings.evidence_of(finding, copy_of)
 
 
-def _absolute(runtime: Project, finding: Finding) -> dict[str, tuple[float, float]]:
+def _absolute(project: Project, finding: Finding) -> dict[str, tuple[float, float]]:
     one = finding.extension
     return {
         name: limits
-        for instrument in runtime.instruments
+        for instrument in project.instruments
         if instrument.name == finding.frame.instrument
         for name, limits in instrument.limits_of(one.image_type, one.chip, one.read_mode).items()
     }
@@ -235,7 +235,7 @@ def _member(finding: Finding) -> ExtensionLink:
 
 
 def read_cost(
-    runtime: Project, name: str, number: int | None, remember: Remember | None = None
+    project: Project, name: str, number: int | None, remember: Remember | None = None
 ) -> FlaggingCost:
     """Return what catching an extension would cost: all of its type's past is judged anew.
 
@@ -249,9 +249,9 @@ def read_cost(
     UnknownFrame
         If there is no such extension.
     """
-    with runtime.reads() as session:
+    with project.reads() as session:
         finding = finding_of(session, name, number)
-        threshold, trouble = _threshold(runtime, finding)
+        threshold, trouble = _threshold(project, finding)
         image_type = finding.extension.image_type
         if threshold is None:
             return FlaggingCost(image_type, None, (), trouble=trouble)
@@ -260,7 +260,7 @@ def read_cost(
         few = f"it was held against {counted(own.reference_size, 'reference')}, "
         few += f"{REFERENCE_NEEDED} needed"
         return FlaggingCost(image_type, None, (), trouble=few)
-    past = remember(image_type, threshold) if remember else _read(runtime, image_type, threshold)
+    past = remember(image_type, threshold) if remember else _read(project, image_type, threshold)
     nominal, bad = _known(past.history, f"{finding.frame.name}[{finding.extension.number}]")
     if not len(nominal.flagged):
         return FlaggingCost(
@@ -278,8 +278,8 @@ def read_cost(
     return FlaggingCost(image_type, now, (together, *sorted(alone, key=_dearness)), past.notes)
 
 
-def _read(runtime: Project, image_type: str, threshold: Threshold) -> PastVerdicts:
-    record = read_record(runtime, image_type, date.min)
+def _read(project: Project, image_type: str, threshold: Threshold) -> PastVerdicts:
+    record = read_record(project, image_type, date.min)
     return PastVerdicts(image_type, threshold, sort_out(record, threshold), record.notes)
 
 

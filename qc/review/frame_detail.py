@@ -175,7 +175,7 @@ class FrameDetail:
         raise UnknownFrameError(f"{self.name}: has extension {numbers}, not {number}")
 
 
-def read_frame_view(runtime: Project, session: Session, name: str) -> FrameDetail:
+def read_frame_view(project: Project, session: Session, name: str) -> FrameDetail:
     """Return what is stored of the newest frame of an archive name.
 
     Raises
@@ -199,7 +199,7 @@ def read_frame_view(runtime: Project, session: Session, name: str) -> FrameDetai
         sha256=frame.sha256 or "",
         trouble=_trouble(frame),
         extensions=tuple(
-            _closeup(runtime, session, one, said.get(one.extension.id, ())) for one in found
+            _closeup(project, session, one, said.get(one.extension.id, ())) for one in found
         ),
     )
 
@@ -250,7 +250,7 @@ def _trouble(frame: FrameRow) -> str:
 
 
 def _closeup(
-    runtime: Project, session: Session, finding: Finding, said: Sequence[LabelRow]
+    project: Project, session: Session, finding: Finding, said: Sequence[LabelRow]
 ) -> ExtensionDetail:
     extension, verdict = finding.extension, finding.verdict
     before, after = (
@@ -262,7 +262,7 @@ def _closeup(
         number=extension.number,
         chip=extension.chip,
         image_type=extension.image_type,
-        what=_what(runtime, finding),
+        what=_what(project, finding),
         setup=extension.setup.words,
         ny=extension.ny,
         nx=extension.nx,
@@ -282,37 +282,37 @@ def _closeup(
         promised_light=extension.promised_light,
         predicted_kind=verdict.predicted_kind or "",
         kind_probability=verdict.kind_probability,
-        measures=_measures(runtime, finding),
+        measures=_measures(project, finding),
         telling=telling_metric(finding),
         said=_log(said),
         nearest=_link(session, verdict.nearest_id),
         before=before,
         after=after,
-        kinds=_kinds(runtime, finding),
+        kinds=_kinds(project, finding),
     )
 
 
-def _what(runtime: Project, finding: Finding) -> str:
+def _what(project: Project, finding: Finding) -> str:
     """Say what an image is of, as the instrument's people do."""
-    for instrument in runtime.instruments:
+    for instrument in project.instruments:
         for kind in kinds_of(instrument) if instrument.name == finding.frame.instrument else ():
             if kind.image_type == finding.extension.image_type:
                 return kind.name
     return finding.extension.frame_class
 
 
-def _kinds(runtime: Project, finding: Finding) -> tuple[tuple[str, str], ...]:
+def _kinds(project: Project, finding: Finding) -> tuple[tuple[str, str], ...]:
     return tuple(
         (kind.name, kind.sentence)
-        for instrument in runtime.instruments
+        for instrument in project.instruments
         if instrument.name == finding.frame.instrument
         for kind in instrument.fault_kinds(finding.extension.frame_class)
     )
 
 
-def _measures(runtime: Project, finding: Finding) -> tuple[MetricComparison, ...]:
+def _measures(project: Project, finding: Finding) -> tuple[MetricComparison, ...]:
     """List all that was measured, the furthest from the references first."""
-    alarms = _alarms(runtime, finding)
+    alarms = _alarms(project, finding)
     values, z = finding.extension.metrics, finding.verdict.z
     found = [
         MetricComparison(
@@ -330,10 +330,10 @@ def _measures(runtime: Project, finding: Finding) -> tuple[MetricComparison, ...
     return tuple(sorted(found, key=lambda one: -abs(one.z or 0.0)))
 
 
-def _alarms(runtime: Project, finding: Finding) -> dict[str, float]:
+def _alarms(project: Project, finding: Finding) -> dict[str, float]:
     """Return the limits in force; the page must be had even where there are none."""
     night = finding.frame.night or date.max
-    known = runtime.thresholds.entries.get(finding.extension.image_type, ())
+    known = project.thresholds.entries.get(finding.extension.image_type, ())
     valid = [one for one in known if one.encoder == finding.fingerprint and one.since <= night]
     if not valid:
         return {}

@@ -146,7 +146,7 @@ def _source(frame: FrameRow, extension: ExtensionRow) -> PixelSource:
 class PixelStore:
     """Images of a project's extensions. Each file is read once, two at a time: they are large."""
 
-    runtime: Project
+    project: Project
     pyramids: PyramidCache
     _reading: KeyedLocks = field(default_factory=lambda: KeyedLocks(_READ_AT_ONCE))
     _refused: dict[tuple[str, str, int, int], str] = field(default_factory=dict)
@@ -159,13 +159,13 @@ class PixelStore:
         UnknownFrame
             If there is no such extension.
         """
-        with self.runtime.reads() as session:  # let go before anything is read or waited for
+        with self.project.reads() as session:  # let go before anything is read or waited for
             source = find_source(session, name, number)
         return self.of(source)
 
     def beside(self, plate: PixelImage) -> PixelImage | None:
         """Return the image of the nearest reference, if it can be taken off this one."""
-        with self.runtime.reads() as session:
+        with self.project.reads() as session:
             source = nearest_source(session, plate.source)
         other = self.of(source) if source else None
         return other if other and _is_comparable(plate, other) else None
@@ -200,12 +200,12 @@ class PixelStore:
 
     def _read_file(self, source: PixelSource) -> str:
         try:
-            frame = read_frame(Path(source.path), self.runtime.instruments)
+            frame = read_frame(Path(source.path), self.project.instruments)
         except FrameError as error:
             return str(error)
         if frame.sha256 != source.file_sha256:
             return f"{source.path} is not the file that was processed: its content has changed"
-        with self.runtime.reads() as session:
+        with self.project.reads() as session:
             digests = _digests(session, source.file_sha256)
         for extension in frame.extensions:
             if extension.number in digests:
@@ -213,7 +213,7 @@ class PixelStore:
         return ""
 
     def _remembered(self, source: PixelSource, trouble: str) -> PixelImage:
-        with self.runtime.reads() as session:
+        with self.project.reads() as session:
             row = session.get_one(ExtensionRow, source.extension_id)
             kept = db.block_statistics.block_statistics_of(session, row.id)
             zero = row.zero_adu

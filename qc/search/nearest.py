@@ -48,7 +48,7 @@ _CANDIDATES, _CANDIDATES_EACH = 100, 5  # so many, and so many more for each nei
 
 
 def nearest_stored(
-    runtime: Project, session: Session, query: Floats, k: int, among: EmbeddingFilter
+    project: Project, session: Session, query: Floats, k: int, among: EmbeddingFilter
 ) -> tuple[Integers, Doubles]:
     """Return the extensions whose embeddings are nearest to one, nearest first.
 
@@ -65,13 +65,13 @@ def nearest_stored(
     distances : (k,) float64 array
         Cosine distances.
     """
-    fingerprint = runtime.encoder.fingerprint
+    fingerprint = project.encoder.fingerprint
     if _has_own_index(session.get_bind()):
         return nearest_by_server(session, fingerprint, query, k, among)
-    index = _usable(runtime, session)
+    index = _usable(project, session)
     if index is None:
         return nearest(query, db.embeddings.vectors(session, fingerprint, among), k)
-    likely = _likely(runtime, session, index, query, k, among)
+    likely = _likely(project, session, index, query, k, among)
     newer = db.embeddings.vectors(session, fingerprint, among, after=index.facts.last_id)
     return nearest(query, chain(_read(session, fingerprint, likely), newer), k)
 
@@ -81,22 +81,22 @@ def _has_own_index(database_in_use: Engine | Connection) -> bool:
     return database_in_use.dialect.name == "postgresql"
 
 
-def _usable(runtime: Project, session: Session) -> EmbeddingIndex | None:
+def _usable(project: Project, session: Session) -> EmbeddingIndex | None:
     """Return the index of the encoder in use; None where all must be looked at."""
     newest = db.embeddings.newest_embedding_id(session)
-    if newest < runtime.settings.search.exact_below:
+    if newest < project.settings.search.exact_below:
         return None
-    index, why = _open(runtime, session)
-    if index is None and db.embeddings.embeddings_counted(session, runtime.encoder.fingerprint) >= (
-        runtime.settings.search.exact_below
+    index, why = _open(project, session)
+    if index is None and db.embeddings.embeddings_counted(session, project.encoder.fingerprint) >= (
+        project.settings.search.exact_below
     ):
         logger.warning("searched without an index", extra={"why": why, "made_by": "qc db index"})
     return index
 
 
-def _open(runtime: Project, session: Session) -> tuple[EmbeddingIndex | None, str]:
+def _open(project: Project, session: Session) -> tuple[EmbeddingIndex | None, str]:
     """Return the index if it is of use, and why not otherwise."""
-    path = index_file(runtime)
+    path = index_file(project)
     try:
         status = path.stat()
         index = _read_once(path, status.st_ino, status.st_size, status.st_mtime_ns)
@@ -104,7 +104,7 @@ def _open(runtime: Project, session: Session) -> tuple[EmbeddingIndex | None, st
         return None, "there was none yet"
     except DamagedIndexError as error:
         return None, f"it was damaged: {error}"
-    if index.facts.fingerprint != runtime.encoder.fingerprint:
+    if index.facts.fingerprint != project.encoder.fingerprint:
         return None, f"it was of another encoder, {index.facts.fingerprint}"
     wanted = dict(index.facts.samples)
     found = db.embeddings.embeddings_by_id(session, list(wanted))
@@ -118,14 +118,14 @@ def _read_once(path: Path, _inode: int, _size: int, _modified_ns: int) -> Embedd
     return read_index(path)
 
 
-def index_file(runtime: Project) -> Path:
+def index_file(project: Project) -> Path:
     """Return where the index of the encoder in use is, or would be."""
-    name = sha256(runtime.encoder.fingerprint.encode()).hexdigest()[:16]
-    return runtime.settings.project / FOLDER / f"{name}.index"
+    name = sha256(project.encoder.fingerprint.encode()).hexdigest()[:16]
+    return project.settings.project / FOLDER / f"{name}.index"
 
 
 def _likely(
-    runtime: Project,
+    project: Project,
     session: Session,
     index: EmbeddingIndex,
     query: Floats,
@@ -136,13 +136,13 @@ def _likely(
     own = db.selection.extension_ids_of(session, among.left_out) if among.left_out else []
     n = _CANDIDATES + _CANDIDATES_EACH * k + len(own)
     [code] = index.axes.encode(query[np.newaxis])
-    rows = index.codes.candidates(code, n, _allowed(runtime, session, index, among))
+    rows = index.codes.candidates(code, n, _allowed(project, session, index, among))
     left_out = set(own)
     return [one for one in index.extension_ids[rows].tolist() if one not in left_out]
 
 
 def _allowed(
-    runtime: Project, session: Session, index: EmbeddingIndex, among: EmbeddingFilter
+    project: Project, session: Session, index: EmbeddingIndex, among: EmbeddingFilter
 ) -> NDArray[np.bool_] | None:
     """Return which rows of an index are meant, (n,); None for all."""
     said: list[NDArray[np.bool_]] = []
@@ -156,7 +156,7 @@ def _allowed(
     if among.labelled:
         state = (db.labels.newest_label_id(session), index.facts.last_id, index.facts.learnt_from)
         make = partial(_spoken_of, session, index.extension_ids)
-        said.append(runtime.kept.get("spoken of", state, make))
+        said.append(project.kept.get("spoken of", state, make))
     return np.logical_and.reduce(said) if said else None
 
 
@@ -181,7 +181,7 @@ def _read(
 # --- making it ------------------------------------------------------------------------------------
 
 
-def refresh_index(runtime: Project, report: Report, *, few: int = 0) -> str:
+def refresh_index(project: Project, report: Report, *, few: int = 0) -> str:
     """Make the index, bring it up to date, or leave it as it is; say what was done.
 
     Only one process does so at a time; others that want to wait for it, and find it done. While
@@ -192,20 +192,20 @@ def refresh_index(runtime: Project, report: Report, *, few: int = 0) -> str:
     few : int
         So many embeddings may be newer than the index.
     """
-    if _has_own_index(runtime.engine):
-        return index_vectors(runtime.engine, runtime.encoder.fingerprint)
-    path = index_file(runtime)
-    with runtime.reads() as session:
-        n = db.embeddings.embeddings_counted(session, runtime.encoder.fingerprint)
-    if n < runtime.settings.search.exact_below:
+    if _has_own_index(project.engine):
+        return index_vectors(project.engine, project.encoder.fingerprint)
+    path = index_file(project)
+    with project.reads() as session:
+        n = db.embeddings.embeddings_counted(session, project.encoder.fingerprint)
+    if n < project.settings.search.exact_below:
         return f"{n} embeddings are searched exactly, without an index"
     path.parent.mkdir(exist_ok=True)
-    with one_at_a_time(path.parent / "lock"), runtime.reads() as session:
-        old, why = _open(runtime, session)
-        why = why or _outgrown(runtime, session, old)
+    with one_at_a_time(path.parent / "lock"), project.reads() as session:
+        old, why = _open(project, session)
+        why = why or _outgrown(project, session, old)
         if old is None or why:
-            return _make(runtime, session, path, report, why)
-        newer = db.embeddings.embeddings_counted(session, runtime.encoder.fingerprint) - len(
+            return _make(project, session, path, report, why)
+        newer = db.embeddings.embeddings_counted(session, project.encoder.fingerprint) - len(
             old.codes
         )
         if newer <= few:
@@ -213,11 +213,11 @@ def refresh_index(runtime: Project, report: Report, *, few: int = 0) -> str:
         return _extend(session, path, old, report)
 
 
-def _outgrown(runtime: Project, session: Session, old: EmbeddingIndex | None) -> str:
+def _outgrown(project: Project, session: Session, old: EmbeddingIndex | None) -> str:
     """Say why an index that is of use had better be made anew; nothing if it had not."""
     if old is None:
         return ""
-    fingerprint = runtime.encoder.fingerprint
+    fingerprint = project.encoder.fingerprint
     there = db.embeddings.embeddings_counted(session, fingerprint, old.facts.last_id)
     if there != len(old.codes):
         return f"of its {len(old.codes)} embeddings {there} are there"
@@ -226,8 +226,8 @@ def _outgrown(runtime: Project, session: Session, old: EmbeddingIndex | None) ->
     return ""
 
 
-def _make(runtime: Project, session: Session, path: Path, report: Report, why: str) -> str:
-    fingerprint = runtime.encoder.fingerprint
+def _make(project: Project, session: Session, path: Path, report: Report, why: str) -> str:
+    fingerprint = project.encoder.fingerprint
     total = db.embeddings.embeddings_counted(session, fingerprint)
     logger.warning("search index is made", extra={"why": why, "embeddings": total})
     groups = []

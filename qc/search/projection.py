@@ -126,7 +126,7 @@ class Dendrogram:
 
 
 def draw_map(
-    runtime: Project, session: Session, selection: Selection, way: ProjectionMethod
+    project: Project, session: Session, selection: Selection, way: ProjectionMethod
 ) -> Projection:
     """Lay a selection on a plane.
 
@@ -135,9 +135,9 @@ def draw_map(
     InvalidAnswer
         If nothing of it has an embedding by the encoder in use.
     """
-    ids = _ids(runtime, session, selection)
+    ids = _ids(project, session, selection)
     shown = evenly(ids, MOST_NEIGHBOURS if way is ProjectionMethod.TSNE else MOST_MAPPED)
-    known = db.embeddings.vectors_with(session, runtime.encoder.fingerprint, shown)
+    known = db.embeddings.vectors_with(session, project.encoder.fingerprint, shown)
     found = db.findings.findings_with(session, shown)
     vectors = np.stack([known[one.extension.id] for one in found])
     plane = neighbour_plane(vectors) if way is ProjectionMethod.TSNE else principal_plane(vectors)
@@ -145,8 +145,8 @@ def draw_map(
     return Projection(way, places, len(ids))
 
 
-def _ids(runtime: Project, session: Session, selection: Selection) -> Sequence[int]:
-    fingerprint, types = runtime.encoder.fingerprint, selection.image_types
+def _ids(project: Project, session: Session, selection: Selection) -> Sequence[int]:
+    fingerprint, types = project.encoder.fingerprint, selection.image_types
     ids = db.embeddings.embedded(session, fingerprint, types, selection.first, selection.last)
     if not ids:
         raise InvalidInputError(
@@ -177,7 +177,7 @@ def _place(one: Finding, x: float, y: float) -> ProjectedExtension:
 
 
 def draw_tree(
-    runtime: Project, session: Session, selection: Selection, frames: Sequence[str], marked: str
+    project: Project, session: Session, selection: Selection, frames: Sequence[str], marked: str
 ) -> Dendrogram:
     """Draw the dendrogram of a selection, or of some named frames of its type.
 
@@ -206,20 +206,20 @@ def draw_tree(
         for one in db.findings.findings_named(session, name)
         if one.extension.image_type == image_type
     ]
-    rest = [] if frames else _ids(runtime, session, selection)[-MOST_IN_TREE:]
+    rest = [] if frames else _ids(project, session, selection)[-MOST_IN_TREE:]
     ids = list(dict.fromkeys([*rest, *named]))[-MOST_IN_TREE:]
-    known = db.embeddings.vectors_with(session, runtime.encoder.fingerprint, ids)
+    known = db.embeddings.vectors_with(session, project.encoder.fingerprint, ids)
     found = [one for one in db.findings.findings_with(session, ids) if one.extension.id in known]
     if len(found) < 2:
         raise InvalidInputError(
             f"a tree of {image_type} needs at least 2 frames that the encoder in use has seen, "
             f"got {len(found)}"
         )
-    return _tree(runtime, image_type, found, known, named[-1] if marked and named else None)
+    return _tree(project, image_type, found, known, named[-1] if marked and named else None)
 
 
 def _tree(
-    runtime: Project,
+    project: Project,
     image_type: str,
     found: Sequence[Finding],
     known: dict[int, Floats],
@@ -228,8 +228,8 @@ def _tree(
     merges = average_linkage(np.stack([known[one.extension.id] for one in found]))
     ids = [one.extension.id for one in found]
     place = ids.index(marked) if marked in ids else len(ids) - 1
-    entries = runtime.thresholds.entries[image_type]
-    own = [one for one in entries if one.encoder == runtime.encoder.fingerprint]
+    entries = project.thresholds.entries[image_type]
+    own = [one for one in entries if one.encoder == project.encoder.fingerprint]
     threshold = (own or entries)[-1].merge_height
     names = tuple(f"{one.frame.name}[{one.extension.number}]" for one in found)
     return Dendrogram(

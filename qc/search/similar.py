@@ -100,7 +100,7 @@ class _Query:
 
 
 def similar(
-    runtime: Project,
+    project: Project,
     frame: str,
     k: int,
     *,
@@ -135,18 +135,18 @@ def similar(
     FrameError
         If it is a file that cannot be read.
     """
-    queries = _queries(runtime, frame)
+    queries = _queries(project, frame)
     wanted = [one for one in queries if extension in {None, one.number}]
     if not wanted:
         numbers = ", ".join(str(one.number) for one in queries)
         raise UnknownFrameError(f"{frame}: has no extension {extension}; it has {numbers}")
     return [
         _likeness(
-            runtime,
+            project,
             one,
             k,
             EmbeddingFilter(
-                image_types=_types(runtime, image_type or one.image_type),
+                image_types=_types(project, image_type or one.image_type),
                 first=first,
                 last=last,
                 labelled=labelled,
@@ -157,18 +157,18 @@ def similar(
     ]
 
 
-def _queries(runtime: Project, frame: str) -> list[_Query]:
+def _queries(project: Project, frame: str) -> list[_Query]:
     path = Path(frame)
     if not path.is_file():
-        return _stored(runtime, frame)
-    with runtime.reads() as session:
+        return _stored(project, frame)
+    with project.reads() as session:
         known = db.selection.frames_named(session, str(path.resolve()))
-    return _stored(runtime, str(path.resolve())) if known else _read(runtime, path)
+    return _stored(project, str(path.resolve())) if known else _read(project, path)
 
 
-def _stored(runtime: Project, name: str) -> list[_Query]:
-    fingerprint = runtime.encoder.fingerprint
-    with runtime.reads() as session:
+def _stored(project: Project, name: str) -> list[_Query]:
+    fingerprint = project.encoder.fingerprint
+    with project.reads() as session:
         if not db.selection.frames_named(session, name):
             raise UnknownFrameError(
                 f"{name}: neither the archive name, file name or path of a processed frame, nor "
@@ -194,10 +194,10 @@ def _stored_query(one: Finding, vector: Floats | None, fingerprint: str) -> _Que
     return _Query(name, number, image_type, one.frame.night, vector, one.frame.id)
 
 
-def _read(runtime: Project, path: Path) -> list[_Query]:
+def _read(project: Project, path: Path) -> list[_Query]:
     """Read and embed a file, and store nothing of it."""
-    arrival = read_and_measure(path, runtime)
-    with runtime.reads() as session:
+    arrival = read_and_measure(path, project)
+    with project.reads() as session:
         copy = db.frames.frame_with_digest(session, arrival.frame.sha256)
     frame_id = copy.id if copy else None
     return [
@@ -209,36 +209,36 @@ def _read(runtime: Project, path: Path) -> list[_Query]:
             vector=vector,
             frame_id=frame_id,
         )
-        for measured, vector in zip(arrival.measured, embed([arrival], runtime), strict=True)
+        for measured, vector in zip(arrival.measured, embed([arrival], project), strict=True)
     ]
 
 
-def _likeness(runtime: Project, query: _Query, k: int, among: EmbeddingFilter) -> SimilarFrames:
-    with runtime.reads() as session:
-        ids, distances = nearest_stored(runtime, session, query.vector, k, among)
+def _likeness(project: Project, query: _Query, k: int, among: EmbeddingFilter) -> SimilarFrames:
+    with project.reads() as session:
+        ids, distances = nearest_stored(project, session, query.vector, k, among)
         found = db.findings.findings_with(session, ids.tolist())
     return SimilarFrames(
         name=query.name,
         image_type=query.image_type,
-        threshold=_threshold(runtime, query),
+        threshold=_threshold(project, query),
         neighbours=tuple(map(_neighbour, found, distances.tolist())),
     )
 
 
-def _types(runtime: Project, wanted: str) -> tuple[str, ...] | None:
+def _types(project: Project, wanted: str) -> tuple[str, ...] | None:
     """Return the image types meant; None for all."""
     if wanted.casefold() == ANY:
         return None
-    known = [name for one in runtime.instruments for name in one.image_types()]
+    known = [name for one in project.instruments for name in one.image_types()]
     return tuple(chosen_all([wanted], known, "image type"))
 
 
-def _threshold(runtime: Project, query: _Query) -> float | None:
+def _threshold(project: Project, query: _Query) -> float | None:
     if query.night is None:
         return None
     try:
-        found = runtime.thresholds.threshold(
-            query.image_type, query.night, runtime.encoder.fingerprint
+        found = project.thresholds.threshold(
+            query.image_type, query.night, project.encoder.fingerprint
         )
     except IncompleteHeaderError:
         return None

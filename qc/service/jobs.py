@@ -37,7 +37,7 @@ LASTING = timedelta(minutes=15)  # trouble that people should hear of
 FRAMES, PAGES, POST = "frames", "pages", "post"
 
 
-def run_daemon(runtime: Project, supervisor: ServiceManager, now: Now = utc_now) -> None:
+def run_daemon(project: Project, supervisor: ServiceManager, now: Now = utc_now) -> None:
     """Keep watch over the project until the process is told to end.
 
     Raises
@@ -46,22 +46,22 @@ def run_daemon(runtime: Project, supervisor: ServiceManager, now: Now = utc_now)
         If another daemon does so already, be it on another host with the same database.
     """
     with (
-        only_daemon(runtime.settings.project, now()) as died,
-        db.engine.watching_alone(runtime.engine) as alone,
+        only_daemon(project.settings.project, now()) as died,
+        db.engine.watching_alone(project.engine) as alone,
     ):
         if not alone:
             raise ConfigurationError(
-                f"{db.engine.shown_url(runtime.engine.url)}: a daemon on another host, or of"
+                f"{db.engine.shown_url(project.engine.url)}: a daemon on another host, or of"
                 " another project folder, watches over this database; one is enough,"
                 " 'qc process' and 'qc serve' may run on any host"
             )
-        watch = Daemon(runtime, JOBS, now, supervisor)
+        watch = Daemon(project, JOBS, now, supervisor)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: watch.stop())
         if died is not None:
             _report_death(watch, died)
-        with serve_health(runtime, now, lambda: len(watch.waiting)) as port:
-            facts = {"project": str(runtime.settings.project), "health_port": port}
+        with serve_health(project, now, lambda: len(watch.waiting)) as port:
+            facts = {"project": str(project.settings.project), "health_port": port}
             logger.info("daemon begins", extra=facts)
             watch.run()
             logger.info("daemon ends")
@@ -101,13 +101,13 @@ def rescan(watch: Daemon, now: datetime) -> str:
 
 def retry(watch: Daemon, now: datetime) -> str:
     """Try the failed files again whose time has come."""
-    with watch.runtime.writes.begin() as session:
+    with watch.project.writes.begin() as session:
         paths = [Path(row.path) for row in db.frames.files_to_try_again(session, now)]
         gone = [path for path in paths if not path.exists()]
         for path in gone:
             db.frames.postpone(session, path, watch.settings.watch.patience, now)
     there = [path for path in paths if path not in gone][: watch.settings.batch_frames]
-    return _counted(Counter(outcome.state for outcome in process_frames(there, watch.runtime)))
+    return _counted(Counter(outcome.state for outcome in process_frames(there, watch.project)))
 
 
 def tell(watch: Daemon, now: datetime) -> str:
@@ -116,12 +116,12 @@ def tell(watch: Daemon, now: datetime) -> str:
     of_itself = watch.to_tell | {
         f"daemon {one.key} {one.since.isoformat()}": f"{one.key}: {one.words}" for one in lasting
     }
-    with watch.runtime.writes.begin() as session:
+    with watch.project.writes.begin() as session:
         for key, words in of_itself.items():
             db.alerts.owe_alert(session, Topic.DAEMON, key, words)
-        made = dispatch.gather_alerts(session, watch.settings, now, watch.runtime.instruments)
+        made = dispatch.gather_alerts(session, watch.settings, now, watch.project.instruments)
     watch.to_tell.clear()
-    sent = dispatch.send_unsent(watch.runtime, now)
+    sent = dispatch.send_unsent(watch.project, now)
     if sent.sent or sent.deferred or sent.gave_up:  # else nothing was tried
         watch.troubles.stand("mail ", {words: words for words in sent.troubles}, now)
     counts = {"notices made": made, "sent": sent.sent, "deferred": sent.deferred}
@@ -131,53 +131,53 @@ def tell(watch: Daemon, now: datetime) -> str:
 def report(watch: Daemon, now: datetime) -> str:
     """Write the morning report of the night that has ended, and send it to who asked for it."""
     night = watch.last_night(now)
-    written = publish_night(watch.runtime, night, now, pdf=watch.settings.schedule.pdf)
-    heard = mail_night(watch.runtime, night, written, now)
+    written = publish_night(watch.project, night, now, pdf=watch.settings.schedule.pdf)
+    heard = mail_night(watch.project, night, written, now)
     return f"{written.html.name}, owed to {heard}"
 
 
 def absence(watch: Daemon, now: datetime) -> str:
     """Look for what should have come and did not."""
-    with watch.runtime.writes.begin() as session:
-        found = owe_absences(session, watch.runtime.instruments, now)
+    with watch.project.writes.begin() as session:
+        found = owe_absences(session, watch.project.instruments, now)
     return f"{found} missed" if found else ""
 
 
 def self_test(watch: Daemon, now: datetime) -> str:
     """Put faults into good images of the night, and see that they are found."""
-    return run_self_test(watch.runtime, watch.last_night(now), now).words
+    return run_self_test(watch.project, watch.last_night(now), now).words
 
 
 def proposal(watch: Daemon, now: datetime) -> str:
     """Propose limits from what was judged and labelled; a person decides."""
-    return write_proposal_page(watch.runtime, now)
+    return write_proposal_page(watch.project, now)
 
 
 def monthly(watch: Daemon, now: datetime) -> str:
     """Write the report of the last full month, and send it to who asked for it."""
     span = month_of(watch.last_night(now).replace(day=1) - timedelta(days=1))
-    written = publish_span(watch.runtime, span, now, pdf=watch.settings.schedule.pdf)
-    heard = mail_span(watch.runtime, span, written, now)
+    written = publish_span(watch.project, span, now, pdf=watch.settings.schedule.pdf)
+    heard = mail_span(watch.project, span, written, now)
     return f"{written.html.name}, owed to {heard}"
 
 
 def index(watch: Daemon, now: datetime) -> str:
     """Write the list of the reports anew: what people said since is in it, and it stays young."""
-    write_index(watch.runtime, now)
+    write_index(watch.project, now)
     return ""
 
 
 def search_index(watch: Daemon, now: datetime) -> str:
     """Add what has come to the index that large archives are searched with."""
     del now
-    return refresh_index(watch.runtime, lambda *_: None, few=FEW_NEWER // 10)
+    return refresh_index(watch.project, lambda *_: None, few=FEW_NEWER // 10)
 
 
 def prune(watch: Daemon, now: datetime) -> str:
     """Remove what is of no use any more: fetched copies, old runs."""
     copies = prune_fetched(watch.settings, now)
     before = now - timedelta(days=watch.settings.keep.runs_days)
-    with watch.runtime.writes.begin() as session:
+    with watch.project.writes.begin() as session:
         old = db.job_runs.prune_runs(session, before)
     return f"{counted(copies, 'fetched file')}, {counted(old, 'run')}"
 

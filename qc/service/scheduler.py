@@ -106,7 +106,7 @@ class Daemon:
 
     Parameters
     ----------
-    runtime : Runtime
+    project : Project
         Opened for as long as the watch lasts.
     jobs : sequence of Job
     now : callable
@@ -117,15 +117,15 @@ class Daemon:
 
     def __init__(
         self,
-        runtime: Project,
+        project: Project,
         jobs: Sequence[Job],
         now: Now = utc_now,
         supervisor: ServiceManager | None = None,
     ) -> None:
-        self.runtime = runtime
+        self.project = project
         self.jobs = jobs
         self.now = now
-        self.inboxes = InboxSet(runtime.settings, self._is_recorded)
+        self.inboxes = InboxSet(project.settings, self._is_recorded)
         self.troubles = ActiveIssues()
         self.waiting: dict[Path, date] = {}
         self.stopping = threading.Event()
@@ -141,7 +141,7 @@ class Daemon:
     @property
     def settings(self) -> Settings:
         """Return the project's settings."""
-        return self.runtime.settings
+        return self.project.settings
 
     def run(self) -> None:
         """Keep watch until `stop`; what is in hand is finished first."""
@@ -209,7 +209,7 @@ class Daemon:
         """Queue files: those of the newest night first, and in a night as they have come."""
         for path in arrived:
             taken = told_time(path.name) or now
-            nights = (one.night_of(taken) for one in self.runtime.instruments)
+            nights = (one.night_of(taken) for one in self.project.instruments)
             self.waiting.setdefault(path, min(nights))
 
     def process_waiting(self) -> Counter[str]:
@@ -219,7 +219,7 @@ class Daemon:
         while self.waiting and time.monotonic() < ends:
             newest_first = sorted(self.waiting, key=self.waiting.__getitem__, reverse=True)
             chunk = newest_first[: self.settings.batch_frames]
-            for outcome in process_frames(chunk, self.runtime):
+            for outcome in process_frames(chunk, self.project):
                 counts[outcome.state] += 1
                 counts[ANOMALOUS] += outcome.is_anomalous
                 if self.stopping.is_set():
@@ -230,22 +230,22 @@ class Daemon:
 
     def last_night(self, now: datetime) -> date:
         """Return the night that ended last, for every instrument in use; or else for all."""
-        with self.runtime.reads() as session:
+        with self.project.reads() as session:
             in_use = db.statistics.instruments_seen(session)
-        used = [one for one in self.runtime.instruments if one.name in in_use]
-        return min(one.night_of(now) for one in used or self.runtime.instruments)
+        used = [one for one in self.project.instruments if one.name in in_use]
+        return min(one.night_of(now) for one in used or self.project.instruments)
 
     def renew(self) -> None:
         """Let edited thresholds and a newly trained classifier count from now on."""
         try:
-            self.runtime = self.runtime.renewed()
+            self.project = self.project.renewed()
         except ConfigurationError as error:  # half-edited: the old ones hold until it is mended
             self.troubles.begin("thresholds", in_one_line(error), self.now())
         else:
             self.troubles.end("thresholds", self.now())
 
     def _is_recorded(self, file: FileInfo) -> bool:
-        with self.runtime.reads() as session:
+        with self.project.reads() as session:
             return db.frames.is_recorded(session, file)
 
     def _begin(self, job: Job, started: datetime) -> int | None:
@@ -253,14 +253,14 @@ class Daemon:
         if job.is_frequent(self.settings):
             return None
         logger.info("job begins", extra={"job": job.name})
-        with self.runtime.writes.begin() as session:
+        with self.project.writes.begin() as session:
             return db.job_runs.begin_run(session, job.name, started)
 
     def _end(self, job: Job, run: int | None, started: datetime, words: str) -> None:
         ended = self.now()
         if run is None and not words and not self._is_worth_keeping(job, ended):
             return
-        with self.runtime.writes.begin() as session:
+        with self.project.writes.begin() as session:
             if run is None:
                 db.job_runs.record_run(session, job.name, started, ended, words)
             else:
@@ -283,7 +283,7 @@ class Daemon:
         if run is None and not is_news:
             return
         # A database that is away is most often the very trouble that has just been told.
-        with suppress(DBAPIError), self.runtime.writes.begin() as session:
+        with suppress(DBAPIError), self.project.writes.begin() as session:
             number = run if run is not None else db.job_runs.begin_run(session, job.name, now)
             db.job_runs.end_run(session, number, now, is_well=False, words=words)
 
@@ -312,7 +312,7 @@ class JobScheduler(BlockingScheduler):
     """
 
     def __init__(self, watch: Daemon) -> None:
-        engine = for_writing(watch.runtime.engine)
+        engine = for_writing(watch.project.engine)
         lanes = {lane: ThreadPoolExecutor(1) for lane in {job.lane for job in watch.jobs}}
         super().__init__(
             jobstores={"default": _JobStore(watch, engine)},

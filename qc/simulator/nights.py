@@ -43,7 +43,7 @@ class _RenderJob:
     path: Path
 
 
-def simulate(
+def simulate(  # noqa: PLR0913 - one door, every choice named
     out: Path,
     *,
     nights: int,

@@ -145,7 +145,7 @@ def extremes(values: Doubles, stretches: int) -> NDArray[np.int64]:
 
 
 def read_trend(
-    runtime: Project, session: Session, image_type: str, name: str, first: date, last: date
+    project: Project, session: Session, image_type: str, name: str, first: date, last: date
 ) -> MetricTrend:
     """Return a quantity of a type between two nights.
 
@@ -156,13 +156,13 @@ def read_trend(
     """
     entries = [
         entry
-        for entry in runtime.thresholds.entries[image_type]
-        if entry.encoder == runtime.encoder.fingerprint
+        for entry in project.thresholds.entries[image_type]
+        if entry.encoder == project.encoder.fingerprint
     ]
     points = tuple(_POINTS.get(name, partial(_metric, name))(session, image_type, first, last))
     if name == "residual_ratio":
         points = tuple(_over_limit(points, entries))
-    events = (*_interventions(runtime, session, image_type), *_changes(entries))
+    events = (*_interventions(project, session, image_type), *_changes(entries))
     shown = sorted((one for one in events if first <= one.night <= last), key=lambda one: one.night)
     return MetricTrend(image_type, QUANTITIES[name], points, tuple(shown), _limits(entries, name))
 
@@ -221,9 +221,9 @@ def _limits(entries: Sequence[Threshold], name: str) -> tuple[tuple[date, float]
     return ()
 
 
-def _interventions(runtime: Project, session: Session, image_type: str) -> Iterator[TrendEvent]:
+def _interventions(project: Project, session: Session, image_type: str) -> Iterator[TrendEvent]:
     scopes = {image_type} | {
-        one.name for one in runtime.instruments if image_type in one.image_types()
+        one.name for one in project.instruments if image_type in one.image_types()
     }
     for row in db.epochs.epochs_between(session, date(1900, 1, 1), date.max):
         if row.scope in scopes:

@@ -217,7 +217,7 @@ class TrainingResult:
 
 
 def train(
-    runtime: Project, *, who: str, force: bool = False, progress: Progress | None = None
+    project: Project, *, who: str, force: bool = False, progress: Progress | None = None
 ) -> TrainingResult:
     """Train a classifier on the simulated examples and on what people have labelled; keep it.
 
@@ -235,18 +235,18 @@ def train(
     """
     report = progress or (lambda _done, _total: None)
     report(0, _STEPS)
-    with runtime.reads() as session:
-        labelled = labelled_examples(session, runtime.encoder.fingerprint)
-        row = db.classifiers.newest_classifier(session, runtime.encoder.fingerprint)
-    simulated = _simulated(runtime.encoder.fingerprint)
-    _check_anything(labelled, runtime.encoder.fingerprint)
+    with project.reads() as session:
+        labelled = labelled_examples(session, project.encoder.fingerprint)
+        row = db.classifiers.newest_classifier(session, project.encoder.fingerprint)
+    simulated = _simulated(project.encoder.fingerprint)
+    _check_anything(labelled, project.encoder.fingerprint)
     report(1, _STEPS)
     candidates = exams(labelled, simulated, row.trained_at if row else None)
     exam, twin = _examined(candidates)
     report(2, _STEPS)
     trained = _trained(_together(simulated, labelled.examples), simulated, exam, twin)
-    trained = _compared(trained, _in_use(runtime), force=force)
-    _record(runtime, trained, who)
+    trained = _compared(trained, _in_use(project), force=force)
+    _record(project, trained, who)
     report(3, _STEPS)
     return trained
 
@@ -354,10 +354,10 @@ def fitted(examples: Examples) -> DenseClassifier:
         ) from error
 
 
-def _in_use(runtime: Project) -> DenseClassifier | None:
+def _in_use(project: Project) -> DenseClassifier | None:
     """Return the classifier in use; none where it cannot be read: a new one is the remedy."""
     try:
-        return runtime.classifier
+        return project.classifier
     except ConfigurationError:
         return None
 
@@ -493,7 +493,7 @@ def _is_worse(new: Doubles, old: Doubles) -> bool:
     return bool(rise.mean() > error)
 
 
-def _record(runtime: Project, trained: TrainingResult, who: str) -> None:
+def _record(project: Project, trained: TrainingResult, who: str) -> None:
     row = ClassifierRow(
         digest=trained.classifier.digest,
         trained_at=utc_now(),
@@ -504,8 +504,8 @@ def _record(runtime: Project, trained: TrainingResult, who: str) -> None:
         why=trained.why,
         content=trained.classifier.save(),
     )
-    with runtime.writes.begin() as session:
-        db.classifiers.record_classifier(session, row, runtime.encoder)
+    with project.writes.begin() as session:
+        db.classifiers.record_classifier(session, row, project.encoder)
 
 
 def _digest(examples: Examples) -> str:

@@ -308,7 +308,7 @@ def _spelt(interval: Interval, form: str) -> tuple[str, str]:
 
 
 def propose_all(
-    runtime: Project,
+    project: Project,
     image_types: Sequence[str],
     goal: TuningGoal,
     why: str,
@@ -331,10 +331,10 @@ def propose_all(
         If there is not a single proposal.
     """
     found, refused = [], []
-    types = _types(runtime, image_types)
+    types = _types(project, image_types)
     for done, image_type in enumerate(types, start=1):
         try:
-            found.append(propose(runtime, image_type, goal, why, by))
+            found.append(propose(project, image_type, goal, why, by))
         except (InsufficientDataError, IncompleteHeaderError) as error:
             refused.append(str(error))
         progress(done, len(types))
@@ -350,17 +350,17 @@ def _in_short(sentences: Sequence[str]) -> str:
     return "; ".join(sentences[:_NAMED]) + more
 
 
-def _types(runtime: Project, words: Sequence[str]) -> Sequence[str]:
+def _types(project: Project, words: Sequence[str]) -> Sequence[str]:
     if words:
-        known = [name for one in runtime.instruments for name in one.image_types()]
+        known = [name for one in project.instruments for name in one.image_types()]
         return chosen_all(words, known, "image type")
-    with runtime.reads() as session:
+    with project.reads() as session:
         seen = db.findings.image_types_seen(session)
-    return [name for name in seen if name in runtime.thresholds.entries]
+    return [name for name in seen if name in project.thresholds.entries]
 
 
 def propose(
-    runtime: Project, image_type: str, goal: TuningGoal, why: str, by: str
+    project: Project, image_type: str, goal: TuningGoal, why: str, by: str
 ) -> ThresholdProposal:
     """Propose new limits for an image type.
 
@@ -372,14 +372,14 @@ def propose(
     CannotTune
         If too little is known; the message says what.
     """
-    return propose_from(read_past(runtime, image_type, goal), goal, why, by)
+    return propose_from(read_past(project, image_type, goal), goal, why, by)
 
 
-def read_past(runtime: Project, image_type: str, goal: TuningGoal) -> PastVerdicts:
+def read_past(project: Project, image_type: str, goal: TuningGoal) -> PastVerdicts:
     """Return what was judged of an image type, to try limits on."""
-    encoder = runtime.encoder.fingerprint
-    present = runtime.thresholds.threshold(image_type, goal.effective, encoder)
-    record = read_record(runtime, image_type, goal.since)
+    encoder = project.encoder.fingerprint
+    present = project.thresholds.threshold(image_type, goal.effective, encoder)
+    record = read_record(project, image_type, goal.since)
     return PastVerdicts(image_type, present, sort_out(record, present), record.notes)
 
 
@@ -407,7 +407,7 @@ def propose_from(past: PastVerdicts, goal: TuningGoal, why: str, by: str) -> Thr
     )
 
 
-def write_proposals(runtime: Project, proposals: Sequence[ThresholdProposal]) -> None:
+def write_proposals(project: Project, proposals: Sequence[ThresholdProposal]) -> None:
     """Add the proposed limits to the project's thresholds file, all of them or none.
 
     Raises
@@ -415,13 +415,13 @@ def write_proposals(runtime: Project, proposals: Sequence[ThresholdProposal]) ->
     ConfigurationError
         If the project has no such file of its own, or it cannot take them.
     """
-    own = runtime.settings.project / runtime.settings.thresholds
-    if runtime.thresholds.path != own:
+    own = project.settings.project / project.settings.thresholds
+    if project.thresholds.path != own:
         raise ConfigurationError(
             f"{own}: no such file, and the one that came with the program is not to be changed; "
-            f"make one with 'qc db upgrade --project {runtime.settings.project}'"
+            f"make one with 'qc db upgrade --project {project.settings.project}'"
         )
-    write_entries(runtime.thresholds, {one.image_type: one.proposed for one in proposals})
+    write_entries(project.thresholds, {one.image_type: one.proposed for one in proposals})
 
 
 def proposal_record(proposal: ThresholdProposal) -> dict[str, Any]:
@@ -478,14 +478,14 @@ def _curve(proposal: ThresholdProposal) -> tuple[Doubles, Doubles, int] | None:
     return precision, recall, int(np.flatnonzero(cuts <= 1)[0])
 
 
-def read_record(runtime: Project, image_type: str, since: date) -> VerdictHistory:
+def read_record(project: Project, image_type: str, since: date) -> VerdictHistory:
     """Return what was judged of an image type from a night on."""
     judged, foreign, young = [], 0, 0
-    absolute = _AbsoluteLimits(runtime)
-    with runtime.reads() as session:
+    absolute = _AbsoluteLimits(project)
+    with project.reads() as session:
         copies = db.references.copies(session, image_type, since)
         for one in db.findings.findings_of_type(session, image_type, since):
-            if one.fingerprint != runtime.encoder.fingerprint:
+            if one.fingerprint != project.encoder.fingerprint:
                 foreign += 1
             elif not _is_held(one):
                 young += 1
@@ -512,8 +512,8 @@ def _is_held(finding: Finding) -> bool:
 class _AbsoluteLimits:
     """The instruments' own limits, looked up once for each way to read out a chip."""
 
-    def __init__(self, runtime: Project) -> None:
-        self._instruments = {one.name: one for one in runtime.instruments}
+    def __init__(self, project: Project) -> None:
+        self._instruments = {one.name: one for one in project.instruments}
         self._known: dict[tuple[str, str, str, str], Mapping[str, tuple[float, float]]] = {}
 
     def of(self, finding: Finding) -> Mapping[str, tuple[float, float]]:

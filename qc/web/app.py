@@ -39,7 +39,7 @@ Now = Callable[[], datetime]
 _TOKEN = HTTPBearer(auto_error=False, scheme_name="token", description="Of 'qc user token'.")
 
 
-def create_app(runtime: Project, now: Now = utc_now) -> FastAPI:
+def create_app(project: Project, now: Now = utc_now) -> FastAPI:
     """Return the application over an open project.
 
     Parameters
@@ -57,7 +57,7 @@ def create_app(runtime: Project, now: Now = utc_now) -> FastAPI:
             "4XX": {"model": documentation.ProblemDetail, "description": "Why it was not done."}
         },
     )
-    app.state.runtime, app.state.now, app.state.past = runtime, now, PastNights()
+    app.state.project, app.state.now, app.state.past = project, now, PastNights()
     app.state.kept, app.state.pictures = LRUCache(), pictures_kept()
     app.state.expectations = ReferenceModelCache()
     app.mount("/static/bokeh", StaticFiles(directory=bokeh_folder()), name="bokeh")

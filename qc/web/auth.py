@@ -208,16 +208,16 @@ def _admit(request: Request) -> RequestContext | None:
     if any(request.url.path.startswith(prefix) for prefix in _OPEN):
         return None
     _check_size(request.headers)
-    runtime = _runtime_of(request)
+    project = _runtime_of(request)
     now: datetime = request.app.state.now()
     peer = request.client.host if request.client else ""
-    web = runtime.settings.web
+    web = project.settings.web
     is_proxied = _is_within(peer, web.trusted_proxies)
     is_named = is_proxied and web.trusted_header != ""
     address = _forwarded(request.headers, peer) if is_proxied else peer
     scheme = request.headers.get("x-forwarded-proto", "") if is_proxied else ""
     is_secure = (scheme or request.url.scheme) == "https"
-    with runtime.reads() as session:
+    with project.reads() as session:
         is_open = not db.accounts.has_accounts(session) and not web.trusted_header
         if is_open:
             _check_own_machine(peer, request.headers)
@@ -235,9 +235,9 @@ def _at_the_keyboard() -> Principal | None:
 
 
 def _runtime_of(request: Request) -> Project:
-    runtime = request.app.state.runtime
-    assert isinstance(runtime, Project)
-    return runtime
+    project = request.app.state.project
+    assert isinstance(project, Project)
+    return project
 
 
 def _known(

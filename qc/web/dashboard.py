@@ -338,7 +338,7 @@ def _silenced(session: Session) -> tuple[ActiveSilence, ...]:
     kept = select(AlertRow.silence_id, func.count()).where(
         AlertRow.silence_id.in_([row.id for row in rows])
     )
-    counts = {silence: n for silence, n in session.execute(kept.group_by(AlertRow.silence_id))}
+    counts = {silence: n for silence, n in session.execute(kept.group_by(AlertRow.silence_id))}  # noqa: C416 - a Result has keys
     return tuple(
         ActiveSilence(
             number=row.id,

@@ -19,21 +19,21 @@ from qc.web.auth import FIELD, SESSION, asker, csrf_mark
 from qc.web.urls import frame_address, thumbnail_address
 
 
-def runtime_of(request: Request) -> Project:
+def project_of(request: Request) -> Project:
     """Return the project that the application is about."""
-    runtime: Project = request.app.state.runtime
-    return runtime
+    project: Project = request.app.state.project
+    return project
 
 
 def reading(request: Request) -> Iterator[Session]:
     """Give a session that only reads, for as long as the request lasts."""
-    with runtime_of(request).reads() as session:
+    with project_of(request).reads() as session:
         yield session
 
 
 def writing(request: Request) -> Iterator[Session]:
     """Give a session whose transaction is committed when the request has gone well."""
-    with runtime_of(request).writes.begin() as session:
+    with project_of(request).writes.begin() as session:
         yield session
 
 
@@ -45,13 +45,13 @@ def kept_of(request: Request) -> LRUCache:
 
 def renewed(request: Request) -> Project:
     """Return the project with what people have changed since: limits, and the classifier."""
-    runtime = runtime_of(request).renewed()
-    request.app.state.runtime = runtime
-    return runtime
+    project = project_of(request).renewed()
+    request.app.state.project = project
+    return project
 
 
 Renewed = Annotated[Project, Depends(renewed)]
-ProjectDep = Annotated[Project, Depends(runtime_of)]
+ProjectDep = Annotated[Project, Depends(project_of)]
 Keeping = Annotated[LRUCache, Depends(kept_of)]
 Reads = Annotated[Session, Depends(reading)]
 # Its transaction ends before the answer leaves: what was answered is kept.
@@ -68,7 +68,7 @@ def render(request: Request, template: str, *, status: int = 200, **context: Any
     generated_at = request.app.state.now().astimezone(UTC)
     content = page.render(
         request=request,
-        project=runtime_of(request).settings.project.name,
+        project=project_of(request).settings.project.name,
         person=asker(request),
         has_session=SESSION in request.cookies,
         csrf_mark=mark,

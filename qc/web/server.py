@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 GRACE_S = 10  # for answers that are on their way when the server is told to end
 
 
-def serve(runtime: Project, host: str, port: int, say: Callable[[str], None]) -> None:
+def serve(project: Project, host: str, port: int, say: Callable[[str], None]) -> None:
     """Serve the pages until the process is told to end.
 
     Parameters
@@ -34,11 +34,11 @@ def serve(runtime: Project, host: str, port: int, say: Callable[[str], None]) ->
     ConfigurationError
         If others could reach the pages and nobody has an account, or the port is taken.
     """
-    check_reach(runtime, host)
-    web = runtime.settings.web
+    check_reach(project, host)
+    web = project.settings.web
     is_secure = web.certificate is not None
     config = uvicorn.Config(
-        create_app(runtime),
+        create_app(project),
         host=host,
         port=port,
         log_config=None,
@@ -46,8 +46,8 @@ def serve(runtime: Project, host: str, port: int, say: Callable[[str], None]) ->
         proxy_headers=False,  # the door reads them itself, from those it trusts
         server_header=False,
         timeout_graceful_shutdown=GRACE_S,
-        ssl_certfile=_file(runtime, web.certificate),
-        ssl_keyfile=_file(runtime, web.certificate_key),
+        ssl_certfile=_file(project, web.certificate),
+        ssl_keyfile=_file(project, web.certificate_key),
     )
     if not is_loopback(host) and not is_secure and not web.trusted_proxies:
         logger.warning("passwords travel in the clear: set web.certificate, or use a proxy")
@@ -93,7 +93,7 @@ def _ending(server: uvicorn.Server) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def check_reach(runtime: Project, host: str) -> None:
+def check_reach(project: Project, host: str) -> None:
     """Refuse to be reachable by others while nobody has an account.
 
     Raises
@@ -101,7 +101,7 @@ def check_reach(runtime: Project, host: str) -> None:
     ConfigurationError
         If it would be so.
     """
-    with runtime.reads() as session:
+    with project.reads() as session:
         if is_loopback(host) or db.accounts.has_accounts(session):
             return
     raise ConfigurationError(
@@ -110,5 +110,5 @@ def check_reach(runtime: Project, host: str) -> None:
     )
 
 
-def _file(runtime: Project, name: Path | None) -> str | None:
-    return None if name is None else str(runtime.settings.project / name)
+def _file(project: Project, name: Path | None) -> str | None:
+    return None if name is None else str(project.settings.project / name)

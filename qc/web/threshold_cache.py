@@ -17,7 +17,7 @@ _LIMITS = 6  # that it is kept beside
 
 
 def past_of(
-    runtime: Project,
+    project: Project,
     session: Session,
     kept: LRUCache,
     image_type: str,
@@ -29,17 +29,17 @@ def past_of(
     It is read again only when something of it has changed, and sorted out again when the limits
     have.
     """
-    stamp = *db.findings.newest_word(session, image_type), runtime.encoder.fingerprint
+    stamp = *db.findings.newest_word(session, image_type), project.encoder.fingerprint
     records: LRUCache = kept.get("records", None, lambda: LRUCache(_TYPES))
     pasts: LRUCache = kept.get("pasts", None, lambda: LRUCache(_LIMITS))
 
     def sort_out() -> PastVerdicts:
         record: VerdictHistory = records.get(
-            (image_type, since), stamp, lambda: proposals.read_record(runtime, image_type, since)
+            (image_type, since), stamp, lambda: proposals.read_record(project, image_type, since)
         )
         history = proposals.sort_out(record, present)
         return PastVerdicts(image_type, present, history, record.notes)
 
     name = image_type, since, present.since
-    past: PastVerdicts = pasts.get(name, (stamp, runtime.thresholds.digest), sort_out)
+    past: PastVerdicts = pasts.get(name, (stamp, project.thresholds.digest), sort_out)
     return past

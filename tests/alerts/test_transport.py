@@ -61,24 +61,24 @@ def port(handler) -> Iterator[int]:
         yield port
 
 
-def served(runtime: Project, port: int, *to: Subscription, **mail: Any) -> Project:
+def served(project: Project, port: int, *to: Subscription, **mail: Any) -> Project:
     """Let a project have a mail server and subscribers."""
     told: dict[str, Any] = {"host": "127.0.0.1", "security": "none", "sender": SENDER}
     server = MailSettings.model_validate({**told, "timeout_s": 20, **mail, "port": port})
     subscriptions = to or (Subscription(to=(KIM,)),)
     changed = {"mail": server, "subscription": subscriptions}
-    return replace(runtime, settings=runtime.settings.model_copy(update=changed))
+    return replace(project, settings=project.settings.model_copy(update=changed))
 
 
-def gather(runtime: Project, *shots: Shot) -> None:
+def gather(project: Project, *shots: Shot) -> None:
     """Owe anomalies, and put them into notices."""
-    owe(runtime, *shots)
-    with runtime.writes.begin() as session:
-        gather_alerts(session, runtime.settings, LATER, (*INSTRUMENTS, *runtime.instruments))
+    owe(project, *shots)
+    with project.writes.begin() as session:
+        gather_alerts(session, project.settings, LATER, (*INSTRUMENTS, *project.instruments))
 
 
-def deliveries(runtime: Project) -> list[DeliveryRow]:
-    with runtime.reads() as session:
+def deliveries(project: Project) -> list[DeliveryRow]:
+    with project.reads() as session:
         return list(session.scalars(select(DeliveryRow).order_by(DeliveryRow.id)))
 
 
@@ -89,8 +89,8 @@ def unrelated(n: int) -> list[Shot]:
 # --- a server that takes them ---------------------------------------------------------------------
 
 
-def test_a_notice_is_sent_and_committed_and_never_sent_again(runtime, handler, port):
-    watch = served(runtime, port)
+def test_a_notice_is_sent_and_committed_and_never_sent_again(project, handler, port):
+    watch = served(project, port)
     gather(watch, *a_set(5))
     assert send_unsent(watch, LATER) == DispatchResult(sent=1)
     [row] = deliveries(watch)
@@ -105,16 +105,16 @@ def test_a_notice_is_sent_and_committed_and_never_sent_again(runtime, handler, p
     assert mail.message["Auto-Submitted"] == "auto-generated"
 
 
-def test_many_mails_go_through_one_connection(runtime, handler, port):
-    watch = served(runtime, port, Subscription(to=(KIM,)), Subscription(to=(LEE,)))
+def test_many_mails_go_through_one_connection(project, handler, port):
+    watch = served(project, port, Subscription(to=(KIM,)), Subscription(to=(LEE,)))
     gather(watch, *unrelated(4))
     assert send_unsent(watch, LATER).sent == 8
     assert handler.connections == 1
     assert len({mail.message["Message-ID"] for mail in handler.taken}) == 8
 
 
-def test_a_mail_can_be_read_without_html(runtime, handler, port):
-    watch = served(runtime, port)
+def test_a_mail_can_be_read_without_html(project, handler, port):
+    watch = served(project, port)
     gather(watch, *a_set(3, reasons=(LEVEL, NOISE)))
     send_unsent(watch, LATER)
     text = handler.taken[0].text
@@ -125,11 +125,11 @@ def test_a_mail_can_be_read_without_html(runtime, handler, port):
 
 
 def test_a_mail_shows_the_worst_frame_its_map_and_the_nearest_nominal(
-    inbox, runtime, handler, port
+    inbox, project, handler, port
 ):
-    process(runtime, *write_history(inbox, 24), label=LabelName.GOOD)
-    process(runtime, write_frame(inbox, night=2, change=light_leak))
-    watch = served(runtime, port)
+    process(project, *write_history(inbox, 24), label=LabelName.GOOD)
+    process(project, write_frame(inbox, night=2, change=light_leak))
+    watch = served(project, port)
     with watch.writes.begin() as session:
         [found] = session.scalars(select(AlertRow))
         now = found.owed_at + timedelta(minutes=1)
@@ -149,10 +149,10 @@ def test_a_mail_shows_the_worst_frame_its_map_and_the_nearest_nominal(
     assert "src=" not in html.replace('src="cid:', "")  # nothing is fetched from outside
 
 
-def test_the_subject_and_the_mail_tell_how_far_a_number_has_moved(inbox, runtime, handler, port):
-    process(runtime, *write_history(inbox, 24), label=LabelName.GOOD)
-    process(runtime, write_frame(inbox, night=2, change=bias_jump))
-    watch = served(runtime, port)
+def test_the_subject_and_the_mail_tell_how_far_a_number_has_moved(inbox, project, handler, port):
+    process(project, *write_history(inbox, 24), label=LabelName.GOOD)
+    process(project, write_frame(inbox, night=2, change=bias_jump))
+    watch = served(project, port)
     with watch.writes.begin() as session:
         row = session.scalars(select(AlertRow)).one()
         row.owed_at = LATER
@@ -170,8 +170,8 @@ def test_the_subject_and_the_mail_tell_how_far_a_number_has_moved(inbox, runtime
     assert "Detector number" in mail.html
 
 
-def test_a_notice_that_cannot_be_written_holds_up_no_other(runtime, port, caplog):
-    watch = served(runtime, port)
+def test_a_notice_that_cannot_be_written_holds_up_no_other(project, port, caplog):
+    watch = served(project, port)
     gather(watch, *unrelated(2))
     with watch.writes.begin() as session:
         first = session.scalars(select(NotificationRow).order_by(NotificationRow.id)).first()
@@ -184,8 +184,8 @@ def test_a_notice_that_cannot_be_written_holds_up_no_other(runtime, port, caplog
     assert "Traceback" in caplog.text
 
 
-def test_the_review_page_is_linked_when_there_is_one(runtime, handler, port):
-    watch = served(runtime, port)
+def test_the_review_page_is_linked_when_there_is_one(project, handler, port):
+    watch = served(project, port)
     url = {"review_url": "https://qc.example.org/review/"}
     linked = watch.settings.alerts.model_copy(update=url)
     watch = replace(watch, settings=watch.settings.model_copy(update={"alerts": linked}))
@@ -196,8 +196,8 @@ def test_the_review_page_is_linked_when_there_is_one(runtime, handler, port):
     assert 'href="https://qc.example.org/review/frames/UVES.2026-11-20T11%3A00%3A00.000"' in html
 
 
-def test_a_digest_counts_by_image_type_and_chip_and_names_the_worst(runtime, handler, port):
-    watch = served(runtime, port)
+def test_a_digest_counts_by_image_type_and_chip_and_names_the_worst(project, handler, port):
+    watch = served(project, port)
     worst = Shot(9, image_type="UD1RF2", chip="REDL", reasons=(DIM,), score=70)
     gather(watch, *unrelated(6), worst)
     send_unsent(watch, LATER)
@@ -210,8 +210,8 @@ def test_a_digest_counts_by_image_type_and_chip_and_names_the_worst(runtime, han
     assert text.index("70  UD1RF2") < text.index("4.0  URB1")
 
 
-def test_a_report_travels_with_its_page_and_its_pdf(runtime, handler, port, tmp_path):
-    watch = served(runtime, port, Subscription(to=(LEE,), topics=("report",)))
+def test_a_report_travels_with_its_page_and_its_pdf(project, handler, port, tmp_path):
+    watch = served(project, port, Subscription(to=(LEE,), topics=("report",)))
     page = tmp_path / "2026-11-19.html"
     page.write_text("<p>all is well</p>")
     page.with_suffix(".pdf").write_bytes(b"%PDF-1.7")
@@ -225,8 +225,8 @@ def test_a_report_travels_with_its_page_and_its_pdf(runtime, handler, port, tmp_
     assert "qc ack" not in handler.taken[0].text
 
 
-def test_a_report_whose_page_is_gone_is_told_all_the_same(runtime, handler, port, tmp_path):
-    watch = served(runtime, port, Subscription(to=(LEE,), topics=("report",)))
+def test_a_report_whose_page_is_gone_is_told_all_the_same(project, handler, port, tmp_path):
+    watch = served(project, port, Subscription(to=(LEE,), topics=("report",)))
     with watch.writes.begin() as session:
         owe_report(session, watch.settings, tmp_path / "none.html", "[QC] a night", NIGHT, LATER)
     send_unsent(watch, LATER)
@@ -234,8 +234,8 @@ def test_a_report_whose_page_is_gone_is_told_all_the_same(runtime, handler, port
     assert "Not attached: none.html: No such file or directory" in text
 
 
-def test_the_next_address_reads_who_was_told_before(runtime, handler, port):
-    watch = served(runtime, port, Subscription(to=(KIM, LEE), escalate_h=4))
+def test_the_next_address_reads_who_was_told_before(project, handler, port):
+    watch = served(project, port, Subscription(to=(KIM, LEE), escalate_h=4))
     gather(watch, Shot())
     send_unsent(watch, LATER)
     later = LATER + timedelta(hours=5)
@@ -253,10 +253,10 @@ def test_the_next_address_reads_who_was_told_before(runtime, handler, port):
 
 
 def test_an_address_that_is_refused_is_given_up_at_once_and_holds_up_no_other(
-    runtime, handler, port
+    project, handler, port
 ):
     handler.on_recipient = lambda to: "550 no such user" if to == KIM else OK
-    watch = served(runtime, port, Subscription(to=(KIM,)), Subscription(to=(LEE,)))
+    watch = served(project, port, Subscription(to=(KIM,)), Subscription(to=(LEE,)))
     gather(watch, Shot())
     sent = send_unsent(watch, LATER)
     assert (sent.sent, sent.gave_up) == (1, 1)
@@ -268,14 +268,14 @@ def test_an_address_that_is_refused_is_given_up_at_once_and_holds_up_no_other(
     assert second.sent_at is not None
 
 
-def test_a_mail_that_is_refused_for_what_it_holds_is_given_up(runtime, handler, port):
+def test_a_mail_that_is_refused_for_what_it_holds_is_given_up(project, handler, port):
     handler.on_mail = lambda _: "554 looks like spam"
-    watch = served(runtime, port)
+    watch = served(project, port)
     gather(watch, Shot())
     assert send_unsent(watch, LATER).gave_up == 1
 
 
-def test_greylisting_is_waited_out(runtime, handler, port):
+def test_greylisting_is_waited_out(project, handler, port):
     seen: list[str] = []
 
     def greylist(to: str) -> str:
@@ -283,7 +283,7 @@ def test_greylisting_is_waited_out(runtime, handler, port):
         return "451 4.7.1 greylisted, come again" if len(seen) == 1 else OK
 
     handler.on_recipient = greylist
-    watch = served(runtime, port, retry_first_s=300)
+    watch = served(project, port, retry_first_s=300)
     gather(watch, Shot())
     sent = send_unsent(watch, LATER)
     assert (sent.deferred, sent.gave_up) == (1, 0)
@@ -293,9 +293,9 @@ def test_greylisting_is_waited_out(runtime, handler, port):
     assert len(handler.taken) == 1
 
 
-def test_the_tries_of_a_mail_get_rarer_and_end_after_days(runtime, handler, port):
+def test_the_tries_of_a_mail_get_rarer_and_end_after_days(project, handler, port):
     handler.on_recipient = lambda _: "450 mailbox busy"
-    watch = served(runtime, port, retry_first_s=60, retry_days=1)
+    watch = served(project, port, retry_first_s=60, retry_days=1)
     gather(watch, Shot())
     now, waits = LATER, []
     while (due := deliveries(watch)[0].due_at) is not None:
@@ -311,30 +311,30 @@ def test_the_tries_of_a_mail_get_rarer_and_end_after_days(runtime, handler, port
     assert row.trouble.startswith("given up after 1 day: kim@example.org was not taken: 450")
 
 
-def test_a_server_that_is_not_there_defers_all_and_loses_none(runtime, handler, port):
+def test_a_server_that_is_not_there_defers_all_and_loses_none(project, handler, port):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         nobody = free.getsockname()[1]
-    watch = served(runtime, nobody)
+    watch = served(project, nobody)
     gather(watch, *unrelated(3))
     sent = send_unsent(watch, LATER)
     assert (sent.sent, sent.deferred) == (0, 3)
     assert sent.troubles == (f"mail server 127.0.0.1:{nobody}: Connection refused",)
-    assert send_unsent(served(runtime, port), LATER + DAY) == DispatchResult(sent=3)
+    assert send_unsent(served(project, port), LATER + DAY) == DispatchResult(sent=3)
     assert len(handler.taken) == 3
 
 
-def test_a_project_without_a_mail_server_says_so(runtime):
-    watch = served(runtime, 25, host="")
+def test_a_project_without_a_mail_server_says_so(project):
+    watch = served(project, 25, host="")
     gather(watch, Shot())
     assert send_unsent(watch, LATER).troubles == (
         "no mail server is set: mail.host in the settings is empty",
     )
 
 
-def test_a_server_that_stalls_is_left_after_the_time_out(runtime, handler, port):
+def test_a_server_that_stalls_is_left_after_the_time_out(project, handler, port):
     handler.stalls.add(KIM)
-    watch = served(runtime, port, Subscription(to=(KIM,)), Subscription(to=(LEE,)), timeout_s=0.5)
+    watch = served(project, port, Subscription(to=(KIM,)), Subscription(to=(LEE,)), timeout_s=0.5)
     gather(watch, Shot())
     sent = send_unsent(watch, LATER)
     assert (sent.sent, sent.deferred) == (1, 1)
@@ -342,9 +342,9 @@ def test_a_server_that_stalls_is_left_after_the_time_out(runtime, handler, port)
     assert [mail.to for mail in handler.taken] == [LEE]
 
 
-def test_a_connection_that_breaks_in_the_midst_of_a_mail_holds_up_no_other(runtime, handler, port):
+def test_a_connection_that_breaks_in_the_midst_of_a_mail_holds_up_no_other(project, handler, port):
     handler.drops.add(KIM)
-    watch = served(runtime, port, Subscription(to=(KIM,)), Subscription(to=(LEE,)))
+    watch = served(project, port, Subscription(to=(KIM,)), Subscription(to=(LEE,)))
     gather(watch, Shot())
     sent = send_unsent(watch, LATER)
     assert (sent.sent, sent.deferred) == (1, 1)
@@ -354,10 +354,10 @@ def test_a_connection_that_breaks_in_the_midst_of_a_mail_holds_up_no_other(runti
 
 
 def test_a_server_that_breaks_every_time_is_left_alone_and_the_untried_come_first(
-    runtime, handler, port
+    project, handler, port
 ):
     handler.drops.update({KIM, LEE})
-    watch = served(runtime, port, *(Subscription(to=(one,)) for one in (KIM, LEE, PAT)))
+    watch = served(project, port, *(Subscription(to=(one,)) for one in (KIM, LEE, PAT)))
     gather(watch, Shot())
     assert send_unsent(watch, LATER).deferred == 3
     assert [row.tries for row in deliveries(watch)] == [1, 1, 0]
@@ -382,49 +382,49 @@ def login(certificate: Path, security: str, **others: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("security", ["starttls", "tls"])
-def test_mails_leave_encrypted_and_after_a_login(runtime, handler, certificate, security):
+def test_mails_leave_encrypted_and_after_a_login(project, handler, certificate, security):
     public, context = certificate
     with mail_server(handler, context, security=security) as port:
-        watch = served(runtime, port, **login(public, security))
+        watch = served(project, port, **login(public, security))
         gather(watch, Shot())
         assert send_unsent(watch, LATER) == DispatchResult(sent=1)
 
 
 @pytest.mark.parametrize("security", ["starttls", "tls"])
 def test_a_certificate_that_nobody_vouches_for_is_not_trusted(
-    runtime, handler, certificate, security
+    project, handler, certificate, security
 ):
     _, context = certificate
     with mail_server(handler, context, security=security) as port:
-        watch = served(runtime, port, **login(certificate[0], security, ca_file=None))
+        watch = served(project, port, **login(certificate[0], security, ca_file=None))
         gather(watch, Shot())
         [trouble] = send_unsent(watch, LATER).troubles
     assert "TLS could not be agreed on: self-signed certificate" in trouble
     assert handler.taken == []
 
 
-def test_a_certificate_of_another_host_is_not_trusted(runtime, handler, tmp_path):
+def test_a_certificate_of_another_host_is_not_trusted(project, handler, tmp_path):
     public, context = write_certificate(tmp_path, "mail.example.org")
     with mail_server(handler, context, security="tls") as port:
-        watch = served(runtime, port, **login(public, "tls"))
+        watch = served(project, port, **login(public, "tls"))
         gather(watch, Shot())
         [trouble] = send_unsent(watch, LATER).troubles
     assert "certificate is not valid for '127.0.0.1'" in trouble
 
 
 def test_nothing_is_sent_in_the_clear_where_starttls_is_asked_and_not_offered(
-    runtime, handler, port, certificate
+    project, handler, port, certificate
 ):
-    watch = served(runtime, port, **login(certificate[0], "starttls"))
+    watch = served(project, port, **login(certificate[0], "starttls"))
     gather(watch, Shot())
     [trouble] = send_unsent(watch, LATER).troubles
     assert "STARTTLS extension not supported by server" in trouble
     assert handler.taken == []
 
 
-def test_a_server_that_demands_starttls_is_not_persuaded_without(runtime, handler, certificate):
+def test_a_server_that_demands_starttls_is_not_persuaded_without(project, handler, certificate):
     with mail_server(handler, certificate[1], security="starttls") as port:
-        watch = served(runtime, port)
+        watch = served(project, port)
         gather(watch, Shot())
         sent = send_unsent(watch, LATER)
     assert (sent.sent, sent.gave_up, sent.deferred) == (0, 0, 1)  # the settings can be mended
@@ -432,12 +432,12 @@ def test_a_server_that_demands_starttls_is_not_persuaded_without(runtime, handle
 
 
 def test_a_wrong_password_is_told_without_it_and_the_mails_wait(
-    runtime, handler, certificate, caplog
+    project, handler, certificate, caplog
 ):
     caplog.set_level(logging.DEBUG)
     public, context = certificate
     with mail_server(handler, context, security="tls") as port:
-        watch = served(runtime, port, **login(public, "tls", password="gu3ssed"))
+        watch = served(project, port, **login(public, "tls", password="gu3ssed"))
         gather(watch, Shot())
         sent = send_unsent(watch, LATER)
     assert sent.deferred == 1
@@ -445,20 +445,20 @@ def test_a_wrong_password_is_told_without_it_and_the_mails_wait(
     assert "gu3ssed" not in f"{sent}{caplog.text}{watch.settings!r}{deliveries(watch)[0].trouble}"
 
 
-def test_a_password_is_read_from_a_file_of_its_owner(runtime, handler, certificate):
+def test_a_password_is_read_from_a_file_of_its_owner(project, handler, certificate):
     public, context = certificate
-    file = runtime.settings.project / "mail.secret"
+    file = project.settings.project / "mail.secret"
     file.write_text(f"{PASSWORD}\n")
     file.chmod(0o600)
     with mail_server(handler, context, security="tls") as port:
         told = login(public, "tls", password="", password_file="mail.secret")
-        watch = served(runtime, port, **told)
+        watch = served(project, port, **told)
         gather(watch, Shot())
         assert send_unsent(watch, LATER) == DispatchResult(sent=1)
 
 
-def test_a_test_mail_tells_what_the_server_answered(runtime, handler, port):
-    watch = served(runtime, port)
+def test_a_test_mail_tells_what_the_server_answered(project, handler, port):
+    watch = served(project, port)
     assert send_test(watch.settings.mail, ROOT, KIM, LATER) == "250 taken"
     assert handler.taken[0].message["Subject"] == "[QC] a test: mails arrive"
     handler.on_recipient = lambda _: "550 who is that"
@@ -590,14 +590,14 @@ def chat() -> Iterator[tuple[str, type[Hooks]]]:
     server.server_close()
 
 
-def hooked(runtime: Project, url: str) -> Project:
-    return served(runtime, 1, Subscription(webhook=SecretStr(url)))
+def hooked(project: Project, url: str) -> Project:
+    return served(project, 1, Subscription(webhook=SecretStr(url)))
 
 
-def test_a_webhook_gets_text_for_people_and_facts_for_programs(runtime, chat, caplog):
+def test_a_webhook_gets_text_for_people_and_facts_for_programs(project, chat, caplog):
     caplog.set_level(logging.DEBUG)
     url, server = chat
-    watch = hooked(runtime, url)
+    watch = hooked(project, url)
     gather(watch, *a_set(3))
     sent = send_unsent(watch, LATER)
     assert sent == DispatchResult(sent=1)
@@ -607,16 +607,16 @@ def test_a_webhook_gets_text_for_people_and_facts_for_programs(runtime, chat, ca
     assert "`qc ack 1`" in message["text"]
     assert {"title": "Chips", "value": "REDU", "short": True} in message["attachments"][0]["fields"]
     assert (message["qc"]["notice"], message["qc"]["total"]) == (1, 3)
-    with runtime.reads() as session:
+    with project.reads() as session:
         kept = session.execute(select(DeliveryRow.address, DeliveryRow.trouble)).all()
     assert "s3cret" not in f"{caplog.text}{kept}{sent}{watch.settings!r}"
 
 
 @pytest.mark.parametrize("code", [500, 503, 429, 408])
-def test_a_webhook_that_cannot_now_is_asked_again(runtime, chat, code):
+def test_a_webhook_that_cannot_now_is_asked_again(project, chat, code):
     url, server = chat
     server.answers.append(code)
-    watch = hooked(runtime, url)
+    watch = hooked(project, url)
     gather(watch, Shot())
     assert send_unsent(watch, LATER).troubles == (f"webhook: not taken: HTTP {code}",)
     assert send_unsent(watch, LATER + DAY) == DispatchResult(sent=1)
@@ -624,10 +624,10 @@ def test_a_webhook_that_cannot_now_is_asked_again(runtime, chat, code):
 
 
 @pytest.mark.parametrize("code", [302, 403, 404, 410])
-def test_a_webhook_that_refuses_is_given_up(runtime, chat, code):
+def test_a_webhook_that_refuses_is_given_up(project, chat, code):
     url, server = chat
     server.answers.append(code)
-    watch = hooked(runtime, url)
+    watch = hooked(project, url)
     gather(watch, Shot())
     assert send_unsent(watch, LATER) == DispatchResult(
         gave_up=1, troubles=(f"webhook: refused: HTTP {code}",)
@@ -635,18 +635,18 @@ def test_a_webhook_that_refuses_is_given_up(runtime, chat, code):
     assert send_unsent(watch, LATER + DAY) == DispatchResult()
 
 
-def test_a_webhook_that_is_not_there_is_told_without_its_address(runtime, caplog):
-    watch = hooked(runtime, "http://127.0.0.1:1/hooks/s3cret")
+def test_a_webhook_that_is_not_there_is_told_without_its_address(project, caplog):
+    watch = hooked(project, "http://127.0.0.1:1/hooks/s3cret")
     gather(watch, Shot())
     assert send_unsent(watch, LATER).troubles == ("webhook: not to be had: ConnectError",)
     assert "s3cret" not in caplog.text
 
 
-def test_a_webhook_may_stand_in_a_file_of_its_owner(runtime, chat):
+def test_a_webhook_may_stand_in_a_file_of_its_owner(project, chat):
     url, server = chat
-    file = runtime.settings.project / "chat.secret"
+    file = project.settings.project / "chat.secret"
     file.write_text(url)
-    watch = served(runtime, 1, Subscription(webhook_file=Path("chat.secret")))
+    watch = served(project, 1, Subscription(webhook_file=Path("chat.secret")))
     gather(watch, Shot())
     file.chmod(0o644)
     [trouble] = send_unsent(watch, LATER).troubles
@@ -656,10 +656,10 @@ def test_a_webhook_may_stand_in_a_file_of_its_owner(runtime, chat):
     assert len(server.posted) == 1
 
 
-def test_a_webhook_that_the_settings_name_no_more_is_given_up(runtime, chat):
-    watch = hooked(runtime, chat[0])
+def test_a_webhook_that_the_settings_name_no_more_is_given_up(project, chat):
+    watch = hooked(project, chat[0])
     gather(watch, Shot())
-    assert send_unsent(hooked(runtime, "http://127.0.0.1/other"), LATER).gave_up == 1
+    assert send_unsent(hooked(project, "http://127.0.0.1/other"), LATER).gave_up == 1
 
 
 # --- what a header can hold -----------------------------------------------------------------------
@@ -745,8 +745,8 @@ def test_no_text_whatever_can_inject_a_header_or_a_tag(words):
     assert_harmless(words)
 
 
-def test_a_hostile_name_travels_from_the_database_to_the_server_as_words(runtime, handler, port):
-    watch = served(runtime, port)
+def test_a_hostile_name_travels_from_the_database_to_the_server_as_words(project, handler, port):
+    watch = served(project, port)
     name = "x\r\nBcc: evil@example.org\r\n\r\n<script>alert(1)</script>"
     gather(watch, Shot(frame=name, reasons=(name,), template=name, kind=name, image_type=name))
     assert send_unsent(watch, LATER) == DispatchResult(sent=1)
@@ -761,29 +761,29 @@ SENDS = """
 import sys
 from datetime import datetime
 from pathlib import Path
-from qc.alerts import send_unsent
-from tests.tiny import open_tiny
-with open_tiny(Path(sys.argv[1])) as runtime:
-    print(send_unsent(runtime, datetime.fromisoformat(sys.argv[2])).sent)
+from qc.alerts.dispatch import send_unsent
+from tests.support.tiny import open_tiny
+with open_tiny(Path(sys.argv[1])) as project:
+    print(send_unsent(project, datetime.fromisoformat(sys.argv[2])).sent)
 """
 
 
-def run_sender(project: Path, now: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", SENDS, str(project), now]
+def run_sender(project_folder: Path, now: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", SENDS, str(project_folder), now]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
 @pytest.mark.parametrize("killed_at", [1, 3])
 def test_a_kill_between_the_servers_taking_and_the_commit_repeats_one_mail_and_loses_none(
-    project, handler, port, killed_at
+    project_folder, handler, port, killed_at
 ):
     write_settings(
-        project,
+        project_folder,
         f'[mail]\nhost = "127.0.0.1"\nport = {port}\nsecurity = "none"\nsender = "{SENDER}"\n'
         f'[[subscription]]\nto = ["{KIM}"]\n',
     )
-    with open_tiny(project) as runtime:
-        gather(runtime, *unrelated(4))
+    with open_tiny(project_folder) as project:
+        gather(project, *unrelated(4))
     senders: list[subprocess.Popen[str]] = []
     killed = threading.Event()
 
@@ -794,11 +794,11 @@ def test_a_kill_between_the_servers_taking_and_the_commit_repeats_one_mail_and_l
         return OK
 
     handler.on_mail = kill_once
-    senders.append(run_sender(project, LATER.isoformat()))
+    senders.append(run_sender(project_folder, LATER.isoformat()))
     assert senders[0].wait(120) == -signal.SIGKILL
     assert len(handler.taken) == killed_at
     senders[0].communicate()
-    again = run_sender(project, (LATER + DAY).isoformat())
+    again = run_sender(project_folder, (LATER + DAY).isoformat())
     told, _ = again.communicate(timeout=120)
     assert int(told) == 4 - killed_at + 1
     ids = [mail.message["Message-ID"] for mail in handler.taken]
@@ -808,10 +808,10 @@ def test_a_kill_between_the_servers_taking_and_the_commit_repeats_one_mail_and_l
 
 
 def test_a_database_that_is_away_when_a_mail_has_left_does_not_repeat_it(
-    runtime, handler, port, monkeypatch
+    project, handler, port, monkeypatch
 ):
     monkeypatch.setattr(dispatch, "_RECORD_PAUSE_S", 0.01)
-    watch = served(runtime, port)
+    watch = served(project, port)
     gather(watch, Shot())
     failures = iter([True, True, False])
 
@@ -828,8 +828,8 @@ def test_a_database_that_is_away_when_a_mail_has_left_does_not_repeat_it(
     assert len(handler.taken) == 1
 
 
-def test_two_that_send_at_once_do_not_send_twice(runtime, handler, port):
-    watch = served(runtime, port)
+def test_two_that_send_at_once_do_not_send_twice(project, handler, port):
+    watch = served(project, port)
     gather(watch, *unrelated(5))
     threads = [threading.Thread(target=send_unsent, args=(watch, LATER)) for _ in range(2)]
     for one in threads:

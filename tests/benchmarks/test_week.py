@@ -14,43 +14,43 @@ from tests.support.tiny import light_leak, process, write_frame, write_history
 NOW = datetime.now(UTC)
 
 
-def told(runtime):
+def told(project):
     """Let the notices of what is owed have left; return their mail."""
-    settings = runtime.settings.model_copy(
+    settings = project.settings.model_copy(
         update={
-            "alerts": runtime.settings.alerts.model_copy(
+            "alerts": project.settings.alerts.model_copy(
                 update={"gather_s": 0, "oldest_days": 10**5}
             )
         }
     )
-    with runtime.writes.begin() as session:
-        gather_alerts(session, settings, datetime.now(UTC), runtime.instruments)
+    with project.writes.begin() as session:
+        gather_alerts(session, settings, datetime.now(UTC), project.instruments)
         for notice in session.query(NotificationRow):
             session.add(
                 DeliveryRow(notice=notice, channel="mail", address="a", owed_at=NOW, sent_at=NOW)
             )
 
 
-def account(runtime, arrived, letters=()):
-    with runtime.reads() as session:
+def account(project, arrived, letters=()):
+    with project.reads() as session:
         return take_account(session, dict.fromkeys(arrived, time.time()), letters)
 
 
-def test_a_frame_that_was_delivered_and_is_not_on_record_is_lost(runtime, inbox):
-    [outcome] = process(runtime, write_frame(inbox))
+def test_a_frame_that_was_delivered_and_is_not_on_record_is_lost(project, inbox):
+    [outcome] = process(project, write_frame(inbox))
     lost = write_frame(inbox, number=1)
-    found = account(runtime, [outcome.path, lost])
+    found = account(project, [outcome.path, lost])
     assert (found.files, found.processed, found.lost, found.twice) == (2, 1, 1, 0)
     assert found.verdicts == {1: 1}
 
 
-def test_an_alert_that_has_not_left_is_untold_and_a_mail_that_came_twice_repeated(runtime, inbox):
-    process(runtime, *write_history(inbox), label=LabelName.GOOD)
-    [outcome] = process(runtime, write_frame(inbox, 2, change=light_leak))
-    assert account(runtime, [outcome.path]).untold == 1
-    told(runtime)
+def test_an_alert_that_has_not_left_is_untold_and_a_mail_that_came_twice_repeated(project, inbox):
+    process(project, *write_history(inbox), label=LabelName.GOOD)
+    [outcome] = process(project, write_frame(inbox, 2, change=light_leak))
+    assert account(project, [outcome.path]).untold == 1
+    told(project)
     letter = Letter("<1>", "s", (), NOW.timestamp(), 100)
-    found = account(runtime, [outcome.path], [letter, letter])
+    found = account(project, [outcome.path], [letter, letter])
     assert (found.alerts, found.untold, found.letters, found.repeated) == (1, 0, 2, 1)
 
 

@@ -22,28 +22,28 @@ KIM = "kim@example.org"
 
 
 @contextmanager
-def opened(project) -> Iterator[Session]:
-    engine = db.engine.connect(read_settings(project).database_url)
+def opened(project_folder) -> Iterator[Session]:
+    engine = db.engine.connect(read_settings(project_folder).database_url)
     with Session(engine) as session:
         yield session
     engine.dispose()
 
 
 @pytest.fixture
-def noticed(project):
+def noticed(project_folder):
     """A project with one notice that nobody has answered."""
     types = [name for one in read_instruments() for name in one.image_types()]
-    (project / "thresholds.yaml").write_text(thresholds_text(types, UNTRAINED))
-    write_settings(project, f'[[subscription]]\nto = ["{KIM}"]\n')
-    with opened(project) as session, session.begin():
+    (project_folder / "thresholds.yaml").write_text(thresholds_text(types, UNTRAINED))
+    write_settings(project_folder, f'[[subscription]]\nto = ["{KIM}"]\n')
+    with opened(project_folder) as session, session.begin():
         words = "No URB1 for a week."
         db.alerts.owe_alert(
             session, Topic.ABSENCE, "URB1", words, instrument="UVES", image_type="URB1"
         )
         session.flush()
         later = datetime.now(UTC) + timedelta(minutes=1)
-        assert gather_alerts(session, read_settings(project), later) == 1
-    return project
+        assert gather_alerts(session, read_settings(project_folder), later) == 1
+    return project_folder
 
 
 def test_what_is_open_is_listed_with_exit_code_1(qc, noticed):

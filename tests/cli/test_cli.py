@@ -34,32 +34,34 @@ UNTRAINED = "resnet50-untrained-physical-233c98921cb7"
 SIMULATED = "resnet50-simulated-physical-0249b36d4242"
 
 
-def install(project, encoder: str = UNTRAINED) -> None:
+def install(project_folder, encoder: str = UNTRAINED) -> None:
     """Let the command open a project: every instrument, the network's own thresholds."""
     types = [
-        name for one in read_instruments(project / "instruments") for name in one.image_types()
+        name
+        for one in read_instruments(project_folder / "instruments")
+        for name in one.image_types()
     ]
-    (project / "thresholds.yaml").write_text(thresholds_text(types, encoder))
+    (project_folder / "thresholds.yaml").write_text(thresholds_text(types, encoder))
     weights = encoder.split("-")[1]
-    write_settings(project, f'instruments = "instruments"\nweights = "{weights}"\n')
+    write_settings(project_folder, f'instruments = "instruments"\nweights = "{weights}"\n')
 
 
 @pytest.fixture
-def installed(project, monkeypatch):
+def installed(project_folder, monkeypatch):
     """A project as the command opens it: every instrument, the network's own thresholds."""
-    install(project)
-    monkeypatch.setenv("QC_PROJECT", str(project))
-    return project
+    install(project_folder)
+    monkeypatch.setenv("QC_PROJECT", str(project_folder))
+    return project_folder
 
 
 @pytest.fixture
-def judged(project, inbox, installed):
+def judged(project_folder, inbox, installed):
     """The same with twenty certified frames and a leak, from the stand-in."""
     complete = (installed / "thresholds.yaml").read_text()
     (installed / "thresholds.yaml").write_text(thresholds_text(["TB0", "TF0"]))
-    with open_tiny(project) as runtime:
-        process(runtime, *write_history(inbox), label=LabelName.GOOD)
-        process(runtime, write_frame(inbox, night=2, change=light_leak))
+    with open_tiny(project_folder) as project:
+        process(project, *write_history(inbox), label=LabelName.GOOD)
+        process(project, write_frame(inbox, night=2, change=light_leak))
     (installed / "thresholds.yaml").write_text(complete)
     return installed
 
@@ -287,12 +289,12 @@ def test_process_again_says_what_has_changed(qc, installed, inbox):
 @pytest.fixture
 def schooled(taught, tmp_path, monkeypatch):
     """A project with labels enough to train on, judged by a network without shipped examples."""
-    with copied(taught, tmp_path / "schooled") as project:
-        with open_tiny(project) as runtime, runtime.writes.begin() as session:
+    with copied(taught, tmp_path / "schooled") as project_folder:
+        with open_tiny(project_folder) as project, project.writes.begin() as session:
             session.execute(update(EncoderRow).values(fingerprint=SIMULATED))
-        install(project, SIMULATED)
-        monkeypatch.setenv("QC_PROJECT", str(project))
-        yield project
+        install(project_folder, SIMULATED)
+        monkeypatch.setenv("QC_PROJECT", str(project_folder))
+        yield project_folder
 
 
 @pytest.mark.once
@@ -309,8 +311,8 @@ def test_train_accepts_a_classifier_reports_it_and_refuses_a_worse_one(qc, schoo
     assert run.err.splitlines()[-1] == f"Report: {page}"
     assert "Trained by kim" in page.read_text()
     (schooled / "thresholds.yaml").write_text(thresholds_text(["TB0", "TF0"]))
-    with open_tiny(schooled) as runtime:
-        spoil_labels(runtime)
+    with open_tiny(schooled) as project:
+        spoil_labels(project)
     install(schooled, SIMULATED)
     refused = qc("train", "--json")
     told = json.loads(refused.out)
@@ -444,15 +446,15 @@ def test_a_bug_is_told_in_full_and_is_not_the_code_of_an_anomaly(qc):
 
 
 @pytest.fixture
-def remembered(project, installed):
+def remembered(project_folder, installed):
     """A hundred and one frames judged long ago with the network; two lie beyond the limit."""
     odd = [Past(1.5 * MERGE_HEIGHT, label=LabelName.GOOD)] * 30
     bad = Past(9 * MERGE_HEIGHT, label=LabelName.BAD, kind="lamp_dead", note="at last")
     complete = (installed / "thresholds.yaml").read_text()
     (installed / "thresholds.yaml").write_text(thresholds_text(["TB0", "TF0"]))
-    with open_tiny(project) as runtime:
+    with open_tiny(project_folder) as project:
         past = [*nominal_frames(70), *odd, bad]
-        remember(runtime, *(replace(one, encoder=UNTRAINED) for one in past))
+        remember(project, *(replace(one, encoder=UNTRAINED) for one in past))
     (installed / "thresholds.yaml").write_text(complete)
     return installed
 
@@ -519,12 +521,12 @@ def test_what_cannot_be_tuned_is_a_mistake(qc, arguments, words):
     assert words in run.err.splitlines()[-1]
 
 
-def test_of_many_types_that_cannot_be_tuned_three_are_told(qc, project, installed):
+def test_of_many_types_that_cannot_be_tuned_three_are_told(qc, project_folder, installed):
     complete = (installed / "thresholds.yaml").read_text()
     (installed / "thresholds.yaml").write_text(thresholds_text(["TB0", "TF0"]))
-    with open_tiny(project) as runtime:
+    with open_tiny(project_folder) as project:
         types = ("UBB0", "UBW0", "URB1", "URB2", "URW1")
-        remember(runtime, *(Past(image_type=name, encoder=UNTRAINED) for name in types))
+        remember(project, *(Past(image_type=name, encoder=UNTRAINED) for name in types))
     (installed / "thresholds.yaml").write_text(complete)
     assert_a_mistake(qc("tune"), "the limits stay; and 2 more like these")
 
@@ -561,13 +563,13 @@ def test_help_is_short_and_names_the_commands(qc):
 
 
 @pytest.fixture
-def remembering(project, monkeypatch):
+def remembering(project_folder, monkeypatch):
     """A project that remembers forty ordinary frames of four nights, ready for the command."""
-    with open_tiny(project) as runtime:
-        remember(runtime, *[Past() for _ in range(40)])
-    install(project)
-    monkeypatch.setenv("QC_PROJECT", str(project))
-    return project
+    with open_tiny(project_folder) as project:
+        remember(project, *[Past() for _ in range(40)])
+    install(project_folder)
+    monkeypatch.setenv("QC_PROJECT", str(project_folder))
+    return project_folder
 
 
 @pytest.mark.usefixtures("remembering")

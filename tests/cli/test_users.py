@@ -14,12 +14,14 @@ PASSWORD = "echelle-390"
 
 
 @pytest.fixture
-def qc(project, monkeypatch, capfd):
+def qc(project_folder, monkeypatch, capfd):
     """Run the command in the project, with words on its standard input."""
-    types = [n for one in read_instruments(project / "instruments") for n in one.image_types()]
-    (project / "thresholds.yaml").write_text(thresholds_text(types, UNTRAINED))
-    write_settings(project, 'instruments = "instruments"\nweights = "untrained"\n')
-    monkeypatch.setenv("QC_PROJECT", str(project))
+    types = [
+        n for one in read_instruments(project_folder / "instruments") for n in one.image_types()
+    ]
+    (project_folder / "thresholds.yaml").write_text(thresholds_text(types, UNTRAINED))
+    write_settings(project_folder, 'instruments = "instruments"\nweights = "untrained"\n')
+    monkeypatch.setenv("QC_PROJECT", str(project_folder))
 
     def run(*arguments: str, said: str = "") -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["qc", *arguments])

@@ -41,8 +41,8 @@ SPAWN = multiprocessing.get_context("spawn")
 OF_AN_EXTENSION = (ExtensionRow, BlockStatisticsRow, EmbeddingRow, VerdictRow)
 
 
-def count(runtime, table) -> int:
-    with runtime.reads() as session:
+def count(project, table) -> int:
+    with project.reads() as session:
         return session.scalar(select(func.count()).select_from(table)) or 0
 
 
@@ -67,70 +67,76 @@ def at_once(pool, work, *given) -> list[list[str]]:
     return [one.result() for one in as_completed(running, PATIENCE_S)]  # an error is heard at once
 
 
-def take_in(project, inbox, label=None):
+def take_in(project_folder, inbox, label=None):
     """Process a folder as soon as all are ready; return what became of each file."""
-    with open_tiny(project) as runtime:
+    with open_tiny(project_folder) as project:
         paths = find_frames([inbox])
         _START[0].wait(PATIENCE_S)
-        return [str(one.state) for one in process_frames(paths, runtime, label)]
+        return [str(one.state) for one in process_frames(paths, project, label)]
 
 
-def test_four_processes_on_one_folder_keep_each_frame_and_all_of_it_once(hosts, project, inbox):
+def test_four_processes_on_one_folder_keep_each_frame_and_all_of_it_once(
+    hosts, project_folder, inbox
+):
     write_history(inbox, FRAMES)
     write_frame(inbox, 2, change=bias_jump)
     (inbox / "broken.fits").write_bytes(b"SIMPLE")
-    heard = Counter(state for states in hosts(take_in, project, inbox) for state in states)
+    heard = Counter(state for states in hosts(take_in, project_folder, inbox) for state in states)
     assert heard["processed"] == FRAMES + 1  # told as new by one of them alone
     assert heard["known"] == (PROCESSES - 1) * (FRAMES + 1)
-    with open_tiny(project) as runtime:
-        assert [count(runtime, table) for table in OF_AN_EXTENSION] == [FRAMES + 1] * 4
-        assert (count(runtime, EncoderRow), count(runtime, AlertRow)) == (1, 1)
-        with runtime.reads() as session:
+    with open_tiny(project_folder) as project:
+        assert [count(project, table) for table in OF_AN_EXTENSION] == [FRAMES + 1] * 4
+        assert (count(project, EncoderRow), count(project, AlertRow)) == (1, 1)
+        with project.reads() as session:
             states = db.statistics.frame_states(session)
             assert states == {"processed": FRAMES + 1, "failed": 1}
             assert session.scalar(select(func.count(func.distinct(FrameRow.sha256)))) == FRAMES + 1
 
 
-def test_four_processes_that_certify_a_folder_label_each_extension_once(hosts, project, inbox):
+def test_four_processes_that_certify_a_folder_label_each_extension_once(
+    hosts, project_folder, inbox
+):
     write_history(inbox, FRAMES)
-    hosts(take_in, project, inbox, LabelName.GOOD)
-    hosts(take_in, project, inbox, LabelName.GOOD)
-    with open_tiny(project) as runtime:
-        assert count(runtime, LabelRow) == FRAMES
+    hosts(take_in, project_folder, inbox, LabelName.GOOD)
+    hosts(take_in, project_folder, inbox, LabelName.GOOD)
+    with open_tiny(project_folder) as project:
+        assert count(project, LabelRow) == FRAMES
 
 
-def test_four_processes_that_mend_the_same_failed_files_keep_each_frame_once(hosts, project, inbox):
+def test_four_processes_that_mend_the_same_failed_files_keep_each_frame_once(
+    hosts, project_folder, inbox
+):
     paths = write_history(inbox, FRAMES)
     whole = [path.read_bytes() for path in paths]
-    with open_tiny(project) as runtime:
+    with open_tiny(project_folder) as project:
         for path in paths:
             path.write_bytes(b"SIMPLE")
-        process(runtime, *paths)
-        assert count(runtime, FrameRow) == FRAMES
+        process(project, *paths)
+        assert count(project, FrameRow) == FRAMES
     for path, content in zip(paths, whole, strict=True):
         path.write_bytes(content)
-    hosts(take_in, project, inbox)
-    with open_tiny(project) as runtime, runtime.reads() as session:
+    hosts(take_in, project_folder, inbox)
+    with open_tiny(project_folder) as project, project.reads() as session:
         assert db.statistics.frame_states(session) == {"processed": FRAMES}
-        assert count(runtime, VerdictRow) == FRAMES
+        assert count(project, VerdictRow) == FRAMES
 
 
-def judge(project):
-    with open_tiny(project) as runtime:
+def judge(project_folder):
+    with open_tiny(project_folder) as project:
         _START[0].wait(PATIENCE_S)
-        return [one.name for one in judge_again(runtime)]
+        return [one.name for one in judge_again(project)]
 
 
-def test_four_processes_that_judge_again_lose_no_verdict(hosts, project, inbox):
-    with open_tiny(project) as runtime:
-        process(runtime, *write_history(inbox, FRAMES))
-    hosts(judge, project)
-    with open_tiny(project) as runtime:
-        assert count(runtime, VerdictRow) == (PROCESSES + 1) * FRAMES
-        assert count(runtime, EmbeddingRow) == FRAMES
+def test_four_processes_that_judge_again_lose_no_verdict(hosts, project_folder, inbox):
+    with open_tiny(project_folder) as project:
+        process(project, *write_history(inbox, FRAMES))
+    hosts(judge, project_folder)
+    with open_tiny(project_folder) as project:
+        assert count(project, VerdictRow) == (PROCESSES + 1) * FRAMES
+        assert count(project, EmbeddingRow) == FRAMES
 
 
-def stop_at_the_fourth(project, inbox, reached):
+def stop_at_the_fourth(project_folder, inbox, reached):
     """Stand still while the fourth frame is half written, until killed."""
     written = []
 
@@ -140,23 +146,23 @@ def stop_at_the_fourth(project, inbox, reached):
             reached.set()
             signal.pause()
 
-    with open_tiny(project) as runtime:
-        event.listen(runtime.engine, "after_cursor_execute", stand_still)
-        list(process_frames(find_frames([inbox]), runtime))
+    with open_tiny(project_folder) as project:
+        event.listen(project.engine, "after_cursor_execute", stand_still)
+        list(process_frames(find_frames([inbox]), project))
 
 
 def test_one_that_is_killed_in_the_middle_of_a_frame_loses_none_for_the_others(
-    hosts, project, inbox
+    hosts, project_folder, inbox
 ):
     """The others wait for that very frame when it dies."""
     write_history(inbox, FRAMES)
     reached = SPAWN.Event()
-    victim = SPAWN.Process(target=stop_at_the_fourth, args=(project, inbox, reached))
+    victim = SPAWN.Process(target=stop_at_the_fourth, args=(project_folder, inbox, reached))
     victim.start()
     assert reached.wait(PATIENCE_S)
-    with open_tiny(project) as runtime:
-        kept = count(runtime, FrameRow)  # of the nights that it had finished
-    with meanwhile(lambda: hosts(take_in, project, inbox)) as (others, heard):
+    with open_tiny(project_folder) as project:
+        kept = count(project, FrameRow)  # of the nights that it had finished
+    with meanwhile(lambda: hosts(take_in, project_folder, inbox)) as (others, heard):
         others.start()
         others.join(1)
         assert heard == []
@@ -164,8 +170,8 @@ def test_one_that_is_killed_in_the_middle_of_a_frame_loses_none_for_the_others(
         wait_for_end(victim)
     states = Counter(state for states in heard[0] for state in states)
     assert states == {"processed": FRAMES - kept, "known": (PROCESSES - 1) * FRAMES + kept}
-    with open_tiny(project) as runtime:
-        assert [count(runtime, table) for table in OF_AN_EXTENSION] == [FRAMES] * 4
+    with open_tiny(project_folder) as project:
+        assert [count(project, table) for table in OF_AN_EXTENSION] == [FRAMES] * 4
 
 
 # --- one after another, as the worst case would have it -------------------------------------------
@@ -181,21 +187,21 @@ def meanwhile(work):
     assert not thread.is_alive()
 
 
-def ready(runtime, path):
-    arrival = read_and_measure(path, runtime)
-    return arrival, judge_frame(arrival, embed_frames([arrival], runtime), runtime)
+def ready(project, path):
+    arrival = read_and_measure(path, project)
+    return arrival, judge_frame(arrival, embed_frames([arrival], project), project)
 
 
 @pytest.mark.parametrize("first_succeeds", [True, False])
 def test_who_is_second_waits_for_the_first_and_keeps_the_frame_if_that_one_did_not(
-    runtime, inbox, first_succeeds
+    project, inbox, first_succeeds
 ):
-    arrival, judged = ready(runtime, write_frame(inbox))
-    session = runtime.adds()
+    arrival, judged = ready(project, write_frame(inbox))
+    session = project.adds()
     db.recording.record_frame(
-        session, arrival.file, arrival.frame, judged, encoder=runtime.encoder, thresholds_digest=""
+        session, arrival.file, arrival.frame, judged, encoder=project.encoder, thresholds_digest=""
     )
-    with meanwhile(lambda: record([(arrival, judged)], runtime, None)) as (second, done):
+    with meanwhile(lambda: record([(arrival, judged)], project, None)) as (second, done):
         second.start()
         second.join(0.3)
         assert done == []
@@ -203,53 +209,53 @@ def test_who_is_second_waits_for_the_first_and_keeps_the_frame_if_that_one_did_n
         session.close()
     [[outcome]] = done
     assert outcome.state == (FrameState.KNOWN if first_succeeds else FrameState.PROCESSED)
-    assert [count(runtime, table) for table in OF_AN_EXTENSION] == [1] * 4
+    assert [count(project, table) for table in OF_AN_EXTENSION] == [1] * 4
 
 
-def test_an_event_that_two_notice_at_once_is_owed_once(runtime):
+def test_an_event_that_two_notice_at_once_is_owed_once(project):
     def owe(session):
         return db.alerts.owe_alert(session, Topic.ABSENCE, "absence TINY TB0", "No TB0 tonight.")
 
     def owe_too():
-        with runtime.adds.begin() as other:
+        with project.adds.begin() as other:
             return owe(other)
 
-    with runtime.adds() as session:
+    with project.adds() as session:
         assert owe(session)
         with meanwhile(owe_too) as (second, done):
             second.start()
             second.join(0.3)
             session.commit()
     assert done == [False]
-    assert count(runtime, AlertRow) == 1
+    assert count(project, AlertRow) == 1
 
 
-def test_a_file_that_fails_for_two_at_once_has_one_row_and_two_tries(runtime, inbox):
+def test_a_file_that_fails_for_two_at_once_has_one_row_and_two_tries(project, inbox):
     file = FileInfo(inbox / "broken.fits", 6, 1)
 
     def fail():
-        with runtime.adds.begin() as other:
+        with project.adds.begin() as other:
             db.frames.record_unprocessed(other, file, FrameState.FAILED, "broken")
 
-    with runtime.adds() as session:
+    with project.adds() as session:
         db.frames.record_unprocessed(session, file, FrameState.FAILED, "broken")
         session.flush()
         with meanwhile(fail) as (second, _):
             second.start()
             second.join(0.3)
             session.commit()
-    with runtime.reads() as session:
+    with project.reads() as session:
         assert session.scalars(select(FrameRow.tries)).all() == [2]
 
 
-def test_what_people_say_is_written_one_after_another(runtime):
+def test_what_people_say_is_written_one_after_another(project):
     """The second sees all that the first wrote, though it began before that was committed."""
 
     def look():
-        with runtime.writes.begin() as other:
+        with project.writes.begin() as other:
             return other.scalar(select(func.count()).select_from(EncoderRow))
 
-    with runtime.writes() as session:
+    with project.writes() as session:
         session.add(EncoderRow(fingerprint="e", name="e", stretch="physical"))
         session.flush()
         with meanwhile(look) as (second, seen):
@@ -260,9 +266,9 @@ def test_what_people_say_is_written_one_after_another(runtime):
     assert seen == [1]
 
 
-def test_what_is_read_in_one_transaction_is_of_one_moment(runtime):
-    with runtime.reads() as session:
+def test_what_is_read_in_one_transaction_is_of_one_moment(project):
+    with project.reads() as session:
         before = session.scalar(select(func.count()).select_from(EncoderRow))
-        with runtime.writes.begin() as other:
+        with project.writes.begin() as other:
             other.add(EncoderRow(fingerprint="e", name="e", stretch="physical"))
         assert session.scalar(select(func.count()).select_from(EncoderRow)) == before

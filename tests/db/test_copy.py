@@ -41,15 +41,15 @@ def lived(tmp_path_factory):
     instrument = write_instrument(folder / "instruments")
     (folder / "thresholds.yaml").write_text(thresholds_text(instrument.image_types()))
     create_project(folder)
-    with open_tiny(folder) as runtime:
-        process(runtime, *write_history(folder), label=LabelName.GOOD)
-        process(runtime, write_frame(folder, 2, change=light_leak))
-        remember(runtime, *nominal_frames(200))
+    with open_tiny(folder) as project:
+        process(project, *write_history(folder), label=LabelName.GOOD)
+        process(project, write_frame(folder, 2, change=light_leak))
+        remember(project, *nominal_frames(200))
     return folder
 
 
-def source_of(project: Path) -> str:
-    return f"sqlite:///{project / 'qc.db'}"
+def source_of(project_folder: Path) -> str:
+    return f"sqlite:///{project_folder / 'qc.db'}"
 
 
 @contextmanager
@@ -79,12 +79,12 @@ def test_every_row_of_every_table_comes_over_and_the_project_goes_on_there(lived
         assert vector is not None
         assert moved is not None
         assert moved.tolist() == vector.tolist()
-    project = tmp_path / "moved"
-    project.mkdir()
-    (project / "thresholds.yaml").write_bytes((lived / "thresholds.yaml").read_bytes())
-    settle(project, blank)
-    with open_tiny(project) as runtime:
-        [outcome] = process(runtime, write_frame(tmp_path, 3))  # the next row gets the next number
+    project_folder = tmp_path / "moved"
+    project_folder.mkdir()
+    (project_folder / "thresholds.yaml").write_bytes((lived / "thresholds.yaml").read_bytes())
+    settle(project_folder, blank)
+    with open_tiny(project_folder) as project:
+        [outcome] = process(project, write_frame(tmp_path, 3))  # the next row gets the next number
         assert outcome.judged[0].evidence.reference_size == 20
     engine = connect(blank)
     check_integrity(engine)
@@ -171,8 +171,8 @@ def test_another_projects_copy_is_told_at_once(lived, blank, tmp_path):
     instrument = write_instrument(other / "instruments")
     (other / "thresholds.yaml").write_text(thresholds_text(instrument.image_types()))
     create_project(other)
-    with open_tiny(other) as runtime:
-        process(runtime, *write_history(other, 3))
+    with open_tiny(other) as project:
+        process(project, *write_history(other, 3))
     with pytest.raises(ConfigurationError, match=r"is not what the source has.*begin with"):
         transfer(source_of(other), blank)
 

@@ -85,18 +85,18 @@ def test_a_file_that_is_no_database_is_told_in_one_line(engine, unmade, use):
 
 
 @pytest.mark.sqlite
-def test_a_damaged_database_is_told_in_one_line(runtime, inbox, project):
-    process(runtime, *write_history(inbox, frames=3))
-    engine = connect(runtime.settings.database_url)
+def test_a_damaged_database_is_told_in_one_line(project, inbox, project_folder):
+    process(project, *write_history(inbox, frames=3))
+    engine = connect(project.settings.database_url)
     with engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
-    runtime.reads().get_bind().dispose()
+    project.reads().get_bind().dispose()
     engine.dispose()
-    file = project / "qc.db"
+    file = project_folder / "qc.db"
     content = bytearray(file.read_bytes())
     content[40960:-4096] = b"\x07" * (len(content) - 40960 - 4096)
     file.write_bytes(content)
-    engine = connect(runtime.settings.database_url)
+    engine = connect(project.settings.database_url)
     with pytest.raises(ConfigurationError, match=r"damaged|malformed") as told:
         check_integrity(engine)
     engine.dispose()

@@ -22,13 +22,13 @@ D, N = 13, 400
 
 
 @pytest.fixture
-def clustered(runtime):
+def clustered(project):
     """Four hundred embeddings in twenty clusters; each tenth is a flat, each fortieth labelled."""
     random = np.random.default_rng(1)
     centres = random.normal(size=(20, D))
     vectors = centres[np.arange(N) % 20] + random.normal(scale=0.05, size=(N, D))
     remember(
-        runtime,
+        project,
         *(
             Past(
                 vector=tuple(vector / np.linalg.norm(vector)),
@@ -38,7 +38,7 @@ def clustered(runtime):
             for number, vector in enumerate(vectors)
         ),
     )
-    return runtime
+    return project
 
 
 QUESTIONS = [

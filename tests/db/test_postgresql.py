@@ -31,34 +31,34 @@ def downgrade(engine, revision):
 
 
 @pytest.mark.postgresql
-def test_vectors_kept_as_bytes_become_vectors_and_go_back(project):
-    with open_tiny(project) as runtime:
-        remember(runtime, Past(vector=(0.5, -0.25, 1e-4)), Past(vector=(1.0, 65504.0, 0.0)))
-        downgrade(runtime.engine, "0010")
-        with runtime.engine.connect() as connection:
+def test_vectors_kept_as_bytes_become_vectors_and_go_back(project_folder):
+    with open_tiny(project_folder) as project:
+        remember(project, Past(vector=(0.5, -0.25, 1e-4)), Past(vector=(1.0, 65504.0, 0.0)))
+        downgrade(project.engine, "0010")
+        with project.engine.connect() as connection:
             stored = connection.scalar(text("SELECT vector FROM embedding WHERE id = 1"))
             assert stored == np.array([0.5, -0.25, 1e-4], "<f2").tobytes()
-        upgrade_schema(runtime.engine)
-        check_integrity(runtime.engine)
-        with Session(runtime.engine) as session:
+        upgrade_schema(project.engine)
+        check_integrity(project.engine)
+        with Session(project.engine) as session:
             found = session.scalars(select(EmbeddingRow.vector).order_by(EmbeddingRow.id)).all()
     assert found[0].tolist() == np.array([0.5, -0.25, 1e-4], np.float16).tolist()
     assert found[1].tolist() == [1.0, 65504.0, 0.0]
 
 
 @pytest.mark.postgresql
-def test_texts_are_sorted_by_their_characters_numbers_whatever_the_servers_language(runtime):
+def test_texts_are_sorted_by_their_characters_numbers_whatever_the_servers_language(project):
     query = text(
         "SELECT count(*) FROM information_schema.columns WHERE table_schema = 'public'"
         " AND data_type = 'character varying' AND collation_name IS DISTINCT FROM 'C'"
         " AND table_name != 'alembic_version'"
     )
-    with runtime.reads() as session:
+    with project.reads() as session:
         assert session.scalar(query) == 0
 
 
 @pytest.mark.postgresql
-@pytest.mark.usefixtures("project")
+@pytest.mark.usefixtures("project_folder")
 def test_a_server_goes_with_whoever_started_it_even_if_that_one_is_killed():
     code = (
         "from benchmarks.postgresql import running\n"

@@ -32,8 +32,8 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
 @pytest.fixture
-def session(runtime):
-    with runtime.writes() as opened:
+def session(project):
+    with project.writes() as opened:
         yield opened
 
 
@@ -192,10 +192,10 @@ def test_an_embedding_is_stored_as_little_endian_halves(session):
     assert db.embeddings.embedding_of(session, 1, 1).tolist() == [0.5, -0.25, 0.125]
 
 
-def test_block_statistics_come_back_above_zero_to_a_thousandth(runtime, inbox):
-    [outcome] = process(runtime, write_frame(inbox, kind="FLAT"))
+def test_block_statistics_come_back_above_zero_to_a_thousandth(project, inbox):
+    [outcome] = process(project, write_frame(inbox, kind="FLAT"))
     measured = outcome.judged[0].measured
-    with runtime.reads() as opened:
+    with project.reads() as opened:
         stored = db.block_statistics.block_statistics_of(opened, 1)
     assert stored is not None
     assert stored.shape == (224, 224, 3)
@@ -251,14 +251,14 @@ def test_a_failed_file_that_changes_is_a_new_one(session):
     assert not db.frames.is_recorded(session, FileInfo(Path("/a.fits"), 12, 20))
 
 
-def test_counts_and_findings_take_the_newest_verdict_and_label(runtime, inbox):
-    process(runtime, *write_history(inbox), label=LabelName.GOOD)
-    process(runtime, write_frame(inbox, 2, change=light_leak))
+def test_counts_and_findings_take_the_newest_verdict_and_label(project, inbox):
+    process(project, *write_history(inbox), label=LabelName.GOOD)
+    process(project, write_frame(inbox, 2, change=light_leak))
     (inbox / "broken.fits").write_bytes(b"?")
-    process(runtime, inbox / "broken.fits")
-    with runtime.writes.begin() as opened:
+    process(project, inbox / "broken.fits")
+    with project.writes.begin() as opened:
         opened.add(LabelRow(extension_id=1, label="bad", kind="k", who="me", at=NOON, note=""))
-    with runtime.reads() as opened:
+    with project.reads() as opened:
         assert db.statistics.frame_states(opened) == {"processed": 21, "failed": 1}
         assert db.statistics.verdict_counts(opened) == {"UNDECIDED": 20, "ANOMALOUS": 1}
         assert db.statistics.encoder_counts(opened) == {"stand-in-1": 21}
@@ -281,26 +281,26 @@ def test_counts_and_findings_take_the_newest_verdict_and_label(runtime, inbox):
         "elsewhere/TINY.2026-01-01T20:00:00.fits",
     ],
 )
-def test_a_frame_is_found_by_archive_name_file_name_and_path(runtime, inbox, name):
-    process(runtime, *write_history(inbox, frames=2))
-    with runtime.reads() as opened:
+def test_a_frame_is_found_by_archive_name_file_name_and_path(project, inbox, name):
+    process(project, *write_history(inbox, frames=2))
+    with project.reads() as opened:
         assert [row.id for row in db.selection.frames_named(opened, name)] == [1]
 
 
 @pytest.mark.parametrize("name", ["", "%", "_", "TINY", ".fits", "/"])
-def test_a_name_is_no_pattern(runtime, inbox, name):
-    process(runtime, write_frame(inbox))
-    with runtime.reads() as opened:
+def test_a_name_is_no_pattern(project, inbox, name):
+    process(project, write_frame(inbox))
+    with project.reads() as opened:
         assert list(db.selection.frames_named(opened, name)) == []
 
 
-def test_a_user_without_a_name_is_a_number(runtime, inbox, monkeypatch):
+def test_a_user_without_a_name_is_a_number(project, inbox, monkeypatch):
     def nobody():
         raise KeyError("getpwuid(): uid not found: 12345")
 
     monkeypatch.setattr(getpass, "getuser", nobody)
-    process(runtime, write_frame(inbox), label=LabelName.GOOD)
-    with runtime.reads() as opened:
+    process(project, write_frame(inbox), label=LabelName.GOOD)
+    with project.reads() as opened:
         assert opened.scalar(select(LabelRow.who)).isdecimal()
 
 
@@ -310,11 +310,11 @@ def test_an_address_that_makes_no_sense_is_told(url):
         connect(url)
 
 
-def test_forty_answers_at_once_do_not_wait_for_a_connection(runtime):
-    pool = runtime.engine.pool
+def test_forty_answers_at_once_do_not_wait_for_a_connection(project):
+    pool = project.engine.pool
     assert isinstance(pool, QueuePool)
     with ExitStack() as answers:
         for _ in range(2 * 40):
-            answers.enter_context(runtime.engine.connect())
+            answers.enter_context(project.engine.connect())
         assert pool.checkedout() == 80
     assert pool.checkedin() == 5

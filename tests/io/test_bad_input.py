@@ -260,12 +260,12 @@ def test_a_decompression_bomb_is_refused_before_it_fills_the_memory(tmp_path, su
     program = f"""
         from pathlib import Path
         from resource import RUSAGE_SELF, getrusage
-        from qc.errors import UnreadableFrame
-        from qc.frames import read_frame
+        from qc.errors import UnreadableFrameError
+        from qc.io.read_frame import read_frame
         before_kib = getrusage(RUSAGE_SELF).ru_maxrss
         try:
             read_frame(Path({str(bomb)!r}), [], max_bytes={8 * mib})
-        except UnreadableFrame as error:
+        except UnreadableFrameError as error:
             print(error)
         print((getrusage(RUSAGE_SELF).ru_maxrss - before_kib) // 1024, "MiB")
     """

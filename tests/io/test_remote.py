@@ -37,103 +37,103 @@ def later(minutes: float = 1) -> datetime:
     return datetime.now(UTC) + minutes * MINUTE
 
 
-def settings_with(project: Path, *inboxes: str) -> Settings:
-    write_settings(project, "".join(f"[[inbox]]\n{lines}\n" for lines in inboxes))
-    return read_settings(project)
+def settings_with(project_folder: Path, *inboxes: str) -> Settings:
+    write_settings(project_folder, "".join(f"[[inbox]]\n{lines}\n" for lines in inboxes))
+    return read_settings(project_folder)
 
 
 @contextmanager
-def inboxes_of(project, *lines, is_known=nobody_knows):
-    opened = InboxSet(settings_with(project, *lines), is_known)
+def inboxes_of(project_folder, *lines, is_known=nobody_knows):
+    opened = InboxSet(settings_with(project_folder, *lines), is_known)
     yield opened
     opened.close()
 
 
-def copies(project: Path) -> list[Path]:
-    return sorted(path for path in (project / "fetched").rglob("*") if path.is_file())
+def copies(project_folder: Path) -> list[Path]:
+    return sorted(path for path in (project_folder / "fetched").rglob("*") if path.is_file())
 
 
 # --- S3 -------------------------------------------------------------------------------------------
 
 
-def test_new_objects_are_fetched_judged_and_not_fetched_again(runtime, inbox, bucket):
+def test_new_objects_are_fetched_judged_and_not_fetched_again(project, inbox, bucket):
     for number in range(3):
         path = write_frame(inbox, number=number)
         bucket.put(f"raw/2026-01-01/{path.name}", path.read_bytes())
     bucket.put("raw/readme.txt")
     bucket.put("other/a.fits")
-    project = runtime.settings.project
+    project_folder = project.settings.project
 
     def is_known(file):
-        with runtime.reads() as session:
+        with project.reads() as session:
             return db.frames.is_known(session, file)
 
-    with inboxes_of(project, bucket.inbox, is_known=is_known) as inboxes:
+    with inboxes_of(project_folder, bucket.inbox, is_known=is_known) as inboxes:
         scan = inboxes.scan(later())
         assert (len(scan.arrived), scan.restless, scan.troubles, scan.seen) == (3, 0, (), 3)
-        outcomes = list(process_frames(scan.arrived, runtime))
+        outcomes = list(process_frames(scan.arrived, project))
         assert [one.state for one in outcomes] == [FrameState.PROCESSED] * 3
         assert inboxes.scan(later(2)) == ScanResult((), 0, (), 3)
     assert scan.arrived[0].parts[-2:] == ("2026-01-01", outcomes[0].path.name)
 
-    assert prune_fetched(read_settings(project), later()) == 0  # not old yet
-    assert prune_fetched(read_settings(project), later(31 * 24 * 60)) == 3
-    with inboxes_of(project, bucket.inbox, is_known=is_known) as next_daemon:
+    assert prune_fetched(read_settings(project_folder), later()) == 0  # not old yet
+    assert prune_fetched(read_settings(project_folder), later(31 * 24 * 60)) == 3
+    with inboxes_of(project_folder, bucket.inbox, is_known=is_known) as next_daemon:
         assert next_daemon.scan(later(3)) == ScanResult((), 0, (), 3)
-    assert copies(project) == []
+    assert copies(project_folder) == []
 
 
-def test_copies_of_frames_that_nobody_knows_are_not_pruned(runtime, bucket):
+def test_copies_of_frames_that_nobody_knows_are_not_pruned(project, bucket):
     bucket.put("raw/a.fits")
-    project = runtime.settings.project
-    with inboxes_of(project, bucket.inbox) as inboxes:
+    project_folder = project.settings.project
+    with inboxes_of(project_folder, bucket.inbox) as inboxes:
         inboxes.scan(later())
-    part = project / "fetched" / "killed.part"
+    part = project_folder / "fetched" / "killed.part"
     part.touch()
-    assert prune_fetched(read_settings(project), later(31 * 24 * 60)) == 0
-    assert [path.name for path in copies(project)] == ["a.fits"]
+    assert prune_fetched(read_settings(project_folder), later(31 * 24 * 60)) == 0
+    assert [path.name for path in copies(project_folder)] == ["a.fits"]
 
 
-def test_a_copy_bears_the_objects_bytes_and_date(project, bucket):
+def test_a_copy_bears_the_objects_bytes_and_date(project_folder, bucket):
     bucket.put("raw/a.fits", b"frame")
     told = bucket.client.head_object(Bucket=BUCKET, Key="raw/a.fits")["LastModified"]
-    with inboxes_of(project, bucket.inbox) as inboxes:
+    with inboxes_of(project_folder, bucket.inbox) as inboxes:
         [path] = inboxes.scan(later()).arrived
     assert path.read_bytes() == b"frame"
     assert path.stat().st_mtime == told.timestamp()
 
 
-def test_an_object_that_is_replaced_is_fetched_again(project, bucket):
+def test_an_object_that_is_replaced_is_fetched_again(project_folder, bucket):
     bucket.put("raw/a.fits", b"old")
-    with inboxes_of(project, bucket.inbox) as inboxes:
+    with inboxes_of(project_folder, bucket.inbox) as inboxes:
         inboxes.scan(later())
         bucket.put("raw/a.fits", b"newer")
         [path] = inboxes.scan(later(2)).arrived
     assert path.read_bytes() == b"newer"
 
 
-def test_an_object_that_has_just_come_waits_to_be_quiet(project, bucket):
+def test_an_object_that_has_just_come_waits_to_be_quiet(project_folder, bucket):
     bucket.put("raw/a.fits")
     now = datetime.now(UTC)
-    with inboxes_of(project, bucket.inbox) as inboxes:
+    with inboxes_of(project_folder, bucket.inbox) as inboxes:
         assert inboxes.scan(now) == ScanResult((), 1, (), 1)
         assert names(inboxes.scan(now + timedelta(seconds=3))) == ["a.fits"]
 
 
 def test_what_was_fetched_and_not_read_before_a_kill_is_handed_out_by_the_next_daemon(
-    project, bucket
+    project_folder, bucket
 ):
     bucket.put("raw/a.fits")
-    with inboxes_of(project, bucket.inbox) as inboxes:
+    with inboxes_of(project_folder, bucket.inbox) as inboxes:
         [path] = inboxes.scan(later()).arrived
     before = path.stat().st_ino
-    with inboxes_of(project, bucket.inbox) as inboxes:
+    with inboxes_of(project_folder, bucket.inbox) as inboxes:
         assert inboxes.scan(later(2)).arrived == (path,)
     assert path.stat().st_ino == before  # it is the same copy
 
 
-def test_a_server_that_goes_away_is_said_and_caught_up_with_when_it_returns(project, bucket):
-    with inboxes_of(project, bucket.inbox) as inboxes:
+def test_a_server_that_goes_away_is_said_and_caught_up_with_when_it_returns(project_folder, bucket):
+    with inboxes_of(project_folder, bucket.inbox) as inboxes:
         assert inboxes.scan(later()) == ScanResult((), 0, (), 0)
         bucket.put("raw/a.fits")
         bucket.stop()
@@ -153,18 +153,18 @@ def scan_to_end(inboxes: InboxSet, now: datetime) -> ScanResult:
     raise AssertionError("it never answered")
 
 
-def test_a_bucket_that_is_not_there_is_said(project, bucket):
+def test_a_bucket_that_is_not_there_is_said(project_folder, bucket):
     lines = bucket.inbox.replace("archive", "nowhere")
-    with inboxes_of(project, lines) as inboxes:
+    with inboxes_of(project_folder, lines) as inboxes:
         [trouble] = scan_to_end(inboxes, later()).troubles
     assert trouble.startswith("s3://nowhere/raw: cannot be listed: FileNotFoundError")
 
 
-def test_frames_flow_while_many_are_fetched_the_newest_night_first(project, bucket):
+def test_frames_flow_while_many_are_fetched_the_newest_night_first(project_folder, bucket):
     for day in range(1, 5):
         for number in range(10):
             bucket.put(f"raw/T.2026-11-{day:02}T12:00:{number:02}.fits")
-    with inboxes_of(project, bucket.inbox) as inboxes:
+    with inboxes_of(project_folder, bucket.inbox) as inboxes:
         first = inboxes.scan(later())
         assert (len(first.arrived), first.restless) == (32, 8)
         second = inboxes.scan(later())
@@ -176,15 +176,15 @@ def test_frames_flow_while_many_are_fetched_the_newest_night_first(project, buck
 @pytest.mark.parametrize(
     "name", ["../../evil.fits", "a/../../../evil.fits", "a//b.fits", "n" * 300]
 )
-def test_an_objects_name_never_leads_out_of_its_folder(project, bucket, name):
+def test_an_objects_name_never_leads_out_of_its_folder(project_folder, bucket, name):
     bucket.put(f"raw/{name.removesuffix('.fits')}.fits")
     bucket.put("raw/good.fits")
-    with inboxes_of(project, bucket.inbox) as inboxes:
+    with inboxes_of(project_folder, bucket.inbox) as inboxes:
         scan = inboxes.scan(later())
-    assert [path.name for path in copies(project)] == ["good.fits"]
+    assert [path.name for path in copies(project_folder)] == ["good.fits"]
     assert names(scan) == ["good.fits"]
     assert all("names that a file can bear" in trouble for trouble in scan.troubles)
-    assert not list(project.parent.rglob("evil*"))
+    assert not list(project_folder.parent.rglob("evil*"))
 
 
 @pytest.mark.parametrize(
@@ -194,51 +194,51 @@ def test_no_unsafe_name_is_taken_for_safe(name):
     assert not RemoteFile("", name, 1, 1).is_safe
 
 
-def test_objects_that_cannot_both_be_files_are_said_and_the_others_come(project, bucket):
+def test_objects_that_cannot_both_be_files_are_said_and_the_others_come(project_folder, bucket):
     bucket.put("raw/a.fits")
     bucket.put("raw/a.fits/b.fits")
     bucket.put("raw/c.fits")
-    with inboxes_of(project, bucket.inbox) as inboxes:
+    with inboxes_of(project_folder, bucket.inbox) as inboxes:
         scan = inboxes.scan(later())
     assert len(scan.arrived) == 2
     assert "cannot be fetched" in scan.troubles[0]
 
 
-def test_a_file_of_ours_in_the_way_is_said_and_no_part_is_left(project, bucket):
-    (project / "fetched").write_text("in the way")
+def test_a_file_of_ours_in_the_way_is_said_and_no_part_is_left(project_folder, bucket):
+    (project_folder / "fetched").write_text("in the way")
     bucket.put("raw/a.fits")
-    with inboxes_of(project, bucket.inbox) as inboxes:
+    with inboxes_of(project_folder, bucket.inbox) as inboxes:
         [trouble] = inboxes.scan(later()).troubles
         assert "a.fits cannot be fetched: " in trouble
-        (project / "fetched").unlink()
+        (project_folder / "fetched").unlink()
         assert names(inboxes.scan(later(2))) == ["a.fits"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
-def test_a_disk_that_is_full_is_said_and_keeps_room_for_the_database(project, bucket):
-    (project / "fetched").mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(project / "fetched")]
+def test_a_disk_that_is_full_is_said_and_keeps_room_for_the_database(project_folder, bucket):
+    (project_folder / "fetched").mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(project_folder / "fetched")]
     if subprocess.run(command, check=False, capture_output=True).returncode:
         pytest.skip("this machine lets nobody mount a file system")
     try:
         bucket.put("raw/a.fits")
-        with inboxes_of(project, bucket.inbox) as inboxes:
+        with inboxes_of(project_folder, bucket.inbox) as inboxes:
             [trouble] = inboxes.scan(later()).troubles
             assert trouble == (
                 "s3://archive/raw: a.fits is not fetched: of this disk 512 MB are kept free"
             )
-            assert copies(project) == []
+            assert copies(project_folder) == []
     finally:
-        subprocess.run(["umount", str(project / "fetched")], check=True)
-    with inboxes_of(project, bucket.inbox) as inboxes:
+        subprocess.run(["umount", str(project_folder / "fetched")], check=True)
+    with inboxes_of(project_folder, bucket.inbox) as inboxes:
         assert names(inboxes.scan(later(2))) == ["a.fits"]
 
 
-def test_two_inboxes_of_one_bucket_keep_their_copies_apart(project, bucket):
+def test_two_inboxes_of_one_bucket_keep_their_copies_apart(project_folder, bucket):
     bucket.put("raw/a.fits", b"raw")
     bucket.put("old/a.fits", b"old")
     other = bucket.inbox.replace("/raw", "/old")
-    with inboxes_of(project, bucket.inbox, other) as inboxes:
+    with inboxes_of(project_folder, bucket.inbox, other) as inboxes:
         scan = inboxes.scan(later())
     assert {path.read_bytes() for path in scan.arrived} == {b"raw", b"old"}
 
@@ -261,7 +261,7 @@ def served(handler) -> Iterator[str]:
         wait_for_end(thread)
 
 
-def test_a_folder_of_a_web_server_is_an_inbox(project, inbox):
+def test_a_folder_of_a_web_server_is_an_inbox(project_folder, inbox):
     (inbox / "raw" / "2026-11-19").mkdir(parents=True)
     path = inbox / "raw" / "2026-11-19" / "UVES.2026-11-19T12:00:00.000 #1.fits"
     path.write_bytes(b"frame")
@@ -269,7 +269,7 @@ def test_a_folder_of_a_web_server_is_an_inbox(project, inbox):
     (inbox / "above.fits").write_bytes(b"not ours")
     with (
         served(functools.partial(_Quietly, directory=str(inbox))) as url,
-        inboxes_of(project, f'path = "{url}/raw/"') as inboxes,
+        inboxes_of(project_folder, f'path = "{url}/raw/"') as inboxes,
     ):
         scan = inboxes.scan(later())
         assert inboxes.scan(later(2)) == ScanResult((), 0, (), 1)
@@ -301,7 +301,7 @@ def page(answers: dict[str, bytes], said_bytes: int | None = None) -> type[BaseH
     return Pages
 
 
-def test_links_that_lead_elsewhere_are_not_followed(project):
+def test_links_that_lead_elsewhere_are_not_followed(project_folder):
     links = (
         b'<a href="/etc/">up</a><a href="../../x.fits">out</a>'
         b'<a href="%2e%2e/%2e%2e/y.fits">out</a>'
@@ -309,17 +309,17 @@ def test_links_that_lead_elsewhere_are_not_followed(project):
     )
     with (
         served(page({"/raw/": links, "/raw/a.fits": b"frame"})) as url,
-        inboxes_of(project, f'path = "{url}/raw/"') as inboxes,
+        inboxes_of(project_folder, f'path = "{url}/raw/"') as inboxes,
     ):
         scan = inboxes.scan(later())
     assert names(scan) == ["a.fits"]
-    assert [path.name for path in copies(project)] == ["a.fits"]
+    assert [path.name for path in copies(project_folder)] == ["a.fits"]
 
 
-def test_folders_without_end_are_left_at_some_depth(project):
+def test_folders_without_end_are_left_at_some_depth(project_folder):
     with (
         served(page({f"/raw/{'deeper/' * n}": b'<a href="deeper/">' for n in range(40)})) as url,
-        inboxes_of(project, f'path = "{url}/raw/"') as inboxes,
+        inboxes_of(project_folder, f'path = "{url}/raw/"') as inboxes,
     ):
         assert inboxes.scan(later()) == ScanResult((), 0, (), 0)
 
@@ -328,26 +328,26 @@ def test_folders_without_end_are_left_at_some_depth(project):
     ("said_bytes", "expected"),
     [(10**15, "of this disk 512 MB are kept free"), (100, "a.fits cannot be fetched")],
 )
-def test_a_file_that_does_not_come_whole_is_no_file(project, said_bytes, expected):
+def test_a_file_that_does_not_come_whole_is_no_file(project_folder, said_bytes, expected):
     pages = {"/raw/": b'<a href="a.fits">', "/raw/a.fits": b"frame"}
     with (
         served(page(pages, said_bytes)) as url,
-        inboxes_of(project, f'path = "{url}/raw/"') as inboxes,
+        inboxes_of(project_folder, f'path = "{url}/raw/"') as inboxes,
     ):
         scan = inboxes.scan(later())
     assert scan.arrived == ()
     assert expected in scan.troubles[0]
-    assert copies(project) == []
+    assert copies(project_folder) == []
 
 
-def test_what_lets_anyone_in_is_never_said(project):
+def test_what_lets_anyone_in_is_never_said(project_folder):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     inbox = (
         f'path = "http://kim:hunter2@127.0.0.1:{port}/raw/?sig=hunter2"\n'
         'options.client_kwargs.headers.Authorization = "hunter2"'
     )
-    with inboxes_of(project, inbox) as inboxes:
+    with inboxes_of(project_folder, inbox) as inboxes:
         [trouble] = inboxes.scan(later()).troubles
     assert trouble.startswith(f"http://kim@127.0.0.1:{port}/raw/: cannot be listed: ")
     assert "hunter2" not in trouble
@@ -427,8 +427,8 @@ def sftp_server(
         transport.close()
 
 
-def sftp_inbox(project: Path, port: int, key: paramiko.PKey) -> str:
-    known = project / "known_hosts"
+def sftp_inbox(project_folder: Path, port: int, key: paramiko.PKey) -> str:
+    known = project_folder / "known_hosts"
     known.write_text(f"[127.0.0.1]:{port} {key.get_name()} {key.get_base64()}\n")
     return (
         f'path = "sftp://kim:hunter2@127.0.0.1:{port}/raw"\n'
@@ -436,7 +436,7 @@ def sftp_inbox(project: Path, port: int, key: paramiko.PKey) -> str:
     )
 
 
-def test_a_folder_of_an_sftp_server_is_an_inbox_and_links_in_it_are_no_trap(project, inbox):
+def test_a_folder_of_an_sftp_server_is_an_inbox_and_links_in_it_are_no_trap(project_folder, inbox):
     (inbox / "raw" / "night").mkdir(parents=True)
     (inbox / "raw" / "night" / "a.fits").write_bytes(b"frame")
     (inbox / "raw" / "b.fits").symlink_to(inbox / "raw" / "night" / "a.fits")
@@ -444,7 +444,7 @@ def test_a_folder_of_an_sftp_server_is_an_inbox_and_links_in_it_are_no_trap(proj
     (inbox / "raw" / "broken.fits").symlink_to(inbox / "nowhere")
     with (
         sftp_server(inbox) as (port, key),
-        inboxes_of(project, sftp_inbox(project, port, key)) as inboxes,
+        inboxes_of(project_folder, sftp_inbox(project_folder, port, key)) as inboxes,
     ):
         scan = inboxes.scan(later(5))
         assert scan.troubles == ()
@@ -453,12 +453,12 @@ def test_a_folder_of_an_sftp_server_is_an_inbox_and_links_in_it_are_no_trap(proj
         assert inboxes.scan(later(6)) == ScanResult((), 0, (), 2)
 
 
-def test_a_file_that_grows_on_a_server_is_not_fetched(project, inbox):
+def test_a_file_that_grows_on_a_server_is_not_fetched(project_folder, inbox):
     (inbox / "raw").mkdir()
     now = datetime.now(UTC)
     with (
         sftp_server(inbox) as (port, key),
-        inboxes_of(project, sftp_inbox(project, port, key)) as inboxes,
+        inboxes_of(project_folder, sftp_inbox(project_folder, port, key)) as inboxes,
     ):
         for step in range(1, 4):
             (inbox / "raw" / "a.fits").write_bytes(bytes(step))
@@ -466,10 +466,12 @@ def test_a_file_that_grows_on_a_server_is_not_fetched(project, inbox):
         assert names(inboxes.scan(now + timedelta(seconds=12))) == ["a.fits"]
 
 
-def test_an_sftp_server_that_was_away_is_connected_anew(project, inbox):
+def test_an_sftp_server_that_was_away_is_connected_anew(project_folder, inbox):
     (inbox / "raw").mkdir()
     with sftp_server(inbox) as (port, key):
-        inboxes = InboxSet(settings_with(project, sftp_inbox(project, port, key)), nobody_knows)
+        inboxes = InboxSet(
+            settings_with(project_folder, sftp_inbox(project_folder, port, key)), nobody_knows
+        )
         assert inboxes.scan(later()) == ScanResult((), 0, (), 0)
     assert "cannot be listed" in scan_to_end(inboxes, later(2)).troubles[0]
     (inbox / "raw" / "a.fits").write_bytes(b"frame")
@@ -478,10 +480,10 @@ def test_an_sftp_server_that_was_away_is_connected_anew(project, inbox):
         inboxes.close()
 
 
-def test_an_sftp_server_whose_key_nobody_knows_is_not_talked_to(project, inbox):
+def test_an_sftp_server_whose_key_nobody_knows_is_not_talked_to(project_folder, inbox):
     with sftp_server(inbox) as (port, _key):
-        lines = sftp_inbox(project, port, paramiko.ECDSAKey.generate())
-        with inboxes_of(project, lines) as inboxes:
+        lines = sftp_inbox(project_folder, port, paramiko.ECDSAKey.generate())
+        with inboxes_of(project_folder, lines) as inboxes:
             [trouble] = inboxes.scan(later()).troubles
     assert "is not in " in trouble
     assert "hunter2" not in trouble
@@ -524,12 +526,12 @@ def wait_for_port(port: int) -> None:
     raise AssertionError("the emulator never answered")
 
 
-def test_a_container_of_azure_is_an_inbox(project, azurite):
+def test_a_container_of_azure_is_an_inbox(project_folder, azurite):
     container = ContainerClient.from_connection_string(azurite, "raw")
     container.create_container()
     container.upload_blob("2026-11-19/a.fits", b"frame")
     container.upload_blob("b.fits", b"old")
-    with inboxes_of(project, 'path = "abfs://raw"') as inboxes:
+    with inboxes_of(project_folder, 'path = "abfs://raw"') as inboxes:
         scan = inboxes.scan(later())
         assert {path.name: path.read_bytes() for path in scan.arrived} == {
             "a.fits": b"frame",
@@ -548,9 +550,9 @@ def test_a_container_of_azure_is_an_inbox(project, azurite):
 def test_a_library_that_is_not_installed_is_named_with_its_cure():
     code = (
         "import sys; sys.modules['s3fs'] = None\n"
-        "from qc.stores import Store\n"
+        "from qc.io.remote import RemoteFolder\n"
         "from qc.errors import ConfigurationError\n"
-        "try: Store('s3://bucket/raw', {})\n"
+        "try: RemoteFolder('s3://bucket/raw', {})\n"
         "except ConfigurationError as error: print(error)"
     )
     done = subprocess.run(

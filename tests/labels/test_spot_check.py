@@ -32,19 +32,19 @@ def pixels(*, drawn: bool, n: int, night: date = NIGHT) -> list[str]:
     return [one for one in numbered if is_drawn(one, night) is drawn][:n]
 
 
-def say(runtime, extension_id: int, label: LabelName, at: datetime = FIRST_NIGHT + LATER) -> None:
-    with runtime.writes.begin() as session:
+def say(project, extension_id: int, label: LabelName, at: datetime = FIRST_NIGHT + LATER) -> None:
+    with project.writes.begin() as session:
         kind = "light_leak" if label is LabelName.BAD else ""
         db.labels.record_label(session, extension_id, LabelAnswer(label, "kim", kind, at=at))
 
 
-def draws(runtime, first: date = NIGHT, last: date = date(2026, 12, 31)) -> list[SpotCheckDraw]:
-    with runtime.reads() as session:
+def draws(project, first: date = NIGHT, last: date = date(2026, 12, 31)) -> list[SpotCheckDraw]:
+    with project.reads() as session:
         return read_draws(session, first, last)
 
 
-def drawn(runtime, night: date = NIGHT) -> list[int]:
-    return [one.extension_id for one in draws(runtime, night, night) if one.is_drawn]
+def drawn(project, night: date = NIGHT) -> list[int]:
+    return [one.extension_id for one in draws(project, night, night) if one.is_drawn]
 
 
 def test_one_in_five_is_drawn():
@@ -58,64 +58,64 @@ def test_the_same_pixels_fall_anew_each_night():
     assert 20 < sum(is_drawn("same", night) for night in nights) < 65
 
 
-def test_frames_that_come_later_change_nobody_who_was_drawn(runtime):
-    remember(runtime, *[Past() for _ in range(A_NIGHT // 2)])
-    before = drawn(runtime)
-    remember(runtime, *[Past() for _ in range(A_NIGHT // 2)])
-    after = drawn(runtime)
+def test_frames_that_come_later_change_nobody_who_was_drawn(project):
+    remember(project, *[Past() for _ in range(A_NIGHT // 2)])
+    before = drawn(project)
+    remember(project, *[Past() for _ in range(A_NIGHT // 2)])
+    after = drawn(project)
     assert after[: len(before)] == before
 
 
-def test_labels_change_nobody_who_was_drawn(runtime):
-    remember(runtime, *[Past(pixels=one) for one in pixels(drawn=True, n=4)])
-    before = drawn(runtime)
+def test_labels_change_nobody_who_was_drawn(project):
+    remember(project, *[Past(pixels=one) for one in pixels(drawn=True, n=4)])
+    before = drawn(project)
     assert len(before) == 4
-    say(runtime, before[0], LabelName.GOOD)
-    say(runtime, before[1], LabelName.BAD)
-    assert drawn(runtime) == before
+    say(project, before[0], LabelName.GOOD)
+    say(project, before[1], LabelName.BAD)
+    assert drawn(project) == before
 
 
-def test_a_later_verdict_changes_nobody_who_was_drawn(runtime):
-    remember(runtime, Past(pixels=pixels(drawn=True, n=1)[0]))
-    with runtime.writes.begin() as session:
+def test_a_later_verdict_changes_nobody_who_was_drawn(project):
+    remember(project, Past(pixels=pixels(drawn=True, n=1)[0]))
+    with project.writes.begin() as session:
         [first] = session.query(VerdictRow).all()
         columns = [one.name for one in VerdictRow.__table__.columns if one.name != "id"]
         again = {name: getattr(first, name) for name in columns}
         session.add(VerdictRow(**again | {"status": Status.ANOMALOUS}))
-    assert len(drawn(runtime)) == 1
+    assert len(drawn(project)) == 1
 
 
-def test_an_anomaly_is_not_drawn_whatever_its_pixels(runtime):
+def test_an_anomaly_is_not_drawn_whatever_its_pixels(project):
     [one] = pixels(drawn=True, n=1)
-    remember(runtime, Past(pixels=one, status=Status.ANOMALOUS))
-    remember(runtime, Past(pixels=one, status=Status.UNDECIDED))
-    assert draws(runtime) == []
+    remember(project, Past(pixels=one, status=Status.ANOMALOUS))
+    remember(project, Past(pixels=one, status=Status.UNDECIDED))
+    assert draws(project) == []
 
 
-def test_what_was_labelled_because_it_looked_odd_does_not_count(runtime):
+def test_what_was_labelled_because_it_looked_odd_does_not_count(project):
     odd = [Past(pixels=one) for one in pixels(drawn=False, n=3)]
-    remember(runtime, *odd, Past(pixels=pixels(drawn=True, n=1)[0]))
-    for one in draws(runtime):
-        say(runtime, one.extension_id, LabelName.BAD)
-    [statement] = statements(draws(runtime))
+    remember(project, *odd, Past(pixels=pixels(drawn=True, n=1)[0]))
+    for one in draws(project):
+        say(project, one.extension_id, LabelName.BAD)
+    [statement] = statements(draws(project))
     assert (statement.nominal, statement.drawn) == (4, 1)
     assert (statement.looked_at, statement.bad) == (1, 1)
 
 
-def test_a_certificate_given_with_the_file_is_not_a_look(runtime):
-    remember(runtime, Past(pixels=pixels(drawn=True, n=1)[0], label=LabelName.GOOD))
-    [statement] = statements(draws(runtime))
+def test_a_certificate_given_with_the_file_is_not_a_look(project):
+    remember(project, Past(pixels=pixels(drawn=True, n=1)[0], label=LabelName.GOOD))
+    [statement] = statements(draws(project))
     assert (statement.drawn, statement.looked_at) == (1, 0)
     assert statement.words == "nobody has looked yet"
 
 
-def test_a_label_that_was_undone_is_no_answer(runtime):
-    remember(runtime, Past(pixels=pixels(drawn=True, n=1)[0]))
-    [one] = drawn(runtime)
-    say(runtime, one, LabelName.BAD)
-    with runtime.writes.begin() as session:
+def test_a_label_that_was_undone_is_no_answer(project):
+    remember(project, Past(pixels=pixels(drawn=True, n=1)[0]))
+    [one] = drawn(project)
+    say(project, one, LabelName.BAD)
+    with project.writes.begin() as session:
         store.undo(session, db.selection.extensions_with(session, [one]), "kim")
-    assert statements(draws(runtime))[0].looked_at == 0
+    assert statements(draws(project))[0].looked_at == 0
 
 
 def test_none_bad_in_sixty_is_at_most_4_9_percent():
@@ -144,36 +144,36 @@ def test_a_statement_is_made_for_each_type_and_for_all():
     assert told == [("TB0", 2, 2, 1), ("TF0", 2, 1, 0), ("all types", 4, 3, 1)]
 
 
-def test_answers_of_ninety_days_add_up_in_the_nights_report_and_older_ones_do_not(runtime):
+def test_answers_of_ninety_days_add_up_in_the_nights_report_and_older_ones_do_not(project):
     old = [Past(pixels=one) for one in pixels(drawn=True, n=A_NIGHT)]
-    remember(runtime, *old)  # one night
-    for one in drawn(runtime):
-        say(runtime, one, LabelName.GOOD)
+    remember(project, *old)  # one night
+    for one in drawn(project):
+        say(project, one, LabelName.GOOD)
     for days, looked_at in ((0, 10), (89, 10), (90, 0)):
-        with runtime.reads() as session:
-            night = read_night(session, NIGHT + timedelta(days=days), runtime.instruments)
+        with project.reads() as session:
+            night = read_night(session, NIGHT + timedelta(days=days), project.instruments)
         assert sum(one.looked_at for one in night.sample.statements) == looked_at
 
 
-def test_the_whole_sample_is_answered_for_at_once_but_for_what_was_labelled(runtime):
-    remember(runtime, *[Past(pixels=one) for one in pixels(drawn=True, n=4)])
-    first, *rest = drawn(runtime)
-    say(runtime, first, LabelName.BAD)
-    with runtime.writes.begin() as session:
+def test_the_whole_sample_is_answered_for_at_once_but_for_what_was_labelled(project):
+    remember(project, *[Past(pixels=one) for one in pixels(drawn=True, n=4)])
+    first, *rest = drawn(project)
+    say(project, first, LabelName.BAD)
+    with project.writes.begin() as session:
         chosen = store.choose_sample(session, None)
-        store.answer_for(session, chosen, store.read_answer("good", who="kim"), runtime.instruments)
+        store.answer_for(session, chosen, store.read_answer("good", who="kim"), project.instruments)
     assert [one.id for one in chosen] == rest
-    [statement] = statements(draws(runtime))
+    [statement] = statements(draws(project))
     assert (statement.drawn, statement.looked_at, statement.bad) == (4, 4, 1)
     with (
-        runtime.reads() as session,
+        project.reads() as session,
         pytest.raises(InvalidInputError, match="all 4 drawn have a label"),
     ):
         store.choose_sample(session, NIGHT)
 
 
-def test_where_nothing_was_drawn_there_is_nothing_to_answer_for(runtime):
-    with runtime.reads() as session:
+def test_where_nothing_was_drawn_there_is_nothing_to_answer_for(project):
+    with project.reads() as session:
         with pytest.raises(InvalidInputError, match="nothing was drawn"):
             store.choose_sample(session, None)
         with pytest.raises(InvalidInputError, match="2026-01-01: nothing was drawn"):

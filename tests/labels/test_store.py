@@ -20,44 +20,44 @@ SEP = datetime(2026, 9, 1, tzinfo=UTC)
 
 
 @pytest.fixture
-def taken(runtime, inbox):
+def taken(project, inbox):
     """A runtime with two biases of one night and a flat of the next."""
-    process(runtime, *write_history(inbox, frames=2), write_frame(inbox, 2, kind="FLAT"))
-    return runtime
+    process(project, *write_history(inbox, frames=2), write_frame(inbox, 2, kind="FLAT"))
+    return project
 
 
-def say(runtime, name, label, kind="", note="", who="kim"):
-    with runtime.writes.begin() as session:
+def say(project, name, label, kind="", note="", who="kim"):
+    with project.writes.begin() as session:
         found = store.choose_named(session, [name])
         answer = store.read_answer(label, kind, note, who=who)
-        return store.answer_for(session, found, answer, runtime.instruments)
+        return store.answer_for(session, found, answer, project.instruments)
 
 
-def undo(runtime, name, who="kim"):
-    with runtime.writes.begin() as session:
+def undo(project, name, who="kim"):
+    with project.writes.begin() as session:
         return store.undo(session, store.choose_named(session, [name]), who)
 
 
-def take(runtime, path, content, who="kim"):
+def take(project, path, content, who="kim"):
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with runtime.writes.begin() as session:
-        return store.import_labels(session, path, runtime.instruments, who)
+    with project.writes.begin() as session:
+        return store.import_labels(session, path, project.instruments, who)
 
 
-def standing(runtime):
+def standing(project):
     """The labels that count, of every extension."""
-    with runtime.reads() as session:
+    with project.reads() as session:
         found = db.findings.findings(session, date.min)
         return [(one.label.label, one.label.kind) if one.label else None for one in found]
 
 
-def said(runtime):
-    with runtime.reads() as session:
+def said(project):
+    with project.reads() as session:
         return session.scalars(select(LabelRow).order_by(LabelRow.id)).all()
 
 
-def exported(runtime, path):
-    with runtime.reads() as session:
+def exported(project, path):
+    with project.reads() as session:
         table = exports.read_table(session, ExportTable.LABELS)
     exports.write_tables_file([table], ExportFormat.CSV, path)
     return path.read_text()
@@ -67,25 +67,25 @@ def exported(runtime, path):
 
 
 def test_a_bad_label_leaves_the_next_nights_reference_and_its_undoing_brings_it_back(
-    runtime, inbox
+    project, inbox
 ):
-    process(runtime, *write_history(inbox, frames=21), label=LabelName.GOOD)
+    process(project, *write_history(inbox, frames=21), label=LabelName.GOOD)
     sizes = []
     for night, change in [(2, None), (3, say), (4, undo)]:
         if change is say:
-            say(runtime, FIRST, "bad", "light_leak")
+            say(project, FIRST, "bad", "light_leak")
         elif change is undo:
-            undo(runtime, FIRST)
-        [outcome] = process(runtime, write_frame(inbox, night, change=light_leak))
+            undo(project, FIRST)
+        [outcome] = process(project, write_frame(inbox, night, change=light_leak))
         sizes.append(outcome.judged[0].evidence.reference_size)
     assert sizes == [21, 20, 21]
 
 
-def test_a_good_label_joins_the_reference(runtime, inbox):
-    process(runtime, *write_history(inbox, frames=20), label=LabelName.GOOD)
-    [leak] = process(runtime, write_frame(inbox, 2, change=light_leak))
-    say(runtime, str(leak.path), "good")
-    [outcome] = process(runtime, write_frame(inbox, 3))
+def test_a_good_label_joins_the_reference(project, inbox):
+    process(project, *write_history(inbox, frames=20), label=LabelName.GOOD)
+    [leak] = process(project, write_frame(inbox, 2, change=light_leak))
+    say(project, str(leak.path), "good")
+    [outcome] = process(project, write_frame(inbox, 3))
     assert outcome.judged[0].evidence.reference_size == 21
 
 
@@ -228,9 +228,9 @@ def test_a_valid_outlier_proposes_an_epoch_for_each_image_type_from_its_first_ni
     ]
 
 
-def test_the_taxonomy_is_listed_whole_or_of_an_image_type(runtime):
+def test_the_taxonomy_is_listed_whole_or_of_an_image_type(project):
     def names(image_type=None):
-        return [kind.name for _, kind in store.taxonomy(runtime.instruments, image_type)]
+        return [kind.name for _, kind in store.taxonomy(project.instruments, image_type)]
 
     assert names() == ["light_leak", "lamp_off", "other", "needs_discussion"]
     assert names("TF0") == ["lamp_off", "other", "needs_discussion"]
@@ -360,9 +360,9 @@ def test_a_list_of_corrupted_files_is_taken_as_bad(taken, tmp_path):
         (b"x" * (32 * 2**20 + 1), "expected at most 32 MB"),
     ],
 )
-def test_a_file_that_makes_no_sense_is_refused_as_a_whole(runtime, tmp_path, content, words):
+def test_a_file_that_makes_no_sense_is_refused_as_a_whole(project, tmp_path, content, words):
     with pytest.raises(InvalidInputError, match=words):
-        take(runtime, tmp_path / "labels.csv", content)
+        take(project, tmp_path / "labels.csv", content)
 
 
 CELLS = st.one_of(
@@ -398,42 +398,42 @@ def test_whatever_is_in_a_file_is_taken_or_refused_and_a_second_time_adds_nothin
 # --- epochs --------------------------------------------------------------------------------------
 
 
-def enter(runtime, scope, since, why="a new lamp"):
-    with runtime.writes.begin() as session:
-        return epochs.enter(session, scope, since, why, who="kim", instruments=runtime.instruments)
+def enter(project, scope, since, why="a new lamp"):
+    with project.writes.begin() as session:
+        return epochs.enter(session, scope, since, why, who="kim", instruments=project.instruments)
 
 
-def undo_epoch(runtime, number, why="a slip"):
-    with runtime.writes.begin() as session:
+def undo_epoch(project, number, why="a slip"):
+    with project.writes.begin() as session:
         return epochs.undo(session, number, why, who="lee")
 
 
-def test_an_epoch_starts_references_anew_until_it_is_undone(runtime, inbox):
-    process(runtime, *write_history(inbox, frames=20), label=LabelName.GOOD)
-    process(runtime, write_frame(inbox, 2), write_frame(inbox, 3))
-    entered = enter(runtime, "tb0", date(2026, 1, 2))
+def test_an_epoch_starts_references_anew_until_it_is_undone(project, inbox):
+    process(project, *write_history(inbox, frames=20), label=LabelName.GOOD)
+    process(project, write_frame(inbox, 2), write_frame(inbox, 3))
+    entered = enter(project, "tb0", date(2026, 1, 2))
     assert (entered.number, entered.scope, entered.frames, entered.last) == (1, "TB0", 2, date.max)
-    assert [one.judged.evidence.reference_size for one in judge_again(runtime)][-2:] == [0, 0]
-    undone = undo_epoch(runtime, 1)
+    assert [one.judged.evidence.reference_size for one in judge_again(project)][-2:] == [0, 0]
+    undone = undo_epoch(project, 1)
     assert (undone.number, undone.since, undone.frames) == (1, date(2026, 1, 2), 2)
-    assert [one.judged.evidence.reference_size for one in judge_again(runtime)][-1] == 21
-    with runtime.reads() as session:
+    assert [one.judged.evidence.reference_size for one in judge_again(project)][-1] == 21
+    with project.reads() as session:
         [entry] = epochs.read_log(session)
         assert entry.undone_by is not None
         assert (entry.epoch.why, entry.undone_by.who) == ("a new lamp", "lee")
         assert list(db.epochs.epochs_between(session, date.min, date.max)) == []
         assert len(session.scalars(select(EpochRow)).all()) == 2
-    assert enter(runtime, "TB0", date(2026, 1, 2)).number == 3
+    assert enter(project, "TB0", date(2026, 1, 2)).number == 3
 
 
-def test_an_epoch_reaches_to_the_next_of_its_scope(runtime):
-    enter(runtime, "TINY", date(2026, 3, 1))
-    enter(runtime, "TB0", date(2026, 2, 1))
-    assert enter(runtime, "TINY", date(2026, 1, 1)).last == date(2026, 2, 28)
+def test_an_epoch_reaches_to_the_next_of_its_scope(project):
+    enter(project, "TINY", date(2026, 3, 1))
+    enter(project, "TB0", date(2026, 2, 1))
+    assert enter(project, "TINY", date(2026, 1, 1)).last == date(2026, 2, 28)
 
 
-def test_an_epoch_that_cannot_be_is_refused(runtime):
-    enter(runtime, "TINY", date(2026, 1, 1))
+def test_an_epoch_that_cannot_be_is_refused(project):
+    enter(project, "TINY", date(2026, 1, 1))
     tomorrow = datetime.now(UTC).date() + timedelta(days=1)
     for scope, since, why, words in [
         ("TINI", date(2026, 1, 1), "w", "'TINI' is no image type or instrument; did you mean TINY"),
@@ -449,12 +449,12 @@ def test_an_epoch_that_cannot_be_is_refused(runtime):
         ("TINY", date(2026, 1, 2), "w" * 1001, "at most 1000"),
     ]:
         with pytest.raises(InvalidInputError, match=words):
-            enter(runtime, scope, since, why)
+            enter(project, scope, since, why)
     with pytest.raises(InvalidInputError, match=r"no epoch No\. 7; there are: 1"):
-        undo_epoch(runtime, 7)
-    undo_epoch(runtime, 1)
+        undo_epoch(project, 7)
+    undo_epoch(project, 1)
     with pytest.raises(InvalidInputError, match=r"epoch No\. 1 is undone already, by lee"):
-        undo_epoch(runtime, 1)
+        undo_epoch(project, 1)
 
 
 def test_labels_of_thousands_are_read_in_parts(taken):

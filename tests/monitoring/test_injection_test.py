@@ -38,30 +38,30 @@ NIGHT = date(2026, 1, 5)
 def good_night(empty_project, tmp_path_factory):
     """A project with twenty references of either kind, and a night of three good ones."""
     folder = tmp_path_factory.mktemp("good")
-    with copied(empty_project, folder / "project") as project:
-        with open_tiny(project) as runtime:
+    with copied(empty_project, folder / "project") as project_folder:
+        with open_tiny(project_folder) as project:
             history = write_history(folder) + write_history(folder, kind="FLAT", night=2)
-            process(runtime, *history, label=LabelName.GOOD)
+            process(project, *history, label=LabelName.GOOD)
             tonight = [write_frame(folder, 5, number) for number in range(3)]
             tonight += [write_frame(folder, 5, 10 + number, kind="FLAT") for number in range(3)]
-            process(runtime, *tonight)
-        yield project, tonight
+            process(project, *tonight)
+        yield project_folder, tonight
 
 
 @pytest.fixture
-def runtime(good_night, tmp_path):
-    project, _ = good_night
-    with copied(project, tmp_path / "project") as copy, open_tiny(copy) as opened:
+def project(good_night, tmp_path):
+    project_folder, _ = good_night
+    with copied(project_folder, tmp_path / "project") as copy, open_tiny(copy) as opened:
         yield opened
 
 
-def rows(runtime, table):
-    with runtime.reads() as session:
+def rows(project, table):
+    with project.reads() as session:
         return session.scalar(select(func.count()).select_from(table))
 
 
-def test_each_kind_and_image_type_is_tried_and_found(runtime):
-    tested = run_self_test(runtime, None, NOW)
+def test_each_kind_and_image_type_is_tried_and_found(project):
+    tested = run_self_test(project, None, NOW)
     assert tested.night == NIGHT
     assert {(one.kind, one.image_type) for one in tested.trials} == {
         ("light_leak", "TB0"),
@@ -73,54 +73,54 @@ def test_each_kind_and_image_type_is_tried_and_found(runtime):
     assert "injected faults found, 2 kinds in 2 image types" in tested.words
 
 
-def test_nothing_is_kept_but_whether_it_was_found(runtime):
+def test_nothing_is_kept_but_whether_it_was_found(project):
     tables = (FrameRow, ExtensionRow, EmbeddingRow, VerdictRow, AlertRow)
-    before = [rows(runtime, table) for table in tables]
-    tested = run_self_test(runtime, NIGHT, NOW)
-    assert [rows(runtime, table) for table in tables] == before
-    assert rows(runtime, SelfTestRow) == len(tested.trials)
-    with runtime.reads() as session:
+    before = [rows(project, table) for table in tables]
+    tested = run_self_test(project, NIGHT, NOW)
+    assert [rows(project, table) for table in tables] == before
+    assert rows(project, SelfTestRow) == len(tested.trials)
+    with project.reads() as session:
         [row, *_] = session.scalars(select(SelfTestRow).order_by(SelfTestRow.id))
         assert (row.night, row.at, row.instrument, row.is_found) == (NIGHT, NOW, "TINY", True)
         assert row.frame.startswith("TINY.2026-01-05T20:")
         assert len(recall_by_kind(session, NIGHT)) == 2
 
 
-def test_the_same_night_gives_the_same_trials_and_replaces_the_former(runtime):
-    first = run_self_test(runtime, NIGHT, NOW)
-    again = run_self_test(runtime, NIGHT, NOW + timedelta(hours=1))
+def test_the_same_night_gives_the_same_trials_and_replaces_the_former(project):
+    first = run_self_test(project, NIGHT, NOW)
+    again = run_self_test(project, NIGHT, NOW + timedelta(hours=1))
     assert again.trials == first.trials
-    assert rows(runtime, SelfTestRow) == len(first.trials)
+    assert rows(project, SelfTestRow) == len(first.trials)
 
 
-def test_it_stops_when_time_is_up_and_says_what_was_not_tried(runtime):
+def test_it_stops_when_time_is_up_and_says_what_was_not_tried(project):
     clock = iter(range(0, 10_000, 60))  # a minute passes at each look
-    tested = run_self_test(runtime, NIGHT, NOW, budget_s=130, clock=lambda: float(next(clock)))
+    tested = run_self_test(project, NIGHT, NOW, budget_s=130, clock=lambda: float(next(clock)))
     assert len({one.kind for one in tested.trials}) == 1
     assert len(tested.untried) == 2  # a kind, and its image type
 
 
-def test_the_next_night_begins_with_what_was_not_tried(runtime, tmp_path):
+def test_the_next_night_begins_with_what_was_not_tried(project, tmp_path):
     clock = iter(range(0, 10_000, 60))
-    first = run_self_test(runtime, NIGHT, NOW, budget_s=130, clock=lambda: float(next(clock)))
+    first = run_self_test(project, NIGHT, NOW, budget_s=130, clock=lambda: float(next(clock)))
     for number in range(3):
-        process(runtime, write_frame(tmp_path, 6, number))
-        process(runtime, write_frame(tmp_path, 6, 10 + number, kind="FLAT"))
+        process(project, write_frame(tmp_path, 6, number))
+        process(project, write_frame(tmp_path, 6, 10 + number, kind="FLAT"))
     clock = iter(range(0, 10_000, 60))
-    second = run_self_test(runtime, None, NOW, budget_s=130, clock=lambda: float(next(clock)))
+    second = run_self_test(project, None, NOW, budget_s=130, clock=lambda: float(next(clock)))
     assert {one.kind for one in second.trials} == set(first.untried) - {"TB0", "TF0"}
 
 
-def test_a_file_that_is_gone_is_replaced_by_another(runtime, good_night, tmp_path):
+def test_a_file_that_is_gone_is_replaced_by_another(project, good_night, tmp_path):
     """The files are moved away, and later put back."""
     _, tonight = good_night
-    first = run_self_test(runtime, NIGHT, NOW)
+    first = run_self_test(project, NIGHT, NOW)
     used = {one.frame.partition("[")[0] for one in first.trials}
     moved = [path for path in tonight if path.name.removesuffix(".fits") in used]
     for path in moved:
         shutil.move(path, tmp_path / path.name)
     try:
-        tested = run_self_test(runtime, NIGHT, NOW)
+        tested = run_self_test(project, NIGHT, NOW)
     finally:
         for path in moved:
             shutil.move(tmp_path / path.name, path)
@@ -129,43 +129,46 @@ def test_a_file_that_is_gone_is_replaced_by_another(runtime, good_night, tmp_pat
     assert used.isdisjoint(one.frame.partition("[")[0] for one in tested.trials)
 
 
-def test_a_night_whose_files_are_all_gone_says_so(runtime):
-    with runtime.writes.begin() as session:
+def test_a_night_whose_files_are_all_gone_says_so(project):
+    with project.writes.begin() as session:
         for row in session.scalars(select(FrameRow)):
             row.path = f"/nowhere/{row.id}.fits"
-    tested = run_self_test(runtime, NIGHT, NOW)
+    tested = run_self_test(project, NIGHT, NOW)
     assert tested.trials == ()
     assert tested.words.endswith("nothing could be tried: no good frame of it is on disk as it was")
     assert len(tested.lost) == 6
 
 
-def test_a_file_that_was_changed_since_is_not_used(runtime, tmp_path):
+def test_a_file_that_was_changed_since_is_not_used(project, tmp_path):
     other = write_frame(tmp_path, 5, 0, EXPTIME=2.0)
-    with runtime.writes.begin() as session:
+    with project.writes.begin() as session:
         for row in session.scalars(select(FrameRow)):
             row.path = str(other)
-    assert run_self_test(runtime, NIGHT, NOW).trials == ()
+    assert run_self_test(project, NIGHT, NOW).trials == ()
 
 
-def test_what_a_person_called_bad_is_no_good_image(runtime):
-    with runtime.writes.begin() as session:
+def test_what_a_person_called_bad_is_no_good_image(project):
+    with project.writes.begin() as session:
         for one in list(db.findings.findings(session, NIGHT, NIGHT)):
             answer = db.labels.LabelAnswer(LabelName.BAD, "kim", "other")
             db.labels.record_label(session, one.extension.id, answer)
-    tested = run_self_test(runtime, NIGHT, NOW)
+    tested = run_self_test(project, NIGHT, NOW)
     assert tested.words.endswith("nothing could be tried: it had no good frame")
 
 
-def test_without_a_night_it_says_what_is_lacking(project):
-    with open_tiny(project) as empty, pytest.raises(ConfigurationError, match="nothing to try"):
+def test_without_a_night_it_says_what_is_lacking(project_folder):
+    with (
+        open_tiny(project_folder) as empty,
+        pytest.raises(ConfigurationError, match="nothing to try"),
+    ):
         run_self_test(empty, None, NOW)
 
 
 def test_a_blind_system_is_below_its_limit_and_owes_an_alert_once(good_night, tmp_path):
     """Bad trials of the nights before, and a test tonight: the fall is told once."""
-    project, _ = good_night
-    with copied(project, tmp_path / "project") as copy, open_tiny(copy) as runtime:
-        with runtime.writes.begin() as session:
+    project_folder, _ = good_night
+    with copied(project_folder, tmp_path / "project") as copy, open_tiny(copy) as project:
+        with project.writes.begin() as session:
             for number in range(30):
                 row = SelfTestRow(
                     night=NIGHT - timedelta(days=1 + number % 3), at=NOW, instrument="TINY",
@@ -174,10 +177,10 @@ def test_a_blind_system_is_below_its_limit_and_owes_an_alert_once(good_night, tm
                 )  # fmt: skip
                 session.add(row)
         for _ in range(2):
-            tested = run_self_test(runtime, NIGHT, NOW)
+            tested = run_self_test(project, NIGHT, NOW)
         assert tested.is_below_limit
         assert "light_leak" in tested.falls[0].sentence
-        assert rows(runtime, AlertRow) == 1
+        assert rows(project, AlertRow) == 1
 
 
 # --- what is done to frames -----------------------------------------------------------------------
@@ -276,17 +279,17 @@ def two_chips(folder, night, number, kind, nm):
 
 
 @pytest.fixture
-def two_chip_runtime(project, inbox):
+def two_chip_project(project_folder, inbox):
     faults = "".join(
         f"  - {{name: {name}, sentence: A fault., classes: [{classes}]}}\n"
         for name, classes in LENT.items()
     )
     text = INSTRUMENT[: INSTRUMENT.index("calibrations:")] + TWO_CHIPS + faults
-    (project / "instruments" / "tiny.yaml").write_text(text)
-    instrument = read_instrument(project / "instruments" / "tiny.yaml")
-    (project / "thresholds.yaml").write_text(thresholds_text(instrument.image_types()))
+    (project_folder / "instruments" / "tiny.yaml").write_text(text)
+    instrument = read_instrument(project_folder / "instruments" / "tiny.yaml")
+    (project_folder / "thresholds.yaml").write_text(thresholds_text(instrument.image_types()))
     kinds = [("FLAT", 500.0), ("FLAT", 600.0), ("ARC", 500.0)]
-    with open_tiny(project, instrument_text=text) as runtime:
+    with open_tiny(project_folder, instrument_text=text) as project:
         for night, frames, label in ((1, 20, LabelName.GOOD), (5, 2, None)):
             numbers = range(frames)
             paths = [
@@ -294,13 +297,13 @@ def two_chip_runtime(project, inbox):
                 for place, kind in enumerate(kinds)
                 for number in numbers
             ]
-            process(runtime, *paths, label=label)
-        yield runtime
+            process(project, *paths, label=label)
+        yield project
 
 
 @pytest.mark.once
-def test_what_another_image_shows_is_tried_and_found(two_chip_runtime):
-    tested = run_self_test(two_chip_runtime, NIGHT, NOW)
+def test_what_another_image_shows_is_tried_and_found(two_chip_project):
+    tested = run_self_test(two_chip_project, NIGHT, NOW)
     missed = [
         f"{one.kind} in {one.frame}: {one.score}" for one in tested.trials if not one.is_found
     ]

@@ -44,27 +44,27 @@ def week(empty_project, tmp_path_factory):
     (folder / "archive").mkdir()
     paths = a_week(folder / "archive")
     with (
-        copied(empty_project, folder / "serial") as project,
-        open_tiny(project, Rounded()) as runtime,
+        copied(empty_project, folder / "serial") as project_folder,
+        open_tiny(project_folder, Rounded()) as project,
     ):
-        certify(runtime, paths)
-        for _ in process_frames(paths, runtime):
+        certify(project, paths)
+        for _ in process_frames(paths, project):
             pass
-        return folder / "archive", learnt(runtime)
+        return folder / "archive", learnt(project)
 
 
-def certify(runtime: Project, paths: list[Path]) -> None:
+def certify(project: Project, paths: list[Path]) -> None:
     """Let the first night be certified, so that what follows has references."""
-    for _ in process_frames(paths[:21], runtime, LabelName.GOOD):
+    for _ in process_frames(paths[:21], project, LabelName.GOOD):
         pass
 
 
 @pytest.fixture
-def empty(project, week):
+def empty(project_folder, week):
     """A project that knows the week's certified night and nothing else."""
-    with open_tiny(project, Rounded()) as runtime:
-        certify(runtime, sorted(week[0].iterdir()))
-        yield runtime
+    with open_tiny(project_folder, Rounded()) as project:
+        certify(project, sorted(week[0].iterdir()))
+        yield project
 
 
 @pytest.fixture(scope="module")
@@ -82,32 +82,32 @@ def client(cluster):
         yield opened
 
 
-def measure(runtime: Project, folder: Path, client: Any = None) -> list[ProcessingOutcome]:
-    return list(measure_archive(find_archive([str(folder)], runtime), runtime, client=client))
+def measure(project: Project, folder: Path, client: Any = None) -> list[ProcessingOutcome]:
+    return list(measure_archive(find_archive([str(folder)], project), project, client=client))
 
 
-def judge(runtime: Project) -> int:
-    return len(list(judge_waiting(runtime)))
+def judge(project: Project) -> int:
+    return len(list(judge_waiting(project)))
 
 
-def test_an_archive_is_found_newest_first(runtime, inbox):
+def test_an_archive_is_found_newest_first(project, inbox):
     paths = [write_frame(inbox, night) for night in (2, 5, 3)]
-    found = find_archive([str(inbox), str(paths[0])], runtime)
+    found = find_archive([str(inbox), str(paths[0])], project)
     assert [file.path for file in found] == [paths[1], paths[2], paths[0]]
 
 
 @pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=pytest.mark.once)])
 def test_measured_newest_first_and_judged_later_is_the_same_as_one_by_one(
-    project, week, monkeypatch, workers
+    project_folder, week, monkeypatch, workers
 ):
     monkeypatch.setenv("QC_WORKERS", workers)
     folder, expected = week
-    with open_tiny(project, Rounded()) as runtime:
-        certify(runtime, sorted(folder.iterdir()))
-        outcomes = measure(runtime, folder)
+    with open_tiny(project_folder, Rounded()) as project:
+        certify(project, sorted(folder.iterdir()))
+        outcomes = measure(project, folder)
         assert len(outcomes) == len(list(folder.iterdir()))
-        assert judge(runtime) > 0
-        assert learnt(runtime) == expected
+        assert judge(project) > 0
+        assert learnt(project) == expected
 
 
 @pytest.mark.once
@@ -152,12 +152,12 @@ def test_judging_that_was_stopped_goes_on_where_it_was(empty, week):
     assert learnt(empty) == expected
 
 
-def test_what_awaits_its_verdict_is_no_reference_and_is_not_judged_again(runtime, inbox):
+def test_what_awaits_its_verdict_is_no_reference_and_is_not_judged_again(project, inbox):
     write_history(inbox, frames=20)
-    measure(runtime, inbox)
-    [outcome] = process_frames([write_frame(inbox, 3)], runtime)
+    measure(project, inbox)
+    [outcome] = process_frames([write_frame(inbox, 3)], project)
     assert outcome.judged[0].evidence.reference_size == 0
-    assert [one.name for one in judge_again(runtime)] == [outcome.path.stem]
+    assert [one.name for one in judge_again(project)] == [outcome.path.stem]
 
 
 def test_an_anomaly_of_an_archive_owes_an_alert_as_any_other(empty, inbox):
@@ -171,10 +171,10 @@ def test_an_anomaly_of_an_archive_owes_an_alert_as_any_other(empty, inbox):
 # --- cut off in the middle ------------------------------------------------------------------------
 
 
-def in_batches(runtime: Project, frames: int) -> Project:
+def in_batches(project: Project, frames: int) -> Project:
     """Let no more frames be read before the encoder is called: there is more to be cut off."""
-    settings = runtime.settings.model_copy(update={"batch_frames": frames})
-    return replace(runtime, settings=settings)
+    settings = project.settings.model_copy(update={"batch_frames": frames})
+    return replace(project, settings=settings)
 
 
 @pytest.mark.once
@@ -246,17 +246,17 @@ def test_a_scheduler_that_is_killed_stops_the_work_and_a_new_one_ends_it(empty, 
 CLIENT = """
 import sys
 from pathlib import Path
-from qc.backfill import find_archive, measure_archive
-from qc.cluster import open_cluster
-from qc.pipeline import judge_waiting
-from tests.tiny import Rounded, open_tiny
+from qc.pipeline.backfill import find_archive, measure_archive
+from qc.pipeline.dask_workers import open_cluster
+from qc.pipeline.process import judge_waiting
+from tests.support.tiny import Rounded, open_tiny
 
 if __name__ == "__main__":
-    project, archive, address = sys.argv[1:]
-    with open_tiny(Path(project), Rounded()) as runtime, open_cluster(address) as client:
-        for _ in measure_archive(find_archive([archive], runtime), runtime, client=client):
+    folder, archive, address = sys.argv[1:]
+    with open_tiny(Path(folder), Rounded()) as project, open_cluster(address) as client:
+        for _ in measure_archive(find_archive([archive], project), project, client=client):
             print("measured", flush=True)
-        for _ in judge_waiting(runtime):
+        for _ in judge_waiting(project):
             print("judged", flush=True)
 """
 
@@ -300,36 +300,36 @@ def stored(bucket, inbox):
     return bucket
 
 
-def assert_all_taken_in(runtime: Project, address: str, client: Any = None) -> None:
+def assert_all_taken_in(project: Project, address: str, client: Any = None) -> None:
     """Take in what is stored, twice; nothing but the broken file is read a second time."""
-    found = find_archive([address], runtime)
+    found = find_archive([address], project)
     assert found[0].path.name == "TINY.2026-01-02T20:40:00.fits"
     for expected in ([FrameState.PROCESSED] * 21, [FrameState.KNOWN] * 21):
-        outcomes = measure_archive(found, runtime, client=client)
+        outcomes = measure_archive(found, project, client=client)
         states = [one.state for one in outcomes]
         assert sorted(states) == sorted([FrameState.FAILED, *expected])
-    assert judge(runtime) == 21
-    assert not runtime.settings.fetched_folder.exists()
+    assert judge(project) == 21
+    assert not project.settings.fetched_folder.exists()
 
 
-def test_an_archive_in_a_bucket_is_read_as_the_inbox_in_that_bucket_is(project, stored):
+def test_an_archive_in_a_bucket_is_read_as_the_inbox_in_that_bucket_is(project_folder, stored):
     other = '[[inbox]]\npath = "s3://other/raw"\noptions.endpoint_url = "http://127.0.0.1:1"\n'
-    write_settings(project, f"{other}[[inbox]]\n{stored.inbox}\n")
-    with open_tiny(project) as runtime:
-        assert_all_taken_in(runtime, "s3://archive/raw/2026")
+    write_settings(project_folder, f"{other}[[inbox]]\n{stored.inbox}\n")
+    with open_tiny(project_folder) as project:
+        assert_all_taken_in(project, "s3://archive/raw/2026")
 
 
 @pytest.mark.once
-def test_an_archive_in_a_bucket_is_read_where_the_environment_says(runtime, stored, monkeypatch):
+def test_an_archive_in_a_bucket_is_read_where_the_environment_says(project, stored, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", stored.url)
-    assert_all_taken_in(runtime, "s3://archive/raw")
+    assert_all_taken_in(project, "s3://archive/raw")
 
 
 @pytest.mark.once
-def test_workers_read_an_archive_in_a_bucket_by_themselves(project, stored):
-    write_settings(project, f"[[inbox]]\n{stored.inbox}\n")
-    with open_tiny(project) as runtime, open_cluster("local") as client:
-        assert_all_taken_in(runtime, "s3://archive/raw", client)
+def test_workers_read_an_archive_in_a_bucket_by_themselves(project_folder, stored):
+    write_settings(project_folder, f"[[inbox]]\n{stored.inbox}\n")
+    with open_tiny(project_folder) as project, open_cluster("local") as client:
+        assert_all_taken_in(project, "s3://archive/raw", client)
 
 
 # --- which worker does what -----------------------------------------------------------------------
@@ -345,12 +345,12 @@ class OnGPU(Rounded):
 
 
 @pytest.mark.once
-def test_where_workers_have_a_gpu_they_alone_embed(project, inbox, tmp_path):
+def test_where_workers_have_a_gpu_they_alone_embed(project_folder, inbox, tmp_path):
     write_history(inbox, frames=12)
     with (
         own_cluster(tmp_path) as (address, _),
         open_cluster(address) as client,
-        open_tiny(project, OnGPU()) as runtime,
+        open_tiny(project_folder, OnGPU()) as project,
     ):
         root = str(Path(__file__).parents[2])
         words = [sys.executable, "-m", "dask", "worker", address, "--resources", "GPU=1"]
@@ -362,7 +362,7 @@ def test_where_workers_have_a_gpu_they_alone_embed(project, inbox, tmp_path):
             stderr=subprocess.DEVNULL,
         ) as worker:
             client.wait_for_workers(2, timeout=STARTS_WITHIN_S)
-            states = {one.state for one in measure(runtime, inbox, client)}
+            states = {one.state for one in measure(project, inbox, client)}
             worker.kill()
     assert states == {FrameState.PROCESSED}
 
@@ -376,13 +376,13 @@ class Differs(Rounded):
 
 
 @pytest.mark.once
-def test_a_worker_with_another_encoder_is_refused(project, inbox, client):
+def test_a_worker_with_another_encoder_is_refused(project_folder, inbox, client):
     write_history(inbox, frames=2)
     with (
-        open_tiny(project, Differs()) as runtime,
+        open_tiny(project_folder, Differs()) as project,
         pytest.raises(ConfigurationError, match="a worker's encoder is process-"),
     ):
-        measure(runtime, inbox, client)
+        measure(project, inbox, client)
 
 
 class Weightless(Rounded):
@@ -394,13 +394,13 @@ class Weightless(Rounded):
 
 @pytest.mark.once
 def test_weights_that_a_worker_cannot_read_end_the_run_and_no_file_is_called_broken(
-    project, inbox, client
+    project_folder, inbox, client
 ):
     write_history(inbox, frames=20)
-    with open_tiny(project, Weightless()) as runtime:
+    with open_tiny(project_folder, Weightless()) as project:
         with pytest.raises(ConfigurationError) as told:
-            measure(runtime, inbox, client)
-        with runtime.reads() as session:
+            measure(project, inbox, client)
+        with project.reads() as session:
             assert session.scalar(select(func.count()).select_from(FrameRow)) == 0
     words = f"on the worker {gethostname()}: /data/w.weights.h5: no such weights file"
     assert str(told.value) == words

@@ -48,20 +48,20 @@ GOOD = LabelName.GOOD
 
 
 @pytest.fixture
-def taught(runtime, inbox):
+def taught(project, inbox):
     """A runtime that knows twenty certified biases of night 1."""
-    process(runtime, *write_history(inbox), label=GOOD)
-    return runtime
+    process(project, *write_history(inbox), label=GOOD)
+    return project
 
 
-def rows(runtime: Project, table: Any) -> Sequence[Any]:
-    with runtime.reads() as session:
+def rows(project: Project, table: Any) -> Sequence[Any]:
+    with project.reads() as session:
         return session.scalars(select(table).order_by(*table.__table__.primary_key)).all()
 
 
-def everything(runtime: Project) -> dict[str, list[str]]:
+def everything(project: Project) -> dict[str, list[str]]:
     """All that is stored, value by value."""
-    with runtime.reads() as session:
+    with project.reads() as session:
         return {
             table.name: sorted(map(repr, session.execute(select(table)).all()))
             for table in Base.metadata.sorted_tables
@@ -76,10 +76,10 @@ def verdict_of(outcome: ProcessingOutcome) -> Verdict:
 # --- the newcomer's walk --------------------------------------------------------------------------
 
 
-def test_a_light_leak_goes_from_disk_to_verdict_to_an_alert(runtime, inbox):
-    process(runtime, *write_history(inbox, frames=20, night=1), label=GOOD)
+def test_a_light_leak_goes_from_disk_to_verdict_to_an_alert(project, inbox):
+    process(project, *write_history(inbox, frames=20, night=1), label=GOOD)
 
-    outcome = process_frame(write_frame(inbox, night=2, change=light_leak), runtime)
+    outcome = process_frame(write_frame(inbox, night=2, change=light_leak), project)
 
     assert outcome.state is FrameState.PROCESSED
     [judged] = outcome.judged
@@ -89,8 +89,8 @@ def test_a_light_leak_goes_from_disk_to_verdict_to_an_alert(runtime, inbox):
     assert judged.threshold.merge_height == 0.001
     assert judged.verdict.status is Status.ANOMALOUS
     assert "joins its 20 references at cosine distance" in judged.verdict.reasons[0]
-    [alert] = rows(runtime, AlertRow)
-    newest = rows(runtime, VerdictRow)[-1]
+    [alert] = rows(project, AlertRow)
+    newest = rows(project, VerdictRow)[-1]
     assert (alert.verdict_id, newest.status) == (newest.id, "ANOMALOUS")
     assert (alert.topic, alert.notice_id) == (Topic.VERDICT, None)
 
@@ -105,14 +105,14 @@ def test_a_frame_like_its_references_is_nominal_and_owes_no_alert(taught, inbox)
     assert rows(taught, AlertRow) == []
 
 
-def test_with_nineteen_references_a_frame_is_undecided(runtime, inbox):
-    process(runtime, *write_history(inbox, frames=19), label=GOOD)
-    [outcome] = process(runtime, write_frame(inbox, night=2, change=light_leak))
+def test_with_nineteen_references_a_frame_is_undecided(project, inbox):
+    process(project, *write_history(inbox, frames=19), label=GOOD)
+    [outcome] = process(project, write_frame(inbox, night=2, change=light_leak))
     assert verdict_of(outcome).status is Status.UNDECIDED
 
 
-def test_the_instruments_own_limits_need_no_reference(runtime, inbox):
-    [outcome] = process(runtime, write_frame(inbox, change=bias_jump))
+def test_the_instruments_own_limits_need_no_reference(project, inbox):
+    [outcome] = process(project, write_frame(inbox, change=bias_jump))
     assert verdict_of(outcome).status is Status.ANOMALOUS
     assert "outside the instrument's 80 to 120" in verdict_of(outcome).reasons[0]
 
@@ -127,9 +127,9 @@ def test_a_metric_is_told_in_sigma_of_its_references(taught, inbox):
     assert judged.evidence.z["bias_level"] == pytest.approx(by_hand, rel=0.1)  # small samples
 
 
-def test_frames_of_the_same_night_do_not_vouch_for_each_other(runtime, inbox):
-    process(runtime, *write_history(inbox, frames=20, night=2), label=GOOD)
-    [outcome] = process(runtime, write_frame(inbox, night=2, number=30))
+def test_frames_of_the_same_night_do_not_vouch_for_each_other(project, inbox):
+    process(project, *write_history(inbox, frames=20, night=2), label=GOOD)
+    [outcome] = process(project, write_frame(inbox, night=2, number=30))
     assert outcome.judged[0].evidence.reference_size == 0
 
 
@@ -184,34 +184,34 @@ def test_an_epoch_of_another_type_cuts_nothing(taught, inbox):
 
 
 def test_where_a_slit_width_is_rare_all_widths_are_references_and_the_verdict_says_so(
-    runtime, inbox
+    project, inbox
 ):
-    process(runtime, *write_history(inbox, kind="FLAT", SLIT=1.0), label=GOOD)
-    [outcome] = process(runtime, write_frame(inbox, 2, kind="FLAT", SLIT=1.2, change=light_leak))
+    process(project, *write_history(inbox, kind="FLAT", SLIT=1.0), label=GOOD)
+    [outcome] = process(project, write_frame(inbox, 2, kind="FLAT", SLIT=1.2, change=light_leak))
     assert outcome.judged[0].evidence.widened == "any slit width"
     assert outcome.judged[0].evidence.reference_size == 20
 
 
-def test_another_wavelength_is_another_setup(runtime, inbox):
-    process(runtime, *write_history(inbox, kind="FLAT", WAVELEN=500.0), label=GOOD)
-    [outcome] = process(runtime, write_frame(inbox, 2, kind="FLAT", WAVELEN=600.0))
+def test_another_wavelength_is_another_setup(project, inbox):
+    process(project, *write_history(inbox, kind="FLAT", WAVELEN=500.0), label=GOOD)
+    [outcome] = process(project, write_frame(inbox, 2, kind="FLAT", WAVELEN=600.0))
     assert outcome.judged[0].evidence.reference_size == 0
 
 
-def test_the_very_same_pixels_in_two_frames_are_an_anomaly_that_names_the_other(runtime, inbox):
+def test_the_very_same_pixels_in_two_frames_are_an_anomaly_that_names_the_other(project, inbox):
     def still(image):
         image[:] = np.indices(image.shape).sum(axis=0) % 2 + ZERO_ADU
 
     first, second = (write_frame(inbox, night, change=still) for night in (1, 2))
-    [one, other] = process(runtime, first, second)
+    [one, other] = process(project, first, second)
     assert verdict_of(one).status is Status.UNDECIDED
     assert verdict_of(other).status is Status.ANOMALOUS
     assert verdict_of(other).reasons[0] == f"has the very same pixels as {first.stem}"
 
 
-def test_a_frame_whose_header_the_archive_edited_is_no_duplicate_of_itself(runtime, inbox):
-    process(runtime, write_frame(inbox))
-    [outcome] = process(runtime, write_frame(inbox, suffix=".fits.gz", OBSERVER="edited"))
+def test_a_frame_whose_header_the_archive_edited_is_no_duplicate_of_itself(project, inbox):
+    process(project, write_frame(inbox))
+    [outcome] = process(project, write_frame(inbox, suffix=".fits.gz", OBSERVER="edited"))
     assert outcome.state is FrameState.PROCESSED
     assert outcome.judged[0].evidence.duplicate_of == ""
 
@@ -226,12 +226,12 @@ def test_the_nearest_reference_is_the_one_at_the_least_distance(taught, inbox):
     assert judged.nearest_id == references[int(distances.argmin())].extension_id
 
 
-def test_twice_the_exposure_with_twice_the_light_gives_the_same_embedding(runtime, inbox):
+def test_twice_the_exposure_with_twice_the_light_gives_the_same_embedding(project, inbox):
     def twice(image):
         image[:, :224] += 1000
 
-    one = process(runtime, write_frame(inbox, kind="FLAT", EXPTIME=1.0))
-    other = process(runtime, write_frame(inbox, 1, 1, kind="FLAT", EXPTIME=2.0, change=twice))
+    one = process(project, write_frame(inbox, kind="FLAT", EXPTIME=1.0))
+    other = process(project, write_frame(inbox, 1, 1, kind="FLAT", EXPTIME=2.0, change=twice))
     embeddings = [outcome.judged[0].embedding[np.newaxis] for [outcome] in (one, other)]
     assert cosine_distances(*embeddings) < 1e-5
 
@@ -245,27 +245,27 @@ def test_a_certified_frame_owes_no_alert_however_odd(taught, inbox):
     assert rows(taught, AlertRow) == []
 
 
-def test_certifying_frames_already_known_labels_them_once(runtime, inbox):
+def test_certifying_frames_already_known_labels_them_once(project, inbox):
     paths = write_history(inbox, frames=3)
-    process(runtime, *paths)
+    process(project, *paths)
     for _ in range(2):
-        outcomes = process(runtime, *paths, label=GOOD)
+        outcomes = process(project, *paths, label=GOOD)
         assert {outcome.state for outcome in outcomes} == {FrameState.KNOWN}
-    assert [row.label for row in rows(runtime, LabelRow)] == ["good"] * 3
+    assert [row.label for row in rows(project, LabelRow)] == ["good"] * 3
 
 
-def test_certifying_a_copy_labels_the_frame(runtime, inbox):
+def test_certifying_a_copy_labels_the_frame(project, inbox):
     path = write_frame(inbox)
-    process(runtime, path)
-    process(runtime, Path(shutil.copy(path, inbox / "copy.fits")), label=GOOD)
-    assert [row.label for row in rows(runtime, LabelRow)] == ["good"]
+    process(project, path)
+    process(project, Path(shutil.copy(path, inbox / "copy.fits")), label=GOOD)
+    assert [row.label for row in rows(project, LabelRow)] == ["good"]
 
 
-def test_certifying_an_archive_does_not_overrule_a_person(runtime, inbox):
+def test_certifying_an_archive_does_not_overrule_a_person(project, inbox):
     path = write_frame(inbox)
-    process(runtime, path, label=LabelName.BAD)
-    process(runtime, path, label=GOOD)
-    assert [row.label for row in rows(runtime, LabelRow)] == ["bad"]
+    process(project, path, label=LabelName.BAD)
+    process(project, path, label=GOOD)
+    assert [row.label for row in rows(project, LabelRow)] == ["bad"]
 
 
 # --- once and only once ---------------------------------------------------------------------------
@@ -283,63 +283,64 @@ def test_a_second_run_changes_nothing(taught, inbox):
 
 
 @pytest.mark.parametrize("suffix", [".fits", ".fits.Z", ".fits.gz"])
-def test_a_copy_under_another_name_is_known(runtime, inbox, tmp_path, suffix):
-    process(runtime, write_frame(inbox))
+def test_a_copy_under_another_name_is_known(project, inbox, tmp_path, suffix):
+    process(project, write_frame(inbox))
     copy = write_frame(tmp_path, suffix=suffix).rename(tmp_path / f"copy{suffix}")
-    [outcome] = process(runtime, copy)
+    [outcome] = process(project, copy)
     assert outcome.state is FrameState.KNOWN
-    assert len(rows(runtime, FrameRow)) == 1
+    assert len(rows(project, FrameRow)) == 1
 
 
-def test_a_copy_in_the_same_batch_is_known(runtime, inbox):
+def test_a_copy_in_the_same_batch_is_known(project, inbox):
     path = write_frame(inbox)
     copy = Path(shutil.copy(path, inbox / "copy.fits"))
-    states = [outcome.state for outcome in process(runtime, path, copy)]
+    states = [outcome.state for outcome in process(project, path, copy)]
     assert sorted(states) == [FrameState.KNOWN, FrameState.PROCESSED]
 
 
-def test_a_touched_file_is_read_once_more_and_then_known_by_its_date(runtime, inbox):
+def test_a_touched_file_is_read_once_more_and_then_known_by_its_date(project, inbox):
     path = write_frame(inbox)
-    process(runtime, path)
+    process(project, path)
     touch(path)
-    process(runtime, path)
-    assert rows(runtime, FrameRow)[0].modified_ns == path.stat().st_mtime_ns
+    process(project, path)
+    assert rows(project, FrameRow)[0].modified_ns == path.stat().st_mtime_ns
 
 
-def test_a_link_is_known_by_the_file_it_leads_to(runtime, inbox):
+def test_a_link_is_known_by_the_file_it_leads_to(project, inbox):
     path = write_frame(inbox)
     link = inbox / "link.fits"
     link.symlink_to(path)
-    process(runtime, path)
-    stored = everything(runtime)
-    [outcome] = process(runtime, link)
+    process(project, path)
+    stored = everything(project)
+    [outcome] = process(project, link)
     assert outcome.state is FrameState.KNOWN
-    assert everything(runtime) == stored
+    assert everything(project) == stored
 
 
-def run_in_a_process(project, inbox, barrier):
-    with open_tiny(project) as runtime:
+def run_in_a_process(project_folder, inbox, barrier):
+    with open_tiny(project_folder) as project:
         paths = find_frames([inbox])
         barrier.wait(60)
-        for _ in process(runtime, *paths):
+        for _ in process(project, *paths):
             pass
 
 
-def test_two_processes_on_the_same_files_store_each_frame_once(project, inbox):
+def test_two_processes_on_the_same_files_store_each_frame_once(project_folder, inbox):
     write_history(inbox, frames=12)
     (inbox / "broken.fits").write_bytes(b"SIMPLE")
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(2)
     both = [
-        context.Process(target=run_in_a_process, args=(project, inbox, barrier)) for _ in range(2)
+        context.Process(target=run_in_a_process, args=(project_folder, inbox, barrier))
+        for _ in range(2)
     ]
     for one in both:
         one.start()
     wait_for_end(*both)
     assert [one.exitcode for one in both] == [0, 0]
-    with open_tiny(project) as runtime:
-        assert len(rows(runtime, FrameRow)) == 13
-        counts = [len(rows(runtime, table)) for table in (ExtensionRow, EmbeddingRow, VerdictRow)]
+    with open_tiny(project_folder) as project:
+        assert len(rows(project, FrameRow)) == 13
+        counts = [len(rows(project, table)) for table in (ExtensionRow, EmbeddingRow, VerdictRow)]
         assert counts == [12, 12, 12]
 
 
@@ -350,114 +351,114 @@ class DyingStandIn(StandIn):
         os._exit(9)
 
 
-def die_while_embedding(project, path):
-    with open_tiny(project, DyingStandIn()) as runtime:
-        process(runtime, path)
+def die_while_embedding(project_folder, path):
+    with open_tiny(project_folder, DyingStandIn()) as project:
+        process(project, path)
 
 
-def die_between_two_writes(project, path):
+def die_between_two_writes(project_folder, path):
     def leave_at_a_verdict(_connection, _cursor, statement, *_rest):
         if statement.startswith("INSERT INTO verdict"):
             os._exit(9)
 
-    with open_tiny(project) as runtime, runtime.reads() as session:
+    with open_tiny(project_folder) as project, project.reads() as session:
         event.listen(session.get_bind(), "after_cursor_execute", leave_at_a_verdict)
-        process(runtime, path)
+        process(project, path)
 
 
 @pytest.mark.parametrize("die", [die_while_embedding, die_between_two_writes])
-def test_a_process_killed_in_the_middle_leaves_nothing_half_stored(project, inbox, die):
+def test_a_process_killed_in_the_middle_leaves_nothing_half_stored(project_folder, inbox, die):
     path = write_frame(inbox, change=bias_jump)
-    child = multiprocessing.get_context("spawn").Process(target=die, args=(project, path))
+    child = multiprocessing.get_context("spawn").Process(target=die, args=(project_folder, path))
     child.start()
     wait_for_end(child)
     assert child.exitcode == 9
-    with open_tiny(project) as runtime:
-        assert not any(everything(runtime).values())
-        [outcome] = process(runtime, path)
+    with open_tiny(project_folder) as project:
+        assert not any(everything(project).values())
+        [outcome] = process(project, path)
         assert outcome.state is FrameState.PROCESSED
-        assert len(rows(runtime, AlertRow)) == 1
+        assert len(rows(project, AlertRow)) == 1
 
 
 # --- files at fault -------------------------------------------------------------------------------
 
 
-def test_a_broken_file_has_one_row_however_often_it_is_tried(runtime, inbox):
+def test_a_broken_file_has_one_row_however_often_it_is_tried(project, inbox):
     path = inbox / "broken.fits"
     path.write_bytes(b"not FITS")
     for _ in range(3):
-        [outcome] = process(runtime, path)
+        [outcome] = process(project, path)
         assert (outcome.state, outcome.is_anomalous) == (FrameState.FAILED, True)
-    [row] = rows(runtime, FrameRow)
+    [row] = rows(project, FrameRow)
     assert (row.state, row.reason) == ("failed", outcome.reason)
     assert row.reason.startswith(f"{path}: expected a FITS file")
 
 
-def test_a_broken_file_does_not_stop_the_others(runtime, inbox):
+def test_a_broken_file_does_not_stop_the_others(project, inbox):
     (inbox / "A.fits").write_bytes(b"")
     write_frame(inbox)
-    outcomes = process(runtime, *find_frames([inbox]))
+    outcomes = process(project, *find_frames([inbox]))
     assert [outcome.state for outcome in outcomes] == [FrameState.FAILED, FrameState.PROCESSED]
 
 
-def test_a_file_mended_under_its_name_becomes_a_frame(runtime, inbox):
+def test_a_file_mended_under_its_name_becomes_a_frame(project, inbox):
     path = write_frame(inbox)
     whole = path.read_bytes()
     path.write_bytes(whole[:5000])
-    process(runtime, path)
+    process(project, path)
     path.write_bytes(whole)
-    [outcome] = process(runtime, path)
+    [outcome] = process(project, path)
     assert outcome.state is FrameState.PROCESSED
-    [row] = rows(runtime, FrameRow)
+    [row] = rows(project, FrameRow)
     assert (row.state, row.reason) == ("processed", "")
 
 
-def test_a_processed_file_that_was_gone_for_a_while_has_no_failure_left(runtime, inbox):
+def test_a_processed_file_that_was_gone_for_a_while_has_no_failure_left(project, inbox):
     path = write_frame(inbox)
-    process(runtime, path)
+    process(project, path)
     away = path.rename(inbox / "away")
-    [outcome] = process(runtime, path)
+    [outcome] = process(project, path)
     assert outcome.state is FrameState.FAILED
     away.rename(path)
-    process(runtime, path)
-    assert [row.state for row in rows(runtime, FrameRow)] == ["processed"]
+    process(project, path)
+    assert [row.state for row in rows(project, FrameRow)] == ["processed"]
 
 
-def test_a_file_that_vanishes_before_it_is_read_is_told(runtime, inbox, monkeypatch):
+def test_a_file_that_vanishes_before_it_is_read_is_told(project, inbox, monkeypatch):
     monkeypatch.chdir(inbox)
     relative = write_frame(inbox).relative_to(inbox)
     paths = find_frames([relative])
     relative.unlink()
-    [outcome] = process(runtime, *paths)
+    [outcome] = process(project, *paths)
     assert outcome.reason == f"{inbox / relative}: No such file or directory"
     write_frame(inbox)
-    process(runtime, relative)
-    assert [row.state for row in rows(runtime, FrameRow)] == ["processed"]
+    process(project, relative)
+    assert [row.state for row in rows(project, FrameRow)] == ["processed"]
 
 
-def test_a_science_frame_is_skipped_and_no_anomaly(runtime, inbox):
-    [outcome] = process(runtime, write_frame(inbox, kind="SCIENCE"))
+def test_a_science_frame_is_skipped_and_no_anomaly(project, inbox):
+    [outcome] = process(project, write_frame(inbox, kind="SCIENCE"))
     assert (outcome.state, outcome.is_anomalous) == (FrameState.SKIPPED, False)
 
 
 @pytest.mark.parametrize(
     "name", [b"[red]x.fits", b"a b;'\".fits", "Ωλ.fits".encode(), b"\xff\xfe.fits", b"n\nl.fits"]
 )
-def test_odd_names_do_not_stop_the_night(runtime, inbox, name):
+def test_odd_names_do_not_stop_the_night(project, inbox, name):
     path = write_frame(inbox)
     odd = inbox / os.fsdecode(name)
     shutil.move(path, odd)
-    [outcome] = process(runtime, odd)
+    [outcome] = process(project, odd)
     good_name = name != b"\xff\xfe.fits"
     assert outcome.state is (FrameState.PROCESSED if good_name else FrameState.FAILED)
-    [row] = rows(runtime, FrameRow)
+    [row] = rows(project, FrameRow)
     assert row.path == (str(odd) if good_name else f"{inbox}/\\xff\\xfe.fits")
 
 
-def test_a_loop_of_links_is_one_failed_file(runtime, inbox):
+def test_a_loop_of_links_is_one_failed_file(project, inbox):
     loop = inbox / "loop.fits"
     loop.symlink_to(loop)
-    [outcome] = process(runtime, loop)
+    [outcome] = process(project, loop)
     assert outcome.state is FrameState.FAILED
 
 
@@ -470,23 +471,23 @@ def test_a_loop_of_links_is_one_failed_file(runtime, inbox):
         ({"DATE-OBS": "1980-01-01T00:00:00"}, 101, "its thresholds begin on 2000-01-01"),
     ],
 )
-def test_what_cannot_be_judged_fails_alone_and_in_words(runtime, inbox, cards, value, words):
+def test_what_cannot_be_judged_fails_alone_and_in_words(project, inbox, cards, value, words):
     image = np.full((224 // cards.get("BINY", 1), 240 // cards.get("BINX", 1)), 100, np.float32)
     image[5, 5] = value
     odd = inbox / "A.fits"
     odd.write_bytes(frame_bytes(cards_of(kind="FLAT") | cards, image))
-    first, second = process(runtime, odd, write_frame(inbox))
+    first, second = process(project, odd, write_frame(inbox))
     assert (first.state, second.state) == (FrameState.FAILED, FrameState.PROCESSED)
     assert first.reason.startswith(f"{odd}: ")
     assert words in first.reason
 
 
-def test_a_single_frame_at_fault_raises_and_stores_nothing(runtime, inbox):
+def test_a_single_frame_at_fault_raises_and_stores_nothing(project, inbox):
     path = inbox / "broken.fits"
     path.write_bytes(b"not FITS")
     with pytest.raises(FrameError, match="expected a FITS file"):
-        process_frame(path, runtime)
-    assert rows(runtime, FrameRow) == []
+        process_frame(path, project)
+    assert rows(project, FrameRow) == []
 
 
 # --- the installation at fault --------------------------------------------------------------------
@@ -499,20 +500,22 @@ class BrokenStandIn(StandIn):
         return np.full((len(inputs), 13), np.nan, np.float32)
 
 
-def test_an_encoder_that_gives_no_numbers_stops_the_run_and_nothing_is_stored(project, inbox):
-    with open_tiny(project, BrokenStandIn()) as runtime:
+def test_an_encoder_that_gives_no_numbers_stops_the_run_and_nothing_is_stored(
+    project_folder, inbox
+):
+    with open_tiny(project_folder, BrokenStandIn()) as project:
         with pytest.raises(ConfigurationError, match="stand-in-1: gave an embedding that is not"):
-            process(runtime, write_frame(inbox))
-        assert not any(everything(runtime).values())
+            process(project, write_frame(inbox))
+        assert not any(everything(project).values())
 
 
-def test_an_encoder_without_thresholds_stops_the_run_at_the_first_frame(project, inbox):
+def test_an_encoder_without_thresholds_stops_the_run_at_the_first_frame(project_folder, inbox):
     text = thresholds_text(["TB0"]) + thresholds_text(["TF0"], encoder="another")
-    (project / "thresholds.yaml").write_text(text)
-    with open_tiny(project) as runtime:
+    (project_folder / "thresholds.yaml").write_text(text)
+    with open_tiny(project_folder) as project:
         with pytest.raises(ConfigurationError, match=r"TF0: no entry for encoder stand-in-1 .*ano"):
-            process(runtime, write_frame(inbox))
-        assert not any(everything(runtime).values())
+            process(project, write_frame(inbox))
+        assert not any(everything(project).values())
 
 
 # --- finding files --------------------------------------------------------------------------------
@@ -538,21 +541,23 @@ def test_a_path_that_does_not_exist_is_a_mistake(inbox):
         find_frames([inbox / "nowhere.fits"])
 
 
-def test_files_are_taken_in_the_order_of_their_names(runtime, inbox):
+def test_files_are_taken_in_the_order_of_their_names(project, inbox):
     paths = write_history(inbox, frames=3)
-    outcomes = process(runtime, *paths[::-1])
+    outcomes = process(project, *paths[::-1])
     assert [outcome.path for outcome in outcomes] == paths
-    with runtime.reads() as session:
+    with project.reads() as session:
         assert session.scalar(select(func.count()).select_from(FrameRow)) == 3
 
 
-def test_what_is_stored_can_be_judged_again_with_the_thresholds_of_today(taught, inbox, project):
+def test_what_is_stored_can_be_judged_again_with_the_thresholds_of_today(
+    taught, inbox, project_folder
+):
     process(taught, write_frame(inbox, 2, change=light_leak), write_frame(inbox, 3))
     before = rows(taught, VerdictRow)
     assert [each.status for each in before[-2:]] == [Status.ANOMALOUS, Status.NOMINAL]
     lenient = thresholds_text(["TB0", "TF0"]).replace("merge_height: 0.001", "merge_height: 2")
-    (project / "thresholds.yaml").write_text(lenient)
-    with open_tiny(project) as today:
+    (project_folder / "thresholds.yaml").write_text(lenient)
+    with open_tiny(project_folder) as today:
         judged = list(judge_again(today, date(2026, 1, 2)))
     after = rows(taught, VerdictRow)
     now = [each.judged.verdict.status for each in judged]
@@ -567,15 +572,15 @@ def test_what_is_stored_can_be_judged_again_with_the_thresholds_of_today(taught,
 
 @pytest.mark.parametrize(("in_force", "status"), [("dated", "ANOMALOUS"), ("newest", "NOMINAL")])
 def test_judging_again_takes_the_limits_of_the_night_or_the_newest(
-    taught, inbox, project, in_force, status
+    taught, inbox, project_folder, in_force, status
 ):
     process(taught, write_frame(inbox, 2, change=light_leak))
     strict = thresholds_text(["TB0", "TF0"])
     later = strict.replace("2000-01-01", "2026-06-01").replace("height: 0.001", "height: 2")
     entries = [line.split("[")[1].rstrip("]\n") for line in (strict + later).splitlines(True)]
     text = f"TB0 TF0:\n  - {entries[0]}\n  - {entries[2]}\n"
-    (project / "thresholds.yaml").write_text(text)
-    with open_tiny(project) as today:
+    (project_folder / "thresholds.yaml").write_text(text)
+    with open_tiny(project_folder) as today:
         [again] = judge_again(today, date(2026, 1, 2), in_force=ThresholdPolicy(in_force))
     assert again.judged.verdict.status == status
 

@@ -79,13 +79,13 @@ def a_week(folder: Path) -> list[Path]:
 def test_other_processes_find_what_this_one_finds_to_the_last_row(two_projects, inbox, monkeypatch):
     paths = a_week(inbox)
     stories = []
-    for project, workers in zip(two_projects, ("0", "2"), strict=True):
+    for project_folder, workers in zip(two_projects, ("0", "2"), strict=True):
         monkeypatch.setenv("QC_WORKERS", workers)
-        with open_tiny(project) as runtime:
-            history = list(process_frames(paths[:21], runtime, LabelName.GOOD))
-            outcomes = history + process(runtime, *paths)
+        with open_tiny(project_folder) as project:
+            history = list(process_frames(paths[:21], project, LabelName.GOOD))
+            outcomes = history + process(project, *paths)
             told = [(one.path, one.state, one.reason, len(one.judged)) for one in outcomes]
-            stories.append((sorted(told), learnt(runtime)))
+            stories.append((sorted(told), learnt(project)))
     [(told, rows), (told_too, rows_too)] = stories
     assert rows == rows_too
     assert told == told_too
@@ -94,23 +94,23 @@ def test_other_processes_find_what_this_one_finds_to_the_last_row(two_projects, 
 
 
 def test_the_same_pixels_twice_in_one_night_are_told_though_both_are_recorded_together(
-    runtime, inbox
+    project, inbox
 ):
     first = write_frame(inbox, 2)
     name = b"TINY.2026-01-02T20:00:00"
     content = first.read_bytes().replace(name, name[:-1] + b"5")
     [before, after] = process(
-        runtime, first, write(inbox / "TINY.2026-01-02T20:00:05.fits", content)
+        project, first, write(inbox / "TINY.2026-01-02T20:00:05.fits", content)
     )
     assert before.judged[0].evidence.duplicate_of == ""
     assert after.judged[0].evidence.duplicate_of == "TINY.2026-01-02T20:00:00"
 
 
-def test_processes_that_are_killed_lose_nothing(project, inbox, monkeypatch):
+def test_processes_that_are_killed_lose_nothing(project_folder, inbox, monkeypatch):
     monkeypatch.setenv("QC_WORKERS", "2")
     paths = write_history(inbox, frames=40)
-    with open_tiny(project) as runtime:
-        outcomes = process_frames(paths, runtime)
+    with open_tiny(project_folder) as project:
+        outcomes = process_frames(paths, project)
         done = [next(outcomes)]
         killed = [child.pid for child in multiprocessing.active_children() if child.pid]
         for pid in killed:
@@ -172,14 +172,14 @@ def test_every_error_of_a_frame_can_travel(kind):
 
 
 def test_a_bug_that_one_file_brings_to_light_is_on_record_and_stops_nothing(
-    project, inbox, monkeypatch, caplog
+    project_folder, inbox, monkeypatch, caplog
 ):
     monkeypatch.setattr(
         "qc.pipeline.readers.measure", lambda extension: 1 // (extension.number or 0)
     )
     [path] = write_history(inbox, frames=1)
-    with open_tiny(project) as runtime:
-        [outcome] = process(runtime, path)
+    with open_tiny(project_folder) as project:
+        [outcome] = process(project, path)
     assert outcome.state is FrameState.FAILED
     assert "a fault of the program: ZeroDivisionError" in outcome.reason
     assert "Traceback" in caplog.text
@@ -195,7 +195,7 @@ def test_many_files_are_worth_a_process_for_each_core():
 
 
 def test_no_more_is_read_ahead_than_a_batch_and_what_the_processes_hold(
-    project, inbox, monkeypatch
+    project_folder, inbox, monkeypatch
 ):
     monkeypatch.setenv("QC_WORKERS", "1")
     monkeypatch.setenv("QC_BATCH_FRAMES", "4")
@@ -208,8 +208,8 @@ def test_no_more_is_read_ahead_than_a_batch_and_what_the_processes_hold(
         return begin(self, file)
 
     monkeypatch.setattr(ReaderPool, "begin", counted)
-    with open_tiny(project) as runtime:
-        for done, _ in enumerate(process_frames(paths, runtime), start=1):
+    with open_tiny(project_folder) as project:
+        for done, _ in enumerate(process_frames(paths, project), start=1):
             assert len(begun) <= done + 2 * 4 + 2 + 1
     assert len(begun) == 30
 
@@ -217,13 +217,13 @@ def test_no_more_is_read_ahead_than_a_batch_and_what_the_processes_hold(
 ORPHANS = """
 import multiprocessing, sys
 from pathlib import Path
-from qc.reading import Readers
-from tests.test_reading import file_of
-from tests.tiny import write_frame, write_instrument
+from qc.pipeline.readers import ReaderPool
+from tests.pipeline.test_readers import file_of
+from tests.support.tiny import write_frame, write_instrument
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    with Readers([write_instrument(folder / "instruments")], workers=2) as readers:
+    with ReaderPool([write_instrument(folder / "instruments")], workers=2) as readers:
         for number in range(4):
             readers.begin(file_of(write_frame(folder, 1, number)))()
         print(*[child.pid for child in multiprocessing.active_children()], flush=True)

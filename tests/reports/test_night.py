@@ -91,8 +91,8 @@ class Page(HTMLParser):
 
 
 @pytest.fixture
-def session(project: Path) -> Iterator[Session]:
-    engine = db.engine.connect(read_settings(project).database_url)
+def session(project_folder: Path) -> Iterator[Session]:
+    engine = db.engine.connect(read_settings(project_folder).database_url)
     with Session(engine) as session:
         yield session
     engine.dispose()
@@ -561,8 +561,8 @@ def test_what_was_sampled_whole_hides_nothing():
 def test_a_report_is_written_under_the_newest_night_beside_the_project(tmp_path, session, uves):
     record(session)
     session.commit()
-    runtime = runtime_of(tmp_path, session, uves)
-    written = write_report(runtime, None, ENDED)
+    project = project_of(tmp_path, session, uves)
+    written = write_report(project, None, ENDED)
     assert written == tmp_path / "reports" / "2024-03-16.html"
     assert written.read_text(encoding="utf-8") == report(session, uves)
     assert [one.name for one in written.parent.iterdir()] == ["2024-03-16.html"]
@@ -570,12 +570,12 @@ def test_a_report_is_written_under_the_newest_night_beside_the_project(tmp_path,
 
 def test_without_any_frame_there_is_no_newest_night_to_report(tmp_path, session, uves):
     with pytest.raises(ConfigurationError, match="no frame has been processed yet"):
-        write_report(runtime_of(tmp_path, session, uves), None, ENDED)
+        write_report(project_of(tmp_path, session, uves), None, ENDED)
 
 
-def runtime_of(project: Path, session: Session, uves: Instrument) -> Project:
+def project_of(project_folder: Path, session: Session, uves: Instrument) -> Project:
     sessions = sessionmaker(session.get_bind())
-    settings = Settings(project=project)
+    settings = Settings(project=project_folder)
     return Project(settings, (uves,), THRESHOLDS, ENCODER, sessions, sessions)
 
 
@@ -644,8 +644,8 @@ def test_gross_scores_and_sigmas_are_said_without_digits(session, uves):
     "name", [HOSTILE, "../../escaped", "..", "/etc/passwd", ".hidden", "ö" * 300]
 )
 def test_a_hostile_name_stays_text_and_its_page_stays_in_the_project(tmp_path, session, uves, name):
-    project = tmp_path / "pages"
-    project.mkdir()
+    project_folder = tmp_path / "pages"
+    project_folder.mkdir()
     history(session, BIAS, nights=3)
     [number] = record(
         session, score=9, name=name, reasons=(HOSTILE,), path=Path(f"/in/{HOSTILE}/a.fits")
@@ -653,12 +653,12 @@ def test_a_hostile_name_stays_text_and_its_page_stays_in_the_project(tmp_path, s
     label(session, number, LabelName.BAD, HOSTILE)
     session.commit()
     before = set(tmp_path.rglob("*"))
-    written = write_frame_page(runtime_of(project, session, uves), f"/in/{HOSTILE}/a.fits")
+    written = write_frame_page(project_of(project_folder, session, uves), f"/in/{HOSTILE}/a.fits")
     html = written.read_text(encoding="utf-8")
     assert "<script" not in html
     assert html.count("&lt;script&gt;") >= 3
-    assert set(tmp_path.rglob("*")) - before == {project / "frames", written}
-    assert written.parent == project / "frames"
+    assert set(tmp_path.rglob("*")) - before == {project_folder / "frames", written}
+    assert written.parent == project_folder / "frames"
     assert not written.name.startswith(".")
 
 
@@ -667,8 +667,8 @@ def test_the_page_of_a_frame_is_called_as_it_is_and_needs_nothing_but_itself(
 ):
     record(session, name="UVES.2024-03-17T09:30:00.123")
     session.commit()
-    runtime = runtime_of(tmp_path, session, uves)
-    written = write_frame_page(runtime, "UVES.2024-03-17T09:30:00.123.fits")
+    project = project_of(tmp_path, session, uves)
+    written = write_frame_page(project, "UVES.2024-03-17T09:30:00.123.fits")
     assert written == tmp_path / "frames" / "UVES.2024-03-17T09:30:00.123.html"
     page = Page(written.read_text(encoding="utf-8"))
     assert all(
@@ -678,7 +678,7 @@ def test_the_page_of_a_frame_is_called_as_it_is_and_needs_nothing_but_itself(
 
 def test_a_frame_that_was_never_processed_has_no_page(tmp_path, session, uves):
     with pytest.raises(UnknownFrameError, match="no processed frame"):
-        write_frame_page(runtime_of(tmp_path, session, uves), "UVES.nobody")
+        write_frame_page(project_of(tmp_path, session, uves), "UVES.nobody")
     assert not (tmp_path / "frames").exists()
 
 
@@ -688,7 +688,7 @@ def test_a_page_that_cannot_be_written_leaves_nothing_half_written(tmp_path, ses
     target = tmp_path / "reports" / "2024-03-16.html"
     target.mkdir(parents=True)  # a folder in its place
     with pytest.raises(OSError, match="directory"):
-        write_report(runtime_of(tmp_path, session, uves), None, ENDED)
+        write_report(project_of(tmp_path, session, uves), None, ENDED)
     assert list(target.parent.iterdir()) == [target]
 
 

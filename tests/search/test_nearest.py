@@ -17,7 +17,7 @@ from qc.core.enums import LabelName
 from qc.db.embeddings import EmbeddingFilter
 from qc.db.labels import LabelAnswer
 from qc.db.models import EmbeddingRow, LabelRow
-from qc.project import create_project, open_runtime
+from qc.project import create_project, open_project
 from qc.search.index_file import DamagedIndexError, read_index
 from qc.search.nearest import index_file, nearest_stored, refresh_index
 from qc.search.similar import similar
@@ -51,23 +51,23 @@ def likenesses(n: int, seed: int = 0) -> list[Past]:
 @pytest.fixture(scope="module")
 def small(empty_project, tmp_path_factory):
     """An empty project that keeps an index from 50 embeddings on; not to be written to."""
-    with copied(empty_project, tmp_path_factory.mktemp("small") / "project") as project:
-        write_settings(project, "[search]\nexact_below = 50\n")
-        yield project
+    with copied(empty_project, tmp_path_factory.mktemp("small") / "project") as project_folder:
+        write_settings(project_folder, "[search]\nexact_below = 50\n")
+        yield project_folder
 
 
 @pytest.fixture(scope="module")
 def indexed(small, tmp_path_factory):
     """The same with 300 embeddings and their index; not to be written to."""
-    with copied(small, tmp_path_factory.mktemp("indexed") / "project") as project:
-        with open_tiny(project) as runtime:
-            remember(runtime, *likenesses(300))
-            assert refresh_index(runtime, quietly).endswith(": 300 embeddings")
-        yield project
+    with copied(small, tmp_path_factory.mktemp("indexed") / "project") as project_folder:
+        with open_tiny(project_folder) as project:
+            remember(project, *likenesses(300))
+            assert refresh_index(project, quietly).endswith(": 300 embeddings")
+        yield project_folder
 
 
 @pytest.fixture
-def project(small, tmp_path):
+def project_folder(small, tmp_path):
     with copied(small, tmp_path / "project") as one:
         yield one
 
@@ -75,19 +75,19 @@ def project(small, tmp_path):
 @pytest.fixture
 def filled(indexed, tmp_path):
     """An indexed project of the test's own, open."""
-    with copied(indexed, tmp_path / "filled") as one, open_tiny(one) as runtime:
-        yield runtime
+    with copied(indexed, tmp_path / "filled") as one, open_tiny(one) as project:
+        yield project
 
 
-def ask(runtime, query, k=10, among=None):
-    with runtime.reads() as session:
-        ids, distances = nearest_stored(runtime, session, query, k, among or EmbeddingFilter())
+def ask(project, query, k=10, among=None):
+    with project.reads() as session:
+        ids, distances = nearest_stored(project, session, query, k, among or EmbeddingFilter())
     return ids.tolist(), distances
 
 
-def ask_exactly(runtime, query, k=10, among=None):
+def ask_exactly(project, query, k=10, among=None):
     """The same of every vector, without the code under test."""
-    with runtime.reads() as session:
+    with project.reads() as session:
         blocks = list(
             db.embeddings.vectors(session, StandIn.fingerprint, among or EmbeddingFilter())
         )
@@ -99,9 +99,9 @@ def ask_exactly(runtime, query, k=10, among=None):
     return ids[best].tolist(), far[best]
 
 
-def assert_same(runtime, query, k=10, among=None):
-    ids, distances = ask(runtime, query, k, among)
-    expected, far = ask_exactly(runtime, query, k, among)
+def assert_same(project, query, k=10, among=None):
+    ids, distances = ask(project, query, k, among)
+    expected, far = ask_exactly(project, query, k, among)
     assert ids == expected
     assert distances == pytest.approx(far, abs=1e-15)
 
@@ -224,13 +224,13 @@ def test_an_index_that_has_doubled_is_learnt_again(filled):
     assert read_index(index_file(filled)).facts.learnt_from == 601
 
 
-def test_below_the_limit_there_is_none(runtime):
-    assert "0 embeddings are searched exactly" in refresh_index(runtime, quietly)
-    assert ask(runtime, queries()[0])[0] == []
-    remember(runtime, *likenesses(49))
-    assert "49 embeddings are searched exactly" in refresh_index(runtime, quietly)
-    assert not index_file(runtime).parent.exists()
-    assert_same(runtime, queries()[0])
+def test_below_the_limit_there_is_none(project):
+    assert "0 embeddings are searched exactly" in refresh_index(project, quietly)
+    assert ask(project, queries()[0])[0] == []
+    remember(project, *likenesses(49))
+    assert "49 embeddings are searched exactly" in refresh_index(project, quietly)
+    assert not index_file(project).parent.exists()
+    assert_same(project, queries()[0])
 
 
 def flip_a_bit(path, at: float) -> None:
@@ -304,10 +304,10 @@ def test_what_was_deleted_is_not_found_and_soon_forgotten(filled):
     assert len(read_index(index_file(filled)).codes) == 299
 
 
-def test_a_thousand_equal_frames_are_all_at_no_distance(runtime):
-    remember(runtime, *[Past(vector=(1.0, 0.5))] * 1000)
-    refresh_index(runtime, quietly)
-    ids, distances = ask(runtime, np.array([1.0, 0.5], np.float32), 20)
+def test_a_thousand_equal_frames_are_all_at_no_distance(project):
+    remember(project, *[Past(vector=(1.0, 0.5))] * 1000)
+    refresh_index(project, quietly)
+    ids, distances = ask(project, np.array([1.0, 0.5], np.float32), 20)
     assert len(set(ids)) == 20
     assert distances == pytest.approx(np.zeros(20), abs=1e-12)
 
@@ -328,21 +328,21 @@ def test_nights_bound_what_is_similar(filled):
     assert len(found.neighbours) == 20
 
 
-def _refresh_elsewhere(project, begun, go_on) -> None:
+def _refresh_elsewhere(project_folder, begun, go_on) -> None:
     def report(what, done, _total):
         if what == "index embeddings" and done == 300:
             begun.set()
             go_on.wait(60)
 
-    with open_tiny(project) as runtime:
-        refresh_index(runtime, report)
+    with open_tiny(project_folder) as project:
+        refresh_index(project, report)
 
 
-def elsewhere(project):
+def elsewhere(project_folder):
     """Begin to make the index in another process, and stop in the midst of it."""
     context = multiprocessing.get_context("spawn")
     begun, go_on = context.Event(), context.Event()
-    process = context.Process(target=_refresh_elsewhere, args=(project, begun, go_on))
+    process = context.Process(target=_refresh_elsewhere, args=(project_folder, begun, go_on))
     process.start()
     assert begun.wait(60)
     return process, go_on
@@ -381,13 +381,13 @@ def test_the_command_makes_it_and_says_so(tmp_path, qc):
     (tmp_path / "qc.toml").write_text("[search]\nexact_below = 50\n")
     told = qc("db", "index", "--project", tmp_path)
     assert told.out == "0 embeddings are searched exactly, without an index.\n"
-    with open_runtime(read_settings(tmp_path)) as runtime:
-        encoder = runtime.encoder.fingerprint
-        remember(runtime, *[replace(one, encoder=encoder) for one in likenesses(60)])
+    with open_project(read_settings(tmp_path)) as project:
+        encoder = project.encoder.fingerprint
+        remember(project, *[replace(one, encoder=encoder) for one in likenesses(60)])
         told = qc("db", "index", "--project", tmp_path)
         assert told.out == "The index was made, as there was none yet: 60 embeddings.\n"
         assert told.err.splitlines() == ["learn axes (2)", "index embeddings (60)"]
-        assert index_file(runtime).is_file()
+        assert index_file(project).is_file()
     told = qc("db", "index", "--project", tmp_path)
     assert (told.code, told.out) == (0, "The index of 60 embeddings is up to date.\n")
 

@@ -29,13 +29,13 @@ NOW = datetime(2026, 11, 19, 12, tzinfo=UTC)
 QUIET_S = 3
 
 
-def settings_of(project: Path, *paths: Path | str, **watch: float) -> Settings:
+def settings_of(project_folder: Path, *paths: Path | str, **watch: float) -> Settings:
     """Settings as an operator writes them."""
     inboxes = "".join(f'[[inbox]]\npath = "{path}"\n' for path in paths)
     keys = "".join(f"{key} = {value}\n" for key, value in watch.items())
-    project.mkdir(exist_ok=True)
-    write_settings(project, f"{inboxes}[watch]\n{keys}")
-    return read_settings(project)
+    project_folder.mkdir(exist_ok=True)
+    write_settings(project_folder, f"{inboxes}[watch]\n{keys}")
+    return read_settings(project_folder)
 
 
 def nobody_knows(_file: measurement.FileInfo) -> bool:
@@ -43,8 +43,8 @@ def nobody_knows(_file: measurement.FileInfo) -> bool:
 
 
 @contextmanager
-def inboxes_of(project, *paths, is_known=nobody_knows):
-    opened = InboxSet(settings_of(project, *paths), is_known)
+def inboxes_of(project_folder, *paths, is_known=nobody_knows):
+    opened = InboxSet(settings_of(project_folder, *paths), is_known)
     yield opened
     opened.close()
 
@@ -66,62 +66,62 @@ def names(scan: ScanResult) -> list[str]:
     return [path.name for path in scan.arrived]
 
 
-def test_a_file_that_was_written_long_ago_has_arrived_and_is_handed_out_once(project, inbox):
+def test_a_file_that_was_written_long_ago_has_arrived_and_is_handed_out_once(project_folder, inbox):
     path = put(inbox / "a.fits")
-    with inboxes_of(project, inbox) as inboxes:
+    with inboxes_of(project_folder, inbox) as inboxes:
         assert inboxes.scan(NOW) == ScanResult((path,), 0, (), 1)
         assert inboxes.scan(at(60)) == ScanResult((), 0, (), 1)
 
 
-def test_a_new_file_must_keep_still_between_two_looks(project, inbox):
+def test_a_new_file_must_keep_still_between_two_looks(project_folder, inbox):
     put(inbox / "a.fits", age_s=1)
-    with inboxes_of(project, inbox) as inboxes:
+    with inboxes_of(project_folder, inbox) as inboxes:
         assert inboxes.scan(NOW) == ScanResult((), 1, (), 1)
         assert inboxes.scan(at(QUIET_S - 1)) == ScanResult((), 1, (), 1)
         assert names(inboxes.scan(at(QUIET_S))) == ["a.fits"]
 
 
-def test_a_file_that_grows_waits_however_wrong_the_servers_clock(project, inbox):
-    with inboxes_of(project, inbox) as inboxes:
+def test_a_file_that_grows_waits_however_wrong_the_servers_clock(project_folder, inbox):
+    with inboxes_of(project_folder, inbox) as inboxes:
         for step in range(5):
             put(inbox / "a.fits", bytes(step + 1), age_s=30 - QUIET_S * step)  # half a minute slow
             assert inboxes.scan(at(QUIET_S * step)).restless == 1
         assert names(inboxes.scan(at(QUIET_S * 5))) == ["a.fits"]
 
 
-def test_a_date_in_the_future_blocks_no_file(project, inbox):
+def test_a_date_in_the_future_blocks_no_file(project_folder, inbox):
     put(inbox / "a.fits", age_s=-1e6)
-    with inboxes_of(project, inbox) as inboxes:
+    with inboxes_of(project_folder, inbox) as inboxes:
         assert inboxes.scan(NOW).restless == 1
         assert names(inboxes.scan(at(QUIET_S))) == ["a.fits"]
 
 
-def test_a_clock_that_is_set_back_delays_a_file_by_no_more_than_a_look(project, inbox):
+def test_a_clock_that_is_set_back_delays_a_file_by_no_more_than_a_look(project_folder, inbox):
     put(inbox / "a.fits", age_s=0)
-    with inboxes_of(project, inbox) as inboxes:
+    with inboxes_of(project_folder, inbox) as inboxes:
         inboxes.scan(NOW)
         assert inboxes.scan(at(-7200)).restless == 1
         assert names(inboxes.scan(at(-7200 + QUIET_S))) == ["a.fits"]
 
 
-def test_an_empty_file_waits_ten_minutes_and_is_not_chased(project, inbox):
+def test_an_empty_file_waits_ten_minutes_and_is_not_chased(project_folder, inbox):
     put(inbox / "a.fits", b"", age_s=0)
-    with inboxes_of(project, inbox) as inboxes:
+    with inboxes_of(project_folder, inbox) as inboxes:
         assert inboxes.scan(NOW) == ScanResult((), 0, (), 1)
         assert inboxes.scan(at(599)).arrived == ()
         assert names(inboxes.scan(at(600))) == ["a.fits"]
 
 
-def test_a_file_that_is_changed_is_handed_out_again_when_it_is_quiet(project, inbox):
+def test_a_file_that_is_changed_is_handed_out_again_when_it_is_quiet(project_folder, inbox):
     put(inbox / "a.fits")
-    with inboxes_of(project, inbox) as inboxes:
+    with inboxes_of(project_folder, inbox) as inboxes:
         inboxes.scan(NOW)
         put(inbox / "a.fits", b"longer than before", age_s=-60)
         assert inboxes.scan(at(60)).restless == 1
         assert names(inboxes.scan(at(63))) == ["a.fits"]
 
 
-def test_only_whole_fits_files_of_anyones_folders_count(project, inbox):
+def test_only_whole_fits_files_of_anyones_folders_count(project_folder, inbox):
     wanted = ["a.fits", "b.FIT", "c.fts.gz", "d.fits.Z", "night/e.fits", "night/deep/er/f.fits.fz"]
     others = [
         ".a.fits", "a.fits.part", "a.fits.tmp", "~a.fits", "#a.fits", "a.txt",
@@ -131,19 +131,19 @@ def test_only_whole_fits_files_of_anyones_folders_count(project, inbox):
         put(inbox / name)
     (inbox / "folder.fits").mkdir()
     os.mkfifo(inbox / "pipe.fits")
-    with inboxes_of(project, inbox) as inboxes:
+    with inboxes_of(project_folder, inbox) as inboxes:
         scan = inboxes.scan(NOW)
     assert {str(path.relative_to(inbox)) for path in scan.arrived} == set(wanted)
     assert scan.seen == len(wanted)
 
 
-def test_the_newest_night_comes_first_and_in_it_what_arrived_first(project, inbox):
+def test_the_newest_night_comes_first_and_in_it_what_arrived_first(project_folder, inbox):
     put(inbox / "UVES.2026-11-17T03:00:00.000.fits", age_s=100)
     put(inbox / "UVES.2026-11-18T03:00:00.000.fits", age_s=90_000)
     put(inbox / "UVES.2026-11-17T23:00:00.000.fits", age_s=200_000)
     put(inbox / "b.fits", age_s=3 * 86_400)  # of the night of its date
     put(inbox / "a.fits", age_s=3 * 86_400)
-    with inboxes_of(project, inbox) as inboxes:
+    with inboxes_of(project_folder, inbox) as inboxes:
         assert [name[:18] for name in names(inboxes.scan(NOW))] == [
             "UVES.2026-11-17T23",
             "UVES.2026-11-18T03",
@@ -154,13 +154,13 @@ def test_the_newest_night_comes_first_and_in_it_what_arrived_first(project, inbo
 
 
 @pytest.mark.parametrize("name", ["X.9999-12-31T23:59:59.fits", "X.2026-02-31T00:00:00.fits"])
-def test_a_name_with_a_strange_date_stops_nothing(project, inbox, name):
+def test_a_name_with_a_strange_date_stops_nothing(project_folder, inbox, name):
     os.utime(put(inbox / name), ns=(0, -(10**18)))
-    with inboxes_of(project, inbox) as inboxes:
+    with inboxes_of(project_folder, inbox) as inboxes:
         assert names(inboxes.scan(NOW)) == [name]
 
 
-def test_what_is_known_is_asked_about_once(project, inbox):
+def test_what_is_known_is_asked_about_once(project_folder, inbox):
     path = put(inbox / "a.fits")
     asked: list[measurement.FileInfo] = []
 
@@ -168,7 +168,7 @@ def test_what_is_known_is_asked_about_once(project, inbox):
         asked.append(file)
         return True
 
-    with inboxes_of(project, inbox, is_known=knows) as inboxes:
+    with inboxes_of(project_folder, inbox, is_known=knows) as inboxes:
         for minute in range(3):
             assert inboxes.scan(at(60 * minute)) == ScanResult((), 0, (), 1)
         assert asked == [measurement.FileInfo(path, 5, path.stat().st_mtime_ns)]
@@ -177,7 +177,7 @@ def test_what_is_known_is_asked_about_once(project, inbox):
         assert len(asked) == 2
 
 
-def test_nothing_is_lost_when_the_database_is_away(project, inbox):
+def test_nothing_is_lost_when_the_database_is_away(project_folder, inbox):
     put(inbox / "a.fits")
     put(inbox / "b.fits")
     answers = iter([False, OperationalError("select", {}, Exception("locked")), False, False])
@@ -188,13 +188,13 @@ def test_nothing_is_lost_when_the_database_is_away(project, inbox):
             raise answer
         return answer
 
-    with inboxes_of(project, inbox, is_known=is_known) as inboxes:
+    with inboxes_of(project_folder, inbox, is_known=is_known) as inboxes:
         with pytest.raises(OperationalError):
             inboxes.scan(NOW)
         assert names(inboxes.scan(at(60))) == ["a.fits", "b.fits"]
 
 
-def test_links_are_followed_each_folder_once_and_loops_end(project, inbox, tmp_path):
+def test_links_are_followed_each_folder_once_and_loops_end(project_folder, inbox, tmp_path):
     put(tmp_path / "other disk" / "a.fits")
     put(tmp_path / "elsewhere" / "b.fits")
     (inbox / "one").symlink_to(tmp_path / "other disk")
@@ -203,7 +203,7 @@ def test_links_are_followed_each_folder_once_and_loops_end(project, inbox, tmp_p
     (inbox / "b-linked.fits").symlink_to(tmp_path / "elsewhere" / "b.fits")
     (inbox / "broken.fits").symlink_to(tmp_path / "nowhere")
     (inbox / "self.fits").symlink_to(inbox / "self.fits")
-    with inboxes_of(project, inbox) as inboxes:
+    with inboxes_of(project_folder, inbox) as inboxes:
         scan = inboxes.scan(NOW)
     assert set(scan.arrived) == {
         tmp_path / "other disk" / "a.fits",
@@ -211,20 +211,20 @@ def test_links_are_followed_each_folder_once_and_loops_end(project, inbox, tmp_p
     }
 
 
-def test_names_that_are_not_utf8_are_handed_out_as_the_disk_has_them(project, inbox):
+def test_names_that_are_not_utf8_are_handed_out_as_the_disk_has_them(project_folder, inbox):
     path = inbox / os.fsdecode(b"a\xff.fits")
     put(path)
     asked: list[measurement.FileInfo] = []
-    with inboxes_of(project, inbox, is_known=asked.append) as inboxes:
+    with inboxes_of(project_folder, inbox, is_known=asked.append) as inboxes:
         assert inboxes.scan(NOW).arrived == (path,)
     assert asked[0].path.name == "a\\xff.fits"
 
 
-def test_a_folder_that_cannot_be_listed_is_said_and_the_others_go_on(project, inbox):
+def test_a_folder_that_cannot_be_listed_is_said_and_the_others_go_on(project_folder, inbox):
     put(inbox / "a.fits")
     put(inbox / "deep" / "b.fits")
     bury(inbox / "deep", 20)  # its path is longer than the system allows: no-one can list it
-    with inboxes_of(project, inbox) as inboxes:
+    with inboxes_of(project_folder, inbox) as inboxes:
         scan = inboxes.scan(NOW)
         assert names(scan) == ["a.fits", "b.fits"]
         [trouble] = scan.troubles
@@ -241,32 +241,32 @@ def bury(folder: Path, levels: int) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def test_two_inboxes_one_in_the_other_hand_a_file_out_once(project, inbox):
+def test_two_inboxes_one_in_the_other_hand_a_file_out_once(project_folder, inbox):
     put(inbox / "uves" / "a.fits")
-    with inboxes_of(project, inbox, inbox / "uves") as inboxes:
+    with inboxes_of(project_folder, inbox, inbox / "uves") as inboxes:
         assert names(inboxes.scan(NOW)) == ["a.fits"]
 
 
-def test_a_path_is_relative_to_the_project_or_a_url_of_this_machine(project, inbox):
-    put(project / "raw" / "a.fits")
+def test_a_path_is_relative_to_the_project_or_a_url_of_this_machine(project_folder, inbox):
+    put(project_folder / "raw" / "a.fits")
     put(inbox / "b.fits")
-    with inboxes_of(project, "raw", f"file://{inbox}") as inboxes:
+    with inboxes_of(project_folder, "raw", f"file://{inbox}") as inboxes:
         assert names(inboxes.scan(NOW)) == ["a.fits", "b.fits"]
 
 
-def test_an_inbox_of_the_whole_project_leaves_the_fetched_copies_out(project):
-    put(project / "fetched" / "s3-bucket" / "a.fits")
-    put(project / "b.fits")
-    with inboxes_of(project, project) as inboxes:
+def test_an_inbox_of_the_whole_project_leaves_the_fetched_copies_out(project_folder):
+    put(project_folder / "fetched" / "s3-bucket" / "a.fits")
+    put(project_folder / "b.fits")
+    with inboxes_of(project_folder, project_folder) as inboxes:
         assert names(inboxes.scan(NOW)) == ["b.fits"]
 
 
 # --- inboxes that go and come ---------------------------------------------------------------------
 
 
-def test_an_inbox_that_is_away_is_said_and_caught_up_with_when_it_returns(project, inbox):
+def test_an_inbox_that_is_away_is_said_and_caught_up_with_when_it_returns(project_folder, inbox):
     put(inbox / "a.fits")
-    with inboxes_of(project, inbox) as inboxes:
+    with inboxes_of(project_folder, inbox) as inboxes:
         inboxes.scan(NOW)
         away = inbox.rename(inbox.with_name("away"))
         put(away / "b.fits")
@@ -278,19 +278,19 @@ def test_an_inbox_that_is_away_is_said_and_caught_up_with_when_it_returns(projec
         assert inboxes.scan(at(120)) == ScanResult((inbox / "b.fits",), 0, (), 2)
 
 
-def test_an_inbox_that_is_a_file_is_said(project, inbox):
+def test_an_inbox_that_is_a_file_is_said(project_folder, inbox):
     put(inbox / "a.fits")
-    with inboxes_of(project, inbox / "a.fits") as inboxes:
+    with inboxes_of(project_folder, inbox / "a.fits") as inboxes:
         assert "Not a directory" in inboxes.scan(NOW).troubles[0]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
-def test_a_mount_point_with_nothing_mounted_is_no_empty_inbox(project, inbox):
+def test_a_mount_point_with_nothing_mounted_is_no_empty_inbox(project_folder, inbox):
     if not mount(inbox):
         pytest.skip("this machine lets nobody mount a file system")
     try:
         put(inbox / "a.fits")
-        with inboxes_of(project, inbox) as inboxes:
+        with inboxes_of(project_folder, inbox) as inboxes:
             assert names(inboxes.scan(NOW)) == ["a.fits"]
             subprocess.run(["umount", str(inbox)], check=True)
             assert inboxes.scan(at(60)).troubles == (
@@ -308,19 +308,19 @@ def mount(folder: Path) -> bool:
     return subprocess.run(command, check=False, capture_output=True).returncode == 0
 
 
-def test_an_inbox_that_was_emptied_is_no_trouble(project, inbox):
+def test_an_inbox_that_was_emptied_is_no_trouble(project_folder, inbox):
     path = put(inbox / "a.fits")
-    with inboxes_of(project, inbox) as inboxes:
+    with inboxes_of(project_folder, inbox) as inboxes:
         inboxes.scan(NOW)
         path.unlink()
         assert inboxes.scan(at(60)) == ScanResult((), 0, (), 0)
 
 
-def test_an_inbox_that_hangs_holds_up_no_other_and_is_named(project, inbox):
+def test_an_inbox_that_hangs_holds_up_no_other_and_is_named(project_folder, inbox):
     path = put(inbox / "a.fits")
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes calls and never answers
         address = f"http://127.0.0.1:{silent.getsockname()[1]}/raw/"
-        with inboxes_of(project, inbox, address) as inboxes:
+        with inboxes_of(project_folder, inbox, address) as inboxes:
             assert inboxes.scan(NOW) == ScanResult((path,), 1, (), 1)
             assert inboxes.scan(at(121)).troubles == (
                 f"{address}: has not answered since 2026-11-19 12:00:00 UT",
@@ -345,9 +345,9 @@ class Bell:
         return heard
 
 
-def test_a_new_file_wakes_the_daemon(project, inbox):
+def test_a_new_file_wakes_the_daemon(project_folder, inbox):
     bell = Bell()
-    with inboxes_of(project, inbox) as inboxes:
+    with inboxes_of(project_folder, inbox) as inboxes:
         inboxes.watch(bell)
         put(inbox / "a.fits")
         assert bell.rings()
@@ -355,20 +355,20 @@ def test_a_new_file_wakes_the_daemon(project, inbox):
         assert bell.rings()
 
 
-def test_reading_a_file_or_writing_a_log_wakes_nobody(project, inbox):
+def test_reading_a_file_or_writing_a_log_wakes_nobody(project_folder, inbox):
     path = put(inbox / "a.fits")
     bell = Bell()
-    with inboxes_of(project, inbox) as inboxes:
+    with inboxes_of(project_folder, inbox) as inboxes:
         inboxes.watch(bell)
         path.read_bytes()
         put(inbox / "night.log")
         assert not bell.rings(within_s=1)
 
 
-def test_an_inbox_that_comes_late_is_watched_from_the_scan_that_finds_it(project, tmp_path):
+def test_an_inbox_that_comes_late_is_watched_from_the_scan_that_finds_it(project_folder, tmp_path):
     late = tmp_path / "late"
     bell = Bell()
-    with inboxes_of(project, late) as inboxes:
+    with inboxes_of(project_folder, late) as inboxes:
         inboxes.watch(bell)
         assert inboxes.scan(NOW).troubles
         late.mkdir()
@@ -377,9 +377,9 @@ def test_an_inbox_that_comes_late_is_watched_from_the_scan_that_finds_it(project
         assert bell.rings()
 
 
-def test_another_folder_in_the_inboxs_place_is_watched_in_its_turn(project, inbox):
+def test_another_folder_in_the_inboxs_place_is_watched_in_its_turn(project_folder, inbox):
     bell = Bell()
-    with inboxes_of(project, inbox) as inboxes:
+    with inboxes_of(project_folder, inbox) as inboxes:
         inboxes.watch(bell)
         inbox.rename(inbox.with_name("old"))
         inbox.mkdir()
@@ -389,18 +389,18 @@ def test_another_folder_in_the_inboxs_place_is_watched_in_its_turn(project, inbo
         assert bell.rings()
 
 
-def test_a_closed_inbox_wakes_nobody(project, inbox):
+def test_a_closed_inbox_wakes_nobody(project_folder, inbox):
     bell = Bell()
-    with inboxes_of(project, inbox) as inboxes:
+    with inboxes_of(project_folder, inbox) as inboxes:
         inboxes.watch(bell)
     bell.rung.clear()
     put(inbox / "a.fits")
     assert not bell.rings(within_s=0.5)
 
 
-def test_a_kernel_that_lets_nothing_be_watched_is_said_and_the_scans_go_on(project, inbox):
+def test_a_kernel_that_lets_nothing_be_watched_is_said_and_the_scans_go_on(project_folder, inbox):
     path = put(inbox / "a.fits")
-    with inboxes_of(project, inbox) as inboxes:
+    with inboxes_of(project_folder, inbox) as inboxes:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         highest = max(int(path.name) for path in Path("/proc/self/fd").iterdir())
         resource.setrlimit(resource.RLIMIT_NOFILE, (highest, hard))
@@ -433,13 +433,13 @@ def exhaust_descriptors() -> list[int]:
     ("limit", "why"),
     [(0, "inotify watch limit reached"), (2, "3 folders, and the kernel lets 2 be watched")],
 )
-def test_more_folders_than_may_be_watched_are_said(project, inbox, limit, why):
+def test_more_folders_than_may_be_watched_are_said(project_folder, inbox, limit, why):
     (inbox / "night" / "deep").mkdir(parents=True)
-    settings_of(project, inbox)
+    settings_of(project_folder, inbox)
     code = (
         "from datetime import UTC, datetime; from pathlib import Path\n"
-        "from qc.inboxes import Inboxes; from qc.settings import read_settings\n"
-        f"inboxes = Inboxes(read_settings(Path({str(project)!r})), lambda file: False)\n"
+        "from qc.service.inboxes import InboxSet; from qc.settings import read_settings\n"
+        f"inboxes = InboxSet(read_settings(Path({str(project_folder)!r})), lambda file: False)\n"
         "inboxes.watch(print)\n"
         "for _ in range(2): print(inboxes.scan(datetime.now(UTC)).troubles)\n"
     )
@@ -458,12 +458,12 @@ def test_more_folders_than_may_be_watched_are_said(project, inbox, limit, why):
 # --- with the pipeline ----------------------------------------------------------------------------
 
 
-def test_what_arrives_is_judged_and_not_handed_out_by_the_next_daemon(runtime, inbox):
-    told = settings_of(runtime.settings.project, inbox)
+def test_what_arrives_is_judged_and_not_handed_out_by_the_next_daemon(project, inbox):
+    told = settings_of(project.settings.project, inbox)
     put(inbox / "broken.fits")
 
     def is_known(file):
-        with runtime.reads() as session:
+        with project.reads() as session:
             return db.frames.is_known(session, file)
 
     path = write_frame(inbox)
@@ -472,7 +472,7 @@ def test_what_arrives_is_judged_and_not_handed_out_by_the_next_daemon(runtime, i
         inboxes = InboxSet(told, is_known)
         scan = inboxes.scan(NOW)
         assert names(scan) == expected[::-1]
-        states = {one.path.name: one.state for one in process_frames(scan.arrived, runtime)}
+        states = {one.path.name: one.state for one in process_frames(scan.arrived, project)}
         assert states["broken.fits"] is FrameState.FAILED
         inboxes.close()
 
@@ -582,11 +582,11 @@ def test_every_finished_file_is_handed_out_once_for_each_version_and_none_that_c
     assert there <= set(life.handed)
 
 
-def test_an_address_that_nothing_reads_is_a_mistake(project):
+def test_an_address_that_nothing_reads_is_a_mistake(project_folder):
     with pytest.raises(ConfigurationError, match="expected a folder or an address like s3://"):
-        InboxSet(settings_of(project, "gopher://host/raw"), nobody_knows)
+        InboxSet(settings_of(project_folder, "gopher://host/raw"), nobody_knows)
 
 
-def test_an_inbox_named_twice_is_a_mistake(project, inbox):
+def test_an_inbox_named_twice_is_a_mistake(project_folder, inbox):
     with pytest.raises(ConfigurationError, match="named more than once"):
-        InboxSet(settings_of(project, inbox, inbox), nobody_knows)
+        InboxSet(settings_of(project_folder, inbox, inbox), nobody_knows)

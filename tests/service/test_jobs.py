@@ -66,10 +66,10 @@ def post():
 
 
 @pytest.fixture
-def settled(project, inbox, post):
+def settled(project_folder, inbox, post):
     """A project with a history, an inbox, and somebody who wants mail."""
-    with open_tiny(project) as runtime:
-        process(runtime, *write_history(project), label=LabelName.GOOD)
+    with open_tiny(project_folder) as project:
+        process(project, *write_history(project_folder), label=LabelName.GOOD)
     toml = f"""
 instruments = "instruments"
 [[inbox]]
@@ -89,13 +89,13 @@ to = ["me@here.example"]
 [health]
 port = 0
 """
-    write_settings(project, toml)
-    return project
+    write_settings(project_folder, toml)
+    return project_folder
 
 
 @contextmanager
-def watching(runtime):
-    watch = Daemon(runtime, JOBS)
+def watching(project):
+    watch = Daemon(project, JOBS)
     thread = threading.Thread(target=watch.run)
     thread.start()
     try:
@@ -105,13 +105,13 @@ def watching(runtime):
         wait_for_end(thread)
 
 
-def rows(runtime, table):
-    with runtime.reads() as session:
+def rows(project, table):
+    with project.reads() as session:
         return list(session.scalars(select(table)))
 
 
 def test_a_frame_that_arrives_is_judged_and_people_are_told(settled, inbox, post):
-    with open_tiny(settled) as runtime, watching(runtime):
+    with open_tiny(settled) as project, watching(project):
         write_frame(inbox, 2, change=light_leak)
         wait_until(lambda: post.messages)
     [message] = post.messages
@@ -120,14 +120,14 @@ def test_a_frame_that_arrives_is_judged_and_people_are_told(settled, inbox, post
 
 
 def test_a_good_frame_wakes_nobody_and_a_broken_one_is_tried_again(settled, inbox, post):
-    with open_tiny(settled) as runtime, watching(runtime):
+    with open_tiny(settled) as project, watching(project):
         write_frame(inbox, 2)
         (inbox / "broken.fits").write_bytes(b"no FITS")
         wait_until(
-            lambda: len([row for row in rows(runtime, FrameRow) if "inbox" in row.path]) == 2
+            lambda: len([row for row in rows(project, FrameRow) if "inbox" in row.path]) == 2
         )
-        [failed] = [row for row in rows(runtime, FrameRow) if row.state == "failed"]
-        wait_until(lambda: rows(runtime, JobRunRow))
+        [failed] = [row for row in rows(project, FrameRow) if row.state == "failed"]
+        wait_until(lambda: rows(project, JobRunRow))
     assert (failed.tries, failed.retry_at > failed.failed_since) == (1, True)
     assert not post.messages
 
@@ -147,30 +147,30 @@ def test_a_bug_that_one_frame_brings_to_light_holds_up_none_of_the_others(settle
 
     for number in range(3):
         write_frame(inbox, 2, number, change=bright if number == 1 else None)
-    with open_tiny(settled, Choking()) as runtime:
-        watch = Daemon(runtime, JOBS)
+    with open_tiny(settled, Choking()) as project:
+        watch = Daemon(project, JOBS)
         watch.await_turn(sorted(inbox.iterdir()), utc_now())
         counts = watch.process_waiting()
         watch.inboxes.close()
-        [failed] = [row for row in rows(runtime, FrameRow) if row.state == "failed"]
+        [failed] = [row for row in rows(project, FrameRow) if row.state == "failed"]
     assert (counts["processed"], counts["failed"], watch.waiting) == (2, 1, {})
     assert "a fault of the program: ValueError: a bug" in failed.reason
     assert failed.retry_at is not None
 
 
-def test_the_night_in_hand_goes_before_an_archive_that_is_read(runtime):
-    watch = Daemon(runtime, JOBS)
+def test_the_night_in_hand_goes_before_an_archive_that_is_read(project):
+    watch = Daemon(project, JOBS)
     names = [f"TINY.{when}.fits" for when in ("2026-01-05T20:00:00", "2026-01-09T20:00:00")]
-    old, new = (runtime.settings.project / name for name in names)
+    old, new = (project.settings.project / name for name in names)
     watch.await_turn([old, new], utc_now())
     assert max(watch.waiting, key=watch.waiting.__getitem__) == new
     watch.inboxes.close()
 
 
 def test_every_job_is_listed_with_its_next_run(settled):
-    with open_tiny(settled) as runtime, watching(runtime):
-        wait_until(lambda: len(rows(runtime, ScheduledJobRow)) == len(JOBS))
-        listed = rows(runtime, ScheduledJobRow)
+    with open_tiny(settled) as project, watching(project):
+        wait_until(lambda: len(rows(project, ScheduledJobRow)) == len(JOBS))
+        listed = rows(project, ScheduledJobRow)
     assert {row.id for row in listed} == {job.name for job in JOBS}
     assert all(row.next_run_time is not None for row in listed)
 
@@ -178,18 +178,18 @@ def test_every_job_is_listed_with_its_next_run(settled):
 @pytest.mark.parametrize("name", [job.name for job in JOBS])
 def test_each_job_goes_well_in_a_project_with_a_night(settled, name, inbox):
     [job] = [job for job in JOBS if job.name == name]
-    with open_tiny(settled) as runtime:
-        process(runtime, write_frame(inbox, 2))
-        watch = Daemon(runtime, JOBS)
+    with open_tiny(settled) as project:
+        process(project, write_frame(inbox, 2))
+        watch = Daemon(project, JOBS)
         watch.carry_out(job)
         watch.inboxes.close()
         assert not list(watch.troubles)
 
 
 def test_the_night_that_is_reported_is_that_of_the_instrument_in_use(settled):
-    with open_tiny(settled) as runtime:
+    with open_tiny(settled) as project:
         others = read_instruments()
-        watch = Daemon(replace(runtime, instruments=(*others, *runtime.instruments)), JOBS)
+        watch = Daemon(replace(project, instruments=(*others, *project.instruments)), JOBS)
         morning = datetime(2026, 1, 3, 11, tzinfo=UTC)  # the tiny one's nights begin at 12 UT
         assert watch.last_night(morning) == date(2026, 1, 2)
         assert watch.last_night(morning + timedelta(hours=2)) == date(2026, 1, 3)
@@ -197,13 +197,13 @@ def test_the_night_that_is_reported_is_that_of_the_instrument_in_use(settled):
 
 
 def test_edited_thresholds_count_from_the_next_scan_on(settled):
-    with open_tiny(settled) as runtime:
-        watch = Daemon(runtime, JOBS)
-        before = watch.runtime.thresholds.digest
+    with open_tiny(settled) as project:
+        watch = Daemon(project, JOBS)
+        before = watch.project.thresholds.digest
         file = settled / "thresholds.yaml"
         file.write_text(file.read_text() + "\n# edited\n")
         watch.renew()
-        assert watch.runtime.thresholds.digest != before
+        assert watch.project.thresholds.digest != before
         file.write_text("nonsense: [")
         watch.renew()
         assert [trouble.key for trouble in watch.troubles] == ["thresholds"]
@@ -223,16 +223,16 @@ def installed(settled):
     return settled
 
 
-def run_daemon(project):
+def run_daemon(project_folder):
     """Begin a daemon that is expected to end by itself."""
-    command = [sys.executable, "-m", "qc", "run", "--project", project]
+    command = [sys.executable, "-m", "qc", "run", "--project", project_folder]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 @contextmanager
-def daemon(project):
+def daemon(project_folder):
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [sys.executable, "-m", "qc", "run", "--project", project]
+    command = [sys.executable, "-m", "qc", "run", "--project", project_folder]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
         try:
             assert process.stderr is not None
@@ -273,9 +273,9 @@ def test_two_project_folders_with_one_database_have_one_daemon(installed, tmp_pa
     assert "a daemon on another host, or of another project folder" in second.stderr
 
 
-def verdicts_of(project):
+def verdicts_of(project_folder):
     """How many verdicts there are on the extensions of each file."""
-    engine = connect(read_settings(project).database_url)
+    engine = connect(read_settings(project_folder).database_url)
     query = (
         select(FrameRow.path, func.count(VerdictRow.id))
         .outerjoin(FrameRow.extensions)

@@ -15,12 +15,12 @@ NOW = datetime(2026, 1, 2, 3, tzinfo=UTC)
 
 
 @pytest.mark.sqlite
-def test_a_copy_is_of_one_moment_though_others_write(runtime, inbox):
-    process(runtime, write_frame(inbox))
+def test_a_copy_is_of_one_moment_though_others_write(project, inbox):
+    process(project, write_frame(inbox))
     ends = threading.Event()
 
     def write():
-        with closing(sqlite3.connect(runtime.settings.project / "qc.db", timeout=60)) as connection:
+        with closing(sqlite3.connect(project.settings.project / "qc.db", timeout=60)) as connection:
             while not ends.is_set():
                 connection.execute("UPDATE frame SET path = path || 'x', name = name || 'x'")
                 connection.commit()
@@ -28,11 +28,11 @@ def test_a_copy_is_of_one_moment_though_others_write(runtime, inbox):
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        words = maintenance.back_up(runtime.settings, NOW)
+        words = maintenance.back_up(project.settings, NOW)
     finally:
         ends.set()
         wait_for_end(writer)
-    [copy] = (runtime.settings.project / "backups").iterdir()
+    [copy] = (project.settings.project / "backups").iterdir()
     assert words.startswith(copy.name)
     with closing(sqlite3.connect(copy)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
@@ -42,7 +42,7 @@ def test_a_copy_is_of_one_moment_though_others_write(runtime, inbox):
 
 @pytest.mark.sqlite
 def test_a_large_database_is_copied_in_one_step_as_one_that_is_written_to_begins_anew_at_each(
-    runtime, monkeypatch
+    project, monkeypatch
 ):
     steps = []
 
@@ -50,21 +50,21 @@ def test_a_large_database_is_copied_in_one_step_as_one_that_is_written_to_begins
         def backup(self, target, **how):
             super().backup(target, progress=lambda *_: steps.append(1), **how)
 
-    database = runtime.settings.project / "qc.db"
+    database = project.settings.project / "qc.db"
     with closing(sqlite3.connect(database)) as connection:
         connection.execute("CREATE TABLE filler (a)")
         connection.executemany("INSERT INTO filler VALUES (zeroblob(100000))", [()] * 300)
         connection.commit()
     monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Counted))
-    maintenance.back_up(runtime.settings, NOW)
+    maintenance.back_up(project.settings, NOW)
     assert steps == [1]
 
 
 @pytest.mark.sqlite
-def test_only_the_newest_copies_stay(runtime):
+def test_only_the_newest_copies_stay(project):
     for day in range(9):
-        maintenance.back_up(runtime.settings, NOW + timedelta(days=day))
-    copies = sorted((runtime.settings.project / "backups").iterdir())
+        maintenance.back_up(project.settings, NOW + timedelta(days=day))
+    copies = sorted((project.settings.project / "backups").iterdir())
     assert [copy.name for copy in copies] == [
         f"qc-2026-01-{day:02d}T030000.db" for day in range(4, 11)
     ]

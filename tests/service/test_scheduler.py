@@ -22,8 +22,8 @@ def job(work, when: timedelta | str = OFTEN, name="work"):
 
 
 @contextmanager
-def watching(runtime, *jobs):
-    watch = Daemon(runtime, jobs)
+def watching(project, *jobs):
+    watch = Daemon(project, jobs)
     thread = threading.Thread(target=watch.run)
     thread.start()
     try:
@@ -33,8 +33,8 @@ def watching(runtime, *jobs):
         wait_for_end(thread)
 
 
-def runs_of(runtime, name="work"):
-    with runtime.reads() as session:
+def runs_of(project, name="work"):
+    with project.reads() as session:
         query = select(JobRunRow).where(JobRunRow.job == name).order_by(JobRunRow.id)
         return list(session.scalars(query))
 
@@ -54,65 +54,65 @@ class Doing:
         return ""
 
 
-def test_a_job_without_news_is_one_row_that_shows_it_alive(runtime):
+def test_a_job_without_news_is_one_row_that_shows_it_alive(project):
     work = Doing()
-    with watching(runtime, job(work)):
+    with watching(project, job(work)):
         wait_until(lambda: work.times >= 5)
-    [run] = runs_of(runtime)
+    [run] = runs_of(project)
     assert (run.is_well, run.words) == (True, "")
 
 
-def test_what_came_of_a_run_is_kept(runtime):
+def test_what_came_of_a_run_is_kept(project):
     said = iter(["3 files", "2 files"])
-    with watching(runtime, job(lambda _watch, _now: next(said, ""))):
-        wait_until(lambda: len(runs_of(runtime)) >= 2)
-    assert [run.words for run in runs_of(runtime)][:2] == ["3 files", "2 files"]
+    with watching(project, job(lambda _watch, _now: next(said, ""))):
+        wait_until(lambda: len(runs_of(project)) >= 2)
+    assert [run.words for run in runs_of(project)][:2] == ["3 files", "2 files"]
 
 
 @pytest.mark.parametrize(
     "error", [OSError(28, "No space left on device"), ConfigurationError("a file is wrong")]
 )
-def test_trouble_is_said_once_however_often_it_is_met_and_the_watch_goes_on(runtime, caplog, error):
+def test_trouble_is_said_once_however_often_it_is_met_and_the_watch_goes_on(project, caplog, error):
     work = Doing(error, error, error)
-    with watching(runtime, job(work)) as watch:
+    with watching(project, job(work)) as watch:
         wait_until(lambda: work.times >= 5)
         wait_until(lambda: not list(watch.troubles))
     begun = [record for record in caplog.records if record.message == "trouble begins"]
     over = [record for record in caplog.records if record.message == "trouble is over"]
     assert (len(begun), len(over)) == (1, 1)
-    failed = [run for run in runs_of(runtime) if run.is_well is False]
+    failed = [run for run in runs_of(project) if run.is_well is False]
     assert len(failed) == 1
     assert str(error) in failed[0].words
 
 
-def test_a_bug_is_told_in_full_and_stops_nothing(runtime, caplog):
+def test_a_bug_is_told_in_full_and_stops_nothing(project, caplog):
     work = Doing(KeyError("surprise"))
-    with watching(runtime, job(work)):
+    with watching(project, job(work)):
         wait_until(lambda: work.times >= 3)
     [told] = [record for record in caplog.records if record.exc_info]
     assert "surprise" in caplog.text
     assert told.__dict__["job"] == "work"
 
 
-def test_runs_that_were_missed_for_ten_days_are_made_up_once(runtime):
+def test_runs_that_were_missed_for_ten_days_are_made_up_once(project):
     work = Doing()
     daily = job(work, when="0 8 * * *")
-    with watching(runtime, daily):
-        wait_until(lambda: stored(runtime))
+    with watching(project, daily):
+        wait_until(lambda: stored(project))
     assert work.times == 0
     ten_days_ago = datetime.now(UTC) - timedelta(days=10)
-    with watching(runtime, daily) as watch:
+    with watching(project, daily) as watch:
         reschedule(watch, ten_days_ago)
         wait_until(lambda: work.times == 1)
     again = Doing()
     often = Doing()
-    with watching(runtime, job(again, when="0 8 * * *"), job(often, name="often")):
+    with watching(project, job(again, when="0 8 * * *"), job(often, name="often")):
         wait_until(lambda: often.times >= 3)
     assert (work.times, again.times) == (1, 0)
 
 
-def stored(runtime):
-    with runtime.reads() as session:
+def stored(project):
+    with project.reads() as session:
         return dict(
             session.execute(select(ScheduledJobRow.id, ScheduledJobRow.next_run_time)).all()
         )
@@ -122,20 +122,20 @@ def reschedule(watch, when):
     watch.scheduler.modify_job("work", next_run_time=when)
 
 
-def test_a_job_keeps_its_next_time_over_a_restart_unless_its_times_have_changed(runtime):
+def test_a_job_keeps_its_next_time_over_a_restart_unless_its_times_have_changed(project):
     work = Doing()
     for when, is_same in (("0 8 * * *", True), ("0 8 * * *", True), ("0 9 * * *", False)):
-        before = stored(runtime)
-        with watching(runtime, job(work, when=when)):
-            wait_until(lambda: stored(runtime) and (is_same or stored(runtime) != before))  # noqa: B023
-        assert not before or (stored(runtime) == before) is is_same
+        before = stored(project)
+        with watching(project, job(work, when=when)):
+            wait_until(lambda: stored(project) and (is_same or stored(project) != before))  # noqa: B023
+        assert not before or (stored(project) == before) is is_same
 
 
-def test_a_job_that_is_no_more_is_forgotten(runtime):
-    with watching(runtime, job(Doing(), when="0 8 * * *", name="old")):
-        wait_until(lambda: "old" in stored(runtime))
-    with watching(runtime, job(Doing(), when="0 8 * * *", name="new")):
-        wait_until(lambda: list(stored(runtime)) == ["new"])
+def test_a_job_that_is_no_more_is_forgotten(project):
+    with watching(project, job(Doing(), when="0 8 * * *", name="old")):
+        wait_until(lambda: "old" in stored(project))
+    with watching(project, job(Doing(), when="0 8 * * *", name="new")):
+        wait_until(lambda: list(stored(project)) == ["new"])
 
 
 def test_a_clock_that_is_set_is_noticed_and_one_that_ticks_is_not():
@@ -152,27 +152,27 @@ def test_a_clock_that_is_set_is_noticed_and_one_that_ticks_is_not():
         assert clock.jumped_s() == jumped_s
 
 
-def test_after_the_clock_was_set_back_a_year_jobs_do_not_wait_for_it(runtime):
+def test_after_the_clock_was_set_back_a_year_jobs_do_not_wait_for_it(project):
     work = Doing()
-    with watching(runtime, job(work, when=timedelta(hours=1))) as watch:
-        wait_until(lambda: stored(runtime))
+    with watching(project, job(work, when=timedelta(hours=1))) as watch:
+        wait_until(lambda: stored(project))
         reschedule(watch, datetime.now(UTC) + timedelta(days=365))
         watch.scheduler.plan_anew(datetime.now(UTC))
-        next_run = datetime.fromtimestamp(stored(runtime)["work"], UTC)
+        next_run = datetime.fromtimestamp(stored(project)["work"], UTC)
     assert next_run - datetime.now(UTC) <= timedelta(hours=1)
 
 
 @pytest.mark.sqlite
 def test_a_database_that_is_locked_for_long_is_said_once_and_caught_up_with(
-    project, monkeypatch, caplog
+    project_folder, monkeypatch, caplog
 ):
     monkeypatch.setattr(db.engine, "_BUSY_MS", 100)
     work = Doing()
     monkeypatch.setattr("qc.service.scheduler.STORE_RETRY_S", 0.1)
     monkeypatch.setattr("qc.service.scheduler.KEPT_EVERY", timedelta(0))
-    with open_tiny(project) as runtime, watching(runtime, job(work)) as watch:
+    with open_tiny(project_folder) as project, watching(project, job(work)) as watch:
         wait_until(lambda: work.times >= 2)
-        with closing(sqlite3.connect(project / "qc.db")) as other:
+        with closing(sqlite3.connect(project_folder / "qc.db")) as other:
             other.execute("BEGIN EXCLUSIVE")
             wait_until(lambda: len(list(watch.troubles)) >= 1)
             for _ in range(5):
@@ -185,20 +185,23 @@ def test_a_database_that_is_locked_for_long_is_said_once_and_caught_up_with(
 
 
 @pytest.mark.sqlite
-def test_a_watch_that_begins_while_the_database_is_locked_waits_for_it(project, monkeypatch):
+def test_a_watch_that_begins_while_the_database_is_locked_waits_for_it(project_folder, monkeypatch):
     monkeypatch.setattr(db.engine, "_BUSY_MS", 100)
     monkeypatch.setattr("qc.service.scheduler.STORE_RETRY_S", 0.1)
     work = Doing()
-    with open_tiny(project) as runtime, closing(sqlite3.connect(project / "qc.db")) as other:
+    with (
+        open_tiny(project_folder) as project,
+        closing(sqlite3.connect(project_folder / "qc.db")) as other,
+    ):
         other.execute("BEGIN EXCLUSIVE")
-        with watching(runtime, job(work, name="scan")) as watch:
+        with watching(project, job(work, name="scan")) as watch:
             watch.wake_in(0)
             wait_until(lambda: [one.key for one in watch.troubles] == ["schedule"])
             other.rollback()
             wait_until(lambda: work.times >= 2 and not list(watch.troubles))
 
 
-def test_the_watch_finishes_what_it_has_in_hand(runtime):
+def test_the_watch_finishes_what_it_has_in_hand(project):
     begun, may_end = threading.Event(), threading.Event()
 
     def work(_watch, _now):
@@ -206,8 +209,8 @@ def test_the_watch_finishes_what_it_has_in_hand(runtime):
         may_end.wait(DEADLINE_S)
         return "done"
 
-    with watching(runtime, job(work)) as watch:
+    with watching(project, job(work)) as watch:
         begun.wait(DEADLINE_S)
         watch.stop()
         may_end.set()
-    assert [run.words for run in runs_of(runtime)] == ["done"]
+    assert [run.words for run in runs_of(project)] == ["done"]

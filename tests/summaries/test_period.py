@@ -50,19 +50,19 @@ FLAGGED: dict[str, Any] = {"status": Status.ANOMALOUS, "score": 3.0}
 
 
 def period(
-    runtime, span: NightRange = JANUARY, thresholds: Thresholds | None = None
+    project, span: NightRange = JANUARY, thresholds: Thresholds | None = None
 ) -> PeriodSummary:
-    with runtime.reads() as session:
-        return read_period(session, span, runtime.instruments, thresholds or runtime.thresholds)
+    with project.reads() as session:
+        return read_period(session, span, project.instruments, thresholds or project.thresholds)
 
 
-def survey(runtime, span: NightRange = JANUARY, **changes: Any) -> str:
+def survey(project, span: NightRange = JANUARY, **changes: Any) -> str:
     options = {
-        "instruments": runtime.instruments,
-        "thresholds": runtime.thresholds,
+        "instruments": project.instruments,
+        "thresholds": project.thresholds,
         "generated_at": NOW,
     }
-    with runtime.reads() as session:
+    with project.reads() as session:
         return build_survey(session, span, **(options | changes))
 
 
@@ -102,9 +102,9 @@ def test_what_is_no_month_is_refused(text):
 # --- what was judged ------------------------------------------------------------------------------
 
 
-def test_each_image_type_is_counted_by_what_became_of_its_extensions(runtime):
+def test_each_image_type_is_counted_by_what_became_of_its_extensions(project):
     remember(
-        runtime,
+        project,
         Past(),
         Past(status=Status.UNDECIDED),
         Past(**FLAGGED),
@@ -114,75 +114,75 @@ def test_each_image_type_is_counted_by_what_became_of_its_extensions(runtime):
         Past(label=LabelName.BAD, kind="light_leak"),  # not flagged
         Past(image_type="TF0"),
     )
-    bias, flat = period(runtime).tallies
+    bias, flat = period(project).tallies
     assert (bias.image_type, bias.judged, bias.flagged, bias.undecided) == ("TB0", 7, 4, 1)
     assert (bias.confirmed, bias.false_alarms, bias.outliers, bias.unanswered) == (1, 1, 1, 1)
     assert bias.missed == 1
     assert (flat.image_type, flat.judged, flat.flagged) == ("TF0", 1, 0)
 
 
-def test_what_is_of_other_nights_is_not_counted(runtime):
-    remember(runtime, *[Past() for _ in range(8 * A_NIGHT)])
-    found = period(runtime, WEEK)
+def test_what_is_of_other_nights_is_not_counted(project):
+    remember(project, *[Past() for _ in range(8 * A_NIGHT)])
+    found = period(project, WEEK)
     assert (found.count("judged"), found.nights, found.frames) == (70, 7, 70)
-    assert period(runtime, week_to(date(2025, 12, 31))).tallies == ()
+    assert period(project, week_to(date(2025, 12, 31))).tallies == ()
 
 
-def test_frames_of_one_set_with_one_fault_are_one_event_and_the_worst_event_comes_first(runtime):
+def test_frames_of_one_set_with_one_fault_are_one_event_and_the_worst_event_comes_first(project):
     of_set = [bad(template="T1", template_number=n, template_size=2) for n in (1, 2)]
-    remember(runtime, *of_set, bad(score=9.0))
-    alone, together = period(runtime).confirmed
+    remember(project, *of_set, bad(score=9.0))
+    alone, together = period(project).confirmed
     assert (alone.worst.score, len(alone.cases)) == (9.0, 1)
     assert (together.worst.score, len(together.cases)) == (3.0, 2)
 
 
-def test_what_was_missed_is_told_apart_and_shown_among_the_bad(runtime):
-    [name] = remember(runtime, Past(label=LabelName.BAD, kind="light_leak"))
-    found = period(runtime)
+def test_what_was_missed_is_told_apart_and_shown_among_the_bad(project):
+    [name] = remember(project, Past(label=LabelName.BAD, kind="light_leak"))
+    found = period(project)
     assert [one.worst.name for one in found.missed] == [name]
     assert [one.worst.name for one in found.confirmed] == [name]
     assert "People called 1 more bad that had not been flagged." in found.summary
 
 
-def test_a_label_that_was_undone_leaves_the_frame_unanswered(runtime):
-    remember(runtime, Past(**FLAGGED, label=LabelName.GOOD))
-    with runtime.writes.begin() as session:
+def test_a_label_that_was_undone_leaves_the_frame_unanswered(project):
+    remember(project, Past(**FLAGGED, label=LabelName.GOOD))
+    with project.writes.begin() as session:
         [row] = db.labels.labels_of(session, [1])[1]
         db.labels.record_label(session, 1, LabelAnswer(LabelName.GOOD, "kim"), undoes=row)
-    assert len(period(runtime).unanswered) == 1
+    assert len(period(project).unanswered) == 1
 
 
-def test_a_set_that_ended_early_is_named_with_what_is_missing(runtime):
+def test_a_set_that_ended_early_is_named_with_what_is_missing(project):
     numbers = (1, 2, 4)
-    remember(runtime, *[Past(template="T1", template_number=n, template_size=5) for n in numbers])
-    remember(runtime, *[Past(template="T2", template_number=n, template_size=2) for n in (1, 2)])
-    [one] = period(runtime).incomplete
+    remember(project, *[Past(template="T1", template_number=n, template_size=5) for n in numbers])
+    remember(project, *[Past(template="T2", template_number=n, template_size=2) for n in (1, 2)])
+    [one] = period(project).incomplete
     assert (one.template, one.frames, one.size, one.missing) == ("T1", 3, 5, (3, 5))
-    assert period(runtime).tallies[0].incomplete == 1
+    assert period(project).tallies[0].incomplete == 1
 
 
-def test_a_file_that_failed_belongs_to_the_span_it_was_taken_in(runtime):
-    with runtime.writes.begin() as session:
+def test_a_file_that_failed_belongs_to_the_span_it_was_taken_in(project):
+    with project.writes.begin() as session:
         for name in ("T.2026-01-07T20:00:00.fits", "T.2026-01-08T20:00:00.fits"):
             file = FileInfo(Path("/in") / name, 1, 1)
             db.frames.record_unprocessed(session, file, FrameState.FAILED, "cut short")
-    assert [row.name for row in period(runtime, WEEK).failed] == ["T.2026-01-07T20:00:00.fits"]
+    assert [row.name for row in period(project, WEEK).failed] == ["T.2026-01-07T20:00:00.fits"]
 
 
-def test_absences_are_told_as_people_were_told_of_them(runtime):
-    with runtime.writes.begin() as session:
+def test_absences_are_told_as_people_were_told_of_them(project):
+    with project.writes.begin() as session:
         for night in (date(2026, 1, 3), date(2026, 1, 9)):
             words = f"no bias on {night}"
             db.alerts.owe_alert(session, Topic.ABSENCE, f"absence {night}", words, night=night)
-    assert period(runtime, WEEK).absences == ("no bias on 2026-01-03",)
+    assert period(project, WEEK).absences == ("no bias on 2026-01-03",)
 
 
-def test_where_nobody_looked_out_for_absences_that_is_said(runtime):
+def test_where_nobody_looked_out_for_absences_that_is_said(project):
     words = "the check for absences did not run"
-    assert words in Page(survey(runtime)).text
-    with runtime.writes.begin() as session:
+    assert words in Page(survey(project)).text
+    with project.writes.begin() as session:
         session.add(JobRunRow(job="absence", started_at=FIRST_NIGHT, ended_at=None, is_well=True))
-    assert words not in Page(survey(runtime)).text
+    assert words not in Page(survey(project)).text
 
 
 # --- what people changed --------------------------------------------------------------------------
@@ -220,17 +220,17 @@ def test_a_first_entry_has_no_limits_before():
     assert ("bias level", "none", "4 / 8 sigma") in change.rows
 
 
-def test_epochs_of_the_span_and_those_entered_in_it_are_told_undone_or_not(runtime):
-    with runtime.writes.begin() as session:
+def test_epochs_of_the_span_and_those_entered_in_it_are_told_undone_or_not(project):
+    with project.writes.begin() as session:
         for since, why in ((date(2026, 1, 5), "a new lamp"), (date(2025, 1, 1), "long ago")):
-            epochs.enter(session, "TB0", since, why, who="kim", instruments=runtime.instruments)
-    [one] = period(runtime, WEEK).epochs
+            epochs.enter(session, "TB0", since, why, who="kim", instruments=project.instruments)
+    [one] = period(project, WEEK).epochs
     assert one.epoch.why == "a new lamp"
 
 
-def test_a_classifier_that_was_trained_is_told_with_its_outcome(runtime):
-    remember(runtime, Past())
-    with runtime.writes.begin() as session:
+def test_a_classifier_that_was_trained_is_told_with_its_outcome(project):
+    remember(project, Past())
+    with project.writes.begin() as session:
         encoder = session.scalars(select(EncoderRow.id)).one()
         figures = {"labelled": 42, "new": {"macro_f1": {"value": 0.9}}}
         for at in (FIRST_NIGHT, FIRST_NIGHT + timedelta(days=40)):
@@ -240,15 +240,15 @@ def test_a_classifier_that_was_trained_is_told_with_its_outcome(runtime):
                     figures=figures, accepted=False, why="worse", content=b"",
                 )
             )  # fmt: skip
-    [one] = period(runtime).schoolings
+    [one] = period(project).schoolings
     assert (one.labelled, one.macro_f1, one.accepted, one.why) == (42, 0.9, False, "worse")
 
 
 # --- how good the watch is ------------------------------------------------------------------------
 
 
-def try_faults(runtime, night: date, kind: str, found: int, tried: int) -> None:
-    with runtime.writes.begin() as session:
+def try_faults(project, night: date, kind: str, found: int, tried: int) -> None:
+    with project.writes.begin() as session:
         for number in range(tried):
             session.add(
                 SelfTestRow(
@@ -258,12 +258,12 @@ def try_faults(runtime, night: date, kind: str, found: int, tried: int) -> None:
             )  # fmt: skip
 
 
-def test_recall_is_told_by_kind_and_week_the_worst_first(runtime):
-    try_faults(runtime, date(2026, 1, 1), "light_leak", 9, 10)
-    try_faults(runtime, date(2026, 1, 8), "light_leak", 10, 10)
-    try_faults(runtime, date(2026, 1, 2), "lamp_off", 1, 2)
-    try_faults(runtime, date(2026, 2, 1), "lamp_off", 0, 100)  # of the next month
-    test = period(runtime).self_test
+def test_recall_is_told_by_kind_and_week_the_worst_first(project):
+    try_faults(project, date(2026, 1, 1), "light_leak", 9, 10)
+    try_faults(project, date(2026, 1, 8), "light_leak", 10, 10)
+    try_faults(project, date(2026, 1, 2), "lamp_off", 1, 2)
+    try_faults(project, date(2026, 2, 1), "lamp_off", 0, 100)  # of the next month
+    test = period(project).self_test
     assert [(one.kind, one.found, one.tried) for one in test.recalls] == [
         ("lamp_off", 1, 2),
         ("light_leak", 19, 20),
@@ -274,9 +274,9 @@ def test_recall_is_told_by_kind_and_week_the_worst_first(runtime):
     assert (test.overall.found, test.overall.tried) == (20, 22)
 
 
-def tell(runtime, extension_ids: Sequence[int], at: datetime, notice: bool = True) -> int:
+def tell(project, extension_ids: Sequence[int], at: datetime, notice: bool = True) -> int:
     """Owe alerts of some extensions, and tell them in one notice if wanted; return its id."""
-    with runtime.writes.begin() as session:
+    with project.writes.begin() as session:
         row = NotificationRow(topic=Topic.VERDICT, night=at.date(), made_at=at, subject="s")
         if notice:
             session.add(row)
@@ -292,35 +292,35 @@ def tell(runtime, extension_ids: Sequence[int], at: datetime, notice: bool = Tru
         return row.id
 
 
-def say(runtime, extension_id: int, at: datetime) -> None:
-    with runtime.writes.begin() as session:
+def say(project, extension_id: int, at: datetime) -> None:
+    with project.writes.begin() as session:
         db.labels.record_label(session, extension_id, LabelAnswer(LabelName.GOOD, "kim", at=at))
 
 
-def test_the_wait_is_from_the_notice_to_the_first_label_or_acknowledgement(runtime):
-    remember(runtime, *[Past(**FLAGGED) for _ in range(6)])
-    labelled, seen = tell(runtime, [1, 2], FIRST_NIGHT), tell(runtime, [3], FIRST_NIGHT)
-    tell(runtime, [4], FIRST_NIGHT)
-    tell(runtime, [5], FIRST_NIGHT, notice=False)
-    say(runtime, 2, FIRST_NIGHT + timedelta(hours=3))
-    say(runtime, 1, FIRST_NIGHT + timedelta(hours=5))
-    say(runtime, 5, FIRST_NIGHT - timedelta(hours=1))  # an older word is no answer
-    with runtime.writes.begin() as session:
+def test_the_wait_is_from_the_notice_to_the_first_label_or_acknowledgement(project):
+    remember(project, *[Past(**FLAGGED) for _ in range(6)])
+    labelled, seen = tell(project, [1, 2], FIRST_NIGHT), tell(project, [3], FIRST_NIGHT)
+    tell(project, [4], FIRST_NIGHT)
+    tell(project, [5], FIRST_NIGHT, notice=False)
+    say(project, 2, FIRST_NIGHT + timedelta(hours=3))
+    say(project, 1, FIRST_NIGHT + timedelta(hours=5))
+    say(project, 5, FIRST_NIGHT - timedelta(hours=1))  # an older word is no answer
+    with project.writes.begin() as session:
         for hours in (2, 1):
             at = FIRST_NIGHT + timedelta(hours=hours)
             session.add(AcknowledgementRow(notice_id=seen, who="kim", at=at, note=""))
-    replies = period(runtime).replies
+    replies = period(project).replies
     assert labelled != seen
     assert replies.waits == (timedelta(hours=1), timedelta(hours=3))
     assert (replies.told, replies.never) == (4, 2)
     assert replies.within(0.5) == timedelta(hours=2)
 
 
-def test_what_was_silenced_waits_for_nobody(runtime):
-    remember(runtime, Past(**FLAGGED), Past(**FLAGGED))
-    notice = tell(runtime, [1], FIRST_NIGHT)
-    tell(runtime, [2], FIRST_NIGHT, notice=False)
-    with runtime.writes.begin() as session:
+def test_what_was_silenced_waits_for_nobody(project):
+    remember(project, Past(**FLAGGED), Past(**FLAGGED))
+    notice = tell(project, [1], FIRST_NIGHT)
+    tell(project, [2], FIRST_NIGHT, notice=False)
+    with project.writes.begin() as session:
         silence = SilenceRow(
             notice_id=notice, topic=Topic.VERDICT, image_types=["TB0"], who="kim",
             since=FIRST_NIGHT, until_nominal=False, note="",
@@ -330,11 +330,11 @@ def test_what_was_silenced_waits_for_nobody(runtime):
         session.scalars(
             select(AlertRow).where(AlertRow.notice_id.is_(None))
         ).one().silence_id = silence.id
-    replies = period(runtime).replies
+    replies = period(project).replies
     assert (replies.told, replies.silenced) == (1, 1)
 
 
-def test_ageing_is_the_weekly_median_in_units_of_the_limit(runtime):
+def test_ageing_is_the_weekly_median_in_units_of_the_limit(project):
     drift = [0.2, 0.4]  # of two weeks
     past = [
         Past(merge_height=(drift[night // 7] + 0.01 * (number % 3 - 1)) * MERGE_HEIGHT)
@@ -343,8 +343,8 @@ def test_ageing_is_the_weekly_median_in_units_of_the_limit(runtime):
     ]
     for night in range(14):  # an anomaly each night moves no median
         past.insert(night * A_NIGHT, Past(merge_height=1.0, **FLAGGED))
-    remember(runtime, *past)
-    [bias] = period(runtime, week_to(date(2026, 1, 14))).ageing
+    remember(project, *past)
+    [bias] = period(project, week_to(date(2026, 1, 14))).ageing
     assert bias.ratios.shape == (WEEKS, 2)
     assert bias.ratios[-2:, 0] == pytest.approx(drift, abs=0.011)
     assert bias.ratios[-1, 1] == pytest.approx(10 / 1000)  # of the residual
@@ -354,48 +354,48 @@ def test_ageing_is_the_weekly_median_in_units_of_the_limit(runtime):
 # --- the page -------------------------------------------------------------------------------------
 
 
-def test_the_summary_says_it_all_in_a_few_sentences(runtime):
-    remember(runtime, Past(), Past(**FLAGGED), bad())
-    tell(runtime, [3], FIRST_NIGHT - timedelta(hours=1))
-    try_faults(runtime, date(2026, 1, 1), "light_leak", 9, 10)
-    assert period(runtime).summary == (
+def test_the_summary_says_it_all_in_a_few_sentences(project):
+    remember(project, Past(), Past(**FLAGGED), bad())
+    tell(project, [3], FIRST_NIGHT - timedelta(hours=1))
+    try_faults(project, date(2026, 1, 1), "light_leak", 9, 10)
+    assert period(project).summary == (
         "3 extensions were judged, of 3 frames in 1 night; 2 flagged: 1 confirmed bad, "
         "1 not answered. The self-test found 90.0 % of 10 known faults. "
         "Of 1 notice, 0 got no answer; half of the rest in 62 min."
     )
 
 
-def test_an_empty_month_has_a_page(runtime):
-    page = Page(survey(runtime))
+def test_an_empty_month_has_a_page(project):
+    page = Page(survey(project))
     assert "0 extensions were judged, of 0 frames in 0 nights; none was flagged." in page.text
     assert "The self-test did not run in this time." in page.text
 
 
-def test_a_confirmed_anomaly_has_a_picture_and_the_rest_are_listed(runtime):
-    remember(runtime, *[bad(score=2.0 + number) for number in range(15)])
-    page = Page(survey(runtime))
+def test_a_confirmed_anomaly_has_a_picture_and_the_rest_are_listed(project):
+    remember(project, *[bad(score=2.0 + number) for number in range(15)])
+    page = Page(survey(project))
     assert len(page.all("article", "id")) == 12
     assert "3 further events, without pictures" in page.text
     assert "16 · bias on CCD TB0 · light leak" in page.text
 
 
-def test_hostile_words_stay_text(runtime):
-    remember(runtime, bad(note=HOSTILE, name=HOSTILE, template=HOSTILE, template_size=3))
-    with runtime.writes.begin() as session:
+def test_hostile_words_stay_text(project):
+    remember(project, bad(note=HOSTILE, name=HOSTILE, template=HOSTILE, template_size=3))
+    with project.writes.begin() as session:
         db.alerts.owe_alert(session, Topic.ABSENCE, "k", HOSTILE, night=date(2026, 1, 2))
         epochs.enter(
-            session, "TB0", date(2026, 1, 5), HOSTILE, who=HOSTILE, instruments=runtime.instruments
+            session, "TB0", date(2026, 1, 5), HOSTILE, who=HOSTILE, instruments=project.instruments
         )
-    html = survey(runtime)
+    html = survey(project)
     assert "<script" not in html
     assert html.count("&lt;script&gt;") >= 5
 
 
-def test_the_page_needs_nothing_but_itself_and_every_link_leads_somewhere(runtime):
-    remember(runtime, *[bad(score=2.0 + number) for number in range(3)], Past(**FLAGGED))
-    try_faults(runtime, date(2026, 1, 1), "light_leak", 9, 10)
-    try_faults(runtime, date(2026, 1, 2), "light_leak", 9, 10)
-    page = Page(survey(runtime))
+def test_the_page_needs_nothing_but_itself_and_every_link_leads_somewhere(project):
+    remember(project, *[bad(score=2.0 + number) for number in range(3)], Past(**FLAGGED))
+    try_faults(project, date(2026, 1, 1), "light_leak", 9, 10)
+    try_faults(project, date(2026, 1, 2), "light_leak", 9, 10)
+    page = Page(survey(project))
     names = page.all("*", "id")
     assert len(names) == len(set(names))
     assert {one.removeprefix("#") for one in page.all("a", "href")} <= set(names)
@@ -408,7 +408,7 @@ def test_waits_are_said_in_a_unit_that_fits():
     assert in_hours(timedelta(days=5)) == "5.0 d"
 
 
-def test_a_page_can_be_had_of_extensions_whose_pictures_are_gone(runtime):
-    remember(runtime, *[Past(label=LabelName.GOOD) for _ in range(30)], bad())
-    page = Page(survey(runtime))
+def test_a_page_can_be_had_of_extensions_whose_pictures_are_gone(project):
+    remember(project, *[Past(label=LabelName.GOOD) for _ in range(30)], bad())
+    page = Page(survey(project))
     assert "no picture kept" in page.text

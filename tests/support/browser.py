@@ -49,30 +49,30 @@ PATIENCE_MS = 30_000
 class Served:
     """A project and where it is served."""
 
-    runtime: Project
+    project: Project
     url: str
 
 
 @contextmanager
 def serving(
-    runtime: Project, now: Callable[[], datetime] = utc_now, port: int = 0
+    project: Project, now: Callable[[], datetime] = utc_now, port: int = 0
 ) -> Iterator[Served]:
     """Serve a project on this machine, at a free port unless one is given."""
     with closing(socket.create_server(("127.0.0.1", port))) as listening:
-        app = create_app(runtime, now)
+        app = create_app(project, now)
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, proxy_headers=False))
         thread = Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
-            yield Served(runtime, f"http://127.0.0.1:{listening.getsockname()[1]}")
+            yield Served(project, f"http://127.0.0.1:{listening.getsockname()[1]}")
         finally:
             server.should_exit = True
             thread.join(timeout=30)
 
 
-def pages_of(runtime: Project, now: Callable[[], datetime] = utc_now) -> TestClient:
+def pages_of(project: Project, now: Callable[[], datetime] = utc_now) -> TestClient:
     """Return what asks for pages without a browser, as somebody at this machine would."""
-    app = create_app(runtime, now)
+    app = create_app(project, now)
     return TestClient(app, base_url="http://localhost", client=("127.0.0.1", 50000))
 
 
@@ -83,15 +83,15 @@ def routes_of(app: FastAPI) -> Iterator[BaseRoute]:
 
 
 @pytest.fixture
-def pages(runtime):
+def pages(project):
     """What asks for pages of the project without a browser."""
-    return pages_of(runtime)
+    return pages_of(project)
 
 
 @pytest.fixture
-def served(runtime):
+def served(project):
     """The project, served on this machine."""
-    with serving(runtime) as one:
+    with serving(project) as one:
         yield one
 
 

@@ -131,25 +131,25 @@ def _administrator() -> Engine:
     return engine
 
 
-def write_settings(project: Path, toml: str) -> None:
+def write_settings(project_folder: Path, toml: str) -> None:
     """Write the settings of a project, but not where its database is: that stays."""
-    file = project / "qc.toml"
+    file = project_folder / "qc.toml"
     kept = file.read_text().splitlines(keepends=True) if file.exists() else []
     file.write_text("".join(one for one in kept if one.startswith(_SETTING)) + toml)
 
 
-def settle(project: Path, url: URL | None) -> None:
+def settle(project_folder: Path, url: URL | None) -> None:
     """Let a project keep what it knows in that database."""
     if url is not None:
         told = f'{_SETTING}"{url.render_as_string(hide_password=False)}"\n'
-        file = project / "qc.toml"
+        file = project_folder / "qc.toml"
         lines = file.read_text().splitlines(keepends=True) if file.exists() else []
         file.write_text(told + "".join(one for one in lines if not one.startswith(_SETTING)))
 
 
-def run_sql(project: Path, statement: str) -> None:
+def run_sql(project_folder: Path, statement: str) -> None:
     """Do to a project's database what the program would not."""
-    engine = create_engine(read_settings(project).database_url)
+    engine = create_engine(read_settings(project_folder).database_url)
     with engine.begin() as connection:
         connection.exec_driver_sql(statement)
     engine.dispose()
@@ -158,12 +158,12 @@ def run_sql(project: Path, statement: str) -> None:
 @contextmanager
 def copied(source: Path, target: Path) -> Iterator[Path]:
     """Copy a project with its database, for as long as the copy is used."""
-    project = Path(shutil.copytree(source, target, dirs_exist_ok=True))
+    project_folder = Path(shutil.copytree(source, target, dirs_exist_ok=True))
     url = None
     if server() is not None:
         url = new_database(str(read_settings(source).database_url.database))
-        settle(project, url)
+        settle(project_folder, url)
     try:
-        yield project
+        yield project_folder
     finally:
         drop_database(url)

@@ -21,9 +21,9 @@ _NUMBERS_OF_ROWS = {"id", "frame_id", "extension_id", "encoder_id", "verdict_id"
 _OCCASIONS = {"processed_at", "judged_at", "owed_at", "at", "failed_since", "retry_at", "tries"}
 
 
-def learnt(runtime: Project) -> dict[str, list[str]]:
+def learnt(project: Project) -> dict[str, list[str]]:
     """Return the rows of each table about frames, in words; not when and how often they came."""
-    with runtime.reads() as session:
+    with project.reads() as session:
         names = {
             one.id: f"{one.frame.name}[{one.number}]"
             for one in session.scalars(select(ExtensionRow))

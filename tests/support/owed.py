@@ -61,9 +61,9 @@ def a_set(n: int = 5, start: float = 0, step: float = 0.5, **told: object) -> li
     ]
 
 
-def owe(runtime: Project, *shots: Shot, judged: datetime = JUDGED) -> list[int]:
+def owe(project: Project, *shots: Shot, judged: datetime = JUDGED) -> list[int]:
     """Store them as the pipeline would; return the ids of their extensions."""
-    with runtime.writes.begin() as session:
+    with project.writes.begin() as session:
         return [_add(session, one, judged) for one in shots]
 
 

@@ -45,9 +45,9 @@ class Past:
     template_size: int = 1
 
 
-def remember(runtime: Project, *past: Past) -> list[str]:
+def remember(project: Project, *past: Past) -> list[str]:
     """Store them in order of time, ten a night; return their names."""
-    with runtime.writes.begin() as session:
+    with project.writes.begin() as session:
         start = len(session.scalars(select(FrameRow.id)).all())
         return [_add(session, start + number, one) for number, one in enumerate(past)]
 

@@ -127,16 +127,16 @@ def write_instrument(folder: Path, text: str = INSTRUMENT) -> Instrument:
 
 @contextmanager
 def open_tiny(
-    project: Path, encoder: StandIn | None = None, instrument_text: str = INSTRUMENT
+    project_folder: Path, encoder: StandIn | None = None, instrument_text: str = INSTRUMENT
 ) -> Iterator[Project]:
     """Open a project made by the `project` fixture, without a network."""
-    settings = read_settings(project)
-    instrument = write_instrument(project / "instruments", instrument_text)
+    settings = read_settings(project_folder)
+    instrument = write_instrument(project_folder / "instruments", instrument_text)
     engine = connect(settings.database_url)
     yield Project(
         settings=settings,
         instruments=(instrument,),
-        thresholds=read_thresholds(project / "thresholds.yaml", instrument.image_types()),
+        thresholds=read_thresholds(project_folder / "thresholds.yaml", instrument.image_types()),
         encoder=encoder or StandIn(),
         reads=sessionmaker(engine),
         writes=sessionmaker(for_writing(engine)),
@@ -213,9 +213,9 @@ def write_history(
 
 
 def process(
-    runtime: Project, *paths: Path, label: LabelName | None = None
+    project: Project, *paths: Path, label: LabelName | None = None
 ) -> list[ProcessingOutcome]:
-    return list(process_frames(paths, runtime, label))
+    return list(process_frames(paths, project, label))
 
 
 def touch(path: Path, seconds: int = 1) -> None:
@@ -229,18 +229,18 @@ NIGHTS = range(3, 45, 3)
 _FIRST, _LAST = date(2026, 1, 3), date(2026, 2, 11)  # as dates
 
 
-def teach(runtime: Project, folder: Path) -> None:
+def teach(project: Project, folder: Path) -> None:
     """Process six weeks of good biases and flats, and fourteen biases labelled light_leak."""
     history = write_history(folder) + write_history(folder, kind="FLAT", night=2)
     flats = [write_frame(folder, night, FLAT, kind="FLAT") for night in NIGHTS]
     biases = [write_frame(folder, night, BIAS) for night in NIGHTS]
-    process(runtime, *history, *flats, *biases, label=LabelName.GOOD)
-    process(runtime, *(write_frame(folder, night, LEAK, change=light_leak) for night in NIGHTS))
-    say_of_biases(runtime, LabelName.BAD, "light_leak", leaking=True)
+    process(project, *history, *flats, *biases, label=LabelName.GOOD)
+    process(project, *(write_frame(folder, night, LEAK, change=light_leak) for night in NIGHTS))
+    say_of_biases(project, LabelName.BAD, "light_leak", leaking=True)
 
 
 def say_of_biases(
-    runtime: Project,
+    project: Project,
     label: LabelName,
     kind: str = "",
     *,
@@ -250,13 +250,13 @@ def say_of_biases(
 ) -> None:
     """Label those biases of these nights that have a leak, or those that have none."""
     number = LEAK if leaking else BIAS
-    with runtime.writes.begin() as session:
+    with project.writes.begin() as session:
         for one in list(db.findings.findings(session, since, until)):
             if str(one.frame.name).endswith(f":{number:02}:00"):
                 db.labels.record_label(session, one.extension.id, LabelAnswer(label, "kim", kind))
 
 
-def spoil_labels(runtime: Project) -> None:
+def spoil_labels(project: Project) -> None:
     """Call leaks good and good biases leaks, but for the last nights, of which all is said again.
 
     Those are the newest fifth: an exam that nobody has learnt from.
@@ -264,9 +264,9 @@ def spoil_labels(runtime: Project) -> None:
     past, newest = date(2026, 1, 24), date(2026, 1, 25)
     for leaking in (True, False):
         leak, good = (LabelName.BAD, "light_leak"), (LabelName.GOOD, "")
-        say_of_biases(runtime, *(good if leaking else leak), leaking=leaking, until=past)
-        say_of_biases(runtime, *(leak if leaking else good), leaking=leaking, since=newest)
-    with runtime.writes.begin() as session:
+        say_of_biases(project, *(good if leaking else leak), leaking=leaking, until=past)
+        say_of_biases(project, *(leak if leaking else good), leaking=leaking, since=newest)
+    with project.writes.begin() as session:
         for one in list(db.findings.findings(session, newest)):
             if one.extension.image_type == "TF0":
                 answer = LabelAnswer(LabelName.GOOD, "kim")

@@ -45,35 +45,35 @@ LATER = 60
 @pytest.fixture(scope="module")
 def lesson(taught, tmp_path_factory) -> Iterator[tuple[TrainingResult, Project]]:
     """The same, trained."""
-    with copied(taught, tmp_path_factory.mktemp("trained") / "project") as project:
+    with copied(taught, tmp_path_factory.mktemp("trained") / "project") as project_folder:
         steps: list[tuple[int, int]] = []
-        with open_tiny(project) as runtime:
-            trained = train(runtime, who="kim", progress=lambda *step: steps.append(step))
+        with open_tiny(project_folder) as project:
+            trained = train(project, who="kim", progress=lambda *step: steps.append(step))
         assert steps == [(0, 3), (1, 3), (2, 3), (3, 3)]
-        with open_tiny(project) as runtime:
-            yield trained, runtime
+        with open_tiny(project_folder) as project:
+            yield trained, project
 
 
 @pytest.fixture
 def unlearnt(taught, tmp_path):
     """A copy without a classifier."""
-    with copied(taught, tmp_path / "copy") as copy, open_tiny(copy) as runtime:
-        yield runtime
+    with copied(taught, tmp_path / "copy") as copy, open_tiny(copy) as project:
+        yield project
 
 
-def judged(runtime: Project, folder, **options) -> Finding:
+def judged(project: Project, folder, **options) -> Finding:
     """A frame of a later night, judged."""
     path = write_frame(folder, LATER, **options)
-    process(runtime, path)
-    with runtime.reads() as session:
+    process(project, path)
+    with project.reads() as session:
         [finding] = db.findings.findings_named(session, path.name)
         return finding
 
 
 def test_a_leak_is_called_one_after_people_have_said_what_it_is(lesson, unlearnt, inbox):
-    _, runtime = lesson
+    _, project = lesson
     before = judged(unlearnt, inbox, change=light_leak)
-    after = judged(runtime, inbox, change=light_leak)
+    after = judged(project, inbox, change=light_leak)
     assert (before.verdict.predicted_type, before.verdict.predicted_kind) == (None, None)
     assert (after.verdict.predicted_type, after.verdict.predicted_kind) == ("TB0", "light_leak")
     assert not any("looks like" in reason for reason in before.verdict.reasons)
@@ -82,9 +82,9 @@ def test_a_leak_is_called_one_after_people_have_said_what_it_is(lesson, unlearnt
 
 
 def test_the_verdict_and_the_database_name_the_classifier(lesson, inbox):
-    trained, runtime = lesson
-    verdict = judged(runtime, inbox, number=7).verdict
-    with runtime.reads() as session:
+    trained, project = lesson
+    verdict = judged(project, inbox, number=7).verdict
+    with project.reads() as session:
         [row] = session.scalars(select(ClassifierRow))
     assert verdict.classifier_digest == row.digest == trained.classifier.digest
     assert (row.who, row.accepted, row.why) == ("kim", True, "none was in use")
@@ -116,8 +116,8 @@ def test_a_fault_that_nobody_has_taught_is_missed(lesson):
 
 
 def test_a_record_is_json_for_every_database(lesson):
-    trained, runtime = lesson
-    with runtime.reads() as session:
+    trained, project = lesson
+    with project.reads() as session:
         [row] = session.scalars(select(ClassifierRow))
     assert json.loads(json.dumps(row.figures, allow_nan=False))["digest"] == row.digest
     assert trained.outcome == "Accepted: it acts from now on; none was in use."
@@ -125,9 +125,9 @@ def test_a_record_is_json_for_every_database(lesson):
 
 @pytest.mark.parametrize(("rate", "named"), [(0.5, True), (1e-9, False)])
 def test_how_often_faults_are_expected_decides_whether_one_is_named(lesson, inbox, rate, named):
-    trained, runtime = lesson
-    finding = judged(runtime, inbox, number=11 if named else 12, change=light_leak)
-    with runtime.reads() as session:
+    trained, project = lesson
+    finding = judged(project, inbox, number=11 if named else 12, change=light_leak)
+    with project.reads() as session:
         told = description_of(session, finding)
     said = predict(trained.classifier, told, "TB0", {"light_leak": rate})
     assert (said.kind_probability > 0.5) == named
@@ -135,9 +135,9 @@ def test_how_often_faults_are_expected_decides_whether_one_is_named(lesson, inbo
 
 
 def test_a_worse_classifier_is_kept_and_refused_unless_forced(lesson, tmp_path):
-    _, runtime = lesson
-    project = runtime.settings.project
-    with copied(project, tmp_path / "copy") as copy, open_tiny(copy) as spoilt:
+    _, project = lesson
+    project_folder = project.settings.project
+    with copied(project_folder, tmp_path / "copy") as copy, open_tiny(copy) as spoilt:
         spoil_labels(spoilt)
         refused = train(spoilt, who="lee")
         forced = train(spoilt, who="lee", force=True)
@@ -171,9 +171,9 @@ def test_an_accepted_outlier_teaches_nothing_of_faults(unlearnt):
         assert labelled_examples(session, StandIn.fingerprint).examples.kinds.count(None) == 14
 
 
-def test_nothing_labelled_is_nothing_to_learn(runtime):
+def test_nothing_labelled_is_nothing_to_learn(project):
     with pytest.raises(InsufficientLabelsError, match=r"no extension is labelled yet.*'qc label'"):
-        train(runtime, who="kim")
+        train(project, who="kim")
 
 
 def test_what_another_encoder_has_judged_must_be_judged_again(unlearnt):
@@ -186,11 +186,11 @@ def test_what_another_encoder_has_judged_must_be_judged_again(unlearnt):
 
 
 def test_a_classifier_told_other_numbers_is_refused_and_the_remedy_named(lesson, tmp_path):
-    trained, runtime = lesson
-    project = runtime.settings.project
+    trained, project = lesson
+    project_folder = project.settings.project
     head = trained.classifier.type_head
     older = replace(trained.classifier, type_head=replace(head, names=("x", *head.names[1:])))
-    with copied(project, tmp_path / "copy") as copy, open_tiny(copy) as opened:
+    with copied(project_folder, tmp_path / "copy") as copy, open_tiny(copy) as opened:
         with opened.writes.begin() as session:
             session.scalars(select(ClassifierRow)).one().content = older.save()
         with pytest.raises(ConfigurationError, match=r"other detector numbers.*'qc train'"):

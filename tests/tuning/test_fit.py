@@ -154,7 +154,7 @@ NAMES = ("bias_level", "read_noise", "row_structure", "column_structure")
 def test_from_a_hundred_frames_the_rate_on_two_thousand_new_ones_is_within_what_is_stated(
     distribution, granted
 ):
-    """Twenty histories; docs/why.md has the figures of more"""
+    """Twenty histories; decision 0036 has the figures of more."""
     random = np.random.default_rng(7)
     kept, rates = 0, []
     for _ in range(20):

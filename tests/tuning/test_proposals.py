@@ -28,8 +28,8 @@ GOAL = TuningGoal(effective=date(2026, 6, 1))
 GOOD, BAD, OUTLIER = LabelName.GOOD, LabelName.BAD, LabelName.VALID_OUTLIER
 
 
-def proposed(runtime, goal=GOAL):
-    return propose(runtime, "TB0", goal, "a test", "kim")
+def proposed(project, goal=GOAL):
+    return propose(project, "TB0", goal, "a test", "kim")
 
 
 def bad_frames(*heights: float, kind: str = "lamp_weak") -> list[Past]:
@@ -37,9 +37,9 @@ def bad_frames(*heights: float, kind: str = "lamp_weak") -> list[Past]:
     return [Past(each * MERGE_HEIGHT, label=BAD, kind=kind) for each in heights]
 
 
-def test_from_nominal_frames_alone_limits_are_set_for_the_rate_granted(runtime):
-    remember(runtime, *nominal_frames())
-    found = proposed(runtime, replace(GOAL, false_alarms=0.01))
+def test_from_nominal_frames_alone_limits_are_set_for_the_rate_granted(project):
+    remember(project, *nominal_frames())
+    found = proposed(project, replace(GOAL, false_alarms=0.01))
     assert found.basis == "tuned from 100 nominal frames to 0.01 false alarms, none bad"
     assert found.proposed.false_alarms == 0.01
     assert found.proposed.why == f"a test; {found.basis}"
@@ -50,32 +50,32 @@ def test_from_nominal_frames_alone_limits_are_set_for_the_rate_granted(runtime):
     assert found.recall is found.precision is None
 
 
-def test_without_a_wish_the_rate_granted_before_is_granted_again(runtime):
-    remember(runtime, *nominal_frames())
-    assert proposed(runtime).proposed.false_alarms == 0.001
+def test_without_a_wish_the_rate_granted_before_is_granted_again(project):
+    remember(project, *nominal_frames())
+    assert proposed(project).proposed.false_alarms == 0.001
 
 
-def test_frames_without_a_label_are_as_good_as_labelled_ones(runtime):
-    remember(runtime, *nominal_frames(label=None))
-    assert len(proposed(runtime).history.nominal) == 100
+def test_frames_without_a_label_are_as_good_as_labelled_ones(project):
+    remember(project, *nominal_frames(label=None))
+    assert len(proposed(project).history.nominal) == 100
 
 
-def test_a_single_bad_frame_says_little_of_the_recall_and_changes_no_limit(runtime):
-    remember(runtime, *nominal_frames())
-    before = proposed(runtime)
-    remember(runtime, *bad_frames(30))
-    after = proposed(runtime)
+def test_a_single_bad_frame_says_little_of_the_recall_and_changes_no_limit(project):
+    remember(project, *nominal_frames())
+    before = proposed(project)
+    remember(project, *bad_frames(30))
+    after = proposed(project)
     assert after.proposed.merge_height == before.proposed.merge_height
     assert after.basis.endswith("false alarms, 1 frame labelled bad")
     assert after.recall is not None
     assert (after.recall.value, after.recall.low < 0.2) == (1, True)
 
 
-def test_with_labels_limits_are_scaled_together_to_the_best_f1(runtime):
+def test_with_labels_limits_are_scaled_together_to_the_best_f1(project):
     """All bad frames lie at half the present limit and more, all nominal ones lower."""
     past = [Past(height * MERGE_HEIGHT, label=GOOD) for height in np.linspace(0.1, 0.35, 60)]
-    remember(runtime, *past, *bad_frames(*np.linspace(0.5, 0.95, 10)))
-    found = proposed(runtime)
+    remember(project, *past, *bad_frames(*np.linspace(0.5, 0.95, 10)))
+    found = proposed(project)
     assert found.basis == "tuned to the best F1 of 10 bad and 60 nominal frames"
     factor = found.proposed.merge_height / MERGE_HEIGHT
     assert 0.35 < factor < 0.5
@@ -86,32 +86,32 @@ def test_with_labels_limits_are_scaled_together_to_the_best_f1(runtime):
     assert found.no_longer_flagged == ()
 
 
-def test_a_recall_is_kept_by_the_widest_limits_that_do(runtime):
+def test_a_recall_is_kept_by_the_widest_limits_that_do(project):
     past = [Past(height * MERGE_HEIGHT, label=GOOD) for height in np.linspace(0.1, 0.35, 60)]
-    remember(runtime, *past, *bad_frames(*np.linspace(0.5, 0.95, 10)))
-    found = proposed(runtime, replace(GOAL, recall=0.8))
+    remember(project, *past, *bad_frames(*np.linspace(0.5, 0.95, 10)))
+    found = proposed(project, replace(GOAL, recall=0.8))
     assert sum(flip.label == "bad" for flip in found.newly_flagged) >= 8
     assert found.basis == "tuned to a recall of 0.8 of 10 bad and 60 nominal frames"
 
 
-def test_past_frames_that_flip_are_told_by_name_in_both_directions(runtime):
+def test_past_frames_that_flip_are_told_by_name_in_both_directions(project):
     odd = [Past(1.2 * MERGE_HEIGHT, label=GOOD), Past(1.3 * MERGE_HEIGHT, label=GOOD)]
-    remember(runtime, *nominal_frames(60), *odd, *bad_frames(*np.linspace(4, 9, 10)))
-    [fine] = remember(runtime, Past(0.3 * MERGE_HEIGHT, residual=9000.0))
-    found = proposed(runtime)
+    remember(project, *nominal_frames(60), *odd, *bad_frames(*np.linspace(4, 9, 10)))
+    [fine] = remember(project, Past(0.3 * MERGE_HEIGHT, residual=9000.0))
+    found = proposed(project)
     assert {flip.name for flip in found.no_longer_flagged} == {"TINY.60[0]", "TINY.61[0]"}
     assert fine in {case.name for case in found.history.unexplained}
-    tighter = proposed(runtime, replace(GOAL, false_alarms=0.1))
+    tighter = proposed(project, replace(GOAL, false_alarms=0.1))
     assert tighter.newly_flagged
     assert all(flip.ratio > 1 for flip in tighter.newly_flagged)
 
 
-def test_status_by_the_proposal_is_what_the_judge_would_say(runtime):
+def test_status_by_the_proposal_is_what_the_judge_would_say(project):
     odd = [Past(height * MERGE_HEIGHT, references=25) for height in np.linspace(0.5, 2, 40)]
     off = [Past(bias_level_adu=300.0, label=BAD), Past(bias_level_z=15.0, label=GOOD)]
-    remember(runtime, *nominal_frames(60), *odd, *off)
-    found = proposed(runtime, replace(GOAL, false_alarms=0.05))
-    [instrument] = runtime.instruments
+    remember(project, *nominal_frames(60), *odd, *off)
+    found = proposed(project, replace(GOAL, false_alarms=0.05))
+    [instrument] = project.instruments
     absolute = instrument.limits_of("TB0", "CCD", "only")
     for threshold in (found.present, found.proposed):
         judged = {
@@ -126,27 +126,27 @@ def test_status_by_the_proposal_is_what_the_judge_would_say(runtime):
 
 
 def test_unlabelled_frames_beyond_the_limit_count_where_the_tail_goes_on_and_else_are_named(
-    runtime,
+    project,
 ):
     """The present limit cuts the nominal tail: without what lies beyond it could only shrink."""
     random = np.random.default_rng(1)
     heights = MERGE_HEIGHT * random.exponential(0.5, 300)
     gross = [Past(80 * MERGE_HEIGHT), Past(90 * MERGE_HEIGHT)]
-    remember(runtime, *(Past(float(height)) for height in heights), *gross)
-    found = proposed(runtime, replace(GOAL, false_alarms=0.01))
+    remember(project, *(Past(float(height)) for height in heights), *gross)
+    found = proposed(project, replace(GOAL, false_alarms=0.01))
     assert found.history.continued > 30
     assert [case.name for case in found.history.unexplained][-2:] == ["TINY.300[0]", "TINY.301[0]"]
     assert found.proposed.merge_height > 1.8 * MERGE_HEIGHT
     assert any(note.startswith("flagged without a label, and counted") for note in found.notes)
 
 
-def test_valid_outliers_and_contradictions_are_left_out_and_said(runtime):
+def test_valid_outliers_and_contradictions_are_left_out_and_said(project):
     outlier = Past(50 * MERGE_HEIGHT, label=OUTLIER)
     twice = [Past(40 * MERGE_HEIGHT, label=one, name="TWICE") for one in (GOOD, BAD)]
-    remember(runtime, *nominal_frames())
-    before = proposed(runtime)
-    remember(runtime, outlier, *twice)
-    after = proposed(runtime)
+    remember(project, *nominal_frames())
+    before = proposed(project)
+    remember(project, outlier, *twice)
+    after = proposed(project)
     assert after.proposed.merge_height == before.proposed.merge_height
     assert after.recall is None
     assert "valid outliers, so left out: 1, right to stand apart, not bad" in after.notes
@@ -154,33 +154,33 @@ def test_valid_outliers_and_contradictions_are_left_out_and_said(runtime):
     assert words in after.notes
 
 
-def test_the_newest_label_counts_and_what_was_undone_does_not(runtime):
-    remember(runtime, *nominal_frames(), *bad_frames(*[30] * 6))
-    assert len(proposed(runtime).history.bad) == 6
-    with runtime.writes.begin() as session:
+def test_the_newest_label_counts_and_what_was_undone_does_not(project):
+    remember(project, *nominal_frames(), *bad_frames(*[30] * 6))
+    assert len(proposed(project).history.bad) == 6
+    with project.writes.begin() as session:
         found = [one for one in db.findings.findings_of_type(session, "TB0") if one.label]
         *_, before, last = [one for one in found if one.label and one.label.label == BAD]
         said = db.labels.LabelAnswer(GOOD, "kim")
         db.labels.record_label(session, before.extension.id, said)
         db.labels.record_label(session, last.extension.id, said, undoes=last.label)
-    history = proposed(runtime).history
+    history = proposed(project).history
     assert len(history.bad) == 4
 
 
-def test_a_copy_is_found_whatever_the_limits(runtime):
+def test_a_copy_is_found_whatever_the_limits(project):
     copies = [Past(pixels="same", label=GOOD), Past(pixels="same", label=BAD)]
-    remember(runtime, *nominal_frames(), *copies)
-    found = proposed(runtime)
+    remember(project, *nominal_frames(), *copies)
+    found = proposed(project)
     assert found.recall is not None
     assert found.recall.value == 1
     assert found.newly_flagged == ()
 
 
-def test_frames_of_too_few_references_or_another_encoder_are_left_out_and_said(runtime):
+def test_frames_of_too_few_references_or_another_encoder_are_left_out_and_said(project):
     young = [Past(references=19)] * 3
     foreign = [Past(encoder="another")] * 2
-    remember(runtime, *nominal_frames(), *young, *foreign)
-    found = proposed(runtime)
+    remember(project, *nominal_frames(), *young, *foreign)
+    found = proposed(project)
     assert len(found.history.cases) == 100
     assert "judged with fewer than 20 references, so left out: 3" in found.notes
     assert "last judged with another encoder, so left out: 2; 'qc process --again' judges them" in (
@@ -188,9 +188,9 @@ def test_frames_of_too_few_references_or_another_encoder_are_left_out_and_said(r
     )
 
 
-def test_only_frames_since_a_night_are_looked_at(runtime):
-    remember(runtime, *nominal_frames())
-    found = proposed(runtime, replace(GOAL, since=date(2026, 1, 6)))
+def test_only_frames_since_a_night_are_looked_at(project):
+    remember(project, *nominal_frames())
+    found = proposed(project, replace(GOAL, since=date(2026, 1, 6)))
     assert len(found.history.nominal) == 50
 
 
@@ -223,18 +223,18 @@ def test_only_frames_since_a_night_are_looked_at(runtime):
         ),
     ],
 )
-def test_too_little_knowledge_is_told_and_moves_no_limit(runtime, past, goal, words):
-    remember(runtime, *past)
+def test_too_little_knowledge_is_told_and_moves_no_limit(project, past, goal, words):
+    remember(project, *past)
     with pytest.raises(InsufficientDataError, match=r"^TB0: ") as told:
-        proposed(runtime, goal)
+        proposed(project, goal)
     assert words in str(told.value)
 
 
-def test_all_types_seen_are_tried_and_those_without_a_proposal_are_told(runtime):
-    remember(runtime, *nominal_frames(), *[Past(image_type="TF0")] * 3)
+def test_all_types_seen_are_tried_and_those_without_a_proposal_are_told(project):
+    remember(project, *nominal_frames(), *[Past(image_type="TF0")] * 3)
     steps = []
     found, refused = propose_all(
-        runtime, [], GOAL, "", "kim", progress=lambda done, total: steps.append((done, total))
+        project, [], GOAL, "", "kim", progress=lambda done, total: steps.append((done, total))
     )
     assert [one.image_type for one in found] == ["TB0"]
     assert [sentence[:32] for sentence in refused] == ["TF0: 3 nominal frames judged aga"]
@@ -242,27 +242,27 @@ def test_all_types_seen_are_tried_and_those_without_a_proposal_are_told(runtime)
 
 
 @pytest.mark.parametrize(("word", "words"), [("TB1", "did you mean TB0"), ("zzz", "there are: ")])
-def test_an_unknown_type_is_told(runtime, word, words):
+def test_an_unknown_type_is_told(project, word, words):
     with pytest.raises(InvalidInputError, match=words):
-        propose_all(runtime, [word], GOAL, "", "kim", progress=lambda *_: None)
+        propose_all(project, [word], GOAL, "", "kim", progress=lambda *_: None)
 
 
-def test_a_type_that_no_instrument_describes_any_more_is_left_alone(runtime):
-    remember(runtime, *nominal_frames(), Past(image_type="OLD"))
-    found, refused = propose_all(runtime, [], GOAL, "", "kim", progress=lambda *_: None)
+def test_a_type_that_no_instrument_describes_any_more_is_left_alone(project):
+    remember(project, *nominal_frames(), Past(image_type="OLD"))
+    found, refused = propose_all(project, [], GOAL, "", "kim", progress=lambda *_: None)
     assert ([one.image_type for one in found], refused) == (["TB0"], [])
 
 
-def test_an_empty_project_has_nothing_to_tune(runtime):
+def test_an_empty_project_has_nothing_to_tune(project):
     with pytest.raises(InsufficientDataError, match="nothing has been processed"):
-        propose_all(runtime, [], GOAL, "", "kim", progress=lambda *_: None)
+        propose_all(project, [], GOAL, "", "kim", progress=lambda *_: None)
 
 
-def test_what_is_written_judges_the_next_frame(project, runtime):
-    remember(runtime, *nominal_frames())
-    found = proposed(runtime)
-    write_proposals(runtime, [found])
-    with open_tiny(project) as later:
+def test_what_is_written_judges_the_next_frame(project_folder, project):
+    remember(project, *nominal_frames())
+    found = proposed(project)
+    write_proposals(project, [found])
+    with open_tiny(project_folder) as later:
         threshold = later.thresholds.threshold("TB0", GOAL.effective, "stand-in-1")
         assert threshold == found.proposed
         earlier = later.thresholds.threshold("TB0", date(2026, 5, 31), "stand-in-1")
@@ -273,17 +273,17 @@ def test_what_is_written_judges_the_next_frame(project, runtime):
             write_proposals(later, [proposed(later)])
 
 
-def test_the_file_that_came_with_the_program_is_not_written_to(runtime):
-    remember(runtime, *nominal_frames())
-    elsewhere = replace(runtime.thresholds, path=runtime.settings.project / "shipped.yaml")
+def test_the_file_that_came_with_the_program_is_not_written_to(project):
+    remember(project, *nominal_frames())
+    elsewhere = replace(project.thresholds, path=project.settings.project / "shipped.yaml")
     with pytest.raises(ConfigurationError, match="came with the program is not to be changed"):
-        write_proposals(replace(runtime, thresholds=elsewhere), [proposed(runtime)])
+        write_proposals(replace(project, thresholds=elsewhere), [proposed(project)])
 
 
-def test_a_record_has_every_flip_and_both_entries(runtime):
+def test_a_record_has_every_flip_and_both_entries(project):
     odd = [Past(1.5 * MERGE_HEIGHT, label=GOOD)] * 30
-    remember(runtime, *nominal_frames(60), *odd)
-    record = proposal_record(proposed(runtime))
+    remember(project, *nominal_frames(60), *odd)
+    record = proposal_record(proposed(project))
     assert len(record["no_longer_flagged"]) == 30
     assert record["present"]["merge_height"] == MERGE_HEIGHT
     assert record["proposed"]["from"] == "2026-06-01"
@@ -293,35 +293,35 @@ def test_a_record_has_every_flip_and_both_entries(runtime):
 
 
 @pytest.mark.parametrize("bad", [0, 8])
-def test_the_picture_is_a_png_of_a_row_for_each_type(runtime, bad):
-    remember(runtime, *nominal_frames(), *bad_frames(*np.linspace(0.5, 9, bad)))
-    one = proposed(runtime)
+def test_the_picture_is_a_png_of_a_row_for_each_type(project, bad):
+    remember(project, *nominal_frames(), *bad_frames(*np.linspace(0.5, 9, bad)))
+    one = proposed(project)
     assert draw_proposals([one]).startswith(b"\x89PNG")
     assert len(draw_proposals([one, one])) > len(draw_proposals([one]))
     assert draw_proposals([one]) == draw_proposals([one])
 
 
-def test_a_history_says_how_odd_each_frame_was(project, runtime):
-    remember(runtime, Past(2 * MERGE_HEIGHT, references=100), Past(residual=500.0))
-    thresholds = read_thresholds(project / "thresholds.yaml", ["TB0", "TF0"])
+def test_a_history_says_how_odd_each_frame_was(project_folder, project):
+    remember(project, Past(2 * MERGE_HEIGHT, references=100), Past(residual=500.0))
+    thresholds = read_thresholds(project_folder / "thresholds.yaml", ["TB0", "TF0"])
     present = thresholds.threshold("TB0", GOAL.effective, "stand-in-1")
-    record = read_record(runtime, "TB0", date.min)
+    record = read_record(project, "TB0", date.min)
     history = sort_out(record, present)
     assert [case.ratio for case in history.cases] == pytest.approx([0.5, 2])
     assert record.notes == ()
 
 
-def test_the_weekly_page_tells_each_limit_and_changes_none(runtime):
-    remember(runtime, *nominal_frames(), *bad_frames(0.4))
-    before = (runtime.settings.project / "thresholds.yaml").read_bytes()
-    words = write_proposal_page(runtime, datetime(2026, 6, 1, 9, tzinfo=UTC))
-    page = (runtime.settings.reports_folder / "proposals" / "2026-06-01.html").read_text()
+def test_the_weekly_page_tells_each_limit_and_changes_none(project):
+    remember(project, *nominal_frames(), *bad_frames(0.4))
+    before = (project.settings.project / "thresholds.yaml").read_bytes()
+    words = write_proposal_page(project, datetime(2026, 6, 1, 9, tzinfo=UTC))
+    page = (project.settings.reports_folder / "proposals" / "2026-06-01.html").read_text()
     assert words.startswith("2026-06-01.html: 1 image type, ")
     assert "<h2>TB0</h2>" in page
-    assert (runtime.settings.project / "thresholds.yaml").read_bytes() == before
+    assert (project.settings.project / "thresholds.yaml").read_bytes() == before
 
 
-def test_a_project_without_frames_has_no_weekly_page(runtime):
-    words = write_proposal_page(runtime, datetime(2026, 6, 1, 9, tzinfo=UTC))
+def test_a_project_without_frames_has_no_weekly_page(project):
+    words = write_proposal_page(project, datetime(2026, 6, 1, 9, tzinfo=UTC))
     assert words.startswith("nothing to propose")
-    assert not runtime.settings.reports_folder.exists()
+    assert not project.settings.reports_folder.exists()

@@ -37,20 +37,23 @@ def tokens(empty_project, tmp_path_factory):
     """A project that may be written to, served, and a token for each role."""
     folder = tmp_path_factory.mktemp("api")
     (inbox := folder / "inbox").mkdir()
-    with copied(empty_project, folder / "project") as project, open_tiny(project) as runtime:
-        process(runtime, *write_history(inbox), label=LabelName.GOOD)
-        process(runtime, write_frame(inbox, 2, change=light_leak), write_frame(inbox, 2, 1))
+    with (
+        copied(empty_project, folder / "project") as project_folder,
+        open_tiny(project_folder) as project,
+    ):
+        process(project, *write_history(inbox), label=LabelName.GOOD)
+        process(project, write_frame(inbox, 2, change=light_leak), write_frame(inbox, 2, 1))
         made = {"": ""}
-        with runtime.writes.begin() as session:
+        with project.writes.begin() as session:
             for role in Role:
                 db.accounts.add_account(session, role.value, role, PASSWORD, NOW)
                 made[role.value] = db.accounts.make_token(session, role.value, NOW)
-        with serving(runtime, lambda: NOW) as served:
+        with serving(project, lambda: NOW) as served:
             yield served, made
 
 
-def operations(runtime):
-    document = schemathesis.openapi.from_dict(create_app(runtime).openapi())
+def operations(project):
+    document = schemathesis.openapi.from_dict(create_app(project).openapi())
     found = [one.ok() for one in document.get_all_operations() if isinstance(one, Ok)]
     assert len(found) > 20
     return found
@@ -82,7 +85,7 @@ def test_every_answer_is_as_the_document_says(tokens, role):
 
         one()
 
-    for operation in operations(served.runtime):
+    for operation in operations(served.project):
         for known in (True, False):
             ask(operation, known)
     if role:
@@ -100,8 +103,8 @@ def is_told(document, schema):
     return bool(schema.get("properties")) if schema.get("type") == "object" else "type" in schema
 
 
-def test_every_parameter_is_described_and_every_answer_has_a_schema(runtime):
-    document = create_app(runtime).openapi()
+def test_every_parameter_is_described_and_every_answer_has_a_schema(project):
+    document = create_app(project).openapi()
     silent, shapeless = [], []
     for path, methods in document["paths"].items():
         for method, told in methods.items():
@@ -133,8 +136,8 @@ def test_a_bare_document_is_no_schema_of_an_answer():
     assert is_told(document, {"type": "object", "properties": {"a": {}}})
 
 
-def test_the_api_is_told_on_a_page_with_an_example_of_each_address(runtime):
-    pages = pages_of(runtime)
+def test_the_api_is_told_on_a_page_with_an_example_of_each_address(project):
+    pages = pages_of(project)
     page, document = pages.get("/api/docs").text, pages.get("/api/openapi.json").json()
     for path, methods in document["paths"].items():
         assert path.startswith("/api/v1/")
@@ -146,7 +149,7 @@ def test_the_api_is_told_on_a_page_with_an_example_of_each_address(runtime):
 
 def test_an_example_of_the_page_does_what_it_says(tokens):
     served, made = tokens
-    document = create_app(served.runtime).openapi()
+    document = create_app(served.project).openapi()
     [one] = [
         one
         for group in groups_of(document, served.url).values()
@@ -161,6 +164,6 @@ def test_an_example_of_the_page_does_what_it_says(tokens):
 
 
 def test_a_stranger_who_wants_to_read_of_the_api_comes_to_the_login(tokens):
-    pages = pages_of(tokens[0].runtime)
+    pages = pages_of(tokens[0].project)
     answer = pages.get("/api/docs", follow_redirects=False)
     assert (answer.status_code, answer.headers["location"]) == (303, "/login?to=/api/docs")

@@ -6,9 +6,9 @@ from tests.support.tiny import process, write_frame, write_history
 
 
 @pytest.fixture
-def browser(runtime):
+def browser(project):
     """What asks for pages, without a browser."""
-    return pages_of(runtime)
+    return pages_of(project)
 
 
 def test_an_empty_project_says_what_to_do(browser):
@@ -17,9 +17,9 @@ def test_an_empty_project_says_what_to_do(browser):
     assert "Nothing has been processed yet" in page.text
 
 
-def test_tonight_is_the_newest_night(browser, runtime, inbox):
-    process(runtime, *write_history(inbox), label=LabelName.GOOD)
-    process(runtime, write_frame(inbox, 2))
+def test_tonight_is_the_newest_night(browser, project, inbox):
+    process(project, *write_history(inbox), label=LabelName.GOOD)
+    process(project, write_frame(inbox, 2))
     assert "Night of 2026-01-02" in browser.get("/").text
     assert "Night of 2026-01-01" in browser.get("/?night=2026-01-01").text
 

@@ -61,13 +61,13 @@ def clock():
 
 
 @pytest.fixture
-def ask(runtime, clock):
+def ask(project, clock):
     """Return a browser that asks for pages, from this machine unless told otherwise."""
 
     def browser(peer: str = "127.0.0.1", host: str = "localhost", **web) -> TestClient:
-        settings = runtime.settings.model_copy(update={"web": WebSettings(**web)})
-        object.__setattr__(runtime, "settings", settings)
-        app = create_app(runtime, clock)
+        settings = project.settings.model_copy(update={"web": WebSettings(**web)})
+        object.__setattr__(project, "settings", settings)
+        app = create_app(project, clock)
         app.include_router(router)
         return TestClient(
             app, base_url=f"http://{host}", client=(peer, 50000), follow_redirects=False
@@ -77,11 +77,11 @@ def ask(runtime, clock):
 
 
 @pytest.fixture
-def add(runtime):
+def add(project):
     """Add somebody, and return the name."""
 
     def somebody(name: str = "kim", role: Role = Role.REVIEW) -> str:
-        with runtime.writes.begin() as session:
+        with project.writes.begin() as session:
             db.accounts.add_account(session, name, role, PASSWORD, NOW)
         return name
 
@@ -128,14 +128,14 @@ def test_what_a_proxy_brings_is_refused_without_accounts(ask):
     assert client.get("/look", headers={"X-Forwarded-For": "10.0.0.7"}).status_code == 403
 
 
-def test_serving_others_needs_an_account(runtime, add):
-    check_reach(runtime, "127.0.0.1")
-    check_reach(runtime, "::1")
+def test_serving_others_needs_an_account(project, add):
+    check_reach(project, "127.0.0.1")
+    check_reach(project, "::1")
     for host in ("0.0.0.0", "::", "qc.example.org"):
         with pytest.raises(ConfigurationError, match="qc user add NAME"):
-            check_reach(runtime, host)
+            check_reach(project, host)
     add()
-    check_reach(runtime, "0.0.0.0")
+    check_reach(project, "0.0.0.0")
 
 
 def test_a_page_of_another_host_changes_nothing_though_nobody_logs_in_here(ask):
@@ -151,9 +151,9 @@ def test_a_page_of_another_host_changes_nothing_though_nobody_logs_in_here(ask):
 # --- accounts -------------------------------------------------------------------------------------
 
 
-def test_a_name_or_a_password_that_will_not_do_is_told(runtime, add):
+def test_a_name_or_a_password_that_will_not_do_is_told(project, add):
     add()
-    with runtime.writes.begin() as session:
+    with project.writes.begin() as session:
         for name, password, words in (
             ("kim", PASSWORD, "already"),
             ("a b", PASSWORD, "expected letters"),
@@ -167,13 +167,13 @@ def test_a_name_or_a_password_that_will_not_do_is_told(runtime, add):
 
 
 @pytest.mark.sqlite
-def test_nothing_that_opens_anything_is_stored(runtime, add, project):
+def test_nothing_that_opens_anything_is_stored(project, add, project_folder):
     add()
-    key = db.accounts.log_in(runtime.writes, "kim", PASSWORD, "10.0.0.7", NOW, timedelta(hours=1))
-    with runtime.writes.begin() as session:
+    key = db.accounts.log_in(project.writes, "kim", PASSWORD, "10.0.0.7", NOW, timedelta(hours=1))
+    with project.writes.begin() as session:
         token = db.accounts.make_token(session, "kim", NOW)
-    runtime.engine.dispose()
-    stored = b"".join(path.read_bytes() for path in project.glob("qc.db*"))
+    project.engine.dispose()
+    stored = b"".join(path.read_bytes() for path in project_folder.glob("qc.db*"))
     assert not any(secret.encode() in stored for secret in (PASSWORD, key, token))
     assert b"$argon2id$" in stored
 
@@ -219,7 +219,7 @@ def test_the_login_leads_to_no_other_host(ask, add, to):
     assert log_in(ask(), to=to).headers["location"] == "/"
 
 
-def test_a_session_ends_with_its_time_or_the_logout(ask, add, clock, runtime):
+def test_a_session_ends_with_its_time_or_the_logout(ask, add, clock, project):
     add()
     client = ask(session_h=2)
     log_in(client)
@@ -230,21 +230,21 @@ def test_a_session_ends_with_its_time_or_the_logout(ask, add, clock, runtime):
     marked = OWN_SITE | {"X-CSRF-Token": mark_of(client, "/")}
     assert client.post("/logout", headers=marked).headers["location"] == "/login"
     assert client.get("/look", headers={"Cookie": f"qc_session={kept}"}).status_code == 303
-    with runtime.reads() as session:
+    with project.reads() as session:
         assert session.query(SessionKeyRow).count() == 0
 
 
-def test_who_is_removed_or_has_another_password_is_out_at_once(ask, add, runtime):
+def test_who_is_removed_or_has_another_password_is_out_at_once(ask, add, project):
     add()
     client = ask()
     log_in(client)
-    with runtime.writes.begin() as session:
+    with project.writes.begin() as session:
         db.accounts.change_password(session, "kim", "another-password")
     assert client.get("/look").status_code == 303
     assert log_in(client).status_code == 403
     assert log_in(client, password="another-password").status_code == 303
     add("ann")
-    with runtime.writes.begin() as session:
+    with project.writes.begin() as session:
         db.accounts.remove_account(session, "kim")
     assert client.get("/look").status_code == 303
 
@@ -274,15 +274,15 @@ def test_too_many_wrong_passwords_are_put_off_for_that_address_alone(ask, add, c
     assert log_in(client).status_code == 303
 
 
-def test_an_address_that_tries_many_names_is_put_off_too(runtime, add):
+def test_an_address_that_tries_many_names_is_put_off_too(project, add):
     add()
-    with runtime.writes.begin() as session:
+    with project.writes.begin() as session:
         session.add_all(
             FailedLoginRow(name_digest=str(n), address="10.0.0.7", at=NOW)
             for n in range(db.accounts.MOST_OF_ADDRESS)
         )
     with pytest.raises(AuthenticationError, match="too many"):
-        db.accounts.log_in(runtime.writes, "kim", PASSWORD, "10.0.0.7", NOW, timedelta(hours=1))
+        db.accounts.log_in(project.writes, "kim", PASSWORD, "10.0.0.7", NOW, timedelta(hours=1))
 
 
 def test_tries_are_logged_without_what_was_typed(ask, add, caplog):
@@ -367,9 +367,9 @@ def test_every_way_to_change_something_is_behind_the_mark(ask):
             assert (answer.status_code, "nothing was changed" in answer.text) == (403, True), path
 
 
-def test_a_token_opens_the_api_to_scripts_and_no_page(ask, add, runtime):
+def test_a_token_opens_the_api_to_scripts_and_no_page(ask, add, project):
     add()
-    with runtime.writes.begin() as session:
+    with project.writes.begin() as session:
         token = db.accounts.make_token(session, "kim", NOW)
     client = ask(peer="10.0.0.7")
     bearer = {"Authorization": f"Bearer {token}"}
@@ -377,18 +377,18 @@ def test_a_token_opens_the_api_to_scripts_and_no_page(ask, add, runtime):
     assert client.post("/review", headers=bearer).status_code == 401
     wrong = client.post("/api/v1/review", headers={"Authorization": "Bearer qc_nothing"})
     assert (wrong.status_code, wrong.headers["www-authenticate"]) == (401, "Bearer")
-    with runtime.writes.begin() as session:
+    with project.writes.begin() as session:
         assert db.accounts.revoke_tokens(session, "kim") == 1
     assert client.post("/api/v1/review", headers=bearer).status_code == 401
 
 
-def test_a_session_is_no_token_and_a_token_no_session(ask, add, runtime):
+def test_a_session_is_no_token_and_a_token_no_session(ask, add, project):
     add()
     client = ask()
     log_in(client)
     bearer = {"Authorization": f"Bearer {client.cookies['qc_session']}"}
     assert ask().get("/api/v1/nothing", headers=bearer).status_code == 401
-    with runtime.writes.begin() as session:
+    with project.writes.begin() as session:
         token = db.accounts.make_token(session, "kim", NOW)
     assert ask().get("/look", headers={"Cookie": f"qc_session={token}"}).status_code == 303
 

@@ -23,9 +23,9 @@ JUDGED = (
 )
 
 
-def tell(runtime, at: datetime = NOW) -> int:
+def tell(project, at: datetime = NOW) -> int:
     """Make a notice that nobody has answered, and return its number."""
-    with runtime.writes.begin() as session:
+    with project.writes.begin() as session:
         row = NotificationRow(topic=Topic.DAEMON, made_at=at, subject="[QC] the <disk> is full")
         session.add(row)
         session.flush()
@@ -34,11 +34,11 @@ def tell(runtime, at: datetime = NOW) -> int:
 
 
 @pytest.fixture
-def night(runtime):
+def night(project):
     """A night with a bit of everything; the number of its open notice."""
-    remember(runtime, *JUDGED)
-    number = tell(runtime)
-    with runtime.writes.begin() as session:
+    remember(project, *JUDGED)
+    number = tell(project)
+    with project.writes.begin() as session:
         owe_alert(session, Topic.FILE, "b.fits", "b.fits cannot be read")
         until = NOW + timedelta(days=1)
         silence(session, number, until, False, "ann", NOW, "known")
@@ -47,27 +47,27 @@ def night(runtime):
 
 
 @pytest.fixture
-def told(runtime):
+def told(project):
     """A notice of today."""
-    return tell(runtime, datetime.now(UTC))
+    return tell(project, datetime.now(UTC))
 
 
-def document(runtime, address: str = "/api/v1/tonight", now: datetime = NOW):
-    answer = pages_of(runtime, lambda: now).get(address)
+def document(project, address: str = "/api/v1/tonight", now: datetime = NOW):
+    answer = pages_of(project, lambda: now).get(address)
     assert answer.status_code == 200
     return answer.json()
 
 
 @pytest.mark.usefixtures("night")
-def test_the_queue_begins_with_what_nobody_can_know(runtime):
-    queue = document(runtime)["queue"]
+def test_the_queue_begins_with_what_nobody_can_know(project):
+    queue = document(project)["queue"]
     assert [one["score"] for one in queue] == [0.0, 0.95, 1.3, 40.0]
     assert [one["standing"] for one in queue] == ["undecided", "nominal", "anomalous", "anomalous"]
 
 
 @pytest.mark.usefixtures("night")
-def test_a_cell_tells_the_worst_of_its_chip_and_how_long_ago_it_was(runtime):
-    (matrix,) = document(runtime)["matrices"]
+def test_a_cell_tells_the_worst_of_its_chip_and_how_long_ago_it_was(project):
+    (matrix,) = document(project)["matrices"]
     (row,) = matrix["rows"]
     (cell,) = row["cells"]
     assert (matrix["chips"], row["name"], cell["image_types"]) == (["CCD"], "bias", ["TB0"])
@@ -76,8 +76,8 @@ def test_a_cell_tells_the_worst_of_its_chip_and_how_long_ago_it_was(runtime):
 
 
 @pytest.mark.usefixtures("night")
-def test_what_is_owed_silenced_and_failed_is_there(runtime):
-    found = document(runtime)
+def test_what_is_owed_silenced_and_failed_is_there(project):
+    found = document(project)
     assert [one["what"] for one in found["owed"]] == ["b.fits cannot be read"]
     assert [(one["who"], one["alerts"]) for one in found["silenced"]] == [("ann", 0)]
     assert [(one["name"], one["reason"]) for one in found["failed"]] == [
@@ -85,15 +85,15 @@ def test_what_is_owed_silenced_and_failed_is_there(runtime):
     ]
 
 
-def test_a_night_on_which_nothing_came_is_told_in_words(runtime):
-    remember(runtime, Past())
-    page = pages_of(runtime, lambda: NOW + timedelta(days=3)).get("/").text
+def test_a_night_on_which_nothing_came_is_told_in_words(project):
+    remember(project, Past())
+    page = pages_of(project, lambda: NOW + timedelta(days=3)).get("/").text
     assert "Nothing has come for 2 nights since" in page
     assert "newest 3 days old" in page
 
 
-def test_a_chip_without_a_frame_for_a_month_is_named_all_the_same(runtime):
-    with runtime.writes.begin() as session:
+def test_a_chip_without_a_frame_for_a_month_is_named_all_the_same(project):
+    with project.writes.begin() as session:
         session.add(
             FrameRow(
                 state=FrameState.PROCESSED,
@@ -108,17 +108,17 @@ def test_a_chip_without_a_frame_for_a_month_is_named_all_the_same(runtime):
                 night=NOW.date(),
             )
         )
-    assert "TINY (CCD): no frame for 30 days" in pages_of(runtime, lambda: NOW).get("/").text
+    assert "TINY (CCD): no frame for 30 days" in pages_of(project, lambda: NOW).get("/").text
 
 
-def test_an_older_night_says_that_it_is_not_the_newest(runtime):
-    remember(runtime, *[Past()] * 11)
-    assert "Not the newest night" in pages_of(runtime).get("/?night=2026-01-01").text
-    assert "Not the newest night" not in pages_of(runtime).get("/?night=2026-01-02").text
+def test_an_older_night_says_that_it_is_not_the_newest(project):
+    remember(project, *[Past()] * 11)
+    assert "Not the newest night" in pages_of(project).get("/?night=2026-01-01").text
+    assert "Not the newest night" not in pages_of(project).get("/?night=2026-01-02").text
 
 
-def test_words_from_outside_are_words_and_no_markup(runtime, night):
-    page = pages_of(runtime, lambda: NOW).get("/").text
+def test_words_from_outside_are_words_and_no_markup(project, night):
+    page = pages_of(project, lambda: NOW).get("/").text
     assert night
     assert "the &lt;disk&gt; is full" in page
 
@@ -139,27 +139,27 @@ def test_a_notice_is_acknowledged_with_the_keyboard_alone(page, told):
     assert told
 
 
-def test_what_was_acknowledged_is_kept_with_who_and_when(runtime, night):
-    with runtime.writes.begin() as session:
+def test_what_was_acknowledged_is_kept_with_who_and_when(project, night):
+    with project.writes.begin() as session:
         db.accounts.add_account(session, "kim", Role.REVIEW, "echelle-390", NOW)
         token = db.accounts.make_token(session, "kim", NOW)
-    client = pages_of(runtime, lambda: NOW)
+    client = pages_of(project, lambda: NOW)
     bearer = {"Authorization": f"Bearer {token}"}
     address = f"/api/v1/notices/{night}/acknowledge"
     assert client.post(address, json={"note": "seen"}, headers=bearer).status_code == 204
-    with runtime.reads() as session:
+    with project.reads() as session:
         (said,) = session.get_one(NotificationRow, night).acknowledgements
         assert (said.who, said.at, said.note) == ("kim", NOW, "seen")
 
 
-def test_who_may_only_look_is_given_no_button_and_refused(runtime, night):
-    with runtime.writes.begin() as session:
+def test_who_may_only_look_is_given_no_button_and_refused(project, night):
+    with project.writes.begin() as session:
         db.accounts.add_account(session, "eve", Role.LOOK, "echelle-390", NOW)
         token = db.accounts.make_token(session, "eve", NOW)
 
-    client = pages_of(runtime, lambda: NOW)
+    client = pages_of(project, lambda: NOW)
     client.cookies["qc_session"] = db.accounts.log_in(
-        runtime.writes, "eve", "echelle-390", "127.0.0.1", NOW, timedelta(hours=1)
+        project.writes, "eve", "echelle-390", "127.0.0.1", NOW, timedelta(hours=1)
     )
     assert "Acknowledge" not in client.get("/").text
     client.cookies.clear()
@@ -184,20 +184,20 @@ def test_a_page_that_cannot_be_read_again_turns_red(page):
     assert violations(page) == []
 
 
-def test_a_page_that_is_left_open_shows_what_comes(page, runtime):
+def test_a_page_that_is_left_open_shows_what_comes(page, project):
     page.clock.install()
     page.goto("/")
-    remember(runtime, Past(status=Status.ANOMALOUS, score=4.0))
+    remember(project, Past(status=Status.ANOMALOUS, score=4.0))
     page.clock.run_for(61 * 1000)
     page.get_by_text("TINY.0[0]").wait_for()
     assert page.locator("nav .age.stale").count() == 0
 
 
-def test_a_note_being_written_is_not_taken_away_by_what_comes(page, runtime, told):
+def test_a_note_being_written_is_not_taken_away_by_what_comes(page, project, told):
     page.clock.install()
     page.goto("/")
     page.get_by_label("What it is").fill("half a sen")
-    remember(runtime, Past(status=Status.ANOMALOUS, score=4.0))
+    remember(project, Past(status=Status.ANOMALOUS, score=4.0))
     page.clock.run_for(61 * 1000)
     assert page.get_by_label("What it is").input_value() == "half a sen"
     assert told

@@ -60,16 +60,16 @@ def made(empty_project, tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
     inbox = folder / "inbox"
     inbox.mkdir()
-    with copied(empty_project, folder / "project") as project:
-        with open_tiny(project) as runtime:
-            process(runtime, *write_history(inbox), label=LabelName.GOOD)
+    with copied(empty_project, folder / "project") as project_folder:
+        with open_tiny(project_folder) as project:
+            process(project, *write_history(inbox), label=LabelName.GOOD)
             process(
-                runtime,
+                project,
                 write_frame(inbox, 2, 0, change=light_leak),
                 write_frame(inbox, 2, 1),
                 write_frame(inbox, 2, 2, change=light_leak),
             )
-            with runtime.writes.begin() as session:
+            with project.writes.begin() as session:
                 [other] = db.findings.findings_named(session, OTHER)
                 answer = db.labels.LabelAnswer(
                     LabelName.BAD, "kim", "light_leak", "<b>seen</b> by day"
@@ -79,7 +79,7 @@ def made(empty_project, tmp_path_factory):
 
 
 @pytest.fixture
-def project(made, tmp_path):
+def project_folder(made, tmp_path):
     """The project of `made`, the test's own."""
     with copied(made / "project", tmp_path / "project") as one:
         yield one
@@ -88,22 +88,22 @@ def project(made, tmp_path):
 @pytest.fixture
 def empty(empty_project, tmp_path):
     """A project that has seen nothing, open."""
-    with copied(empty_project, tmp_path / "empty") as one, open_tiny(one) as runtime:
-        yield runtime
+    with copied(empty_project, tmp_path / "empty") as one, open_tiny(one) as project:
+        yield project
 
 
 @pytest.fixture
-def seen(made, project, inbox):
+def seen(made, project_folder, inbox):
     """The frames of `made`, in a project and an inbox of the test's own."""
     shutil.copytree(made / "inbox", inbox, dirs_exist_ok=True)
-    with open_tiny(project) as runtime, runtime.writes.begin() as session:
+    with open_tiny(project_folder) as project, project.writes.begin() as session:
         for frame in session.scalars(select(FrameRow)):
             frame.path = frame.path.replace(str(made / "inbox"), str(inbox))
     return inbox
 
 
-def pixels_of(runtime, inbox, name):
-    [extension] = read_frame(inbox / f"{name}.fits", runtime.instruments).extensions
+def pixels_of(project, inbox, name):
+    [extension] = read_frame(inbox / f"{name}.fits", project.instruments).extensions
     return extension.pixels
 
 
@@ -288,12 +288,12 @@ def test_a_frame_leads_to_those_before_and_after_it(pages):
     assert pages.get(f"/api/v1/frames/{OTHER}").json()["extensions"][0]["after"] is None
 
 
-def test_a_frame_that_nobody_processed_is_not_found(pages, runtime, seen):
+def test_a_frame_that_nobody_processed_is_not_found(pages, project, seen):
     path = str(next(seen.iterdir()))
     for name in ("nothing", path, f"../{LEAK}", f"{LEAK}.fits", "%2e%2e%2fqc.toml", "a" * 299):
         for page in ("", "/why", "/header", "/picture.png", "/tiles/0/0/0.png?low=0&high=1"):
             assert pages.get(f"/frames/{name}{page}").status_code == 404
-    with runtime.reads() as session, pytest.raises(UnknownFrameError):
+    with project.reads() as session, pytest.raises(UnknownFrameError):
         finding_of(session, LEAK, 7)
 
 
@@ -329,8 +329,8 @@ def test_a_tile_that_is_not_there_is_not_found(pages):
     assert pages.get(f"/frames/{LEAK}/tiles/0/1/0.png?low=0&high=1").status_code == 404
 
 
-def test_values_are_those_of_the_file_overscan_included(pages, runtime, seen):
-    pixels = pixels_of(runtime, seen, LEAK)
+def test_values_are_those_of_the_file_overscan_included(pages, project, seen):
+    pixels = pixels_of(project, seen, LEAK)
     window = pages.get(f"/api/v1/frames/{LEAK}/values?x=230&y=200&width=20&height=30").json()
     assert window["values"] == pixels[200:230, 230:250].tolist()
     raw = pages.get(f"/frames/{LEAK}/values.bin?x=230&y=200&width=20&height=30")
@@ -339,18 +339,18 @@ def test_values_are_those_of_the_file_overscan_included(pages, runtime, seen):
     assert (found == pixels[200:230, 230:250]).all()
 
 
-def test_cuts_are_the_row_and_the_column_through_a_pixel(pages, runtime, seen):
-    pixels = pixels_of(runtime, seen, LEAK)
+def test_cuts_are_the_row_and_the_column_through_a_pixel(pages, project, seen):
+    pixels = pixels_of(project, seen, LEAK)
     cuts = pages.get(f"/api/v1/frames/{LEAK}/cuts?x=11&y=22").json()
     assert cuts["row"] == pixels[22].tolist()
     assert cuts["column"] == pixels[:, 11].tolist()
 
 
-def test_a_tile_is_the_image_in_greys(pages, runtime, seen, tmp_path):
+def test_a_tile_is_the_image_in_greys(pages, project, seen, tmp_path):
     path = tmp_path / "tile.png"
     answer = pages.get(f"/frames/{LEAK}/tiles/0/0/0.png?low=90&high=217.5")
     path.write_bytes(answer.content)
-    expected = np.rint((pixels_of(runtime, seen, LEAK).astype(float) - 90).clip(0, 127.5) * 2)
+    expected = np.rint((pixels_of(project, seen, LEAK).astype(float) - 90).clip(0, 127.5) * 2)
     got = np.asarray(Image.open(path))[::-1].astype(float)
     assert np.abs(got - expected).max() <= 1
     assert "max-age" in answer.headers["Cache-Control"]
@@ -396,12 +396,12 @@ def test_the_difference_is_of_this_and_the_nearest_nominal(pages):
 
 
 @pytest.mark.usefixtures("seen")
-def test_the_nearest_bad_is_one_that_is_still_called_so(pages, runtime):
+def test_the_nearest_bad_is_one_that_is_still_called_so(pages, project):
     bad = pages.get(f"/api/v1/frames/{LEAK}/beside").json()["bad"]
     assert (bad["link"]["name"], bad["kind"]) == (OTHER, "light_leak")
     answer = pages.get(f"/frames/{LEAK}/nearest-bad", follow_redirects=False)
     assert answer.headers["Location"] == f"/frames/{OTHER.replace(':', '%3A')}?extension=0"
-    with runtime.writes.begin() as session:
+    with project.writes.begin() as session:
         finding = finding_of(session, OTHER, None)
         answer = db.labels.LabelAnswer(LabelName.GOOD, "lee")
         db.labels.record_label(session, finding.extension.id, answer)
@@ -439,9 +439,9 @@ def test_the_header_is_searched_for_words(pages):
     assert "0 cards." in pages.get(f"/frames/{LEAK}/header?q=<script>").text
 
 
-def test_a_header_is_shown_and_not_obeyed(pages, runtime, inbox):
+def test_a_header_is_shown_and_not_obeyed(pages, project, inbox):
     path = write_frame(inbox, 2, OBJECT="<img src=x onerror=alert(1)>")
-    process(runtime, path)
+    process(project, path)
     page = pages.get("/frames/TINY.2026-01-02T20:00:00/header?q=onerror").text
     assert "&lt;img src=x" in page
     assert "<img" not in page
@@ -505,9 +505,9 @@ def test_what_cannot_be_said_is_refused_and_not_kept(pages, words):
 
 
 @pytest.mark.usefixtures("seen")
-def test_why_not_tells_how_near_it_came(runtime):
-    with runtime.reads() as session:
-        why = read_why(runtime, session, GOOD, None)
+def test_why_not_tells_how_near_it_came(project):
+    with project.reads() as session:
+        why = read_why(project, session, GOOD, None)
     assert why.status == "NOMINAL"
     ratios = [one.ratio for one in why.evidence]
     assert why.ratio == ratios[0] < 1
@@ -545,18 +545,18 @@ def test_what_would_have_caught_it_lies_where_it_says(empty):
 
 
 @pytest.mark.usefixtures("seen")
-def test_where_nothing_can_be_counted_it_is_said(pages, runtime):
+def test_where_nothing_can_be_counted_it_is_said(pages, project):
     first = "TINY.2026-01-01T20:00:00"
     assert "references" in pages.get(f"/frames/{first}/why/cost").text
     assert "cannot be said" in pages.get(f"/frames/{first}/why/cost").text
     assert pages.get(f"/frames/{first}/why").status_code == 200
-    remember(runtime, Past(encoder="another", name="FOREIGN"))
+    remember(project, Past(encoder="another", name="FOREIGN"))
     assert "no limits for the encoder another" in pages.get("/frames/FOREIGN/why").text
 
 
-def test_setups_are_told_apart_by_all_that_makes_them(pages, runtime, seen):
+def test_setups_are_told_apart_by_all_that_makes_them(pages, project, seen):
     assert set(Setup.__dataclass_fields__) >= {"image_type", "chip", "binning"}
-    process(runtime, write_frame(seen, 2, 30, kind="FLAT"))
+    process(project, write_frame(seen, 2, 30, kind="FLAT"))
     flat = pages.get("/api/v1/frames/TINY.2026-01-02T20:30:00").json()["extensions"][0]
     assert flat["before"] is None
 
@@ -596,26 +596,26 @@ def grey_at(page, kind, x, y):
     )
 
 
-def test_the_value_under_the_cursor_is_the_array_s(page, runtime, seen):
+def test_the_value_under_the_cursor_is_the_array_s(page, project, seen):
     canvas = opened(page, f"/frames/{LEAK}?extension=0&cx=120&cy=112&scale=8")
     box = canvas.bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2 + 20, box["y"] + box["height"] / 2 - 28)
     x, y = 120 + 2, 112 + 3
-    value = int(pixels_of(runtime, seen, LEAK)[y, x])
+    value = int(pixels_of(project, seen, LEAK)[y, x])
     wait_for(page, f"document.querySelector('.readout output').dataset.value == '{value}'")
     words = page.locator(".readout output").inner_text()
     assert words.startswith(f"x {x}, y {y}: {value} ADU, nearest nominal ")
 
 
-def test_what_is_drawn_at_a_pixel_is_its_value(page, runtime, seen):
+def test_what_is_drawn_at_a_pixel_is_its_value(page, project, seen):
     opened(page, f"/frames/{LEAK}?extension=0&cx=120&cy=112&scale=8&low=90&high=217.5")
-    pixels = pixels_of(runtime, seen, LEAK)
+    pixels = pixels_of(project, seen, LEAK)
     for x, y in ((120, 112), (100, 130), (139, 99)):
         grey = round((float(pixels[y, x]) - 90) * 2)
         assert grey_at(page, "own", x, y)[:3] == pytest.approx([grey] * 3, abs=1)
 
 
-def test_all_images_move_together(page, runtime, seen):
+def test_all_images_move_together(page, project, seen):
     opened(page, f"/frames/{LEAK}?extension=0&low=90&high=217.5&cx=60&cy=200&scale=10")
     wait_for(page, "document.querySelectorAll('.pane figcaption a').length >= 2")
     nominal = page.locator(".pane[data-kind=nominal] a").inner_text()
@@ -624,7 +624,7 @@ def test_all_images_move_together(page, runtime, seen):
     wait_for(page, "Number(document.querySelector('.viewer').dataset.cy) < 200")
     y = round(told(page, "cy"))
     for kind, name in (("own", LEAK), ("nominal", nominal), ("bad", OTHER)):
-        value = float(pixels_of(runtime, seen, name)[y, 60])
+        value = float(pixels_of(project, seen, name)[y, 60])
         grey = min(255, max(0, round((value - 90) * 2)))
         assert grey_at(page, kind, 60, y)[0] == pytest.approx(grey, abs=1)
 
@@ -758,11 +758,11 @@ def test_without_scripts_the_whole_image_still_shows(chromium, served):
         assert page.locator("#cost").is_visible()
 
 
-def test_the_cost_comes_when_the_page_is_there(page, runtime):
+def test_the_cost_comes_when_the_page_is_there(page, project):
     heights = [MERGE_HEIGHT * k / 100 for k in range(1, 51)]
     past = [Past(merge_height=one, label=LabelName.GOOD, image_type="TF0") for one in heights]
     asked = Past(name="ASKED", merge_height=MERGE_HEIGHT * 0.405, image_type="TF0")
-    remember(runtime, *past, asked)
+    remember(project, *past, asked)
     page.goto("/frames/ASKED/why")
     page.wait_for_selector("#cost table")
     assert "10 of 50" in page.locator("#cost").inner_text()

@@ -123,24 +123,24 @@ def made(empty_project, tmp_path_factory):
     """
     folder = tmp_path_factory.mktemp("everything")
     (inbox := folder / "inbox").mkdir()
-    with copied(empty_project, folder / "project") as project:
-        live(project, inbox)
-        yield project
+    with copied(empty_project, folder / "project") as project_folder:
+        live(project_folder, inbox)
+        yield project_folder
 
 
-def live(project, inbox):
+def live(project_folder, inbox):
     """Let a project live through what `made` tells."""
-    path = project / "thresholds.yaml"
+    path = project_folder / "thresholds.yaml"
     first, *others = path.read_text().splitlines()
     path.write_text("\n".join([f"{first.removesuffix(']')}, {SECOND_ENTRY}]", *others, ""]))
-    with open_tiny(project) as runtime:
-        process(runtime, *write_history(inbox), label=LabelName.GOOD)
+    with open_tiny(project_folder) as project:
+        process(project, *write_history(inbox), label=LabelName.GOOD)
         fresh = [light_leak, None, light_leak]
-        process(runtime, *(write_frame(inbox, 2, n, change=one) for n, one in enumerate(fresh)))
+        process(project, *(write_frame(inbox, 2, n, change=one) for n, one in enumerate(fresh)))
         good = [replace(one, image_type="TF0") for one in nominal_frames(60)]
         bad = [Past(0.001 * n, label=LabelName.BAD, image_type="TF0") for n in range(1, 11)]
-        remember(runtime, *good, *bad)
-        with runtime.writes.begin() as session:
+        remember(project, *good, *bad)
+        with project.writes.begin() as session:
             fill(session)
 
 
@@ -166,7 +166,7 @@ def fill(session):
 @pytest.fixture(scope="module")
 def house(made):
     """The project, served to all tests that do not write."""
-    with open_tiny(made) as runtime, serving(runtime, lambda: NOW) as one:
+    with open_tiny(made) as project, serving(project, lambda: NOW) as one:
         yield one
 
 
@@ -177,10 +177,10 @@ def opened(page, place):
         one.evaluate("one => { one.open = true; }")
 
 
-def test_no_page_is_forgotten(runtime):
+def test_no_page_is_forgotten(project):
     pages = [
         one
-        for one in routes_of(create_app(runtime))
+        for one in routes_of(create_app(project))
         if isinstance(one, APIRoute)
         and one.methods == {"GET"}
         and one.endpoint.__annotations__["return"] is HTMLResponse
@@ -252,8 +252,8 @@ def test_a_form_that_is_not_of_our_making_is_told_on_a_page(page):
     readable(page, "403")
 
 
-def test_what_was_found_for_a_file_and_what_was_not_is_read_by_everybody(page, runtime, inbox):
-    process(runtime, *write_history(inbox, frames=4))
+def test_what_was_found_for_a_file_and_what_was_not_is_read_by_everybody(page, project, inbox):
+    process(project, *write_history(inbox, frames=4))
     page.goto("/similar")
     page.get_by_label("or a FITS file").set_input_files(write_frame(inbox, 3))
     page.get_by_role("button", name="Look at it").click()
@@ -266,20 +266,20 @@ def test_what_was_found_for_a_file_and_what_was_not_is_read_by_everybody(page, r
     readable(page, "422")
 
 
-def test_a_file_too_large_is_told_on_a_page(chromium, runtime, inbox):
-    settings = runtime.settings.model_copy(update={"web": WebSettings(upload_mb=1)})
-    object.__setattr__(runtime, "settings", settings)
+def test_a_file_too_large_is_told_on_a_page(chromium, project, inbox):
+    settings = project.settings.model_copy(update={"web": WebSettings(upload_mb=1)})
+    object.__setattr__(project, "settings", settings)
     large = inbox / "large.fits"
     large.write_bytes(bytes(8 * 2**20))
-    with serving(runtime) as served, window(chromium, served) as page:
+    with serving(project) as served, window(chromium, served) as page:
         page.goto("/similar")
         page.get_by_label("or a FITS file").set_input_files(large)
         page.get_by_role("button", name="Look at it").click()
         readable(page, "413")
 
 
-def test_limits_that_cannot_be_read_are_told_on_a_page(page, runtime):
-    (runtime.settings.project / "thresholds.yaml").write_text("TB0: [nonsense]\n")
+def test_limits_that_cannot_be_read_are_told_on_a_page(page, project):
+    (project.settings.project / "thresholds.yaml").write_text("TB0: [nonsense]\n")
     page.goto("/thresholds")
     readable(page, "500")
     expect(page.get_by_text("thresholds.yaml")).to_be_visible()

@@ -98,13 +98,13 @@ def certificate(tmp_path_factory):
 
 
 @contextmanager
-def proxied(runtime, certificate, person: str = "", **web: Any) -> Iterator[tuple[Served, str]]:
+def proxied(project, certificate, person: str = "", **web: Any) -> Iterator[tuple[Served, str]]:
     """Serve a project, and before it a proxy over TLS; give both addresses."""
-    settings = runtime.settings.model_copy(
+    settings = project.settings.model_copy(
         update={"web": WebSettings(trusted_proxies=(PROXY,), **web)}
     )
-    object.__setattr__(runtime, "settings", settings)
-    with serving(runtime) as inner:
+    object.__setattr__(project, "settings", settings)
+    with serving(project) as inner:
         port = int(inner.url.rpartition(":")[2])
         handler = type("Here", (Proxy,), {"port": port, "person": person})
         server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -114,7 +114,7 @@ def proxied(runtime, certificate, person: str = "", **web: Any) -> Iterator[tupl
         thread = Thread(target=server.serve_forever)
         thread.start()
         try:
-            yield Served(runtime, f"https://127.0.0.1:{server.server_address[1]}"), inner.url
+            yield Served(project, f"https://127.0.0.1:{server.server_address[1]}"), inner.url
         finally:
             server.shutdown()
             server.server_close()
@@ -122,9 +122,9 @@ def proxied(runtime, certificate, person: str = "", **web: Any) -> Iterator[tupl
 
 
 @pytest.fixture
-def add(runtime):
+def add(project):
     def somebody(name: str, role: Role = Role.REVIEW) -> str:
-        with runtime.writes.begin() as session:
+        with project.writes.begin() as session:
             db.accounts.add_account(session, name, role, PASSWORD, datetime.now(UTC))
         return name
 
@@ -145,10 +145,10 @@ def try_to_log_in(client: httpx.Client, password: str, **headers: str) -> httpx.
     return client.post("/login", data=data, headers={"Sec-Fetch-Site": "same-origin"} | headers)
 
 
-def test_a_name_counts_from_the_proxy_alone(runtime, certificate, add):
+def test_a_name_counts_from_the_proxy_alone(project, certificate, add):
     add("kim")
     add("ann", Role.TUNE)
-    with proxied(runtime, certificate, "kim", trusted_header=HEADER) as (outer, inner):
+    with proxied(project, certificate, "kim", trusted_header=HEADER) as (outer, inner):
         with client_of(certificate, outer.url) as client:
             for forged in ({}, {HEADER: "ann"}):
                 assert '<span class="who">kim</span>' in client.get("/", headers=forged).text
@@ -159,9 +159,9 @@ def test_a_name_counts_from_the_proxy_alone(runtime, certificate, add):
                 assert client.get("/api/v1/tonight", headers=forged).status_code == 401
 
 
-def test_a_try_counts_for_the_browser_and_not_for_the_proxy(runtime, certificate, add):
+def test_a_try_counts_for_the_browser_and_not_for_the_proxy(project, certificate, add):
     add("kim")
-    with proxied(runtime, certificate) as (outer, _):
+    with proxied(project, certificate) as (outer, _):
         with client_of(certificate, outer.url, "127.0.0.2") as guesser:
             for number in range(db.accounts.MOST_OF_BOTH):
                 forged = {"X-Forwarded-For": f"192.0.2.{number}"}
@@ -173,14 +173,14 @@ def test_a_try_counts_for_the_browser_and_not_for_the_proxy(runtime, certificate
 
 
 def test_behind_tls_every_cookie_is_secure_and_no_secret_is_in_an_address_or_log(
-    chromium, runtime, certificate, add, caplog
+    chromium, project, certificate, add, caplog
 ):
     caplog.set_level(logging.DEBUG, "qc")
     caplog.set_level(logging.DEBUG, "uvicorn")
     add("kim")
-    remember(runtime, Past())
+    remember(project, Past())
     with (
-        proxied(runtime, certificate) as (outer, _),
+        proxied(project, certificate) as (outer, _),
         window(chromium, outer, ignore_https_errors=True) as page,
     ):
         addresses: list[str] = []
@@ -196,7 +196,7 @@ def test_behind_tls_every_cookie_is_secure_and_no_secret_is_in_an_address_or_log
         cookies = page.context.cookies()
         mark = page.locator("meta[name=csrf]").get_attribute("content") or ""
     assert len(mark) == 64
-    with runtime.reads() as session:
+    with project.reads() as session:
         assert session.query(LabelRow).one().who == "kim"
     assert {one["name"] for one in cookies} == {"qc_session", "qc_browser"}
     assert all(one["secure"] and one["httpOnly"] for one in cookies)

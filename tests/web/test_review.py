@@ -31,15 +31,15 @@ def made(empty_project, tmp_path_factory):
     (inbox := folder / "inbox").mkdir()
     changes = [None, light_leak, None, light_leak, None]
     fresh = [write_frame(inbox, 2, n, change=change) for n, change in enumerate(changes)]
-    with copied(empty_project, folder / "project") as project:
-        with open_tiny(project) as runtime:
-            process(runtime, *write_history(inbox), label=LabelName.GOOD)
-            process(runtime, *fresh)
-        yield project
+    with copied(empty_project, folder / "project") as project_folder:
+        with open_tiny(project_folder) as project:
+            process(project, *write_history(inbox), label=LabelName.GOOD)
+            process(project, *fresh)
+        yield project_folder
 
 
 @pytest.fixture
-def project(request, empty_project, tmp_path):
+def project_folder(request, empty_project, tmp_path):
     """A project of the test's own: what was made, for those that take `judged`."""
     is_judged = "judged" in request.fixturenames
     source = request.getfixturevalue("made") if is_judged else empty_project
@@ -48,20 +48,20 @@ def project(request, empty_project, tmp_path):
 
 
 @pytest.fixture
-def judged(runtime):
+def judged(project):
     """What was made, in a project of the test's own."""
-    return runtime
+    return project
 
 
-def labels(runtime):
-    with runtime.reads() as session:
+def labels(project):
+    with project.reads() as session:
         rows = session.scalars(select(LabelRow).order_by(LabelRow.id)).all()
         return [(row.extension_id, str(row.label), row.kind, row.undoes_id) for row in rows]
 
 
-def new_labels(runtime):
+def new_labels(project):
     """What was said beyond the certified history."""
-    return [one for one in labels(runtime) if one[0] > 20]
+    return [one for one in labels(project) if one[0] > 20]
 
 
 def say(pages, *ids, label="good", key=KEY, **more):
@@ -78,17 +78,17 @@ def ids_of(pages, question=""):
 # --- what comes next ------------------------------------------------------------------------------
 
 
-def test_most_doubtful_is_without_a_verdict_then_nearest_to_the_limit(runtime):
+def test_most_doubtful_is_without_a_verdict_then_nearest_to_the_limit(project):
     remember(
-        runtime,
+        project,
         Past(score=0.2),
         Past(score=1.1, status=Status.ANOMALOUS),
         Past(score=9.0, status=Status.ANOMALOUS),
         Past(score=0.95),
         Past(score=0.1, status=Status.UNDECIDED),
     )
-    with runtime.reads() as session:
-        some = read_some(session, runtime.instruments, QueueFilters(), 10)
+    with project.reads() as session:
+        some = read_some(session, project.instruments, QueueFilters(), 10)
     assert (some.ids, some.after) == ((5, 4, 2, 1, 3), "")
 
 
@@ -99,17 +99,17 @@ def test_doubt_is_one_on_the_limit_and_falls_to_both_sides():
 
 
 @pytest.mark.parametrize("order", [QueueOrder.DOUBT, QueueOrder.SCORE, QueueOrder.TIME])
-def test_pages_of_any_size_hold_all_once_and_in_order(runtime, order):
+def test_pages_of_any_size_hold_all_once_and_in_order(project, order):
     random = np.random.default_rng(3)
     scores = random.choice([0.5, 1.0, 1.5, 2.5], 57)  # many are equal
-    remember(runtime, *(Past(score=float(one)) for one in scores))
-    with runtime.reads() as session:
+    remember(project, *(Past(score=float(one)) for one in scores))
+    with project.reads() as session:
         filters = QueueFilters(order=order)
-        whole = read_some(session, runtime.instruments, filters, 100).ids
+        whole = read_some(session, project.instruments, filters, 100).ids
         parts: list[int] = []
         after = ""
         while True:
-            some = read_some(session, runtime.instruments, filters, 10, after)
+            some = read_some(session, project.instruments, filters, 10, after)
             parts += some.ids
             after = some.after
             if not after:
@@ -120,49 +120,49 @@ def test_pages_of_any_size_hold_all_once_and_in_order(runtime, order):
 
 @pytest.mark.parametrize("order", [QueueOrder.DOUBT, QueueOrder.SCORE, QueueOrder.TIME])
 @pytest.mark.parametrize("long_way", [6, 1000])  # then all that fit are found at once; or never
-def test_a_stretch_of_an_order_ends_anywhere(runtime, monkeypatch, order, long_way):
+def test_a_stretch_of_an_order_ends_anywhere(project, monkeypatch, order, long_way):
     random = np.random.default_rng(4)
     scores = random.choice([0.5, 1.0, 1.5, 2.5], 40)  # many are equal
     kinds = random.choice(["TB0", "TF0"], 40)
     pasts = [
         Past(score=float(one), image_type=kind) for one, kind in zip(scores, kinds, strict=True)
     ]
-    remember(runtime, *pasts)
+    remember(project, *pasts)
     filters = QueueFilters(types="TF0", order=order)
-    with runtime.reads() as session:
+    with project.reads() as session:
         monkeypatch.setattr(queue, "FEW", 0)
-        whole = read_some(session, runtime.instruments, filters, 100).ids
+        whole = read_some(session, project.instruments, filters, 100).ids
         monkeypatch.setattr(queue, "_FIRST_STRETCH", 3)
         monkeypatch.setattr(queue, "_LONGEST_STRETCH", 5)
         monkeypatch.setattr(queue, "_LONG_WAY", long_way)
-        assert read_some(session, runtime.instruments, filters, 100).ids == whole
+        assert read_some(session, project.instruments, filters, 100).ids == whole
     values = [one.score for one in pasts if one.image_type == "TF0"]
     assert len(whole) == len(values) > 10
 
 
-def test_nights_are_those_named_to_the_last_day_there_is(pages, runtime):
-    remember(runtime, *[Past()] * 25)  # ten a night
-    with runtime.reads() as session:
+def test_nights_are_those_named_to_the_last_day_there_is(pages, project):
+    remember(project, *[Past()] * 25)  # ten a night
+    with project.reads() as session:
         first, middle, _ = session.scalars(select(FrameRow.night).distinct().order_by("night"))
     assert ids_of(pages, f"from={middle}&to={middle}&order=time") == list(range(20, 10, -1))
     assert ids_of(pages, f"from={middle}&to=9999-12-31&order=time") == list(range(25, 10, -1))
     assert sorted(ids_of(pages, f"to={first}")) == list(range(1, 11))
 
 
-def test_only_the_newest_verdict_counts(runtime):
-    remember(runtime, Past(score=0.5), Past(score=0.4))
-    with runtime.writes.begin() as session:
+def test_only_the_newest_verdict_counts(project):
+    remember(project, Past(score=0.5), Past(score=0.4))
+    with project.writes.begin() as session:
         old = session.get(VerdictRow, 1)
         kept = {one.name: getattr(old, one.name) for one in VerdictRow.__table__.columns}
         session.add(VerdictRow(**kept | {"id": None, "score": 0.3}))
-    with runtime.reads() as session:
-        found = read_some(session, runtime.instruments, QueueFilters(order=QueueOrder.SCORE), 10)
+    with project.reads() as session:
+        found = read_some(session, project.instruments, QueueFilters(order=QueueOrder.SCORE), 10)
     assert found.ids == (2, 1)
 
 
-def test_each_filter_leaves_what_it_says(pages, runtime):
+def test_each_filter_leaves_what_it_says(pages, project):
     remember(
-        runtime,
+        project,
         Past(label=LabelName.BAD, kind="light_leak", score=3.0, status=Status.ANOMALOUS),
         Past(score=0.5),
         Past(image_type="TF0", label=LabelName.GOOD, score=0.7),
@@ -202,10 +202,10 @@ def test_the_sample_is_what_the_spot_check_drew(pages):
     assert sample <= {21, 23, 25}  # nominal, of the newest night
 
 
-def test_what_teaches_most_is_uncertain_and_unlike_what_came_before(pages, runtime):
+def test_what_teaches_most_is_uncertain_and_unlike_what_came_before(pages, project):
     twin, other = (1.0, 0.0), (0.0, 1.0)
     remember(
-        runtime,
+        project,
         Past(score=1.0, vector=twin),
         Past(score=1.0, vector=twin),
         Past(score=0.7, vector=other),
@@ -279,11 +279,11 @@ def test_what_cannot_be_is_refused_and_nothing_is_kept(pages, judged):
     assert new_labels(judged) == []
 
 
-def test_the_whole_set_is_labelled_together(pages, runtime):
+def test_the_whole_set_is_labelled_together(pages, project):
     in_set = [Past(template="one", template_number=n, template_size=3) for n in range(3)]
-    remember(runtime, *in_set, Past(template="another"))
+    remember(project, *in_set, Past(template="another"))
     assert say(pages, 2, whole_set=True).json()["changed"] == 3
-    assert [one[0] for one in labels(runtime)] == [1, 2, 3]
+    assert [one[0] for one in labels(project)] == [1, 2, 3]
 
 
 def test_a_commit_precedes_the_answer(pages, judged):
@@ -494,14 +494,14 @@ def test_u_undoes_what_was_said_last_and_shows_it(page, judged):
     assert [one[3] is not None for one in new_labels(judged)] == [False, False, True, True]
 
 
-def test_b_labels_the_whole_set(page, runtime):
+def test_b_labels_the_whole_set(page, project):
     in_set = [Past(template="one", template_number=n, template_size=3) for n in range(3)]
-    remember(runtime, *in_set)
+    remember(project, *in_set)
     opened(page, "/review?order=time")
     page.keyboard.press("b")
     page.keyboard.press("1")
     heard(page)
-    assert [one[0] for one in labels(runtime)] == [1, 2, 3]
+    assert [one[0] for one in labels(project)] == [1, 2, 3]
 
 
 def test_a_note_is_written_without_its_letters_being_keys(page, judged):
@@ -699,8 +699,8 @@ def test_enter_takes_what_the_classifier_thinks_of(page, judged):
     assert new_labels(judged) == [(25, "bad", "light_leak", None)]
 
 
-def test_w_leads_to_the_wall_and_n_to_its_next_page(page, runtime):
-    remember(runtime, *[Past(score=n / 100) for n in range(70)])
+def test_w_leads_to_the_wall_and_n_to_its_next_page(page, project):
+    remember(project, *[Past(score=n / 100) for n in range(70)])
     opened(page, "/review?order=score")
     page.keyboard.press("w")
     page.wait_for_url("**view=wall**")

@@ -57,16 +57,16 @@ def epochs_in(session):
     return session.scalar(select(func.count()).select_from(EpochRow))
 
 
-def writing(runtime):
+def writing(project):
     """An application whose only page writes, and goes wrong without a reason; and what was seen."""
     app = FastAPI()
-    app.state.runtime = runtime
+    app.state.project = project
     seen = []
 
     @app.middleware("http")
     async def look(request, answer):
         response = await answer(request)
-        with runtime.reads() as session:  # before a byte of the answer has left
+        with project.reads() as session:  # before a byte of the answer has left
             seen.append(epochs_in(session))
         return response
 
@@ -81,49 +81,49 @@ def writing(runtime):
     return TestClient(app), seen
 
 
-def test_what_a_page_writes_is_kept_before_its_answer_leaves(runtime):
-    client, seen = writing(runtime)
+def test_what_a_page_writes_is_kept_before_its_answer_leaves(project):
+    client, seen = writing(project)
     assert client.post("/epochs?why=lamp").status_code == 200
     assert seen == [1]
 
 
-def test_what_a_page_wrote_before_it_went_wrong_is_not_kept(runtime):
-    client, seen = writing(runtime)
+def test_what_a_page_wrote_before_it_went_wrong_is_not_kept(project):
+    client, seen = writing(project)
     assert client.post("/epochs").status_code == 422
     assert seen == [0]
 
 
-def test_no_more_files_are_looked_at_at_once_than_may_be(runtime, inbox, monkeypatch):
-    process(runtime, *write_history(inbox), label=LabelName.GOOD)
+def test_no_more_files_are_looked_at_at_once_than_may_be(project, inbox, monkeypatch):
+    process(project, *write_history(inbox), label=LabelName.GOOD)
     monkeypatch.setattr(uploads, "AT_ONCE", 0)
     content = write_frame(inbox, 2).read_bytes()
-    answer = pages_of(runtime).post("/api/v1/similar", files={"file": ("a.fits", content)})
+    answer = pages_of(project).post("/api/v1/similar", files={"file": ("a.fits", content)})
     assert answer.status_code == 503
     assert "as many as may be at once" in answer.json()["error"]
     monkeypatch.setattr(uploads, "AT_ONCE", 1)
-    pages = pages_of(runtime)
+    pages = pages_of(project)
     for _ in range(2):  # a place is free again afterwards
         assert pages.post("/api/v1/similar", files={"file": ("a", content)}).status_code == 200
 
 
-def test_the_report_of_a_night_is_a_page_once_it_was_written(runtime, pages):
+def test_the_report_of_a_night_is_a_page_once_it_was_written(project, pages):
     told = pages.get("/reports/2026-01-01")
     assert told.status_code == 404
     assert "qc report --night 2026-01-01" in told.text
-    folder = runtime.settings.reports_folder
+    folder = project.settings.reports_folder
     folder.mkdir()
     (folder / "2026-01-01.html").write_text("<h1>the night</h1>")
     assert pages.get("/reports/2026-01-01").text == "<h1>the night</h1>"
     assert pages.get("/reports/..%2Fqc").status_code in {404, 422}
 
 
-def test_a_frame_leads_to_its_like_its_review_and_its_report(runtime, inbox, pages):
-    process(runtime, *write_history(inbox), label=LabelName.GOOD)
+def test_a_frame_leads_to_its_like_its_review_and_its_report(project, inbox, pages):
+    process(project, *write_history(inbox), label=LabelName.GOOD)
     page = pages.get("/frames/TINY.2026-01-01T20:00:00").text
     assert 'href="/similar?frame=TINY.2026-01-01T20%3A00%3A00"' in page
     review = next(part for part in page.split('"') if part.startswith("/review?at="))
     assert "TINY.2026-01-01T20:00:00" in pages.get(review.replace("&amp;", "&")).text
     assert "/reports/" not in page
-    runtime.settings.reports_folder.mkdir()
-    (runtime.settings.reports_folder / "2026-01-01.html").touch()
+    project.settings.reports_folder.mkdir()
+    (project.settings.reports_folder / "2026-01-01.html").touch()
     assert 'href="/reports/2026-01-01"' in pages.get("/frames/TINY.2026-01-01T20:00:00").text

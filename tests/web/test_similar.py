@@ -20,18 +20,18 @@ BAD = LabelName.BAD
 
 
 @pytest.fixture
-def browser(runtime):
+def browser(project):
     """What asks for pages without a browser."""
-    return pages_of(runtime, lambda: NOW)
+    return pages_of(project, lambda: NOW)
 
 
 @pytest.fixture
-def past(runtime, inbox):
+def past(project, inbox):
     """Eight good biases and one with a light leak, as frames of the first two nights."""
     good = write_history(inbox, frames=8)
     leak = write_frame(inbox, 2, change=light_leak)
-    process(runtime, *good)
-    process(runtime, leak, label=BAD)
+    process(project, *good)
+    process(project, leak, label=BAD)
     return [path.stem for path in (*good, leak)]
 
 
@@ -66,10 +66,10 @@ def test_what_cannot_be_asked_is_told_in_a_sentence(browser, asked):
     assert (answer.status_code, list(answer.json())) == (422, ["error"])
 
 
-def test_an_uploaded_file_is_looked_at_and_nothing_of_it_stays(browser, runtime, past, inbox):
+def test_an_uploaded_file_is_looked_at_and_nothing_of_it_stays(browser, project, past, inbox):
     *_, leak = past
     new = write_frame(inbox, 5, change=light_leak)
-    with runtime.reads() as session:
+    with project.reads() as session:
         before = session.connection().exec_driver_sql("select count(*) from frame").scalar()
     files = {"file": ("../../etc/<b>evil.fits", new.read_bytes())}
     [told] = browser.post("/api/v1/similar", files=files, data={"k": "3"}).json()
@@ -78,7 +78,7 @@ def test_an_uploaded_file_is_looked_at_and_nothing_of_it_stays(browser, runtime,
     page = browser.post("/similar", files=files)
     assert (page.status_code, f"is most like {leak}[0]" in page.text) == (200, True)
     assert temporary_uploads() == []
-    with runtime.reads() as session:
+    with project.reads() as session:
         after = session.connection().exec_driver_sql("select count(*) from frame").scalar()
     assert before == after
 
@@ -98,17 +98,17 @@ def test_no_file_is_no_question(browser):
     assert (answer.status_code, "expected a FITS file" in answer.text) == (422, True)
 
 
-def small_uploads(project, **limits):
+def small_uploads(project_folder, **limits):
     """Open the project with other limits on uploads."""
     lines = "".join(f"{name} = {value}\n" for name, value in limits.items())
-    write_settings(project, f"[web]\n{lines}")
-    return open_tiny(project)
+    write_settings(project_folder, f"[web]\n{lines}")
+    return open_tiny(project_folder)
 
 
-def test_a_file_too_large_is_refused_before_it_is_read(project):
-    with small_uploads(project, upload_mb=0.5) as runtime:
+def test_a_file_too_large_is_refused_before_it_is_read(project_folder):
+    with small_uploads(project_folder, upload_mb=0.5) as project:
         files = {"file": ("a.fits", bytes(2**20))}
-        answer = pages_of(runtime).post("/api/v1/similar", files=files)
+        answer = pages_of(project).post("/api/v1/similar", files=files)
     assert answer.status_code == 413
     assert answer.json()["error"].startswith("the file is too large: expected at most 0.5 MB")
 
@@ -120,10 +120,10 @@ def test_a_file_of_untold_length_is_refused(browser):
     assert (answer.status_code, "does not say how long" in answer.text) == (411, True)
 
 
-def test_a_file_that_takes_too_long_is_given_up(project, inbox):
-    with small_uploads(project, upload_s=1e-6) as runtime:
+def test_a_file_that_takes_too_long_is_given_up(project_folder, inbox):
+    with small_uploads(project_folder, upload_s=1e-6) as project:
         files = {"file": ("a.fits", write_frame(inbox).read_bytes())}
-        answer = pages_of(runtime).post("/api/v1/similar", files=files)
+        answer = pages_of(project).post("/api/v1/similar", files=files)
     assert (answer.status_code, "it was given up" in answer.text) == (408, True)
 
 
@@ -185,11 +185,11 @@ def test_a_dendrogram_is_of_the_newest_or_of_those_named(browser, past):
     assert "<svg" in browser.get("/dendrogram?type=TB0").text
 
 
-def test_a_tree_is_told_in_numbers_the_frame_that_stands_apart_first(browser, past, runtime):
+def test_a_tree_is_told_in_numbers_the_frame_that_stands_apart_first(browser, past, project):
     told = browser.get("/api/v1/dendrogram?type=TB0").json()
-    with runtime.reads() as session:
+    with project.reads() as session:
         asked = DendrogramQuery.model_validate({"type": "TB0"})
-        first, *others = read_tree(runtime, session, LRUCache(), asked).joins()
+        first, *others = read_tree(project, session, LRUCache(), asked).joins()
     assert (first.name, first.height, first.others) == (f"{past[-1]}[0]", told["merges"][-1][2], 8)
     assert {one.name for one in others} == {f"{name}[0]" for name in past[:-1]}
     assert min(one.others for one in others) == 1  # the two that are most alike
@@ -224,9 +224,9 @@ def test_a_tree_that_cannot_be_is_told_in_a_sentence(browser, asked, status):
     assert (answer.status_code, list(answer.json())) == (status, ["error"])
 
 
-def test_a_tree_is_bounded(browser, runtime):
+def test_a_tree_is_bounded(browser, project):
     vectors = np.random.default_rng(1).normal(1, 0.01, (230, 2))
-    names = remember(runtime, *[Past(vector=tuple(map(float, one))) for one in vectors])
+    names = remember(project, *[Past(vector=tuple(map(float, one))) for one in vectors])
     told = browser.get("/api/v1/dendrogram?type=TB0").json()
     assert told["names"] == names[-200:]
 

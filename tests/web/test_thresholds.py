@@ -18,17 +18,17 @@ GOOD, BAD, OUTLIER = LabelName.GOOD, LabelName.BAD, LabelName.VALID_OUTLIER
 
 
 @pytest.fixture
-def browser(runtime):
+def browser(project):
     """What asks for pages without a browser, on the first of June."""
-    return pages_of(runtime, lambda: NOW)
+    return pages_of(project, lambda: NOW)
 
 
 @pytest.fixture
-def past(runtime):
+def past(project):
     """Sixty good frames well within the limits, and ten bad ones from half of them on."""
     good = [Past(height * MERGE_HEIGHT, label=GOOD) for height in np.linspace(0.1, 0.35, 60)]
     bad = [Past((0.55 + 0.1 * i) * MERGE_HEIGHT, label=BAD, kind="light_leak") for i in range(10)]
-    return remember(runtime, *good, *bad)
+    return remember(project, *good, *bad)
 
 
 def digest_of(browser):
@@ -89,19 +89,19 @@ def test_a_factor_wider_than_all_frames_finds_none_of_the_bad_ones(browser):
 
 
 @pytest.mark.usefixtures("past")
-def test_a_granted_rate_gives_the_limits_that_the_command_line_gives(browser, runtime):
+def test_a_granted_rate_gives_the_limits_that_the_command_line_gives(browser, project):
     told = browser.get("/api/v1/thresholds/TB0/consequences?false_alarms=0.01").json()
     goal = TuningGoal(date(2026, 6, 1), false_alarms=0.01)
-    expected = propose(runtime, "TB0", goal, "", "kim")
+    expected = propose(project, "TB0", goal, "", "kim")
     assert told["proposed"]["merge_height"] == expected.proposed.merge_height
     assert len(told["newly_flagged"]) == len(expected.newly_flagged)
 
 
 @pytest.mark.usefixtures("past")
-def test_a_label_given_meanwhile_counts_at_once(browser, runtime):
+def test_a_label_given_meanwhile_counts_at_once(browser, project):
     address = "/api/v1/thresholds/TB0/consequences?factor=1"
     before = browser.get(address).json()["frames"]["bad"]
-    remember(runtime, Past(0.9 * MERGE_HEIGHT, label=BAD, kind="light_leak"))
+    remember(project, Past(0.9 * MERGE_HEIGHT, label=BAD, kind="light_leak"))
     assert browser.get(address).json()["frames"]["bad"] == before + 1
 
 
@@ -116,19 +116,19 @@ def test_a_wish_that_cannot_be_is_refused_in_a_sentence(browser, asked):
     assert browser.get(f"/thresholds/TB0?{asked}").status_code == 422
 
 
-def test_where_too_little_is_known_the_page_says_how_much_is_needed(browser, runtime):
-    remember(runtime, *nominal_frames(5))
+def test_where_too_little_is_known_the_page_says_how_much_is_needed(browser, project):
+    remember(project, *nominal_frames(5))
     assert "30 needed" in browser.get("/thresholds/TB0?factor=1").text
     answer = browser.get("/api/v1/thresholds/TB0/consequences?factor=1")
     assert (answer.status_code, "30 needed" in answer.json()["error"]) == (422, True)
 
 
 @pytest.mark.usefixtures("past")
-def test_what_is_saved_is_an_entry_of_the_file_with_reason_and_author(browser, runtime):
+def test_what_is_saved_is_an_entry_of_the_file_with_reason_and_author(browser, project):
     answer = save(browser)
     assert (answer.status_code, answer.headers["location"]) == (303, "/thresholds/TB0#entries")
-    path = runtime.settings.project / "thresholds.yaml"
-    [instrument] = runtime.instruments
+    path = project.settings.project / "thresholds.yaml"
+    [instrument] = project.instruments
     entries = read_thresholds(path, instrument.image_types()).entries["TB0"]
     assert entries[0].merge_height == MERGE_HEIGHT
     assert (entries[1].merge_height, entries[1].since) == (0.5 * MERGE_HEIGHT, date(2026, 6, 2))
@@ -137,7 +137,7 @@ def test_what_is_saved_is_an_entry_of_the_file_with_reason_and_author(browser, r
     assert "a new lamp" in browser.get("/thresholds/TB0").text
 
 
-@pytest.mark.usefixtures("past", "runtime")
+@pytest.mark.usefixtures("past", "project")
 def test_without_a_reason_nothing_is_saved(browser):
     before = digest_of(browser)
     assert save(browser, why="  ").status_code == 422
@@ -145,9 +145,9 @@ def test_without_a_reason_nothing_is_saved(browser):
 
 
 @pytest.mark.usefixtures("past")
-def test_a_file_changed_since_the_page_was_made_is_left_as_it_is(browser, runtime):
+def test_a_file_changed_since_the_page_was_made_is_left_as_it_is(browser, project):
     seen = digest_of(browser)
-    path = runtime.settings.project / "thresholds.yaml"
+    path = project.settings.project / "thresholds.yaml"
     path.write_text("# somebody was here\n" + path.read_text())
     changed = path.read_bytes()
     answer = save(browser, digest=seen)
@@ -155,14 +155,14 @@ def test_a_file_changed_since_the_page_was_made_is_left_as_it_is(browser, runtim
     assert path.read_bytes() == changed
 
 
-@pytest.mark.usefixtures("past", "runtime")
+@pytest.mark.usefixtures("past", "project")
 def test_two_entries_from_one_night_cannot_be(browser):
     save(browser)
     answer = save(browser, factor="0.7")
     assert (answer.status_code, "would not be the newest" in answer.text) == (409, True)
 
 
-@pytest.mark.usefixtures("runtime")
+@pytest.mark.usefixtures("project")
 def test_two_entries_are_compared_by_limits_and_by_the_frames_that_only_one_flags(browser, past):
     save(browser)
     page = browser.get("/thresholds/TB0/compare?one=1&other=2").text
@@ -174,11 +174,11 @@ def test_two_entries_are_compared_by_limits_and_by_the_frames_that_only_one_flag
 
 
 @pytest.mark.usefixtures("past")
-def test_an_intervention_is_entered_as_on_the_command_line(browser, runtime):
+def test_an_intervention_is_entered_as_on_the_command_line(browser, project):
     entered = {"scope": "TB0", "since": "2026-01-05", "why": "a new <lamp>"}
     answer = browser.post("/thresholds/TB0/epochs", data=entered, follow_redirects=False)
     assert answer.status_code == 303
-    with runtime.reads() as session:
+    with project.reads() as session:
         [row] = db.epochs.epochs(session)
     assert (row.scope, row.since, row.who) == ("TB0", date(2026, 1, 5), db.engine.user())
     assert "a new &lt;lamp&gt;" in browser.get("/thresholds/TB0").text
@@ -187,9 +187,9 @@ def test_an_intervention_is_entered_as_on_the_command_line(browser, runtime):
 
 
 @pytest.mark.usefixtures("past")
-def test_valid_outliers_since_the_last_epoch_suggest_another(browser, runtime):
+def test_valid_outliers_since_the_last_epoch_suggest_another(browser, project):
     assert "start an epoch here?" not in browser.get("/thresholds/TB0").text
-    remember(runtime, *[Past(3 * MERGE_HEIGHT, label=OUTLIER)] * 3)
+    remember(project, *[Past(3 * MERGE_HEIGHT, label=OUTLIER)] * 3)
     page = browser.get("/thresholds/TB0").text
     assert "3 valid outliers since 2026-01-08: start an epoch here?" in page
     entered = {"scope": "TINY", "since": "2026-01-08", "why": "a new lamp"}
@@ -197,10 +197,10 @@ def test_valid_outliers_since_the_last_epoch_suggest_another(browser, runtime):
     assert "start an epoch here?" not in browser.get("/thresholds/TB0").text
 
 
-def test_a_thumbnail_is_a_picture_and_so_is_its_absence(browser, runtime, inbox):
-    process(runtime, *write_history(inbox, frames=2))
+def test_a_thumbnail_is_a_picture_and_so_is_its_absence(browser, project, inbox):
+    process(project, *write_history(inbox, frames=2))
     path = write_frame(inbox, 1, 5)
-    process(runtime, path)
+    process(project, path)
     found = browser.get(f"/thumbnails/{path.stem}/0.png")
     assert (found.status_code, found.content[1:4]) == (200, b"PNG")
     missing = browser.get("/thumbnails/NOBODY.1/0.png")
@@ -242,14 +242,14 @@ def test_what_the_slider_chose_is_saved_with_a_reason(page, served):
     page.get_by_role("button", name="Write to thresholds.yaml").click()
     words = "a new lamp; the limits from 2000-01-01 on, times 0.5"
     expect(page.get_by_role("cell", name=words)).to_be_visible()
-    text = (served.runtime.settings.project / "thresholds.yaml").read_text()
+    text = (served.project.settings.project / "thresholds.yaml").read_text()
     assert "merge_height: 0.0005" in text
 
 
 @pytest.mark.usefixtures("past")
 def test_a_page_that_somebody_else_overtook_says_so_and_writes_nothing(page, served):
     page.goto("/thresholds/TB0?factor=0.5")
-    path = served.runtime.settings.project / "thresholds.yaml"
+    path = served.project.settings.project / "thresholds.yaml"
     path.write_text("# somebody was here\n" + path.read_text())
     changed = path.read_bytes()
     page.get_by_label("Why").fill("a new lamp")
@@ -269,13 +269,13 @@ def test_a_histogram_and_a_curve_are_told_in_numbers_too(browser, past):
     assert len(past) == 70
 
 
-def test_the_drawings_are_of_the_limits_tried_though_one_of_them_is_at_its_floor(browser, runtime):
-    path = runtime.settings.project / "thresholds.yaml"
+def test_the_drawings_are_of_the_limits_tried_though_one_of_them_is_at_its_floor(browser, project):
+    path = project.settings.project / "thresholds.yaml"
     text = path.read_text()
     assert "residual: 1000" in text
     path.write_text(text.replace("residual: 1000", "residual: 8"))
     good = [Past(height * MERGE_HEIGHT, 1.0, label=GOOD) for height in np.linspace(0.1, 0.35, 60)]
-    remember(runtime, *good, *[Past(0.7 * MERGE_HEIGHT, 1.0, label=BAD)] * 10)
+    remember(project, *good, *[Past(0.7 * MERGE_HEIGHT, 1.0, label=BAD)] * 10)
     page = browser.get("/thresholds/TB0?factor=0.5").text
     assert "here precision 1.00 at recall 1.00" in page
     assert "here precision 1.00 at recall 0.00" in browser.get("/thresholds/TB0?factor=1").text

@@ -21,25 +21,25 @@ NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 
 
 @pytest.fixture
-def browser(runtime):
+def browser(project):
     """What asks for pages without a browser."""
-    return pages_of(runtime, lambda: NOW)
+    return pages_of(project, lambda: NOW)
 
 
 @pytest.fixture
-def past(runtime):
+def past(project):
     """Forty nights of ten biases, each a tenth of an ADU higher; the hundredth stands apart."""
     levels = [100 + 0.1 * number for number in range(400)]
     levels[100] = 150.0
     odd = {100: Status.ANOMALOUS}
     names = remember(
-        runtime,
+        project,
         *[
             Past(bias_level_adu=level, status=odd.get(number, Status.NOMINAL))
             for number, level in enumerate(levels)
         ],
     )
-    with runtime.writes.begin() as session:
+    with project.writes.begin() as session:
         why = "new <lamp>"
         session.add(EpochRow(scope="TINY", since=date(2026, 1, 20), why=why, who="kim", at=NOW))
     return names
@@ -51,9 +51,9 @@ def test_the_extremes_of_each_stretch_are_kept_once():
     assert extremes(np.zeros(5), 5).tolist() == [0, 1, 2, 3, 4]
 
 
-def test_a_thinned_trend_keeps_what_stands_apart(runtime, past):
-    with runtime.reads() as session:
-        found = read(runtime, session, LRUCache(), "TB0", TrendQuery(metric="bias_level"))
+def test_a_thinned_trend_keeps_what_stands_apart(project, past):
+    with project.reads() as session:
+        found = read(project, session, LRUCache(), "TB0", TrendQuery(metric="bias_level"))
     assert len(found.thinned(400)) == 400
     few = found.thinned(100)
     assert len(few) <= 100

@@ -12,7 +12,7 @@ from fastapi import HTTPException, Request, Response
 from fastapi.routing import APIRoute
 from starlette.datastructures import UploadFile
 
-from qc.web.rendering import runtime_of
+from qc.web.rendering import project_of
 
 _FORM_BYTES = 64 * 1024  # what the other fields and the boundaries may take
 _PIECE_BYTES = 2**20
@@ -30,7 +30,7 @@ class BoundedRoute(APIRoute):
             if request.method != "POST":
                 return await answer(request)
             _check_length(request)
-            limit_s = runtime_of(request).settings.web.upload_s
+            limit_s = project_of(request).settings.web.upload_s
             try:
                 async with _one_of_few(request), asyncio.timeout(limit_s):
                     return await answer(request)
@@ -61,7 +61,7 @@ async def _one_of_few(request: Request) -> AsyncIterator[None]:
 
 
 def _check_length(request: Request) -> None:
-    limit_mb = runtime_of(request).settings.web.upload_mb
+    limit_mb = project_of(request).settings.web.upload_mb
     told = request.headers.get("content-length", "")
     if not told.isdecimal():
         raise HTTPException(411, "the request does not say how long it is; nothing was read")

@@ -73,9 +73,9 @@ def plates_of(request: Request) -> PixelStore:
     """Return the images of the application's project, opened at the first question."""
     state = request.app.state
     if not hasattr(state, "plates"):
-        runtime = state.runtime
+        project = state.project
         state.plates = PixelStore(
-            runtime, PyramidCache(runtime.settings.project / CACHE / "pixels")
+            project, PyramidCache(project.settings.project / CACHE / "pixels")
         )
     plates: PixelStore = state.plates
     return plates

@@ -165,7 +165,7 @@ def similar_json(
     return [asdict(one) for one in read_similar(project, session, question)]
 
 
-def read_similar(runtime: Project, session: Session, question: SimilarQuery) -> list[SimilarFrames]:
+def read_similar(project: Project, session: Session, question: SimilarQuery) -> list[SimilarFrames]:
     """Return what each extension of a stored frame looks like.
 
     Raises
@@ -177,7 +177,7 @@ def read_similar(runtime: Project, session: Session, question: SimilarQuery) -> 
     if not db.selection.frames_named(session, frame):
         raise UnknownFrameError(f"{frame}: no processed frame has this name")
     return history.similar(
-        runtime,
+        project,
         frame,
         question.k,
         image_type=question.type or None,
@@ -207,7 +207,7 @@ async def similar_to_file_json(
 
 
 async def _read_upload(
-    request: Request, runtime: Project
+    request: Request, project: Project
 ) -> tuple[list[SimilarFrames], SimilarQuery]:
     async with request.form(max_files=1, max_fields=10) as form:
         file = form.get("file")
@@ -221,13 +221,13 @@ async def _read_upload(
                 "expected k from 1 to 100, the name of a type, and dates"
             ) from None
         async with on_disk(file) as path:
-            return await run_in_threadpool(_look_at, runtime, str(path), question), question
+            return await run_in_threadpool(_look_at, project, str(path), question), question
 
 
-def _look_at(runtime: Project, path: str, question: SimilarQuery) -> list[SimilarFrames]:
+def _look_at(project: Project, path: str, question: SimilarQuery) -> list[SimilarFrames]:
     try:
         return history.similar(
-            runtime,
+            project,
             path,
             question.k,
             image_type=question.type or None,
@@ -242,7 +242,7 @@ def _look_at(runtime: Project, path: str, question: SimilarQuery) -> list[Simila
 
 def _similar_page(
     request: Request,
-    runtime: Project,
+    project: Project,
     session: Session,
     question: SimilarQuery,
     found: Sequence[SimilarFrames] | None,
@@ -252,13 +252,13 @@ def _similar_page(
         "similar.html.j2",
         question=question,
         found=found,
-        types=_types_seen(runtime, session),
-        limit_mb=runtime.settings.web.upload_mb,
+        types=_types_seen(project, session),
+        limit_mb=project.settings.web.upload_mb,
     )
 
 
-def _types_seen(runtime: Project, session: Session) -> list[str]:
-    return db.findings.types_among(session, sorted(runtime.thresholds.entries))
+def _types_seen(project: Project, session: Session) -> list[str]:
+    return db.findings.types_among(session, sorted(project.thresholds.entries))
 
 
 @router.get("/map", include_in_schema=False)
@@ -304,29 +304,29 @@ def map_json(
 
 
 def read_map(
-    runtime: Project, session: Session, kept: LRUCache, asked: ProjectionQuery
+    project: Project, session: Session, kept: LRUCache, asked: ProjectionQuery
 ) -> Projection:
     """Return a map, made again only when something of its type has changed."""
-    selection = _selection(runtime, asked.type, asked.since, asked.until)
-    stamp = runtime.encoder.fingerprint, _newest(runtime, session, asked.type)
+    selection = _selection(project, asked.type, asked.since, asked.until)
+    stamp = project.encoder.fingerprint, _newest(project, session, asked.type)
     name = ("map", selection, asked.way)
     found: Projection = kept.get(
-        name, stamp, lambda: projection.draw_map(runtime, session, selection, asked.way)
+        name, stamp, lambda: projection.draw_map(project, session, selection, asked.way)
     )
     return found
 
 
-def _newest(runtime: Project, session: Session, image_type: str) -> tuple[tuple[int, int], ...]:
+def _newest(project: Project, session: Session, image_type: str) -> tuple[tuple[int, int], ...]:
     is_any = image_type in {"", history.ANY}
-    types = _types_seen(runtime, session) if is_any else [image_type]
+    types = _types_seen(project, session) if is_any else [image_type]
     return tuple(db.findings.newest_word(session, one) for one in types)
 
 
 def _selection(
-    runtime: Project, image_type: str, since: date | None, until: date | None
+    project: Project, image_type: str, since: date | None, until: date | None
 ) -> Selection:
     is_any = image_type in {"", history.ANY}
-    types = None if is_any else (known_type(runtime, image_type),)
+    types = None if is_any else (known_type(project, image_type),)
     return Selection(types, since or _FIRST, until or _LAST)
 
 
@@ -417,16 +417,16 @@ def dendrogram_json(
 
 
 def read_tree(
-    runtime: Project, session: Session, kept: LRUCache, asked: DendrogramQuery
+    project: Project, session: Session, kept: LRUCache, asked: DendrogramQuery
 ) -> Dendrogram:
     """Return a tree, drawn again only when something of its type has changed."""
-    selection = _selection(runtime, known_type(runtime, asked.type), asked.since, asked.until)
+    selection = _selection(project, known_type(project, asked.type), asked.since, asked.until)
     frames = tuple(dict.fromkeys(asked.frame))
-    stamp = runtime.thresholds.digest, db.findings.newest_word(session, asked.type)
+    stamp = project.thresholds.digest, db.findings.newest_word(session, asked.type)
     name = ("tree", selection, frames, asked.marked)
     found: Dendrogram = kept.get(
         name,
         stamp,
-        lambda: projection.draw_tree(runtime, session, selection, frames, asked.marked),
+        lambda: projection.draw_tree(project, session, selection, frames, asked.marked),
     )
     return found

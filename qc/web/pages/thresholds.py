@@ -152,10 +152,10 @@ class ThresholdComparison:
     only_other: tuple[VerdictFlip, ...] | None
 
 
-def known_type(runtime: Renewed, image_type: Annotated[str, Path(description="As `UBB0`.")]) -> str:
+def known_type(project: Renewed, image_type: Annotated[str, Path(description="As `UBB0`.")]) -> str:
     """Let through only what is an image type."""
-    if image_type not in runtime.thresholds.entries:
-        known = " ".join(sorted(runtime.thresholds.entries))
+    if image_type not in project.thresholds.entries:
+        known = " ".join(sorted(project.thresholds.entries))
         raise HTTPException(404, f"{image_type[:40]}: no such image type; there are {known}")
     return image_type
 
@@ -179,11 +179,11 @@ def overview_json(
     return {"types": [{"image_type": name, "entry": _entry_record(one)} for name, one in found]}
 
 
-def read_overview(runtime: Project, session: Session, today: date) -> list[tuple[str, DatedEntry]]:
+def read_overview(project: Project, session: Session, today: date) -> list[tuple[str, DatedEntry]]:
     """Return the entry in force of every image type that was ever seen."""
     found = []
-    for name in db.findings.types_among(session, sorted(runtime.thresholds.entries)):
-        in_force = [one for one in _entries(runtime, name, today) if one.is_in_force]
+    for name in db.findings.types_among(session, sorted(project.thresholds.entries)):
+        in_force = [one for one in _entries(project, name, today) if one.is_in_force]
         if in_force:
             found.append((name, in_force[0]))
     return found
@@ -194,9 +194,9 @@ def _today(request: Request) -> date:
     return today
 
 
-def _entries(runtime: Project, image_type: str, today: date) -> tuple[DatedEntry, ...]:
-    own = runtime.encoder.fingerprint
-    entries = runtime.thresholds.entries[image_type]
+def _entries(project: Project, image_type: str, today: date) -> tuple[DatedEntry, ...]:
+    own = project.encoder.fingerprint
+    entries = project.thresholds.entries[image_type]
     valid = [one for one in entries if one.encoder == own and one.since <= today]
     return tuple(
         DatedEntry(number, one, one is (valid[-1] if valid else None), one.encoder == own)
@@ -298,21 +298,21 @@ def _epoch_record(entry: EpochEntry) -> dict[str, Any]:
     }
 
 
-def read_desk(runtime: Project, session: Session, image_type: str, today: date) -> TypeOverview:
+def read_desk(project: Project, session: Session, image_type: str, today: date) -> TypeOverview:
     """Return a type's limits, who set them, and the interventions that bear on it."""
-    instrument = instrument_of(runtime, image_type)
+    instrument = instrument_of(project, image_type)
     log = [
         one for one in epochs.read_log(session) if one.epoch.scope in {image_type, instrument.name}
     ]
     last = max((one.epoch.since for one in log if not one.undone_by), default=date.min)
     outliers = db.findings.outlier_nights(session, image_type, max(last, _EARLIEST))
-    newest = runtime.thresholds.entries[image_type][-1].since
+    newest = project.thresholds.entries[image_type][-1].since
     return TypeOverview(
         image_type=image_type,
         instrument=instrument.name,
-        present=runtime.thresholds.threshold(image_type, today, runtime.encoder.fingerprint),
-        entries=_entries(runtime, image_type, today),
-        digest=runtime.thresholds.digest,
+        present=project.thresholds.threshold(image_type, today, project.encoder.fingerprint),
+        entries=_entries(project, image_type, today),
+        digest=project.thresholds.digest,
         effective=max(today, newest + timedelta(days=1)),
         log=tuple(log),
         outliers=tuple(night for night in outliers if night > last),
@@ -322,13 +322,13 @@ def read_desk(runtime: Project, session: Session, image_type: str, today: date) 
 _EARLIEST = date(1990, 1, 1)
 
 
-def instrument_of(runtime: Project, image_type: str) -> Instrument:
+def instrument_of(project: Project, image_type: str) -> Instrument:
     """Return the instrument that has an image type."""
-    return next(one for one in runtime.instruments if image_type in one.image_types())
+    return next(one for one in project.instruments if image_type in one.image_types())
 
 
 def read_consequences(
-    runtime: Project,
+    project: Project,
     session: Session,
     kept: LRUCache,
     shown: TypeOverview,
@@ -344,7 +344,7 @@ def read_consequences(
     """
     since = wish.since or db.findings.night_of_newest(session, shown.image_type, NEWEST)
     goal = _goal(wish, shown.effective, since)
-    proposal = proposals.propose_from(_past(runtime, session, kept, shown, goal), goal, "", who)
+    proposal = proposals.propose_from(_past(project, session, kept, shown, goal), goal, "", who)
     history = proposal.history
     # In units of the limits tried: not all of them are scaled alike, as each has a floor.
     tried = limits_of(proposal.proposed)
@@ -364,22 +364,22 @@ def _goal(wish: LimitRequest, effective: date, since: date) -> TuningGoal:
 
 
 def _past(
-    runtime: Project, session: Session, kept: LRUCache, shown: TypeOverview, goal: TuningGoal
+    project: Project, session: Session, kept: LRUCache, shown: TypeOverview, goal: TuningGoal
 ) -> PastVerdicts:
     """Return a type's past beside the limits in force on the night from which others would hold."""
-    encoder = runtime.encoder.fingerprint
-    present = runtime.thresholds.threshold(shown.image_type, goal.effective, encoder)
-    return past_of(runtime, session, kept, shown.image_type, present, goal.since)
+    encoder = project.encoder.fingerprint
+    present = project.thresholds.threshold(shown.image_type, goal.effective, encoder)
+    return past_of(project, session, kept, shown.image_type, present, goal.since)
 
 
-def _read_ahead(runtime: Project, kept: LRUCache, shown: TypeOverview) -> None:
+def _read_ahead(project: Project, kept: LRUCache, shown: TypeOverview) -> None:
     """Read the past of a type, unless that is done already: who waits holds a connection."""
     ahead: KeyedLocks = kept.get("ahead", None, KeyedLocks)
     with ahead.if_free(shown.image_type) as is_free:
         if is_free:
-            with runtime.reads() as session:
+            with project.reads() as session:
                 since = db.findings.night_of_newest(session, shown.image_type, NEWEST)
-                _past(runtime, session, kept, shown, TuningGoal(shown.effective, since))
+                _past(project, session, kept, shown, TuningGoal(shown.effective, since))
 
 
 @router.post("/thresholds/{image_type}", include_in_schema=False)
@@ -469,7 +469,7 @@ def _flip_records(flips: Sequence[VerdictFlip] | None) -> list[dict[str, Any]] |
 
 
 def read_comparison(
-    runtime: Project,
+    project: Project,
     session: Session,
     kept: LRUCache,
     shown: TypeOverview,
@@ -492,7 +492,7 @@ def read_comparison(
     if not (one.is_comparable and other.is_comparable):
         return ThresholdComparison(one, other, _rows(one, other), None, None)
     since = db.findings.night_of_newest(session, shown.image_type, NEWEST)
-    past = _past(runtime, session, kept, shown, TuningGoal(shown.effective, since))
+    past = _past(project, session, kept, shown, TuningGoal(shown.effective, since))
     first, second = limits_of(one.threshold), limits_of(other.threshold)
     return ThresholdComparison(
         one,

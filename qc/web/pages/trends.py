@@ -187,17 +187,17 @@ def trend_csv(asked: AskedTrend) -> Response:
 
 
 def read(
-    runtime: Project, session: Session, kept: LRUCache, image_type: str, wanted: TrendQuery
+    project: Project, session: Session, kept: LRUCache, image_type: str, wanted: TrendQuery
 ) -> MetricTrend:
     """Return a trend, read again only when something of its type has changed."""
     first, last = wanted.since or _FIRST, wanted.until or _LAST
     newest = db.findings.newest_word(session, image_type)
     said = [entry.id for entry in db.epochs.epochs(session)][-1:]
-    stamp = newest, tuple(said), runtime.thresholds.digest
+    stamp = newest, tuple(said), project.thresholds.digest
     found: MetricTrend = kept.get(
         ("trend", image_type, wanted.metric, first, last),
         stamp,
-        lambda: trends.read_trend(runtime, session, image_type, wanted.metric, first, last),
+        lambda: trends.read_trend(project, session, image_type, wanted.metric, first, last),
     )
     if not found.points and not db.findings.types_among(session, [image_type]):
         raise InvalidInputError(f"{image_type}: nothing of this type has been processed")
