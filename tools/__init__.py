@@ -1,0 +1,1 @@
+"""Scripts that make or check shipped artefacts."""
