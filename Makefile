@@ -1,6 +1,7 @@
 # make demo   simulate a night of calibration frames, judge it, write the report
 # make test   every check: format, lint, types, tests, browser tests, migrations
 # make browser   the tests that drive a real browser (Debian's chromium) alone; without it they are skipped
+# make docs   the documentation site in build/docs, with warnings as errors
 #
 # Each makes its own virtual environment in .venv, with the versions that were tested.
 
@@ -9,7 +10,7 @@ BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: demo test browser format clean
+.PHONY: demo test browser docs format clean
 
 demo: .venv/installed
 	rm -rf demo
@@ -28,6 +29,9 @@ test: .venv/installed-dev
 
 browser: .venv/installed-dev
 	$(BIN)/pytest -m browser
+
+docs: .venv/installed-dev
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs build/docs
 
 format: .venv/installed-dev
 	$(BIN)/ruff format .

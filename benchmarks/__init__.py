@@ -1,1 +1,1 @@
-"""What is claimed, rerunnable."""
+"""Reproducible studies behind the published figures."""

@@ -2,9 +2,9 @@
 
 ``python -m benchmarks.absence``
 
-Nights are planned as the simulator plans them, and only what a header says is put into a
-database: no image is rendered. 109 streams of calibrations with periods of 1 to 30 nights; one
-night in ten is cloudy. Real absences are made by taking from a night what it had.
+Nights are planned by the simulator. Only header values are put into a database: no image is
+rendered. 109 streams of calibrations with periods of 1 to 30 nights; one
+night in ten is cloudy. Absences are made by removing frames of a night.
 """
 
 import argparse
@@ -22,10 +22,12 @@ from sqlalchemy import delete, insert
 from sqlalchemy.orm import Session
 
 from qc.core.enums import FrameState
-from qc.db.engine import connect
-from qc.db.models import Base, ExtensionRow, FrameRow
-from qc.io.instruments import Instrument, read_instruments
-from qc.monitoring.completeness import MissingCalibration, MissingReason, find_absences
+from qc.db.schema.engine import connect
+from qc.db.schema.models import Base, ExtensionRow, FrameRow
+from qc.io.instrument_files import read_instruments
+from qc.io.instruments import Instrument
+from qc.monitoring.completeness import find_missing
+from qc.monitoring.missing import MissingCalibration, MissingReason
 from qc.simulator import FULL_PLAN, CalibrationStream, ObservingPlan, PlannedExposure, plan_night
 
 START = date(2026, 1, 1)
@@ -67,9 +69,9 @@ def simulate_past(
     for number in range(nights):
         night = START + timedelta(days=number)
         is_cloudy = rng.random() < cloudy
-        streams = tuple(one for one in plan.streams if in_use(one, night))
-        taken = plan_night(plan, night, seed)
-        past[night] = [] if is_cloudy else [one for one in taken if one.stream in streams]
+        streams = tuple(stream for stream in plan.streams if in_use(stream, night))
+        chosen = plan_night(plan, night, seed)
+        past[night] = [] if is_cloudy else [item for item in chosen if item.stream in streams]
     return Past(past)
 
 
@@ -82,7 +84,7 @@ class Demand:
 
     def __init__(self, nights: int, seed: int) -> None:
         rng = np.random.default_rng([seed, 1])
-        settings = {self._setting(one) for one in PERIODIC.streams}
+        settings = {self._setting(stream) for stream in PERIODIC.streams}
         self.used = {
             setting: self._runs(nights, rng)
             for setting in sorted(settings, key=str)
@@ -104,50 +106,50 @@ class Demand:
         return used
 
     def __call__(self, stream: CalibrationStream, night: date) -> bool:
-        """Say whether a stream's setting is in use."""
+        """Return True if a stream's setting is in use."""
         setting = self._setting(stream)
         return setting not in self.used or night in self.used[setting]
 
 
 def store(session: Session, past: Past) -> None:
-    """Put what headers would say into a database; flush."""
+    """Store the header values of all exposures in a database."""
     frames, extensions = [], []
-    exposures = [(night, one) for night, all_ in past.nights.items() for one in all_]
-    for number, (night, one) in enumerate(exposures, start=1):
-        frames.append(_frame(number, night, one))
-        extensions += [_extension(number, one, hdu) for hdu in one.hdus]
+    exposures = [(night, item) for night, all_ in past.nights.items() for item in all_]
+    for number, (night, exposure) in enumerate(exposures, start=1):
+        frames.append(_frame(number, night, exposure))
+        extensions += [_extension(number, exposure, hdu) for hdu in exposure.hdus]
     session.execute(insert(FrameRow), frames)
     session.execute(insert(ExtensionRow), extensions)
 
 
-def _frame(number: int, night: date, one: PlannedExposure) -> dict[str, object]:
+def _frame(number: int, night: date, exposure: PlannedExposure) -> dict[str, object]:
     return {
         "id": number,
         "state": FrameState.PROCESSED,
-        "path": f"/archive/{one.archive_name}.fits",
+        "path": f"/archive/{exposure.archive_name}.fits",
         "file_bytes": 1,
         "modified_ns": 1,
-        "processed_at": one.start + timedelta(minutes=1),
+        "processed_at": exposure.start + timedelta(minutes=1),
         "sha256": f"{number:064d}",
-        "name": one.archive_name,
+        "name": exposure.archive_name,
         "instrument": "UVES",
-        "observed_at": one.start,
+        "observed_at": exposure.start,
         "night": night,
-        "exposure_s": one.exposure_s,
-        "template": one.template_start.isoformat()[:19],
-        "template_number": one.number,
-        "template_size": one.stream.set_size,
+        "exposure_s": exposure.exposure_s,
+        "template": exposure.template_start.isoformat()[:19],
+        "template_number": exposure.number,
+        "template_size": exposure.stream.set_size,
     }
 
 
-def _extension(number: int, one: PlannedExposure, hdu: int) -> dict[str, object]:
-    stream, is_lit = one.stream, one.stream.setting_nm is not None
-    chip = one.chips[0] if len(one.chips) == 1 else one.chips[hdu - 1]
+def _extension(number: int, exposure: PlannedExposure, hdu: int) -> dict[str, object]:
+    stream, is_lit = exposure.stream, exposure.stream.setting_nm is not None
+    chip = exposure.chips[0] if len(exposure.chips) == 1 else exposure.chips[hdu - 1]
     return {
         "frame_id": number,
-        "observed_at": one.start,
+        "observed_at": exposure.start,
         "number": hdu,
-        "image_type": one.image_type(hdu),
+        "image_type": exposure.image_type(hdu),
         "chip": chip,
         "binning": f"{stream.binning[0]}x{stream.binning[1]}",
         "read_mode": stream.read_mode,
@@ -171,11 +173,11 @@ def _extension(number: int, one: PlannedExposure, hdu: int) -> dict[str, object]
 def false_absences(
     session: Session, nights: Sequence[date], uves: Instrument
 ) -> Iterator[tuple[date, MissingCalibration]]:
-    """Yield what is newly called absent at the ends of nights without a fault."""
+    """Yield new findings at the ends of nights without a removed frame."""
     for night in nights:
-        for one in find_absences(session, night, [uves], uves.night_ends(night)):
-            if one.missed == night:
-                yield night, one
+        for item in find_missing(session, night, [uves], uves.night_ends(night)):
+            if item.missed == night:
+                yield night, item
 
 
 # --- true ones ------------------------------------------------------------------------------------
@@ -183,7 +185,7 @@ def false_absences(
 
 @dataclass(frozen=True)
 class Trial:
-    """Frames taken away from a night, and what should be said of it.
+    """Frames removed from a night, and the expected finding.
 
     Attributes
     ----------
@@ -202,57 +204,59 @@ class Trial:
 def trials(past: Past, nights: Sequence[date], rng: np.random.Generator) -> Iterator[Trial]:
     """Yield absences of every sort, some on each night that had frames."""
     for night in nights:
-        had = past.nights[night]
-        if had:
-            yield from _whole(had, night, rng)
-            yield from _partial(had, night, rng)
+        available = past.nights[night]
+        if available:
+            yield from _whole(available, night, rng)
+            yield from _partial(available, night, rng)
 
 
 def _trial(name: str, night: date, gone: Sequence[PlannedExposure], lack: MissingReason) -> Trial:
-    types = frozenset(one.image_type(hdu) for one in gone for hdu in one.hdus)
-    return Trial(name, night, frozenset(one.archive_name for one in gone), lack, types)
+    types = frozenset(exposure.image_type(hdu) for exposure in gone for hdu in exposure.hdus)
+    return Trial(name, night, frozenset(exposure.archive_name for exposure in gone), lack, types)
 
 
 def _whole(
-    had: Sequence[PlannedExposure], night: date, rng: np.random.Generator
+    exposures: Sequence[PlannedExposure], night: date, rng: np.random.Generator
 ) -> Iterator[Trial]:
     never = MissingReason.NEVER_CAME
-    yield _trial("everything", night, had, never)
+    yield _trial("everything", night, exposures, never)
     arm = str(rng.choice(["blue", "red"]))
-    yield _trial("an arm", night, [one for one in had if one.stream.arm == arm], never)
-    kinds = sorted({(one.image_type(one.hdus[-1])) for one in had})
+    yield _trial(
+        "an arm", night, [exposure for exposure in exposures if exposure.stream.arm == arm], never
+    )
+    kinds = sorted({(exposure.image_type(exposure.hdus[-1])) for exposure in exposures})
     kind = str(rng.choice(kinds))
-    of_kind = [one for one in had if one.image_type(one.hdus[-1]) == kind]
+    of_kind = [exposure for exposure in exposures if exposure.image_type(exposure.hdus[-1]) == kind]
     yield _trial("a kind in all setups", night, of_kind, never)
-    streams = sorted({one.stream for one in had}, key=repr)
+    streams = sorted({exposure.stream for exposure in exposures}, key=repr)
     for stream in (streams[int(n)] for n in rng.integers(0, len(streams), 3)):
-        gone = [one for one in had if one.stream == stream]
+        gone = [exposure for exposure in exposures if exposure.stream == stream]
         yield _trial(f"a setup of {stream.every_nights} nights", night, gone, never)
 
 
 def _partial(
-    had: Sequence[PlannedExposure], night: date, rng: np.random.Generator
+    exposures: Sequence[PlannedExposure], night: date, rng: np.random.Generator
 ) -> Iterator[Trial]:
     sets = defaultdict[datetime, list[PlannedExposure]](list)
-    for one in had:
-        sets[one.template_start].append(one)
-    large = [one for one in sets.values() if len(one) > 1]
+    for exposure in exposures:
+        sets[exposure.template_start].append(exposure)
+    large = [item for item in sets.values() if len(item) > 1]
     chosen = large[int(rng.integers(len(large)))]
     stop = int(rng.integers(1, len(chosen)))
     yield _trial("a set that stopped", night, chosen[stop:], MissingReason.SET_STOPPED)
     inside = int(rng.integers(0, len(chosen)))
     yield _trial("one of a set", night, chosen[inside : inside + 1], MissingReason.SET_STOPPED)
-    red = [one for one in had if one.stream.arm == "red"]
+    red = [exposure for exposure in exposures if exposure.stream.arm == "red"]
     hdu = int(rng.integers(1, 3))
-    one = red[int(rng.integers(len(red)))]
-    types = frozenset({one.image_type(hdu)})
-    name = frozenset({one.archive_name})
+    exposure = red[int(rng.integers(len(red)))]
+    types = frozenset({exposure.image_type(hdu)})
+    name = frozenset({exposure.archive_name})
     yield Trial("a chip of one file", night, name, MissingReason.CHIP_MISSING, types, hdu)
 
 
 @dataclass(frozen=True)
-class Told:
-    """What was said of a trial.
+class TrialResult:
+    """Findings of a trial.
 
     Attributes
     ----------
@@ -268,14 +272,19 @@ class Told:
 
 
 def _is_told(trial: Trial, findings: Sequence[MissingCalibration]) -> bool:
-    """Say whether all that is missing is named, in the right way."""
+    """Return True if all missing types are named, with the right reason."""
     either = {MissingReason.NEVER_CAME, MissingReason.OVERDUE}
     right = either if trial.lack in either else {trial.lack}
-    named = {name for one in findings if one.lack in right for name in one.image_types}
+    named = {
+        name
+        for calibration in findings
+        if calibration.lack in right
+        for name in calibration.image_types
+    }
     return trial.image_types <= named
 
 
-def try_one(session: Session, trial: Trial, uves: Instrument) -> Told:
+def try_one(session: Session, trial: Trial, uves: Instrument) -> TrialResult:
     """Take the frames away, ask, and give them back."""
     with session.begin_nested() as saved:
         gone = FrameRow.name.in_(trial.frames)
@@ -287,11 +296,11 @@ def try_one(session: Session, trial: Trial, uves: Instrument) -> Told:
             session.execute(delete(FrameRow).where(gone))
         session.expire_all()
         nights = [trial.night + timedelta(days=later) for later in range(LATER + 1)]
-        found = [find_absences(session, one, [uves], uves.night_ends(one)) for one in nights]
-        told = (later for later, those in enumerate(found) if _is_told(trial, those))
+        results = [find_missing(session, night, [uves], uves.night_ends(night)) for night in nights]
+        delays = (later for later, those in enumerate(results) if _is_told(trial, those))
         saved.rollback()
     session.expire_all()
-    return Told(trial, found[0], next(told, None))
+    return TrialResult(trial, results[0], next(delays, None))
 
 
 # --- figures --------------------------------------------------------------------------------------
@@ -299,7 +308,7 @@ def try_one(session: Session, trial: Trial, uves: Instrument) -> Told:
 
 @dataclass(frozen=True)
 class Figures:
-    """What came of it.
+    """Numbers of false and true findings.
 
     Attributes
     ----------
@@ -311,14 +320,14 @@ class Figures:
 
     false: dict[str, int]
     months: dict[str, float]
-    told: tuple[Told, ...]
+    told: tuple[TrialResult, ...]
     examples: tuple[str, ...]
 
 
 def uves() -> Instrument:
     """Return the instrument."""
-    [found] = [one for one in read_instruments() if one.name == "UVES"]
-    return found
+    [result] = [instrument for instrument in read_instruments() if instrument.name == "UVES"]
+    return result
 
 
 def opened() -> Session:
@@ -335,20 +344,22 @@ def measure(months: int, tried_nights: int) -> Figures:
         "as planned, one night in ten cloudy": simulate_past(total, SEED),
         "dichroics on demand": simulate_past(total, SEED, in_use=Demand(total, SEED)),
     }
-    false, examples, told = Counter[str](), [], list[Told]()
+    false, examples, trial_results = Counter[str](), [], list[TrialResult]()
     instrument = uves()
     for name, past in sorts.items():
         with opened() as session:
             store(session, past)
-            for night, one in false_absences(session, past.last(30 * months), instrument):
-                if one.scope or past.nights[night]:  # a cloudy night is one true finding
+            for night, item in false_absences(session, past.last(30 * months), instrument):
+                if item.scope or past.nights[night]:  # a cloudy night is one true finding
                     false[name] += 1
-                    examples.append(f"{night} {one.sentence}")
-            if not told:
+                    examples.append(f"{night} {item.sentence}")
+            if not trial_results:
                 rng = np.random.default_rng(SEED)
                 for trial in trials(past, past.last(tried_nights + LATER)[:-LATER], rng):
-                    told.append(try_one(session, trial, instrument))
-    return Figures(dict(false), dict.fromkeys(sorts, float(months)), tuple(told), tuple(examples))
+                    trial_results.append(try_one(session, trial, instrument))
+    return Figures(
+        dict(false), dict.fromkeys(sorts, float(months)), tuple(trial_results), tuple(examples)
+    )
 
 
 def main() -> None:
@@ -376,17 +387,17 @@ def main() -> None:
         arguments.out.write_text(json.dumps(document, indent=1) + "\n")
 
 
-def _rows(told: Sequence[Told]) -> list[dict[str, object]]:
-    groups = defaultdict[str, list[Told]](list)
-    for one in told:
-        groups[one.trial.name].append(one)
+def _rows(results: Sequence[TrialResult]) -> list[dict[str, object]]:
+    groups = defaultdict[str, list[TrialResult]](list)
+    for result in results:
+        groups[result.trial.name].append(result)
     return [
         {
             "taken away": name,
             "nights": len(group),
-            "told that night": sum(one.nights_later == 0 for one in group),
-            "told in three nights": sum(one.nights_later is not None for one in group),
-            "findings": f"{np.mean([len(one.findings) for one in group]):.2f}",
+            "told that night": sum(item.nights_later == 0 for item in group),
+            "told in three nights": sum(item.nights_later is not None for item in group),
+            "findings": f"{np.mean([len(item.findings) for item in group]):.2f}",
         }
         for name, group in groups.items()
     ]

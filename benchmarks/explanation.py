@@ -3,8 +3,8 @@
 ``python -m benchmarks.explanation``
 
 Everything is rendered in memory. Sixty nominal exposures of six nights make the references of a
-stream; weeks later come good exposures, and faulty ones beside their healthy twins. What differs
-between the twins, block by block, is the truth of place.
+stream; weeks later come good exposures, and faulty ones beside their healthy twins. The
+difference between the twins, block by block, is the ground truth of place.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from PIL import Image
 
 from benchmarks.detection.figures import wilson
 from benchmarks.detection.report import update_markdown
+from benchmarks.paths import PAGES, PICTURES
 from embeddings.preprocess import GRID, block_statistics
 from embeddings.residual import (
     Expectation,
@@ -35,12 +36,12 @@ from embeddings.residual import (
     learn_expectation,
     pixels_per_block,
 )
-from embeddings.residual_maps import ResidualMapModel, brightest_place, learn_explainer
+from embeddings.residual_maps import ResidualMapModel, find_peak_region, learn_map_model
 from qc.core.frame import Extension
-from qc.detection.metrics import measure
-from qc.figures import plots
-from qc.io.instruments import read_instruments
-from qc.io.read_frame import read_frame
+from qc.detection.measurement import measure_metrics
+from qc.figures import images as figure_images
+from qc.io.frame_reader import read_frame
+from qc.io.instrument_files import read_instruments
 from qc.simulator import (
     DEMO_PLAN,
     CalibrationStream,
@@ -56,10 +57,10 @@ from qc.simulator import (
 Floats = NDArray[np.float32]
 
 SEED = 41  # nothing was tuned on it; the windows' margins are from seed 43
-PAGE = Path("docs/explanation.md")
-PICTURE = Path("docs/pictures/explanation.png")
+PAGE = PAGES / "residual-maps.md"
+PICTURE = PICTURES / "explanation.png"
 STRENGTHS = ("gross", "moderate")
-# Kinds that can have a place. Whether a case has one is decided by what it changed.
+# Kinds that can have a place. A case has one if its changes are local.
 KINDS = (
     "hot_column",
     "dead_column",
@@ -85,11 +86,11 @@ _COLUMNS = 5  # of the picture
 _DPI = 80
 
 
-Taken = tuple[PlannedExposure, tuple[Extension, ...]]
+TakenExposure = tuple[PlannedExposure, tuple[Extension, ...]]
 
 
 @dataclass(frozen=True)
-class Shown:
+class ExplainedImage:
     """One image with its map.
 
     Attributes
@@ -133,12 +134,12 @@ def main() -> None:
     arguments = parser.parse_args()
     with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
         parts = pool.map(explain_stream, STREAMS, [arguments.seed] * len(STREAMS))
-        shown = [one for part in parts for one in part]
-    update_markdown(arguments.page, sections(shown))
-    draw_sheet(shown, arguments.picture)
+        results = [item for part in parts for item in part]
+    update_markdown(arguments.page, sections(results))
+    draw_sheet(results, arguments.picture)
 
 
-def explain_stream(stream: CalibrationStream, seed: int) -> list[Shown]:
+def explain_stream(stream: CalibrationStream, seed: int) -> list[ExplainedImage]:
     """Explain good and faulty frames of one stream."""
     many = replace(stream, set_size=_REFERENCES_A_NIGHT)
     few = replace(stream, set_size=_TESTS_A_NIGHT)
@@ -147,11 +148,11 @@ def explain_stream(stream: CalibrationStream, seed: int) -> list[Shown]:
         references = defaultdict(list)
         sensors = {}
         for exposure in _exposures(many, REFERENCE_NIGHTS, seed):
-            for one in camera.take(exposure):
-                references[one.setup.image_type].append(_light(one))
-                sensors[one.setup.image_type] = _sensor(one)
+            for entry in camera.take(exposure):
+                references[entry.setup.image_type].append(_light(entry))
+                sensors[entry.setup.image_type] = _sensor(entry)
         eyes = {name: Eye(np.stack(some), sensors[name]) for name, some in references.items()}
-        good = [(one, camera.take(one)) for one in _exposures(few, TEST_NIGHTS, seed)]
+        good = [(item, camera.take(item)) for item in _exposures(few, TEST_NIGHTS, seed)]
         return [*_good(good, eyes), *_faulty(good, camera, eyes, seed)]
 
 
@@ -181,19 +182,19 @@ class Eye:
     def __init__(self, references: Floats, sensor: Sensor) -> None:
         self._expectation: Expectation = learn_expectation(references, sensor)
         newest = references[-_EXPLAINED_BY:]
-        maps = (self._expectation.residual(each).maps for each in newest)
-        self._explainer: ResidualMapModel = learn_explainer(maps)
+        maps = (self._expectation.residual(item).maps for item in newest)
+        self._explainer: ResidualMapModel = learn_map_model(maps)
 
     def look(
         self, image: Extension, case: InjectedFault | None, changed: NDArray[np.bool_]
-    ) -> Shown:
+    ) -> ExplainedImage:
         """Explain an image of which these (h, w) blocks were changed."""
         light = _light(image)
         start = time.perf_counter()
         times = self._explainer.explain(self._expectation.residual(light).maps)
         elapsed_ms = 1000 * (time.perf_counter() - start)
-        place = brightest_place(times)
-        return Shown(
+        place = find_peak_region(times)
+        return ExplainedImage(
             image_type=image.setup.image_type,
             kind=case.kind if case else "",
             strength=case.strength if case else "",
@@ -214,7 +215,7 @@ def _exposures(
 
 def _light(image: Extension) -> Floats:
     """Return block statistics above the image's own bias level, as the product keeps them."""
-    level = measure(image)["bias_level"]
+    level = measure_metrics(image)["bias_level"]
     return block_statistics(image.pixels) - np.array([level, 0, level], np.float32)
 
 
@@ -228,7 +229,7 @@ def _sensor(image: Extension) -> Sensor:
     )
 
 
-def _good(good: Sequence[Taken], eyes: Mapping[str, Eye]) -> Iterator[Shown]:
+def _good(good: Sequence[TakenExposure], eyes: Mapping[str, Eye]) -> Iterator[ExplainedImage]:
     nothing = np.zeros(GRID, np.bool_)
     for _, images in good:
         for image in images:
@@ -236,8 +237,8 @@ def _good(good: Sequence[Taken], eyes: Mapping[str, Eye]) -> Iterator[Shown]:
 
 
 def _faulty(
-    good: Sequence[Taken], camera: Camera, eyes: Mapping[str, Eye], seed: int
-) -> Iterator[Shown]:
+    good: Sequence[TakenExposure], camera: Camera, eyes: Mapping[str, Eye], seed: int
+) -> Iterator[ExplainedImage]:
     rng = np.random.default_rng(seed)
     for number, (kind, strength) in enumerate(_cards(good[1][0]) * CASES):
         exposure, twins = good[number % len(good)]
@@ -278,30 +279,30 @@ def changed_blocks(
     noise = np.maximum(block_statistics(twin)[..., 1], 1.0)
     of_mean = noise / np.sqrt(pixels_per_block(twin.shape, GRID))
     changed: NDArray[np.bool_] = most > 0
-    seen = (most > noise) | (np.abs(mean) > of_mean)
-    return changed if changed.mean() < MOST_CHANGED and seen.any() else None
+    observed = (most > noise) | (np.abs(mean) > of_mean)
+    return changed if changed.mean() < MOST_CHANGED and observed.any() else None
 
 
 def _picture(light: Floats, times: Floats, image: Extension) -> bytes:
     ny, nx = image.pixels.shape
     bin_x, bin_y = map(int, image.setup.binning.split("x"))
-    return plots.thumbnail(
+    return figure_images.draw_thumbnail(
         light[..., 0],
         zero_adu=0,
         scale_adu=image.stretch_adu,
         aspect=(ny * bin_y) / (nx * bin_x),
-        overlay=plots.heat(times),
+        overlay=figure_images.anomaly_overlay(times),
     )
 
 
-# --- what is written ------------------------------------------------------------------------------
+# --- output --------------------------------------------------------------------------------------
 
 
-def sections(shown: Sequence[Shown]) -> list[str]:
+def sections(images: Sequence[ExplainedImage]) -> list[str]:
     """Write the figures as Markdown."""
-    faulty = [one for one in shown if one.kind]
-    good = [one for one in shown if not one.kind]
-    milliseconds = float(np.median([one.milliseconds for one in shown]))
+    faulty = [image for image in images if image.kind]
+    good = [image for image in images if not image.kind]
+    milliseconds = float(np.median([image.milliseconds for image in images]))
     summary = (
         f"**{_share(faulty, _inside)} of {len(faulty)} maps of faulty images are brightest inside "
         f"the fault; {_share(faulty, _shines)} show colour, {_share(good, _shines)} of "
@@ -309,79 +310,79 @@ def sections(shown: Sequence[Shown]) -> list[str]:
     )
     return [
         summary,
-        _table("fault", faulty, lambda one: (one.kind, one.strength)),
-        _table("image type", faulty, lambda one: (one.image_type, "both"), good),
-        _table("all", faulty, lambda one: ("all", one.strength)),
+        _table("fault", faulty, lambda item: (item.kind, item.strength)),
+        _table("image type", faulty, lambda item: (item.image_type, "both"), good),
+        _table("all", faulty, lambda item: ("all", item.strength)),
     ]
 
 
-def _inside(one: Shown) -> bool:
-    return one.inside
+def _inside(image: ExplainedImage) -> bool:
+    return image.inside
 
 
-def _shines(one: Shown) -> bool:
-    return one.shines
+def _shines(image: ExplainedImage) -> bool:
+    return image.shines
 
 
-def _share(some: Sequence[Shown], holds: Callable[[Shown], bool]) -> str:
+def _share(some: Sequence[ExplainedImage], holds: Callable[[ExplainedImage], bool]) -> str:
     """Return a share in per cent with Wilson's interval."""
-    found = wilson(sum(map(holds, some)), len(some))
-    return f"{100 * found.value:.1f} % ({100 * found.low:.1f}-{100 * found.high:.1f})"
+    interval = wilson(sum(map(holds, some)), len(some))
+    return f"{100 * interval.value:.1f} % ({100 * interval.low:.1f}-{100 * interval.high:.1f})"
 
 
 def _table(
     title: str,
-    faulty: Sequence[Shown],
-    key: Callable[[Shown], tuple[str, str]],
-    good: Sequence[Shown] = (),
+    faulty: Sequence[ExplainedImage],
+    key: Callable[[ExplainedImage], tuple[str, str]],
+    good: Sequence[ExplainedImage] = (),
 ) -> str:
     groups = defaultdict(list)
-    for one in faulty:
-        groups[key(one)].append(one)
+    for entry in faulty:
+        groups[key(entry)].append(entry)
     head = [title, "strength", "images", "brightest inside", "coloured", "median height", "changed"]
     rows = [head + ["good images coloured"] * bool(good), ["---"] * (len(head) + bool(good))]
     for (name, strength), some in sorted(groups.items()):
-        height = np.median([one.height for one in some])
-        changed = np.median([one.changed for one in some])
+        height = np.median([image.height for image in some])
+        changed = np.median([image.changed for image in some])
         row = [name.replace("_", " "), strength, str(len(some))]
-        row += [f"{100 * np.mean([one.inside for one in some]):.0f} %"]
-        row += [f"{100 * np.mean([one.shines for one in some]):.0f} %"]
+        row += [f"{100 * np.mean([image.inside for image in some]):.0f} %"]
+        row += [f"{100 * np.mean([image.shines for image in some]):.0f} %"]
         row += [f"{height:.1f}", f"{100 * changed:.2g} %"]
-        alike = [one for one in good if one.image_type == name]
-        row += [f"{sum(one.shines for one in alike)} of {len(alike)}"] * bool(good)
+        alike = [image for image in good if image.image_type == name]
+        row += [f"{sum(item.shines for item in alike)} of {len(alike)}"] * bool(good)
         rows.append(row)
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def draw_sheet(shown: Sequence[Shown], path: Path) -> None:
+def draw_sheet(images: Sequence[ExplainedImage], path: Path) -> None:
     """Draw one image of each kind and strength under its map, and some good ones."""
-    tiles = list(_tiles(shown))
+    tiles = list(_tiles(images))
     rows = -(-len(tiles) // _COLUMNS)
     figure = Figure(figsize=(2.5 * _COLUMNS, 3.9 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, _COLUMNS, squeeze=False).ravel()
-    for one in axes:
-        one.axis("off")
-    for one, tile in zip(axes, tiles, strict=False):
-        one.imshow(np.asarray(Image.open(io.BytesIO(tile.picture)).convert("RGB")))
+    for axis in axes:
+        axis.axis("off")
+    for axis, tile in zip(axes, tiles, strict=False):
+        axis.imshow(np.asarray(Image.open(io.BytesIO(tile.picture)).convert("RGB")))
         name = f"{tile.strength} {tile.kind.replace('_', ' ')}" if tile.kind else "good"
         place = "" if not tile.kind else ", inside" if tile.inside else ", OUTSIDE"
-        one.set_title(f"{name}\n{tile.image_type}: {tile.height:.1f}{place}", fontsize=10)
+        axis.set_title(f"{name}\n{tile.image_type}: {tile.height:.1f}{place}", fontsize=10)
     figure.savefig(path, dpi=_DPI)
 
 
-def _tiles(shown: Sequence[Shown]) -> Iterator[Shown]:
+def _tiles(images: Sequence[ExplainedImage]) -> Iterator[ExplainedImage]:
     """Choose the first miss of each kind and strength, or else of another type than the last."""
     groups = defaultdict(list)
-    for one in shown:
-        groups[one.kind, one.strength].append(one)
+    for item in images:
+        groups[item.kind, item.strength].append(item)
     good = groups.pop(("", ""))
     for number, key in enumerate(sorted(groups)):
         some = groups[key]
-        misses = [one for one in some if not one.inside]
+        misses = [image for image in some if not image.inside]
         yield (misses or some)[0 if misses else number % len(some)]
-    for image_type in sorted({one.image_type for one in good}):
-        yield next(one for one in good if one.image_type == image_type)
+    for image_type in sorted({image.image_type for image in good}):
+        yield next(image for image in good if image.image_type == image_type)
 
 
 if __name__ == "__main__":

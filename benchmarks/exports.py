@@ -1,7 +1,7 @@
-"""What an export of a long history's embeddings costs: time, and the most memory it ever holds.
+"""Measure time and peak memory of the export of a long history's embeddings.
 
-The rows are made up. The export runs as ``qc export embeddings`` does, in a process of its own;
-its most memory is told beside that of a process which exports nothing.
+The rows are generated. The export runs as ``qc frames export embeddings`` does, in a process of its
+own. Its peak memory is compared with that of a process which exports nothing.
 
 Run: ``python -m benchmarks.exports --rows 100000 --work DIR``, which needs 15 KB a row there. It
 exits 1 if the export took more than 400 MB above the program itself.
@@ -26,25 +26,25 @@ def export(work: Path, form: ExportFormat, since: date) -> tuple[int, float, int
     """Return the rows, the seconds, the bytes of the file and the peak memory."""
     target = work / f"embeddings.{form}"
     started = time.perf_counter()
-    with opened(settings_of(work)) as project, project.reads() as session:
+    with opened(settings_of(work)) as project, project.read_session() as session:
         tables = read_tables(session, ExportTable.EMBEDDINGS, since)
         rows = write_tables_file(tables, form, target)
     return rows, time.perf_counter() - started, target.stat().st_size, peak_bytes()
 
 
 def main() -> None:
-    """Make the rows, export them, and say what it took."""
+    """Create the rows, export them, and print time and memory."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, required=True)
     parser.add_argument("--work", type=Path, required=True, help="a new folder; removed in the end")
-    asked = parser.parse_args()
-    asked.work.mkdir(parents=True)
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True)
     try:
-        apart(make, asked.work, asked.rows, "")
-        none = apart(export, asked.work, ExportFormat.PARQUET, date.max)
-        every = apart(export, asked.work, ExportFormat.PARQUET, date.min)
+        apart(make, arguments.work, arguments.rows, "")
+        none = apart(export, arguments.work, ExportFormat.PARQUET, date.max)
+        every = apart(export, arguments.work, ExportFormat.PARQUET, date.min)
     finally:
-        shutil.rmtree(asked.work)
+        shutil.rmtree(arguments.work)
     for rows, seconds, size, peak in (none, every):
         print(f"{rows:9,} rows: {seconds:6.1f} s, {size / 1e6:8.1f} MB, peak {peak / 1e6:5.0f} MB")
     if every[3] - none[3] > MOST_BYTES:

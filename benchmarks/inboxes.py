@@ -1,10 +1,10 @@
-"""What a scan of an inbox costs in time and memory, by the number of files that lie in it.
+"""Time and memory of an inbox scan, by the number of files in it.
 
 ``python -m benchmarks.inboxes``
 
 Empty projects with 150 files a night, a folder for each night. A first scan asks the database
-about every file, a certain number at a time; later scans ask nobody. Memory is what Python has
-allocated for what is remembered, and at most during a scan. Last, new files are put one by one
+about every file, a certain number at a time; later scans do not. Memory is the amount
+allocated by Python between scans, and at most during a scan. Last, new files are put one by one
 among those that lie there, and the time until `wake` is called and the file handed out is taken.
 """
 
@@ -29,9 +29,9 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from qc import db
 from qc.core.enums import FrameState
-from qc.core.measurement import FileInfo
-from qc.db.engine import connect
-from qc.db.models import FrameRow
+from qc.core.file import FileInfo
+from qc.db.schema.engine import connect
+from qc.db.schema.models import FrameRow
 from qc.project import create_project
 from qc.service.inboxes import InboxSet
 from qc.settings import Settings, read_settings
@@ -74,14 +74,14 @@ def _measure(files: int) -> dict[str, float]:
         paths = list(_files(inbox, files))
         (project / "qc.toml").write_text(f'[[inbox]]\npath = "{inbox}"\n')
         settings = read_settings(project)
-        known = _scans(settings, paths, known=True)
-        new = _scans(settings, paths, known=False)
+        existing = _scans(settings, paths, existing=True)
+        new = _scans(settings, paths, existing=False)
         memory = _memory_mb(settings)
         waits = _arrivals(settings, inbox)
     return {
         "first scan, nothing known: s": new[0],
-        "first scan, all known: s": known[0],
-        "later scan: s": known[1],
+        "first scan, all known: s": existing[0],
+        "later scan: s": existing[1],
         "memory between scans: MB": memory[0],
         "memory during a scan, at most: MB": memory[1],
         "file closed to wake, longest: s": max(waits[0]),
@@ -103,11 +103,11 @@ def _files(inbox: Path, count: int) -> Iterator[Path]:
         yield path
 
 
-def _scans(settings: Settings, paths: list[Path], *, known: bool) -> tuple[float, float]:
+def _scans(settings: Settings, paths: list[Path], *, existing: bool) -> tuple[float, float]:
     """Return the seconds of the first scan and of a later one."""
     engine = connect(settings.database_url)
     with Session(engine) as session, session.begin():
-        if known:
+        if existing:
             session.execute(insert(FrameRow), list(map(_row, paths)))
         else:
             session.execute(delete(FrameRow))
@@ -153,7 +153,7 @@ def _row(path: Path) -> dict[str, object]:
 
 
 def _to_end(inboxes: InboxSet, now: datetime) -> None:
-    while inboxes.scan(now).restless:
+    while inboxes.scan(now).pending:
         pass
 
 
@@ -178,7 +178,7 @@ def _arrivals(settings: Settings, inbox: Path) -> tuple[list[float], list[float]
         assert rung.wait(60)
         wakes.append(time.perf_counter() - start)
         while not (scan := inboxes.scan(datetime.now(UTC))).arrived:
-            time.sleep(settings.watch.quiet_s if scan.restless else 0.1)
+            time.sleep(settings.watch.quiet_s if scan.pending else 0.1)
         handed.append(time.perf_counter() - start)
     inboxes.close()
     return wakes, handed

@@ -20,12 +20,13 @@ from rich.console import Console
 from rich.table import Table
 
 from embeddings.preprocess import block_statistics
+from qc import detection
 from qc.core.enums import LabelName
-from qc.detection.metrics import measure
-from qc.io.read_frame import read_frame
+from qc.detection.measurement import measure_metrics
+from qc.io.frame_reader import read_frame
 from qc.pipeline import process
-from qc.pipeline.process import process_frames
-from qc.project import Project, create_project, open_project
+from qc.pipeline.batch import process_frames
+from qc.project import ProjectContext, create_project, open_project
 from qc.settings import read_settings
 from qc.simulator import CalibrationStream, ObservingPlan, simulate
 
@@ -60,23 +61,25 @@ def _biases(folder: Path, night: date, count: int) -> list[Path]:
     return simulate(folder, nights=1, start=night, faults=0, seed=77, compressed=True, plan=plan)
 
 
-def _stages(path: Path, project: Project) -> dict[str, float]:
+def _stages(path: Path, project: ProjectContext) -> dict[str, float]:
     """Return the median milliseconds of each stage and of the whole."""
     frame = read_frame(path, project.instruments)
     arrival = process.read_and_measure(path, project)
-    embeddings = process.embed([arrival], project)
+    embeddings = detection.embed(arrival.measurements, project.encoder)
     return {
         "decompression alone (zcat)": _median_ms(lambda: _zcat(path)),
         "read: decompress, digest, parse": _median_ms(
             lambda: read_frame(path, project.instruments)
         ),
         "block statistics, both chips": _median_ms(
-            lambda: [block_statistics(each.pixels) for each in frame.extensions]
+            lambda: [block_statistics(extension.pixels) for extension in frame.extensions]
         ),
-        "detector numbers, both chips": _median_ms(
-            lambda: [measure(each) for each in frame.extensions]
+        "metrics, both chips": _median_ms(
+            lambda: [measure_metrics(extension) for extension in frame.extensions]
         ),
-        "embeddings, both chips": _median_ms(lambda: process.embed([arrival], project)),
+        "embeddings, both chips": _median_ms(
+            lambda: detection.embed(arrival.measurements, project.encoder)
+        ),
         "references, linkage, verdicts": _median_ms(
             lambda: process.judge_frame(arrival, embeddings, project)
         ),
@@ -97,7 +100,7 @@ def _median_ms(work: Callable[[], object]) -> float:
     return statistics.median(times)
 
 
-def _whole_ms(path: Path, project: Project) -> float:
+def _whole_ms(path: Path, project: ProjectContext) -> float:
     start = time.perf_counter()
     process.process_frame(path, project)
     return 1000 * (time.perf_counter() - start)

@@ -1,10 +1,10 @@
 """Pictures of each review page at both widths, from a demonstration project.
 
-The project is copied but for its frames and left as it is. To the copy is added what people
-would have said: labels from the list of faults, limits, an intervention, a notice, an account.
+The project is copied without its frames and stays unchanged. To the copy are added people's
+entries: labels from the list of faults, limits, an intervention, a notice, an account.
 
 Run: ``python -m benchmarks.page_pictures --project demo --out docs/pictures/pages``; with
-``--gallery docs/pages_gallery.md`` it writes the index too.
+``--gallery docs/results/pages-gallery.md`` it writes the index too.
 """
 
 import argparse
@@ -31,16 +31,17 @@ from sqlalchemy.orm import Session
 
 from qc import db
 from qc.core.enums import FrameState, LabelName, Role, Topic
-from qc.db.models import AlertRow, FrameRow, NotificationRow
+from qc.db.schema.models import AlertRow, FrameRow, NotificationRow
 from qc.labels import epochs
-from qc.project import Project, open_project
+from qc.project import ProjectContext, open_project
 from qc.settings import read_settings
-from qc.tuning.proposals import TuningGoal, propose, write_proposals
+from qc.tuning.choice import TuningGoal
+from qc.tuning.proposals import propose, write_proposals
 from qc.web.app import create_app
 
 WIDTHS = (1280, 390)
 HEIGHTS = {1280: 900, 390: 844}
-TALLEST = 1800  # pixels of a picture; what is below is left out
+TALLEST = 1800  # pixels of a picture; the rest is cut off
 LARGEST = 145_000  # bytes of a picture
 CHROMIUM = "/usr/bin/chromium"
 PATIENCE_MS = 60_000
@@ -50,14 +51,14 @@ PASSWORD = "echelle-390"  # noqa: S105 - of an account in a copy that is thrown 
 
 @dataclass(frozen=True)
 class View:
-    """What is pictured.
+    """A page to picture.
 
     Attributes
     ----------
     there : str
-        What the page shows when all of it has come.
+        Element of the completely loaded page.
     first : callable or None
-        What somebody does before the picture is taken.
+        Action before the picture is taken.
     """
 
     name: str
@@ -68,8 +69,8 @@ class View:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What is looked at, with what, when, and where the pictures go."""
+class PageSession:
+    """Browser, server, time, and output folder of the pictures."""
 
     browser: Browser
     url: str
@@ -88,16 +89,16 @@ def main() -> None:
     parser.add_argument("--only", default="", help="names that begin so")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder, _opened(arguments.project, Path(folder)) as one:
-        project, now = one
+    with tempfile.TemporaryDirectory() as folder, _opened(arguments.project, Path(folder)) as item:
+        project, now = item
         views = [view for view in _views(project) if view.name.startswith(arguments.only)]
         with _served(project, now) as url, _chromium() as browser:
-            shown = Shown(browser, url, now, arguments.scheme, arguments.out)
+            session = PageSession(browser, url, now, arguments.scheme, arguments.out)
             for view in views:
-                _picture(shown, view)
+                _picture(session, view)
             if "login".startswith(arguments.only):
                 views.append(_login(project, now))
-                _picture(shown, views[-1])
+                _picture(session, views[-1])
     if arguments.gallery:
         arguments.gallery.write_text(_gallery(views, arguments.out, arguments.gallery))
 
@@ -106,14 +107,14 @@ def main() -> None:
 
 
 @contextmanager
-def _opened(source: Path, folder: Path) -> Iterator[tuple[Project, datetime]]:
+def _opened(source: Path, folder: Path) -> Iterator[tuple[ProjectContext, datetime]]:
     copy = folder / "uves"
-    left = shutil.ignore_patterns("archive", "inbox", "reports", "*.db-*")
-    shutil.copytree(source, copy, ignore=left)
+    remaining = shutil.ignore_patterns("archive", "inbox", "reports", "*.db-*")
+    shutil.copytree(source, copy, ignore=remaining)
     with open_project(read_settings(copy)) as project:
         now = _fill(project, _faults(source / "inbox" / "truth.csv"))
         _date_back(project, now)
-        yield project.renewed(), now
+        yield project.reload(), now
 
 
 def _faults(path: Path) -> dict[tuple[str, str], str]:
@@ -122,19 +123,19 @@ def _faults(path: Path) -> dict[tuple[str, str], str]:
     return {(row["file"].removesuffix(".fits"), row["extension"]): row["fault"] for row in rows}
 
 
-def _fill(project: Project, faults: dict[tuple[str, str], str]) -> datetime:
-    """Add what people say; return the morning after the newest night."""
-    with project.writes.begin() as session:
+def _fill(project: ProjectContext, faults: dict[tuple[str, str], str]) -> datetime:
+    """Add people's entries; return the morning after the newest night."""
+    with project.write_session.begin() as session:
         night = db.statistics.newest_night(session)
         assert night is not None
         now = datetime.combine(night + timedelta(days=1), time(12, 10), UTC)
-        for number, one in enumerate(list(db.findings.findings(session, night))):
-            fault = faults.get((str(one.frame.name), str(one.extension.number)))
+        for number, item in enumerate(list(db.findings.findings(session, night))):
+            fault = faults.get((str(item.frame.name), str(item.extension.number)))
             if fault and number % 3:  # some are left to be reviewed
                 answer = db.labels.LabelAnswer(LabelName.BAD, "ana", fault, "seen in the report")
-                db.labels.record_label(session, one.extension.id, answer)
+                db.labels.record_label(session, item.extension.id, answer)
         start = night - timedelta(days=5)
-        epochs.enter(
+        epochs.add(
             session, TYPE, start, "a new deuterium lamp", who="ana", instruments=project.instruments
         )
         _tell(session, now)
@@ -143,10 +144,10 @@ def _fill(project: Project, faults: dict[tuple[str, str], str]) -> datetime:
     return now
 
 
-def _date_back(project: Project, now: datetime) -> None:
-    """Let what was owed and tried at the making of the project be of that morning."""
+def _date_back(project: ProjectContext, now: datetime) -> None:
+    """Move alerts and job runs of the project to that morning."""
     at = now - timedelta(hours=1)
-    with project.writes.begin() as session:
+    with project.write_session.begin() as session:
         session.execute(update(AlertRow).values(owed_at=at))
         failed = select(FrameRow).where(FrameRow.state == FrameState.FAILED)
         for row in session.scalars(failed):
@@ -161,50 +162,61 @@ def _tell(session: Session, now: datetime) -> None:
     )
     session.add(notice)
     session.flush()
-    owed = AlertRow(topic=Topic.DAEMON, owed_at=at, notice_id=notice.id, key="disk")
+    owed = AlertRow(topic=Topic.DAEMON, owed_at=at, notification_id=notice.id, key="disk")
     session.add(owed)
 
 
-# --- what is pictured -----------------------------------------------------------------------------
+# --- pages --------------------------------------------------------------------------------------
 
 
-def _views(project: Project) -> list[View]:
-    with project.reads() as session:
+def _views(project: ProjectContext) -> list[View]:
+    with project.read_session() as session:
         night = db.statistics.newest_night(session)
         assert night is not None
-        found = list(db.findings.findings(session, night))
-        worst = max((one for one in found if one.extension.image_type == TYPE), key=_score)
-        best = min((one for one in found if one.extension.image_type == FAINT), key=_score)
+        result = list(db.findings.findings(session, night))
+        worst = max((item for item in result if item.extension.image_type == TYPE), key=_score)
+        best = min((item for item in result if item.extension.image_type == FAINT), key=_score)
         bad, good = str(worst.frame.name), str(best.frame.name)
         path = str(worst.frame.path)
     viewer, plot, ready = ".viewer[data-ready=yes]", "#plot[data-drawn=yes]", "body[data-ready]"
     chosen = f"/thresholds/{TYPE}"
     return [
-        View("tonight", "Tonight", "/"),
+        View("tonight", "Dashboard", "/"),
         View("frame", "A frame", f"/frames/{bad}", viewer),
         View(
             "frame_where",
-            "A frame: where it differs, and the cuts through a pixel",
+            "A frame: residual map and cuts through a pixel",
             f"/frames/{bad}?where=1",
-            ".viewer[data-ready=yes][data-where=shown]",
+            ".viewer[data-ready=yes][data-residuals=shown]",
             lambda page: page.locator(".pane canvas").first.press("Enter"),
         ),
-        View("why", "Why it was flagged", f"/frames/{bad}/why", "#cost table, #cost .trouble"),
-        View("why_not", "Why not?", f"/frames/{good}/why", "#cost table, #cost .trouble"),
+        View("why", "Why flagged", f"/frames/{bad}/explanation", "#cost table, #cost .trouble"),
+        View(
+            "why_not",
+            "Why not flagged",
+            f"/frames/{good}/explanation",
+            "#cost table, #cost .trouble",
+        ),
         View("header", "The header of its file", f"/frames/{bad}/header?q=exp", "table"),
-        View("review", "Review", f"/review?labelled=any&from={night}&order=score", ready),
-        View("wall", "Review: a wall", "/review?view=wall&labelled=any&order=score", ready),
-        View("keys", "Keys, and an example of each kind", "/review", ready, _ask_for_keys),
+        View("review", "Review queue", f"/review?labelled=any&from={night}&order=score", ready),
+        View("wall", "Review queue: grid", "/review?view=grid&labelled=any&order=score", ready),
+        View("keys", "Keyboard shortcuts", "/review", ready, _ask_for_keys),
         View("thresholds", "Thresholds", "/thresholds"),
-        View("threshold", "Thresholds: the slider moved", chosen, ".figures", _slide),
+        View("threshold", "Effect of other thresholds", chosen, ".figures", _slide),
         View("compare", "Thresholds: two entries", f"{chosen}/compare?one=1&other=2", ".differs"),
         View("trends", "Trends", "/trends"),
         View("trend", "A trend", f"/trends/{TYPE}?metric=bias_level", plot),
-        View("similar", "History: similar frames", f"/similar?frame={bad}", ".wall"),
-        View("upload", "History: a file that was sent", "/similar", "h1", lambda p: _send(p, path)),
-        View("map", "A map", f"/map?type={TYPE}", plot),
+        View("similar", "Similar frames", f"/similar?frame={bad}", ".thumbnails"),
+        View(
+            "upload",
+            "Similar frames of an uploaded file",
+            "/similar",
+            "h1",
+            lambda p: _send(p, path),
+        ),
+        View("map", "Projection", f"/projection?type={TYPE}", plot),
         View("dendrogram", "A dendrogram", f"/dendrogram?type={TYPE}", "svg"),
-        View("api", "The API", "/api/docs"),
+        View("api", "REST API", "/api/docs"),
         View("error", "An error", "/frames/UVES.nothing"),
     ]
 
@@ -223,18 +235,18 @@ def _slide(page: Page) -> None:
     for _ in range(25):
         slider.press("ArrowLeft")
     page.wait_for_url("**factor=0.562")
-    page.locator("#consequences:not(.waiting) .figures").wait_for()
+    page.locator("#effects:not(.waiting) .figures").wait_for()
 
 
 def _send(page: Page, path: str) -> None:
     page.get_by_label("or a FITS file").set_input_files(path)
-    page.get_by_role("button", name="Look at it").click()
+    page.get_by_role("button", name="Search with file").click()
     page.get_by_text("is most like").first.wait_for()
 
 
-def _login(project: Project, now: datetime) -> View:
+def _login(project: ProjectContext, now: datetime) -> View:
     """Let nobody in without a name from now on."""
-    with project.writes.begin() as session:
+    with project.write_session.begin() as session:
         db.accounts.add_account(session, "ana", Role.TUNE, PASSWORD, now)
     return View("login", "Log in", "/")
 
@@ -243,7 +255,7 @@ def _login(project: Project, now: datetime) -> View:
 
 
 @contextmanager
-def _served(project: Project, now: datetime) -> Iterator[str]:
+def _served(project: ProjectContext, now: datetime) -> Iterator[str]:
     app = create_app(project, lambda: now)
     config = uvicorn.Config(app, log_config=None, proxy_headers=False, port=0)
     with config.bind_socket() as listening:
@@ -265,16 +277,16 @@ def _chromium() -> Iterator[Browser]:
         browser.close()
 
 
-def _picture(shown: Shown, view: View) -> None:
+def _picture(session: PageSession, view: View) -> None:
     """Take a picture at each width."""
     for width in WIDTHS:
         size = ViewportSize(width=width, height=HEIGHTS[width])
-        context = shown.browser.new_context(
-            base_url=shown.url, viewport=size, color_scheme=shown.scheme
+        context = session.browser.new_context(
+            base_url=session.url, viewport=size, color_scheme=session.scheme
         )
         page = context.new_page()
         page.set_default_timeout(PATIENCE_MS)
-        page.clock.set_fixed_time(shown.now)  # else each page is told to be old
+        page.clock.set_fixed_time(session.now)  # else each page is marked as old
         page.goto(view.address)
         page.locator(view.there).first.wait_for()
         if view.first:
@@ -283,16 +295,16 @@ def _picture(shown: Shown, view: View) -> None:
         tall = min(TALLEST, page.evaluate("document.documentElement.scrollHeight"))
         page.set_viewport_size({"width": width, "height": max(tall, HEIGHTS[width])})
         _wait_for_pictures(page)
-        _write(page.screenshot(), shown.out / f"{view.name}_{width}.webp")
+        _write(page.screenshot(), session.out / f"{view.name}_{width}.webp")
         context.close()
 
 
 def _wait_for_pictures(page: Page) -> None:
     """Wait until those are there that come when they are scrolled to."""
     ends = monotonic() + PATIENCE_MS / 1000
-    words = """[...document.images].every((one) => one.complete || !one.checkVisibility()
+    text = """[...document.images].every((one) => one.complete || !one.checkVisibility()
         || one.getBoundingClientRect().top > innerHeight)"""
-    while not page.evaluate(words):
+    while not page.evaluate(text):
         if monotonic() > ends:
             raise RuntimeError(f"{page.url}: its pictures did not come")
         page.wait_for_timeout(100)
@@ -316,11 +328,11 @@ def _gallery(views: list[View], folder: Path, index: Path) -> str:
     """Return Markdown with all pictures, wide and narrow side by side."""
     where = Path(os.path.relpath(folder, index.parent)).as_posix()
     lines = [
-        "# The review pages in pictures",
+        "# Pages in pictures",
         "",
-        "Each page 1280 and 390 pixels wide, from the project that `make demo` makes, after an",
-        "hour of work in it. Drawn by `python -m benchmarks.page_pictures --project demo --out",
-        "docs/pictures/pages --gallery docs/pages_gallery.md`; long pages are cut off below.",
+        "Each page at 1280 and 390 pixels, reduced in size, from the project of `make demo` after",
+        "an hour of work. Drawn by `python -m benchmarks.page_pictures --project demo --out",
+        "docs/pictures/pages --gallery docs/results/pages-gallery.md`. Long pages are cut off.",
         "",
     ]
     for view in views:
@@ -328,9 +340,9 @@ def _gallery(views: list[View], folder: Path, index: Path) -> str:
             f"## {view.words}",
             "",
             *(
-                f'<img src="{where}/{view.name}_{width}.webp" width="{shown}" alt="{view.words}, '
-                f'{width} pixels wide">'
-                for width, shown in zip(WIDTHS, (640, 195), strict=True)
+                f'<img src="{where}/{view.name}_{width}.webp" width="{displayed}" '
+                f'alt="{view.words}, {width} pixels wide">'
+                for width, displayed in zip(WIDTHS, (640, 195), strict=True)
             ),
             "",
         ]

@@ -14,8 +14,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from qc.core.frame import Extension
-from qc.io.instruments import read_instruments
-from qc.io.read_frame import read_frame
+from qc.io.frame_reader import read_frame
+from qc.io.instrument_files import read_instruments
 from qc.simulator import DEMO_PLAN, CalibrationStream, ObservingPlan, simulate
 
 SEED = 7
@@ -44,7 +44,7 @@ def _one_of_each(folder: Path) -> dict[str, Extension]:
     paths = simulate(folder, nights=1, start=date(2026, 7, 1), faults=0, seed=SEED, plan=plan)
     frames = [read_frame(path, read_instruments()) for path in paths]
     extensions = [extension for frame in frames for extension in frame.extensions]
-    return {_title(each): each for each in sorted(extensions, key=_title)}
+    return {_title(extension): extension for extension in sorted(extensions, key=_title)}
 
 
 def _title(extension: Extension) -> str:
@@ -57,16 +57,16 @@ def _draw(extensions: dict[str, Extension]) -> Figure:
     rows = -(-len(extensions) // COLUMNS)
     figure = Figure(figsize=(2.6 * COLUMNS, 4.6 * rows), layout="constrained")
     axes = figure.subplots(rows, COLUMNS).ravel()
-    for one in axes:
-        one.axis("off")
-    for one, (title, extension) in zip(axes, extensions.items(), strict=False):
+    for axis in axes:
+        axis.axis("off")
+    for axis, (title, extension) in zip(axes, extensions.items(), strict=False):
         excess = (
             extension.pixels - np.float32(extension.detector.bias_adu)
         ) / extension.stretch_adu
-        shown = np.arcsinh(excess)
-        lowest, highest = np.percentile(shown, [0.5, 99.7])
-        one.imshow(shown, origin="lower", cmap="gray", vmin=lowest, vmax=highest)
-        one.set_title(title, fontsize=9)
+        displayed = np.arcsinh(excess)
+        lowest, highest = np.percentile(displayed, [0.5, 99.7])
+        axis.imshow(displayed, origin="lower", cmap="gray", vmin=lowest, vmax=highest)
+        axis.set_title(title, fontsize=9)
     return figure
 
 

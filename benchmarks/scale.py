@@ -1,9 +1,9 @@
-"""What an archive costs in hours and money: measured as far as this machine goes, then modelled.
+"""Cost of an archive in hours and money: measured on this machine, then modelled.
 
-``python -m benchmarks.scale --work DIR [--out docs/scale]`` takes the frames of
+``python -m benchmarks.scale --work DIR`` takes the frames of
 ``benchmarks.throughput`` (the same DIR), measures each stage and a Dask cluster of one and of two
-workers on this machine, and writes the page. ``--model`` computes the page anew from what was
-measured; ``model`` is the whole of it.
+workers on this machine, and writes the page. ``--model`` computes the page from the stored
+measurements; ``model`` is the whole model.
 """
 
 import argparse
@@ -20,25 +20,24 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.paths import PAGES, RESULTS
 from benchmarks.throughput.frames import FRAMES_A_NIGHT, archive
 from benchmarks.throughput.page import table
 from qc.core.enums import LabelName
-from qc.core.reference import SETTLED_NEWEST
-from qc.pipeline.backfill import find_archive, measure_archive
-from qc.pipeline.process import (
-    LEARNT_AT_ONCE,
-    embed,
-    judge_frame,
-    judge_waiting,
-    record,
-    with_limits,
-)
+from qc.core.reference import REFERENCE_MODEL_NEWEST
+from qc.detection import embed
+from qc.pipeline.archive import find_archive
+from qc.pipeline.backfill import measure_archive
+from qc.pipeline.process import add_thresholds, judge_frame, record
 from qc.pipeline.readers import read_file
+from qc.pipeline.rejudge import MODELS_AT_ONCE, judge_pending
 from qc.project import create_project, open_project
 from qc.settings import read_settings
 
 _IMAGES, _MEGABYTES = 2, 35.5  # of the frames that the stages are measured with, uncompressed
 _PAGE = Path(__file__).parent / "scale_page.md"
+FIGURES = RESULTS / "scale.json"
+DOCUMENT = PAGES / "scale.md"
 
 
 @dataclass(frozen=True)
@@ -48,10 +47,9 @@ class Stages:
     Attributes
     ----------
     read, embed, record, judge : float
-        Reading includes decompression and the detector numbers; embedding is by a processor.
+        Reading includes decompression and the metrics; embedding is by a processor.
     learn : float
-        What is expected of one image type of one setup, learnt from its references once a week:
-        from as many as there are in the long run.
+        Weekly fit of the residual model of one image type and setup, from a full reference.
     """
 
     read: float
@@ -86,14 +84,14 @@ class Load:
 
 @dataclass(frozen=True)
 class Host:
-    """A machine to be hired, and what it is reached by; none of it is measured here.
+    """A machine for rent with its network; none of it is measured here.
 
     Attributes
     ----------
     images_per_s : float
         Of its GPU; 0 without one.
     network_mb_s, store_mb_s : float
-        What its network carries, and what the store gives to all hosts together.
+        Bandwidth of its network, and of the store for all hosts together.
     price : float
         Of an hour.
     """
@@ -118,11 +116,11 @@ PLAIN_HOST = Host(cores=16, images_per_s=0, network_mb_s=1000, store_mb_s=4000, 
 
 
 def model(load: Load, host: Host, hosts: int, stages: Stages) -> dict[str, float]:
-    """Return the hours of each stage, of the whole, and what it costs.
+    """Return the hours of each stage, of the whole, and the cost.
 
     Reading, the network, the store, embedding and recording go on beside each other: the slowest
-    sets the pace. One client records; one process judges, when all is recorded; it learns what is
-    expected of a few setups at once.
+    sets the pace. One client records; one process judges, when all is recorded; it fits the
+    residual models of a few setups at once.
     """
     megabytes = 1000 * load.gigabytes
     measured = load.images / _IMAGES  # red frames of as many images
@@ -137,7 +135,7 @@ def model(load: Load, host: Host, hosts: int, stages: Stages) -> dict[str, float
     }
     hours = {name: seconds / 3600 for name, seconds in hours.items()}
     measuring = max(hours.values())
-    learning = load.weeks * load.setups * stages.learn / min(host.cores, LEARNT_AT_ONCE)
+    learning = load.weeks * load.setups * stages.learn / min(host.cores, MODELS_AT_ONCE)
     judging = (measured * stages.judge + learning) / 3600
     # The other hosts are given back before the verdicts: they are one process' work.
     cost = host.price * (hosts * measuring + judging)
@@ -145,21 +143,19 @@ def model(load: Load, host: Host, hosts: int, stages: Stages) -> dict[str, float
 
 
 def main() -> None:
-    """Measure what is missing, compute, write."""
+    """Measure missing figures, compute, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--out", type=Path, default=Path("docs/scale"))
     parser.add_argument("--model", action="store_true", help="measure nothing")
     parser.add_argument("--cluster", type=int, help=argparse.SUPPRESS)  # of a process of its own
     parser.add_argument("--frames", type=int, help=argparse.SUPPRESS)
-    told = parser.parse_args()
-    if told.cluster:
-        print(json.dumps(_on_cluster(told.work, told.cluster, told.frames)))
+    arguments = parser.parse_args()
+    if arguments.cluster:
+        print(json.dumps(_on_cluster(arguments.work, arguments.cluster, arguments.frames)))
         return
-    kept = told.out.with_suffix(".json")
-    found = json.loads(kept.read_text()) if told.model else _measured(told.work)
-    kept.write_text(json.dumps(found, indent=1) + "\n")
-    told.out.with_suffix(".md").write_text(_page(found))
+    result = json.loads(FIGURES.read_text()) if arguments.model else _measured(arguments.work)
+    FIGURES.write_text(json.dumps(result, indent=1) + "\n")
+    DOCUMENT.write_text(render(result))
 
 
 def _measured(work: Path) -> dict[str, Any]:
@@ -183,10 +179,10 @@ def _stages(work: Path) -> Stages:
     paths = archive(work / "archive", 2)
     spent = dict.fromkeys(("read", "embed", "record"), 0.0)
 
-    def timed(what: str, does: Callable[[], Any]) -> Any:
+    def timed(name: str, does: Callable[[], Any]) -> Any:
         began = time.process_time()
         done = does()
-        spent[what] += time.process_time() - began
+        spent[name] += time.process_time() - began
         return done
 
     with open_project(read_settings(_fresh(work / "scale"))) as project:
@@ -194,8 +190,8 @@ def _stages(work: Path) -> Stages:
         certified = [*find_archive(map(str, paths[:FRAMES_A_NIGHT]), project)]
         for number, file in enumerate([*certified, *find_archive(map(str, paths[-12:]), project)]):
             reading = timed("read", partial(read_file, file, project.instruments))
-            arrival = with_limits(reading, project)
-            vectors = timed("embed", partial(embed, [arrival], project))
+            arrival = add_thresholds(reading, project)
+            vectors = timed("embed", partial(embed, arrival.measurements, project.encoder))
             if number == 0:
                 spent["embed"] = 0.0  # the network's start
             began = time.process_time()
@@ -204,29 +200,29 @@ def _stages(work: Path) -> Stages:
             label = LabelName.GOOD if number < FRAMES_A_NIGHT else None
             timed("record", partial(record, [(arrival, judged)], project, label))
     usual = median(judged_in[FRAMES_A_NIGHT:])  # but two or three, which learn
-    each = {name: seconds / len(judged_in) for name, seconds in spent.items()}
-    return Stages(**each, judge=usual, learn=_learning_s(work))
+    results = {name: seconds / len(judged_in) for name, seconds in spent.items()}
+    return Stages(**results, judge=usual, learn=_learning_s(work))
 
 
 def _learning_s(work: Path) -> float:
-    """Return what learning from as many references as count takes, as the throughput has it."""
+    """Return the time of fitting a full reference, from the throughput benchmark."""
     judging = json.loads((work / "measured.json").read_text())["judging"]
-    [one] = [each for each in judging if each["references"] == SETTLED_NEWEST]
-    learning_ms: float = one["first_ms"] - one["later_ms"]
+    [entry] = [item for item in judging if item["references"] == REFERENCE_MODEL_NEWEST]
+    learning_ms: float = entry["first_ms"] - entry["later_ms"]
     return learning_ms / 1000
 
 
 def _apart(work: Path, workers: int, frames: int) -> dict[str, float]:
-    words = ["--work", str(work), "--cluster", str(workers), "--frames", str(frames)]
+    text = ["--work", str(work), "--cluster", str(workers), "--frames", str(frames)]
     done = subprocess.run(  # noqa: S603 - ourselves
-        [sys.executable, "-m", "benchmarks.scale", *words],
+        [sys.executable, "-m", "benchmarks.scale", *text],
         stdout=subprocess.PIPE,
         check=True,
         text=True,
         timeout=1200,
     )
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return result
 
 
 def _on_cluster(work: Path, workers: int, frames: int) -> dict[str, float]:
@@ -248,24 +244,25 @@ def _on_cluster(work: Path, workers: int, frames: int) -> dict[str, float]:
         list(measure_archive(files[2:], project, client=client))
         measured = time.perf_counter() - began
         began = time.perf_counter()
-        list(judge_waiting(project))
+        list(judge_pending(project))
         return {"seconds": measured, "judging": time.perf_counter() - began}
 
 
 # --- the page ------------------------------------------------------------------------------------
 
 
-def _page(found: dict[str, Any]) -> str:
-    stages = Stages(**found["stages"])
+def render(result: dict[str, Any]) -> str:
+    """Return the page of the figures."""
+    stages = Stages(**result["stages"])
     return _PAGE.read_text().format(
-        load=f"{found['load']:.1f}",
+        load=f"{result['load']:.1f}",
         stages=_text(
             ("stage", "core s a frame"),
             [(name, f"{value:.3f}") for name, value in asdict(stages).items()],
         ),
         clusters=_text(
             ("workers", "frames", "s", "frames a minute", "judging, s"),
-            _clusters(found["clusters"]),
+            _clusters(result["clusters"]),
         ),
         hosts=_text(_HEADS, _hosts(UVES, stages)),
         hundredfold=_text(_HEADS, _hosts(UVES.times(100), stages)),
@@ -278,32 +275,34 @@ def _page(found: dict[str, Any]) -> str:
 _HEADS = ("hosts", "measuring, h", "set by", "judging, h", "in all, h", "cost, USD")
 
 
-def _clusters(found: Iterable[dict[str, float]]) -> Iterable[Sequence[object]]:
-    for one in found:
-        rate = 60 * one["frames"] / one["seconds"]
-        workers, frames = int(one["workers"]), int(one["frames"])
-        yield workers, frames, f"{one['seconds']:.0f}", f"{rate:.0f}", f"{one['judging']:.0f}"
+def _clusters(result: Iterable[dict[str, float]]) -> Iterable[Sequence[object]]:
+    for item in result:
+        rate = 60 * item["frames"] / item["seconds"]
+        workers, frames = int(item["workers"]), int(item["frames"])
+        yield workers, frames, f"{item['seconds']:.0f}", f"{rate:.0f}", f"{item['judging']:.0f}"
 
 
 def _hosts(load: Load, stages: Stages) -> Iterable[Sequence[object]]:
     for name, host in (("with a GPU", GPU_HOST), ("without", PLAIN_HOST)):
         for hosts in (1, 4, 16):
-            told = model(load, host, hosts, stages)
-            limits = {one: told[one] for one in ("cores", "GPU", "network", "store", "recording")}
-            slowest = max(limits, key=lambda one: limits[one])
-            whole = told["measuring"] + told["judging"]
+            answer = model(load, host, hosts, stages)
+            limits = {
+                item: answer[item] for item in ("cores", "GPU", "network", "store", "recording")
+            }
+            slowest = max(limits, key=lambda item: limits[item])
+            whole = answer["measuring"] + answer["judging"]
             yield (
                 f"{hosts} {name}",
-                f"{told['measuring']:.1f}",
+                f"{answer['measuring']:.1f}",
                 slowest,
-                f"{told['judging']:.1f}",
+                f"{answer['judging']:.1f}",
                 f"{whole:.1f}",
-                f"{told['cost']:.0f}",
+                f"{answer['cost']:.0f}",
             )
 
 
-def _words(one: Load | Host) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in asdict(one).items())
+def _words(load: Load | Host) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in asdict(load).items())
 
 
 def _text(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -1,4 +1,4 @@
-"""What a self-test of full-size frames costs and finds.
+"""Cost and recall of an injection test with full-size frames.
 
 ``python -m benchmarks.self_test --out build/self_test``
 
@@ -20,10 +20,10 @@ from rich.console import Console
 from rich.table import Table
 
 from qc.core.enums import FrameState, LabelName
-from qc.monitoring.injection_test import BUDGET_S, InjectionTest, run_self_test
+from qc.monitoring.injection_test import BUDGET_S, InjectionTest, run_injection_test
 from qc.monitoring.recall import RecallCount
-from qc.pipeline.process import process_frames
-from qc.project import Project, create_project, open_project
+from qc.pipeline.batch import process_frames
+from qc.project import ProjectContext, create_project, open_project
 from qc.settings import read_settings
 from qc.simulator import DEMO_PLAN, ObservingPlan, simulate
 
@@ -44,9 +44,9 @@ def main() -> None:
     with open_project(read_settings(folder / "project")) as project:
         _prepare(folder, project)
         timed = [_timed(project, budget_s) for budget_s in (BUDGET_S, UNHURRIED_S)]
-    console, tested = Console(width=100), [one for one, _ in timed]
-    for one, cpu_s in timed:
-        console.print(f"{one.words} ({cpu_s:.0f} s of one core){_untried(one)}")
+    console, tested = Console(width=100), [item for item, _ in timed]
+    for entry, cpu_s in timed:
+        console.print(f"{entry.summary} ({cpu_s:.0f} s of one core){_untried(entry)}")
     console.print(_table(tested[-1]))
     for name in ("beyond", "invisible"):
         console.print(name, *getattr(tested[-1], name), sep="\n  ")
@@ -60,11 +60,11 @@ def _untried(tested: InjectionTest) -> str:
     return f"; no time for {', '.join(tested.untried)}" if tested.untried else ""
 
 
-def _prepare(folder: Path, project: Project) -> None:
+def _prepare(folder: Path, project: ProjectContext) -> None:
     """Simulate the frames that are not yet there, and judge those that are not yet judged."""
     streams = tuple(
-        replace(one, binning=(1, 1), read_mode="225kHz low", set_size=A_NIGHT)
-        for one in DEMO_PLAN.streams
+        replace(stream, binning=(1, 1), read_mode="225kHz low", set_size=A_NIGHT)
+        for stream in DEMO_PLAN.streams
     )
     plan = ObservingPlan(streams, aborted=0.0)
     for number in range(HISTORY + 1):
@@ -73,32 +73,36 @@ def _prepare(folder: Path, project: Project) -> None:
         if not inbox.exists():
             paths = simulate(inbox, nights=1, start=night, faults=0, seed=SEED, plan=plan)
             label = LabelName.GOOD if number < HISTORY else None
-            states = [one.state for one in process_frames(paths, project, label)]
+            states = [frame.state for frame in process_frames(paths, project, label)]
             print(f"{datetime.now(UTC):%H:%M:%S} {night} {states.count(FrameState.PROCESSED)}")
         if number < HISTORY:
             for path in inbox.rglob("*.fits"):
                 path.write_bytes(b"")  # judged: its 35 MB are not needed any more
 
 
-def _timed(project: Project, budget_s: float) -> tuple[InjectionTest, float]:
-    """Return a self-test and what it cost in seconds of one core, whatever else was running."""
+def _timed(project: ProjectContext, budget_s: float) -> tuple[InjectionTest, float]:
+    """Return an injection test and its cost in seconds of one core."""
     night, before_s = FIRST + timedelta(days=HISTORY), time.process_time()
-    tested = run_self_test(project, night, datetime.now(UTC), budget_s)
+    tested = run_injection_test(project, night, datetime.now(UTC), budget_s)
     return tested, time.process_time() - before_s
 
 
 def _counts(tested: InjectionTest) -> dict[tuple[str, str], RecallCount]:
     counts = defaultdict[tuple[str, str], RecallCount](RecallCount)
-    for one in tested.trials:
-        counts[one.kind, one.strength] += RecallCount(one.is_found, 1)
+    for trial in tested.trials:
+        counts[trial.kind, trial.strength] += RecallCount(trial.is_found, 1)
     return dict(sorted(counts.items()))
 
 
 def _table(tested: InjectionTest) -> Table:
     table = Table("kind", "strength", "found", "missed in")
     for (kind, strength), count in _counts(tested).items():
-        own = [one for one in tested.trials if (one.kind, one.strength) == (kind, strength)]
-        missed = " ".join(f"{one.image_type} {one.score:.2f}" for one in own if not one.is_found)
+        results = [
+            trial for trial in tested.trials if (trial.kind, trial.strength) == (kind, strength)
+        ]
+        missed = " ".join(
+            f"{item.image_type} {item.score:.2f}" for item in results if not item.is_found
+        )
         table.add_row(kind, strength, f"{count.found} of {count.tried}", missed)
     return table
 
@@ -108,18 +112,18 @@ def _document(timed: list[tuple[InjectionTest, float]], peak_mb: float) -> dict[
         "peak_mb": round(peak_mb),
         "runs": [
             {
-                "seconds": round(one.elapsed_s, 1),
+                "seconds": round(item.elapsed_s, 1),
                 "core_seconds": round(cpu_s, 1),
-                "tried": one.count.tried,
-                "found": one.count.found,
-                "untried": one.untried,
-                "beyond": one.beyond,
-                "invisible": one.invisible,
+                "tried": item.count.tried,
+                "found": item.count.found,
+                "untried": item.untried,
+                "beyond": item.beyond,
+                "invisible": item.invisible,
                 "missed": [
-                    f"{t.strength} {t.kind} {t.image_type}" for t in one.trials if not t.is_found
+                    f"{t.strength} {t.kind} {t.image_type}" for t in item.trials if not t.is_found
                 ],
             }
-            for one, cpu_s in timed
+            for item, cpu_s in timed
         ],
     }
 

@@ -26,9 +26,11 @@ from qc.core.enums import LabelName
 from qc.core.reference import REFERENCE_NEEDED
 from qc.db.findings import Finding
 from qc.detection.thresholds import MetricLimit
-from qc.io.instruments import Instrument, read_instruments
-from qc.pipeline.process import judge_again, process_frames
-from qc.project import Project, create_project, open_project
+from qc.io.instrument_files import read_instruments
+from qc.io.instruments import Instrument
+from qc.pipeline.batch import process_frames
+from qc.pipeline.rejudge import rejudge_frames
+from qc.project import ProjectContext, create_project, open_project
 from qc.settings import read_settings
 from qc.simulator import FULL_PLAN, CalibrationStream, ObservingPlan, simulate
 from qc.tuning.fit import fit_limits
@@ -52,7 +54,7 @@ _UNBINNED_TOO = {
 
 @dataclass(frozen=True)
 class _Limits:
-    """What was learnt: heights and residuals by image type, metric limits by class of frame."""
+    """Fitted limits: heights and residuals by image type, metric limits by class of frame."""
 
     heights: dict[str, float]
     residuals: dict[str, float]
@@ -73,9 +75,9 @@ def main() -> None:
     )
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(len(ARMS), mp_context=context) as pool:
-        found = [finding for some in pool.map(judge_arm, ARMS) for finding in some]
+        results = [finding for some in pool.map(judge_arm, ARMS) for finding in some]
     encoder = ResNet50Encoder()
-    arguments.out.write_text(_document(_fit(found), read_instruments(), encoder.fingerprint))
+    arguments.out.write_text(_document(_fit(results), read_instruments(), encoder.fingerprint))
 
 
 def tuning_plan(arm: str) -> ObservingPlan:
@@ -93,7 +95,7 @@ def _short_streams(streams: Iterable[CalibrationStream]) -> Iterator[Calibration
 
 
 def judge_nominal_nights(arm: str, work: Path, nights: int, *, again: bool) -> list[Finding]:
-    """Return what the product found on an arm's nominal nights; with no limit set, nothing."""
+    """Return the product's results for an arm's nominal nights; without limits, no anomalies."""
     folder = work / arm / "project"
     folder.mkdir(parents=True, exist_ok=True)
     instruments, encoder = read_instruments(), ResNet50Encoder()
@@ -105,13 +107,13 @@ def judge_nominal_nights(arm: str, work: Path, nights: int, *, again: bool) -> l
             night = FIRST_NIGHT + timedelta(days=_EVERY_NIGHTS * number)
             _live_one(arm, night, work / arm, project)
         if again:
-            for _ in judge_again(project):
+            for _ in rejudge_frames(project):
                 pass
-        with project.reads() as session:
+        with project.read_session() as session:
             return list(db.findings.findings(session, FIRST_NIGHT))
 
 
-def _live_one(arm: str, night: date, folder: Path, project: Project) -> None:
+def _live_one(arm: str, night: date, folder: Path, project: ProjectContext) -> None:
     """Simulate a night, let the product judge it, delete it; unless that was done before."""
     done = folder / f"{night}.done"
     if done.exists():
@@ -135,11 +137,11 @@ def _live_one(arm: str, night: date, folder: Path, project: Project) -> None:
 def _fit(findings: Sequence[Finding]) -> _Limits:
     """Fit merge heights and residuals by image type, metrics by class of frame: more of them."""
     by_type, by_class = defaultdict(list), defaultdict(list)
-    for found in findings:
-        if found.verdict.reference_size >= REFERENCE_NEEDED:
-            evidence = db.findings.evidence_of(found)
-            by_type[found.extension.image_type].append(evidence)
-            by_class[found.extension.frame_class].append(evidence)
+    for finding in findings:
+        if finding.verdict.reference_size >= REFERENCE_NEEDED:
+            evidence = db.findings.evidence_of(finding)
+            by_type[finding.extension.image_type].append(evidence)
+            by_class[finding.extension.frame_class].append(evidence)
     types = {name: fit_limits(some, FALSE_ALARMS) for name, some in by_type.items()}
     return _Limits(
         {name: limits.merge_height for name, limits in types.items()},

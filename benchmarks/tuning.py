@@ -1,11 +1,11 @@
-"""Does tuning keep what it promises? Thresholds from one history, tried on another.
+"""Test tuned thresholds of one history on another.
 
 ``python -m benchmarks.tuning --learn-from V --test-on T``
 
-V and T are the validation and the test history of ``benchmarks.detection``, judged by the
-thresholds that ship. For each image type limits are tuned as ``qc tune`` does it, from at most a
-hundred good images of V alone, and from these and twenty bad ones; then all images of T are held
-against them. Writes the figures in ``docs/tuning.md``.
+V and T are the validation and the test history of ``benchmarks.detection``, judged by the shipped
+thresholds. For each image type limits are tuned as by ``qc thresholds tune``, from at most a
+hundred good images of V alone, and from these and twenty bad ones. All images of T are then
+compared with them. Writes the tables in ``docs/results/tuning.md``.
 """
 
 import argparse
@@ -21,11 +21,14 @@ from benchmarks.detection.analysis import is_counted
 from benchmarks.detection.evidence import Record
 from benchmarks.detection.history import ARMS
 from benchmarks.detection.report import update_markdown
+from benchmarks.paths import PAGES
 from qc import db
 from qc.core.reference import REFERENCE_NEEDED
 from qc.core.verdict import Evidence
 from qc.tuning.extreme_values import Interval
-from qc.tuning.fit import LimitSet, limits_of, ratio, tune_to_labels, tune_to_nominal
+from qc.tuning.fit import tune_to_nominal
+from qc.tuning.label_fit import tune_to_labels
+from qc.tuning.limits import LimitSet, evidence_ratio, limits_of
 
 Doubles = NDArray[np.float64]
 
@@ -45,8 +48,8 @@ class Images:
 
 
 @dataclass(frozen=True)
-class Kept:
-    """A granted rate: what was promised of all types together, and what came."""
+class RateResult:
+    """A granted rate: expected and observed false alarms of all types."""
 
     promised: Interval
     flagged: int
@@ -63,13 +66,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--learn-from", type=Path, required=True, help="the validation history")
     parser.add_argument("--test-on", type=Path, required=True, help="the test history")
-    parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of tuning.md")
     arguments = parser.parse_args()
-    known, new = read_images(arguments.learn_from), read_images(arguments.test_on)
-    both = sorted(known.keys() & new.keys())
-    kept = {rate: from_nominal(known, new, both, rate) for rate in RATES}
-    labelled = {name: from_labels(known[name], new[name]) for name in both}
-    update_markdown(arguments.docs / "tuning.md", [_nominal_table(kept), _label_table(labelled)])
+    validation, new = read_images(arguments.learn_from), read_images(arguments.test_on)
+    both = sorted(validation.keys() & new.keys())
+    results = {rate: from_nominal(validation, new, both, rate) for rate in RATES}
+    labelled = {name: from_labels(validation[name], new[name]) for name in both}
+    update_markdown(PAGES / "tuning.md", [_nominal_table(results), _label_table(labelled)])
 
 
 def read_images(work: Path) -> dict[str, Images]:
@@ -78,41 +80,41 @@ def read_images(work: Path) -> dict[str, Images]:
     bad: dict[str, list[Evidence]] = defaultdict(list)
     present = {}
     for record in (Record(work, arm) for arm in ARMS):
-        for one in record.samples:
-            if not (one.truth.part == "test" and one.finding and is_counted(one)):
+        for sample in record.samples:
+            if not (sample.truth.part == "test" and sample.finding and is_counted(sample)):
                 continue
-            if one.reference_size < REFERENCE_NEEDED:
+            if sample.reference_size < REFERENCE_NEEDED:
                 continue
-            name, night = one.finding.extension.image_type, one.truth.night
-            (bad if one.truth.is_bad else nominal)[name].append(
-                db.findings.evidence_of(one.finding)
+            name, night = sample.finding.extension.image_type, sample.truth.night
+            (bad if sample.truth.is_bad else nominal)[name].append(
+                db.findings.evidence_of(sample.finding)
             )
-            threshold = record.thresholds.threshold(name, night, one.finding.fingerprint)
+            threshold = record.thresholds.threshold(name, night, sample.finding.fingerprint)
             present[name] = limits_of(threshold)
     return {name: Images(present[name], nominal[name], bad[name]) for name in nominal if bad[name]}
 
 
 def from_nominal(
-    known: Mapping[str, Images], new: Mapping[str, Images], names: Sequence[str], rate: float
-) -> Kept:
-    """Tune each type to a rate, from good images alone; count what it flags of the new ones."""
+    validation: Mapping[str, Images], new: Mapping[str, Images], names: Sequence[str], rate: float
+) -> RateResult:
+    """Tune each type to a rate, from good images alone; count flagged new ones."""
     low = high = value = 0.0
     flagged = images = 0
     for name in names:
-        tuned = tune_to_nominal(_some(known[name].nominal, _NOMINAL), rate)
+        tuned = tune_to_nominal(_some(validation[name].nominal, _NOMINAL), rate)
         ratios = _ratios(new[name].nominal, tuned.limits)
         flagged, images = flagged + int((ratios > 1).sum()), images + len(ratios)
         value += tuned.false_alarms.value * len(ratios)
         low += tuned.false_alarms.low * len(ratios)
         high += tuned.false_alarms.high * len(ratios)
-    return Kept(Interval(value / images, low / images, high / images), flagged, images)
+    return RateResult(Interval(value / images, low / images, high / images), flagged, images)
 
 
-def from_labels(known: Images, new: Images) -> tuple[float, float]:
+def from_labels(images: Images, new: Images) -> tuple[float, float]:
     """Return F1 on new images at limits from twenty bad ones, and the best that scaling allows."""
-    nominal = _ratios(_some(known.nominal, _NOMINAL), known.present)
-    bad = _ratios(_some(known.bad, _BAD), known.present)
-    tuned = tune_to_labels(known.present, nominal, bad, false_alarms=RATES[-1])
+    nominal = _ratios(_some(images.nominal, _NOMINAL), images.present)
+    bad = _ratios(_some(images.bad, _BAD), images.present)
+    tuned = tune_to_labels(images.present, nominal, bad, false_alarms=RATES[-1])
     got = _f1(_ratios(new.nominal, tuned.limits), _ratios(new.bad, tuned.limits), 1.0)
     good, ill = _ratios(new.nominal, new.present), _ratios(new.bad, new.present)
     return got, max(_f1(good, ill, cut) for cut in np.concatenate([good, ill]))
@@ -125,7 +127,7 @@ def _some(evidence: Sequence[Evidence], most: int) -> list[Evidence]:
 
 
 def _ratios(evidence: Sequence[Evidence], limits: LimitSet) -> Doubles:
-    return np.array([ratio(one, limits) for one in evidence])
+    return np.array([evidence_ratio(item, limits) for item in evidence])
 
 
 def _f1(nominal: Doubles, bad: Doubles, cut: float) -> float:
@@ -133,29 +135,29 @@ def _f1(nominal: Doubles, bad: Doubles, cut: float) -> float:
     return 2 * hits / (hits + false + len(bad))
 
 
-def _nominal_table(kept: Mapping[float, Kept]) -> str:
+def _nominal_table(stored: Mapping[float, RateResult]) -> str:
     lines = [
-        "| granted | expected | promised to lie between | new good images | flagged | share |",
+        "| granted | expected | expected range | new good images | flagged | share |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for rate, one in kept.items():
-        span = f"{one.promised.low:.2%} and {one.promised.high:.2%}"
+    for rate, item in stored.items():
+        span = f"{item.promised.low:.2%} to {item.promised.high:.2%}"
         lines.append(
-            f"| {rate:.1%} | {one.promised.value:.2%} | {span} | {one.images} | {one.flagged} | "
-            f"{one.rate:.2%} |"
+            f"| {rate:.1%} | {item.promised.value:.2%} | {span} | {item.images} | {item.flagged} | "
+            f"{item.rate:.2%} |"
         )
-    return "\n".join(["### From a hundred good images of each type", "", *lines])
+    return "\n".join(["## From a hundred good images of each type", "", *lines])
 
 
-def _label_table(found: Mapping[str, tuple[float, float]]) -> str:
+def _label_table(result: Mapping[str, tuple[float, float]]) -> str:
     lines = ["| type | F1 | best possible | short by |", "| --- | --- | --- | --- |"]
     lines += [
         f"| {name} | {got:.3f} | {best:.3f} | {best - got:.3f} |"
-        for name, (got, best) in found.items()
+        for name, (got, best) in result.items()
     ]
-    short = float(np.mean([best - got for got, best in found.values()]))
+    short = float(np.mean([best - got for got, best in result.values()]))
     lines.append(f"| **mean** | | | **{short:.4f}** |")
-    return "\n".join(["### From twenty images labelled bad of each type", "", *lines])
+    return "\n".join(["## From twenty images labelled bad of each type", "", *lines])
 
 
 if __name__ == "__main__":

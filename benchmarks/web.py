@@ -1,12 +1,12 @@
-"""What each page and each address of the API costs the server, with so many frames in the database.
+"""Measure the response time of every page and API address with a large database.
 
-The rows are made up, those of `benchmarks.reports`; two red frames are simulated and read from
-``.fits.Z``, for their pixels. A server answers as `qc serve` does, and the time is that from the
-question to the last byte of the answer; of a table as a file, to the first.
+The rows are generated, those of `benchmarks.reports`; two red frames are simulated and read from
+``.fits.Z``, for their pixels. A server answers as ``qc web serve`` does. The time is measured from
+the request to the last byte of the answer; of a table as a file, to the first.
 
 Run: ``python -m benchmarks.web --frames 100000 --out FOLDER``, which leaves the project there for
-the next time, and writes ``docs/pages.md`` and ``docs/pages.json`` where all pages were asked for;
-with ``--database postgres`` in a server of its own, which keeps its data there too.
+the next run, and writes the figures and the page ``docs/results/pages.md``; with
+``--database postgres`` in a server of its own, which keeps its data there too.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import socket
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, timedelta
@@ -26,6 +26,7 @@ from importlib.metadata import version
 from os import cpu_count, getloadavg
 from pathlib import Path
 from threading import Thread
+from typing import Any
 from urllib.parse import quote
 
 import httpx
@@ -33,28 +34,28 @@ import uvicorn
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from benchmarks.paths import PAGES, RESULTS
 from benchmarks.postgresql import chosen, settle
-from benchmarks.reports import FRAMES, IN_SIGHT, LAST, Remembered, morning
+from benchmarks.reports import FRAMES, IN_SIGHT, LAST, HistoryWriter, morning
 from qc import db
 from qc.core.frame import Frame
-from qc.db.models import ExtensionRow, FrameRow, VerdictRow
-from qc.io.instruments import read_instruments
-from qc.io.read_frame import read_frame
-from qc.project import Project, create_project, open_project
+from qc.db.schema.models import ExtensionRow, FrameRow, VerdictRow
+from qc.io.frame_reader import read_frame
+from qc.io.instrument_files import read_instruments
+from qc.project import ProjectContext, create_project, open_project
 from qc.review.pixels import CACHE
 from qc.search.nearest import refresh_index
 from qc.settings import read_settings
 from qc.simulator import CalibrationStream, ObservingPlan, simulate
 from qc.web.app import create_app
-from qc.web.server import send_at_once
+from qc.web.server import disable_nagle
 
 LIMIT_MS, NEXT_MS = 200, 100  # of a page, p95; of the review's next frame
 FIRST_MS = 1000
-AFTER_MS = 10_000  # of what is fetched after the page is there
+AFTER_MS = 10_000  # for content loaded after the page
 TIMES = 60
 EMBEDDED = 150_000  # frames at most whose embeddings are made up: 4 kB each
 SPREAD = 40  # frames of all years that a page is asked of
-DOCS = Path(__file__).parents[1] / "docs"
 _BIASES = CalibrationStream(
     "bias", "red", "RED", None, binning=(1, 1), read_mode="225kHz low", set_size=2
 )
@@ -62,7 +63,7 @@ _BIASES = CalibrationStream(
 
 @dataclass(frozen=True)
 class Page:
-    """A page, and what it may cost.
+    """A page with its limits.
 
     Attributes
     ----------
@@ -73,9 +74,9 @@ class Page:
     first_ms : float
         Of the first.
     is_stream : bool
-        Whether the first byte is what is waited for.
+        Whether the first byte is measured.
     upload : Path or None
-        What is sent along.
+        File to upload.
     """
 
     what: str
@@ -89,7 +90,7 @@ class Page:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a page did cost, in milliseconds: by the clock, and of the processors' time."""
+    """Cost of a page in milliseconds: wall clock and processor time."""
 
     page: str
     address: str
@@ -103,19 +104,19 @@ class Cost:
 
     @property
     def is_quick(self) -> bool:
-        """Say whether it kept to its limits."""
+        """Return True if it is within its limits."""
         return self.p95 < self.limit and self.first < self.first_limit
 
 
-# --- what is asked for ----------------------------------------------------------------------------
+# --- pages --------------------------------------------------------------------------------------
 
 
 def list_pages(session: Session, red: Sequence[str], file: Path) -> list[Page]:
     """List every page and address."""
     count = session.scalar(select(func.count()).select_from(FrameRow)) or 1
-    known = min(count, EMBEDDED)  # the newest; of older ones there is no tree
-    some = select(FrameRow.name).where(FrameRow.id > count - known)
-    some = some.where(FrameRow.id % max(1, known // SPREAD) == 0)
+    compared = min(count, EMBEDDED)  # the newest; of older ones there is no tree
+    some = select(FrameRow.name).where(FrameRow.id > count - compared)
+    some = some.where(FrameRow.id % max(1, compared // SPREAD) == 0)
     names = list(session.scalars(some.order_by(FrameRow.id)))
     newest = select(ExtensionRow.id).order_by(ExtensionRow.id.desc()).limit(TIMES)
     return [
@@ -137,14 +138,14 @@ def _digests(session: Session) -> list[str]:
         .limit(SPREAD)
     )
     rows = session.execute(query)
-    return [f"{one}/{pixels[:12]}-{verdict}" for one, pixels, verdict in rows]
+    return [f"{item}/{pixels[:12]}-{verdict}" for item, pixels, verdict in rows]
 
 
 def _nights() -> Iterator[Page]:
     nights = [LAST - timedelta(days=back) for back in range(7, 7 + SPREAD)]
-    yield Page("tonight", ("/",))
-    yield Page("a night before", tuple(f"/?night={one}" for one in nights))
-    yield Page("tonight as JSON", ("/api/v1/tonight",))
+    yield Page("dashboard", ("/",))
+    yield Page("dashboard of an earlier night", tuple(f"/?night={night}" for night in nights))
+    yield Page("dashboard as JSON", ("/api/v1/dashboard",))
 
 
 def _frames(names: Sequence[str]) -> Iterator[Page]:
@@ -153,16 +154,18 @@ def _frames(names: Sequence[str]) -> Iterator[Page]:
 
     yield Page("frame", each("/frames/{}"))
     yield Page("frame as JSON", each("/api/v1/frames/{}"))
-    yield Page("frame: history of a number", each("/frames/{}/history.svg?metric=bias_level"))
-    yield Page("frame: tree", each("/frames/{}/tree.svg"), first_ms=2 * FIRST_MS)
-    yield Page("frame: nearest bad", each("/api/v1/frames/{}/beside"))
-    yield Page("frame: where it differs", each("/api/v1/frames/{}/where"))
+    yield Page("frame: history of a metric", each("/frames/{}/history.svg?metric=bias_level"))
+    yield Page("frame: dendrogram", each("/frames/{}/dendrogram.svg"), first_ms=2 * FIRST_MS)
+    yield Page("frame: nearest bad", each("/api/v1/frames/{}/nearest-bad"))
+    yield Page("frame: residual map", each("/api/v1/frames/{}/residual-map"))
     yield Page("frame: header", each("/frames/{}/header"))
-    yield Page("why not", each("/frames/{}/why"))
-    yield Page("why not as JSON", each("/api/v1/frames/{}/why"))
-    costs = each("/frames/{}/why/cost")[-8:]
-    yield Page("why not: what it costs, after the page", costs, AFTER_MS, AFTER_MS, len(costs))
-    yield Page("thumbnail, of all that are kept", tuple(_thumbnails(names)))
+    yield Page("explanation", each("/frames/{}/explanation"))
+    yield Page("explanation as JSON", each("/api/v1/frames/{}/explanation"))
+    costs = each("/frames/{}/explanation/cost")[-8:]
+    yield Page(
+        "explanation: cost of flagging, after the page", costs, AFTER_MS, AFTER_MS, len(costs)
+    )
+    yield Page("thumbnail", tuple(_thumbnails(names)))
 
 
 def _thumbnails(names: Sequence[str]) -> Iterator[str]:
@@ -175,10 +178,10 @@ def _pixels(red: Sequence[str]) -> Iterator[Page]:
     look = "?extension=1&stretch=asinh&low=100&high=200"
     spots = [f"0/{row}/{column}" for row in range(16) for column in range(8)]
     facts = f"/api/v1{frame}/image?extension=1&difference=true"
-    yield Page("red frame: facts; first, two files are read", (facts,), first_ms=AFTER_MS)
-    yield Page("tile", tuple(f"{frame}/tiles/{one}.png{look}" for one in spots))
+    yield Page("red frame: properties; first, two files are read", (facts,), first_ms=AFTER_MS)
+    yield Page("tile", tuple(f"{frame}/tiles/{item}.png{look}" for item in spots))
     yield Page("tile, coarsest", (f"{frame}/tiles/4/0/0.png{look}",))
-    less = (f"{frame}/difference/{one}.png?extension=1&reach=9" for one in spots)
+    less = (f"{frame}/difference/{item}.png?extension=1&reach=9" for item in spots)
     yield Page("tile of the difference", tuple(less))
     yield Page("whole picture", (f"{frame}/picture.png{look}",), AFTER_MS, AFTER_MS, 10)
     whole = (f"{frame}/difference.png?extension=1",)
@@ -192,23 +195,23 @@ def _pixels(red: Sequence[str]) -> Iterator[Page]:
 def _review(ids: Sequence[int], digests: Sequence[str]) -> Iterator[Page]:
     yield Page("review", ("/review",))
     yield Page("review, one type", ("/review?type=UBB0",))
-    yield Page("review, words of a setup", ("/review?setup=REDU+225kHz&status=anomalous",))
+    yield Page("review, text of a setup", ("/review?setup=REDU+225kHz&status=anomalous",))
     yield Page("review, by score", ("/review?order=score",))
     yield Page("review, newest first", ("/review?order=time",))
     yield Page("review, informative", ("/review?order=informative",))
-    yield Page("review, labelled bad by somebody", ("/review?labelled=yes&by=kim",))
+    yield Page("review, labelled bad by a person", ("/review?labelled=yes&by=kim",))
     yield Page("review, the spot check", ("/review?sample=true",))
-    yield Page("review, wall", ("/review?view=wall",))
-    yield Page("review: those after", ("/review/ahead",))
-    frames = tuple(f"/review/frames/{one}" for one in ids)
+    yield Page("review, wall", ("/review?view=grid",))
+    yield Page("review: following frames", ("/review/ahead",))
+    frames = tuple(f"/review/frames/{number}" for number in ids)
     yield Page("review: next frame", frames, NEXT_MS)
-    for what in ("own", "nearest", "small"):
+    for picture in ("own", "nearest", "small"):
         yield Page(
-            f"review: picture, {what}",
-            tuple(f"/review/pictures/{one}/{what}.png" for one in digests),
+            f"review: picture, {picture}",
+            tuple(f"/review/pictures/{name}/{picture}.png" for name in digests),
         )
-    maps = tuple(f"/review/pictures/{one}/map.png" for one in digests[:10])
-    yield Page("review: picture of where, after the page", maps, AFTER_MS, AFTER_MS, len(maps))
+    maps = tuple(f"/review/pictures/{name}/map.png" for name in digests[:10])
+    yield Page("review: residual map, after the page", maps, AFTER_MS, AFTER_MS, len(maps))
     yield Page("review: keys", ("/review/keys",))
 
 
@@ -217,7 +220,7 @@ def _limits() -> Iterator[Page]:
     yield Page("thresholds", ("/thresholds",))
     yield Page("thresholds as JSON", ("/api/v1/thresholds",))
     yield Page("thresholds of a type", ("/thresholds/UBB0",))
-    slid = tuple(f"/thresholds/UBB0?factor={one}" for one in factors)
+    slid = tuple(f"/thresholds/UBB0?factor={factor}" for factor in factors)
     yield Page("thresholds: slider, the page having been opened before", slid)
     rates = ("/thresholds/UBB0?false_alarms=0.001", "/thresholds/UBB0?recall=0.9")
     yield Page("thresholds: for a rate, a recall", rates)
@@ -228,39 +231,39 @@ def _limits() -> Iterator[Page]:
 def _history(names: Sequence[str], file: Path) -> Iterator[Page]:
     yield Page("trends", ("/trends",))
     yield Page("trend", ("/trends/UBB0?metric=bias_level",))
-    for what in ("plot.json", "table"):
-        address = f"/trends/URB2/{what}?metric=bias_level"
-        yield Page(f"trend: {what}, after the page", (address,), first_ms=AFTER_MS)
+    for part in ("plot.json", "table"):
+        address = f"/trends/URB2/{part}?metric=bias_level"
+        yield Page(f"trend: {part}, after the page", (address,), first_ms=AFTER_MS)
     every = {"json": "?metric=score", "csv": "/points.csv?metric=merge_ratio"}
     for form, rest in every.items():
         address = f"/api/v1/trends/UBB0{rest}"
         yield Page(f"trend as {form.upper()}, all years", (address,), AFTER_MS, AFTER_MS)
-    yield Page("history", ("/similar",))
-    alike = tuple(f"/similar?frame={quote(one)}" for one in names)
-    yield Page("history: similar to a frame", alike)
-    yield Page("history: similar, as JSON", tuple(f"/api/v1{one}" for one in alike))
+    yield Page("similar frames", ("/similar",))
+    alike = tuple(f"/similar?frame={quote(name)}" for name in names)
+    yield Page("similar frames: of a frame", alike)
+    yield Page("similar frames as JSON", tuple(f"/api/v1{item}" for item in alike))
     yield Page(
-        "history: similar to a file; first, the network is loaded",
+        "similar frames: of a file; first, the network is loaded",
         ("/api/v1/similar",),
         AFTER_MS,
         6 * AFTER_MS,
         5,
         upload=file,
     )
-    yield Page("map", ("/map?type=UBB0",))
-    plots = tuple(f"/map/plot.json?type={one}" for one in ("UBB0", "URB1"))
-    yield Page("map: plot, after the page", plots, first_ms=AFTER_MS)
+    yield Page("projection", ("/projection?type=UBB0",))
+    plots = tuple(f"/projection/plot.json?type={item}" for item in ("UBB0", "URB1"))
+    yield Page("projection: plot, after the page", plots, first_ms=AFTER_MS)
     yield Page("dendrogram", ("/dendrogram?type=UBB0",), first_ms=AFTER_MS)
 
 
 def _tables() -> Iterator[Page]:
-    for what in ("labels", "verdicts", "extensions"):
-        yield Page(f"API: {what}", (f"/api/v1/{what}?count=100",))
-        yield Page(f"API: {what} of a night", (f"/api/v1/{what}?from={LAST}&to={LAST}",))
-    for what in ("labels", "verdicts"):
+    for table in ("labels", "verdicts", "extensions"):
+        yield Page(f"API: {table}", (f"/api/v1/{table}?count=100",))
+        yield Page(f"API: {table} of a night", (f"/api/v1/{table}?from={LAST}&to={LAST}",))
+    for table in ("labels", "verdicts"):
         yield Page(
-            f"{what} as CSV: first byte",
-            (f"/api/v1/{what}?format=csv",),
+            f"{table} as CSV: first byte",
+            (f"/api/v1/{table}?format=csv",),
             FIRST_MS,
             times=5,
             is_stream=True,
@@ -272,19 +275,19 @@ def _tables() -> Iterator[Page]:
         AFTER_MS,
         3,
     )
-    yield Page("API's description", ("/api/openapi.json",), first_ms=2 * FIRST_MS)
+    yield Page("OpenAPI document", ("/api/openapi.json",), first_ms=2 * FIRST_MS)
 
 
 # --- asking ---------------------------------------------------------------------------------------
 
 
 @contextmanager
-def serving(project: Project, now: datetime) -> Iterator[httpx.Client]:
+def serving(project: ProjectContext, now: datetime) -> Iterator[httpx.Client]:
     """Serve a project on a free port of this machine for as long as it is asked."""
     config = uvicorn.Config(create_app(project, lambda: now), log_config=None, access_log=False)
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        send_at_once(listening)
+        disable_nagle(listening)
         port = listening.getsockname()[1]
         thread = Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
@@ -299,8 +302,8 @@ def serving(project: Project, now: datetime) -> Iterator[httpx.Client]:
 def ask(client: httpx.Client, page: Page) -> Cost:
     """Ask for a page many times."""
     took = [_once(client, page, number) for number in range(page.times + 1)]
-    (first, _), *others = took
-    clock, cpu = (sorted(figures) for figures in zip(*others, strict=True))
+    (first, _), *rest = took
+    clock, cpu = (sorted(figures) for figures in zip(*rest, strict=True))
     p95 = statistics.quantiles([*clock, *clock], n=20, method="inclusive")[-1]  # one may be all
     return Cost(
         page=page.what,
@@ -319,15 +322,15 @@ def _once(client: httpx.Client, page: Page, number: int) -> tuple[float, float]:
     address = page.addresses[number % len(page.addresses)]
     content = None if page.upload is None else {"file": page.upload.read_bytes()}
     started, worked = time.perf_counter(), time.process_time()
-    with client.stream("POST" if content else "GET", address, files=content) as answer:
+    with client.stream("POST" if content else "GET", address, files=content) as response:
         if page.is_stream:
-            next(answer.iter_raw())
+            next(response.iter_raw())
         else:
-            answer.read()
+            response.read()
         took, work = time.perf_counter() - started, time.process_time() - worked
-    if answer.status_code not in {200, 404}:
-        raise RuntimeError(f"{address}: expected a page, got {answer.status_code}")
-    if answer.status_code == 404 and not answer.headers["content-type"].startswith("image/svg"):
+    if response.status_code not in {200, 404}:
+        raise RuntimeError(f"{address}: expected a page, got {response.status_code}")
+    if response.status_code == 404 and not response.headers["content-type"].startswith("image/svg"):
         raise RuntimeError(f"{address}: there is no such page")
     return 1000 * took, 1000 * work
 
@@ -341,10 +344,10 @@ def make(folder: Path, frames: int) -> None:
     nights = max(1, frames // FRAMES)
     compared = min(nights, EMBEDDED // FRAMES)
     with open_project(read_settings(folder)) as project:
-        with project.writes.begin() as session:
+        with project.write_session.begin() as session:
             if db.statistics.newest_night(session) is not None:
                 return
-            Remembered(session, nights=nights, pictured=IN_SIGHT, compared=compared).remember()
+            HistoryWriter(session, nights=nights, pictured=IN_SIGHT, compared=compared).remember()
         settle(project.engine)
 
 
@@ -358,9 +361,9 @@ def red_frames(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*.fits.Z"))
 
 
-def stand_in(project: Project, files: Sequence[Path]) -> list[str]:
+def stand_in(project: ProjectContext, files: Sequence[Path]) -> list[str]:
     """Let the newest remembered red biases be these files; return their names."""
-    with project.writes.begin() as session:
+    with project.write_session.begin() as session:
         newest = (
             select(FrameRow)
             .join(FrameRow.extensions)
@@ -378,9 +381,9 @@ def _become(row: FrameRow, frame: Frame) -> None:
     status = frame.path.stat()
     row.path, row.sha256 = str(frame.path), frame.sha256
     row.file_bytes, row.modified_ns = status.st_size, status.st_mtime_ns
-    for own, seen in zip(row.extensions, frame.extensions, strict=True):
-        own.ny, own.nx = seen.pixels.shape
-        own.number = seen.number
+    for extension, simulated in zip(row.extensions, frame.extensions, strict=True):
+        extension.ny, extension.nx = simulated.pixels.shape
+        extension.number = simulated.number
 
 
 # --- the table ------------------------------------------------------------------------------------
@@ -390,9 +393,8 @@ _CALLED = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
 
 
 def write(costs: Sequence[Cost], frames: int, dialect: str) -> None:
-    """Write ``docs/pages.md`` and ``docs/pages.json``, or those of another database."""
+    """Write the figures and their page, those of one database."""
     name = "pages" if dialect == "sqlite" else f"pages_{dialect}"
-    option = "" if dialect == "sqlite" else " --database postgres"
     machine = {
         "frames": frames,
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -401,47 +403,55 @@ def write(costs: Sequence[Cost], frames: int, dialect: str) -> None:
         "python": platform.python_version(),
         "sqlalchemy": version("sqlalchemy"),
     }
-    record = {"machine": machine, "pages": [asdict(one) for one in costs]}
-    (DOCS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
-    slow = sum(not one.is_quick for one in costs)
+    record = {"machine": machine, "pages": [asdict(cost) for cost in costs]}
+    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    (PAGES / f"{name.replace('_', '-')}.md").write_text(render(record, dialect))
+
+
+def render(record: Mapping[str, Any], dialect: str) -> str:
+    """Return the page of the figures."""
+    machine = record["machine"]
+    costs = [Cost(**page) for page in record["pages"]]
+    option = "" if dialect == "sqlite" else " --database postgres"
+    quick = sum(cost.is_quick for cost in costs)
     lines = [
-        "# What the pages cost the server",
+        f"# Page latency, {_CALLED[dialect]}",
         "",
-        f"`python -m benchmarks.web --frames {frames} --out DIR{option}`",
+        f"`python -m benchmarks.web --frames {machine['frames']} --out DIR{option}`",
         "",
         (
-            f"{frames} frames in {_CALLED[dialect]}, {machine['cpus']} processors, load "
-            f"{machine['load']} when the"
+            f"{machine['frames']} frames in {_CALLED[dialect]}, {machine['cpus']} processors, "
+            f"load {machine['load']} at the end of the run."
         ),
-        "last page had been asked for. Milliseconds from the question to the last byte, of tables",
-        "as files to the first byte; *first* is the first request to a server that has just",
-        "started; p50 and p95 are of those that follow, each of another frame where the page is",
-        "of a frame; CPU is the median of the processors' time, that of who asks included. The",
-        "limits are 200 ms (p95), 100 ms for the review's next frame, one second for the first",
-        "request; what is fetched after a page is there has ten.",
+        "Milliseconds from the request to the last byte, for tables as files to the first byte.",
+        "*First* is the first request to a new server; p50 and p95 are of the following requests,",
+        "each for another frame where the page shows a frame. CPU is the median processor time,",
+        "including the client's. The limits are 200 ms (p95), 100 ms for the review's next frame,",
+        "and one second for the first request. Content that is loaded after the page has ten",
+        "seconds.",
         "",
-        f"{len(costs) - slow} of {len(costs)} keep to their limits.",
+        f"{quick} of {len(costs)} pages keep to their limits.",
         "",
         "| page | first | p50 | p95 | CPU | |",
         "|---|--:|--:|--:|--:|---|",
         *map(row_of, costs),
     ]
-    (DOCS / f"{name}.md").write_text("\n".join(lines) + "\n")
+    return "\n".join(lines) + "\n"
 
 
-def row_of(one: Cost) -> str:
+def row_of(cost: Cost) -> str:
     """Write a line of the table."""
-    figures = " | ".join(f"{each:.0f}" for each in (one.first, one.p50, one.p95, one.cpu_p50))
-    return f"| {one.page} | {figures} | {'' if one.is_quick else 'slow'} |"
+    figures = " | ".join(f"{item:.0f}" for item in (cost.first, cost.p50, cost.p95, cost.cpu_p50))
+    return f"| {cost.page} | {figures} | {'' if cost.is_quick else 'slow'} |"
 
 
-def fill(project: Project, frames: int) -> None:
+def fill(project: ProjectContext, frames: int) -> None:
     """Make up so many frames, if there are none."""
-    with project.writes.begin() as session:
+    with project.write_session.begin() as session:
         if db.statistics.newest_night(session) is not None:
             return
         started = time.perf_counter()
-        Remembered(session, nights=max(1, frames // FRAMES), pictured=IN_SIGHT).remember()
+        HistoryWriter(session, nights=max(1, frames // FRAMES), pictured=IN_SIGHT).remember()
     settle(project.engine)
     print(f"{frames} frames made up in {time.perf_counter() - started:.0f} s\n", flush=True)
 
@@ -454,24 +464,26 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=TIMES, help="requests of a page at most")
     parser.add_argument("--database", default="sqlite", help="sqlite, postgres, or a server's URL")
     parser.add_argument("only", nargs="*", help="beginnings of pages' names; all, by default")
-    asked = parser.parse_args()
-    with chosen(asked.database, asked.out):
-        make(asked.out, asked.frames)
-        files = red_frames(asked.out)
-        shutil.rmtree(asked.out / CACHE, ignore_errors=True)  # what was cut up by the time before
-        with open_project(read_settings(asked.out)) as project:
-            costs = measure(project, files, asked.only, asked.times)
-            if not asked.only:
-                write(costs, asked.frames, project.engine.dialect.name)
+    arguments = parser.parse_args()
+    with chosen(arguments.database, arguments.out):
+        make(arguments.out, arguments.frames)
+        files = red_frames(arguments.out)
+        shutil.rmtree(arguments.out / CACHE, ignore_errors=True)  # tiles of the previous run
+        with open_project(read_settings(arguments.out)) as project:
+            costs = measure(project, files, arguments.only, arguments.times)
+            if not arguments.only:
+                write(costs, arguments.frames, project.engine.dialect.name)
     sys.stdout.flush()
-    sys.exit(0 if all(one.is_quick for one in costs) else 1)
+    sys.exit(0 if all(cost.is_quick for cost in costs) else 1)
 
 
-def measure(project: Project, files: Sequence[Path], only: Sequence[str], times: int) -> list[Cost]:
-    """Ask for each page as often as it says, at most so many times; print what it cost."""
+def measure(
+    project: ProjectContext, files: Sequence[Path], only: Sequence[str], times: int
+) -> list[Cost]:
+    """Request each page repeatedly; print its cost."""
     red = stand_in(project, files)
     refresh_index(project, lambda *_: None)
-    with project.reads() as session:
+    with project.read_session() as session:
         pages = list_pages(session, red, files[-1])
     costs = []
     gc.collect()

@@ -1,1 +1,1 @@
-"""How well the classifier tells types and kinds of fault, on nights that it never saw."""
+"""Accuracy of the classifier on types and kinds of fault, on unseen nights."""

@@ -1,12 +1,12 @@
-"""Train the classifier on simulated faults, measure it on another history, keep what ships.
+"""Train the classifier on simulated faults and measure it on another history.
 
 ``python -m benchmarks.classifier --work A --nominal B --learn-from C --test-on D --real R --ship``
 
 B is a folder that ``benchmarks.thresholds`` has filled, with good images of every type; C and D
 are the validation and the test history of ``benchmarks.detection``. Faults that are not yet in A
 are simulated against B's good nights (a quarter of an hour on two cores). R are real frames. Writes
-``docs/classifier.json``, the figures in ``docs/classifier.md`` and pictures; with ``--ship`` also
-the examples and the classifier that come with the program.
+``benchmarks/results/classifier.json``, the tables in ``docs/results/classifier.md`` and pictures;
+with ``--ship`` also the examples and the classifier that come with the program.
 """
 
 import argparse
@@ -17,11 +17,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.classifier import measuring, report
-from benchmarks.classifier.examples import Known, read_history, read_nominal
+from benchmarks.classifier.examples import LabelledSet, read_history, read_nominal
 from benchmarks.classifier.faults import spoil
 from benchmarks.classifier.other_instrument import read_efosc2
 from benchmarks.detection.report import update_markdown, write_json
-from embeddings.classifier import DenseClassifier, Examples
+from benchmarks.paths import PAGES, PICTURES, RESULTS
+from embeddings.classifier import DenseClassifier
+from embeddings.classifier_data import Examples
 
 WEIGHTS = Path("embeddings/weights")
 _RATE = 0.02  # of bad images, on a good telescope
@@ -35,13 +37,13 @@ def main() -> None:
     spoil(arguments.work, arguments.nominal)
     history = read_history(arguments.work) + read_history(arguments.learn_from)
     test = read_history(arguments.test_on)
-    known = simulated_examples(history, read_nominal(arguments.nominal))
-    examples = Examples.load(known.save())  # as the program will read them
+    labelled = simulated_examples(history, read_nominal(arguments.nominal))
+    examples = Examples.load(labelled.save())  # as the program will read them
     classifier = DenseClassifier.fit(examples)
     if arguments.ship:
         (WEIGHTS / "examples.npz").write_bytes(examples.save())
         (WEIGHTS / "classifier.dense").write_bytes(classifier.save())
-    report.draw(classifier, test, arguments.docs / "pictures")
+    report.draw(classifier, test, PICTURES)
     results: dict[str, Any] = {
         "examples": dict(classifier.examples),
         "types": measuring.of_types(classifier, test),
@@ -50,8 +52,8 @@ def main() -> None:
         "retraining_s": measuring.retraining(examples, test.examples),
         "transfer": _transfers(history, arguments.real),
     }
-    write_json(arguments.docs / "classifier.json", results)
-    update_markdown(arguments.docs / "classifier.md", report.sections(results))
+    write_json(RESULTS / "classifier.json", results)
+    update_markdown(PAGES / "classifier.md", report.sections(results))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,12 +64,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--nominal", type=Path, required=True, help="good nights of every image type")
     add("--test-on", type=Path, required=True, help="a history that nothing was tuned on")
     add("--real", type=Path, help="real frames, for the transfer to EFOSC2")
-    add("--docs", type=Path, default=Path("docs"), help="folder of classifier.md")
     add("--ship", action="store_true", help="keep examples and classifier as the program's")
     return parser
 
 
-def simulated_examples(history: Known, nominal: Known) -> Examples:
+def simulated_examples(history: LabelledSet, nominal: LabelledSet) -> Examples:
     """Return the images of a history, and some good ones of every image type."""
     rng = np.random.default_rng(_SEED)
     rows = [
@@ -78,11 +79,11 @@ def simulated_examples(history: Known, nominal: Known) -> Examples:
     return _as_headers_say(history) + nominal.examples[np.sort(rows)]
 
 
-def _as_headers_say(known: Known) -> Examples:
-    return replace(known.examples, types=tuple(map(str, known.headers)))
+def _as_headers_say(labelled: LabelledSet) -> Examples:
+    return replace(labelled.examples, types=tuple(map(str, labelled.headers)))
 
 
-def _transfers(history: Known, real: Path | None) -> dict[str, Any]:
+def _transfers(history: LabelledSet, real: Path | None) -> dict[str, Any]:
     """Return how much twenty labelled images are worth beside another instrument's examples."""
     is_red = np.char.find(known_arm(history), "red") >= 0
     blue, red = history[~is_red], history[is_red]
@@ -94,9 +95,9 @@ def _transfers(history: Known, real: Path | None) -> dict[str, Any]:
     return results
 
 
-def known_arm(known: Known) -> Any:
+def known_arm(labelled: LabelledSet) -> Any:
     """Return the arm of each image, by its type: UVES' blue ones have a B after the mode."""
-    blue = np.array([name.lstrip("U").lstrip("D12").startswith("B") for name in known.headers])
+    blue = np.array([name.lstrip("U").lstrip("D12").startswith("B") for name in labelled.headers])
     return np.where(blue, "blue", "red")
 
 

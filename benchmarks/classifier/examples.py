@@ -12,32 +12,32 @@ from sqlalchemy.orm.attributes import set_committed_value
 
 from benchmarks.detection.evidence import read_truth
 from benchmarks.detection.history import ARMS, NEW_LAMP
-from embeddings.classifier import Examples
+from embeddings.classifier_data import Examples
 from qc import db
-from qc._files import shipped
+from qc._files import packaged_path
 from qc.core.reference import REFERENCE_NEEDED
 from qc.core.verdict import Status
 from qc.db.findings import Finding
-from qc.detection.classifier_features import features_of
-from qc.detection.decision import limits_for
+from qc.detection.classifier_features import stack_features
+from qc.detection.decision import widen_limits
 from qc.detection.thresholds import read_thresholds
-from qc.io.instruments import read_instruments
+from qc.io.instrument_files import read_instruments
 from qc.settings import read_settings
-from qc.training.train import description_of
+from qc.training.examples import features_of_finding
 
-# What no picture shows: the pixels are those of a good frame, or the file was refused.
+# Invisible in the pixels: are those of a good frame, or the file was refused.
 UNSEEN = frozenset({"frame_repeated", "keyword_missing", "binning_misreported", "chip_missing"})
 
 
 @dataclass(frozen=True)
-class Known:
-    """Labelled examples, and what a simulation knows beside the label.
+class LabelledSet:
+    """Labelled examples with ground truth of the simulation.
 
     Attributes
     ----------
     examples : Examples
     headers : (n,) str array
-        The image type that each header says.
+        Image types by the headers.
     strengths : (n,) str array
         Of the fault; empty without one.
     flagged : (n,) bool array
@@ -49,26 +49,26 @@ class Known:
     strengths: NDArray[np.str_]
     flagged: NDArray[np.bool_]
 
-    def __getitem__(self, chosen: NDArray[np.int_] | NDArray[np.bool_]) -> "Known":
+    def __getitem__(self, chosen: NDArray[np.int_] | NDArray[np.bool_]) -> "LabelledSet":
         """Return some of them."""
-        return Known(
+        return LabelledSet(
             self.examples[chosen],
             self.headers[chosen],
             self.strengths[chosen],
             self.flagged[chosen],
         )
 
-    def __add__(self, other: "Known") -> "Known":
+    def __add__(self, second: "LabelledSet") -> "LabelledSet":
         """Return both, one after the other."""
-        return Known(
-            self.examples + other.examples,
-            np.concatenate([self.headers, other.headers]),
-            np.concatenate([self.strengths, other.strengths]),
-            np.concatenate([self.flagged, other.flagged]),
+        return LabelledSet(
+            self.examples + second.examples,
+            np.concatenate([self.headers, second.headers]),
+            np.concatenate([self.strengths, second.strengths]),
+            np.concatenate([self.flagged, second.flagged]),
         )
 
 
-def read_history(work: Path) -> Known:
+def read_history(work: Path) -> LabelledSet:
     """Return the images of a folder that `benchmarks.detection` has filled.
 
     Without those of a lamp that was replaced and that nobody entered: good ones differ from their
@@ -78,53 +78,54 @@ def read_history(work: Path) -> Known:
     return blue + red
 
 
-def read_nominal(work: Path) -> Known:
+def read_nominal(work: Path) -> LabelledSet:
     """Return the good images of a folder that `benchmarks.thresholds` has filled."""
     blue, red = (_of_good_arm(work / arm) for arm in ARMS)
     return blue + red
 
 
-def _of_arm(folder: Path) -> Known:
+def _of_arm(folder: Path) -> LabelledSet:
     with _session(folder) as session:
-        found = {
-            (Path(one.frame.path).name, one.extension.number): one
-            for one in db.findings.findings(session, date.min)
+        results = {
+            (Path(finding.frame.path).name, finding.extension.number): finding
+            for finding in db.findings.findings(session, date.min)
         }
         rows = [
-            (found[truth.file, truth.extension], truth.image_type, truth.fault, truth.strength)
+            (results[truth.file, truth.extension], truth.image_type, truth.fault, truth.strength)
             for truth in read_truth(folder / "truth")
-            if (truth.file, truth.extension) in found
+            if (truth.file, truth.extension) in results
             and truth.fault not in UNSEEN
             and truth.part != NEW_LAMP
         ]
         return _known(session, rows)
 
 
-def _of_good_arm(folder: Path) -> Known:
+def _of_good_arm(folder: Path) -> LabelledSet:
     """Return good images, which were judged without limits, as if by those that ship."""
     instruments = read_instruments()
-    known = [code for instrument in instruments for code in instrument.image_types()]
-    shipped_limits = read_thresholds(shipped("thresholds.yaml"), known)
+    results = [code for instrument in instruments for code in instrument.image_types()]
+    shipped_limits = read_thresholds(packaged_path("thresholds.yaml"), results)
     with _session(folder) as session:
-        found = list(db.findings.findings(session, date.min))
-        for one in found:
-            assert one.frame.night is not None  # a processed frame has one
+        result = list(db.findings.findings(session, date.min))
+        for element in result:
+            assert element.frame.night is not None  # a processed frame has one
             entry = shipped_limits.threshold(
-                one.extension.image_type, one.frame.night, one.fingerprint
+                element.extension.image_type, element.frame.night, element.fingerprint
             )
-            limit = limits_for(entry, one.verdict.reference_size).merge_height
-            set_committed_value(one.verdict, "threshold", limit)
-        return _known(session, [(one, one.extension.image_type, "", "") for one in found])
+            limit = widen_limits(entry, element.verdict.reference_size).merge_height
+            set_committed_value(element.verdict, "threshold", limit)
+        return _known(session, [(item, item.extension.image_type, "", "") for item in result])
 
 
 def _session(folder: Path) -> Session:
-    return Session(db.engine.connect(read_settings(folder / "project").database_url))
+    return Session(db.schema.engine.connect(read_settings(folder / "project").database_url))
 
 
-def _known(session: Session, rows: Sequence[tuple[Finding, str, str, str]]) -> Known:
+def _known(session: Session, rows: Sequence[tuple[Finding, str, str, str]]) -> LabelledSet:
     findings = [finding for finding, *_ in rows]
-    features = features_of(
-        [description_of(session, one) for one in findings], findings[0].fingerprint
+    features = stack_features(
+        [features_of_finding(session, calibration) for calibration in findings],
+        findings[0].fingerprint,
     )
     examples = Examples(
         features,
@@ -135,18 +136,18 @@ def _known(session: Session, rows: Sequence[tuple[Finding, str, str, str]]) -> K
     )
     headers = np.array([finding.extension.image_type for finding in findings])
     strengths = np.array([strength for *_, strength in rows])
-    flagged = np.array([one.verdict.status == Status.ANOMALOUS for one in findings])
-    return Known(examples, headers, strengths, flagged)
+    flagged = np.array([calibration.verdict.status == Status.ANOMALOUS for calibration in findings])
+    return LabelledSet(examples, headers, strengths, flagged)
 
 
 def _kinds(finding: Finding, fault: str) -> frozenset[str] | None:
-    """Return what is wrong; unknown where too few references show how the image differs."""
+    """Return the faults; unknown with too few references to compare with."""
     if finding.verdict.reference_size < REFERENCE_NEEDED:
         return None
     return frozenset({fault} if fault else ())
 
 
 def _days(findings: Sequence[Finding]) -> Iterator[int]:
-    for one in findings:
-        assert one.frame.night is not None  # a processed frame has one
-        yield one.frame.night.toordinal()
+    for finding in findings:
+        assert finding.frame.night is not None  # a processed frame has one
+        yield finding.frame.night.toordinal()

@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.detection.history import ARMS, KINDS, Deck, Night, Shot, write, write_truth
 from benchmarks.thresholds import SEED
-from qc.pipeline.process import process_frames
+from qc.pipeline.batch import process_frames
 from qc.project import create_project, open_project
 from qc.settings import read_settings
 from qc.simulator import ObservingPlan, plan_night
@@ -68,5 +68,6 @@ def _bad_night(arm: str, day: date) -> list[Shot]:
     decks = {stream: Deck(rng) for stream in streams}
     exposures = plan_night(ObservingPlan(streams, aborted=0.0), day, SEED)
     return [
-        Shot(one, one, decks[one.stream].draw(one, repeatable=False), SEED) for one in exposures
+        Shot(exposure, exposure, decks[exposure.stream].draw(exposure, repeatable=False), SEED)
+        for exposure in exposures
     ]

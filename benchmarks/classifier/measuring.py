@@ -9,21 +9,22 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 from sklearn.metrics import f1_score
 
-from benchmarks.classifier.examples import Known
-from embeddings.classifier import DenseClassifier, Examples
-from qc.detection.classifier_features import summing_to
+from benchmarks.classifier.examples import LabelledSet
+from embeddings.classifier import DenseClassifier
+from embeddings.classifier_data import Examples
+from qc.detection.classifier_features import FLAGGED_BAD, scale_to_total
 from qc.detection.decision import WORTH_NAMING
-from qc.io.instruments import Instrument, read_instruments
-from qc.pipeline.process import FLAGGED_BAD
-from qc.training.train import NAMED, Proportion, measure
+from qc.io.instrument_files import read_instruments
+from qc.io.instruments import Instrument
+from qc.training.evaluate import NAMED, Proportion, measure
 
 Doubles = NDArray[np.float64]
 Booleans = NDArray[np.bool_]
 
 CLEAR = ("gross", "moderate")
-# What one image cannot tell apart: it shows the other chip; there is more light.
+# Indistinguishable in one image: it shows the other chip; there is more light.
 ALIKE = {"chip_duplicated": "chips_swapped", "slit_width_wrong": "overexposed"}
-_FALSE_ALARMS = 0.001  # what the product grants
+_FALSE_ALARMS = 0.001  # granted rate of the product
 _LABELS = 50
 _TRANSFERRED = 20
 _LABEL_WEIGHT = 5.0  # as in training
@@ -34,7 +35,7 @@ _RESAMPLED = 200
 
 @dataclass(frozen=True)
 class TypeFigures:
-    """How well types are told.
+    """Accuracy of image types.
 
     Attributes
     ----------
@@ -54,7 +55,7 @@ class TypeFigures:
 
 @dataclass(frozen=True)
 class KindFigures:
-    """How well kinds of fault are told.
+    """Accuracy of kinds of fault.
 
     Attributes
     ----------
@@ -63,7 +64,7 @@ class KindFigures:
     clear, faint : Share
         Macro-F1 of gross and moderate faults, and of faint ones, each among the good images.
     told : Share
-        Of gross and moderate ones, kinds that one image cannot tell apart taken for one.
+        Of gross and moderate ones, indistinguishable kinds merged.
     calibration_error : float
     """
 
@@ -82,41 +83,45 @@ def share(flags: Booleans) -> Proportion:
     return Proportion(float(flags.mean()), float(interval.low), float(interval.high), len(flags))
 
 
-def of_types(classifier: DenseClassifier, known: Known) -> TypeFigures:
-    """Return how well types are told, and headers that lie found out."""
-    seen = classifier.type_probabilities(known.examples.features)
+def of_types(classifier: DenseClassifier, labelled: LabelledSet) -> TypeFigures:
+    """Return the accuracy of types, and the detection of wrong headers."""
+    probabilities = classifier.type_probabilities(labelled.examples.features)
     classes = np.array(classifier.type_head.classes)
     place = {name: number for number, name in enumerate(classes)}
-    own = np.array([row[place[name]] for row, name in zip(seen, known.headers, strict=True)])
-    good, faults = known.strengths == "", np.array(fault_of(known))
-    right = classes[seen.argmax(axis=1)] == known.headers
-    asked = np.where(np.isin(classes, known.headers[good]), seen, 0)
-    right_of_asked = classes[asked.argmax(axis=1)] == known.headers
+    header_probability = np.array(
+        [row[place[name]] for row, name in zip(probabilities, labelled.headers, strict=True)]
+    )
+    good, faults = labelled.strengths == "", np.array(fault_of(labelled))
+    right = classes[probabilities.argmax(axis=1)] == labelled.headers
+    restricted = np.where(np.isin(classes, labelled.headers[good]), probabilities, 0)
+    right_of_asked = classes[restricted.argmax(axis=1)] == labelled.headers
     return TypeFigures(
         by_type={
             str(name): (
-                share(right[good & (known.headers == name)]),
-                share(right_of_asked[good & (known.headers == name)]),
+                share(right[good & (labelled.headers == name)]),
+                share(right_of_asked[good & (labelled.headers == name)]),
             )
-            for name in np.unique(known.headers[good])
+            for name in np.unique(labelled.headers[good])
         },
-        contradicted=share(own[good] < _FALSE_ALARMS),
+        contradicted=share(header_probability[good] < _FALSE_ALARMS),
         exposed={
-            str(one): share(own[faults == one] < _FALSE_ALARMS) for one in np.unique(faults) if one
+            str(item): share(header_probability[faults == item] < _FALSE_ALARMS)
+            for item in np.unique(faults)
+            if item
         },
     )
 
 
-def fault_of(known: Known) -> list[str]:
+def fault_of(labelled: LabelledSet) -> list[str]:
     """Return each image's kind of fault; empty without one, or where it cannot be known."""
-    return [" ".join(one or ()) for one in known.examples.kinds]
+    return [" ".join(kind or ()) for kind in labelled.examples.kinds]
 
 
-def of_kinds(classifier: DenseClassifier, known: Known) -> KindFigures:
-    """Return how well kinds are told where references show how an image differs."""
-    told = known[np.array([one is not None for one in known.examples.kinds])]
-    clear = told[np.isin(told.strengths, ("", *CLEAR))]
-    faint = told[np.isin(told.strengths, ("", "faint"))]
+def of_kinds(classifier: DenseClassifier, labelled: LabelledSet) -> KindFigures:
+    """Return the accuracy of kinds for images with references."""
+    usable = labelled[np.array([kind is not None for kind in labelled.examples.kinds])]
+    clear = usable[np.isin(usable.strengths, ("", *CLEAR))]
+    faint = usable[np.isin(usable.strengths, ("", "faint"))]
     named, truth = named_kinds(classifier, clear), np.array(fault_of(clear))
     kinds = [str(kind) for kind in np.unique(truth) if kind]
     return KindFigures(
@@ -135,25 +140,25 @@ def _merged(kinds: NDArray[np.str_]) -> NDArray[np.str_]:
     return np.array([ALIKE.get(str(kind), str(kind)) for kind in kinds])
 
 
-def named_kinds(classifier: DenseClassifier, known: Known) -> NDArray[np.str_]:
+def named_kinds(classifier: DenseClassifier, labelled: LabelledSet) -> NDArray[np.str_]:
     """Return the fault that the product names in each image, empty if none: (n,).
 
-    What is flagged is probably bad; what is not hardly ever is.
+    Flagged images are probably bad, others hardly ever.
     """
-    (uves,) = (one for one in read_instruments() if one.name == "UVES")
+    (uves,) = (instrument for instrument in read_instruments() if instrument.name == "UVES")
     classes = np.array(classifier.kind_head.classes)
-    named = np.full(len(known.headers), "", classes.dtype)
-    for frame_class, rows in _by_class(uves, known.headers).items():
+    named = np.full(len(labelled.headers), "", classes.dtype)
+    for frame_class, rows in _by_class(uves, labelled.headers).items():
         for flagged in (True, False):
-            own = rows & (known.flagged == flagged)
+            selected = rows & (labelled.flagged == flagged)
             least = FLAGGED_BAD if flagged else 0.0
             expected = uves.expected_faults(frame_class, least or None)
-            if own.any():
-                features = known.examples.features[own]
-                told = classifier.kind_probabilities(features, expected)
-                probabilities = summing_to(told, least)
+            if selected.any():
+                features = labelled.examples.features[selected]
+                estimates = classifier.kind_probabilities(features, expected)
+                probabilities = scale_to_total(estimates, least)
                 best = classes[probabilities.argmax(axis=1)]
-                named[own] = np.where(probabilities.max(axis=1) > WORTH_NAMING, best, "")
+                named[selected] = np.where(probabilities.max(axis=1) > WORTH_NAMING, best, "")
     return named
 
 
@@ -179,18 +184,20 @@ def _macro_f1(named: NDArray[np.str_], truth: NDArray[np.str_]) -> Proportion:
 
 def _mean_f1(named: NDArray[np.str_], truth: NDArray[np.str_], kinds: Sequence[str]) -> float:
     there = [kind for kind in kinds if (truth == kind).any()]
-    each = f1_score(truth, named, labels=there, average=None, zero_division=0)
-    return float(np.mean(each))
+    item = f1_score(truth, named, labels=there, average=None, zero_division=0)
+    return float(np.mean(item))
 
 
-def of_seldom(classifier: DenseClassifier, known: Known, rate: float) -> Mapping[str, float]:
+def of_seldom(
+    classifier: DenseClassifier, labelled: LabelledSet, rate: float
+) -> Mapping[str, float]:
     """Return the precision of naming any fault where few images have one, with and without prior.
 
     The bad images are weighed down to the rate.
     """
-    told = np.array([one is not None for one in known.examples.kinds])
-    features = known.examples.features[told]
-    bad = np.asarray(known.strengths[told] != "")
+    is_labelled = np.array([kind is not None for kind in labelled.examples.kinds])
+    features = labelled.examples.features[is_labelled]
+    bad = np.asarray(labelled.strengths[is_labelled] != "")
     kinds = classifier.kind_head.classes
     results = {}
     for name, expected in (
@@ -213,44 +220,44 @@ def retraining(examples: Examples, labels: Examples) -> float:
     return time.perf_counter() - start
 
 
-def transfer(teachers: Examples, other: Known) -> Mapping[str, Sequence[float]]:
+def transfer(teachers: Examples, target: LabelledSet) -> Mapping[str, Sequence[float]]:
     """Return the macro-F1 of kinds on another instrument, with twenty of its images labelled.
 
     Twenty bad images are drawn, and as many good ones; the kinds asked for are those among them
     that the teachers know too. The rest of the instrument's images are the exam.
     """
-    told = other.examples[np.array([one is not None for one in other.examples.kinds])]
-    untaught = DenseClassifier.fit(teachers, least=1)
+    usable = target.examples[np.array([kind is not None for kind in target.examples.kinds])]
+    untaught = DenseClassifier.fit(teachers, minimum_examples=1)
     results: dict[str, list[float]] = {
         name: [] for name in ("these alone", "with both", "other alone")
     }
     for draw in range(_DRAWS):
-        rows = _drawn(told, np.random.default_rng([_SEED, draw]))
-        few = replace(told[rows], weights=np.full(len(rows), _LABEL_WEIGHT))
-        exam = told[np.setdiff1d(np.arange(len(told)), rows)]
-        asked = {kind for one in few.kinds for kind in one or ()}
+        rows = _drawn(usable, np.random.default_rng([_SEED, draw]))
+        few = replace(usable[rows], weights=np.full(len(rows), _LABEL_WEIGHT))
+        exam = usable[np.setdiff1d(np.arange(len(usable)), rows)]
+        kinds = {kind for item in few.kinds for kind in item or ()}
         for name, classifier in (
-            ("these alone", DenseClassifier.fit(few, least=1)),
-            ("with both", DenseClassifier.fit(teachers + few, least=1)),
+            ("these alone", DenseClassifier.fit(few, minimum_examples=1)),
+            ("with both", DenseClassifier.fit(teachers + few, minimum_examples=1)),
             ("other alone", untaught),
         ):
-            results[name].append(_transferred_f1(classifier, exam, asked))
+            results[name].append(_transferred_f1(classifier, exam, kinds))
     return results
 
 
 def _drawn(examples: Examples, rng: np.random.Generator) -> NDArray[np.int_]:
-    bad = np.array([bool(one) for one in examples.kinds])
-    chosen = [rng.permutation(np.flatnonzero(each))[:_TRANSFERRED] for each in (bad, ~bad)]
+    bad = np.array([bool(kind) for kind in examples.kinds])
+    chosen = [rng.permutation(np.flatnonzero(item))[:_TRANSFERRED] for item in (bad, ~bad)]
     return np.sort(np.concatenate(chosen))
 
 
-def _transferred_f1(classifier: DenseClassifier, exam: Examples, asked: set[str]) -> float:
+def _transferred_f1(classifier: DenseClassifier, exam: Examples, kinds: set[str]) -> float:
     """Return the macro-F1 of some kinds; of a kind that the classifier does not know, 0."""
-    kept = np.array([not one or bool(one & asked) for one in exam.kinds])
-    exam = exam[kept]
+    stored = np.array([not item or bool(item & kinds) for item in exam.kinds])
+    exam = exam[stored]
     f1 = []
-    for kind in sorted(asked):
-        truth = np.array([kind in (one or ()) for one in exam.kinds])
+    for kind in sorted(kinds):
+        truth = np.array([kind in (item or ()) for item in exam.kinds])
         if not truth.any():
             continue
         if kind not in classifier.kind_head.classes:

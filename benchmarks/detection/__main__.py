@@ -2,8 +2,10 @@
 
 ``python -m benchmarks.detection --work /tmp/detection --learn-from /tmp/detection-validation``
 
-Simulates and judges what is not yet in the folders (half an hour on two cores), then scores every
-method and writes ``docs/detection.json``, the figures in ``docs/detection.md`` and the pictures.
+Simulates and judges the frames that are not yet in the folders (half an hour on two cores), then
+scores every method and writes ``benchmarks/results/detection.json``, the tables in
+``docs/results/detection.md`` and the pictures; with ``--history fresh`` the file and the page of
+the fresh history, and no pictures.
 The methods that need labelled bad images learn from the second folder's history.
 """
 
@@ -29,6 +31,7 @@ from benchmarks.detection import (
 )
 from benchmarks.detection.evidence import Record, Sample, prepare
 from benchmarks.detection.history import ARMS, FRESH, TEST, VALIDATION, History, plan_shots
+from benchmarks.paths import PAGES, PICTURES, RESULTS
 
 _HISTORIES = {"test": TEST, "validation": VALIDATION, "fresh": FRESH}
 _NO_FOLDER = "no methods that learn from bad images: no --learn-from"
@@ -37,7 +40,7 @@ _NO_ENCODER = "no other encoder: no --encoder"
 
 
 def main() -> None:
-    """Simulate and judge what is missing; measure; write."""
+    """Simulate and judge missing frames; measure; write."""
     arguments = _parser().parse_args()
     history = _HISTORIES[arguments.history]
     networks = _networks(arguments)
@@ -46,8 +49,8 @@ def main() -> None:
         _prepare(arguments.learn_from, VALIDATION, again=arguments.again)
     rows = (*methods.FIELD, *methods.rows_of_features(networks), *methods.OURS)
     records = [Record(arguments.work, arm, networks) for arm in ARMS]
-    known = _examples(arguments.learn_from) if arguments.learn_from else None
-    _measure(records, rows, known, history, arguments.docs, _skipped(arguments))
+    labelled = _examples(arguments.learn_from) if arguments.learn_from else None
+    _measure(records, rows, labelled, arguments.history, _skipped(arguments))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,7 +65,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--learn-from", type=Path, help="folder for the validation history, with labelled faults")
     add("--again", action="store_true", help="judge anew what is in the folders, as shipped today")
-    add("--docs", type=Path, default=Path("docs"), help="folder of detection.md")
     add("--imagenet-resnet50", type=Path, help="Keras' ImageNet weights of ResNet-50, without top")
     add("--imagenet-vgg16", type=Path, help="Keras' ImageNet weights of VGG16, without top")
     add("--encoder", action="append", default=[], help="weights of another ResNet-50; repeatable")
@@ -81,39 +83,39 @@ def _prepare(
 def _networks(arguments: argparse.Namespace) -> features.Networks:
     resnets = (*arguments.encoder, arguments.imagenet_resnet50)
     vggs = (None, arguments.imagenet_vgg16) if arguments.imagenet_vgg16 else (None,)
-    return features.Networks(tuple(str(each) for each in resnets if each), vggs)
+    return features.Networks(tuple(str(resnet) for resnet in resnets if resnet), vggs)
 
 
 def _skipped(arguments: argparse.Namespace) -> list[str]:
-    """Say which rows are missing, and why."""
-    given = {
+    """Print the missing rows with the reason."""
+    values = {
         _NO_FOLDER: arguments.learn_from,
         _NO_WEIGHTS: arguments.imagenet_resnet50 or arguments.imagenet_vgg16,
         _NO_ENCODER: arguments.encoder,
     }
-    return [reason for reason, value in given.items() if not value]
+    return [reason for reason, value in values.items() if not value]
 
 
 def _examples(work: Path) -> supervised.Examples:
     """Return every image of a history that had references, with its label."""
     groups = (group for arm in ARMS for group in Record(work, arm).groups())
-    known = supervised.join(supervised.examples_of(group) for group in groups)
-    return known.only(~np.isin(known.faults, list(analysis.COUNTED_APART)))
+    labelled = supervised.join(supervised.examples_of(group) for group in groups)
+    return labelled.only(~np.isin(labelled.faults, list(analysis.COUNTED_APART)))
 
 
 def _measure(
     records: Sequence[Record],
     rows: Sequence[methods.Row],
-    known: supervised.Examples | None,
-    history: History,
-    docs: Path,
+    examples: supervised.Examples | None,
+    name: str,
     skipped: Sequence[str],
 ) -> None:
+    history = _HISTORIES[name]
     samples = [sample for record in records for sample in record.samples]
     scores = analysis.score_all(records, rows)
-    if known is not None:
+    if examples is not None:
         for learner in supervised.ROWS:
-            scores.teach(learner, known)
+            scores.teach(learner, examples)
     misses = analysis.misses(samples)
     visible = _visibility(records, analysis.hard(scores), history)
     results = {
@@ -123,9 +125,9 @@ def _measure(
         "methods": analysis.method_tables(scores),
         "costs": scores.columns,
         "by_strength": analysis.by_strength(scores),
-        "unseen": unseen.measure(scores, supervised.ROWS, known),
+        "unseen": unseen.measure(scores, supervised.ROWS, examples),
         "at_budget": analysis.at_budget(scores),
-        "robustness": robustness.measure(records, scores, supervised.TRIED_ON_BAD_LABELS, known),
+        "robustness": robustness.measure(records, scores, supervised.TRIED_ON_BAD_LABELS, examples),
         "calibration": analysis.calibration(scores),
         "recall_by_fault": analysis.recall_by_fault(samples),
         "by_reference_size": analysis.by_reference_size(samples),
@@ -133,11 +135,13 @@ def _measure(
         "new_lamp": analysis.with_a_new_lamp(samples),
         "signal_to_noise": {sample.name: ratio for sample, ratio in visible.items()},
     }
-    report.write_json(docs / "detection.json", results)
+    suffix = "" if history is TEST else f"_{name}"
+    report.write_json(RESULTS / f"detection{suffix}.json", results)
     alarms = analysis.false_alarms(samples)
     tables = report.sections(results, misses, visible, alarms)
-    report.update_markdown(docs / "detection.md", tables)
-    pictures.draw_all(scores, results, misses, history, docs / "pictures")
+    report.update_markdown(PAGES / f"detection{suffix.replace('_', '-')}.md", tables)
+    if history is TEST:
+        pictures.draw_all(scores, results, misses, history, PICTURES)
 
 
 def _visibility(
@@ -152,9 +156,11 @@ def _visibility(
         for shot in some
     }
     return {
-        one: visibility.of_sample(one, shots[one.arm, one.truth.file], by_arm[one.arm])
-        for one in missed
-        if one.truth.fault not in visibility.IN_THE_HEADER
+        sample: visibility.of_sample(
+            sample, shots[sample.arm, sample.truth.file], by_arm[sample.arm]
+        )
+        for sample in missed
+        if sample.truth.fault not in visibility.IN_THE_HEADER
     }
 
 

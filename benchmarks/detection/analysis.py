@@ -35,8 +35,10 @@ Doubles = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 OURS = "ours"
-FALSE_ALARMS = 0.001  # what thresholds from nominal frames alone are set for
-COUNTED_APART = {"frame_repeated"}  # its image is a good one: only a comparison of pixels can tell
+FALSE_ALARMS = 0.001  # target of thresholds from nominal frames alone
+COUNTED_APART = {
+    "frame_repeated"
+}  # its image is a good one; only a comparison of pixels detects it
 BUDGET, NIGHT, RARE = 5, 120, 0.02  # images looked at a night, taken a night, share that is bad
 _REFUSED = 1e6  # a score above all others: the reader would not have it
 _FEWEST = 5  # nominal images of earlier nights, without which a type has no scale
@@ -64,7 +66,7 @@ class Scored:
 
     @property
     def is_bright_as_references(self) -> bool:
-        """Whether its light lies within what the references have."""
+        """Whether its light is within the range of the references."""
         return self.dimmest <= self.brightness <= 1
 
 
@@ -77,9 +79,9 @@ class Column:
     limit : str
         See `methods.Row`.
     milliseconds : float
-        What scoring an image took, what is learnt from references shared out.
+        Time to score an image, with a share of the learning from references.
     learning_s : float
-        What learning from labels took, once and for all.
+        Time to learn from labels, once.
     """
 
     name: str
@@ -102,10 +104,10 @@ class Scores:
     columns: list[Column]
     examples: Examples
 
-    def teach(self, taught: Taught, known: Examples) -> None:
+    def teach(self, taught: Taught, examples: Examples) -> None:
         """Let a method learn from another history, and score every image."""
         start = time.perf_counter()
-        predict = taught.learn(known)
+        predict = taught.learn(examples)
         learning_s = time.perf_counter() - start
         start = time.perf_counter()
         values = predict(self.examples)
@@ -124,33 +126,36 @@ def score_all(records: Iterable[Record], rows: Sequence[Row]) -> Scores:
     groups = (group for record in records for group in record.groups())
     with threadpool_limits(1):  # the matrices are small: more threads wait for one another
         for group in groups:
-            own = _scored(group)
+            scoreds = _scored(group)
             for row in rows:
                 start = time.perf_counter()
-                _write(own, row.name, row.score(group.references, group.tests))
+                _write(scoreds, row.name, row.score(group.references, group.tests))
                 seconds[row.name] += time.perf_counter() - start
-            scored += own
+            scored += scoreds
             parts.append(examples_of(group))
     columns = [Column(row.name, row.limit, _each(seconds, scored, row.name)) for row in rows]
     return Scores(scored, columns, join(parts))
 
 
 def _write(scored: Sequence[Scored], name: str, values: Doubles) -> None:
-    for one, value in zip(scored, values, strict=True):
+    for item, value in zip(scored, values, strict=True):
         if np.isfinite(value):
-            one.scores[name] = float(value)
+            item.scores[name] = float(value)
 
 
 def _each(seconds: Mapping[str, float], scored: Sequence[Scored], name: str) -> float:
     """Return the milliseconds that each image took of those that were looked at."""
-    return 1000 * seconds[name] / max(sum(name in one.scores for one in scored), 1)
+    return 1000 * seconds[name] / max(sum(name in item.scores for item in scored), 1)
 
 
 def _scored(group: Group) -> list[Scored]:
-    known, new = (_brightness(each.light) for each in (group.references, group.tests))
+    reference_light, new = (_brightness(item.light) for item in (group.references, group.tests))
     lit = group.tests.findings[0].extension.promised_light > 0
     rate = group.tests.thresholds.false_alarms
-    bright, dimmest = new / known.max(), float(known.min() / known.max())
+    bright, dimmest = (
+        new / reference_light.max(),
+        float(reference_light.min() / reference_light.max()),
+    )
     return [
         Scored(sample, {}, float(bright[i]), dimmest, rate) if lit else Scored(sample, rate=rate)
         for i, sample in enumerate(group.samples)
@@ -212,7 +217,7 @@ def _figures(scores: Doubles, samples: Sequence[Sample], threshold: float) -> di
 
 
 def method_tables(scores: Scores) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return each method's figures by image type, of what it has scored."""
+    """Return each method's figures by image type, of the scored images."""
     return {column.name: _method_table(column, scores.scored) for column in scores.columns}
 
 
@@ -227,9 +232,9 @@ def _method_table(column: Column, scored: Sequence[Scored]) -> dict[str, dict[st
 def _tests_by_type(scored: Iterable[Scored], method: str) -> dict[str, list[Scored]]:
     """Return the counted tests that a method has scored, by image type; both good and bad."""
     groups = defaultdict(list)
-    for one in scored:
-        if is_counted(one.sample) and method in one.scores:
-            groups[one.sample.truth.image_type].append(one)
+    for item in scored:
+        if is_counted(item.sample) and method in item.scores:
+            groups[item.sample.truth.image_type].append(item)
     mixed = {name for name, some in groups.items() if 0 < _bad(some).sum() < len(some)}
     return {name: some for name, some in sorted(groups.items()) if name in mixed}
 
@@ -237,9 +242,9 @@ def _tests_by_type(scored: Iterable[Scored], method: str) -> dict[str, list[Scor
 def _spring(scored: Iterable[Scored], method: str) -> dict[str, Doubles]:
     """Return a method's scores of the nominal images before the tests, by image type."""
     groups = defaultdict(list)
-    for one in scored:
-        if one.sample.truth.part == "reference" and method in one.scores:
-            groups[one.sample.truth.image_type].append(one.scores[method])
+    for item in scored:
+        if item.sample.truth.part == "reference" and method in item.scores:
+            groups[item.sample.truth.image_type].append(item.scores[method])
     return {name: np.array(some) for name, some in groups.items() if len(some) >= _FEWEST}
 
 
@@ -251,16 +256,16 @@ def _method_figures(column: Column, scored: Sequence[Scored], spring: Doubles) -
         "test": lambda: best_threshold(scores, bad),
     }[column.limit]()
     alarms = wilson(int((scores[~bad] > threshold).sum()), int((~bad).sum()))
-    figures = _figures(scores, [one.sample for one in scored], threshold)
+    figures = _figures(scores, [item.sample for item in scored], threshold)
     return {**figures, "false_alarms": alarms, "threshold": threshold}
 
 
 def _of(scored: Iterable[Scored], method: str) -> Doubles:
-    return np.array([one.scores[method] for one in scored])
+    return np.array([item.scores[method] for item in scored])
 
 
 def _bad(scored: Iterable[Scored]) -> Flags:
-    return np.array([one.sample.truth.is_bad for one in scored])
+    return np.array([item.sample.truth.is_bad for item in scored])
 
 
 def together(scored: Sequence[Scored], column: Column) -> tuple[list[Scored], Doubles]:
@@ -274,9 +279,11 @@ def together(scored: Sequence[Scored], column: Column) -> tuple[list[Scored], Do
     values: list[Doubles] = []
     for name, some in _tests_by_type(scored, column.name).items():
         if column.limit == "shipped" or name in spring:
-            own = _of(some, column.name)
+            matching = _of(some, column.name)
             chosen += some
-            values.append(own if column.limit == "shipped" else calibrated(own, spring[name]))
+            values.append(
+                matching if column.limit == "shipped" else calibrated(matching, spring[name])
+            )
     return chosen, np.concatenate(values) if values else np.empty(0)
 
 
@@ -299,7 +306,7 @@ def by_strength(
 def _recalls(scored: Sequence[Scored], values: Doubles, rate: float) -> dict[str, float]:
     """Return the recall of each strength, each with all good images."""
     bad, recalls = _bad(scored), {}
-    strengths = np.array([one.sample.truth.strength for one in scored])
+    strengths = np.array([item.sample.truth.strength for item in scored])
     for strength in STRENGTHS:
         chosen = ~bad | (strengths == strength) if len(scored) else bad
         if (strengths == strength).any():
@@ -309,33 +316,35 @@ def _recalls(scored: Sequence[Scored], values: Doubles, rate: float) -> dict[str
 
 def _mean_recalls(scored: Sequence[Scored], method: str, rate: float) -> dict[str, float]:
     groups = _tests_by_type(scored, method).values()
-    each = [_recalls(some, _of(some, method), rate) for some in groups]
+    results = [_recalls(some, _of(some, method), rate) for some in groups]
     return {
-        strength: fmean(found)
+        strength: fmean(result)
         for strength in STRENGTHS
-        if (found := [one[strength] for one in each if strength in one])
+        if (result := [item[strength] for item in results if strength in item])
     }
 
 
 def at_budget(scores: Scores) -> dict[str, float]:
     """Return each method's recall where people look at the five oddest images of a night."""
-    found = {}
+    result = {}
     for column in scores.columns:
         scored, values = together(scores.scored, column)
         if scored:
-            found[column.name] = recall_at_budget(
+            result[column.name] = recall_at_budget(
                 values, _bad(scored), budget=BUDGET, night=NIGHT, share=RARE
             )
-    return found
+    return result
 
 
 def calibration(scores: Scores) -> dict[str, Interval]:
     """Return how many good tests look as odd as so rare a share of good images should.
 
-    See `qc.judge.rarity`: what the product's score promises.
+    See `qc.judge.rarity`: the meaning of the product's score.
     """
-    good = [one for one in scores.scored if is_counted(one.sample) and not one.sample.truth.is_bad]
-    chances = np.array([rarity(one.scores[OURS], one.rate) for one in good])
+    good = [
+        item for item in scores.scored if is_counted(item.sample) and not item.sample.truth.is_bad
+    ]
+    chances = np.array([rarity(item.scores[OURS], item.rate) for item in good])
     return {f"{p:g}": wilson(int((chances < p).sum()), len(good)) for p in _PROMISED}
 
 
@@ -344,17 +353,19 @@ _PROMISED = (0.1, 0.01, 0.001)
 
 def hard(scores: Scores) -> list[Sample]:
     """Return the bad images that the product misses, at its own limit or at 0.1 % pooled."""
-    tests = [one for one in scores.scored if is_counted(one.sample)]
-    good = np.sort(_of((one for one in tests if not one.sample.truth.is_bad), OURS))[::-1]
+    tests = [item for item in scores.scored if is_counted(item.sample)]
+    good = np.sort(_of((test for test in tests if not test.sample.truth.is_bad), OURS))[::-1]
     limit = max(1.0, good[int(FALSE_ALARMS * len(good))])
-    return [one.sample for one in tests if one.sample.truth.is_bad and one.scores[OURS] <= limit]
+    return [
+        test.sample for test in tests if test.sample.truth.is_bad and test.scores[OURS] <= limit
+    ]
 
 
 def mean_auroc(
     scored: Sequence[Scored], method: str, which: Callable[[Scored], bool] = lambda _: True
 ) -> float:
     """Return the AUROC averaged over image types, of those images that are wanted."""
-    chosen = [one for one in scored if which(one)]
+    chosen = [item for item in scored if which(item)]
     groups = _tests_by_type(chosen, method).values()
     return fmean(auroc(_of(some, method), _bad(some)) for some in groups)
 
@@ -363,7 +374,7 @@ def mean_recall(
     scored: Sequence[Scored], method: str, rate: float, which: Callable[[Scored], bool]
 ) -> float:
     """Return the recall at a rate of false alarms averaged over image types."""
-    chosen = [one for one in scored if which(one)]
+    chosen = [item for item in scored if which(item)]
     groups = _tests_by_type(chosen, method).values()
     return fmean(recall_at(rate, _of(some, method), _bad(some)) for some in groups)
 
@@ -373,21 +384,25 @@ def recall_by_fault(samples: Iterable[Sample]) -> dict[str, dict[str, tuple[int,
     counts: dict[str, dict[str, tuple[int, int]]] = defaultdict(dict)
     for sample in samples:
         if sample.truth.is_bad and _is_test(sample):
-            found, of = counts[sample.truth.fault].get(sample.truth.strength, (0, 0))
-            tally = (found + sample.is_flagged, of + 1)
+            result, of = counts[sample.truth.fault].get(sample.truth.strength, (0, 0))
+            tally = (result + sample.is_flagged, of + 1)
             counts[sample.truth.fault][sample.truth.strength] = tally
     return dict(sorted(counts.items()))
 
 
 def misses(samples: Iterable[Sample]) -> list[Sample]:
-    """Return the bad images that nobody would have been told of."""
-    return [one for one in samples if _is_test(one) and one.truth.is_bad and not one.is_flagged]
+    """Return the bad images without an alert."""
+    return [
+        sample
+        for sample in samples
+        if _is_test(sample) and sample.truth.is_bad and not sample.is_flagged
+    ]
 
 
 def false_alarms(samples: Iterable[Sample]) -> list[Sample]:
     """Return the good images that somebody would have looked at in vain."""
-    judged = [one for one in samples if _is_test(one) and one.finding]
-    return [one for one in judged if not one.truth.is_bad and one.is_flagged]
+    judged = [sample for sample in samples if _is_test(sample) and sample.finding]
+    return [item for item in judged if not item.truth.is_bad and item.is_flagged]
 
 
 def _is_test(sample: Sample) -> bool:
@@ -413,7 +428,7 @@ def _bin(size: int) -> str:
 
 
 def with_a_new_lamp(samples: Iterable[Sample]) -> dict[str, dict[str, Interval]]:
-    """Return what is flagged of each type's images whose lamp nobody said is new."""
+    """Return the flagged images of each type after an unrecorded lamp change."""
     groups = defaultdict(list)
     for sample in samples:
         if sample.truth.part == NEW_LAMP and sample.reference_size >= REFERENCE_NEEDED:
@@ -427,13 +442,13 @@ def by_brightness(scores: Scores) -> dict[str, dict[str, Interval]]:
     The nights of spring and of the rebuilding included, as far as they had references.
     """
     groups = defaultdict(list)
-    for one in scores.scored:
-        if one.sample.truth.part == NEW_LAMP:
+    for item in scores.scored:
+        if item.sample.truth.part == NEW_LAMP:
             continue
-        if _shows_its_fault(one.sample) and one.brightness >= 0:
-            inside = one.is_bright_as_references
-            where = "within" if inside else "brighter" if one.brightness > 1 else "dimmer"
-            groups[where].append(one.sample)
+        if _shows_its_fault(item.sample) and item.brightness >= 0:
+            inside = item.is_bright_as_references
+            where = "within" if inside else "brighter" if item.brightness > 1 else "dimmer"
+            groups[where].append(item.sample)
     return {name: _rates(groups[name]) for name in ("within", "brighter", "dimmer")}
 
 

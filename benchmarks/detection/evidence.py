@@ -1,4 +1,4 @@
-"""What the product made of the history, beside the truth; and the material for other methods."""
+"""The product's results for a history with ground truth, and inputs for other methods."""
 
 import csv
 from collections import defaultdict
@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from benchmarks.detection.features import Networks, Picture, extract
 from benchmarks.detection.history import History, judge_anew, live_through
 from embeddings.encoder import ResNet50Encoder
-from embeddings.preprocess import STRETCHES, at_standard_light
+from embeddings.preprocess import STRETCHES, scale_to_standard_light
 from embeddings.residual import Sensor
 from qc import db
 from qc.core.enums import FrameState
@@ -23,10 +23,11 @@ from qc.core.frame import Setup
 from qc.core.reference import REFERENCE_NEEDED
 from qc.core.verdict import Status
 from qc.db.findings import Finding
-from qc.db.models import ExtensionRow
-from qc.db.reference_models import sensor_of
+from qc.db.schema.models import ExtensionRow
+from qc.detection.references import sensor_of
 from qc.detection.thresholds import Threshold, read_thresholds
-from qc.io.instruments import ChipNumbers, read_instruments
+from qc.io.instrument_files import read_instruments
+from qc.io.instrument_parts import ChipNumbers
 from qc.settings import read_settings
 
 Floats = NDArray[np.float32]
@@ -38,7 +39,7 @@ SAMPLED_TESTS = 20  # good ones of an image type, and as many bad ones
 
 @dataclass(frozen=True)
 class Truth:
-    """What is known of one image because it was simulated."""
+    """Ground truth of a simulated image."""
 
     night: date
     part: str  # reference, rebuild, test or new lamp
@@ -56,7 +57,7 @@ class Truth:
 
 @dataclass(frozen=True)
 class Sample:
-    """One image: the truth, and what the product found.
+    """An image with ground truth and the product's result.
 
     Attributes
     ----------
@@ -78,7 +79,7 @@ class Sample:
 
     @property
     def is_flagged(self) -> bool:
-        """Whether a person would be told to look."""
+        """Whether it raises an alert."""
         return self.finding is None or self.finding.verdict.status == Status.ANOMALOUS
 
     @property
@@ -118,9 +119,9 @@ class Material:
     forerunner : (n, d) float32 array
         The same network's, of the block means stretched to 8 bits image by image.
     metrics : sequence of n mappings
-        The detector numbers.
+        The metrics.
     findings : sequence of n Finding
-        What the product stored. Empty for references.
+        Stored results. Empty for references.
     thresholds : Threshold
         The limits in force.
     features : mapping of extractor's name to Sampled
@@ -172,37 +173,39 @@ class Record:
         settings = read_settings(work / arm / "project")
         self._folder = work / arm
         self.arm = arm
-        self._reads = sessionmaker(db.engine.connect(settings.database_url))
+        self._reads = sessionmaker(db.schema.engine.connect(settings.database_url))
         self._networks = networks
         instruments = read_instruments()
-        (self._instrument,) = (one for one in instruments if one.name == "UVES")
-        known = [code for each in instruments for code in each.image_types()]
-        self.thresholds = read_thresholds(settings.project / settings.thresholds, known)
+        (self._instrument,) = (
+            instrument for instrument in instruments if instrument.name == "UVES"
+        )
+        results = [code for instrument in instruments for code in instrument.image_types()]
+        self.thresholds = read_thresholds(settings.project / settings.thresholds, results)
         self.samples = tuple(self._join())
 
     def _join(self) -> Iterator[Sample]:
         with self._reads() as session:
-            found = {
-                (Path(one.frame.path).name, one.extension.number): one
-                for one in db.findings.findings(session, date.min)
+            results = {
+                (Path(item.frame.path).name, item.extension.number): item
+                for item in db.findings.findings(session, date.min)
             }
             refused = {
                 row.name: row.reason
-                for row in db.statistics.unprocessed(session)
+                for row in db.statistics.unprocessed_files(session)
                 if row.state == FrameState.FAILED
             }
         for truth in read_truth(self._folder / "truth"):
-            finding = found.get((truth.file, truth.extension))
+            finding = results.get((truth.file, truth.extension))
             yield Sample(self.arm, truth, finding, refused.get(truth.file, ""))
 
     def groups(self) -> Iterator[Group]:
-        """Yield what was judged against enough references, by night and setup."""
+        """Yield the samples with enough references, by night and setup."""
         for samples in self.by_night_and_setup().values():
             with self._reads() as session:
                 yield self._group(session, samples)
 
     def by_night_and_setup(self) -> dict[tuple[date, Setup], list[Sample]]:
-        """Return what was judged against enough references."""
+        """Return the samples with enough references."""
         groups = defaultdict(list)
         for sample in self.samples:
             if sample.finding and sample.reference_size >= REFERENCE_NEEDED:
@@ -216,10 +219,10 @@ class Record:
         night = first.frame.night
         assert night is not None
         limits = self.thresholds.threshold(first.extension.image_type, night, first.fingerprint)
-        settled = sorted(reference.settled(night))  # as `light_of` orders them
+        settled = sorted(reference.select_for_model(night))  # as `load_light` orders them
         references = Material(
-            light=db.block_statistics.light_of(session, settled),
-            promised=np.array([self._findings[one].extension.promised_light for one in settled]),
+            light=db.block_statistics.load_light(session, settled),
+            promised=np.array([self._findings[item].extension.promised_light for item in settled]),
             embeddings=reference.embeddings,
             forerunner=self._forerunner_of(reference.extension_ids),
             metrics=reference.metrics,
@@ -240,33 +243,35 @@ class Record:
             first.extension.image_type, first.frame.night, first.fingerprint
         )
         with self._reads() as session:
-            return self._material(session, [one.extension.id for one in findings], limits)
+            return self._material(session, [finding.extension.id for finding in findings], limits)
 
     def references_of(self, sample: Sample) -> list[Sample]:
         """Return the images that one was held against, newest first."""
         assert sample.finding is not None
         with self._reads() as session:
             ids = db.findings.reference_of(session, sample.finding).extension_ids
-        known = {one.finding.extension.id: one for one in self.samples if one.finding}
-        return [known[one] for one in ids]
+        results = {item.finding.extension.id: item for item in self.samples if item.finding}
+        return [results[item] for item in ids]
 
     def _material(self, session: Session, ids: Sequence[int], limits: Threshold) -> Material:
-        findings = [self._findings[one] for one in ids]
+        findings = [self._findings[number] for number in ids]
         return Material(
-            light=np.concatenate([db.block_statistics.light_of(session, [one]) for one in ids]),
-            promised=np.array([one.extension.promised_light for one in findings]),
-            embeddings=np.stack([_embedding(session, one) for one in findings]),
+            light=np.concatenate(
+                [db.block_statistics.load_light(session, [number]) for number in ids]
+            ),
+            promised=np.array([finding.extension.promised_light for finding in findings]),
+            embeddings=np.stack([_embedding(session, finding) for finding in findings]),
             forerunner=self._forerunner_of(ids),
-            metrics=[one.extension.metrics for one in findings],
+            metrics=[finding.extension.metrics for finding in findings],
             findings=findings,
             thresholds=limits,
             features=self._features_of(ids),
         )
 
     def sensor(self, extension: ExtensionRow) -> Sensor:
-        """Return what the product's residual knows of an image's detector."""
+        """Return the sensor of an image, for the residual."""
         with self._reads() as session:
-            measured = db.recording.measured_of(session, extension, limits={})
+            measured = db.block_statistics.load_measurement(session, extension, limits={})
         assert measured is not None
         return sensor_of(measured)
 
@@ -280,16 +285,16 @@ class Record:
 
     @cached_property
     def _findings(self) -> dict[int, Finding]:
-        found = [sample.finding for sample in self.samples if sample.finding]
-        return {finding.extension.id: finding for finding in found}
+        results = [sample.finding for sample in self.samples if sample.finding]
+        return {finding.extension.id: finding for finding in results}
 
     def _forerunner_of(self, ids: Sequence[int]) -> Floats:
         if not self._networks:
             return np.empty((len(ids), 0), np.float32)
-        return np.stack([self._forerunner[one] for one in ids])
+        return np.stack([self._forerunner[number] for number in ids])
 
     def _features_of(self, ids: Sequence[int]) -> dict[str, Sampled]:
-        return {name: _sampled(known, ids) for name, known in self._features.items()}
+        return {name: _sampled(features, ids) for name, features in self._features.items()}
 
     @cached_property
     def _features(self) -> dict[str, dict[int, Floats]]:
@@ -298,8 +303,8 @@ class Record:
             return {}
         sample = self._draw_sample()
         return {
-            one.name: extract(one, sample, self._pictures, self._folder / "features")
-            for one in self._networks.extractors()
+            extractor.name: extract(extractor, sample, self._pictures, self._folder / "features")
+            for extractor in self._networks.extractors()
         }
 
     def _draw_sample(self) -> list[int]:
@@ -314,17 +319,17 @@ class Record:
         rng = np.random.default_rng(_SAMPLE_SEED)
         most = {True: SAMPLED_TESTS, False: SAMPLED_REFERENCES}
         drawn = [rng.permutation(ids)[: most[test]] for (test, _), ids in strata.items()]
-        return sorted(int(one) for some in drawn for one in some)
+        return sorted(int(item) for some in drawn for item in some)
 
     def _pictures(self, ids: Sequence[int]) -> Iterator[Picture]:
         """Yield the network input of some images, as the product makes it."""
         with self._reads() as session:
-            for one in ids:
-                about = self._findings[one].extension
+            for number in ids:
+                about = self._findings[number].extension
                 zero = np.array([about.zero_adu, 0, about.zero_adu], np.float32)
                 level = about.metrics.get("bias_level", about.zero_adu)
-                statistics = at_standard_light(
-                    _picture(session, one) + zero, level, about.promised_light
+                statistics = scale_to_standard_light(
+                    _picture(session, number) + zero, level, about.promised_light
                 )
                 yield STRETCHES["physical"](statistics, about.zero_adu, about.stretch_adu)
 
@@ -341,11 +346,11 @@ class Record:
 
         Kept in the folder, as it takes minutes.
         """
-        kept = self._folder / "forerunner.npz"
-        ids = sorted(one.finding.extension.id for one in self.samples if one.finding)
-        if not kept.exists() or np.load(kept)["ids"].tolist() != ids:
-            np.savez(kept, ids=ids, vectors=np.concatenate(list(self._embed(ids))))
-        stored = np.load(kept)
+        entry = self._folder / "forerunner.npz"
+        ids = sorted(sample.finding.extension.id for sample in self.samples if sample.finding)
+        if not entry.exists() or np.load(entry)["ids"].tolist() != ids:
+            np.savez(entry, ids=ids, vectors=np.concatenate(list(self._embed(ids))))
+        stored = np.load(entry)
         return dict(zip(ids, stored["vectors"], strict=True))
 
     def _embed(self, ids: Sequence[int]) -> Iterator[Floats]:
@@ -353,18 +358,20 @@ class Record:
         with self._reads() as session:
             for start in range(0, len(ids), _EMBEDDED_AT_ONCE):
                 some = ids[start : start + _EMBEDDED_AT_ONCE]
-                pictures = np.stack([_picture(session, one) for one in some])
+                pictures = np.stack([_picture(session, item) for item in some])
                 yield encoder.embed(STRETCHES["minmax"](pictures, 0, 1))
 
 
-def _sampled(known: Mapping[int, Floats], ids: Sequence[int]) -> Sampled:
-    rows = [row for row, one in enumerate(ids) if one in known]
-    vectors = np.stack([known[ids[row]] for row in rows]) if rows else np.empty((0, 0), np.float32)
+def _sampled(features: Mapping[int, Floats], ids: Sequence[int]) -> Sampled:
+    rows = [row for row, item in enumerate(ids) if item in features]
+    vectors = (
+        np.stack([features[ids[row]] for row in rows]) if rows else np.empty((0, 0), np.float32)
+    )
     return Sampled(np.array(rows, np.intp), vectors)
 
 
 def _picture(session: Session, extension_id: int) -> Floats:
-    picture = db.block_statistics.block_statistics_of(session, extension_id)
+    picture = db.block_statistics.find_block_statistics(session, extension_id)
     assert picture is not None
     return picture
 
@@ -381,9 +388,9 @@ def prepare(
     again: bool = False,
     networks: Networks | None = None,
 ) -> None:
-    """Simulate and judge what is not yet in the folder of an arm; let other networks see it.
+    """Simulate and judge an arm's missing frames; compute features of other networks.
 
-    If `again`, what is there already is judged anew, as it would be today.
+    If `again`, existing frames are judged again.
 
     Here, and not in ``__main__``, so that a spawned process finds it.
     """

@@ -1,7 +1,7 @@
-"""What other networks make of the same images; kept in a folder, as it takes minutes.
+"""Features of the same images by other networks; cached in a folder, as it takes minutes.
 
 An extractor is a name and a function from network inputs to features. To compare another
-network, write one; `methods` says what is done with the features.
+network, write one; `methods` defines the use of the features.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -68,10 +68,10 @@ class Networks:
 def extract(extractor: Extractor, ids: Sequence[int], pictures: Pictures, folder: Path) -> Any:
     """Return the features of some images by id, computed at most once for the same images."""
     folder.mkdir(exist_ok=True)
-    kept = folder / f"{extractor.name}.npz"
-    if not kept.exists() or np.load(kept)["ids"].tolist() != list(ids):
-        np.savez(kept, ids=ids, vectors=np.concatenate(list(_extract(extractor, ids, pictures))))
-    return dict(zip(ids, np.load(kept)["vectors"], strict=True))
+    stored = folder / f"{extractor.name}.npz"
+    if not stored.exists() or np.load(stored)["ids"].tolist() != list(ids):
+        np.savez(stored, ids=ids, vectors=np.concatenate(list(_extract(extractor, ids, pictures))))
+    return dict(zip(ids, np.load(stored)["vectors"], strict=True))
 
 
 def _extract(extractor: Extractor, ids: Sequence[int], pictures: Pictures) -> Iterator[Floats]:
@@ -101,8 +101,8 @@ def patches() -> Extractor:
 
 def _patches(inputs: Floats) -> Floats:
     network, channels = _patch_network()
-    layers = (np.asarray(each) for each in network.predict_on_batch(inputs))
-    chosen = [_on_patch_grid(each[..., some]) for each, some in zip(layers, channels, strict=True)]
+    layers = (np.asarray(item) for item in network.predict_on_batch(inputs))
+    chosen = [_on_patch_grid(item[..., some]) for item, some in zip(layers, channels, strict=True)]
     return np.concatenate(chosen, axis=-1)  # (n, 14, 14, 64)
 
 
@@ -135,5 +135,5 @@ def _patch_network() -> tuple[Any, list[NDArray[np.intp]]]:
     whole = ResNet50(include_top=False, weights=None, input_shape=(*GRID, 3))
     layers = [whole.get_layer(name).output for name in _PATCH_LAYERS]
     rng = np.random.default_rng(_SEED)
-    drawn = [rng.permutation(each.shape[-1])[:_PATCH_CHANNELS] for each in layers]
+    drawn = [rng.permutation(layer.shape[-1])[:_PATCH_CHANNELS] for layer in layers]
     return Model(whole.input, layers), drawn

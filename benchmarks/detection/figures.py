@@ -1,4 +1,4 @@
-"""The figures: how well scores tell bad images from good ones. Pure."""
+"""Figures of merit of scores: separation of bad and good images. Pure."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -32,25 +32,25 @@ def auroc(scores: Doubles, bad: Flags) -> float:
 
 def average_precision(scores: Doubles, bad: Flags) -> float:
     """Return the mean precision over the bad images in order of score."""
-    _, found, flagged = _cuts(scores, bad)
-    gained = np.diff(found, prepend=0)
-    return float((gained * found / flagged).sum() / found[-1])
+    _, result, flagged = _cuts(scores, bad)
+    gained = np.diff(result, prepend=0)
+    return float((gained * result / flagged).sum() / result[-1])
 
 
 def best_threshold(scores: Doubles, bad: Flags) -> float:
-    """Return the threshold of the greatest F1: what lies above it is flagged.
+    """Return the threshold of the greatest F1; higher scores are flagged.
 
     It takes labels of the very images it is applied to, so no product can have it.
     """
-    cuts, found, flagged = _cuts(scores, bad)
-    best = int((found / (flagged + bad.sum())).argmax())
+    cuts, result, flagged = _cuts(scores, bad)
+    best = int((result / (flagged + bad.sum())).argmax())
     return float(cuts[best : best + 2].mean()) if best + 1 < len(cuts) else -np.inf
 
 
 def best_f1(scores: Doubles, bad: Flags) -> float:
     """Return the greatest F1 of any threshold."""
-    _, found, flagged = _cuts(scores, bad)
-    return float((2 * found / (flagged + bad.sum())).max())
+    _, result, flagged = _cuts(scores, bad)
+    return float((2 * result / (flagged + bad.sum())).max())
 
 
 def _cuts(scores: Doubles, bad: Flags) -> tuple[Doubles, Doubles, Doubles]:
@@ -106,7 +106,7 @@ def wilson(count: int, of: int) -> Interval:
 def recall_at_budget(
     scores: Doubles, bad: Flags, *, budget: int, night: int, share: float, seed: int = 0
 ) -> float:
-    """Return the recall of people who look at the so many oddest images of each night.
+    """Return the recall if the highest scores of each night are inspected.
 
     Nights are drawn from the images given: each has `night` of them, of which as many are bad as
     chance has it.
@@ -120,14 +120,14 @@ def recall_at_budget(
     """
     rng = np.random.default_rng(seed)
     good_ones, bad_ones = np.flatnonzero(~bad), np.flatnonzero(bad)
-    found = taken = 0
+    result = chosen = 0
     for number in rng.binomial(night, share, _NIGHTS):
         some_bad = rng.choice(bad_ones, number)
         drawn = np.concatenate([rng.choice(good_ones, night - number), some_bad])
         looked_at = drawn[np.argsort(-scores[drawn], kind="stable")[:budget]]
-        found += int(bad[looked_at].sum())
-        taken += int(number)
-    return found / taken
+        result += int(bad[looked_at].sum())
+        chosen += int(number)
+    return result / chosen
 
 
 _NIGHTS = 1000
@@ -164,7 +164,7 @@ def bootstrap(
         The frame that each image belongs to.
     """
     rng = np.random.default_rng(seed)
-    members = [np.flatnonzero(frames == each) for each in np.unique(frames)]
+    members = [np.flatnonzero(frames == item) for item in np.unique(frames)]
     values = []
     for _ in range(RESAMPLINGS):
         drawn = np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from qc._files import shipped
+from qc._files import packaged_path
 from qc.core.enums import LabelName
-from qc.db.models import EpochRow
-from qc.pipeline.process import judge_again, process_frames
-from qc.project import Project, create_project, open_project
+from qc.db.schema.models import EpochRow
+from qc.pipeline.batch import process_frames
+from qc.pipeline.rejudge import rejudge_frames
+from qc.project import ProjectContext, create_project, open_project
 from qc.settings import read_settings
 from qc.simulator import (
     CalibrationStream,
@@ -68,9 +69,9 @@ class History:
     def opened(self) -> date:
         """Return the day of the first intervention from 2025 on with quiet months around it."""
         days = [
-            each.when.date()
+            intervention.when.date()
             for year in range(2024, 2100)
-            for each in interventions(year, self.seed)
+            for intervention in interventions(year, self.seed)
         ]
         return next(
             day
@@ -93,10 +94,10 @@ class History:
         return tuple(nights)
 
 
-VALIDATION = History(97, share=0.4)  # what was looked at while the detector was built
+VALIDATION = History(97, share=0.4)  # used during the development of the detector
 TEST = History(239)  # looked at once it was
 FRESH = History(409, share=0.2)  # looked at last of all, when nothing more was changed
-_CALENDAR = (  # first day, counted from the intervention; nights in a row; what they are
+_CALENDAR = (  # first day, counted from the intervention; nights in a row; purpose
     (-205, 4, "reference"),
     (-177, 3, "reference"),
     (-149, 3, "reference"),
@@ -148,13 +149,13 @@ class Night:
 
     @property
     def label(self) -> LabelName | None:
-        """What a person has said of its frames."""
+        """Label of its frames."""
         return None if self.part == "test" else LabelName.GOOD
 
 
 @dataclass(frozen=True)
 class Shot:
-    """An exposure, what its image shows (itself, or the frame before), and its fault."""
+    """An exposure, the exposure that its image shows (itself, or an earlier one), and its fault."""
 
     exposure: PlannedExposure
     shown: PlannedExposure
@@ -206,15 +207,15 @@ def live_through(arm: str, work: Path, history: History) -> None:
 def judge_anew(arm: str, work: Path) -> None:
     """Judge every stored image of an arm with the encoder and thresholds that ship today."""
     folder = work / arm / "project"
-    shutil.copyfile(shipped("thresholds.yaml"), folder / "thresholds.yaml")
+    shutil.copyfile(packaged_path("thresholds.yaml"), folder / "thresholds.yaml")
     with open_project(read_settings(folder)) as project:
-        for done, _ in enumerate(judge_again(project), start=1):
+        for done, _ in enumerate(rejudge_frames(project), start=1):
             if done % _TOLD_EVERY == 0:
                 print(f"{datetime.now(UTC):%H:%M:%S} {arm} {done} judged anew", flush=True)
 
 
 def plan_shots(arm: str, history: History) -> dict[date, list[Shot]]:
-    """Plan every exposure of an arm and what is wrong with it; the same at every call."""
+    """Plan the exposures of an arm with their faults; reproducible."""
     rng = np.random.default_rng(np.random.SeedSequence([history.seed, 100, *arm.encode()]))
     decks = {kind.stream: Deck(rng) for kind in KINDS[arm]}
     return {
@@ -233,15 +234,15 @@ def _shots_of(
     exposures = list(plan_night(plan, night.date, history.seed))
     rates = {kind.stream: kind.faulty if night.part == "test" else 0.0 for kind in KINDS[arm]}
     before: Shot | None = None
-    for one in exposures:
-        stream = replace(one.stream, set_size=_SET)
-        case, shown = None, one
+    for exposure in exposures:
+        stream = replace(exposure.stream, set_size=_SET)
+        case, displayed = None, exposure
         if rng.random() < rates[stream]:
-            repeatable = before is not None and before.case is None and one.number > 1
-            case = decks[stream].draw(one, repeatable=repeatable)
+            repeatable = before is not None and before.case is None and exposure.number > 1
+            case = decks[stream].draw(exposure, repeatable=repeatable)
             if case.kind == "frame_repeated" and before is not None:
-                shown = before.exposure
-        before = Shot(one, shown, case, history.seed)
+                displayed = before.exposure
+        before = Shot(exposure, displayed, case, history.seed)
         yield before
 
 
@@ -286,7 +287,7 @@ class Deck:
 
 
 def _live_one(
-    night: Night, shots: Sequence[Shot], folder: Path, project: Project
+    night: Night, shots: Sequence[Shot], folder: Path, project: ProjectContext
 ) -> list[tuple[str, ...]]:
     """Write a night, let the product judge it, delete it; return the truth about it."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -300,9 +301,9 @@ def _live_one(
     return truth
 
 
-def _begin_epoch(project: Project, since: date) -> None:
+def _begin_epoch(project: ProjectContext, since: date) -> None:
     """Record the intervention, as a person would on the day."""
-    with project.writes.begin() as session:
+    with project.write_session.begin() as session:
         if session.query(EpochRow).count() == 0:
             why, now = "instrument opened", datetime.now(UTC)
             session.add(EpochRow(scope="UVES", since=since, why=why, who="benchmark", at=now))
@@ -322,9 +323,9 @@ def write(shot: Shot, folder: Path, night: Night) -> Iterator[tuple[str, ...]]:
 
 
 def _has_new_lamp(shot: Shot, night: Night) -> bool:
-    """Say whether a lamp was replaced since the references, which nobody entered as an epoch.
+    """Return True if a lamp was replaced since the references without a recorded epoch.
 
-    Good images of it differ from their references and should be told of; they are no test of
+    Good images of it differ from their references and should raise an alert; they are no test of
     false alarms, nor their faults of recall.
     """
     lamp = shot.exposure.lamp
@@ -337,7 +338,7 @@ def _has_new_lamp(shot: Shot, night: Night) -> bool:
 
 
 def images_of(shot: Shot, *, healthy: bool = False) -> dict[int, np.ndarray]:
-    """Render a shot's images by HDU, or what they would be without the fault."""
+    """Render a shot's images by HDU, with or without the fault."""
     rng = frame_rng(shot.seed, shot.shown, "pixels")
     case = None if healthy else shot.case
     return render(shot.shown, state_at(shot.shown.start, shot.seed), rng, case)

@@ -1,6 +1,6 @@
 """The methods that need no bad image: each a function from references and tests to scores.
 
-A higher score is odder; NaN says that the method has not looked at the image. To add a row, write
+A higher score is more anomalous; NaN if the method has not scored the image. To add a row, write
 a function and name it in `FIELD`. The methods that learn from labelled bad images are in
 `supervised`.
 """
@@ -30,7 +30,7 @@ _SEED = 0
 _COMPONENTS = 12
 _CLUSTERS = 4
 _EIGENVECTORS = 8
-_FEWEST = 8  # sampled references; fewer say nothing of how good images differ
+_FEWEST = 8  # sampled references; the scatter of good images is unknown with fewer
 
 
 @dataclass(frozen=True)
@@ -52,28 +52,28 @@ class Row:
 
 def ours(_references: Material, tests: Material) -> Doubles:
     """Return the product's score: the strongest evidence in units of its limit."""
-    return np.array([one.verdict.score for one in tests.findings])
+    return np.array([finding.verdict.score for finding in tests.findings])
 
 
 def merge_heights(_references: Material, tests: Material) -> Doubles:
     """Return the product's merge heights, by themselves."""
-    heights = [one.verdict.merge_height or 0.0 for one in tests.findings]
+    heights = [finding.verdict.merge_height or 0.0 for finding in tests.findings]
     return np.array(heights) / tests.thresholds.merge_height
 
 
 def residuals(_references: Material, tests: Material) -> Doubles:
     """Return the product's residuals, by themselves."""
-    found = [one.verdict.residual or 0.0 for one in tests.findings]
-    return np.array(found) / tests.thresholds.residual
+    results = [finding.verdict.residual or 0.0 for finding in tests.findings]
+    return np.array(results) / tests.thresholds.residual
 
 
-def detector_numbers(_references: Material, tests: Material) -> Doubles:
+def metrics_alone(_references: Material, tests: Material) -> Doubles:
     """Return the detector number that is furthest out, in units of its alarm."""
     limits = tests.thresholds.metrics
     return np.array(
         [
-            max((abs(z) / limits[name].alarm for name, z in each.items() if name in limits))
-            for each in (one.verdict.z for one in tests.findings)
+            max((abs(z) / limits[name].alarm for name, z in item.items() if name in limits))
+            for item in (finding.verdict.z for finding in tests.findings)
         ]
     )
 
@@ -83,7 +83,7 @@ def detector_numbers(_references: Material, tests: Material) -> Doubles:
 
 def forerunner(references: Material, tests: Material) -> Doubles:
     """Do as the forerunner did: 8 bits by the image's own extremes, average linkage."""
-    return np.array([merge_height(references.forerunner, one) for one in tests.forerunner])
+    return np.array([merge_height(references.forerunner, item) for item in tests.forerunner])
 
 
 def k_means(references: Material, tests: Material) -> Doubles:
@@ -130,8 +130,8 @@ def one_class_svm(references: Material, tests: Material) -> Doubles:
 
 def naive_pca(references: Material, tests: Material) -> Doubles:
     """Return the root mean square error of rebuilding the block means from components."""
-    known, new = (each.light[..., 0].reshape(len(each.light), -1) for each in (references, tests))
-    model = PCA(min(_COMPONENTS, len(known) // 4), svd_solver="full").fit(known)
+    nominal, new = (item.light[..., 0].reshape(len(item.light), -1) for item in (references, tests))
+    model = PCA(min(_COMPONENTS, len(nominal) // 4), svd_solver="full").fit(nominal)
     rebuilt = model.inverse_transform(model.transform(new))
     return np.asarray(np.sqrt(((new - rebuilt) ** 2).mean(axis=1)), np.float64)
 
@@ -144,50 +144,50 @@ def of_features(name: str, score: OfFeatures) -> Method:
 
     def score_sample(references: Material, tests: Material) -> Doubles:
         scores = np.full(len(tests.embeddings), np.nan)
-        known, new = references.features[name], tests.features[name]
-        if len(known.rows) >= _FEWEST and len(new.rows):
-            scores[new.rows] = score(known.vectors, new.vectors)
+        nominal, new = references.features[name], tests.features[name]
+        if len(nominal.rows) >= _FEWEST and len(new.rows):
+            scores[new.rows] = score(nominal.vectors, new.vectors)
         return scores
 
     return score_sample
 
 
-def _nearest(known: Floats, new: Floats) -> Doubles:
-    distances: Doubles = cosine_distances(new, known).min(axis=1)
+def _nearest(nominal: Floats, new: Floats) -> Doubles:
+    distances: Doubles = cosine_distances(new, nominal).min(axis=1)
     return distances
 
 
-def linked(known: Floats, new: Floats) -> Doubles:
+def linked(nominal: Floats, new: Floats) -> Doubles:
     """Return the height at which each new vector joins the known ones."""
-    return np.array([merge_height(known, one) for one in new])
+    return np.array([merge_height(nominal, item) for item in new])
 
 
-def nearest_in_place(known: Floats, new: Floats) -> Doubles:
+def nearest_in_place(nominal: Floats, new: Floats) -> Doubles:
     """Return the greatest distance of any place to the same place of the nearest reference.
 
-    In units of what the place's references are from one another, as PatchCore's memory (Roth et
+    In units of the mutual distance of the place's references, as PatchCore's memory (Roth et
     al. 2022) with one bank for each place.
     """
-    apart = _distances_in_place(known, known)
+    apart = _distances_in_place(nominal, nominal)
     np.einsum("iip->ip", apart)[...] = np.inf  # no reference is its own neighbour
     scale = np.median(apart.min(axis=1), axis=0)
-    return np.asarray((_distances_in_place(new, known).min(axis=1) / scale).max(axis=1))
+    return np.asarray((_distances_in_place(new, nominal).min(axis=1) / scale).max(axis=1))
 
 
 def _distances_in_place(a: Floats, b: Floats) -> Doubles:
     """Return the distances of vectors of (n, y, x, c) and (m, y, x, c): (n, m, places)."""
-    flat_a, flat_b = (each.reshape(len(each), -1, each.shape[-1]) for each in (a, b))
-    return np.stack([np.linalg.norm(one - flat_b, axis=-1) for one in flat_a]).astype(np.float64)
+    flat_a, flat_b = (item.reshape(len(item), -1, item.shape[-1]) for item in (a, b))
+    return np.stack([np.linalg.norm(item - flat_b, axis=-1) for item in flat_a]).astype(np.float64)
 
 
-def gaussian_in_place(known: Floats, new: Floats) -> Doubles:
+def gaussian_in_place(nominal: Floats, new: Floats) -> Doubles:
     """Return the greatest Mahalanobis distance of any place to its references.
 
     As PaDiM (Defard et al. 2021), the covariance shrunk as Ledoit and Wolf (2004) would.
     """
-    scale = np.maximum(known.std(axis=(0, 1, 2)), 1e-6)  # layers differ in size
+    scale = np.maximum(nominal.std(axis=(0, 1, 2)), 1e-6)  # layers differ in size
     flat_known, flat_new = (
-        (each / scale).reshape(len(each), -1, each.shape[-1]) for each in (known, new)
+        (item / scale).reshape(len(item), -1, item.shape[-1]) for item in (nominal, new)
     )
     distances = [
         LedoitWolf().fit(flat_known[:, place]).mahalanobis(flat_new[:, place])
@@ -207,21 +207,21 @@ FIELD = (
 )
 OURS = (
     Row("ours: merge height alone", merge_heights, "shipped"),
-    Row("ours: detector numbers alone", detector_numbers, "shipped"),
+    Row("ours: metrics alone", metrics_alone, "shipped"),
     Row("ours: residual alone", residuals, "shipped"),
     Row("ours", ours, "shipped"),
 )
 
 
 def rows_of_features(networks: Networks) -> tuple[Row, ...]:
-    """Return the rows of what other networks make of the images."""
+    """Return the rows of other networks."""
     places = patches()
     return (
         Row("patch features, nearest in place *", _of(places, nearest_in_place), "spring"),
         Row("patch features, Gaussian in place *", _of(places, gaussian_in_place), "spring"),
         *(
-            Row(f"{one.name}, average linkage *", _of(one, linked), "spring")
-            for one in networks.pooled()
+            Row(f"{item.name}, average linkage *", _of(item, linked), "spring")
+            for item in networks.pooled()
         ),
     )
 

@@ -50,12 +50,12 @@ def draw_curves(scores: Scores, tables: Tables, path: Path) -> None:
     for number, column in enumerate(scores.columns):
         curves = [_curves(values, bad) for values, bad in _by_type(scores.scored, column.name)]
         style = _style(column, number)
-        roc.plot(_RATES, np.mean([each for each, _ in curves], axis=0), label=column.name, **style)
-        pr.plot(_RECALLS, np.mean([each for _, each in curves], axis=0), **style)
+        roc.plot(_RATES, np.mean([item for item, _ in curves], axis=0), label=column.name, **style)
+        pr.plot(_RECALLS, np.mean([item for _, item in curves], axis=0), **style)
         point = {name: _mean(tables[column.name], name) for name in ("false_alarms", "recall")}
-        shown = max(point["false_alarms"], float(_RATES[0]))
+        displayed = max(point["false_alarms"], float(_RATES[0]))
         dot = {"color": style["color"], "ms": 7, "mec": "white"}
-        roc.plot(shown, point["recall"], "o", **dot)
+        roc.plot(displayed, point["recall"], "o", **dot)
         pr.plot(point["recall"], _mean(tables[column.name], "precision"), "o", **dot)
     roc.set(xscale="log", xlabel="false alarms per good image", ylabel="recall", ylim=(0, 1.02))
     pr.set(xlabel="recall", ylabel="precision", ylim=(0.45, 1.02))
@@ -75,7 +75,7 @@ def _style(column: Column, number: int) -> dict[str, Any]:
 
 
 def draw_methods(columns: Sequence[Column], results: Mapping[str, Any], path: Path) -> None:
-    """Draw what matters of every method, side by side, the best at the top."""
+    """Draw the main figures of every method, the best at the top."""
     names = [column.name for column in columns]
     values = np.array([_summary(results, name) for name in names])
     order = np.argsort(-values[:, 0])
@@ -112,10 +112,10 @@ def _summary(results: Mapping[str, Any], name: str) -> list[float]:
 
 def _by_type(scored: Sequence[Scored], method: str) -> list[tuple[Doubles, NDArray[np.bool_]]]:
     groups = defaultdict(list)
-    for one in scored:
-        if is_counted(one.sample) and method in one.scores:
-            truth = one.sample.truth
-            groups[truth.image_type].append((one.scores[method], truth.is_bad))
+    for item in scored:
+        if is_counted(item.sample) and method in item.scores:
+            truth = item.sample.truth
+            groups[truth.image_type].append((item.scores[method], truth.is_bad))
     both = [
         (np.array([score for score, _ in some]), np.array([bad for _, bad in some]))
         for some in groups.values()
@@ -128,7 +128,7 @@ def _curves(scores: Doubles, bad: NDArray[np.bool_]) -> tuple[Doubles, Doubles]:
     rates, recalls, _ = roc_curve(bad, scores)
     at_rates = recalls[np.searchsorted(rates, _RATES, side="right") - 1]
     precision, recall, _ = precision_recall_curve(bad, scores)
-    at_recalls = np.array([precision[recall >= each - 1e-9].max() for each in _RECALLS])
+    at_recalls = np.array([precision[recall >= item - 1e-9].max() for item in _RECALLS])
     return np.asarray(at_rates), at_recalls
 
 
@@ -137,7 +137,7 @@ def _mean(table: Mapping[str, Mapping[str, Any]], name: str) -> float:
 
 
 def draw_recall(counts: Mapping[str, Mapping[str, tuple[int, int]]], path: Path) -> None:
-    """Draw recall by kind of fault and strength; each cell says how many of how many."""
+    """Draw recall by kind of fault and strength; each cell has hits and total."""
     kinds = sorted(counts, key=lambda kind: _share(counts[kind].values()))
     grid = np.full((len(kinds), len(STRENGTHS)), np.nan)
     figure = Figure(figsize=(6.5, 0.21 * len(kinds) + 1.2), layout="constrained")
@@ -145,10 +145,10 @@ def draw_recall(counts: Mapping[str, Mapping[str, tuple[int, int]]], path: Path)
     for i, kind in enumerate(kinds):
         for j, strength in enumerate(STRENGTHS):
             if strength in counts[kind]:
-                found, of = counts[kind][strength]
-                grid[i, j] = found / of
-                colour = "white" if found / of < 0.5 else "black"
-                axes.text(j, i, f"{found}/{of}", ha="center", va="center", color=colour, size=8)
+                result, of = counts[kind][strength]
+                grid[i, j] = result / of
+                colour = "white" if result / of < 0.5 else "black"
+                axes.text(j, i, f"{result}/{of}", ha="center", va="center", color=colour, size=8)
     image = axes.imshow(grid, cmap="viridis", vmin=0, vmax=1, aspect="auto")
     axes.set_xticks(range(len(STRENGTHS)), STRENGTHS)
     axes.set_yticks(range(len(kinds)), [kind.replace("_", " ") for kind in kinds], size=8)
@@ -157,8 +157,8 @@ def draw_recall(counts: Mapping[str, Mapping[str, tuple[int, int]]], path: Path)
 
 
 def _share(tallies: Any) -> float:
-    found, of = np.sum(list(tallies), axis=0)
-    return float(found / of)
+    result, of = np.sum(list(tallies), axis=0)
+    return float(result / of)
 
 
 def draw_misses(missed: Sequence[Sample], history: History, path: Path) -> None:
@@ -167,7 +167,9 @@ def draw_misses(missed: Sequence[Sample], history: History, path: Path) -> None:
     Above the whole; below the fault alone, around where it is strongest, in standard deviations
     of a block's noise.
     """
-    chosen = list({(one.truth.fault, one.truth.image_type): one for one in missed}.values())[:_MOST]
+    chosen = list({(item.truth.fault, item.truth.image_type): item for item in missed}.values())[
+        :_MOST
+    ]
     if not chosen:
         return
     shots = {
@@ -198,7 +200,7 @@ def _draw_miss(column: Sequence[Axes], sample: Sample, shot: Shot) -> None:
     low, high = np.percentile(ill[..., 0], [1, 99])
     whole.imshow(ill[..., 0], origin="lower", cmap="gray", vmin=low, vmax=high)
     y, x = np.unravel_index(np.abs(fault).argmax(), fault.shape)
-    y, x = (int(np.clip(each, _AROUND, len(fault) - _AROUND)) for each in (y, x))
+    y, x = (int(np.clip(item, _AROUND, len(fault) - _AROUND)) for item in (y, x))
     box = slice(y - _AROUND, y + _AROUND), slice(x - _AROUND, x + _AROUND)
     part.imshow(fault[box], origin="lower", cmap="RdBu_r", vmin=-6, vmax=6)
     whole.plot(x, y, "o", mfc="none", mec="red", ms=12)
@@ -215,16 +217,16 @@ _PIXELS = 9.0  # the root of a block's pixels, roughly: for the eye
 def draw_scores(scored: Sequence[Scored], path: Path) -> None:
     """Draw the product's score of every test image by type, good ones and each strength."""
     groups = defaultdict(list)
-    for one in scored:
-        if is_counted(one.sample):
-            truth = one.sample.truth
-            score = np.clip(one.scores[OURS], *_SHOWN)
+    for entry in scored:
+        if is_counted(entry.sample):
+            truth = entry.sample.truth
+            score = np.clip(entry.scores[OURS], *_SHOWN)
             groups[truth.image_type, truth.strength or "good"].append(score)
     types = sorted({image_type for image_type, _ in groups})
     figure = Figure(figsize=(13, 6), layout="constrained")
     axes = figure.subplots()
     for offset, (name, colour) in enumerate(_STRENGTH_COLOURS.items()):
-        _dots(axes, [groups[each, name] for each in types], offset, colour, name)
+        _dots(axes, [groups[item, name] for item in types], offset, colour, name)
     axes.axhline(1, color="black", lw=1)
     axes.set(yscale="log", ylabel="score (above 1: anomalous)", ylim=_SHOWN)
     axes.set_xticks(range(len(types)), types)

@@ -13,7 +13,7 @@ from benchmarks.detection.analysis import BUDGET, NIGHT, OURS, RARE, Column
 from benchmarks.detection.evidence import SAMPLED_TESTS, Sample
 from benchmarks.detection.figures import Interval
 from benchmarks.detection.visibility import INVISIBLE
-from qc.db.models import VerdictRow
+from qc.db.schema.models import VerdictRow
 from qc.simulator import STRENGTHS
 
 Table = Mapping[str, Mapping[str, Any]]
@@ -39,8 +39,19 @@ def _plain(value: object) -> Any:
     }
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Read the figures that `write_json` wrote, intervals included."""
+    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"), object_hook=_structured)
+    results["costs"] = [Column(**column) for column in results["costs"]]
+    return results
+
+
+def _structured(value: dict[str, Any]) -> Any:
+    return Interval(**value) if value.keys() == {"value", "low", "high"} else value
+
+
 def update_markdown(path: Path, sections: Sequence[str]) -> None:
-    """Replace what lies between the two markers; the prose around them is a person's."""
+    """Replace the text between the two markers."""
     text = path.read_text(encoding="utf-8")
     before, rest = text.split(BEGIN)
     _, after = rest.split(END)
@@ -68,11 +79,9 @@ def sections(
         rates_section(
             "Verdicts by number of references", "references", results["by_reference_size"]
         ),
+        rates_section("Verdicts by light, lamp frames", "light", results["by_brightness"]),
         rates_section(
-            "Verdicts by light, of frames of a lamp", "its light", results["by_brightness"]
-        ),
-        rates_section(
-            "Images of a new lamp that nobody entered as an epoch (in no other table)",
+            "Images of a new lamp without an epoch (in no other table)",
             "image type",
             results["new_lamp"],
         ),
@@ -91,14 +100,14 @@ def product_section(table: Table) -> str:
     names = ("auroc", "average_precision", "f1", "recall", "precision", "best_f1",
              "recall_at_1_percent", "recall_at_0.1_percent", "false_alarms")  # fmt: skip
     means = {name: fmean(figures[name].value for figures in table.values()) for name in names}
-    last = ["**mean**", *(str(sum(each[name] for each in table.values())) for name in _COUNTS)]
+    last = ["**mean**", *(str(sum(item[name] for item in table.values())) for name in _COUNTS)]
     last += [f"**{_percent(mean) if name == 'false_alarms' else f'{mean:.3f}'}**"
              for name, mean in means.items()]  # fmt: skip
     last.append(f"{fmean(_FORERUNNER_F1.values()):.2f}")
     alarms, recall = means["false_alarms"], means["recall"]
     rare = recall * RARE / (recall * RARE + alarms * (1 - RARE))
     return (
-        f"### The product's verdicts\n\n{_markdown(head, [*rows, last])}\n\n"
+        f"## The product's verdicts\n\n{_markdown(head, [*rows, last])}\n\n"
         f"Half of these images are bad. Were {RARE:.0%} bad, as on a good telescope, the same "
         f"recall and false alarms would mean a precision of {rare:.2f}."
     )
@@ -111,11 +120,11 @@ def _product_row(name: str, figures: Mapping[str, Any]) -> list[str]:
     ranged = ("auroc", "average_precision", "f1", "recall", "precision", "best_f1")
     return [
         name,
-        *(str(figures[each]) for each in _COUNTS),
-        *(_ranged(figures[each]) for each in ranged),
+        *(str(figures[item]) for item in _COUNTS),
+        *(_ranged(figures[item]) for item in ranged),
         *(
-            f"{figures[each].value:.3f}"
-            for each in ("recall_at_1_percent", "recall_at_0.1_percent")
+            f"{figures[item].value:.3f}"
+            for item in ("recall_at_1_percent", "recall_at_0.1_percent")
         ),
         _ranged_percent(figures["false_alarms"]),
         f"{_FORERUNNER_F1[name]:.2f}" if name in _FORERUNNER_F1 else "",
@@ -138,7 +147,7 @@ def methods_section(
     )
     missing = [f"Not measured: {reason}." for reason in skipped]
     return "\n\n".join(
-        ["### Methods on the same images", _markdown(head, rows), " ".join([note, *missing])]
+        ["## Methods on the same images", _markdown(head, rows), " ".join([note, *missing])]
     )
 
 
@@ -166,21 +175,20 @@ def strength_section(
         *(f"{strength}, {how}" for how in ("pooled", "mean of types") for strength in STRENGTHS),
     )
     rows = [
-        [name, *(_share(found[how].get(each)) for how in ("pooled", "mean") for each in STRENGTHS)]
-        for name, found in table.items()
+        [name, *(_share(result[how].get(item)) for how in ("pooled", "mean") for item in STRENGTHS)]
+        for name, result in table.items()
     ]
-    invisible = Counter(one.truth.strength for one, ratio in visible.items() if ratio < INVISIBLE)
+    invisible = Counter(item.truth.strength for item, ratio in visible.items() if ratio < INVISIBLE)
     counts = ", ".join(f"{invisible[strength]} {strength}" for strength in STRENGTHS)
     return (
-        f"### Recall at 0.1 % of false alarms, by strength\n\n{_markdown(head, rows)}\n\n"
-        f"Of the {len(visible)} faults that `{OURS}` misses here or at its own limit, these could "
-        f"not have been seen by anyone (signal-to-noise ratio of a search that knows the fault "
-        f"exactly below {INVISIBLE:g}): {counts}."
+        f"## Recall at 0.1 % of false alarms, by strength\n\n{_markdown(head, rows)}\n\n"
+        f"Of the {len(visible)} faults that `{OURS}` misses here or at its own limit, these are "
+        f"invisible (signal-to-noise ratio of a matched filter below {INVISIBLE:g}): {counts}."
     )
 
 
 def operation_section(columns: Sequence[Column], results: Mapping[str, Any]) -> str:
-    """Write what each method finds of unknown kinds, and within what people can look at."""
+    """Write the recall of each method for unknown kinds and for a limited number of images."""
     head = (
         "method",
         "AUROC, unseen kinds",
@@ -189,54 +197,54 @@ def operation_section(columns: Sequence[Column], results: Mapping[str, Any]) -> 
     )
     rows = []
     for column in columns:
-        unseen, budget = (results[each].get(column.name) for each in ("unseen", "at_budget"))
+        unseen, budget = (results[item].get(column.name) for item in ("unseen", "at_budget"))
         figures = (unseen["auroc"], unseen["recall_at_1_percent"]) if unseen else (None, None)
-        rows.append([column.name, *(_share(each) for each in (*figures, budget))])
+        rows.append([column.name, *(_share(item) for item in (*figures, budget))])
     return (
-        f"### Unseen kinds, and five looks a night\n\n{_markdown(head, rows)}\n\n"
-        "![Methods side by side](pictures/detection_methods.png)\n\n"
-        "*Unseen*: the kinds are dealt into three; each third in turn is kept from the labels and "
-        "is all that is tested, with every good image. Recall of gross and moderate faults. "
+        f"## Unseen kinds, and five inspections a night\n\n{_markdown(head, rows)}\n\n"
+        "*Unseen*: the kinds are divided into three groups; each group in turn is excluded from "
+        "the labels and is tested alone, with every good image. Recall of gross and moderate "
+        "faults. "
         f"*Five a night*: nights of {NIGHT} images drawn from the tests, {RARE:.0%} of them bad; "
-        f"people look at the {BUDGET} oddest."
+        f"the {BUDGET} with the highest score are inspected."
     )
 
 
 def robustness_section(table: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
-    """Write what wrong labels and few images do."""
+    """Write the effect of wrong labels and few images."""
     head = ("method", "", "AUROC", "recall at 1 %", "recall at its limit", "false alarms")
     rows = [
         [
             name,
             condition,
-            *(_share(figures.get(each)) for each in ("auroc", "recall_at_1_percent", "recall")),
+            *(_share(figures.get(item)) for item in ("auroc", "recall_at_1_percent", "recall")),
             _percent(figures["false_alarms"]) if "false_alarms" in figures else "",
         ]
         for name, conditions in table.items()
         for condition, figures in conditions.items()
     ]
     return (
-        f"### Wrong labels, few images\n\n{_markdown(head, rows)}\n\n"
+        f"## Wrong labels, few images\n\n{_markdown(head, rows)}\n\n"
         f"Of `{OURS}` the images are references, of one setup of each type, and wrong ones are bad "
         "images of earlier nights; of the others, labelled images of each type."
     )
 
 
 def calibration_section(shares: Mapping[str, Interval]) -> str:
-    """Write how often good images look as odd as the score says."""
+    """Write the rate of good images by score."""
     rows = [[_percent(float(p)), _ranged_percent(share)] for p, share in shares.items()]
-    head = ("a good image looks so odd", "so many of the good tests did")
-    return f"### What the score promises\n\n{_markdown(head, rows)}"
+    head = ("nominal share of good images", "observed share")
+    return f"## Calibration of the score\n\n{_markdown(head, rows)}"
 
 
 def by_type_section(tables: Mapping[str, Table], figure: str, title: str) -> str:
     """Write one figure of every method by image type."""
     types = list(tables[OURS])
     rows = [
-        [name, *(f"{table[each][figure].value:.3f}" if each in table else "" for each in types)]
+        [name, *(f"{table[name][figure].value:.3f}" if name in table else "" for name in types)]
         for name, table in tables.items()
     ]
-    return f"### {title}\n\n{_markdown(('method', *types), rows)}"
+    return f"## {title}\n\n{_markdown(('method', *types), rows)}"
 
 
 def rates_section(title: str, first: str, groups: Mapping[str, Mapping[str, Interval]]) -> str:
@@ -245,18 +253,19 @@ def rates_section(title: str, first: str, groups: Mapping[str, Mapping[str, Inte
         [name, _ranged(rates["recall"]), _ranged_percent(rates["false_alarms"])]
         for name, rates in groups.items()
     ]
-    return f"### {title}\n\n{_markdown((first, 'recall', 'false alarms'), rows)}"
+    return f"## {title}\n\n{_markdown((first, 'recall', 'false alarms'), rows)}"
 
 
 def misses_section(samples: Sequence[Sample], visible: Mapping[Sample, float]) -> str:
     """List every miss, with the signal-to-noise ratio that its fault has at best."""
     head = ("image", "type", "fault", "strength", "score", "references", "signal to noise")
     rows = [
-        [one.name, one.truth.image_type, one.truth.fault.replace("_", " "), one.truth.strength,
-         f"{_verdict(one).score:.2f}", str(one.reference_size), _ratio(visible.get(one))]
-        for one in sorted(samples, key=lambda one: (one.truth.fault, one.truth.strength))
+        [sample.name, sample.truth.image_type, sample.truth.fault.replace("_", " "),
+         sample.truth.strength, f"{_verdict(sample).score:.2f}", str(sample.reference_size),
+         _ratio(visible.get(sample))]
+        for sample in sorted(samples, key=lambda item: (item.truth.fault, item.truth.strength))
     ]  # fmt: skip
-    return f"### Every miss ({len(rows)})\n\n{_markdown(head, rows)}"
+    return f"## Every miss ({len(rows)})\n\n{_markdown(head, rows)}"
 
 
 def _ratio(value: float | None) -> str:
@@ -269,17 +278,19 @@ def _share(value: float | None) -> str:
 
 def false_alarms_section(samples: Sequence[Sample]) -> str:
     """Count the false alarms by the evidence that raised them."""
-    groups = Counter((one.truth.image_type, _evidence_of(_verdict(one))) for one in samples)
+    groups = Counter(
+        (sample.truth.image_type, _evidence_of(_verdict(sample))) for sample in samples
+    )
     worst: dict[tuple[str, str], float] = defaultdict(float)
-    for one in samples:
-        key = (one.truth.image_type, _evidence_of(_verdict(one)))
-        worst[key] = max(worst[key], _verdict(one).score)
+    for item in samples:
+        key = (item.truth.image_type, _evidence_of(_verdict(item)))
+        worst[key] = max(worst[key], _verdict(item).score)
     rows = [
         [image_type, evidence, str(count), f"{worst[image_type, evidence]:.2f}"]
         for (image_type, evidence), count in sorted(groups.items())
     ]
     head = ("type", "strongest evidence", "false alarms", "highest score")
-    return f"### Every false alarm ({len(samples)})\n\n{_markdown(head, rows)}"
+    return f"## Every false alarm ({len(samples)})\n\n{_markdown(head, rows)}"
 
 
 def _evidence_of(verdict: VerdictRow) -> str:

@@ -1,4 +1,4 @@
-"""Wrong labels and few images: what is left of a method when it is taught badly."""
+"""Robustness of the methods to wrong labels and few images."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,9 +23,9 @@ from benchmarks.detection.supervised import Examples, Taught
 from embeddings.clustering import merge_heights
 from embeddings.residual import Sensor, learn_expectation
 from qc.core.frame import Setup
-from qc.core.reference import SETTLED_NEWEST
+from qc.core.reference import REFERENCE_MODEL_NEWEST
 from qc.core.verdict import Evidence
-from qc.detection.decision import judge
+from qc.detection.decision import decide
 from qc.detection.metrics import z_scores
 
 Doubles = NDArray[np.float64]
@@ -69,12 +69,12 @@ class Trial:
     spoilt: Sequence[Sample]
 
     def can_be(self, condition: Condition) -> bool:
-        """Say whether there are bad images enough to be taken for references."""
+        """Return True if there are enough bad images to use as references."""
         return len(self.spoilt) >= round(condition.wrong * len(self.references))
 
 
 def measure(
-    records: Sequence[Record], scores: Scores, taught: Sequence[Taught], known: Examples | None
+    records: Sequence[Record], scores: Scores, taught: Sequence[Taught], examples: Examples | None
 ) -> dict[str, dict[str, Figures]]:
     """Return figures of the product and of some learners, by condition, on the same images.
 
@@ -85,23 +85,23 @@ def measure(
     trials = [trial for record in records for trial in choose(record)]
     results = {
         OURS: {
-            each.name: _of_ours(able, each)
-            for each in CONDITIONS
-            if (able := [trial for trial in trials if trial.can_be(each)])
+            item.name: _of_ours(able, item)
+            for item in CONDITIONS
+            if (able := [trial for trial in trials if trial.can_be(item)])
         }
     }
-    if known is not None:
-        tests = {(trial.record.arm, one.truth) for trial in trials for one in trial.tests}
+    if examples is not None:
+        tests = {(trial.record.arm, test.truth) for trial in trials for test in trial.tests}
         rows = [
             row
-            for row, one in enumerate(scores.scored)
-            if (one.sample.arm, one.sample.truth) in tests
+            for row, item in enumerate(scores.scored)
+            if (item.sample.arm, item.sample.truth) in tests
         ]
         images, new = [scores.scored[row] for row in rows], scores.examples.only(np.array(rows))
         for learner in taught:
             results[learner.name] = {
-                each.name: _figures(_rescored(images, learner.learn(_spoil(known, each))(new)))
-                for each in CONDITIONS
+                item.name: _figures(_rescored(images, learner.learn(_spoil(examples, item))(new)))
+                for item in CONDITIONS
             }
     return results
 
@@ -120,8 +120,8 @@ def choose(record: Record) -> Iterator[Trial]:
         most[name] = max(most[name], some[0].reference_size)
     best: dict[str, Trial] = {}
     for (night, setup), some in sorted(tests.items(), key=lambda item: item[0][0]):
-        known = best.get(setup.image_type)
-        complete = known is not None and all(map(known.can_be, CONDITIONS))
+        candidate = best.get(setup.image_type)
+        complete = candidate is not None and all(map(candidate.can_be, CONDITIONS))
         if not complete and some[0].reference_size >= _MANY * most[setup.image_type]:
             best[setup.image_type] = _trial(record, tests, night, setup)
     yield from best.values()
@@ -130,16 +130,16 @@ def choose(record: Record) -> Iterator[Trial]:
 def _trial(
     record: Record, tests: Mapping[tuple[date, Setup], Sequence[Sample]], night: date, setup: Setup
 ) -> Trial:
-    own = [(when, some) for (when, which), some in tests.items() if which == setup]
-    week = [one for when, some in own if night <= when < night + timedelta(7) for one in some]
-    before = [one for when, some in own if when < night for one in some]
-    counted = [one for one in week if is_counted(one)]
+    results = [(when, some) for (when, which), some in tests.items() if which == setup]
+    week = [item for when, some in results if night <= when < night + timedelta(7) for item in some]
+    before = [item for when, some in results if when < night for item in some]
+    counted = [item for item in week if is_counted(item)]
     drawn = np.random.default_rng(_SEED).permutation(len(counted))[:_MOST]
     return Trial(
         record,
         tests=[counted[row] for row in sorted(drawn)],
         references=record.references_of(tests[night, setup][0]),
-        spoilt=[one for one in before if one.truth.is_bad and is_counted(one)],
+        spoilt=[item for item in before if item.truth.is_bad and is_counted(item)],
     )
 
 
@@ -152,8 +152,8 @@ def _of_ours(trials: Sequence[Trial], condition: Condition) -> Figures:
         references = trial.record.material(teachers(trial.references, trial.spoilt, condition))
         values = judge_anew(trial.record, references, trial.record.material(trial.tests))
         scored += [
-            Scored(one, {OURS: float(value)})
-            for one, value in zip(trial.tests, values, strict=True)
+            Scored(item, {OURS: float(value)})
+            for item, value in zip(trial.tests, values, strict=True)
         ]
     return {**_figures(scored), **_at_the_limit(scored)}
 
@@ -163,8 +163,8 @@ def teachers(
 ) -> list[Sample]:
     """Return the references under a condition: fewer of them, or some replaced by bad images."""
     rng = np.random.default_rng(_SEED)
-    kept = sorted(rng.permutation(len(references))[: condition.few])
-    chosen = [references[row] for row in kept]
+    stored = sorted(rng.permutation(len(references))[: condition.few])
+    chosen = [references[row] for row in stored]
     count = min(round(condition.wrong * len(chosen)), len(spoilt))
     places = rng.permutation(len(chosen))[:count]
     for place, row in zip(places, rng.permutation(len(spoilt)), strict=False):
@@ -177,11 +177,11 @@ def judge_anew(record: Record, references: Material, tests: Material) -> Doubles
     about = tests.findings[0].extension
     sensor, absolute = record.sensor(about), record.absolute_limits(about)
     evidence = _evidence(references, tests, sensor)
-    return np.array([judge(one, tests.thresholds, absolute).score for one in evidence])
+    return np.array([decide(item, tests.thresholds, absolute).score for item in evidence])
 
 
 def _evidence(references: Material, tests: Material, sensor: Sensor) -> Iterator[Evidence]:
-    expectation = learn_expectation(references.light[:SETTLED_NEWEST], sensor)
+    expectation = learn_expectation(references.light[:REFERENCE_MODEL_NEWEST], sensor)
     for light, embedding, metrics in zip(tests.light, tests.embeddings, tests.metrics, strict=True):
         residual = expectation.residual(light)
         height, usual = merge_heights(references.embeddings, embedding)
@@ -189,7 +189,7 @@ def _evidence(references: Material, tests: Material, sensor: Sensor) -> Iterator
             merge_height=height,
             usual_merge_height=usual,
             residual=residual.score,
-            usual_residual=residual.usual,
+            usual_residual=residual.usual_score,
             reference_size=len(references.embeddings),
             widened="",
             metrics=metrics,
@@ -199,22 +199,23 @@ def _evidence(references: Material, tests: Material, sensor: Sensor) -> Iterator
 
 def _at_the_limit(scored: Sequence[Scored]) -> Figures:
     """Return recall and false alarms at the shipped limit."""
-    flagged = np.array([one.scores[OURS] > 1 for one in scored])
-    bad = np.array([one.sample.truth.is_bad for one in scored])
+    flagged = np.array([item.scores[OURS] > 1 for item in scored])
+    bad = np.array([item.sample.truth.is_bad for item in scored])
     return {"recall": recall_of(flagged, bad), "false_alarms": false_alarms_of(flagged, bad)}
 
 
 # --- learners ------------------------------------------------------------------------------------
 
 
-def _spoil(known: Examples, condition: Condition) -> Examples:
-    chosen = known if condition.few is None else known.few(condition.few)
+def _spoil(examples: Examples, condition: Condition) -> Examples:
+    chosen = examples if condition.few is None else examples.few(condition.few)
     return chosen.mislabelled(condition.wrong)
 
 
 def _rescored(images: Sequence[Scored], values: Doubles) -> list[Scored]:
     return [
-        replace(one, scores={OURS: float(value)}) for one, value in zip(images, values, strict=True)
+        replace(item, scores={OURS: float(value)})
+        for item, value in zip(images, values, strict=True)
     ]
 
 

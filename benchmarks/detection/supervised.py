@@ -1,7 +1,7 @@
 """The methods that learn from labelled bad images: of another history, of another seed.
 
-What they learn there must hold for the instrument as it is elsewhere: where a row says so, they
-see an image relative to its own references. A higher score is odder. To add a row, write a
+The result must hold for another state of the instrument: where a row states so, images are
+relative to their own references. A higher score is more anomalous. To add a row, write a
 learner and name it in `ROWS`.
 """
 
@@ -48,13 +48,13 @@ class Examples:
     change : (n, 112, 112) float16 array
         The same of the difference from the median of the references, both at standard light.
     z : (n, metrics) float32 array
-        arcsinh of the detector numbers' z-scores; 0 where a number has no meaning.
+        arcsinh of the z-scores of the metrics; 0 where a metric has no meaning.
     embeddings : (n, d) float16 array
         The product's.
     partners : (n, 3, d) float16 array
         Those of some of the references.
     bad : (n,) bool array
-        What the labels say; not always the truth.
+        By the labels, which may be wrong.
     """
 
     types: NDArray[np.str_]
@@ -71,7 +71,7 @@ class Examples:
 
     def only(self, which: NDArray[Any]) -> "Examples":
         """Return some of them."""
-        return Examples(*(getattr(self, each.name)[which] for each in fields(self)))
+        return Examples(*(getattr(self, field.name)[which] for field in fields(self)))
 
     def mislabelled(self, share: float, seed: int = _SEED) -> "Examples":
         """Return them with the labels of this share turned round."""
@@ -81,7 +81,7 @@ class Examples:
     def few(self, per_type: int, seed: int = _SEED) -> "Examples":
         """Return so many of each image type."""
         order = np.random.default_rng(seed).permutation(len(self))
-        chosen = [order[self.types[order] == each][:per_type] for each in np.unique(self.types)]
+        chosen = [order[self.types[order] == item][:per_type] for item in np.unique(self.types)]
         return self.only(np.concatenate(chosen))
 
 
@@ -89,7 +89,7 @@ def examples_of(group: Group) -> Examples:
     """Return a group's images as classifiers see them."""
     tests, references = group.tests, group.references
     truths = [sample.truth for sample in group.samples]
-    pixels = np.stack([_raw(*each) for each in zip(tests.light, tests.findings, strict=True)])
+    pixels = np.stack([_raw(*item) for item in zip(tests.light, tests.findings, strict=True)])
     template = np.median(_at_standard_light(references), axis=0)  # (112, 112)
     scale = tests.findings[0].extension.stretch_adu
     change = np.arcsinh((_at_standard_light(tests) - template) / scale)
@@ -113,12 +113,15 @@ def join(parts: Iterable[Examples]) -> Examples:
     """Put examples together, in order."""
     some = list(parts)
     return Examples(
-        *(np.concatenate([getattr(one, each.name) for one in some]) for each in fields(Examples))
+        *(
+            np.concatenate([getattr(item, field.name) for item in some])
+            for field in fields(Examples)
+        )
     )
 
 
 def _raw(light: Floats, finding: Any) -> Floats:
-    """Return what a file shows: the level of the bias is part of it."""
+    """Return the features of a file, with the bias level."""
     about = finding.extension
     level = about.metrics.get("bias_level", about.zero_adu) - about.zero_adu
     return np.asarray(np.arcsinh(_coarser(light[..., 0] + level) / about.stretch_adu), np.float32)
@@ -155,22 +158,24 @@ class Taught:
     limit: str = "spring"
 
 
-def _by_type(view: str, new_classifier: Callable[[], Any], target: str, known: Examples) -> Predict:
+def _by_type(
+    view: str, new_classifier: Callable[[], Any], target: str, examples: Examples
+) -> Predict:
     """Teach one classifier for each image type; a type without bad images is never odd."""
     taught = {}
-    for name in np.unique(known.types):
-        own = known.only(known.types == name)
-        if own.bad.any() and not own.bad.all():
-            taught[name] = new_classifier().fit(_flat(own, view), _targets(own, target))
+    for name in np.unique(examples.types):
+        matching = examples.only(examples.types == name)
+        if matching.bad.any() and not matching.bad.all():
+            taught[name] = new_classifier().fit(_flat(matching, view), _targets(matching, target))
     return partial(_predict_by_type, taught, view)
 
 
 def _predict_by_type(taught: dict[str, Any], view: str, new: Examples) -> Doubles:
     scores = np.zeros(len(new))
     for name, classifier in taught.items():
-        own = new.types == name
-        if own.any():
-            scores[own] = _oddness(classifier, _flat(new.only(own), view))
+        matching = new.types == name
+        if matching.any():
+            scores[matching] = _oddness(classifier, _flat(new.only(matching), view))
     return scores
 
 
@@ -206,7 +211,7 @@ def _forest() -> Any:
     return RandomForestClassifier(200, class_weight="balanced", random_state=_SEED)
 
 
-def _convolutional(view: str, target: str, known: Examples) -> Predict:
+def _convolutional(view: str, target: str, examples: Examples) -> Predict:
     """Teach one network for all image types: convolutions and dense layers as in DeepShadows.
 
     Three convolutions with pooling and dropout and two dense layers (Tanoglidis et al. 2021,
@@ -215,9 +220,9 @@ def _convolutional(view: str, target: str, known: Examples) -> Predict:
     from keras.utils import set_random_seed  # noqa: PLC0415 - seconds to load
 
     set_random_seed(_SEED)
-    names, numbers = np.unique(_targets(known, target), return_inverse=True)
-    network = _network(getattr(known, view).shape[1:], len(names))
-    inputs = getattr(known, view)[..., np.newaxis]
+    names, numbers = np.unique(_targets(examples, target), return_inverse=True)
+    network = _network(getattr(examples, view).shape[1:], len(names))
+    inputs = getattr(examples, view)[..., np.newaxis]
     network.fit(inputs, numbers, batch_size=_BATCH, epochs=_PASSES, verbose=0)
     return partial(_log_odds, network, view, names.tolist().index(_GOOD))
 
@@ -252,7 +257,7 @@ def _log_odds(network: Any, view: str, good: int, new: Examples) -> Doubles:
 _LEAST = 1e-7
 
 
-def _siamese(known: Examples) -> Predict:
+def _siamese(examples: Examples) -> Predict:
     """Teach twin networks to put an image far from its references if it is bad, else near.
 
     Contrastive loss (Hadsell et al. 2006) on embeddings, each image type standardised by its own
@@ -261,34 +266,34 @@ def _siamese(known: Examples) -> Predict:
     from keras.utils import set_random_seed  # noqa: PLC0415 - seconds to load
 
     set_random_seed(_SEED)
-    scales = {name: _scale(known, name) for name in np.unique(known.types)}
-    twins = _twins(known.embeddings.shape[-1])
-    labels = np.repeat(known.bad, _PARTNERS).astype(np.float32)
-    twins.fit(_pairs(known, scales), labels, batch_size=_BATCH, epochs=_PASSES, verbose=0)
+    scales = {name: _scale(examples, name) for name in np.unique(examples.types)}
+    twins = _twins(examples.embeddings.shape[-1])
+    labels = np.repeat(examples.bad, _PARTNERS).astype(np.float32)
+    twins.fit(_pairs(examples, scales), labels, batch_size=_BATCH, epochs=_PASSES, verbose=0)
     return partial(_mean_distance, twins, scales)
 
 
-def _scale(known: Examples, name: str) -> tuple[Floats, Floats]:
-    good = known.embeddings[(known.types == name) & ~known.bad].astype(np.float32)
+def _scale(examples: Examples, name: str) -> tuple[Floats, Floats]:
+    good = examples.embeddings[(examples.types == name) & ~examples.bad].astype(np.float32)
     return good.mean(axis=0), np.maximum(good.std(axis=0), 1e-4)
 
 
 def _pairs(examples: Examples, scales: dict[str, tuple[Floats, Floats]]) -> list[Floats]:
     """Return the standardised embedding of each image and of its partner, every pair in turn."""
     middle, scatter = (np.stack([scales[name][i] for name in examples.types]) for i in range(2))
-    own = np.clip((examples.embeddings - middle) / scatter, -_MOST_SIGMA, _MOST_SIGMA)
-    others = (examples.partners - middle[:, np.newaxis]) / scatter[:, np.newaxis]
-    others = np.clip(others, -_MOST_SIGMA, _MOST_SIGMA).reshape(-1, own.shape[-1])
-    return [np.repeat(own, _PARTNERS, axis=0).astype(np.float32), others.astype(np.float32)]
+    matching = np.clip((examples.embeddings - middle) / scatter, -_MOST_SIGMA, _MOST_SIGMA)
+    rest = (examples.partners - middle[:, np.newaxis]) / scatter[:, np.newaxis]
+    rest = np.clip(rest, -_MOST_SIGMA, _MOST_SIGMA).reshape(-1, matching.shape[-1])
+    return [np.repeat(matching, _PARTNERS, axis=0).astype(np.float32), rest.astype(np.float32)]
 
 
 def _twins(length: int) -> Any:
     from keras import Input, Model, Sequential, layers, ops  # noqa: PLC0415 - seconds to load
 
     twin = Sequential([layers.Dense(128, activation="relu"), layers.Dense(32)])
-    one, other = Input((length,)), Input((length,))
-    squares = ops.sum(ops.square(twin(one) - twin(other)), axis=-1)
-    network = Model([one, other], ops.sqrt(squares + 1e-9))
+    item, second = Input((length,)), Input((length,))
+    squares = ops.sum(ops.square(twin(item) - twin(second)), axis=-1)
+    network = Model([item, second], ops.sqrt(squares + 1e-9))
     network.compile("adam", _contrastive)
     return network
 

@@ -1,4 +1,4 @@
-"""Faults that nobody has labelled yet: a third of the kinds is kept from whoever learns."""
+"""Faults that nobody has labelled yet: a third of the kinds is excluded from training."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -26,7 +26,7 @@ def kinds_left_out(kinds: Sequence[str], rotation: int) -> frozenset[str]:
 
 
 def measure(
-    scores: Scores, taught: Sequence[Taught], known: Examples | None
+    scores: Scores, taught: Sequence[Taught], examples: Examples | None
 ) -> dict[str, Mapping[str, float]]:
     """Return each method's figures on kinds that it has never seen, averaged over rotations.
 
@@ -38,39 +38,39 @@ def measure(
         By method: ``auroc``, mean over image types; ``recall_at_1_percent``, likewise, of gross
         and moderate faults.
     """
-    learners = {one.name: one for one in taught}
-    kinds = [one.sample.truth.fault for one in scores.scored if one.sample.truth.is_bad]
+    learners = {item.name: item for item in taught}
+    kinds = [item.sample.truth.fault for item in scores.scored if item.sample.truth.is_bad]
     rotations = [kinds_left_out(kinds, number) for number in range(ROTATIONS)]
     results: dict[str, Mapping[str, float]] = {}
     for column in scores.columns:
         if column.name not in learners:
-            parts = [_figures(scores.scored, column.name, each) for each in rotations]
-        elif known is not None:
+            parts = [_figures(scores.scored, column.name, rotation) for rotation in rotations]
+        elif examples is not None:
             learner = learners[column.name]
-            parts = [_figures_of(learner, known, scores, each) for each in rotations]
+            parts = [_figures_of(learner, examples, scores, rotation) for rotation in rotations]
         results[column.name] = {name: fmean(part[name] for part in parts) for name in parts[0]}
     return results
 
 
 def _figures_of(
-    taught: Taught, known: Examples, scores: Scores, left_out: frozenset[str]
+    taught: Taught, examples: Examples, scores: Scores, left_out: frozenset[str]
 ) -> dict[str, float]:
     """Let a method learn without some kinds and score them."""
-    predict = taught.learn(known.only(~np.isin(known.faults, list(left_out))))
+    predict = taught.learn(examples.only(~np.isin(examples.faults, list(left_out))))
     values = predict(scores.examples)
     scored = [
-        replace(one, scores={taught.name: float(value)})
-        for one, value in zip(scores.scored, values, strict=True)
+        replace(item, scores={taught.name: float(value)})
+        for item, value in zip(scores.scored, values, strict=True)
     ]
     return _figures(scored, taught.name, left_out)
 
 
 def _figures(scored: Sequence[Scored], method: str, left_out: frozenset[str]) -> dict[str, float]:
-    def is_new(one: Scored) -> bool:
-        return one.sample.truth.fault in {*left_out, ""}
+    def is_new(item: Scored) -> bool:
+        return item.sample.truth.fault in {*left_out, ""}
 
-    def is_new_and_strong(one: Scored) -> bool:
-        return is_new(one) and one.sample.truth.strength in {*_STRONG, ""}
+    def is_new_and_strong(item: Scored) -> bool:
+        return is_new(item) and item.sample.truth.strength in {*_STRONG, ""}
 
     return {
         "auroc": mean_auroc(scored, method, is_new),

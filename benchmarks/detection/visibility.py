@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from benchmarks.detection.evidence import Record, Sample
 from benchmarks.detection.history import Shot, images_of
-from qc.io.instruments import ChipNumbers
+from qc.io.instrument_parts import ChipNumbers
 from qc.simulator import visibility
 
 INVISIBLE = visibility.INVISIBLE

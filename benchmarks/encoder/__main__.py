@@ -45,8 +45,8 @@ def main() -> None:
     write_resnet50(network, work / "simulated.weights.h5")
     plan = partial(validation_shots, _REFERENCE_NIGHTS, _TEST_NIGHTS)
     tests = _images(plan, work / "validation", chosen.workers)
-    found = _compare(tests, work, begin(Deck(good), recipe))
-    (work / "card.md").write_text(_card(good, recipe, tests, found), encoding="utf-8")
+    result = _compare(tests, work, begin(Deck(good), recipe))
+    (work / "card.md").write_text(_card(good, recipe, tests, result), encoding="utf-8")
     print((work / "card.md").read_text(encoding="utf-8"))
 
 
@@ -88,8 +88,8 @@ def _kept(path: Path, make: Callable[[], Any]) -> Any:
     return np.load(path)
 
 
-def _card(good: Images, recipe: Recipe, tests: Images, found: dict[str, Figures]) -> str:
-    """Say in Markdown what was trained on what, and how good it is."""
+def _card(good: Images, recipe: Recipe, tests: Images, result: dict[str, Figures]) -> str:
+    """Return training data and accuracy as Markdown."""
     bad = int((tests.fault != "").sum())
     nominal = int(((tests.fault == "") & (tests.part == "test")).sum())
     return "\n".join(
@@ -99,11 +99,11 @@ def _card(good: Images, recipe: Recipe, tests: Images, found: dict[str, Figures]
             f"Keras {keras.__version__} on {keras.backend.backend()}.",
             f"Measured on {nominal} good and {bad} faulty images of another instrument's history.",
             "",
-            *_table("image type", {name: each.by_type for name, each in found.items()}),
+            *_table("image type", {name: item.by_type for name, item in result.items()}),
             "",
-            *_table("faults beyond", {name: each.by_limit for name, each in found.items()}),
+            *_table("faults beyond", {name: item.by_limit for name, item in result.items()}),
             "",
-            *_table("kind of fault", {name: each.by_kind for name, each in found.items()}),
+            *_table("kind of fault", {name: item.by_kind for name, item in result.items()}),
             "",
         ]
     )
@@ -112,8 +112,8 @@ def _card(good: Images, recipe: Recipe, tests: Images, found: dict[str, Figures]
 def _table(title: str, columns: dict[str, Any]) -> list[str]:
     """Return a Markdown table, a row for each key of the columns, and their mean."""
     keys = sorted(next(iter(columns.values())))
-    rows = [[key, *(f"{each[key]:.3f}" for each in columns.values())] for key in keys]
-    means = [f"{np.mean(list(each.values())):.4f}" for each in columns.values()]
+    rows = [[key, *(f"{column[key]:.3f}" for column in columns.values())] for key in keys]
+    means = [f"{np.mean(list(column.values())):.4f}" for column in columns.values()]
     lines = [[title, *columns], ["---"] * (len(columns) + 1), *rows, ["mean", *means]]
     return [f"| {' | '.join(line)} |" for line in lines]
 

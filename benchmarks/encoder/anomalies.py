@@ -1,6 +1,6 @@
 """Things that are wrong in a way no simulated fault is: drawn at random on block statistics.
 
-What an anomaly looks like is unknown; so shape, place, quantity and strength are drawn apart from
+The look of anomalies is unknown; so shape, place, quantity and strength are drawn apart from
 one another, from just visible to gross. In the manner of Zavrtanik et al. 2021 (DRAEM).
 Shapes: light is (h, w, 3), block means, standard deviations and maxima in ADU above zero; a mask
 is (h, w), 0 to 1.
@@ -85,7 +85,7 @@ def _stretched(knots: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np
 
 
 def _weights(n: int, knots: int) -> NDArray[np.float64]:
-    """Return what each knot counts at each of n places: (n, knots)."""
+    """Return the weight of each knot at each of n places: (n, knots)."""
     at = np.linspace(0, knots - 1, n)[:, np.newaxis]
     return np.asarray(np.maximum(1 - np.abs(at - np.arange(knots)), 0), np.float64)
 
@@ -166,7 +166,7 @@ _MASKS: Sequence[_Mask] = (
 
 
 def _strength(mask: Floats, rng: Random) -> float:
-    """Draw how strong: what fills few blocks must be stronger to be seen, and can be."""
+    """Draw a strength; a small fault must be stronger to be visible."""
     few = float(np.clip(1 / np.sqrt(mask.sum() + 1), 0, 1))
     least, most = _LEAST * (1 + 10 * few), _MOST * (_GROSS / _MOST) ** few
     return float(np.exp(rng.uniform(np.log(least), np.log(most))))
@@ -234,20 +234,20 @@ def _blurred(scene: Scene, rng: Random) -> Floats:
     return _blended(scene, smeared, rng)
 
 
-def _blended(scene: Scene, other: Floats, rng: Random) -> Floats:
+def _blended(scene: Scene, foreign: Floats, rng: Random) -> Floats:
     if rng.random() < 0.5:
-        return other
+        return foreign
     mask = _mask(scene.light.shape[:2], rng)[..., np.newaxis]
-    return (1 - mask) * scene.light + mask * other
+    return (1 - mask) * scene.light + mask * foreign
 
 
 def _mixed(scene: Scene, rng: Random) -> Floats:
     """Add another image's light, or show it in a part."""
     share = np.exp(rng.uniform(np.log(0.005), 0))
-    other = np.roll(scene.other, rng.integers(0, 30, 2), axis=(0, 1))
+    foreign = np.roll(scene.other, rng.integers(0, 30, 2), axis=(0, 1))
     if rng.random() < 0.5:
-        return scene.light + np.float32(share) * other
-    return _blended(scene, (1 - share) * scene.light + share * other, rng)
+        return scene.light + np.float32(share) * foreign
+    return _blended(scene, (1 - share) * scene.light + share * foreign, rng)
 
 
 def _transplanted(scene: Scene, rng: Random) -> Floats:
@@ -266,7 +266,7 @@ def _flattened(scene: Scene, rng: Random) -> Floats:
 
 
 def _clipped(scene: Scene, rng: Random) -> Floats:
-    """Cut off what is brightest."""
+    """Clip the brightest values."""
     ceiling = np.quantile(scene.light[..., 2], rng.uniform(0.3, 0.98))
     return np.minimum(scene.light, np.float32(ceiling))
 

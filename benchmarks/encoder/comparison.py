@@ -1,4 +1,4 @@
-"""What an encoder is worth: how well its merge heights, alone and beside the residual, rank faults.
+"""Value of an encoder: ranking of faults by merge height, alone and with the residual.
 
 References and tests are of `data.validation_shots`. No training saw a simulated fault, so every
 kind here is new to every encoder.
@@ -27,7 +27,7 @@ _NOMINAL_LIMIT = 0.99  # quantile of good tests that makes two scores comparable
 
 
 class Embedder(Protocol):
-    """What turns (n, h, w, 3) network inputs into (n, d) embeddings."""
+    """Embeds (n, h, w, 3) network inputs as (n, d) vectors."""
 
     def __call__(self, inputs: Floats) -> Floats:
         """Return the embeddings."""
@@ -35,7 +35,7 @@ class Embedder(Protocol):
 
 @dataclass(frozen=True)
 class Figures:
-    """How well one score tells bad from good.
+    """Separation of bad and good images by one score.
 
     Attributes
     ----------
@@ -43,7 +43,7 @@ class Figures:
         AUROC of an image type, or of a kind of fault.
     by_limit : mapping of str to float
         The share of faulty images beyond so many times their type's nominal limit. Where AUROC
-        is near 1, this still tells a narrow escape from a wide one.
+        is near 1, this still separates narrow from wide margins.
     """
 
     by_type: Mapping[str, float]
@@ -89,9 +89,10 @@ def residuals(images: Images) -> Doubles:
 def _setups(images: Images) -> list[tuple[NDArray[np.int_], NDArray[np.int_]]]:
     """Return the numbers of each setup's references and tests."""
     is_reference = images.part == "reference"
-    setups = [images.setup == one for one in np.unique(images.setup[is_reference])]
+    setups = [images.setup == item for item in np.unique(images.setup[is_reference])]
     return [
-        (np.flatnonzero(own & is_reference), np.flatnonzero(own & ~is_reference)) for own in setups
+        (np.flatnonzero(setup & is_reference), np.flatnonzero(setup & ~is_reference))
+        for setup in setups
     ]
 
 
@@ -103,8 +104,8 @@ def _above_bias(images: Images, index: int) -> Floats:
 
 def _sensor(images: Images, index: int) -> Sensor:
     ny, nx = (int(n) for n in images.shape[index])
-    top, bottom, left, right = (int(edge) for edge in images.exposed[index])
-    exposed = (slice(top, bottom), slice(left, right))
+    top, bottom, remaining, right = (int(edge) for edge in images.exposed[index])
+    exposed = (slice(top, bottom), slice(remaining, right))
     return Sensor(
         pixels=pixels_per_block((ny, nx), GRID),
         exposed=exposed_share(exposed, (ny, nx), GRID),
@@ -128,24 +129,24 @@ def figures(images: Images, scores: Doubles) -> Figures:
         fault, score = images.fault[tests], scores[tests]
         by_type[str(image_type)] = float(roc_auc_score(fault != "", score))
         for kind in np.unique(fault[fault != ""]):
-            asked = (fault == "") | (fault == kind)
-            by_kind[str(kind)].append(roc_auc_score(fault[asked] != "", score[asked]))
+            in_kind = (fault == "") | (fault == kind)
+            by_kind[str(kind)].append(roc_auc_score(fault[in_kind] != "", score[in_kind]))
     bad = _in_limits(images, scores)[images.fault != ""]
     by_limit = {f"{times:g} x": float((bad > times).mean()) for times in _TIMES}
     return Figures(
-        by_type, {kind: float(np.mean(each)) for kind, each in by_kind.items()}, by_limit
+        by_type, {kind: float(np.mean(item)) for kind, item in by_kind.items()}, by_limit
     )
 
 
 def stronger(images: Images, scores: Sequence[Doubles]) -> Doubles:
     """Return the strongest of several scores, each in units of its own nominal limit by type."""
-    return np.asarray(np.max([_in_limits(images, each) for each in scores], axis=0))
+    return np.asarray(np.max([_in_limits(images, score) for score in scores], axis=0))
 
 
 def _in_limits(images: Images, scores: Doubles) -> Doubles:
     scaled = scores.copy()
     for image_type in np.unique(images.image_type):
-        own = images.image_type == image_type
-        good = own & (images.part == "test") & (images.fault == "")
-        scaled[own] /= np.quantile(scores[good], _NOMINAL_LIMIT)
+        of_type = images.image_type == image_type
+        good = of_type & (images.part == "test") & (images.fault == "")
+        scaled[of_type] /= np.quantile(scores[good], _NOMINAL_LIMIT)
     return scaled

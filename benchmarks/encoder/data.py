@@ -1,4 +1,4 @@
-"""Simulated frames as the encoder sees them: block statistics, and what turns them into inputs.
+"""Simulated frames as the encoder sees them: block statistics and their transform to inputs.
 
 A set of images is simulated stream by stream, a file for each, so that a run that was stopped
 goes on where it was. Frames are read by the product's own reader.
@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embeddings.preprocess import GRID, at_standard_light, block_statistics, physical
+from embeddings.preprocess import GRID, block_statistics, physical, scale_to_standard_light
 from qc.core.frame import Extension
-from qc.detection.metrics import measure
+from qc.detection.measurement import measure_metrics
 from qc.errors import FrameError
-from qc.io.instruments import read_instruments
-from qc.io.read_frame import read_frame
+from qc.io.frame_reader import read_frame
+from qc.io.instrument_files import read_instruments
 from qc.simulator import (
     FULL_PLAN,
     CalibrationStream,
@@ -40,7 +40,7 @@ Floats = NDArray[np.float32]
 
 TRAINING_SEED = 31
 VALIDATION_SEED = 33
-# What no image shows: the reader refuses such a file, or its image is a good one.
+# Invisible in the image: the reader refuses such a file, or its image is a good one.
 _NOT_SEEN = {
     "keyword_missing",
     "binning_misreported",
@@ -63,7 +63,7 @@ VALIDATION_STREAMS = (
 
 @dataclass(frozen=True)
 class Shot:
-    """One exposure, its fault if any, and what it is for: ``reference`` or ``test``."""
+    """One exposure, its fault if any, and its purpose: ``reference`` or ``test``."""
 
     exposure: PlannedExposure
     seed: int
@@ -73,7 +73,7 @@ class Shot:
 
 @dataclass(frozen=True)
 class Images:
-    """n images, and what is known of each.
+    """n images with ground truth.
 
     Attributes
     ----------
@@ -115,16 +115,16 @@ class Images:
         return Images(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
     def network_input(self, index: int, light: Floats | None = None) -> Floats:
-        """Return what the encoder sees of an image: (h, w, 3).
+        """Return the encoder's input for an image: (h, w, 3).
 
         Parameters
         ----------
         light : (h, w, 3) float32 array, optional
             Block statistics to be shown in the image's place, ADU above the promised zero.
         """
-        seen = self.light[index].astype(np.float32) if light is None else light
+        observed = self.light[index].astype(np.float32) if light is None else light
         promised = float(self.promised_light[index])
-        scaled = at_standard_light(seen, float(self.zero_adu[index]), promised)
+        scaled = scale_to_standard_light(observed, float(self.zero_adu[index]), promised)
         return physical(scaled, 0.0, float(self.stretch_adu[index]))
 
 
@@ -134,18 +134,20 @@ def training_shots(nights: int) -> Iterator[list[Shot]]:
     # The largest frames take longest to simulate: one epoch of them is enough.
     for first, chosen in ((date(2025, 1, 1), streams), (date(2025, 7, 1), streams[:-_LARGEST])):
         dates = _within_an_epoch(first, nights, seed)
-        yield from _by_stream([Shot(one, seed) for one in _plan(chosen, dates, seed)])
+        yield from _by_stream([Shot(exposure, seed) for exposure in _plan(chosen, dates, seed)])
 
 
 def _training_streams() -> tuple[CalibrationStream, ...]:
     """Return the binned streams of the full plan, and the unbinned ones of the eleven types."""
-    lean = [one for one in FULL_PLAN.streams if one.image_class not in ("orderdef", "fmtchk")]
-    binned = [one for one in lean if one.binning == (2, 2)]
-    known = {(one.image_class, one.path, one.setting_nm) for one in VALIDATION_STREAMS}
+    lean = [
+        stream for stream in FULL_PLAN.streams if stream.image_class not in ("orderdef", "fmtchk")
+    ]
+    binned = [item for item in lean if item.binning == (2, 2)]
+    results = {(item.image_class, item.path, item.setting_nm) for item in VALIDATION_STREAMS}
     unbinned = [
-        one
-        for one in lean
-        if one.binning == (1, 1) and (one.image_class, one.path, one.setting_nm) in known
+        item
+        for item in lean
+        if item.binning == (1, 1) and (item.image_class, item.path, item.setting_nm) in results
     ]
     return (*binned, *unbinned, _FAST_ARC)
 
@@ -162,12 +164,12 @@ def validation_shots(references: int, tests: int) -> Iterator[list[Shot]]:
     rng = np.random.default_rng(seed)
     dates = _within_an_epoch(date(2025, 1, 1), references + 2 * tests, seed)
     exposures = _plan(VALIDATION_STREAMS, dates, seed)
-    for shots in _by_stream([Shot(one, seed) for one in exposures]):
-        good, others = shots[: 2 * (references + tests)], shots[2 * (references + tests) :]
+    for shots in _by_stream([Shot(exposure, seed) for exposure in exposures]):
+        good, rest = shots[: 2 * (references + tests)], shots[2 * (references + tests) :]
         yield [
             *good[: 2 * references],
-            *(replace(one, part="test") for one in good[2 * references :]),
-            *_spoilt(others, rng),
+            *(replace(item, part="test") for item in good[2 * references :]),
+            *_spoilt(rest, rng),
         ]
 
 
@@ -190,14 +192,14 @@ def _spoilt(shots: Sequence[Shot], rng: np.random.Generator) -> Iterator[Shot]:
 
 def _within_an_epoch(after: date, nights: int, seed: int) -> list[date]:
     """Return nights, every third, that nobody opened the instrument between."""
-    first, found = after, [after]
-    while len(found) < nights:
-        following = found[-1] + timedelta(days=3)
+    first, result = after, [after]
+    while len(result) < nights:
+        following = result[-1] + timedelta(days=3)
         if _opened(following, seed) != _opened(first, seed):
-            first, found = following, [following]
+            first, result = following, [following]
         else:
-            found.append(following)
-    return found
+            result.append(following)
+    return result
 
 
 def _opened(night: date, seed: int) -> datetime:
@@ -210,15 +212,15 @@ def _plan(
     streams: Sequence[CalibrationStream], dates: Sequence[date], seed: int
 ) -> list[PlannedExposure]:
     plan = ObservingPlan(
-        tuple(replace(one, set_size=2, every_nights=1) for one in streams), aborted=0.0
+        tuple(replace(stream, set_size=2, every_nights=1) for stream in streams), aborted=0.0
     )
-    return [one for night in dates for one in plan_night(plan, night, seed)]
+    return [item for night in dates for item in plan_night(plan, night, seed)]
 
 
 def _by_stream(shots: Sequence[Shot]) -> Iterator[list[Shot]]:
-    streams = dict.fromkeys(one.exposure.stream for one in shots)
+    streams = dict.fromkeys(shot.exposure.stream for shot in shots)
     for stream in streams:
-        yield [one for one in shots if one.exposure.stream == stream]
+        yield [shot for shot in shots if shot.exposure.stream == stream]
 
 
 def simulate(shots: Sequence[list[Shot]], folder: Path, number: int) -> None:
@@ -227,7 +229,7 @@ def simulate(shots: Sequence[list[Shot]], folder: Path, number: int) -> None:
     if path.exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    images = join([one for shot in shots[number] for one in observe(shot)])
+    images = join([item for shot in shots[number] for item in observe(shot)])
     partial = path.with_suffix(".partial.npz")
     np.savez(partial, **{field.name: getattr(images, field.name) for field in fields(Images)})
     partial.rename(path)
@@ -245,12 +247,15 @@ def load(folder: Path) -> Images:
 def join(parts: Sequence[Images]) -> Images:
     """Return the images of all parts in one."""
     return Images(
-        *(np.concatenate([getattr(one, field.name) for one in parts]) for field in fields(Images))
+        *(
+            np.concatenate([getattr(images, field.name) for images in parts])
+            for field in fields(Images)
+        )
     )
 
 
 def observe(shot: Shot, grid: tuple[int, int] = GRID) -> Iterator[Images]:
-    """Expose and read one frame; yield each of its images that is what it should be."""
+    """Expose and read one frame; yield each of its valid images."""
     exposed = expose(shot.exposure, shot.seed, shot.case)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{shot.exposure.archive_name}.fits"
@@ -282,7 +287,7 @@ def _spoilt_hdus(shot: Shot, images: Mapping[int, NDArray[np.uint16]]) -> Sequen
 def _image(extension: Extension, shot: Shot, grid: tuple[int, int]) -> Images:
     detector, light = extension.detector, extension.light
     zero = np.array([detector.bias_adu, 0, detector.bias_adu], np.float32)
-    level = measure(extension).get("bias_level", detector.bias_adu)
+    level = measure_metrics(extension).get("bias_level", detector.bias_adu)
     setup = f"{extension.setup} since {last_intervention(shot.exposure.start, shot.seed).when}"
     return Images(
         light=(block_statistics(extension.pixels, grid) - zero).astype(np.float16)[np.newaxis],

@@ -1,4 +1,4 @@
-"""What larger inputs and tiles buy and cost, with the weights that ship as the default.
+"""Benefit and cost of larger inputs and tiles, with the default weights.
 
 ``python -m benchmarks.encoder.inputs --work DIR``
 
@@ -34,14 +34,14 @@ _TIMED = 16
 
 @dataclass(frozen=True)
 class Way:
-    """A way to show an image: each image's odd one out, and what an image costs, ms."""
+    """A way to present an image: its anomaly score, and its cost in ms."""
 
     heights: Doubles
     cost_ms: float
 
 
 def main() -> None:
-    """Simulate what is missing, embed, compare, print."""
+    """Simulate missing frames, embed, compare, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True, help="folder for the images; resumable")
     parser.add_argument("--workers", type=int, default=2)
@@ -74,9 +74,9 @@ def _simulate(shots: list[list[Shot]], work: Path, number: int) -> None:
     if path.exists():
         return
     work.mkdir(parents=True, exist_ok=True)
-    images = join([one for shot in shots[number] for one in observe(shot, FINE)])
+    images = join([item for shot in shots[number] for item in observe(shot, FINE)])
     partial_path = path.with_suffix(".partial.npz")
-    np.savez(partial_path, **{each.name: getattr(images, each.name) for each in fields(Images)})
+    np.savez(partial_path, **{field.name: getattr(images, field.name) for field in fields(Images)})
     partial_path.rename(path)
 
 
@@ -84,8 +84,8 @@ def halved(light: NDArray[np.float16]) -> NDArray[np.float16]:
     """Merge (n, 2 h, 2 w, 3) block statistics two by two: (n, h, w, 3)."""
     n, h, w, _ = light.shape
     halves = np.empty((n, h // 2, w // 2, 3), np.float16)
-    for half, one in zip(halves, light, strict=True):
-        four = one.astype(np.float32).reshape(h // 2, 2, w // 2, 2, 3)
+    for half, item in zip(halves, light, strict=True):
+        four = item.astype(np.float32).reshape(h // 2, 2, w // 2, 2, 3)
         mean = four[..., 0].mean(axis=(1, 3))
         square = (four[..., 1] ** 2 + four[..., 0] ** 2).mean(axis=(1, 3))
         half[..., 0] = mean
@@ -112,19 +112,19 @@ def _tiled(images: Images, encoder: ResNet50Encoder) -> Way:
 
 
 def _cost_ms(encoder: ResNet50Encoder) -> float:
-    """Return what an input costs, one at a time."""
-    one = np.random.default_rng(0).random((1, *encoder.grid, 3), np.float32)
-    encoder.embed(one)
+    """Return the cost of an input, one at a time."""
+    item = np.random.default_rng(0).random((1, *encoder.grid, 3), np.float32)
+    encoder.embed(item)
     start = time.perf_counter()
     for _ in range(_TIMED):
-        encoder.embed(one)
+        encoder.embed(item)
     return 1000 * (time.perf_counter() - start) / _TIMED
 
 
-def _row(name: str, found: Figures, cost_ms: float) -> str:
-    worst = min(found.by_type.values())
-    far = found.by_limit["1.5 x"]
-    return f"| {name} | {found.mean:.4f} | {worst:.4f} | {far:.1%} | {cost_ms:.0f} |"
+def _row(name: str, figures: Figures, cost_ms: float) -> str:
+    worst = min(figures.by_type.values())
+    far = figures.by_limit["1.5 x"]
+    return f"| {name} | {figures.mean:.4f} | {worst:.4f} | {far:.1%} | {cost_ms:.0f} |"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A narrow network that is a part of ResNet-50: trained alone, then put into its place.
 
-Most of a ResNet-50 can be silent: a block whose last convolution is zero hands on what it was
-given, and a channel whose weights are zero says nothing. What is left, the first block of each
+Most of a ResNet-50 can be silent: a block whose last convolution is zero returns its
+input, and a channel whose weights are zero has no effect. The rest, the first block of each
 stage with half the channels, is the same function at a tenth of the cost, and can be trained on
 two cores. Batch normalisation stays at the identity: the scale of each channel is set from data
 before training, once.
@@ -21,7 +21,7 @@ Floats = NDArray[np.float32]
 
 STEM = 48  # of ResNet-50's 64 channels
 WIDTHS = (32, 64, 128, 256)  # of 64, 128, 256, 512: inside the first block of each stage
-HANDED_ON = (128, 256, 512, 2048)  # of 256, 512, 1024, 2048: what each stage gives to the next
+HANDED_ON = (128, 256, 512, 2048)  # of 256, 512, 1024, 2048: outputs of each stage
 _NORMALISATION_EPSILON = 1.001e-5  # Keras' own, in its ResNet
 
 
@@ -52,12 +52,12 @@ def _convolution(channels: int, size: int, name: str, **more: Any) -> Any:
 def calibrate(network: Any, inputs: Floats) -> None:
     """Give each channel of each convolution zero mean and unit scatter over (n, h, w, 3) inputs.
 
-    What batch normalisation would do, done once, so that training and use see the same network
+    Replaces batch normalisation by a single step, so that training and use see the same network
     (Mishkin & Matas 2016).
     """
     for layer in convolutions(network):
-        seen = keras.Model(network.input, layer.output).predict_on_batch(inputs)
-        mean, scatter = seen.mean(axis=(0, 1, 2)), seen.std(axis=(0, 1, 2)) + 1e-6
+        observed = keras.Model(network.input, layer.output).predict_on_batch(inputs)
+        mean, scatter = observed.mean(axis=(0, 1, 2)), observed.std(axis=(0, 1, 2)) + 1e-6
         kernel, bias = layer.get_weights()
         layer.set_weights([kernel / scatter, (bias - mean) / scatter])
 
@@ -95,12 +95,12 @@ def _log_heights(groups: Any, good: int) -> Any:
     unit = groups / (ops.norm(groups, axis=-1, keepdims=True) + 1e-6)
     away = unit[:, :, None] - unit[:, None, :good]  # (groups, 2 good, good, d)
     distances = ops.sum(away**2, axis=-1) / 2  # 1 - cos, without the loss of its digits
-    others = np.tile(1 - np.eye(good, dtype=np.float32), (2, 1))
-    return ops.log(ops.sum(distances * others, axis=-1) / (good - 1) + 1e-8)
+    rest = np.tile(1 - np.eye(good, dtype=np.float32), (2, 1))
+    return ops.log(ops.sum(distances * rest, axis=-1) / (good - 1) + 1e-8)
 
 
 def write_resnet50(network: Any, path: Path) -> None:
-    """Write a whole ResNet-50 that computes what the narrow network does, as float16."""
+    """Write a ResNet-50 equivalent to the narrow network, as float16."""
     whole = keras.applications.ResNet50(
         include_top=False, weights=None, input_shape=(224, 224, 3), pooling="avg"
     )
@@ -115,10 +115,10 @@ def write_resnet50(network: Any, path: Path) -> None:
     _halve(path)
 
 
-def _placed(room: list[Floats], own: list[Floats] | None) -> list[Floats]:
+def _placed(room: list[Floats], trained: list[Floats] | None) -> list[Floats]:
     """Return zeros of the room's shapes with one's own weights in their first places."""
-    empty = [np.zeros_like(each) for each in room]
-    for place, weights in zip(empty, own or (), strict=False):
+    empty = [np.zeros_like(item) for item in room]
+    for place, weights in zip(empty, trained or (), strict=False):
         place[tuple(slice(n) for n in weights.shape)] = weights
     return empty
 
@@ -131,8 +131,8 @@ def _halve(path: Path) -> None:
         attributes = {name: dict(file[name].attrs) for name in _groups(file)}
     partial = path.with_suffix(".partial")
     with h5py.File(partial, "w") as file:
-        for name, found in attributes.items():
-            file.require_group(name).attrs.update(found)
+        for name, result in attributes.items():
+            file.require_group(name).attrs.update(result)
         for name, array in arrays.items():
             half = array.astype(np.float16)
             file.create_dataset(name, data=half, compression="gzip", shuffle=True)

@@ -23,7 +23,7 @@ GOOD = 4  # good images in a group, and as many spoilt ones
 
 @dataclass(frozen=True)
 class Recipe:
-    """What decides the outcome of a training, beside the data.
+    """Parameters of a training.
 
     Attributes
     ----------
@@ -31,7 +31,7 @@ class Recipe:
     groups : int
         In a step; each has four good images of one setup and four spoilt ones.
     crop : int
-        Blocks along a side of what is shown; all of a group at one place.
+        Blocks along a side of the crop; the same crop for a group.
     rate : float
         Greatest learning rate of Adam; rises over the first twentieth, falls as a cosine.
     margin : float
@@ -47,7 +47,7 @@ class Recipe:
 
 
 class Deck:
-    """Groups of images to be told apart, drawn at random but the same at every call.
+    """Groups of images to distinguish, drawn at random, reproducible.
 
     Parameters
     ----------
@@ -57,10 +57,10 @@ class Deck:
 
     def __init__(self, images: Images) -> None:
         self._images = images
-        members = [np.flatnonzero(images.setup == one) for one in np.unique(images.setup)]
-        self._setups = [each for each in members if len(each) >= GOOD]
-        types = [images.image_type[each[0]] for each in self._setups]
-        alike = np.array([types.count(one) for one in types], float)
+        members = [np.flatnonzero(images.setup == item) for item in np.unique(images.setup)]
+        self._setups = [member for member in members if len(member) >= GOOD]
+        types = [images.image_type[setup[0]] for setup in self._setups]
+        alike = np.array([types.count(name) for name in types], float)
         self._chance = 1 / alike**0.5  # a type with many settings counts for more, but not as many
         self._chance /= self._chance.sum()
 
@@ -74,21 +74,21 @@ class Deck:
         y, x = rng.integers(0, self._images.light.shape[1] - crop + 1, 2)
         box = (slice(y, y + crop), slice(x, x + crop))
         light = [self._images.light[index][box].astype(np.float32) for index in chosen]
-        other = self._images.light[rng.integers(len(self._images))][box].astype(np.float32)
+        foreign = self._images.light[rng.integers(len(self._images))][box].astype(np.float32)
         bad = [
-            spoil(self._scene(index, one, other), rng)
-            for index, one in zip(chosen, light, strict=True)
+            spoil(self._scene(index, item, foreign), rng)
+            for index, item in zip(chosen, light, strict=True)
         ]
-        shown = zip([*chosen, *chosen], [*light, *bad], strict=True)
-        return np.stack([self._images.network_input(index, one) for index, one in shown])
+        pairs = zip([*chosen, *chosen], [*light, *bad], strict=True)
+        return np.stack([self._images.network_input(index, item) for index, item in pairs])
 
-    def _scene(self, index: int, light: Floats, other: Floats) -> Scene:
+    def _scene(self, index: int, light: Floats, foreign: Floats) -> Scene:
         images = self._images
         photons = np.maximum(light[..., 0], 0) / images.gain_e_per_adu[index]
         ny, nx = images.shape[index]
         return Scene(
             light=light,
-            other=other,
+            other=foreign,
             sigma=np.sqrt(photons + images.read_noise_adu[index] ** 2),
             pixels=float(ny * nx / images.light[index, ..., 0].size),
             lit=bool(images.promised_light[index] > 0),

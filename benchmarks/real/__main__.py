@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.real --real ../shared/real``
 
-Writes ``docs/real.json``, the figures in ``docs/real.md`` and the pictures.
+Writes ``benchmarks/results/real.json``, the tables in ``docs/results/real-frames.md`` and the
+pictures.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.detection.report import update_markdown, write_json
+from benchmarks.paths import PAGES, PICTURES, RESULTS
 from benchmarks.real import analysis, pictures, report
 from benchmarks.real.archive import ABSENT, MANIFEST
 from benchmarks.real.folds import SEED
@@ -26,7 +28,6 @@ def main() -> None:
     """Make the frames, judge them, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--real", type=Path, default=Path("../shared/real"), help="real frames")
-    parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of real.md")
     arguments = parser.parse_args()
     if not (arguments.real / MANIFEST).exists():
         sys.exit(ABSENT.format(folder=arguments.real))
@@ -37,10 +38,10 @@ def main() -> None:
     ):
         judge = partial(judge_share, real=arguments.real, work=Path(work))
         shares = list(pool.map(judge, range(len(SHARES))))
-    write([verdict for share in shares for verdict in share], arguments.docs)
+    write([verdict for share in shares for verdict in share])
 
 
-def write(verdicts: list[Verdict], docs: Path) -> None:
+def write(verdicts: list[Verdict]) -> None:
     """Write figures and pictures."""
     series = analysis.by_series(verdicts)
     kinds = analysis.by_kind(verdicts)
@@ -48,9 +49,9 @@ def write(verdicts: list[Verdict], docs: Path) -> None:
         "seed": SEED,
         "series": {title: vars(row) for title, row in series.items()},
         "kinds": {kind: {"found": tally, "auroc": rank} for kind, (tally, rank) in kinds.items()},
-        "verdicts": [_plain(one) for one in verdicts],
+        "verdicts": [_plain(verdict) for verdict in verdicts],
     }
-    write_json(docs / "real.json", results)
+    write_json(RESULTS / "real.json", results)
     sections = [
         report.summary(series),
         report.series_section(series, verdicts),
@@ -59,15 +60,15 @@ def write(verdicts: list[Verdict], docs: Path) -> None:
         report.misses_section(analysis.misses(verdicts)),
         report.false_alarms_section(analysis.false_alarms(verdicts)),
     ]
-    update_markdown(docs / "real.md", sections)
-    pictures.draw_scores(verdicts, docs / "pictures" / "real_scores.png")
-    pictures.draw_frames(verdicts, docs / "pictures" / "real_frames.png")
+    update_markdown(PAGES / "real-frames.md", sections)
+    pictures.draw_scores(verdicts, PICTURES / "real_scores.png")
+    pictures.draw_frames(verdicts, PICTURES / "real_frames.png")
 
 
-def _plain(one: Verdict) -> dict[str, object]:
-    row = asdict(one)
+def _plain(verdict: Verdict) -> dict[str, object]:
+    row = asdict(verdict)
     del row["picture"]
-    return {**row, "score": round(one.score, 4)}
+    return {**row, "score": round(verdict.score, 4)}
 
 
 if __name__ == "__main__":

@@ -31,36 +31,40 @@ class Row:
 
 def counted(verdicts: Iterable[Verdict]) -> list[Verdict]:
     """Return untouched and injected frames whose references are as they should be."""
-    return [one for one in verdicts if one.question in COUNTED and one.kind != REALLY]
+    return [
+        verdict for verdict in verdicts if verdict.question in COUNTED and verdict.kind != REALLY
+    ]
 
 
 def by_series(verdicts: Sequence[Verdict]) -> dict[str, Row]:
     """Return the figures of each series; the last row is of all of them."""
     some = counted(verdicts)
-    titles = list(dict.fromkeys(one.series for one in some))
-    rows = {title: _row([one for one in some if one.series == title]) for title in titles}
+    titles = list(dict.fromkeys(image.series for image in some))
+    rows = {title: _row([image for image in some if image.series == title]) for title in titles}
     return {**rows, "all": _row(some)}
 
 
 def _row(some: Sequence[Verdict]) -> Row:
-    bad = np.array([one.is_bad for one in some])
-    scores = np.array([one.score for one in some])
-    made_of = np.unique([f"{one.source} {one.part}" for one in some], return_inverse=True)[1]
-    good = [one for one in some if not one.is_bad]
+    bad = np.array([verdict.is_bad for verdict in some])
+    scores = np.array([verdict.score for verdict in some])
+    made_of = np.unique(
+        [f"{verdict.source} {verdict.part}" for verdict in some], return_inverse=True
+    )[1]
+    good = [verdict for verdict in some if not verdict.is_bad]
     return Row(
         good=len(good),
         bad=int(bad.sum()),
         auroc=bootstrap({"auroc": auroc}, scores, bad, made_of)["auroc"],
-        false_alarms=wilson(sum(one.flagged for one in good), len(good)),
+        false_alarms=wilson(sum(image.flagged for image in good), len(good)),
         recall=_recall(some),
     )
 
 
 def _recall(some: Iterable[Verdict]) -> dict[str, tuple[int, int]]:
     """Return found and all bad ones by strength."""
-    each = {strength: [one.flagged for one in some if one.strength == strength]
+    results = {strength: [verdict.flagged for verdict in some if verdict.strength == strength]
             for strength in STRENGTHS}  # fmt: skip
-    return {strength: (sum(flags), len(flags)) for strength, flags in each.items() if flags}
+    return {strength: (sum(flags), len(flags)) for strength, flags in results.items() if flags}
 
 
 def by_kind(verdicts: Sequence[Verdict]) -> dict[str, tuple[Mapping[str, tuple[int, int]], float]]:
@@ -70,25 +74,25 @@ def by_kind(verdicts: Sequence[Verdict]) -> dict[str, tuple[Mapping[str, tuple[i
     """
     some = counted(verdicts)
     rank = _ranks(some)
-    kinds = sorted({one.kind for one in some if one.is_bad})
+    kinds = sorted({verdict.kind for verdict in some if verdict.is_bad})
     return {
         kind: (
-            _recall([one for one in some if one.kind == kind]),
-            float(np.mean([rank(one) for one in some if one.kind == kind])),
+            _recall([verdict for verdict in some if verdict.kind == kind]),
+            float(np.mean([rank(verdict) for verdict in some if verdict.kind == kind])),
         )
         for kind in kinds
     }
 
 
 def _ranks(some: Sequence[Verdict]) -> Callable[[Verdict], float]:
-    """Return what tells the share of good frames of the same series below a bad one."""
+    """Return a function for the share of good frames of the same series below a bad one."""
     good: dict[str, list[float]] = {}
-    for one in some:
-        if not one.is_bad:
-            good.setdefault(one.series, []).append(one.score)
+    for item in some:
+        if not item.is_bad:
+            good.setdefault(item.series, []).append(item.score)
 
-    def rank(one: Verdict) -> float:
-        apart = one.score - np.array(good[one.series])
+    def rank(verdict: Verdict) -> float:
+        apart = verdict.score - np.array(good[verdict.series])
         return float(((apart > 0) + 0.5 * (apart == 0)).mean())
 
     return rank
@@ -96,11 +100,11 @@ def _ranks(some: Sequence[Verdict]) -> Callable[[Verdict], float]:
 
 def misses(verdicts: Sequence[Verdict]) -> list[Verdict]:
     """Return the injected frames that were not flagged, the least conspicuous first."""
-    missed = [one for one in counted(verdicts) if one.is_bad and not one.flagged]
-    return sorted(missed, key=lambda one: one.score)
+    missed = [verdict for verdict in counted(verdicts) if verdict.is_bad and not verdict.flagged]
+    return sorted(missed, key=lambda item: item.score)
 
 
 def false_alarms(verdicts: Sequence[Verdict]) -> list[Verdict]:
     """Return the untouched frames that were flagged, the most conspicuous first."""
-    wrong = [one for one in counted(verdicts) if not one.is_bad and one.flagged]
-    return sorted(wrong, key=lambda one: -one.score)
+    wrong = [verdict for verdict in counted(verdicts) if not verdict.is_bad and verdict.flagged]
+    return sorted(wrong, key=lambda item: -item.score)

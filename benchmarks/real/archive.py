@@ -8,9 +8,9 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from qc.core.frame import Extension
-from qc.detection.metrics import measure
-from qc.io.instruments import read_instruments
-from qc.io.read_frame import read_frame
+from qc.detection.measurement import measure_metrics
+from qc.io.frame_reader import read_frame
+from qc.io.instrument_files import read_instruments
 
 Floats = NDArray[np.float32]
 
@@ -110,7 +110,7 @@ def read_real(folder: Path, series: Series, file: str) -> RealFrame:
     """
     frame = read_frame(folder / file, read_instruments())
     (extension,) = frame.extensions
-    numbers, detector = measure(extension), extension.detector
+    numbers, detector = measure_metrics(extension), extension.detector
     return RealFrame(
         file=file,
         header=_header(folder / file, series),

@@ -1,4 +1,4 @@
-"""What is held against what: references of some real frames, tests of others."""
+"""Cross-validation folds: references of some real frames, tests of others."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from benchmarks.real.archive import BIAS, DEVENY_ARC, RealFrame, Series
 from benchmarks.real.making import (
     Hits,
-    Made,
+    MadeImage,
     Wander,
     as_taken,
     dissect,
@@ -39,7 +39,7 @@ class Test:
         The fault that was injected; empty for none. ``real`` for a frame that is really faulty.
     """
 
-    made: Made
+    made: MadeImage
     kind: str = ""
     strength: str = ""
 
@@ -58,12 +58,12 @@ class Fold:
     question : str
         ``another exposure``: the tests are of a real frame of which the references have nothing.
         ``other photons``: of the same frames, but of other photons. ``no first of a set``,
-        ``another focus``: what happens if the references do not know of it; not counted.
+        ``another focus``: a state that the references lack; not counted.
     """
 
     series: Series
     question: str
-    references: Sequence[Made]
+    references: Sequence[MadeImage]
     tests: Sequence[Test]
 
 
@@ -76,21 +76,21 @@ def bias_folds(frames: Sequence[RealFrame]) -> Iterator[Fold]:
     """Hold each bias out in turn; then the first one, against a reference without firsts."""
     for number, held_out in enumerate(frames):
         rng = np.random.default_rng([SEED, number])
-        others = [frame for frame in frames if frame is not held_out]
-        fixed = find_fixed(others)
-        references = _bias_references(others, fixed, frames[0], rng)
-        own = dissect(held_out, fixed, rng)
+        results = [frame for frame in frames if frame is not held_out]
+        fixed = find_fixed(results)
+        references = _bias_references(results, fixed, frames[0], rng)
+        dissected = dissect(held_out, fixed, rng)
         cards = (_cards("bias") * _BIAS_ROUNDS)[number :: len(frames)]
         again = [
-            rearrange(own, own.drift, own.columns, part, rng)
+            rearrange(dissected, dissected.drift, dissected.columns, part, rng)
             for part in range(1, _BIAS_TESTS + len(cards) + 1)
         ]
         good = [as_taken(held_out), *again[:_BIAS_TESTS]]
         bad = _spoil(again[_BIAS_TESTS:], cards, rng)
         yield Fold(BIAS, ANOTHER, references, [*map(Test, good), *bad])
         if number == 0:
-            settled = _bias_references(others, fixed, None, rng)
-            yield Fold(BIAS, NO_FIRST, settled, [Test(each) for each in good])
+            settled = _bias_references(results, fixed, None, rng)
+            yield Fold(BIAS, NO_FIRST, settled, [Test(image) for image in good])
 
 
 def _bias_references(
@@ -98,18 +98,18 @@ def _bias_references(
     fixed: NDArray[np.bool_],
     first: RealFrame | None,
     rng: np.random.Generator,
-) -> list[Made]:
+) -> list[MadeImage]:
     """Return the real frames, and others made of them; of `first`, only its drift is used."""
     anatomies = [dissect(frame, fixed, rng) for frame in frames]
     start = None if first is None else dissect(first, fixed, rng).drift
-    drifts = [each.drift for each in anatomies if each.frame is not first]
-    columns = np.mean([each.columns for each in anatomies], axis=0)
-    made = [as_taken(frame) for frame in frames]
+    drifts = [item.drift for item in anatomies if item.frame is not first]
+    columns = np.mean([item.columns for item in anatomies], axis=0)
+    results = [as_taken(frame) for frame in frames]
     for part in range(1, REFERENCES - len(frames) + 1):
         anatomy = anatomies[part % len(anatomies)]
         drift = drift_between(drifts, start, part, rng)
-        made.append(rearrange(anatomy, drift, columns, part, rng))
-    return made
+        results.append(rearrange(anatomy, drift, columns, part, rng))
+    return results
 
 
 def lit_folds(
@@ -124,8 +124,8 @@ def lit_folds(
         return
     parts_of = [split(frame, REFERENCES, wander, hits, rng) for frame in frames]
     for number, (references, tests) in enumerate((parts_of, parts_of[::-1])):
-        own = cards[number::2]
-        yield _fold(series, ANOTHER, references, tests[:GOOD_TESTS], own, rng)
+        fold_cards = cards[number::2]
+        yield _fold(series, ANOTHER, references, tests[:GOOD_TESTS], fold_cards, rng)
 
 
 def focus_folds(
@@ -147,8 +147,8 @@ def focus_folds(
         for part in split(frame, REFERENCES, wander, hits, rng)[:_REAL_PARTS]
     ]
     yield replace(fold, tests=[*fold.tests, *really])
-    one, other = parts_of
-    yield Fold(DEVENY_ARC, FOCUS, one, [Test(part) for part in other[:_REAL_PARTS]])
+    first, second = parts_of
+    yield Fold(DEVENY_ARC, FOCUS, first, [Test(part) for part in second[:_REAL_PARTS]])
 
 
 REALLY = "real"
@@ -158,8 +158,8 @@ _REAL_PARTS = 5
 def _fold(
     series: Series,
     question: str,
-    references: Sequence[Made],
-    good: Sequence[Made],
+    references: Sequence[MadeImage],
+    good: Sequence[MadeImage],
     cards: Sequence[Card],
     rng: np.random.Generator,
 ) -> Fold:
@@ -175,15 +175,17 @@ def _cards(frame_class: str) -> list[Card]:
     ]
 
 
-def _spoil(good: Sequence[Made], cards: Sequence[Card], rng: np.random.Generator) -> list[Test]:
+def _spoil(
+    good: Sequence[MadeImage], cards: Sequence[Card], rng: np.random.Generator
+) -> list[Test]:
     """Inject each fault into the next image."""
     return [Test(_injected(good[i % len(good)], *card, rng), *card) for i, card in enumerate(cards)]
 
 
-def _injected(made: Made, kind: str, strength: str, rng: np.random.Generator) -> Made:
-    source = made.source
+def _injected(image: MadeImage, kind: str, strength: str, rng: np.random.Generator) -> MadeImage:
+    source = image.source
     injection = inject(
-        made.pixels,
+        image.pixels,
         light=source.extension.light,
         gain_e_per_adu=source.extension.detector.gain_e_per_adu,
         read_noise_adu=source.noise_adu,
@@ -192,4 +194,4 @@ def _injected(made: Made, kind: str, strength: str, rng: np.random.Generator) ->
         strength=strength,
         rng=rng,
     )
-    return replace(made, pixels=injection.pixels, is_real=False)
+    return replace(image, pixels=injection.pixels, is_real=False)

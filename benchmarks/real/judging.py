@@ -13,15 +13,16 @@ from numpy.typing import NDArray
 from sqlalchemy.orm import sessionmaker
 
 from benchmarks.real.folds import Fold, Test
-from benchmarks.real.making import Made
+from benchmarks.real.making import MadeImage
 from embeddings.preprocess import block_statistics
 from qc.core.enums import FrameState, LabelName
 from qc.core.verdict import Status
-from qc.db.engine import connect, for_writing
-from qc.db.migrate import upgrade_schema
 from qc.db.reference_models import ReferenceModelCache
-from qc.pipeline.process import ProcessingOutcome, process_frames
-from qc.project import Project
+from qc.db.schema.engine import connect, for_writing
+from qc.db.schema.migrate import upgrade_schema
+from qc.pipeline.batch import process_frames
+from qc.pipeline.outcomes import ProcessingOutcome
+from qc.project import ProjectContext
 
 Floats = NDArray[np.float32]
 
@@ -33,7 +34,7 @@ _APART = timedelta(days=14)
 
 @dataclass(frozen=True)
 class Verdict:
-    """A test, and what the product said.
+    """A test with the product's verdict.
 
     Attributes
     ----------
@@ -69,24 +70,24 @@ class Verdict:
         return bool(self.kind)
 
 
-def judge_fold(fold: Fold, folder: Path, project: Project) -> list[Verdict]:
+def judge_fold(fold: Fold, folder: Path, project: ProjectContext) -> list[Verdict]:
     """Let the product see the references, labelled good, and then the tests, unlabelled."""
     verdicts = zip(fold.tests, outcomes_of(fold, folder, project), strict=True)
     return [_verdict(fold, test, outcome) for test, outcome in verdicts]
 
 
-def outcomes_of(fold: Fold, folder: Path, project: Project) -> list[ProcessingOutcome]:
-    """Return what the product made of each test, after the references."""
+def outcomes_of(fold: Fold, folder: Path, project: ProjectContext) -> list[ProcessingOutcome]:
+    """Return the product's verdict of each test, after the references."""
     with _fresh_memory(folder, project) as fresh:
         for night in range(_NIGHTS):
             start = _FIRST_NIGHT + timedelta(days=night)
             _process(fold.references[night::_NIGHTS], start, folder, fresh, LabelName.GOOD)
-        made = [test.made for test in fold.tests]
-        return _process(made, _FIRST_NIGHT + _APART, folder, fresh, None)
+        results = [test.made for test in fold.tests]
+        return _process(results, _FIRST_NIGHT + _APART, folder, fresh, None)
 
 
 @contextmanager
-def _fresh_memory(folder: Path, project: Project) -> Iterator[Project]:
+def _fresh_memory(folder: Path, project: ProjectContext) -> Iterator[ProjectContext]:
     """Give the runtime a database of its own, gone afterwards; a network takes seconds to start."""
     folder.mkdir(parents=True)
     engine = connect(f"sqlite:///{folder / 'qc.db'}")
@@ -94,9 +95,9 @@ def _fresh_memory(folder: Path, project: Project) -> Iterator[Project]:
     try:
         yield replace(
             project,
-            reads=sessionmaker(engine),
-            writes=sessionmaker(for_writing(engine)),
-            expectations=ReferenceModelCache(),
+            read_session=sessionmaker(engine),
+            write_session=sessionmaker(for_writing(engine)),
+            reference_models=ReferenceModelCache(),
         )
     finally:
         engine.dispose()
@@ -104,52 +105,53 @@ def _fresh_memory(folder: Path, project: Project) -> Iterator[Project]:
 
 
 def _process(
-    some: Sequence[Made],
+    some: Sequence[MadeImage],
     start: datetime,
     folder: Path,
-    project: Project,
+    project: ProjectContext,
     label: LabelName | None,
 ) -> list[ProcessingOutcome]:
     paths = [
-        _write(made, folder, start + timedelta(minutes=number)) for number, made in enumerate(some)
+        _write(image, folder, start + timedelta(minutes=number))
+        for number, image in enumerate(some)
     ]
     # A file that cannot be judged is reported ahead of its batch.
-    outcomes = {each.path.name: each for each in process_frames(paths, project, label)}
+    outcomes = {frame.path.name: frame for frame in process_frames(paths, project, label)}
     for path in paths:
         path.unlink()
     return [outcomes[path.name] for path in paths]
 
 
-def _write(made: Made, folder: Path, taken: datetime) -> Path:
+def _write(image: MadeImage, folder: Path, chosen: datetime) -> Path:
     """Write an image with the header of its real frame; only time, name and exposure differ."""
-    name = f"{taken:%Y-%m-%dT%H:%M:%S}"
-    header = made.source.header.copy()
+    name = f"{chosen:%Y-%m-%dT%H:%M:%S}"
+    header = image.source.header.copy()
     header["DATE-OBS"] = name
-    header["EXPTIME"] = made.exposure_s
+    header["EXPTIME"] = image.exposure_s
     if "ARCFILE" in header:
         header["ARCFILE"] = f"{name}.fits"
     path = folder / f"{name}.fits"
-    fits.PrimaryHDU(made.pixels, header).writeto(path, output_verify="silentfix")
+    fits.PrimaryHDU(image.pixels, header).writeto(path, output_verify="silentfix")
     return path
 
 
 def _verdict(fold: Fold, test: Test, outcome: ProcessingOutcome) -> Verdict:
     score, reason = REFUSED, outcome.reason
     if outcome.state is not FrameState.FAILED:
-        ((judged),) = outcome.judged
+        ((judged),) = outcome.judgements
         score, reason = judged.verdict.score, (*judged.verdict.reasons, "")[0]
         assert judged.verdict.status is not Status.UNDECIDED
-    made = test.made
+    image = test.made
     return Verdict(
         series=fold.series.title,
         question=fold.question,
-        source=made.source.file,
-        part=made.part,
-        is_real=made.is_real,
+        source=image.source.file,
+        part=image.part,
+        is_real=image.is_real,
         kind=test.kind,
         strength=test.strength,
         score=score,
         flagged=outcome.is_anomalous,
         reason=reason,
-        picture=block_statistics(made.pixels)[..., 0],
+        picture=block_statistics(image.pixels)[..., 0],
     )

@@ -2,9 +2,9 @@
 
 Two ways. A frame without light is its slow drift and fixed pattern, which stay where they are,
 and its noise, with the cosmic rays, which is moved to another place. A frame with light is divided
-into many short exposures whose noise is independent: what each pixel collected is dealt out to
-them. The shape of the spectrum, the flat field, the lines, the trails of bright columns stay as
-they are. Pixels are in ADU, shapes (ny, nx).
+into many short exposures whose noise is independent: the counts of each pixel are distributed
+over them. The shape of the spectrum, the flat field, the lines, the trails of bright columns stay
+as they are. Pixels are in ADU, shapes (ny, nx).
 """
 
 from collections.abc import Sequence
@@ -22,13 +22,13 @@ Image = NDArray[np.uint16]
 
 _SMOOTH_PX = 64.0  # longer than any pattern that is fixed, shorter than the drift of the level
 _BANDS = 16
-_SIGNIFICANT = 5.0  # sigma: what stands out so far in the median of several frames is fixed
+_SIGNIFICANT = 5.0  # sigma; a larger excess in the median of several frames is fixed
 _HIT_SIGMA = 8.0
 _MEDIAN_NOISE = 1.25  # of a median, in units of that of a mean
 
 
 @dataclass(frozen=True)
-class Made:
+class MadeImage:
     """An image, and where it is from.
 
     Attributes
@@ -62,7 +62,7 @@ class Anatomy:
     noise : (ny, nx) float32 array
         The rest, cosmic rays included; of fixed defects only noise.
     defects : (ny, nx) float32 array
-        What fixed defects stand above the drift; 0 elsewhere.
+        Excess of fixed defects above the drift; 0 elsewhere.
     """
 
     frame: RealFrame
@@ -110,13 +110,13 @@ def dissect(frame: RealFrame, fixed: Flags, rng: np.random.Generator) -> Anatomy
 
 def rearrange(
     anatomy: Anatomy, drift: Floats, columns: Floats, part: int, rng: np.random.Generator
-) -> Made:
+) -> MadeImage:
     """Make a frame whose noise lies elsewhere than in the real one, and nothing else does."""
     ny, nx = anatomy.noise.shape
     shift = int(rng.integers(1, ny)), int(rng.integers(1, nx))
     moved = np.where(anatomy.defects, 0, np.roll(anatomy.noise, shift, (0, 1)))
     pixels = drift + columns + moved + anatomy.defects
-    return Made(anatomy.frame, part, _digitized(pixels), anatomy.frame.exposure_s)
+    return MadeImage(anatomy.frame, part, _digitized(pixels), anatomy.frame.exposure_s)
 
 
 def drift_between(
@@ -132,11 +132,11 @@ def drift_between(
     first : array or None
         Drift of the first of a set, which every fifth frame is.
     """
-    one, other = (drifts[i] for i in rng.permutation(len(drifts))[:2])
+    item, second = (drifts[i] for i in rng.permutation(len(drifts))[:2])
     reach = rng.uniform(-0.5, 1.5)
     if first is not None and number % _SET == 0:
-        other, reach = first, rng.uniform(0.7, 1.3)
-    between: Floats = one + np.float32(reach) * (other - one)
+        second, reach = first, rng.uniform(0.7, 1.3)
+    between: Floats = item + np.float32(reach) * (second - item)
     return between
 
 
@@ -163,14 +163,14 @@ class Hits:
 
 
 def find_hits(anatomies: Sequence[Anatomy]) -> Hits:
-    """Cut out what stands out of the noise and is not fixed."""
+    """Remove excesses above the noise that are not fixed."""
     stamps = []
     for anatomy in anatomies:
         limit = _HIT_SIGMA * anatomy.frame.noise_adu
         regions, _ = label(anatomy.noise > limit / 2, np.ones((3, 3)))
         boxes = find_objects(regions)
         cut = [np.where(regions[box] == i, anatomy.noise[box], 0) for i, box in enumerate(boxes, 1)]
-        stamps += [each * gain_of(anatomy.frame) for each in cut if each.max() > limit]
+        stamps += [item * gain_of(anatomy.frame) for item in cut if item.max() > limit]
     return Hits(stamps, len(stamps) / sum(anatomy.noise.size for anatomy in anatomies))
 
 
@@ -199,14 +199,14 @@ def wander_of(levels_adu: Sequence[float], frames: Sequence[RealFrame]) -> Wande
     return Wander(level_adu, (float(y), float(x)))
 
 
-def displacement(one: Floats, other: Floats) -> tuple[float, float]:
+def displacement(item: Floats, second: Floats) -> tuple[float, float]:
     """Return how many rows and columns the second image lies beside the first, by least squares.
 
     For shifts within the width of a line; brightness and background may differ.
     """
-    down, across = np.gradient(one)
-    terms = np.stack([one, -down, -across, np.ones_like(one)], axis=-1).reshape(-1, 4)
-    factor, y, x, _ = np.linalg.lstsq(terms.astype(np.float64), other.ravel())[0]
+    down, across = np.gradient(item)
+    terms = np.stack([item, -down, -across, np.ones_like(item)], axis=-1).reshape(-1, 4)
+    factor, y, x, _ = np.linalg.lstsq(terms.astype(np.float64), second.ravel())[0]
     return float(y / factor), float(x / factor)
 
 
@@ -217,7 +217,7 @@ def gain_of(frame: RealFrame) -> np.float32:
 
 def split(
     frame: RealFrame, parts: int, wander: Wander, hits: Hits, rng: np.random.Generator
-) -> list[Made]:
+) -> list[MadeImage]:
     """Divide an exposure into shorter ones of unequal length whose noise is independent.
 
     A pixel of ``x`` electrons and variance ``v`` (photons and read-out) gives to each part its
@@ -236,15 +236,15 @@ def split(
     noises *= np.sqrt(shares)[:, np.newaxis, np.newaxis]
     rest = light - spread * noises.sum(axis=0)
     spline = spline_filter(rest, output=np.float32) if any(wander.shift_px) else rest
-    made = []
+    created = []
     for part, (share, noise) in enumerate(zip(shares, noises, strict=True)):
         lacking = rng.standard_normal(light.shape, np.float32) * noise_e * np.sqrt(1 - share)
         electrons = share * _displaced(spline, wander.shift_px, rng) + spread * noise + lacking
         _strike(electrons, hits, rng)
         zero_adu = np.float32(rng.normal(frame.zero_adu, wander.level_adu))
         pixels = _digitized(electrons / gain + zero_adu)
-        made.append(Made(frame, part, pixels, frame.exposure_s * float(share)))
-    return made
+        created.append(MadeImage(frame, part, pixels, frame.exposure_s * float(share)))
+    return created
 
 
 def _displaced(spline: Floats, shift_px: tuple[float, float], rng: np.random.Generator) -> Floats:
@@ -264,9 +264,9 @@ def _strike(electrons: Floats, hits: Hits, rng: np.random.Generator) -> None:
         electrons[y : y + stamp.shape[0], x : x + stamp.shape[1]] += stamp
 
 
-def as_taken(frame: RealFrame) -> Made:
+def as_taken(frame: RealFrame) -> MadeImage:
     """Return the real frame itself."""
-    return Made(frame, 0, _digitized(frame.pixels), frame.exposure_s, is_real=True)
+    return MadeImage(frame, 0, _digitized(frame.pixels), frame.exposure_s, is_real=True)
 
 
 def _digitized(adu: Floats) -> Image:

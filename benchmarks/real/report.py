@@ -16,7 +16,7 @@ Tally = Mapping[str, tuple[int, int]]
 
 def series_section(rows: Mapping[str, Row], verdicts: Sequence[Verdict]) -> str:
     """Write the figures by series."""
-    questions = {one.series: one.question for one in reversed(verdicts)}
+    questions = {verdict.series: verdict.question for verdict in reversed(verdicts)}
     head = ("series", "tests are of", "untouched", "injected", "AUROC", "false alarms",
             *(f"found, {strength}" for strength in STRENGTHS))  # fmt: skip
     lines = [
@@ -24,71 +24,71 @@ def series_section(rows: Mapping[str, Row], verdicts: Sequence[Verdict]) -> str:
          _percent(row.false_alarms), *_tallies(row.recall)]
         for title, row in rows.items()
     ]  # fmt: skip
-    return f"### Injected faults, by series\n\n{_table(head, lines)}"
+    return f"## Injected faults, by series\n\n{_table(head, lines)}"
 
 
 def kinds_section(kinds: Mapping[str, tuple[Tally, float]]) -> str:
     """Write recall by kind of fault and strength."""
     head = ("fault", *STRENGTHS, "all strengths", "AUROC")
     lines = []
-    for kind, (tally, rank) in sorted(kinds.items(), key=lambda each: each[1][1]):
-        found, of = (sum(column) for column in zip(*tally.values(), strict=True))
-        lines.append([kind.replace("_", " "), *_tallies(tally), _percent(wilson(found, of)),
+    for kind, (tally, rank) in sorted(kinds.items(), key=lambda item: item[1][1]):
+        result, of = (sum(column) for column in zip(*tally.values(), strict=True))
+        lines.append([kind.replace("_", " "), *_tallies(tally), _percent(wilson(result, of)),
                       f"{rank:.3f}"])  # fmt: skip
-    return f"### Found, by kind of fault and strength\n\n{_table(head, lines)}"
+    return f"## Found, by kind of fault and strength\n\n{_table(head, lines)}"
 
 
 def real_section(verdicts: Sequence[Verdict]) -> str:
-    """Write the scores of what no one made up: real frames, and changes that really happened."""
+    """Write the scores of real frames and of real changes."""
     groups: dict[tuple[str, str, str], list[Verdict]] = {}
-    for one in verdicts:
-        if one.is_real or one.kind == REALLY or one.question not in COUNTED:
-            groups.setdefault((one.series, _frame(one), _what(one)), []).append(one)
-    lines = [[series, frame, what, str(len(some)),
-              f"{min(one.score for one in some):.2f}-{max(one.score for one in some):.2f}",
-              f"{sum(one.flagged for one in some)}", max(some, key=_score).reason[:_LONGEST]]
-             for (series, frame, what), some in groups.items()]  # fmt: skip
-    head = ("series", "real frame", "what", "images", "scores", "flagged", "strongest evidence")
-    return f"### What really happened\n\n{_table(head, lines)}"
+    for verdict in verdicts:
+        if verdict.is_real or verdict.kind == REALLY or verdict.question not in COUNTED:
+            groups.setdefault((verdict.series, _frame(verdict), _what(verdict)), []).append(verdict)
+    lines = [[series, frame, kind, str(len(some)),
+              f"{min(image.score for image in some):.2f}-{max(image.score for image in some):.2f}",
+              f"{sum(image.flagged for image in some)}", max(some, key=_score).reason[:_LONGEST]]
+             for (series, frame, kind), some in groups.items()]  # fmt: skip
+    head = ("series", "real frame", "test", "images", "scores", "flagged", "strongest evidence")
+    return f"## Real events\n\n{_table(head, lines)}"
 
 
-def _what(one: Verdict) -> str:
-    if one.kind == REALLY:
+def _what(verdict: Verdict) -> str:
+    if verdict.kind == REALLY:
         return "really out of focus, its photons"
-    as_it_is = "as it is" if one.is_real else "made of it"
-    if one.question == NO_FIRST:
+    as_it_is = "as it is" if verdict.is_real else "made of it"
+    if verdict.question == NO_FIRST:
         return f"{as_it_is}, references without a first of a set"
-    return as_it_is if one.is_real else "its photons, references of the other focus position"
+    return as_it_is if verdict.is_real else "its photons, references of the other focus position"
 
 
-def _score(one: Verdict) -> float:
-    return one.score
+def _score(verdict: Verdict) -> float:
+    return verdict.score
 
 
 def misses_section(missed: Sequence[Verdict]) -> str:
     """List every miss."""
     head = ("series", "real frame", "fault", "strength", "score", "strongest evidence")
     lines = [
-        [one.series, _frame(one), one.kind.replace("_", " "), one.strength, f"{one.score:.2f}",
-         one.reason[:_LONGEST]]
-        for one in missed
+        [verdict.series, _frame(verdict), verdict.kind.replace("_", " "), verdict.strength,
+         f"{verdict.score:.2f}", verdict.reason[:_LONGEST]]
+        for verdict in missed
     ]  # fmt: skip
-    return f"### Every miss ({len(missed)})\n\n{_table(head, lines)}"
+    return f"## Every miss ({len(missed)})\n\n{_table(head, lines)}"
 
 
 def false_alarms_section(wrong: Sequence[Verdict]) -> str:
     """Count the false alarms by real frame and evidence; the scores come highest first."""
     groups: dict[tuple[str, str, str], list[Verdict]] = {}
-    for one in wrong:
-        groups.setdefault((one.series, _frame(one), re.split(r" -?\d", one.reason)[0]), []).append(
-            one
-        )
+    for verdict in wrong:
+        groups.setdefault(
+            (verdict.series, _frame(verdict), re.split(r" -?\d", verdict.reason)[0]), []
+        ).append(verdict)
     head = ("series", "real frame", "false alarms", "highest score", "strongest evidence")
     lines = [
         [series, frame, str(len(some)), f"{some[0].score:.2f}", some[0].reason[:_LONGEST]]
         for (series, frame, _), some in groups.items()
     ]
-    return f"### Every false alarm ({len(wrong)})\n\n{_table(head, lines)}"
+    return f"## Every false alarm ({len(wrong)})\n\n{_table(head, lines)}"
 
 
 def summary(rows: Mapping[str, Row]) -> str:
@@ -103,8 +103,8 @@ def summary(rows: Mapping[str, Row]) -> str:
     )
 
 
-def _frame(one: Verdict) -> str:
-    return one.source.split("/")[1].split(".fit")[0]
+def _frame(verdict: Verdict) -> str:
+    return verdict.source.split("/")[1].split(".fit")[0]
 
 
 def _tallies(tally: Tally) -> list[str]:

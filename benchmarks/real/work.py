@@ -27,7 +27,7 @@ SHARES = ((BIAS, SPRAT_ARC), (FLAT, EFOSC2_ARC, ALFOSC_ARC, DEVENY_ARC))  # one 
 
 
 def judge_share(number: int, real: Path, work: Path) -> list[Verdict]:
-    """Judge the folds of one of `SHARES`; what is in the folder `work` afterwards does not matter.
+    """Judge the folds of one of `SHARES`; the folder `work` is for temporary files.
 
     Parameters
     ----------
@@ -58,8 +58,8 @@ def folds_of(some: Sequence[Series], real: Path) -> Iterator[Fold]:
             arcs = [frame.zero_adu for frame in (*frames, *defocused)]
             yield from focus_folds(frames, defocused, wander_of(arcs, ()), hits)
         else:
-            known = levels if series in (FLAT, EFOSC2_ARC) else ()
-            yield from lit_folds(series, frames, wander_of(known, frames), hits)
+            wander_levels = levels if series in (FLAT, EFOSC2_ARC) else ()
+            yield from lit_folds(series, frames, wander_of(wander_levels, frames), hits)
 
 
 def hits_of(biases: Sequence[RealFrame]) -> Hits:

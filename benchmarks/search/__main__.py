@@ -1,8 +1,8 @@
-"""How well and how quickly the nearest of up to a million embeddings are found.
+"""Measure recall and latency of the nearest-neighbour search among up to a million embeddings.
 
-An archive of made-up embeddings with the structure of real ones is put into a project's database;
-the index is made as 'qc db index' makes it, and asked as 'qc similar' asks it, with and without
-filters. What is true comes from looking at all in double precision.
+An archive of generated embeddings with the structure of real ones is written to the database of a
+project. The index is built as by ``qc db index`` and searched as by ``qc frames similar``, with and
+without filters. The ground truth is an exhaustive search in double precision.
 
 Run: ``python -m benchmarks.search --vectors 100000 --work DIR [--others all] [--write]``; a million
 needs 9 GB in DIR, and some minutes of two idle cores. ``--postgres URL``: an empty database there
@@ -45,10 +45,10 @@ def apart(work: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def measure(
-    work: Path, total: int, queries: int, others: list[str], postgres: str
+    work: Path, total: int, queries: int, names: list[str], postgres: str
 ) -> dict[str, Any]:
     """Return all figures of one size."""
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "vectors": total,
         "queries": queries,
         "at": datetime.now(UTC).isoformat(timespec="minutes"),
@@ -57,25 +57,25 @@ def measure(
         **environment(),
     }
     tell(f"making {total} embeddings")
-    found |= apart(make, work, total, postgres)
+    result |= apart(make, work, total, postgres)
     tell("the truth")
     truth = apart(find_truth, total, queries)
     tell("the index")
-    found |= apart(index, work, postgres)
+    result |= apart(index, work, postgres)
     tell("asking")
-    found |= apart(ask, work, truth, postgres)
+    result |= apart(ask, work, truth, postgres)
     tell("asking without the index")
-    found["exactly"] = apart(ask_exactly, work, truth, postgres)
-    found["others"] = {}
-    for name in others:
+    result["exactly"] = apart(ask_exactly, work, truth, postgres)
+    result["others"] = {}
+    for name in names:
         tell(name)
-        found["others"][name] = apart(ask_other, name, total, truth)
-    return found
+        result["others"][name] = apart(ask_other, name, total, truth)
+    return result
 
 
-def tell(words: str) -> None:
-    """Say what is done now."""
-    print(f"{datetime.now(UTC):%H:%M:%S} {words}", file=sys.stderr, flush=True)
+def tell(name: str) -> None:
+    """Print the current step."""
+    print(f"{datetime.now(UTC):%H:%M:%S} {name}", file=sys.stderr, flush=True)
 
 
 def main() -> None:
@@ -87,22 +87,26 @@ def main() -> None:
     parser.add_argument("--others", default="", help=f"all, or some of {','.join(OTHERS)}")
     parser.add_argument("--postgres", default="", metavar="URL")
     parser.add_argument("--write", action="store_true", help=f"keep the figures in {DOCUMENT}")
-    asked = parser.parse_args()
-    others = list(OTHERS) if asked.others == "all" else [*filter(None, asked.others.split(","))]
-    asked.work.mkdir(parents=True)
+    arguments = parser.parse_args()
+    rest = (
+        list(OTHERS) if arguments.others == "all" else [*filter(None, arguments.others.split(","))]
+    )
+    arguments.work.mkdir(parents=True)
     try:
-        found = measure(asked.work, asked.vectors, asked.queries, others, asked.postgres)
+        result = measure(
+            arguments.work, arguments.vectors, arguments.queries, rest, arguments.postgres
+        )
     finally:
-        shutil.rmtree(asked.work)
+        shutil.rmtree(arguments.work)
     figures = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
-    name = f"{'postgres' if asked.postgres else 'embedded'} {asked.vectors}"
-    print(render({name: found}))
-    if asked.write:
-        figures[name] = found
+    name = f"{'postgres' if arguments.postgres else 'embedded'} {arguments.vectors}"
+    print(render({name: result}))
+    if arguments.write:
+        figures[name] = result
         FIGURES.write_text(json.dumps(figures, indent=1) + "\n")
         DOCUMENT.write_text(render(figures, DOCUMENT.read_text()))
-    answers = found["questions"].values()
-    if any(one["recall"] < LEAST_RECALL or one["p95_ms"] > MOST_MS for one in answers):
+    answers = result["questions"].values()
+    if any(answer["recall"] < LEAST_RECALL or answer["p95_ms"] > MOST_MS for answer in answers):
         sys.exit(1)
 
 

@@ -1,4 +1,4 @@
-"""What is asked of an archive, what is true of it, and how well and quickly it is answered."""
+"""Queries of an archive, their exact results, and recall and latency of the search."""
 
 import resource
 import time
@@ -18,7 +18,7 @@ from benchmarks.search.making import (
     BLOCK,
     FINGERPRINT,
     D,
-    Made,
+    EmbeddingBlock,
     Setup,
     fill,
     image_types,
@@ -30,11 +30,11 @@ from embeddings.clustering import cosine_distances
 from embeddings.index import AXES, nearest
 from qc import db
 from qc.db.embeddings import EmbeddingFilter
-from qc.db.engine import connect
-from qc.db.migrate import upgrade_schema
-from qc.db.models import VECTOR_INDEX
-from qc.project import Project, create_project, open_project
-from qc.search.nearest import index_file, nearest_stored, refresh_index
+from qc.db.schema.engine import connect
+from qc.db.schema.migrate import upgrade_schema
+from qc.db.schema.models import VECTOR_INDEX
+from qc.project import ProjectContext, create_project, open_project
+from qc.search.nearest import index_path, nearest_stored, refresh_index
 from qc.settings import Settings
 
 Floats = NDArray[np.float32]
@@ -61,11 +61,11 @@ class Question:
         types = (image_type,) if self.own else None
         return EmbeddingFilter(types, first, last, labelled=self.labelled, left_out=frame_id)
 
-    def meant(self, some: Made) -> NDArray[np.bool_]:
+    def meant(self, some: EmbeddingBlock) -> NDArray[np.bool_]:
         """Return which are meant, if type did not matter: (n,)."""
         meant = some.labelled.copy() if self.labelled else np.ones(len(some.setups), bool)
         if self.nights:
-            first, last = (one.toordinal() for one in self.nights)
+            first, last = (night.toordinal() for night in self.nights)
             meant &= (some.nights >= first) & (some.nights <= last)
         return meant
 
@@ -81,7 +81,7 @@ QUESTIONS = (
 
 
 class MadeUp:
-    """The encoder of what is made up; it is never asked to embed."""
+    """Encoder of the generated embeddings; it never embeds."""
 
     name, stretch, fingerprint = "made up", "physical", FINGERPRINT
 
@@ -96,21 +96,21 @@ def settings_of(work: Path, postgres: str = "") -> Settings:
 
 
 @contextmanager
-def opened(settings: Settings) -> Iterator[Project]:
+def opened(settings: Settings) -> Iterator[ProjectContext]:
     """Open the project."""
     with open_project(settings) as project:
         yield replace(project, encoder=MadeUp())
 
 
 def make(work: Path, total: int, postgres: str) -> dict[str, Any]:
-    """Make the archive, and say how large it is."""
+    """Create the archive; return its size."""
     create_project(work / "project")
     settings = settings_of(work, postgres)
     engine = connect(settings.database_url)
     upgrade_schema(engine)
     engine.dispose()
     with opened(settings) as project:
-        fill(project.writes, make_setups(), total)
+        fill(project.write_session, make_setups(), total)
     return {"database_bytes": size_of(settings.database_url)}
 
 
@@ -118,36 +118,36 @@ def size_of(url: URL) -> int:
     """Return the bytes of a database."""
     if url.get_backend_name() != "sqlite":
         return _told_by_server(url, "pg_database_size(current_database())")
-    return sum(one.stat().st_size for one in Path(str(url.database)).parent.glob("qc.db*"))
+    return sum(path.stat().st_size for path in Path(str(url.database)).parent.glob("qc.db*"))
 
 
-def _told_by_server(url: URL, what: str) -> int:
+def _told_by_server(url: URL, name: str) -> int:
     engine = connect(url)
     with engine.connect() as connection:
-        found: int = connection.exec_driver_sql(f"SELECT {what}").scalar_one()
+        number: int = connection.exec_driver_sql(f"SELECT {name}").scalar_one()
     engine.dispose()
-    return found
+    return number
 
 
-def _index_bytes(project: Project) -> int:
+def _index_bytes(project: ProjectContext) -> int:
     url = project.settings.database_url
     if url.get_backend_name() == "sqlite":
-        return index_file(project).stat().st_size
-    own = f"FROM pg_class WHERE relname LIKE '{VECTOR_INDEX}%%'"
-    return _told_by_server(url, f"coalesce(sum(pg_relation_size(oid)), 0)::bigint {own}")
+        return index_path(project).stat().st_size
+    clause = f"FROM pg_class WHERE relname LIKE '{VECTOR_INDEX}%%'"
+    return _told_by_server(url, f"coalesce(sum(pg_relation_size(oid)), 0)::bigint {clause}")
 
 
 def index(work: Path, postgres: str) -> dict[str, Any]:
     """Make the index, and add to it, as 'qc db index' does."""
     with opened(settings_of(work, postgres)) as project:
         started, cpu = time.perf_counter(), time.process_time()
-        words = refresh_index(project, lambda *_: None)
+        text = refresh_index(project, lambda *_: None)
         return {
             "build_s": time.perf_counter() - started,
             "build_cpu_s": time.process_time() - cpu,
             "index_bytes": _index_bytes(project),
             "build_peak_bytes": peak_bytes(),
-            "words": words,
+            "words": text,
         }
 
 
@@ -159,7 +159,7 @@ def peak_bytes() -> int:
 def own_bytes() -> int:
     """Return the memory of this process that no file stands behind."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    [line] = [one for one in lines if one.startswith("RssAnon")]
+    [line] = [names for names in lines if names.startswith("RssAnon")]
     return int(line.split()[1]) * 1024
 
 
@@ -186,18 +186,18 @@ class Truth:
 def find_truth(total: int, q: int) -> Truth:
     """Look at all that is made, in double precision."""
     setups = make_setups()
-    wanted, vectors, which = _choose(setups, total, q)
-    far = np.full((len(QUESTIONS), len(wanted), K), np.inf)
+    target, vectors, which = _choose(setups, total, q)
+    far = np.full((len(QUESTIONS), len(target), K), np.inf)
     for some in make_blocks(setups, total):
         distances = cosine_distances(vectors, some.vectors.astype(np.float32))  # (q, n)
-        own = wanted[:, np.newaxis] == some.start + np.arange(len(some.setups))
-        distances[own] = np.inf
+        is_query = target[:, np.newaxis] == some.start + np.arange(len(some.setups))
+        distances[is_query] = np.inf
         same = which[:, np.newaxis] == some.setups
         for number, question in enumerate(QUESTIONS):
             meant = question.meant(some) & (same if question.own else True)
             both = np.concatenate([far[number], np.where(meant, distances, np.inf)], axis=1)
             far[number] = np.sort(np.partition(both, K, axis=1)[:, :K], axis=1)
-    return Truth(wanted + 1, vectors, which, far)
+    return Truth(target + 1, vectors, which, far)
 
 
 def _choose(
@@ -216,18 +216,18 @@ def _choose(
     return np.concatenate(numbers), np.concatenate(vectors), np.concatenate(which)
 
 
-def recall(found: Doubles, truth: Doubles) -> float:
+def recall(result: Doubles, truth: Doubles) -> float:
     """Return the share of the nearest that were found; one as near as the last is one of them."""
     last = truth[np.isfinite(truth)].max(initial=0)
-    wanted = int(np.isfinite(truth).sum())
-    return float(min((found <= last + 1e-12).sum(), wanted) / wanted) if wanted else 1.0
+    target = int(np.isfinite(truth).sum())
+    return float(min((result <= last + 1e-12).sum(), target) / target) if target else 1.0
 
 
 def ask(work: Path, truth: Truth, postgres: str) -> dict[str, Any]:
     """Ask every question of every query, through the product."""
     types = image_types()
     with opened(settings_of(work, postgres)) as project:
-        with project.reads() as session:
+        with project.read_session() as session:
             started = time.perf_counter()
             nearest_stored(project, session, truth.vectors[0], K, EmbeddingFilter())
             first_s = time.perf_counter() - started
@@ -236,9 +236,9 @@ def ask(work: Path, truth: Truth, postgres: str) -> dict[str, Any]:
 
             def answer(place: int, question: Question = question) -> Doubles:
                 image_type = types[truth.setups[place]]
-                among = question.among(image_type, int(truth.ids[place]))
-                with project.reads() as session:
-                    return nearest_stored(project, session, truth.vectors[place], K, among)[1]
+                criteria = question.among(image_type, int(truth.ids[place]))
+                with project.read_session() as session:
+                    return nearest_stored(project, session, truth.vectors[place], K, criteria)[1]
 
             answers[question.words] = _measured(answer, truth.far[number])
         return {
@@ -253,10 +253,10 @@ def _measured(answer: Callable[[int], Doubles], truth: Doubles) -> dict[str, flo
     recalls, clock, cpu = [], [], []
     for place, far in enumerate(truth):
         started, busy = time.perf_counter(), time.process_time()
-        found = answer(place)
+        result = answer(place)
         clock.append(1000 * (time.perf_counter() - started))
         cpu.append(1000 * (time.process_time() - busy))
-        recalls.append(recall(found, far))
+        recalls.append(recall(result, far))
     return {
         "recall": float(np.mean(recalls)),
         "worst": float(np.min(recalls)),
@@ -272,7 +272,7 @@ def ask_exactly(work: Path, truth: Truth, postgres: str, most: int = 3) -> dict[
     with opened(settings_of(work, postgres)) as project:
 
         def answer(place: int) -> Doubles:
-            with project.reads() as session:
+            with project.read_session() as session:
                 return _read_all(session, truth.vectors[place], int(truth.ids[place]))
 
         return _measured(answer, truth.far[_ANY_TYPE][:most])
@@ -282,7 +282,7 @@ _ANY_TYPE = 3
 
 
 def _read_all(session: Session, query: Floats, left_out: int) -> Doubles:
-    blocks = db.embeddings.vectors(session, FINGERPRINT, EmbeddingFilter(left_out=left_out))
+    blocks = db.embeddings.iterate_vectors(session, FINGERPRINT, EmbeddingFilter(left_out=left_out))
     return nearest(query, blocks, K)[1]
 
 
@@ -293,13 +293,13 @@ def ask_other(name: str, total: int, truth: Truth) -> dict[str, Any]:
         halves[some.start : some.start + len(some.vectors)] = some.vectors
     mean = truth.vectors.mean(axis=0)
     vectors = halves.astype(np.float32) - mean
-    from benchmarks.search.ways import OTHERS  # noqa: PLC0415 - they need what users do not
+    from benchmarks.search.ways import OTHERS  # noqa: PLC0415 - they need packages of the benchmark
 
-    before, (words, build) = own_bytes(), OTHERS[name]
+    before, (text, build) = own_bytes(), OTHERS[name]
     started, cpu = time.perf_counter(), time.process_time()
     way = build(vectors)
     built = {
-        "words": words,
+        "words": text,
         "build_s": time.perf_counter() - started,
         "build_cpu_s": time.process_time() - cpu,
         "index_bytes": way.size_bytes,
@@ -321,7 +321,7 @@ def ask_other(name: str, total: int, truth: Truth) -> dict[str, Any]:
 
 
 def environment() -> dict[str, Any]:
-    """Return the versions and what a code keeps."""
+    """Return the versions and the size of a code."""
     import faiss  # noqa: PLC0415 - for its version alone
     import usearch  # noqa: PLC0415
 

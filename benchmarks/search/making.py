@@ -1,6 +1,6 @@
 """Embeddings with the structure of real ones, and databases full of them.
 
-What was measured of real ones: 19,417 embeddings of simulated UVES frames, good and faulty, by the
+Measured on 19,417 embeddings of simulated UVES frames, good and faulty, by the
 encoder in use (resnet50-untrained-physical-233c98921cb7), as the benchmarks of detection and
 training leave them. All lie within a cosine distance of 0.003 of each other; those of one setup
 within 1e-6 (flats) to 1e-4 (biases) of their nearest; the variances along principal axes fall as
@@ -19,7 +19,14 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from qc.core.enums import FrameState, LabelName
 from qc.core.verdict import Status
-from qc.db.models import EmbeddingRow, EncoderRow, ExtensionRow, FrameRow, LabelRow, VerdictRow
+from qc.db.schema.models import (
+    EmbeddingRow,
+    EncoderRow,
+    ExtensionRow,
+    FrameRow,
+    LabelRow,
+    VerdictRow,
+)
 
 Floats = NDArray[np.float32]
 Halves = NDArray[np.float16]
@@ -108,23 +115,23 @@ def make_setups(copies: int = _COPIES, seed: int = 1) -> list[Setup]:
     base /= np.linalg.norm(base)
     common, _ = np.linalg.qr(random.standard_normal((D, _MODES), np.float32))
     biases = _step(random, _BETWEEN)
-    found = []
+    result = []
     for line in SPECTRA.strip().splitlines():
         name, *variances = line.split()
         is_bias = name[2] == "B"
         centre = biases + _step(random, _BETWEEN_BIASES) if is_bias else _step(random, _BETWEEN)
         for copy in range(copies):
-            own = _step(random, _BETWEEN_BIASES if is_bias else _BETWEEN_COPIES)
-            found.append(
+            offset = _step(random, _BETWEEN_BIASES if is_bias else _BETWEEN_COPIES)
+            result.append(
                 Setup(
                     image_type=f"{name}.{copy}",
-                    centre=(base + centre + own).astype(np.float32),
+                    centre=(base + centre + offset).astype(np.float32),
                     modes=_modes(random, common.T, np.array(variances, float)),
                     states=random.standard_normal((_STATES, _LASTING), np.float32),
                     faults=_faults(random, common.T),
                 )
             )
-    return found
+    return result
 
 
 def _step(random: np.random.Generator, distance: float) -> NDArray[np.float64]:
@@ -148,14 +155,14 @@ def _faults(random: np.random.Generator, common: Floats) -> Floats:
     """Half of each lies where frames vary anyway, half of it nowhere near."""
     usual = random.normal(size=(_KINDS, 300)) @ common[:300]
     unusual = random.normal(size=(_KINDS, D))
-    both = [one / np.linalg.norm(one, axis=1, keepdims=True) for one in (usual, unusual)]
+    both = [item / np.linalg.norm(item, axis=1, keepdims=True) for item in (usual, unusual)]
     away = both[0] + both[1]
-    found: Floats = (away / np.linalg.norm(away, axis=1, keepdims=True)).astype(np.float32)
-    return found
+    result: Floats = (away / np.linalg.norm(away, axis=1, keepdims=True)).astype(np.float32)
+    return result
 
 
 @dataclass(frozen=True)
-class Made:
+class EmbeddingBlock:
     """Some embeddings in the order of time: n of them.
 
     Attributes
@@ -177,13 +184,13 @@ class Made:
     labelled: NDArray[np.bool_]
 
 
-def make_blocks(setups: list[Setup], total: int) -> Iterator[Made]:
+def make_blocks(setups: list[Setup], total: int) -> Iterator[EmbeddingBlock]:
     """Yield an archive of ten years, a block at a time; the same blocks whenever it is asked."""
     for start in range(0, total, BLOCK):
         yield make_block(setups, total, start)
 
 
-def make_block(setups: list[Setup], total: int, start: int) -> Made:
+def make_block(setups: list[Setup], total: int, start: int) -> EmbeddingBlock:
     """Return the block of an archive that begins with this number."""
     random = np.random.default_rng([total, start])
     n = min(BLOCK, total - start)
@@ -196,7 +203,7 @@ def make_block(setups: list[Setup], total: int, start: int) -> Made:
     vectors[copied], which[copied] = vectors[copied - 1], which[copied - 1]
     span = LAST.toordinal() - FIRST.toordinal()
     nights = FIRST.toordinal() + (start + np.arange(n)) * span // total
-    return Made(start, vectors, which, nights, random.random(n) < _LABELLED)
+    return EmbeddingBlock(start, vectors, which, nights, random.random(n) < _LABELLED)
 
 
 def draw(setup: Setup, n: int, random: np.random.Generator) -> Halves:
@@ -213,8 +220,8 @@ def draw(setup: Setup, n: int, random: np.random.Generator) -> Halves:
     kinds = random.integers(_KINDS, size=len(faulty))
     wobble = random.standard_normal((len(faulty), D), np.float32) * (0.1 / np.sqrt(D))
     away[faulty] += strengths[:, np.newaxis] * (setup.faults[kinds] + wobble)
-    found = setup.centre + away
-    halves: Halves = (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float16)
+    result = setup.centre + away
+    halves: Halves = (result / np.linalg.norm(result, axis=1, keepdims=True)).astype(np.float16)
     return halves
 
 
@@ -232,7 +239,9 @@ def fill(writes: sessionmaker[Session], setups: list[Setup], total: int) -> None
                     session.execute(insert(table), rows)
 
 
-def _rows(some: Made, setups: list[Setup], encoder_id: int) -> dict[type, list[dict[str, Any]]]:
+def _rows(
+    some: EmbeddingBlock, setups: list[Setup], encoder_id: int
+) -> dict[type, list[dict[str, Any]]]:
     rows: dict[type, list[dict[str, Any]]] = {
         table: [] for table in (FrameRow, ExtensionRow, EmbeddingRow, VerdictRow, LabelRow)
     }
@@ -243,12 +252,12 @@ def _rows(some: Made, setups: list[Setup], encoder_id: int) -> dict[type, list[d
         at += timedelta(seconds=number % 40_000)
         rows[FrameRow].append(_frame(number, at))
         rows[ExtensionRow].append(_extension(number, setups[some.setups[place]].image_type))
-        own = {"extension_id": number, "encoder_id": encoder_id}
-        rows[EmbeddingRow].append({"id": number, "vector": whole[place], **own})
-        rows[VerdictRow].append({"judged_at": at, **own, **_VERDICT})
+        key = {"extension_id": number, "encoder_id": encoder_id}
+        rows[EmbeddingRow].append({"id": number, "vector": whole[place], **key})
+        rows[VerdictRow].append({"judged_at": at, **key, **_VERDICT})
         if some.labelled[place]:
-            said = {"label": LabelName.GOOD, "kind": "", "who": "kim", "at": at, "note": ""}
-            rows[LabelRow].append({"extension_id": number, **said})
+            answer = {"label": LabelName.GOOD, "kind": "", "who": "kim", "at": at, "note": ""}
+            rows[LabelRow].append({"extension_id": number, **answer})
     return rows
 
 

@@ -1,12 +1,12 @@
 """The figures as tables."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent.parent
-FIGURES = ROOT / "docs" / "search.json"
-DOCUMENT = ROOT / "docs" / "search.md"
+from benchmarks.paths import PAGES, RESULTS
+
+FIGURES = RESULTS / "search.json"
+DOCUMENT = PAGES / "search.md"
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 
 Figures = Mapping[str, Any]
@@ -34,45 +34,45 @@ def _count(n: int) -> str:
     return f"{n:,}"
 
 
-def _own(found: Figures) -> str:
+def _own(figures: Figures) -> str:
     rows = [
-        "| among | recall@10 | worst | p50 | p95 | CPU p50 | CPU p95 |",
+        "| searched | recall@10 | worst | p50 | p95 | CPU p50 | CPU p95 |",
         "|---|---|---|---|---|---|---|",
     ]
-    named = [*found["questions"].items(), ("any type, without an index", found["exactly"])]
+    named = [*figures["questions"].items(), ("any type, without an index", figures["exactly"])]
     rows += [
-        f"| {words} | {one['recall']:.4f} | {one['worst']:.1f} | {one['p50_ms']:.0f} ms | "
-        f"{one['p95_ms']:.0f} ms | {one['cpu_p50_ms']:.0f} ms | {one['cpu_p95_ms']:.0f} ms |"
-        for words, one in named
+        f"| {text} | {item['recall']:.4f} | {item['worst']:.1f} | {item['p50_ms']:.0f} ms | "
+        f"{item['p95_ms']:.0f} ms | {item['cpu_p50_ms']:.0f} ms | {item['cpu_p95_ms']:.0f} ms |"
+        for text, item in named
     ]
-    said = (
-        f"{found['machine']}; faiss {found['faiss']}, usearch {found['usearch']}, NumPy "
-        f"{found['numpy']}; {found['at']}. The index: made in {found['build_s']:.0f} s "
-        f"({found['build_cpu_s']:.0f} s of CPU) with at most {_mb(found['build_peak_bytes'])} of "
-        f"memory, {_mb(found['index_bytes'])} on disk beside a database of "
-        f"{_mb(found['database_bytes'])}. Asking: the first question of a process takes "
-        f"{found['first_s']:.2f} s, as the index is read once to see that it is whole; "
-        f"{_mb(found['own_bytes'])} of memory of its own, {_mb(found['peak_bytes'])} with the "
-        f"mapped file. {found['queries']} queries each, stored frames, good and faulty."
+    answer = (
+        f"{figures['machine']}; faiss {figures['faiss']}, usearch {figures['usearch']}, NumPy "
+        f"{figures['numpy']}; {figures['at']}. Index: built in {figures['build_s']:.0f} s "
+        f"({figures['build_cpu_s']:.0f} s of CPU) with at most "
+        f"{_mb(figures['build_peak_bytes'])} of memory, {_mb(figures['index_bytes'])} on disk "
+        f"beside a database of {_mb(figures['database_bytes'])}. Query: the first one of a "
+        f"process takes {figures['first_s']:.2f} s, as the index is read once to check it; "
+        f"{_mb(figures['own_bytes'])} of memory of its own, {_mb(figures['peak_bytes'])} with the "
+        f"mapped file. {figures['queries']} queries each, stored frames, good and faulty."
     )
-    return "\n".join(rows) + f"\n\n{said}"
+    return "\n".join(rows) + f"\n\n{answer}"
 
 
 def _mb(size: float) -> str:
     return f"{size / 1e6:,.0f} MB"
 
 
-def _others(found: Figures) -> str:
-    if not found["others"]:
+def _others(figures: Figures) -> str:
+    if not figures["others"]:
         return ""
     rows = [
-        "| another way, any type | recall@10 | p95 | with 100 reranked | p95 | built in | index |",
+        "| alternative, any type | recall@10 | p95 | with 100 reranked | p95 | built in | index |",
         "|---|---|---|---|---|---|---|",
     ]
     rows += [
-        f"| {one['words']} | {one['as it is']['recall']:.3f} | {one['as it is']['p95_ms']:.1f} ms "
-        f"| {one['reranked']['recall']:.3f} | {one['reranked']['p95_ms']:.1f} ms | "
-        f"{one['build_s']:.0f} s ({one['build_cpu_s']:.0f} s CPU) | {_mb(one['index_bytes'])} |"
-        for one in found["others"].values()
+        f"| {item['words']} | {item['as it is']['recall']:.3f} | {item['as it is']['p95_ms']:.1f} "
+        f"ms | {item['reranked']['recall']:.3f} | {item['reranked']['p95_ms']:.1f} ms | "
+        f"{item['build_s']:.0f} s ({item['build_cpu_s']:.0f} s CPU) | {_mb(item['index_bytes'])} |"
+        for item in figures["others"].values()
     ]
     return "\n".join(rows)

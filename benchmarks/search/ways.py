@@ -1,7 +1,7 @@
 """Ways to search embeddings: each is built from the same vectors and asked one at a time.
 
 All but the first are given the vectors less their mean: the little in which frames differ would
-be lost in the digits of what they have in common. Distances are then Euclidean, and order
+be lost in their common digits. Distances are then Euclidean, and order
 neighbours as cosine distances do.
 """
 
@@ -69,7 +69,7 @@ def faiss_graph(vectors: Floats) -> Way:
 
 
 def faiss_lists(vectors: Floats) -> Way:
-    """Keep in lists what each vector differs by from its list's centre, in 8 bits."""
+    """Inverted lists with 8-bit differences from each list's centre."""
     d, lists = vectors.shape[1], min(LISTS, len(vectors) // 39)
     kind = faiss.ScalarQuantizer.QT_8bit
     centres = faiss.IndexFlatL2(d)

@@ -1,1 +1,1 @@
-"""How fast an archive is taken in, beside a plain script and beside what cannot be avoided."""
+"""Throughput of an archive, compared with a plain script and a lower bound."""

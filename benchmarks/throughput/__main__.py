@@ -1,8 +1,7 @@
-"""Measure how fast an archive is taken in, beside a plain script and the floor under both.
+"""Measure the throughput of a backfill beside a plain script and the floor under both.
 
-``python -m benchmarks.throughput --work DIR [--nights 8] [--out docs/throughput]``: the same
-full-size ``.fits.Z`` frames in one run. They are made once, and what a run that was stopped has
-measured is not measured again.
+``python -m benchmarks.throughput --work DIR [--nights 8]``: the same full-size ``.fits.Z`` frames
+in one run. The frames are made once. An interrupted run continues with the missing measurements.
 """
 
 import argparse
@@ -26,9 +25,9 @@ import numpy as np
 from benchmarks.throughput import encoders, page
 from benchmarks.throughput.frames import archive
 from benchmarks.throughput.memory import run_watched
-from qc.core.measurement import FileInfo
-from qc.io.instruments import read_instruments
-from qc.pipeline.process import network_input
+from qc.core.file import FileInfo
+from qc.detection.embedding import network_input
+from qc.io.instrument_files import read_instruments
 from qc.pipeline.readers import cores, read_file
 
 _BATCHES = ["1", "2", "16", "32"]
@@ -39,16 +38,16 @@ _PACKAGES = ("tensorflow", "keras", "openvino", "numpy", "astropy", "ncompress")
 
 
 def main() -> None:
-    """Make the frames, measure what is missing, write the page."""
-    told = _arguments()
-    told.work.mkdir(parents=True, exist_ok=True)
-    paths = archive(told.work / "archive", told.nights)
-    bench = Bench(told.work, paths, told.weights)
-    if told.gpu is not None:
-        batches = told.gpu or _BATCHES_OF_GPU
-        print(json.dumps(bench.engines(batches, told.peak_tflops, gpu=True), indent=1))
+    """Create the frames, measure missing figures, write the page."""
+    namespace = _arguments()
+    namespace.work.mkdir(parents=True, exist_ok=True)
+    paths = archive(namespace.work / "archive", namespace.nights)
+    bench = Bench(namespace.work, paths, namespace.weights)
+    if namespace.gpu is not None:
+        batches = namespace.gpu or _BATCHES_OF_GPU
+        print(json.dumps(bench.engines(batches, namespace.peak_tflops, gpu=True), indent=1))
         return
-    bench.measure("plain", lambda: bench.plain(paths[: told.plain]))
+    bench.measure("plain", lambda: bench.plain(paths[: namespace.plain]))
     for workers in (0, 1, 2, 4):
         bench.measure(f"ours {workers}", partial(bench.ours, paths, "openvino", workers))
     bench.measure("ours keras", lambda: bench.ours(paths, "keras", cores()))
@@ -56,7 +55,7 @@ def main() -> None:
     bench.measure("engines", lambda: bench.engines(_BATCHES, None, gpu=False))
     bench.measure("judging", lambda: bench.judging(paths[0]))
     bench.measure("machine", lambda: _machine(paths))
-    page.write(told.out, bench.found)
+    page.write(bench.found)
 
 
 def _arguments() -> argparse.Namespace:
@@ -65,7 +64,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--nights", type=int, default=8, help="of 24 frames")
     parser.add_argument("--plain", type=int, default=8, help="frames for the plain script")
     parser.add_argument("--weights", default="untrained", help="that there are limits for")
-    parser.add_argument("--out", type=Path, default=Path("docs/throughput"))
     parser.add_argument(
         "--gpu", nargs="*", metavar="BATCH", help="only TensorFlow, at batches that fill a GPU"
     )
@@ -74,18 +72,18 @@ def _arguments() -> argparse.Namespace:
 
 
 class Bench:
-    """What has been measured, kept in a file after each measurement."""
+    """Measurements, written to a file after each one."""
 
     def __init__(self, work: Path, paths: Sequence[Path], weights: str) -> None:
         self.work, self.paths, self.weights = work, paths, weights
         self.kept = work / "measured.json"
         self.found: dict[str, Any] = json.loads(self.kept.read_text()) if self.kept.exists() else {}
 
-    def measure(self, what: str, measurement: Callable[[], Any]) -> None:
-        """Measure what is not known yet."""
-        if what not in self.found:
-            print(f"{datetime.now(UTC):%H:%M:%S} {what}", flush=True)
-            self.found[what] = measurement()
+    def measure(self, name: str, measurement: Callable[[], Any]) -> None:
+        """Measure missing figures."""
+        if name not in self.found:
+            print(f"{datetime.now(UTC):%H:%M:%S} {name}", flush=True)
+            self.found[name] = measurement()
             self.kept.write_text(json.dumps(self.found, indent=1))
 
     def plain(self, paths: Sequence[Path]) -> Any:
@@ -102,7 +100,7 @@ class Bench:
         return self._run("ours", settings, project, *paths)
 
     def zcat(self, paths: Sequence[Path]) -> dict[str, Any]:
-        """Decompress the same files with all cores, and throw away what comes."""
+        """Decompress the same files with all cores, without using the result."""
         began, before = time.perf_counter(), os.times()
         with ThreadPoolExecutor(cores()) as pool:
             list(pool.map(_zcat, paths))
@@ -145,16 +143,16 @@ class Bench:
             instruments = read_instruments(None)
             some = self.paths[:: max(1, 2 * len(self.paths) // _INPUTS)]
             read = [read_file(FileInfo(path, 0, 0), instruments) for path in some]
-            measured = [each for one in read for each in one.measured][:_INPUTS]
-            np.save(place, np.stack([network_input(each, "physical") for each in measured]))
+            measured = [measurement for item in read for measurement in item.measurements][:_INPUTS]
+            np.save(place, np.stack([network_input(item, "physical") for item in measured]))
         return place
 
     def _run(self, module: str, settings: dict[str, str], *words: object) -> Any:
         command = [sys.executable, "-m", f"benchmarks.throughput.{module}", *map(str, words)]
         environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", **settings}
         printed, peak_mb = run_watched(command, environment, _LIMIT_S)
-        found = json.loads(printed)
-        return {**found, "peak_mb": peak_mb} if isinstance(found, dict) else found
+        result = json.loads(printed)
+        return {**result, "peak_mb": peak_mb} if isinstance(result, dict) else result
 
 
 def _zcat(path: Path) -> None:

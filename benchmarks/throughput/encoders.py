@@ -1,4 +1,4 @@
-"""What the encoder alone takes, by what computes it: one engine in one process.
+"""Time of the encoder alone, by engine: one engine in one process.
 
 ``python -m benchmarks.throughput.encoders ENGINE INPUTS --weights W --threads N --batch B...``
 prints images a second and core time of an image, as JSON. The inputs are network inputs of
@@ -27,13 +27,13 @@ Compute = Callable[[Floats], Floats]
 
 RESNET50_GFLOP = 7.7  # of an image of 224 x 224: two for each multiply-and-add
 ENGINES = {
-    "tensorflow float32": "what Keras uses by default",
+    "tensorflow float32": "Keras's default",
     "tensorflow bfloat16": "Keras' policy mixed_bfloat16",
     "keras on openvino": "KERAS_BACKEND=openvino",
     "openvino float32": "engine = 'openvino'",
     "openvino bfloat16": "INFERENCE_PRECISION_HINT=bf16",
     "keras on jax": "KERAS_BACKEND=jax",
-    "onnx runtime": "what Keras exports as ONNX",
+    "onnx runtime": "ONNX export of Keras",
 }
 NEEDS = {"keras on jax": ("jax",), "onnx runtime": ("onnx", "tf2onnx", "onnxruntime")}
 
@@ -53,17 +53,17 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", required=True)
     parser.add_argument("--seconds", type=float, default=3, help="for each size of batch")
     parser.add_argument("--peak-tflops", type=float, help="the chip's matrix rate, as promised")
-    told = parser.parse_args()
-    compute = _engine(told.engine, told.weights, told.threads)
-    inputs: Floats = np.load(told.inputs)
-    timed = [_timed(compute, inputs, size, told.seconds) for size in told.batch]
-    best = max(one["images_per_s"] for one in timed)
-    share = best * RESNET50_GFLOP / 1000 / told.peak_tflops if told.peak_tflops else None
+    arguments = parser.parse_args()
+    compute = _engine(arguments.engine, arguments.weights, arguments.threads)
+    inputs: Floats = np.load(arguments.inputs)
+    timed = [_timed(compute, inputs, size, arguments.seconds) for size in arguments.batch]
+    best = max(item["images_per_s"] for item in timed)
+    share = best * RESNET50_GFLOP / 1000 / arguments.peak_tflops if arguments.peak_tflops else None
     document = {
-        "engine": told.engine,
-        "threads": told.threads,
+        "engine": arguments.engine,
+        "threads": arguments.threads,
         "batches": timed,
-        "furthest": _furthest(compute, inputs, told.inputs),
+        "furthest": _furthest(compute, inputs, arguments.inputs),
         "share_of_matrix_rate": share,
     }
     print(json.dumps(document))
@@ -98,7 +98,9 @@ def _engine(name: str, weights: str, threads: int) -> Compute:
 def _onnx(network: Any, threads: int) -> Compute:
     import onnxruntime  # noqa: PLC0415 - no dependency
 
-    network.predict_on_batch(np.zeros((1, 224, 224, 3), np.float32))  # it exports what was called
+    network.predict_on_batch(
+        np.zeros((1, 224, 224, 3), np.float32)
+    )  # the called function is exported
     with TemporaryDirectory() as folder:
         file = f"{folder}/network.onnx"
         network.export(file, format="onnx", verbose=False)
@@ -118,7 +120,7 @@ def _limit_tensorflow(threads: int) -> None:
 
 
 def _network(weights: str) -> Any:
-    return ResNet50Encoder(weights)._network  # noqa: SLF001 - what the engines are given
+    return ResNet50Encoder(weights).network
 
 
 def _timed(compute: Compute, inputs: Floats, size: int, seconds: float) -> dict[str, float]:
@@ -134,15 +136,15 @@ def _timed(compute: Compute, inputs: Floats, size: int, seconds: float) -> dict[
 
 def _furthest(compute: Compute, inputs: Floats, place: Path) -> float:
     """Return the largest cosine distance to the first engine's embeddings of the same inputs."""
-    beside = place.with_suffix(".embeddings.npy")
-    own = np.concatenate([compute(inputs[i : i + 8]) for i in range(0, len(inputs), 8)])
-    if not beside.exists():
-        np.save(beside, own)
-    return _distance(np.load(beside), own)
+    neighbour = place.with_suffix(".embeddings.npy")
+    vectors = np.concatenate([compute(inputs[i : i + 8]) for i in range(0, len(inputs), 8)])
+    if not neighbour.exists():
+        np.save(neighbour, vectors)
+    return _distance(np.load(neighbour), vectors)
 
 
-def _distance(some: Floats, others: Floats) -> float:
-    pairs: Sequence[Any] = list(zip(some, others, strict=True))
+def _distance(some: Floats, rest: Floats) -> float:
+    pairs: Sequence[Any] = list(zip(some, rest, strict=True))
     return max(float(cosine_distances(a[None], b[None])[0, 0]) for a, b in pairs)
 
 

@@ -17,7 +17,7 @@ def night_plan() -> ObservingPlan:
     """Return a night of unbinned red frames, both chips: 35 MB each before compression."""
     bias = CalibrationStream("bias", "red", "RED", set_size=_BIASES)
     flat = CalibrationStream("flat", "red", "RED", 580, set_size=_FLATS)
-    unbinned = (replace(one, binning=(1, 1), read_mode="225kHz low") for one in (bias, flat))
+    unbinned = (replace(item, binning=(1, 1), read_mode="225kHz low") for item in (bias, flat))
     return ObservingPlan(streams=tuple(unbinned), aborted=0.0)
 
 

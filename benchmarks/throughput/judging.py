@@ -1,4 +1,4 @@
-"""What judging an extension takes, against the size of its reference.
+"""Time to judge an extension, by the size of its reference.
 
 ``python -m benchmarks.throughput.judging PROJECT FILE`` prints milliseconds of one core, as JSON.
 The references are one frame's numbers with noise: as many as are wanted, under other names.
@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from qc.core.enums import LabelName
-from qc.pipeline.process import MeasuredFrame, embed, judge_frame, read_and_measure, record
-from qc.project import Project, create_project, open_project
+from qc.detection import embed
+from qc.pipeline.process import MeasuredFrame, judge_frame, read_and_measure, record
+from qc.project import ProjectContext, create_project, open_project
 from qc.settings import read_settings
 
 SIZES = (20, 50, 100, 200)
@@ -29,29 +30,29 @@ def main() -> None:
     create_project(folder)
     with open_project(read_settings(folder)) as project:
         new = read_and_measure(name, project)
-        embeddings = embed([new], project)
-        found, known = [], 0
+        embeddings = embed(new.measurements, project.encoder)
+        result, done = [], 0
         for size in SIZES:
-            for number in range(known, size):
+            for number in range(done, size):
                 _add_reference(new, embeddings, number, project)
-            known = size
-            found.append({"references": size, **_judged_ms(new, embeddings, project)})
-    print(json.dumps(found))
+            done = size
+            result.append({"references": size, **_judged_ms(new, embeddings, project)})
+    print(json.dumps(result))
 
 
 def _add_reference(
-    like: MeasuredFrame, embeddings: np.ndarray, number: int, project: Project
+    like: MeasuredFrame, embeddings: np.ndarray, number: int, project: ProjectContext
 ) -> None:
     random = np.random.default_rng(number)
     digest = hashlib.sha256(str(number).encode()).hexdigest()
     measured = tuple(
         replace(
-            each,
-            statistics=each.statistics
-            + random.normal(0, 0.1, each.statistics.shape).astype(np.float32),
-            pixels_sha256=digest[:60] + str(each.number),
+            measurement,
+            statistics=measurement.statistics
+            + random.normal(0, 0.1, measurement.statistics.shape).astype(np.float32),
+            pixels_sha256=digest[:60] + str(measurement.number),
         )
-        for each in like.measured
+        for measurement in like.measurements
     )
     frame = replace(
         like.frame,
@@ -62,18 +63,20 @@ def _add_reference(
     )
     file = replace(like.file, path=Path(f"/reference/{number}.fits"))
     noise = random.normal(0, 1e-4, embeddings.shape).astype(np.float32)
-    one = MeasuredFrame(file, frame, measured, like.thresholds)
-    judged = judge_frame(one, embeddings + noise, project)
-    record([(one, judged)], project, LabelName.GOOD)
+    item = MeasuredFrame(file, frame, measured, like.thresholds)
+    judged = judge_frame(item, embeddings + noise, project)
+    record([(item, judged)], project, LabelName.GOOD)
 
 
-def _judged_ms(new: MeasuredFrame, embeddings: np.ndarray, project: Project) -> dict[str, float]:
+def _judged_ms(
+    new: MeasuredFrame, embeddings: np.ndarray, project: ProjectContext
+) -> dict[str, float]:
     """Return the core time of the first verdict, which learns, and the median of later ones."""
     times = []
     for _ in range(1 + _REPEATS):
         began = time.process_time()
         judge_frame(new, embeddings, project)
-        times.append(1000 * (time.process_time() - began) / len(new.measured))
+        times.append(1000 * (time.process_time() - began) / len(new.measurements))
     first, *later = times
     return {"first_ms": first, "later_ms": float(np.median(later))}
 

@@ -40,13 +40,13 @@ def _family(pid: int) -> list[int]:
     """Return a process and all its descendants that are alive."""
     try:
         children = [
-            int(word)
+            int(token)
             for task in Path(f"/proc/{pid}/task").iterdir()
-            for word in (task / "children").read_text().split()
+            for token in (task / "children").read_text().split()
         ]
     except OSError:  # it has just ended
         return []
-    return [pid, *(one for child in children for one in _family(child))]
+    return [pid, *(number for child in children for number in _family(child))]
 
 
 def _pss_mb(pid: int) -> float:

@@ -1,6 +1,6 @@
 """An archive through the pipeline, in a process of its own.
 
-``python -m benchmarks.throughput.ours PROJECT FILE...`` prints what it took, as JSON; the
+``python -m benchmarks.throughput.ours PROJECT FILE...`` prints the time, as JSON; the
 settings come from the environment, as QC_WORKERS and QC_ENGINE.
 """
 
@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from qc.core.enums import LabelName
-from qc.pipeline.process import process_frames
-from qc.project import Project, create_project, open_project
+from qc.pipeline.batch import process_frames
+from qc.project import ProjectContext, create_project, open_project
 from qc.settings import read_settings
 
 
@@ -41,18 +41,18 @@ def main() -> None:
     )
 
 
-def _process(paths: list[Path], project: Project) -> Counter[str]:
+def _process(paths: list[Path], project: ProjectContext) -> Counter[str]:
     states = Counter[str]()
     for outcome in process_frames(paths, project, LabelName.GOOD):
         states[str(outcome.state)] += 1
-        for judged in outcome.judged:
+        for judged in outcome.judgements:
             states[str(judged.verdict.status)] += 1
     return states
 
 
 def _core_seconds() -> float:
-    """Return what this process and those of its children that have ended have used."""
-    both = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    """Return the resources used by this process and its ended children."""
+    both = (resource.getrusage(user) for user in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(used.ru_utime + used.ru_stime for used in both)
 
 

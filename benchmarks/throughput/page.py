@@ -1,56 +1,68 @@
-"""The page of what was measured."""
+"""Page of the measurements."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from benchmarks.paths import PAGES, RESULTS
 from benchmarks.throughput.encoders import ENGINES, NEEDS
 
 GOAL_TIMES_PLAIN, GOAL_TIMES_FLOOR, GOAL_MB = 12, 1.25, 2500
 IMAGES = 2  # of a red frame
 
 
-def write(out: Path, found: Mapping[str, Any]) -> None:
-    """Write ``out.md`` and ``out.json``."""
-    found = {**found, "summary": summary(found)}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
-    out.with_suffix(".md").write_text("\n".join(_lines(found)) + "\n")
+FIGURES = RESULTS / "throughput.json"
+DOCUMENT = PAGES / "throughput.md"
 
 
-def summary(found: Mapping[str, Any]) -> dict[str, float]:
-    """Return what the goals are held against, by the clock and by the cores' time."""
-    ours, plain, zcat = found[f"ours {found['machine']['cores']}"], found["plain"], found["zcat"]
-    encoder = best_encoder(found, "openvino float32", found["machine"]["cores"])
+def write(result: Mapping[str, Any]) -> None:
+    """Write the figures and their page."""
+    result = {**result, "summary": summary(result)}
+    FIGURES.write_text(json.dumps(result, indent=1) + "\n")
+    DOCUMENT.write_text(render(result))
+
+
+def render(result: Mapping[str, Any]) -> str:
+    """Return the page of the figures."""
+    return "\n".join(_lines(result)) + "\n"
+
+
+def summary(result: Mapping[str, Any]) -> dict[str, float]:
+    """Return the figures compared with the goals, by wall clock and core time."""
+    product, plain, zcat = (
+        result[f"ours {result['machine']['cores']}"],
+        result["plain"],
+        result["zcat"],
+    )
+    encoder = best_encoder(result, "openvino float32", result["machine"]["cores"])
     images = IMAGES * zcat["frames"]
     floor_s = zcat["seconds"] + images / encoder["images_per_s"]
     floor_core_s = zcat["core_seconds"] + images * encoder["core_ms"] / 1000
     return {
-        "times_plain": per_frame(plain, "seconds") / per_frame(ours, "seconds"),
-        "times_plain_core": per_frame(plain, "core_seconds") / per_frame(ours, "core_seconds"),
+        "times_plain": per_frame(plain, "seconds") / per_frame(product, "seconds"),
+        "times_plain_core": per_frame(plain, "core_seconds") / per_frame(product, "core_seconds"),
         "floor_s_per_frame": floor_s / zcat["frames"],
-        "times_floor": ours["seconds"] / floor_s,
+        "times_floor": product["seconds"] / floor_s,
         "floor_core_s_per_frame": floor_core_s / zcat["frames"],
-        "times_floor_core": ours["core_seconds"] / floor_core_s,
-        "peak_mb": ours["peak_mb"],
+        "times_floor_core": product["core_seconds"] / floor_core_s,
+        "peak_mb": product["peak_mb"],
     }
 
 
-def best_encoder(found: Mapping[str, Any], engine: str, threads: int) -> dict[str, float]:
+def best_encoder(result: Mapping[str, Any], engine: str, threads: int) -> dict[str, float]:
     """Return an engine's figures at its best batch."""
-    [one] = [e for e in found["engines"] if (e["engine"], e["threads"]) == (engine, threads)]
-    best: dict[str, float] = max(one["batches"], key=lambda batch: batch["images_per_s"])
+    [item] = [e for e in result["engines"] if (e["engine"], e["threads"]) == (engine, threads)]
+    best: dict[str, float] = max(item["batches"], key=lambda batch: batch["images_per_s"])
     return best
 
 
-def per_frame(run: Mapping[str, float], what: str) -> float:
+def per_frame(run: Mapping[str, float], name: str) -> float:
     """Return seconds of a frame."""
-    return run[what] / run["frames"]
+    return run[name] / run["frames"]
 
 
-def _lines(found: Mapping[str, Any]) -> Iterable[str]:
-    machine, reached = found["machine"], found["summary"]
+def _lines(result: Mapping[str, Any]) -> Iterable[str]:
+    machine, reached = result["machine"], result["summary"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     yield "# Throughput\n"
     yield (
@@ -59,45 +71,45 @@ def _lines(found: Mapping[str, Any]) -> Iterable[str]:
         f"Python {machine['python']}, {versions}; {machine['frames']} simulated red "
         "frames, unbinned, of both chips, "
         f"{machine['megabytes'] / machine['frames']:.1f} MB each as `.fits.Z`, 35 MB without. "
-        f"The machine's load when the run ended was {machine['load']:.1f}: above "
-        f"{machine['cores']}, others were at work, and the cores' own time tells more than the "
-        "clock. The start of Python and of the network is not counted, the start of the reading "
+        f"The machine's load at the end of the run was {machine['load']:.1f}. Above "
+        f"{machine['cores']} other programs ran, and core time is more reliable than elapsed "
+        "time. The start of Python and of the network is not counted; the start of the reader "
         "processes is.\n"
     )
     yield from _goals(reached)
     yield "\n## The same files\n"
     yield from table(
-        ("", "frames", "s a frame", "core s a frame", "frames a minute", "peak MB"), _runs(found)
+        ("", "frames", "s a frame", "core s a frame", "frames a minute", "peak MB"), _runs(result)
     )
     yield (
         "\nThe plain script (`benchmarks/throughput/plain.py`) lets astropy open the file, scales "
         "the image from its minimum to its maximum in 8 bits, resizes it to 224 x 224, calls "
         "`model.predict` for each image and commits each row. It judges nothing. Ours also "
-        "measures the detector numbers, judges each image against its references "
-        "and records all of it. The floor is `zcat` of the same files by all cores, "
-        "and after it the encoder alone, on inputs that are ready, at its best batch.\n"
+        "measures the metrics, judges each image against its references and stores the results. "
+        "The floor is `zcat` of the same files by all cores, then the encoder alone, on prepared "
+        "inputs, at its best batch.\n"
     )
     yield "## The encoder alone\n"
     yield from table(
         ("engine", "", "threads", "best batch", "images a s", "core ms an image", "one image, ms",
          "furthest", "peak MB"),
-        _engines(found["engines"]),
+        _engines(result["engines"]),
     )  # fmt: skip
     yield (
-        "\nFurthest: the largest cosine distance to the embeddings by the first line, of "
-        "network inputs of the same frames. "
+        "\nFurthest: the largest cosine distance to the embeddings of the first line, for the "
+        "same frames. "
         + "".join(
             f"{name}: not measured, as {' and '.join(NEEDS[name])} were not installed. "
-            for name in ENGINES.keys() - {one["engine"] for one in found["engines"]}
+            for name in ENGINES.keys() - {item["engine"] for item in result["engines"]}
         )
         + "\n"
     )
-    yield "## Judging, against the size of the reference\n"
+    yield "## Judging, by number of references\n"
     yield from table(
         ("references", "core ms an extension", "the first of a setup"),
         [
-            (one["references"], f"{one['later_ms']:.1f}", f"{one['first_ms']:.0f}")
-            for one in found["judging"]
+            (item["references"], f"{item['later_ms']:.1f}", f"{item['first_ms']:.0f}")
+            for item in result["judging"]
         ],
     )
 
@@ -115,22 +127,22 @@ def _goals(reached: Mapping[str, float]) -> Iterable[str]:
     )
 
 
-def _runs(found: Mapping[str, Any]) -> Iterable[Sequence[object]]:
-    cores = found["machine"]["cores"]
-    named = [("plain script", found["plain"])]
-    named += [(f"ours, {n} reading processes, OpenVINO", found[f"ours {n}"]) for n in (0, 1, 2, 4)]
-    named += [(f"ours, {cores} reading processes, TensorFlow", found["ours keras"])]
-    named += [("`zcat`", found["zcat"])]
+def _runs(result: Mapping[str, Any]) -> Iterable[Sequence[object]]:
+    cores = result["machine"]["cores"]
+    named = [("plain script", result["plain"])]
+    named += [(f"ours, {n} reader processes, OpenVINO", result[f"ours {n}"]) for n in (0, 1, 2, 4)]
+    named += [(f"ours, {cores} reader processes, TensorFlow", result["ours keras"])]
+    named += [("`zcat`", result["zcat"])]
     for name, run in named:
-        each = per_frame(run, "seconds")
+        value = per_frame(run, "seconds")
         core = per_frame(run, "core_seconds")
         peak = f"{run['peak_mb']:.0f}" if "peak_mb" in run else ""
-        yield name, run["frames"], f"{each:.2f}", f"{core:.2f}", f"{60 / each:.0f}", peak
-    floor = found["summary"]["floor_s_per_frame"]
-    core = found["summary"]["floor_core_s_per_frame"]
+        yield name, run["frames"], f"{value:.2f}", f"{core:.2f}", f"{60 / value:.0f}", peak
+    floor = result["summary"]["floor_s_per_frame"]
+    core = result["summary"]["floor_core_s_per_frame"]
     yield (
         "the floor",
-        found["zcat"]["frames"],
+        result["zcat"]["frames"],
         f"{floor:.2f}",
         f"{core:.2f}",
         f"{60 / floor:.0f}",
@@ -138,20 +150,20 @@ def _runs(found: Mapping[str, Any]) -> Iterable[Sequence[object]]:
     )
 
 
-def _engines(found: Sequence[Mapping[str, Any]]) -> Iterable[Sequence[object]]:
-    for one in found:
-        best = max(one["batches"], key=lambda batch: batch["images_per_s"])
-        [alone] = [each for each in one["batches"] if each["batch"] == 1]
+def _engines(result: Sequence[Mapping[str, Any]]) -> Iterable[Sequence[object]]:
+    for entry in result:
+        best = max(entry["batches"], key=lambda batch: batch["images_per_s"])
+        [alone] = [item for item in entry["batches"] if item["batch"] == 1]
         yield (
-            one["engine"],
-            ENGINES[one["engine"]],
-            one["threads"],
+            entry["engine"],
+            ENGINES[entry["engine"]],
+            entry["threads"],
             best["batch"],
             f"{best['images_per_s']:.1f}",
             f"{best['core_ms']:.0f}",
             f"{1000 / alone['images_per_s']:.0f}",
-            f"{one['furthest']:.1e}",
-            f"{one['peak_mb']:.0f}",
+            f"{entry['furthest']:.1e}",
+            f"{entry['peak_mb']:.0f}",
         )
 
 

@@ -1,6 +1,6 @@
 """The script that most people would write first; no line of it is of this project.
 
-``python -m benchmarks.throughput.plain DATABASE FILE...`` prints what it took, as JSON.
+``python -m benchmarks.throughput.plain DATABASE FILE...`` prints the time, as JSON.
 """
 
 import json

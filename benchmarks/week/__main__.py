@@ -1,15 +1,16 @@
-"""A week of a busy observatory through the real daemon, with everything going wrong.
+"""Run a week of a busy observatory with failures through the real daemon.
 
 ``python -m benchmarks.week --work DIR [--speed 100]``
 
-Seven nights of 145 frames, a tenth of them with faults, arrive in a folder at so many times the
-speed of time; ``qc run`` is killed twenty times, the mail server is down for a day, the disk is
-full and the database locked for minutes. Then the account: was every frame judged once, was every
-alert told once. Writes ``docs/week.md`` and a picture. Needs root, for a small disk of its own.
+Seven nights of 145 frames, a tenth of them with faults, arrive in a folder at a multiple of real
+time. ``qc service run`` is killed twenty times, the mail server is down for a day, the disk is full
+and the database locked for minutes. The account then counts frames that were not judged once and
+alerts that were not sent once. Writes ``docs/results/week.md`` and a picture. Needs root, for a
+small disk of its own.
 
-``python -m benchmarks.week --work DIR --pace 12`` lets a hundred frames of one night come at the
-pace of an observatory, nothing goes wrong, and the default settings hold: how long from the
-file's arrival to the mail? Writes ``docs/latency.md``.
+``python -m benchmarks.week --work DIR --pace 12`` lets a hundred frames of one night arrive at the
+pace of an observatory, without failures and with the default settings, and measures the time from
+the arrival of a file to the mail. Writes ``docs/results/latency.md``.
 """
 
 import argparse
@@ -31,7 +32,6 @@ def main() -> None:
     parser.add_argument("--pace", type=float, default=0, help="seconds between frames; no trials")
     parser.add_argument("--frames", type=int, default=100, help="with --pace")
     parser.add_argument("--nights", type=int, default=NIGHTS, help="fewer, to try it")
-    parser.add_argument("--docs", type=Path, default=Path("docs"))
     chosen = parser.parse_args()
     last = datetime.now(UTC).date() - timedelta(days=1)
     history, nights = make_frames(chosen.work, last)
@@ -42,7 +42,7 @@ def main() -> None:
         week.prepare(history)
         account = week.live()
         write = report.write_latency if chosen.pace else report.write
-        write(chosen.docs, account, week)
+        write(account, week)
     finally:
         subprocess.run(["umount", "-l", project], check=False)  # noqa: S603, S607
 

@@ -1,4 +1,4 @@
-"""What is left when the week is over: was every frame judged once, every alert told once."""
+"""Checks at the end of the week: every frame judged once, every alert sent once."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -11,7 +11,14 @@ from sqlalchemy.orm import Session
 
 from benchmarks.week.post import Letter
 from qc.core.enums import FrameState, Topic
-from qc.db.models import AlertRow, DeliveryRow, ExtensionRow, FrameRow, NotificationRow, VerdictRow
+from qc.db.schema.models import (
+    AlertRow,
+    DeliveryRow,
+    ExtensionRow,
+    FrameRow,
+    NotificationRow,
+    VerdictRow,
+)
 
 
 @dataclass(frozen=True)
@@ -55,36 +62,36 @@ class Account:
 def take_account(
     session: Session, arrived: dict[Path, float], letters: Sequence[Letter]
 ) -> Account:
-    """Compare what was delivered with what is on record and what was received.
+    """Compare the delivered frames with the database and the received mails.
 
     Parameters
     ----------
     arrived : mapping of Path to float
         When each file was whole, as seconds since 1970.
     """
-    wanted = {str(path) for path in arrived}
-    rows = [row for row in session.scalars(select(FrameRow)) if row.path in wanted]
+    results = {str(path) for path in arrived}
+    rows = [row for row in session.scalars(select(FrameRow)) if row.path in results]
     counts = Counter(row.path for row in rows)
     ids = {row.id for row in rows}
     verdicts = Counter(_verdict_counts(session, ids).values())
     alerts = session.scalars(select(AlertRow).where(AlertRow.topic == Topic.VERDICT)).all()
     is_sent = DeliveryRow.sent_at.is_not(None)
-    sent = set(session.scalars(select(DeliveryRow.notice_id).where(is_sent)))
+    sent = set(session.scalars(select(DeliveryRow.notification_id).where(is_sent)))
     unsent = session.scalars(select(DeliveryRow.id).where(~is_sent)).all()
-    seen = Counter(letter.message_id for letter in letters)
+    observed = Counter(letter.message_id for letter in letters)
     return Account(
-        files=len(wanted),
+        files=len(results),
         processed=sum(row.state == FrameState.PROCESSED for row in rows),
         failed=sum(row.state == FrameState.FAILED for row in rows),
-        lost=len(wanted - counts.keys()),
+        lost=len(results - counts.keys()),
         twice=sum(count > 1 for count in counts.values()),
         verdicts=dict(sorted(verdicts.items())),
         alerts=len(alerts),
-        untold=sum(alert.notice_id not in sent for alert in alerts),
+        untold=sum(alert.notification_id not in sent for alert in alerts),
         notices=len(session.scalars(select(NotificationRow.id)).all()),
         unsent=len(unsent),
         letters=len(letters),
-        repeated=sum(count - 1 for count in seen.values()),
+        repeated=sum(count - 1 for count in observed.values()),
         to_verdict_s=[
             row.processed_at.timestamp() - arrived[Path(row.path)]
             for row in rows
@@ -100,7 +107,7 @@ def _verdict_counts(session: Session, frames: set[int]) -> dict[int, int]:
         .outerjoin(VerdictRow, VerdictRow.extension_id == ExtensionRow.id)
         .group_by(ExtensionRow.id)
     )
-    return {one: count for one, frame, count in session.execute(query) if frame in frames}
+    return {item: count for item, frame, count in session.execute(query) if frame in frames}
 
 
 def _to_mail(
@@ -108,18 +115,18 @@ def _to_mail(
 ) -> list[tuple[float, float]]:
     """Return when each notice's first anomalous frame arrived, and how long after that its mail.
 
-    A frame that joins an event of which people have been told is no news.
+    A frame of a reported event raises no further alert.
     """
     received: dict[str, float] = {}
-    for letter in sorted(letters, key=lambda one: one.at):
+    for letter in sorted(letters, key=lambda item: item.at):
         for name in letter.frames:
             received.setdefault(name, letter.at)
     query = (
-        select(AlertRow.notice_id, FrameRow.path, FrameRow.name)
+        select(AlertRow.notification_id, FrameRow.path, FrameRow.name)
         .join(VerdictRow, VerdictRow.id == AlertRow.verdict_id)
         .join(ExtensionRow, ExtensionRow.id == VerdictRow.extension_id)
         .join(FrameRow, FrameRow.id == ExtensionRow.frame_id)
-        .where(AlertRow.notice_id.is_not(None))
+        .where(AlertRow.notification_id.is_not(None))
         .order_by(AlertRow.id)
     )
     first = defaultdict[int | None, list[tuple[str, str]]](list)

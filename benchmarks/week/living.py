@@ -1,4 +1,4 @@
-"""The week as it is lived: what happens when, and what is left of it."""
+"""Course of the week: events by time, and the result."""
 
 import random
 import shutil
@@ -28,10 +28,10 @@ from benchmarks.week.trials import (
     SEED,
 )
 from benchmarks.week.watching import DaemonProcess
-from qc._files import told_time
+from qc._files import time_in_name
 from qc.core.enums import LabelName
-from qc.db.statistics import alerts_owed
-from qc.pipeline.process import process_frames
+from qc.db.statistics import count_pending_alerts
+from qc.pipeline.batch import process_frames
 from qc.project import create_project, open_project
 from qc.service.maintenance import back_up
 from qc.settings import read_settings
@@ -76,7 +76,7 @@ class Trial:
 
 
 class Week:
-    """What happens when, and what came of it.
+    """Events by time, and the result.
 
     Parameters
     ----------
@@ -117,13 +117,13 @@ class Week:
         self.log.unlink(missing_ok=True)
         create_project(self.project)
         day_minutes = max(1, round(self.day_s / 60))
-        words = _SETTINGS.format(
+        text = _SETTINGS.format(
             inbox=self.inbox,
             port=self.post.port,
             day_minutes=day_minutes,
             limits="" if self.pace_s else _HURRIED,
         )
-        (self.project / "qc.toml").write_text(words, encoding="utf-8")
+        (self.project / "qc.toml").write_text(text, encoding="utf-8")
         if self.learned.exists():
             shutil.copyfile(self.learned, self.project / "qc.db")
             return
@@ -140,29 +140,32 @@ class Week:
         self.post.open()
         self.daemon.start()
         self.began = time.time()
-        for at_s, what, act in sorted(self._events(), key=lambda event: event[0]):
+        for at_s, title, act in sorted(self._events(), key=lambda event: event[0]):
             time.sleep(max(0.0, at_s - (time.time() - self.began)))
-            if what:
-                print(f"{datetime.now(UTC):%H:%M:%S} {what}", flush=True)
-                self.happened.append((at_s / self.day_s, what))
+            if title:
+                print(f"{datetime.now(UTC):%H:%M:%S} {title}", flush=True)
+                self.happened.append((at_s / self.day_s, title))
             act()
         self._wait_until_told()
         print(f"the daemon ends with exit code {self.daemon.stop()}")
         self.post.close()
-        with open_project(read_settings(self.project)) as project, project.reads() as session:
+        with (
+            open_project(read_settings(self.project)) as project,
+            project.read_session() as session,
+        ):
             return take_account(session, self.arrived, self.post.letters)
 
     def is_calm(self, at: float) -> bool:
-        """Say whether a moment is neither within a trial nor near one."""
-        second = at - self.began
+        """Return True if no trial is active or near."""
+        elapsed_s = at - self.began
         return not any(
-            one.at_s - CALM_BEFORE_S <= second <= one.at_s + one.lasts_s + CALM_AFTER_S
-            for one in self.trials
+            trial.at_s - CALM_BEFORE_S <= elapsed_s <= trial.at_s + trial.lasts_s + CALM_AFTER_S
+            for trial in self.trials
         )
 
     @cached_property
     def trials(self) -> list[Trial]:
-        """List what goes wrong."""
+        """List the failures."""
         if self.pace_s:
             return []
         chance, days = random.Random(SEED), len(self.nights)  # noqa: S311 - not a secret
@@ -171,27 +174,27 @@ class Week:
         kills = [Trial(day * self.day_s, RESTART_S, "kill -9", kill, revive) for day in moments]
         morning = 12 / 24  # of a day that begins at 22 UT: 10 UT, when the calibrations come
         post, full, locked = MAIL_DOWN_DAY, DISK_FULL_DAY + morning, LOCKED_DAY + morning
-        others = [
+        rest = [
             Trial(post * self.day_s, self.day_s, "mail down", self.post.close, self.post.open),
             Trial(full * self.day_s, DISK_FULL_S, "disk full", self._fill, self._free),
             Trial(locked * self.day_s, LOCKED_S, "database locked", self._lock, lambda: None),
         ]
-        return kills + [one for one in others if one.at_s < days * self.day_s]
+        return kills + [item for item in rest if item.at_s < days * self.day_s]
 
     def _events(self) -> Iterator[tuple[float, str, Callable[[], None]]]:
-        """Yield what happens at which second; in no order."""
+        """Yield the events with their second; in no order."""
         paths = [path for night in self.nights for path in night]
         for number, path in enumerate(paths):
             at_s = number * self.pace_s if self.pace_s else self._second_of(path)
             yield at_s, "", partial(self._deliver, path)
-        for one in self.trials:
-            yield one.at_s, one.what, one.begin
-            yield one.at_s + one.lasts_s, f"{one.what}: over", one.end
+        for trial in self.trials:
+            yield trial.at_s, trial.what, trial.begin
+            yield trial.at_s + trial.lasts_s, f"{trial.what}: over", trial.end
 
     def _second_of(self, path: Path) -> float:
-        taken = told_time(path.name)
-        assert taken is not None
-        return float((taken - self.begins).total_seconds()) / self.speed
+        chosen = time_in_name(path.name)
+        assert chosen is not None
+        return float((chosen - self.begins).total_seconds()) / self.speed
 
     def _deliver(self, path: Path) -> None:
         """Write a frame in three goes under its own name, as a slow link would."""
@@ -232,9 +235,9 @@ class Week:
         with open_project(read_settings(self.project)) as project:
             while time.monotonic() < ends:
                 self._revive()
-                with project.reads() as session:
+                with project.read_session() as session:
                     account = take_account(session, self.arrived, self.post.letters)
-                    owed = alerts_owed(session)
+                    owed = count_pending_alerts(session)
                 print(f"left: {account.lost} frames, {owed} alerts", flush=True)
                 if account.lost == 0 and owed == 0:
                     return

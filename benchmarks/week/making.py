@@ -16,7 +16,7 @@ BUSY_PLAN = ObservingPlan(streams=DEMO_PLAN.streams * SETS_A_NIGHT, aborted=0.0)
 
 
 def make_frames(work: Path, last: date) -> tuple[list[Path], list[list[Path]]]:
-    """Simulate what is not there yet; return the history's frames, and those of each night.
+    """Simulate missing frames; return the history's frames, and those of each night.
 
     Parameters
     ----------
@@ -33,4 +33,4 @@ def make_frames(work: Path, last: date) -> tuple[list[Path], list[list[Path]]]:
     for folder, night in zip(folders, evenings, strict=True):
         if not (folder / "truth.csv").exists():
             simulate(folder, nights=1, start=night, faults=FAULTS, seed=SEED, plan=BUSY_PLAN)
-    return sorted(history.rglob("*.fits")), [sorted(each.rglob("*.fits")) for each in folders]
+    return sorted(history.rglob("*.fits")), [sorted(item.rglob("*.fits")) for item in folders]

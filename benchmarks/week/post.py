@@ -1,4 +1,4 @@
-"""A mail server on this machine that keeps what it is given, and can be down."""
+"""A local mail server that stores mails, and can be down."""
 
 import re
 import socket

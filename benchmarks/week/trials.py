@@ -1,4 +1,4 @@
-"""What goes wrong, and for how long: seconds of this world, days of the week that is lived."""
+"""Failures and their durations: in seconds of real time, days of the simulated week."""
 
 KILLS = 20
 KILL_DAYS = 5  # the last two days are left in peace, to see the memory of one life

@@ -19,7 +19,7 @@ class Memory:
 
 
 class DaemonProcess:
-    """``qc run`` of a project, its log in a file."""
+    """``qc service run`` of a project, its log in a file."""
 
     def __init__(self, project: Path, log: Path) -> None:
         self.project, self.log = project, log
@@ -32,7 +32,7 @@ class DaemonProcess:
     def start(self) -> None:
         """Start it, as a supervisor would."""
         stream = self.log.open("ab")
-        command = [sys.executable, "-m", "qc", "run", "--project", str(self.project)]
+        command = [sys.executable, "-m", "qc", "service", "run", "--project", str(self.project)]
         self._process = subprocess.Popen(command, stderr=stream, stdout=stream)  # noqa: S603
         self.lives += 1
         if not self._sampler.is_alive():
@@ -53,7 +53,7 @@ class DaemonProcess:
 
     @property
     def is_alive(self) -> bool:
-        """Say whether it runs."""
+        """Return True if it is running."""
         return self._process is not None and self._process.poll() is None
 
     def _sample(self) -> None:

@@ -42,7 +42,7 @@ from benchmarks.detection.unseen import measure as measure_unseen
 from benchmarks.detection.visibility import signal_to_noise
 from qc.detection.metrics import METRICS
 from qc.detection.thresholds import Threshold
-from qc.io.instruments import ChipNumbers
+from qc.io.instrument_parts import ChipNumbers
 from qc.simulator import interventions
 
 SCORES = np.array([1.0, 2.0, 3.0, 4.0])
@@ -113,8 +113,8 @@ def test_the_bootstrap_draws_whole_frames():
     scores = np.array([0.0, 0.0, 1.0, 1.0])
     bad = np.array([False, False, True, True])
     figures = {"sum": lambda scores, _: float(scores.sum())}
-    found = bootstrap(figures, scores, bad, np.array([0, 0, 1, 1]))["sum"]
-    assert found.value == found.low == found.high == 2  # one frame each, or the draw is void
+    result = bootstrap(figures, scores, bad, np.array([0, 0, 1, 1]))["sum"]
+    assert result.value == result.low == result.high == 2  # one frame each, or the draw is void
 
 
 @pytest.mark.parametrize("history", [VALIDATION, TEST])
@@ -125,9 +125,9 @@ def test_tests_come_after_references_on_both_sides_of_one_intervention(history: 
     assert rebuilt - history.opened == timedelta(days=1)
     first, last = history.nights[0].date, history.nights[-1].date
     days = [
-        each.when.date()
+        intervention.when.date()
         for year in range(first.year, last.year + 1)
-        for each in interventions(year, history.seed)
+        for intervention in interventions(year, history.seed)
     ]
     assert [day for day in days if first <= day <= last] == [history.opened]
 
@@ -209,20 +209,20 @@ def test_one_odd_place_makes_an_image_odd(score):
 
 
 def test_what_is_elsewhere_in_the_references_is_odd_here():
-    known = places(30, seed=2)
-    known[:, 0, 0] += 20
+    ndarray = places(30, seed=2)
+    ndarray[:, 0, 0] += 20
     new = places(2, seed=3)
     new[0, 0, 0] += 20  # where it belongs
     new[1, 1, 1] += 20
-    assert nearest_in_place(known, new).argmax() == 1
+    assert nearest_in_place(ndarray, new).argmax() == 1
 
 
 def test_a_method_of_features_looks_at_the_sample_alone():
     rows = np.arange(10)
     references, tests = material_of(24, seed=1), material_of(3, seed=2)
-    known = replace(references, features={"any": Sampled(rows, places(10, seed=1))})
+    existing = replace(references, features={"any": Sampled(rows, places(10, seed=1))})
     new = replace(tests, features={"any": Sampled(np.array([2]), places(1, seed=2))})
-    scores = of_features("any", nearest_in_place)(known, new)
+    scores = of_features("any", nearest_in_place)(existing, new)
     assert np.isnan(scores).tolist() == [True, True, False]
 
 
@@ -261,16 +261,16 @@ def examples(n: int, faults: Sequence[str] = ()) -> Examples:
     )
 
 
-def table_of(images: Sequence[Scored], own: Examples | None = None) -> Scores:
+def table_of(images: Sequence[Scored], matching: Examples | None = None) -> Scores:
     columns = [Column("another", "spring", 0.0), Column("ours", "shipped", 0.0)]
-    return Scores(list(images), columns, own or examples(len(images)))
+    return Scores(list(images), columns, matching or examples(len(images)))
 
 
 def test_a_score_is_ranked_by_its_own_types_spring_and_ours_as_it_is():
     table = table_of([*SPRING, *GOOD, image(1.3, fault="hot_pixels", strength="gross")])
-    another, ours = (together(table.scored, column)[1] for column in table.columns)
+    another, selected = (together(table.scored, column)[1] for column in table.columns)
     assert another[-1] == pytest.approx(2)  # spring's median is 0.5, its 90th percentile 0.9
-    assert ours[-1] == 1.3
+    assert selected[-1] == 1.3
 
 
 def test_recall_by_strength_counts_each_strength_with_all_good_images():
@@ -279,8 +279,8 @@ def test_recall_by_strength_counts_each_strength_with_all_good_images():
         image(0.5, fault="hot_pixels", strength="faint"),
         image(1.5, fault="light_leak", strength="faint"),
     ]
-    found = by_strength(table_of([*SPRING, *GOOD, *faults]))["ours"]
-    assert found["pooled"] == found["mean"] == {"gross": 1.0, "faint": 0.5}
+    result = by_strength(table_of([*SPRING, *GOOD, *faults]))["ours"]
+    assert result["pooled"] == result["mean"] == {"gross": 1.0, "faint": 0.5}
 
 
 def test_a_calibrated_score_of_one_comes_as_often_as_the_limit_was_set_for():
@@ -309,21 +309,21 @@ def test_an_unseen_kind_is_scored_by_who_has_not_seen_it():
     faults = ["a", "b", "c"]
     learnt_from = []
 
-    def learn(known: Examples) -> Callable[[Examples], np.ndarray]:
-        learnt_from.append(set(known.faults))
+    def learn(existing: Examples) -> Callable[[Examples], np.ndarray]:
+        learnt_from.append(set(existing.faults))
         return lambda new: new.bad.astype(float)
 
     images = [image(2.0, fault=kind, strength="gross") for kind in faults]
     table = table_of([*images, *GOOD], examples(13, faults))
     table.teach(Taught("learner", learn), examples(12, faults))
-    found = measure_unseen(table, [Taught("learner", learn)], examples(12, faults))
-    assert found["learner"]["auroc"] == found["ours"]["auroc"] == 1
+    result = measure_unseen(table, [Taught("learner", learn)], examples(12, faults))
+    assert result["learner"]["auroc"] == result["ours"]["auroc"] == 1
     assert learnt_from == [{"", *faults}, {"", "b", "c"}, {"", "a", "c"}, {"", "a", "b"}]
 
 
 def test_wrong_labels_are_bad_images_among_the_references():
     good, spoilt = ([image(i).sample for i in range(start, start + 100)] for start in (0, 500))
-    by_name = {each.name: teachers(good, spoilt, each) for each in CONDITIONS}
+    by_name = {item.name: teachers(good, spoilt, item) for item in CONDITIONS}
     assert by_name["all labels right"] == good
     assert len(set(by_name["20 % wrong"]) & set(spoilt)) == 20
     assert len(by_name["20 % wrong"]) == 100
@@ -332,12 +332,12 @@ def test_wrong_labels_are_bad_images_among_the_references():
 
 
 def test_labels_are_turned_round_and_images_kept_of_each_type():
-    known = examples(2000, ["stripe"] * 1000)
-    assert (known.mislabelled(0.05).bad != known.bad).mean() == pytest.approx(0.05, abs=0.015)
-    assert len(known.few(50)) == 50
+    existing = examples(2000, ["stripe"] * 1000)
+    assert (existing.mislabelled(0.05).bad != existing.bad).mean() == pytest.approx(0.05, abs=0.015)
+    assert len(existing.few(50)) == 50
 
 
-# --- what can be seen ----------------------------------------------------------------------------
+# --- visibility of faults -----------------------------------------------------------------------
 
 CHIP = ChipNumbers(gain_e_per_adu=2, read_noise_adu=4, bias_adu=100, saturation_adu=65535)
 

@@ -1,4 +1,4 @@
-"""The benchmark on real frames: what it makes of them, and how it counts."""
+"""The benchmark on real frames: generated images and figures."""
 
 import sys
 from pathlib import Path
@@ -23,7 +23,7 @@ from benchmarks.real.making import (
     split,
 )
 from benchmarks.real.work import folds_of
-from qc.core.frame import Detector, Extension, Setup
+from qc.core.frame import DetectorProperties, Extension, Setup
 
 FOLDER = Path(__file__).parents[3] / "shared" / "real"
 needs_real_frames = pytest.mark.skipif(
@@ -43,7 +43,7 @@ def frame_of(pixels: np.ndarray, *, noise_adu: float = 3, gain: float = 1) -> Re
         light=(slice(None), slice(None)),
         prescan=None,
         overscan=None,
-        detector=Detector(gain, noise_adu, 100, 65535),
+        detector=DetectorProperties(gain, noise_adu, 100, 65535),
         promised_light=0,
         stretch_adu=10,
     )
@@ -82,11 +82,11 @@ def test_the_parts_of_an_exposure_have_independent_noise_of_the_right_size():
 
 def test_a_displacement_of_a_tenth_of_a_pixel_is_measured():
     y, x = np.mgrid[:60, :60]
-    one, other = (
+    item, second = (
         1000 * np.exp(-((y - 30 - dy) ** 2 + (x - 30 - dx) ** 2) / 18)
         for dy, dx in ((0, 0), (0.1, -0.2))
     )
-    assert displacement(one, 2 * other + 5) == pytest.approx((0.1, -0.2), abs=0.01)
+    assert displacement(item, 2 * second + 5) == pytest.approx((0.1, -0.2), abs=0.01)
 
 
 def test_what_is_fixed_stays_and_the_noise_moves():
@@ -95,14 +95,14 @@ def test_what_is_fixed_stays_and_the_noise_moves():
     assert fixed[50, 60]
     assert fixed[:, 90].mean() > 0.9
     assert fixed.mean() < 0.01
-    own = dissect(frames[0], fixed, rng)
-    made = rearrange(own, own.drift, own.columns, 1, rng).pixels.astype(float)
+    anatomy = dissect(frames[0], fixed, rng)
+    created = rearrange(anatomy, anatomy.drift, anatomy.columns, 1, rng).pixels.astype(float)
     real = frames[0].pixels
-    assert made[50, 60] == pytest.approx(300, abs=15)
-    assert made[:, 90].mean() == pytest.approx(110, abs=1)
+    assert created[50, 60] == pytest.approx(300, abs=15)
+    assert created[:, 90].mean() == pytest.approx(110, abs=1)
     free = ~fixed
-    assert abs(np.corrcoef(made[free], real[free])[0, 1]) < 0.05
-    assert made[free].std() == pytest.approx(real[free].std(), rel=0.02)
+    assert abs(np.corrcoef(created[free], real[free])[0, 1]) < 0.05
+    assert created[free].std() == pytest.approx(real[free].std(), rel=0.02)
 
 
 def test_a_cosmic_ray_is_cut_out_whole_and_a_hot_pixel_is_not():
@@ -124,11 +124,11 @@ def test_injected_frames_are_held_against_the_good_ones_of_their_series():
     assert row.auroc.value == 4 / 6  # 0.6 is above one of three, 3.0 above all
     assert row.false_alarms.value == 1 / 3
     assert row.recall == {"faint": (1, 2)}
-    found, rank = by_kind(some)["hot_column"]
-    assert found == {"faint": (1, 2)}
+    result, rank = by_kind(some)["hot_column"]
+    assert result == {"faint": (1, 2)}
     assert rank == pytest.approx(4 / 6)
-    assert [one.score for one in misses(some)] == [0.6]
-    assert [one.score for one in false_alarms(some)] == [1.5]
+    assert [item.score for item in misses(some)] == [0.6]
+    assert [item.score for item in false_alarms(some)] == [1.5]
 
 
 def test_real_faults_and_references_that_lack_something_are_counted_apart():
@@ -150,17 +150,17 @@ def test_without_real_frames_it_stops_and_says_so(tmp_path, monkeypatch):
 def test_no_test_of_a_bias_comes_from_a_frame_of_its_references():
     frames = [read_real(FOLDER, BIAS, file) for file in BIAS.nominal]
     fold, without_firsts = list(zip(range(2), bias_folds(frames), strict=False))
-    for _, each in (fold, without_firsts):
-        assert len(each.references) == REFERENCES
-        assert {one.source.file for one in each.references} == set(BIAS.nominal[1:])
-        assert {one.made.source.file for one in each.tests} == {BIAS.nominal[0]}
+    for _, item in (fold, without_firsts):
+        assert len(item.references) == REFERENCES
+        assert {reference.source.file for reference in item.references} == set(BIAS.nominal[1:])
+        assert {test.made.source.file for test in item.tests} == {BIAS.nominal[0]}
     assert not any(test.is_bad for test in without_firsts[1].tests)
 
 
 @needs_real_frames
 def test_an_arc_is_tested_on_the_other_exposure_and_gets_a_pedestal():
     for fold in folds_of([SPRAT_ARC], FOLDER):
-        sources = {one.source.file for one in fold.references}
+        sources = {reference.source.file for reference in fold.references}
         assert sources.isdisjoint(test.made.source.file for test in fold.tests)
         assert "L1DATE" not in fold.references[0].source.header
         assert np.median(fold.references[0].pixels) > SPRAT_ARC.pedestal_adu

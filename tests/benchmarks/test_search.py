@@ -26,14 +26,14 @@ def setups():
 
 def test_what_is_made_up_is_spaced_like_what_was_measured(setups):
     random = np.random.default_rng(0)
-    for one in setups[::3]:
-        n, nearest, tenth = SPACINGS[one.image_type.split(".")[0]]
-        vectors = draw(one, n, random).astype(np.float32)
+    for setup in setups[::3]:
+        n, nearest, tenth = SPACINGS[setup.image_type.split(".")[0]]
+        vectors = draw(setup, n, random).astype(np.float32)
         apart = cosine_distances(vectors, vectors)
         np.fill_diagonal(apart, np.inf)
-        made = np.median(np.sort(apart, axis=1), axis=0)
-        assert 0.5 < made[0] / nearest < 1.5
-        assert 0.5 < made[9] / tenth < 1.5
+        created = np.median(np.sort(apart, axis=1), axis=0)
+        assert 0.5 < created[0] / nearest < 1.5
+        assert 0.5 < created[9] / tenth < 1.5
 
 
 def test_a_block_is_the_same_whenever_it_is_made(setups):
@@ -45,7 +45,7 @@ def test_a_block_is_the_same_whenever_it_is_made(setups):
 
 
 def test_image_types_are_named_in_the_order_of_the_setups(setups):
-    assert [one.image_type for one in setups] == image_types()[::4]
+    assert [setup.image_type for setup in setups] == image_types()[::4]
 
 
 def test_recall_counts_one_as_near_as_the_last():
@@ -58,7 +58,7 @@ def test_recall_counts_one_as_near_as_the_last():
 
 def test_a_question_means_what_it_says(setups):
     some = make_block(setups, 1000, 0)
-    shares = {one.words: one.meant(some).mean() for one in QUESTIONS}
+    shares = {item.words: item.meant(some).mean() for item in QUESTIONS}
     assert shares["any type"] == 1
     assert shares["any type, one year"] == pytest.approx(0.1, abs=0.01)
     assert shares["any type, labelled"] == pytest.approx(0.05, abs=0.03)
