@@ -1,268 +1,330 @@
 """Commands for labels and epochs."""
 
+import datetime as dt
 import sys
-from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Column, Table
 
-from qc._text import MANY, counted
+from qc._text import MANY, pluralise
+from qc.cli import options
+from qc.cli.options import AsJson, Author, Note, ProjectFolder, err, opened_project, out, print_json
 from qc.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from qc.io.instruments import FaultKind, Instrument
+    from qc.core.enums import LabelName
     from qc.labels.epochs import EpochChange, EpochEntry
     from qc.labels.store import LabelChange
-    from qc.project import Project
-from qc.cli.options import (
-    ANOMALIES,
-    LISTED,
-    AsJson,
-    ProjectFolder,
-    _print_json,
-    app,
-    err,
-    opened_project,
-    out,
-)
+
+labels_app = options.new_group("Label frames; import, undo and list labels.")
+options.app.add_typer(labels_app, name="labels")
+epochs_app = options.new_group("Enter, undo and list interventions.")
+options.app.add_typer(epochs_app, name="epochs")
+
+Frames = Annotated[
+    list[str] | None,
+    typer.Argument(help="Archive names, file names or paths; NAME[1] is one extension."),
+]
+LabelText = Annotated[str, typer.Option("--as", metavar="good|bad|valid-outlier", help="Label.")]
+Kind = Annotated[str, typer.Option(help="Kind of fault; see 'qc labels kinds'.")]
+Number = Annotated[int | None, typer.Option("--extension", help="This HDU of each frame only.")]
+WholeSet = Annotated[bool, typer.Option("--set", help="All frames of the template set.")]
+ImageType = Annotated[str | None, typer.Option("--type", help="Select by image type.")]
+Status = Annotated[str | None, typer.Option(help="Select by newest verdict.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Skip the confirmation.")]
 
 
-@app.command()
-def label(  # noqa: PLR0913 - each is one word of a sentence
-    frames: Annotated[
-        list[str] | None,
-        typer.Argument(help="Archive names, file names or paths; NAME[1] is one extension."),
-    ] = None,
+@labels_app.command("add")
+def add_labels(  # noqa: PLR0913 - one parameter per option
+    frames: Frames = None,
     *,
-    said: Annotated[
-        str, typer.Option("--as", metavar="good|bad|valid-outlier", help="What they are.")
-    ] = "",
-    kind: Annotated[str, typer.Option(help="What is wrong with bad ones; see --kinds.")] = "",
-    note: Annotated[str, typer.Option(help="What else there is to say.")] = "",
-    number: Annotated[
-        int | None, typer.Option("--extension", help="Only this HDU of each frame.")
-    ] = None,
-    whole_set: Annotated[
-        bool, typer.Option("--set", help="The same of every frame of the template set.")
-    ] = False,
-    image_type: Annotated[
-        str | None, typer.Option("--type", help="Instead of names: all of an image type.")
-    ] = None,
-    night: Annotated[
-        datetime | None,
-        typer.Option(formats=["%Y-%m-%d"], help="Instead of names: all of a night."),
-    ] = None,
-    status: Annotated[
-        str | None, typer.Option(help="Instead of names: all of a newest verdict.")
-    ] = None,
-    sample: Annotated[
-        bool,
-        typer.Option("--sample", help="Instead of names: a night's spot check, save what has one."),
-    ] = False,
-    is_undo: Annotated[
-        bool, typer.Option("--undo", help="Undo the label that counts; the one before it counts.")
-    ] = False,
-    file: Annotated[
-        Path | None,
-        typer.Option("--from", help="CSV as 'qc export labels' writes it, or a list of bad files."),
-    ] = None,
-    kinds: Annotated[bool, typer.Option("--kinds", help="List the kinds of fault.")] = False,
-    who: Annotated[str, typer.Option(help="Who says it.", show_default="you")] = "",
-    yes: Annotated[bool, typer.Option("--yes", help="However many they are.")] = False,
+    label: LabelText,
+    kind: Kind = "",
+    note: Note = "",
+    number: Number = None,
+    whole_set: WholeSet = False,
+    image_type: ImageType = None,
+    night: options.Night = None,
+    status: Status = None,
+    author: Author = "",
+    yes: Yes = False,
     folder: ProjectFolder = Path(),
 ) -> None:
-    """Say what frames are: good, bad and of which kind, or a valid outlier; or undo it."""
-    from qc.db.engine import user
-    from qc.labels import store
+    """Label frames, selected by name or filter."""
+    from qc import db
+    from qc.labels import selection, store
 
-    who = who or user()
+    author = author or db.schema.engine.user_name()
+    answer = store.parse_answer(label, kind, note, who=author)
+    _check_selection(bool(frames), image_type, night, status, whole_set or number is not None)
     with opened_project(folder) as project:
-        if kinds:
-            _print_kinds(store.taxonomy(project.instruments, image_type))
-            return
-        if file:
-            _import_labels(project, file, who)
-            return
-        if bool(said) == is_undo:
-            raise InvalidInputError("say --as good, bad or valid-outlier; or --undo")
-        day = night.date() if night else None
-        answer = store.read_answer(said, kind, note, who=who) if said else None
-        _check_meant(
-            frames=bool(frames),
-            sample=sample,
-            is_good=said == "good",
-            chosen=bool(image_type or status or (day and not sample)),
-            detailed=whole_set or number is not None,
-        )
-        with project.reads() as session:
-            if sample:
-                found = store.choose_sample(session, day)
-            elif frames:
-                found = store.choose_named(session, frames, number, whole_set=whole_set)
+        with project.read_session() as session:
+            if frames:
+                selected = selection.select_named(session, frames, number, whole_set=whole_set)
             else:
-                found = store.choose_where(session, project.instruments, image_type, day, status)
-                _confirm(len(found), yes)
-        with project.writes.begin() as session:
-            if answer:
-                changes = store.answer_for(session, found, answer, project.instruments)
-            else:
-                changes = store.undo(session, found, who, note)
+                day = night.date() if night else None
+                selected = selection.select_where(
+                    session, project.instruments, image_type, day, status
+                )
+                _confirm(len(selected), yes)
+        with project.write_session.begin() as session:
+            changes = store.add_labels(session, selected, answer, project.instruments)
     _print_changes(changes)
-    if answer and answer.label == "valid-outlier":
-        out.print("If it is to stay so, let references start anew:")
-        for command in store.epoch_commands(found, answer.note):
-            out.print(f"  {command}", soft_wrap=True)
+    _print_epoch_commands(answer.label, changes, answer.note)
 
 
-def _check_meant(
-    *, frames: bool, sample: bool, is_good: bool, chosen: bool, detailed: bool
+@labels_app.command("undo")
+def undo_labels(  # noqa: PLR0913 - one parameter per option
+    frames: Frames = None,
+    *,
+    note: Note = "",
+    number: Number = None,
+    whole_set: WholeSet = False,
+    image_type: ImageType = None,
+    night: options.Night = None,
+    status: Status = None,
+    author: Author = "",
+    yes: Yes = False,
+    folder: ProjectFolder = Path(),
 ) -> None:
-    """Let people say in one way of what they speak."""
-    if frames + sample + chosen != 1:
-        raise InvalidInputError(
-            "name frames; or choose by --type, --night and --status; or --sample"
+    """Undo the newest label of frames."""
+    from qc import db
+    from qc.labels import selection, store
+
+    _check_selection(bool(frames), image_type, night, status, whole_set or number is not None)
+    with opened_project(folder) as project:
+        with project.read_session() as session:
+            if frames:
+                selected = selection.select_named(session, frames, number, whole_set=whole_set)
+            else:
+                day = night.date() if night else None
+                selected = selection.select_where(
+                    session, project.instruments, image_type, day, status
+                )
+                _confirm(len(selected), yes)
+        with project.write_session.begin() as session:
+            changes = store.undo(session, selected, author or db.schema.engine.user_name(), note)
+    _print_changes(changes)
+
+
+@labels_app.command("sample")
+def label_sample(
+    night: options.Night = None,
+    note: Note = "",
+    author: Author = "",
+    folder: ProjectFolder = Path(),
+) -> None:
+    """Label the unlabelled spot check good."""
+    from qc import db
+    from qc.labels import selection, store
+
+    answer = store.parse_answer("good", "", note, who=author or db.schema.engine.user_name())
+    with opened_project(folder) as project:
+        with project.read_session() as session:
+            selected = selection.select_sample(session, night.date() if night else None)
+        with project.write_session.begin() as session:
+            changes = store.add_labels(session, selected, answer, project.instruments)
+    _print_changes(changes)
+
+
+@labels_app.command("import")
+def import_labels(
+    file: Annotated[
+        Path, typer.Argument(help="CSV of 'qc frames export labels', or list of bad files.")
+    ],
+    author: Author = "",
+    folder: ProjectFolder = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Import labels from a CSV file."""
+    from qc import db
+    from qc.labels import import_file
+
+    with opened_project(folder) as project, project.write_session.begin() as session:
+        result = import_file.import_labels(
+            session, file, project.instruments, author or db.schema.engine.user_name()
         )
-    if sample and not is_good:
-        raise InvalidInputError(
-            "--sample goes with --as good; label bad ones before, by their names"
+    if as_json:
+        refused = [{"line": line.line, "reason": line.why} for line in result.refused]
+        record = {"lines": result.lines, "added": result.added, "known": result.known}
+        print_json({**record, "refused": refused})
+    else:
+        for line in result.refused:
+            out.print(f"line {line.line}: {line.why}", soft_wrap=True)
+        out.print(
+            f"{pluralise(result.lines, 'line')}: {pluralise(result.added, 'label')} added, "
+            f"{result.known} known already, {pluralise(len(result.refused), 'line')} refused"
         )
-    if detailed and not frames:
-        raise InvalidInputError("--extension and --set go with the names of frames")
+    if result.refused:
+        raise typer.Exit(options.ANOMALIES)
 
 
-def _import_labels(project: "Project", file: Path, who: str) -> None:
-    from qc.labels.store import import_labels
+@labels_app.command("kinds")
+def list_kinds(
+    image_type: ImageType = None, folder: ProjectFolder = Path(), as_json: AsJson = False
+) -> None:
+    """List the kinds of fault."""
+    from rich.table import Column, Table
 
-    with project.writes.begin() as session:
-        imported = import_labels(session, file, project.instruments, who)
-    for refused in imported.refused:
-        out.print(f"line {refused.line}: {refused.why}", soft_wrap=True)
-    out.print(
-        f"{counted(imported.lines, 'line')}: {counted(imported.added, 'label')} added, "
-        f"{imported.known} known already, {counted(len(imported.refused), 'line')} refused"
-    )
-    if imported.refused:
-        raise typer.Exit(ANOMALIES)
+    from qc.labels import taxonomy
 
-
-def _confirm(count: int, yes: bool) -> None:
-    """Let nobody label a year by a slip."""
-    err.print(counted(count, "extension"))
-    if count == 0:
-        raise InvalidInputError("there is none of that type, night and status")
-    if count <= MANY or yes:
+    with opened_project(folder) as project:
+        kinds = taxonomy.list_kinds(project.instruments, image_type)
+    if as_json:
+        print_json(
+            [
+                {
+                    "instrument": instrument.name,
+                    "kind": kind.name,
+                    "classes": kind.classes,
+                    "description": kind.sentence,
+                }
+                for instrument, kind in kinds
+            ]
+        )
         return
-    if not sys.stdin.isatty():
-        raise InvalidInputError(f"{count} extensions are more than {MANY}: say --yes as well")
-    if not typer.confirm("All of them?", err=True):
-        raise InvalidInputError("nothing was kept")
-
-
-def _print_kinds(kinds: "list[tuple[Instrument, FaultKind]]") -> None:
-    table = Table("instrument", Column("kind", no_wrap=True), "occurs in", "what it is")
+    table = Table("instrument", Column("kind", no_wrap=True), "occurs in", "description")
     for instrument, kind in kinds:
         table.add_row(instrument.name, kind.name, " ".join(kind.classes), kind.sentence)
     out.print(table)
 
 
-def _print_changes(changes: "list[LabelChange]") -> None:
-    for change in changes[:LISTED]:
-        before = f"(before: {change.before})" if change.is_new else "(as before)"
-        name = f"{change.one.name} {change.one.image_type}"
-        out.print(f"{name}: {change.after} {before}", soft_wrap=True)
-    if len(changes) > LISTED:
-        out.print(f"and {len(changes) - LISTED} more")
-    nights = [change.one.night for change in changes if change.is_new]
-    have = "has" if len(changes) == 1 else "have"
-    of = counted(len(changes), "extension")
-    out.print(f"{len(nights)} of {of} {have} another label now")
-    if nights:
-        out.print(f"To judge again what it bears on: qc process --again --since {min(nights)}")
-
-
-@app.command()
-def epoch(
-    scope: Annotated[
-        str | None, typer.Argument(help="An image type, or an instrument's name.")
-    ] = None,
-    since: Annotated[
-        datetime | None,
-        typer.Option("--from", formats=["%Y-%m-%d"], help="First night after the intervention."),
-    ] = None,
-    why: Annotated[str, typer.Option(help="What was done; or why it is undone.")] = "",
-    who: Annotated[str, typer.Option(help="Who says it.", show_default="you")] = "",
-    undone: Annotated[
-        int | None, typer.Option("--undo", help="Number of an epoch that was a slip.")
-    ] = None,
-    listed: Annotated[bool, typer.Option("--list", help="List all; so does no argument.")] = False,
-    folder: ProjectFolder = Path(),
-    as_json: AsJson = False,
+def _check_selection(
+    has_names: bool,
+    image_type: str | None,
+    night: dt.datetime | None,
+    status: str | None,
+    is_detailed: bool,
 ) -> None:
-    """Enter an intervention, from whose night on references start anew; or list them all."""
-    from qc.db.engine import user
+    """Accept names or a filter, never both."""
+    if has_names == bool(image_type or status or night):
+        raise InvalidInputError("name frames, or select by --type, --night and --status")
+    if is_detailed and not has_names:
+        raise InvalidInputError("--extension and --set require the names of frames")
+
+
+def _confirm(count: int, yes: bool) -> None:
+    """Ask before a label is given to many extensions."""
+    err.print(pluralise(count, "extension"))
+    if count == 0:
+        raise InvalidInputError("no extension matches that type, night and status")
+    if count <= MANY or yes:
+        return
+    if not sys.stdin.isatty():
+        raise InvalidInputError(f"{count} extensions are more than {MANY}: add --yes")
+    if not typer.confirm("All of them?", err=True):
+        raise InvalidInputError("cancelled; nothing was stored")
+
+
+def _print_changes(changes: "list[LabelChange]") -> None:
+    for change in changes[: options.LIST_LIMIT]:
+        before = f"(before: {change.before})" if change.is_new else "(unchanged)"
+        name = f"{change.extension.name} {change.extension.image_type}"
+        out.print(f"{name}: {change.after} {before}", soft_wrap=True)
+    if len(changes) > options.LIST_LIMIT:
+        out.print(f"and {len(changes) - options.LIST_LIMIT} more")
+    nights = [change.extension.night for change in changes if change.is_new]
+    out.print(f"{len(nights)} of {pluralise(len(changes), 'label')} changed")
+    if nights:
+        out.print(f"To judge affected frames again: qc archive reprocess --since {min(nights)}")
+
+
+def _print_epoch_commands(label: "LabelName", changes: "list[LabelChange]", note: str) -> None:
     from qc.labels import epochs
 
-    who = who or user()
-    with opened_project(folder) as project:
-        if scope is None and undone is None:
-            if since or why:
-                raise InvalidInputError("an epoch needs an image type or instrument before --from")
-            with project.reads() as session:
-                _print_log(epochs.read_log(session), as_json)
-        elif listed or (scope is not None and undone is not None):
-            raise InvalidInputError("enter one epoch, or --undo one, or --list them all")
-        elif undone is not None:
-            with project.writes.begin() as session:
-                entered = epochs.undo(session, undone, why, who=who)
-            _print_entered(entered, is_undone=True)
-        elif scope is not None and since is not None:
-            with project.writes.begin() as session:
-                entered = epochs.enter(
-                    session, scope, since.date(), why, who=who, instruments=project.instruments
-                )
-            _print_entered(entered, is_undone=False)
-        else:
-            raise InvalidInputError("an epoch needs --from DATE and --why TEXT")
+    if label == "valid-outlier":
+        out.print("If the change is permanent, begin a new epoch:")
+        for command in epochs.suggest_commands([change.extension for change in changes], note):
+            out.print(f"  {command}", soft_wrap=True)
 
 
-def _print_entered(entered: "EpochChange", *, is_undone: bool) -> None:
-    done = " is undone" if is_undone else ""
-    out.print(f"Epoch No. {entered.number}, {entered.scope} from {entered.since}{done}.")
-    until = "" if entered.last == date.max else f" --until {entered.last}"
-    effect = "count again" if is_undone else "count no longer"
-    if entered.frames:
+@epochs_app.command("add")
+def add_epoch(
+    scope: Annotated[str, typer.Argument(help="Image type or instrument.")],
+    since: Annotated[
+        dt.datetime,
+        typer.Option("--from", formats=["%Y-%m-%d"], help="First night after the intervention."),
+    ],
+    reason: Annotated[str, typer.Option("--reason", help="Description of the intervention.")],
+    author: Author = "",
+    folder: ProjectFolder = Path(),
+) -> None:
+    """Enter an intervention; references restart there."""
+    from qc import db
+    from qc.labels import epochs
+
+    with opened_project(folder) as project, project.write_session.begin() as session:
+        change = epochs.add(
+            session,
+            scope,
+            since.date(),
+            reason,
+            who=author or db.schema.engine.user_name(),
+            instruments=project.instruments,
+        )
+    _print_epoch(change, is_undone=False)
+
+
+@epochs_app.command("undo")
+def undo_epoch(
+    number: Annotated[int, typer.Argument(help="Number of the epoch.")],
+    reason: Annotated[str, typer.Option("--reason", help="Reason of the correction.")],
+    author: Author = "",
+    folder: ProjectFolder = Path(),
+) -> None:
+    """Undo an epoch."""
+    from qc import db
+    from qc.labels import epochs
+
+    with opened_project(folder) as project, project.write_session.begin() as session:
+        change = epochs.undo(session, number, reason, who=author or db.schema.engine.user_name())
+    _print_epoch(change, is_undone=True)
+
+
+@epochs_app.command("list")
+def list_epochs(folder: ProjectFolder = Path(), as_json: AsJson = False) -> None:
+    """List all epochs."""
+    from rich.table import Column, Table
+
+    from qc.labels import epochs
+
+    with opened_project(folder) as project, project.read_session() as session:
+        records = [_epoch_record(entry) for entry in epochs.read_log(session)]
+    if as_json:
+        print_json(records)
+        return
+    reason = Column("reason", overflow="fold")
+    table = Table("No.", "scope", "from", reason, "by", "entered on", "undone")
+    for record in records:
+        undone_by = record["undone_by"]
+        undone = f"by {undone_by}: {record['undone_why']}" if undone_by else ""
+        cells = (str(record[name]) for name in ("number", "scope", "from", "why", "who"))
+        table.add_row(*cells, f"{record['at']:%Y-%m-%d}", undone)
+    out.print(table if records else "No epochs yet.")
+
+
+def _epoch_record(entry: "EpochEntry") -> dict[str, object]:
+    return {
+        "number": entry.epoch.id,
+        "scope": entry.epoch.scope,
+        "from": entry.epoch.since,
+        "why": entry.epoch.why,
+        "who": entry.epoch.who,
+        "at": entry.epoch.at,
+        "undone_by": entry.undone_by.who if entry.undone_by else None,
+        "undone_why": entry.undone_by.why if entry.undone_by else None,
+    }
+
+
+def _print_epoch(change: "EpochChange", *, is_undone: bool) -> None:
+    suffix = " is undone" if is_undone else ""
+    out.print(f"Epoch No. {change.number}, {change.scope} from {change.since}{suffix}.")
+    if change.frames:
+        until = "" if change.last == dt.date.max else f" --until {change.last}"
+        effect = "count again" if is_undone else "no longer count"
         out.print(
-            f"Frames since then that it bears on: {entered.frames}. References from before it "
-            f"{effect}.\n"
-            f"To judge them again: qc process --again --since {entered.since}{until}",
+            f"Affected frames: {change.frames}. Earlier references {effect}.\n"
+            f"To judge them again: qc archive reprocess --since {change.since}{until}",
             soft_wrap=True,
         )
-
-
-def _print_log(log: "list[EpochEntry]", as_json: bool) -> None:
-    records = [
-        {
-            "number": entry.epoch.id,
-            "scope": entry.epoch.scope,
-            "from": entry.epoch.since,
-            "why": entry.epoch.why,
-            "who": entry.epoch.who,
-            "at": entry.epoch.at,
-            "undone_by": entry.undone_by.who if entry.undone_by else None,
-            "undone_why": entry.undone_by.why if entry.undone_by else None,
-        }
-        for entry in log
-    ]
-    if as_json:
-        _print_json(records)
-        return
-    table = Table(
-        "No.", "scope", "from", Column("why", overflow="fold"), "who", "said on", "undone"
-    )
-    for one in records:
-        undone = f"by {one['undone_by']}: {one['undone_why']}" if one["undone_by"] else ""
-        told = (str(one[name]) for name in ("number", "scope", "from", "why", "who"))
-        table.add_row(*told, f"{one['at']:%Y-%m-%d}", undone)
-    out.print(table if records else "No epoch has been entered.")

@@ -1,53 +1,85 @@
-"""The command line: parse, call one function, print, exit code.
+"""Entry point of the command line.
 
-Exit codes: 0 nominal, 1 anomalies found (or a classifier refused), 2 a mistake, said in one line.
-
-Imports stand inside the commands: ``qc --help`` answers at once, though what the commands need
-takes seconds to load.
+Exit codes: 0 nominal; 1 anomalies, open alerts or a refused classifier; 2 error, in one line.
+Commands import the packages that they use when they run, so that ``qc --help`` answers at once.
 """
 
 import logging
 import os
 import sys
 import traceback
+from typing import Annotated
 
-from rich.text import Text
+import typer
 
-from qc.cli.options import MISTAKE, app, err
+# Each module registers its commands; legacy comes last.
+from qc.cli import (  # noqa: F401 - imported for their commands
+    administration,
+    alerts,
+    archive,
+    classifier,
+    frames,
+    labels,
+    legacy,
+    reports,
+    service,
+    thresholds,
+)
+from qc.cli.options import ERROR, app, err
 
-
-def main() -> None:
-    """Run the command; end a mistake in one line, and a bug in full. Neither is exit code 1."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's greetings are no news
-    logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
-    try:
-        app()
-    except Exception as error:  # noqa: BLE001 - told in full, unless it is a mistake
-        mistake = _mistake(error)
-        if mistake:
-            err.print(Text("qc:", "bold red"), mistake, soft_wrap=True)
-        else:
-            traceback.print_exc()
-        sys.exit(MISTAKE)
-
-
-# What SQLite, too, calls operational: a full disk, a lock held for a minute, a table that is gone.
-_OPERATORS = {
+# PostgreSQL's codes of errors that an operator repairs: SQLite calls them operational errors.
+OPERATOR_SQLSTATES = {
     "42501": "no privilege",
     "42P01": "no such table",
-    "25006": "a server that only reads",
+    "25006": "read-only server",
 }
 
 
-def _mistake(error: Exception) -> str:
-    """Say in one line what is the user's or the machine's to mend; nothing of a bug."""
+def print_version(requested: bool) -> None:
+    """Print the version and exit."""
+    if requested:
+        from importlib.metadata import version
+
+        print(f"qc {version('calibration-qc')}")  # noqa: T201
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=print_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Detect anomalies in the calibration frames of UVES."""
+
+
+def main() -> None:
+    """Run the command line; report an expected error in one line and a bug with its traceback."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # hides TensorFlow's start-up messages
+    logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        app()
+    except Exception as error:  # noqa: BLE001 - expected errors become one line, bugs a traceback
+        message = error_message(error)
+        if message:
+            from rich.text import Text
+
+            err.print(Text("qc:", "bold red"), message, soft_wrap=True)
+        else:
+            traceback.print_exc()
+        sys.exit(ERROR)
+
+
+def error_message(error: Exception) -> str:
+    """Return the one-line message of an error of the user or machine; empty for a bug."""
     from sqlalchemy.exc import DBAPIError, OperationalError
 
     from embeddings.encoder import WeightsError
     from qc.errors import QCError
 
     state = getattr(error.orig, "sqlstate", "") if isinstance(error, DBAPIError) else ""
-    if isinstance(error, OperationalError) or state in _OPERATORS:
+    if isinstance(error, OperationalError) or state in OPERATOR_SQLSTATES:
         error = ConnectionError(f"the database: {getattr(error, 'orig', error)}")
-    known = isinstance(error, QCError | WeightsError | OSError)
-    return " ".join(str(error).split()) if known else ""
+    is_expected = isinstance(error, QCError | WeightsError | OSError)
+    return " ".join(str(error).split()) if is_expected else ""

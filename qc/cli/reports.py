@@ -1,125 +1,163 @@
-"""Commands for reports and the injection test."""
+"""Commands for reports: night, week, month and frame."""
 
-from dataclasses import asdict
+import datetime as dt
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Column, Table
 
 from qc._time import utc_now
+from qc.cli import options
+from qc.cli.options import AsJson, ProjectFolder, err, opened_project, out, print_json
 from qc.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from qc.monitoring.injection_test import InjectionTest
-from qc.cli.options import (
-    ANOMALIES,
-    LISTED,
-    AsJson,
-    Day,
-    ProjectFolder,
-    _print_json,
-    _progress,
-    app,
-    err,
-    opened_project,
-    out,
+    from qc.project import ProjectContext
+    from qc.reports.publish import PublishedReport
+    from qc.summaries.night_range import NightRange
+
+report_app = typer.Typer(
+    help="Write reports as HTML, PDF or mail.",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+options.app.add_typer(report_app, name="report")
+
+OutFile = Annotated[Path | None, typer.Option("--out", help="HTML file to write.")]
+Pdf = Annotated[bool, typer.Option("--pdf", help="Write a PDF as well.")]
+Mail = Annotated[bool, typer.Option("--mail", help="Send it to the subscribers.")]
 
 
-@app.command()
+@report_app.callback(invoke_without_command=True)
 def report(
-    night: Day = None,
-    week: Annotated[
-        bool, typer.Option("--week", help="Of the seven nights that end with that one.")
-    ] = False,
-    month: Annotated[
-        str, typer.Option(metavar="YYYY-MM|last", help="Of a month; last is the last full one.")
-    ] = "",
-    file: Annotated[Path | None, typer.Option("--out", help="HTML file to write.")] = None,
-    pdf: Annotated[bool, typer.Option("--pdf", help="Write a PDF beside it as well.")] = False,
-    mail: Annotated[
-        bool, typer.Option("--mail", help="Send it to those whose subscription asks for reports.")
-    ] = False,
+    context: typer.Context,
+    night: Annotated[dt.datetime | None, typer.Option(formats=["%Y-%m-%d"], hidden=True)] = None,
+    week: Annotated[bool, typer.Option("--week", hidden=True)] = False,
+    month: Annotated[str, typer.Option(hidden=True)] = "",
+    file: Annotated[Path | None, typer.Option("--out", hidden=True)] = None,
+    pdf: Annotated[bool, typer.Option("--pdf", hidden=True)] = False,
+    mail: Annotated[bool, typer.Option("--mail", hidden=True)] = False,
     folder: ProjectFolder = Path(),
 ) -> None:
-    """Write the report of a night, a week or a month as one HTML file; by default the newest."""
-    from qc.alerts import report_mail
-    from qc.alerts.dispatch import send_unsent
-    from qc.reports import publish
-    from qc.summaries.period import read_month
-
+    """Write reports as HTML, PDF or mail."""
+    if context.invoked_subcommand is not None:
+        return
     if month and (week or night):
         raise InvalidInputError("give --month alone; --night goes with --week, or alone")
-    now = utc_now()
-    day = night.date() if night else None
-    with opened_project(folder) as project, _progress() as shown:
-
-        def drawn(done: int, total: int) -> None:
-            shown("report", done, total)
-
-        if week or month:
-            this = read_month(month, now.date()) if month else publish.newest_week(project, day)
-            written = publish.publish_span(project, this, now, file=file, pdf=pdf, progress=drawn)
-            heard = report_mail.mail_span(project, this, written, now) if mail else 0
-        else:
-            day = day or publish.newest_week(project, None).last
-            written = publish.publish_night(project, day, now, file=file, pdf=pdf, progress=drawn)
-            heard = report_mail.mail_night(project, day, written, now) if mail else 0
-        sent = send_unsent(project, utc_now()) if heard else None
-    out.print(f"Report: {written.html}", soft_wrap=True)
-    if written.pdf:
-        out.print(f"PDF:    {written.pdf}", soft_wrap=True)
-    if mail:
-        out.print(f"Mail:   owed to {heard}, {sent.sent if sent else 0} sent now", soft_wrap=True)
-        for trouble in sent.troubles if sent else ():
-            err.print(trouble, soft_wrap=True)
+    if month:
+        report_month(month, file, pdf, mail, folder)
+    elif week:
+        report_week(night, file, pdf, mail, folder)
+    else:
+        report_night(night, file, pdf, mail, folder)
 
 
-@app.command("self-test")
-def self_test(
-    night: Day = None,
+@report_app.command("night")
+def report_night(
+    night: options.Night = None,
+    file: OutFile = None,
+    pdf: Pdf = False,
+    mail: Mail = False,
     folder: ProjectFolder = Path(),
     as_json: AsJson = False,
 ) -> None:
-    """Put faults into a night's good images, in memory, and say how many of them are found.
+    """Write the report of a night; default: newest."""
+    from qc.alerts import report_mail
+    from qc.reports import publish
 
-    Exit code 1: fewer than the instrument's file demands, this night and lately.
-    """
-    from qc.monitoring.injection_test import run_self_test
-
-    with opened_project(folder) as project, _progress() as shown:
-        tested = run_self_test(
-            project,
-            night.date() if night else None,
-            utc_now(),
-            progress=lambda done, total: shown("self-test", done, total),
+    now = utc_now()
+    with opened_project(folder) as project, options.progress_bars() as bars:
+        day = night.date() if night else publish.newest_week(project, None).last
+        written = publish.publish_night(
+            project, day, now, file=file, pdf=pdf, progress=lambda n, m: bars("report", n, m)
         )
+        subscribers = report_mail.mail_night(project, day, written, now) if mail else 0
+        _finish(project, written, subscribers if mail else None, as_json)
+
+
+@report_app.command("week")
+def report_week(
+    night: Annotated[
+        dt.datetime | None, typer.Option("--night", formats=["%Y-%m-%d"], help="Last night.")
+    ] = None,
+    file: OutFile = None,
+    pdf: Pdf = False,
+    mail: Mail = False,
+    folder: ProjectFolder = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Write the report of seven nights."""
+    from qc.reports import publish
+
+    with opened_project(folder) as project:
+        nights = publish.newest_week(project, night.date() if night else None)
+    _report_nights(nights, file, pdf, mail, folder, as_json)
+
+
+@report_app.command("month")
+def report_month(
+    month: Annotated[
+        str, typer.Argument(metavar="[YYYY-MM|last]", help="Month; default: last full month.")
+    ] = "last",
+    file: OutFile = None,
+    pdf: Pdf = False,
+    mail: Mail = False,
+    folder: ProjectFolder = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Write the report of a month."""
+    from qc.summaries.night_range import read_month
+
+    nights = read_month(month, utc_now().date())
+    _report_nights(nights, file, pdf, mail, folder, as_json)
+
+
+def _report_nights(
+    nights: "NightRange", file: Path | None, pdf: bool, mail: bool, folder: Path, as_json: bool
+) -> None:
+    from qc.alerts import report_mail
+    from qc.reports import publish
+
+    now = utc_now()
+    with opened_project(folder) as project, options.progress_bars() as bars:
+        written = publish.publish_span(
+            project, nights, now, file=file, pdf=pdf, progress=lambda n, m: bars("report", n, m)
+        )
+        subscribers = report_mail.mail_span(project, nights, written, now) if mail else 0
+        _finish(project, written, subscribers if mail else None, as_json)
+
+
+def _finish(
+    project: "ProjectContext", written: "PublishedReport", subscribers: int | None, as_json: bool
+) -> None:
+    """Send a report to its subscribers and print the paths; None: no mail requested."""
+    from qc.alerts.dispatch import send_unsent
+
+    sent = send_unsent(project, utc_now()) if subscribers else None
     if as_json:
-        _print_json(asdict(tested))
+        mail = {"subscribers": subscribers, "sent": sent.sent if sent else 0}
+        print_json(
+            {
+                "html": written.html,
+                "pdf": written.pdf,
+                "mail": None if subscribers is None else mail,
+            }
+        )
     else:
-        _print_self_test(tested)
-    if tested.is_below_limit:
-        raise typer.Exit(ANOMALIES)
+        out.print(f"Report: {written.html}", soft_wrap=True)
+        if written.pdf:
+            out.print(f"PDF:    {written.pdf}", soft_wrap=True)
+        if subscribers is not None:
+            count = sent.sent if sent else 0
+            out.print(f"Mail:   {subscribers} queued, {count} sent", soft_wrap=True)
+    for issue in sent.problems if sent else ():
+        err.print(issue, soft_wrap=True)
 
 
-def _print_self_test(tested: "InjectionTest") -> None:
-    out.print(f"{tested.words[:1].upper()}{tested.words[1:]}.", soft_wrap=True)
-    missed = [one for one in tested.trials if not one.is_found]
-    if missed:
-        table = Table("missed", "strength", "type", Column("frame", no_wrap=True), "score")
-        for one in missed:
-            score = f"{one.score:.2f}"
-            table.add_row(one.kind, one.strength, one.image_type, one.frame, score)
-        out.print(table)
-    for what, names in [
-        ("No time for", tested.untried),
-        ("Not to be put into images of this night", tested.beyond),
-        ("Not counted", tested.invisible),
-        ("No longer on disk", tested.lost),
-    ]:
-        if names:
-            more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-            out.print(f"{what}: {', '.join(names[:LISTED])}{more}.", soft_wrap=True)
-    for fall in tested.falls:
-        out.print(f"Too few since {fall.since}: {fall.sentence}.", soft_wrap=True)
+@report_app.command("frame")
+def report_frame(frame: options.FrameName, folder: ProjectFolder = Path()) -> None:
+    """Write the page of a frame."""
+    from qc.reports.frame import write_frame_page
+
+    with opened_project(folder) as project:
+        page = write_frame_page(project, frame)
+    out.print(f"Page: {page}", soft_wrap=True)
