@@ -1,35 +1,40 @@
 """Frozen dataclasses and enums that all packages share; no I/O."""
 
-from qc.core.enums import (
-    Channel,
-    ExportFormat,
-    ExportTable,
-    FrameState,
-    LabelName,
-    LogStyle,
-    NotificationKind,
-    Role,
-    ThresholdPolicy,
-    Topic,
-)
-from qc.core.frame import Detector, Extension, Frame, Header, Region, Setup, Value
-from qc.core.measurement import FileInfo, Measurement, RetryPolicy
-from qc.core.reference import (
-    REFERENCE_AMPLE,
-    REFERENCE_NEEDED,
-    REFERENCE_NEWEST,
-    SETTLED_NEWEST,
-    Reference,
-)
-from qc.core.verdict import Evidence, Prediction, Status, Verdict
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qc.core.enums import (
+        Channel,
+        ExportFormat,
+        ExportTable,
+        FrameState,
+        LabelName,
+        LogStyle,
+        NotificationKind,
+        Role,
+        ThresholdPolicy,
+        Topic,
+    )
+    from qc.core.file import FileInfo, RetryPolicy
+    from qc.core.frame import DetectorProperties, Extension, Frame, Header, Region, Setup, Value
+    from qc.core.measurement import Measurement
+    from qc.core.reference import (
+        REFERENCE_AMPLE,
+        REFERENCE_MODEL_NEWEST,
+        REFERENCE_NEEDED,
+        REFERENCE_NEWEST,
+        Reference,
+    )
+    from qc.core.verdict import Evidence, Prediction, Status, Verdict
 
 __all__ = [
     "REFERENCE_AMPLE",
+    "REFERENCE_MODEL_NEWEST",
     "REFERENCE_NEEDED",
     "REFERENCE_NEWEST",
-    "SETTLED_NEWEST",
     "Channel",
-    "Detector",
+    "DetectorProperties",
     "Evidence",
     "ExportFormat",
     "ExportTable",
@@ -54,3 +59,44 @@ __all__ = [
     "Value",
     "Verdict",
 ]
+
+_MODULE = {
+    "Channel": "enums",
+    "ExportFormat": "enums",
+    "ExportTable": "enums",
+    "FrameState": "enums",
+    "LabelName": "enums",
+    "LogStyle": "enums",
+    "NotificationKind": "enums",
+    "Role": "enums",
+    "ThresholdPolicy": "enums",
+    "Topic": "enums",
+    "DetectorProperties": "frame",
+    "Extension": "frame",
+    "Frame": "frame",
+    "Header": "frame",
+    "Region": "frame",
+    "Setup": "frame",
+    "Value": "frame",
+    "FileInfo": "file",
+    "Measurement": "measurement",
+    "RetryPolicy": "file",
+    "REFERENCE_AMPLE": "reference",
+    "REFERENCE_NEEDED": "reference",
+    "REFERENCE_NEWEST": "reference",
+    "REFERENCE_MODEL_NEWEST": "reference",
+    "Reference": "reference",
+    "Evidence": "verdict",
+    "Prediction": "verdict",
+    "Status": "verdict",
+    "Verdict": "verdict",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name at its first use: enums load without NumPy."""
+    if name not in _MODULE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULE[name]}"), name)
+    globals()[name] = value
+    return value

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 
 class ExportTable(StrEnum):
-    """The tables that can be exported."""
+    """Exportable table."""
 
     VERDICTS = "verdicts"
     EMBEDDINGS = "embeddings"
@@ -13,7 +13,7 @@ class ExportTable(StrEnum):
 
 
 class ExportFormat(StrEnum):
-    """The formats that they can be written in."""
+    """Format of an exported table."""
 
     CSV = "csv"
     PARQUET = "parquet"
@@ -21,70 +21,70 @@ class ExportFormat(StrEnum):
 
 
 class ThresholdPolicy(StrEnum):
-    """Which entries of the thresholds file judge what is judged again."""
+    """Entries of the thresholds file for rejudging."""
 
-    DATED = "dated"  # those in force on the frame's own night
+    DATED = "dated"  # the entry valid on the frame's night
     NEWEST = "newest"
 
 
 class LogStyle(StrEnum):
-    """How the daemon's log is written."""
+    """Format of the service log."""
 
     LOGFMT = "logfmt"
     JSON = "json"
 
 
 class Role(StrEnum):
-    """What an account may do; each includes those before it."""
+    """Role of an account; a role includes all earlier ones."""
 
     LOOK = "look"
     REVIEW = "review"
     TUNE = "tune"
 
-    def includes(self, other: "Role") -> bool:
-        """Say whether who may do this may do the other too."""
+    def includes(self, role: "Role") -> bool:
+        """Return True if the role has all permissions of another."""
         order = list(Role)
-        return order.index(self) >= order.index(other)
+        return order.index(self) >= order.index(role)
 
 
 class FrameState(StrEnum):
-    """What became of a file."""
+    """Processing state of a file."""
 
     PROCESSED = "processed"
-    FAILED = "failed"  # something is wrong with it: tried again at each run
-    SKIPPED = "skipped"  # nothing is wrong with it, but it is not ours to judge
-    KNOWN = "known"  # was processed or skipped before; never stored
+    FAILED = "failed"  # tried again at each run
+    SKIPPED = "skipped"  # readable, but not a supported calibration
+    KNOWN = "known"  # processed or skipped before; never stored
 
 
 class LabelName(StrEnum):
-    """What a person may say of an extension."""
+    """Label of an extension."""
 
     GOOD = "good"
     BAD = "bad"
-    VALID_OUTLIER = "valid-outlier"  # a real change: accept it, and start a new epoch
+    VALID_OUTLIER = "valid-outlier"  # a real change of the instrument; starts an epoch
 
 
 class Topic(StrEnum):
-    """What people are told of."""
+    """Topic of an alert."""
 
-    VERDICT = "verdict"  # a frame stands apart
-    FILE = "file"  # a file that cannot be judged, for days
-    ABSENCE = "absence"  # what should have come and did not
-    SELF_TEST = "self-test"  # known faults are no longer found
-    DAEMON = "daemon"  # the watch itself is in trouble
-    REPORT = "report"  # a page to read
+    VERDICT = "verdict"  # anomalous extension
+    FILE = "file"  # file that failed for days
+    ABSENCE = "absence"  # missing calibration
+    SELF_TEST = "self-test"  # recall of the injection test below its limit
+    DAEMON = "daemon"  # problem of the service
+    REPORT = "report"  # report page
 
 
 class NotificationKind(StrEnum):
-    """What a notice tells of."""
+    """Kind of a notification."""
 
     EVENT = "event"
-    DIGEST = "digest"  # many events of a night, as one by one they would not be read
-    ARCHIVE = "archive"  # what was long past when it was judged: on record, and nobody is told
+    DIGEST = "digest"  # many events of a night in one message
+    ARCHIVE = "archive"  # judged long after the night; not sent
 
 
 class Channel(StrEnum):
-    """How a notice travels."""
+    """Transport of a notification."""
 
     MAIL = "mail"
     WEBHOOK = "webhook"

@@ -3,36 +3,39 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Value = str | int | float | bool
 Header = Mapping[str, Value]
-Region = tuple[slice, slice]  # rows, columns: pixels[region] is the part that is meant
+Region = tuple[slice, slice]  # rows, columns
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What must be equal for two extensions to be comparable.
+    """Properties that comparable extensions share.
 
     Attributes
     ----------
     image_type : str
-        The key of everything, e.g. ``UD1BF0``.
+        Instrument arm, calibration and detector, e.g. ``UD1BF0``.
     chip : str
-        ``BLUE``, ``REDU``, ``REDL``; the instrument file names them.
+        Name of the detector in the instrument file: ``BLUE``, ``REDU``, ``REDL``.
     binning : str
         ``BINX x BINY``: ``1x1``, ``2x2``.
     read_mode : str
         Speed and gain, e.g. ``225kHz low``.
     wavelength_nm : float or None
-        Central wavelength; None where no light passes the grating (bias, dark).
+        Central wavelength; None without light (bias, dark).
     slit_arcsec : float or None
-        Slit width, to 0.01; None where no light passes the slit.
+        Slit width, rounded to 0.01; None without light.
     optics : str
-        Whatever else is in the light path: image slicer, grism, filter. Empty for a bias.
+        Other elements in the light path: image slicer, grism, filter; empty without light.
     """
 
     image_type: str
@@ -44,16 +47,16 @@ class Setup:
     optics: str = ""
 
     @property
-    def words(self) -> str:
-        """Write it for people, without image type and chip."""
+    def description(self) -> str:
+        """Return the setup as text, without image type and chip."""
         light = [f"{self.wavelength_nm:g} nm"] if self.wavelength_nm is not None else []
         light += [f"slit {self.slit_arcsec:g} arcsec"] if self.slit_arcsec is not None else []
         return ", ".join([self.binning, self.read_mode, *light, *filter(None, [self.optics])])
 
 
 @dataclass(frozen=True)
-class Detector:
-    """What the instrument file promises of one chip in one read mode.
+class DetectorProperties:
+    """Properties of one chip in one read mode, from the instrument file.
 
     Attributes
     ----------
@@ -62,9 +65,9 @@ class Detector:
     read_noise_adu : float
         Standard deviation of one pixel of a bias.
     bias_adu : float
-        Level of a bias.
+        Mean level of a bias frame.
     saturation_adu : float
-        Where the chip or its converter ends.
+        Highest value of the chip or its converter.
     """
 
     gain_e_per_adu: float
@@ -73,7 +76,7 @@ class Detector:
     saturation_adu: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Extension:
     """One detector's image in a frame.
 
@@ -84,60 +87,74 @@ class Extension:
     pixels : (ny, nx) array, uint16 or float32
         ADU as read, prescan and overscan included.
     light : Region
-        The part of `pixels` that light can reach.
+        Light-sensitive region of `pixels`.
     prescan, overscan : Region or None
-        The parts that it cannot, a guard band left out.
+        Regions without light, less a guard band.
     promised_light : float
-        How much light the header promises, in units of the setup's standard exposure
-        (1 = the exposure of the instrument's manual); 0 for a bias or a dark.
+        Expected light according to the header, in units of the setup's standard exposure
+        (1 is the exposure of the instrument's manual); 0 for a bias or a dark.
     stretch_adu : float
-        Scale of the fixed asinh stretch for this class of frame.
+        Scale of the asinh stretch for this class of frame, ADU.
     frame_class : str
         Family of the image type: ``bias``, ``dark``, ``flat`` or ``arc``.
     limits : mapping of str to (float, float)
-        Detector metric -> lowest and highest value that passes without any reference.
+        Absolute limits by metric: lowest and highest value, independent of references.
     """
 
     number: int
     setup: Setup
-    pixels: NDArray[np.uint16] | NDArray[np.float32]
+    pixels: "NDArray[np.uint16] | NDArray[np.float32]"
     light: Region
     prescan: Region | None
     overscan: Region | None
-    detector: Detector
+    detector: DetectorProperties
     promised_light: float
     stretch_adu: float
     frame_class: str = ""
     limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        rows, columns = self.pixels.shape
+        setup = f"{self.setup.image_type} {self.setup.chip}, {self.setup.description}"
+        return f"<Extension {self.number}: {setup}, {rows} x {columns} pixels>"
 
-@dataclass(frozen=True)
+    def html_row(self) -> str:
+        """Return the extension as a row of an HTML table."""
+        rows, columns = self.pixels.shape
+        cells = (
+            *(self.number, self.setup.image_type, self.setup.chip, self.setup.description),
+            f"{rows} x {columns}",
+        )
+        return "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in cells) + "</tr>"
+
+
+@dataclass(frozen=True, repr=False)
 class Frame:
-    """One FITS file as read.
+    """Exposure as read from one FITS file.
 
     Attributes
     ----------
     name : str
-        Identity in the archive: ARCFILE without its suffix, or else the file's name.
+        Archive name: ARCFILE without its suffix, or else the file name.
     sha256 : str
-        Hex digest of the uncompressed FITS bytes, so that ``a.fits`` and ``a.fits.Z`` are one.
+        Hex digest of the uncompressed FITS bytes; equal for ``a.fits`` and ``a.fits.Z``.
     observed_at : datetime
         Start of the exposure, UTC.
     night : date
-        The calibration night that it belongs to: frames of 09 to 22 UT follow the night that
-        ended that morning, so the night's date is that of the evening before.
+        Date of the evening on which the calibration night began. Frames of 09 to 22 UT belong
+        to the night that ended that morning.
     exposure_s : float
-        Shutter-open time; 0 for a bias.
+        Exposure time, s; 0 for a bias.
     template : str
-        Identity of the template set, e.g. its start time; frames of one set share it.
+        Identifier of the template set, e.g. its start time.
     template_number, template_size : int
-        This frame's number in its set, from 1, and how many the set was to have.
+        Number of the frame in its template set, from 1, and planned size of the set.
     calibration : str
-        The kind of calibration as the instrument file names it, e.g. ``dflat``.
+        Kind of calibration in the instrument file, e.g. ``dflat``.
     object : str
-        OBJECT as written; often blank.
+        Value of OBJECT; often blank.
     header : mapping of str to value
-        The few keywords that the instrument file keeps, to be searched later.
+        Keywords that the instrument file selects for storage.
     """
 
     path: Path
@@ -154,3 +171,15 @@ class Frame:
     calibration: str = ""
     object: str = ""
     header: Mapping[str, Value] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        setup = self.extensions[0].setup.description if self.extensions else ""
+        count = f"{len(self.extensions)} extension{'s' * (len(self.extensions) != 1)}"
+        kind = self.calibration or "frame"
+        return f"<Frame {self.name}: {self.instrument} {kind}, {count}, {self.night}, {setup}>"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(extension.html_row() for extension in self.extensions)
+        title = f"{self.name}: {self.instrument} {self.calibration}, night {self.night}"
+        heads = "".join(f"<th>{name}</th>" for name in ("HDU", "type", "chip", "setup", "pixels"))
+        return f"<p>{escape(title)}</p><table><tr>{heads}</tr>{rows}</table>"

@@ -1,10 +1,8 @@
-"""Measurements of an extension and the file that holds it."""
+"""Measurement of an extension: block statistics and metrics."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,45 +10,35 @@ from numpy.typing import NDArray
 from embeddings.preprocess import appearance
 from qc.core.frame import Region, Setup
 
-_MOST_DOUBLINGS = 8  # a minute's becomes four hours
-
-
-@dataclass(frozen=True)
-class RetryPolicy:
-    """How long a file that failed is tried again: soon, then twice as late each time."""
-
-    first: timedelta = timedelta(minutes=1)
-    ends: timedelta = timedelta(hours=48)
-
-    def next_try(self, failed_since: datetime, tries: int, now: datetime) -> datetime | None:
-        """Return when to try again after so many tries; None if it has been long enough."""
-        if now - failed_since >= self.ends:
-            return None
-        later = self.first * float(2 ** min(tries - 1, _MOST_DOUBLINGS))
-        return min(now + later, max(failed_since + self.ends, now + self.first))
-
-
-@dataclass(frozen=True)
-class FileInfo:
-    """A file as the disk shows it, unread."""
-
-    path: Path
-    size_bytes: int
-    modified_ns: int
+Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What was measured of one extension, its pixels left behind.
+    """Measured values of one extension, without its pixels.
 
     Attributes
     ----------
+    number : int
+        HDU number in the file.
+    shape : (int, int)
+        Rows and columns of the image.
     light : Region
-        The pixels that light can reach.
+        Light-sensitive region of the image.
+    frame_class : str
+        ``bias``, ``dark``, ``flat`` or ``arc``.
+    zero_adu : float
+        Nominal bias level, ADU.
+    gain_e_per_adu, read_noise_adu, stretch_adu, promised_light : float
+        As in `Extension` and `DetectorProperties`.
+    limits : mapping of str to (float, float)
+        Absolute limits by metric.
     statistics : (h, w, 3) float32 array
-        Block mean, standard deviation and maximum, ADU.
+        Mean, standard deviation and maximum of each block, ADU.
+    metrics : mapping of str to float
+        Values by metric, in the units of `qc.detection.METRICS`.
     pixels_sha256 : str
-        Hex digest of the pixels: equal digests, the same read-out.
+        Hex digest of the pixels.
     """
 
     number: int
@@ -64,11 +52,51 @@ class Measurement:
     stretch_adu: float
     promised_light: float
     limits: Mapping[str, tuple[float, float]]
-    statistics: NDArray[np.float32]
+    statistics: Floats
     metrics: Mapping[str, float]
     pixels_sha256: str
 
     @cached_property
     def appearance(self) -> dict[str, float]:
-        """Return how it looks whatever its header says; see `embeddings.preprocess.appearance`."""
+        """Return header-independent numbers; see `embeddings.preprocess.appearance`."""
         return appearance(self.statistics, self.metrics.get("bias_level", self.zero_adu))
+
+    @property
+    def above_bias(self) -> Floats:
+        """Return the block statistics above the measured bias level, (h, w, 3), ADU."""
+        return above_bias(self.statistics, self.zero_adu, self.metrics)
+
+    def as_stored(self) -> "Measurement":
+        """Return the measurement with block statistics in stored precision."""
+        zero = level_offsets(self.zero_adu)
+        return replace(self, statistics=round_to_float16(self.statistics - zero) + zero)
+
+
+def above_bias(statistics: Floats, zero_adu: float, metrics: Mapping[str, float]) -> Floats:
+    """Subtract the bias level from block statistics.
+
+    Parameters
+    ----------
+    statistics : (h, w, 3) float32 array
+        Block mean, standard deviation and maximum, ADU.
+    zero_adu : float
+        Nominal bias level, ADU; used without an overscan.
+    metrics : mapping of str to float
+        Metrics of the extension; ``bias_level`` is the measured level.
+
+    Returns
+    -------
+    (h, w, 3) float32 array
+    """
+    return statistics - level_offsets(metrics.get("bias_level", zero_adu))
+
+
+def level_offsets(level_adu: float) -> Floats:
+    """Return the contribution of a level to mean, standard deviation and maximum, (3,), ADU."""
+    return np.array([level_adu, 0, level_adu], np.float32)
+
+
+def round_to_float16(above_zero_adu: Floats) -> Floats:
+    """Return block statistics rounded and limited to float16, the stored precision."""
+    largest = np.finfo(np.float16).max
+    return above_zero_adu.clip(-largest, largest).astype("<f2").astype(np.float32)

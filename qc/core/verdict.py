@@ -1,37 +1,43 @@
 """Evidence, prediction and verdict of an extension."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from html import escape
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Status(StrEnum):
-    """The outcome of judging one extension."""
+    """Outcome of judging one extension."""
 
     NOMINAL = "NOMINAL"
     ANOMALOUS = "ANOMALOUS"
-    UNDECIDED = "UNDECIDED"  # too few references to compare with, and nothing absolute is wrong
+    UNDECIDED = "UNDECIDED"  # too few references, and no absolute limit exceeded
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a classifier says of one extension.
+    """Image type and fault kind of one extension by the classifier.
 
     Attributes
     ----------
     image_type : str
-        What it looks like most.
+        Most probable image type.
     type_probability : float
-        Of that.
+        Probability of `image_type`.
     own_probability : float or None
-        Of the type that the header says; None if the classifier has never seen that type.
+        Probability of the header's image type; None if the classifier was not trained on it.
     kind : str
-        The most probable fault; empty if it was not asked.
+        Most probable fault kind; empty without references.
     kind_probability : float
+        Probability of `kind`.
     because : tuple of str
-        The differences from the references that spoke most for that kind, in words.
+        Differences from the references that contribute most to `kind`, as text.
     classifier_digest : str
-        Whose words these are.
+        Digest of the classifier.
     """
 
     image_type: str
@@ -45,33 +51,33 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What was measured of one extension; no opinion.
+    """Measured deviations of one extension from its references, without a decision.
 
     Attributes
     ----------
     merge_height : float or None
-        Cosine distance at which it joins its references; None without two of them.
+        Cosine distance at which the extension joins its references; None with fewer than two.
     reference_size : int
-        Nominal extensions it was held against.
+        Number of references.
     widened : str
-        What was let vary to find enough references, in words; empty for the exact setup.
+        Setup property that may differ, as text; empty for the exact setup.
     metrics : mapping of name to float
-        The detector numbers, in the units of `qc.metrics.METRICS`.
+        Values by metric, in the units of `qc.detection.METRICS`.
     z : mapping of name to float
-        Their robust z-scores against the reference.
+        Robust z-scores of the metrics.
     duplicate_of : str
-        Name of another frame with the very same pixels; empty if there is none.
+        Name of another frame with identical pixels; empty without one.
     residual : float or None
-        How far the strongest pattern that nominal variation cannot explain stands out, in robust
-        standard deviations of what held-out references show; None with too few of them.
+        Strength of the strongest pattern that nominal variation does not explain, in robust
+        standard deviations of held-out references; None with too few references.
     pattern : str
-        That pattern and its place, in words.
+        That pattern and its place, as text.
     patterns : mapping of name to float
-        How far every such pattern stands out, in the same unit.
+        Strength of every pattern, in the same unit.
     usual_merge_height, usual_residual : float
-        Medians over the references, each held against the others.
+        Medians over the references, each compared with the others.
     prediction : Prediction or None
-        What the classifier says; None without one for this encoder.
+        Prediction of the classifier; None without a classifier.
     """
 
     merge_height: float | None
@@ -90,17 +96,61 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A status, how far the evidence is beyond or within the limits, and why in words.
+    """Status of one extension, with its score and the reasons.
 
     Attributes
     ----------
+    status : Status
     score : float
-        Of the strongest evidence, 1 at its limit: above is anomalous. See `rarity`.
+        Strongest evidence in units of its limit: above 1 is anomalous. See decision 0006.
     reasons : tuple of str
-        Strongest first, and behind it what the frame looks like. A nominal frame may have some:
-        its warnings.
+        Strongest first. A nominal extension may have reasons: its warnings.
+    image_type : str
+        Image type of the extension, e.g. ``UBB0``; empty if unknown.
+    evidence : Evidence or None
+        Metrics, z-scores, merge height and residual; None if only the verdict is at hand.
+    figure : callable or None
+        Draws the verdict; see `plot`.
+
+    Examples
+    --------
+    >>> verdict = Verdict(Status.ANOMALOUS, 3.2, ("bias level 14 sigma high",), "UBB0")
+    >>> print(verdict)
+    UBB0 ANOMALOUS, score 3.2: bias level 14 sigma high
     """
 
     status: Status
     score: float
     reasons: tuple[str, ...] = ()
+    image_type: str = ""
+    evidence: Evidence | None = field(default=None, compare=False, repr=False)
+    figure: "Callable[[], Figure] | None" = field(default=None, compare=False, repr=False)
+
+    def __str__(self) -> str:
+        head = f"{self.image_type} {self.status}".strip()
+        reasons = f": {'; '.join(self.reasons)}" if self.reasons else ""
+        return f"{head}, score {self.score:.1f}{reasons}"
+
+    def plot(self) -> "Figure":
+        """Draw the image, the residual map, the nearest reference and the metrics.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+
+        Raises
+        ------
+        ValueError
+            If the verdict has no pixels at hand, e.g. because it was read from the database.
+        """
+        if self.figure is None:
+            raise ValueError("expected a verdict of `judge`, found one without pixels; judge again")
+        return self.figure()
+
+    def _repr_html_(self) -> str:
+        colour = {Status.ANOMALOUS: "#b3261e", Status.NOMINAL: "#1b6e3c"}.get(self.status, "#555")
+        reasons = "".join(f"<li>{escape(reason)}</li>" for reason in self.reasons)
+        return (
+            f"<b>{escape(self.image_type)}</b> "
+            f"<b style='color:{colour}'>{self.status}</b>, score {self.score:.1f}<ul>{reasons}</ul>"
+        )

@@ -1,149 +1,307 @@
-"""What the classifier is told of an extension."""
+"""Inputs and predictions of the classifier."""
 
-from collections.abc import Mapping, Sequence
+from collections import abc
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embeddings.classifier import DenseClassifier, Features, NamedArrays
+from embeddings import classifier as classifiers
+from embeddings import classifier_data
 from embeddings.preprocess import APPEARANCE
 from embeddings.residual import PATTERNS
-from qc.core.verdict import Prediction
-from qc.detection.decision import WORTH_NAMING
+from qc import core
+from qc.detection import decision
 from qc.detection.metrics import METRICS
+from qc.detection.thresholds import Threshold
 
-# Of all detector numbers those that are measured whatever the header claims.
-_HEADERLESS = ("bias_level", "read_noise")
-LOOKS = (*APPEARANCE, *_HEADERLESS)
+ExpectedFaults = abc.Callable[[str, float | None], abc.Mapping[str, float]]
+
+HEADERLESS_METRICS = ("bias_level", "read_noise")  # do not depend on the header
+LOOKS = (*APPEARANCE, *HEADERLESS_METRICS)
 _HEIGHT, _RESIDUAL = "merge height", "residual"
 DIFFERENCES = (*METRICS, *PATTERNS, _HEIGHT, _RESIDUAL)
-_TELLING = 2  # differences that are named as the reason for a kind of fault
-_TELLING_PART = 0.25  # of what the strongest said; less is no reason
-_GROSS = 1000  # sigma; how much further says no more
+FLAGGED_BAD = 0.9  # expected share of bad images among the flagged; the rest is false alarms
+_REASONS = 2  # differences named as the reason for a fault
+_REASON_SHARE = 0.25  # least contribution of a reason, relative to the strongest
+_GROSS = 1000  # sigma; larger deviations are not written out
 
 
 @dataclass(frozen=True)
 class ClassifierFeatures:
-    """What is known of one extension, by name.
+    """Features of one extension, by name.
 
     Attributes
     ----------
     embedding : (d,) float32 array
     looks : mapping of name to float
-        How it looks whatever its header says.
+        Header-independent numbers.
     differences : mapping of name to float
-        How it differs from its references; empty where they are too few to tell.
+        Differences from the references; empty with too few of them.
     """
 
     embedding: NDArray[np.float32]
-    looks: Mapping[str, float]
-    differences: Mapping[str, float]
+    looks: abc.Mapping[str, float]
+    differences: abc.Mapping[str, float]
 
 
-def looks_of(appearance: Mapping[str, float], metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return how an extension looks: its blocks' values, and its level and noise."""
-    return {**appearance, **{name: metrics[name] for name in _HEADERLESS if name in metrics}}
+@dataclass(frozen=True)
+class FaultClassifier:
+    """Classifier with the fault rates of an instrument.
 
+    Attributes
+    ----------
+    model : DenseClassifier
+    expected_faults : callable
+        Expected share of each fault kind for a frame class and a share of bad images; None is
+        the instrument's share. See `qc.io.instruments.Instrument.expected_faults`.
+    """
 
-def differences_of(
-    z: Mapping[str, float],
-    patterns: Mapping[str, float],
-    merge_height: float | None,
-    residual: float | None,
-    threshold: float,
-) -> dict[str, float]:
-    """Return how an extension differs from its references, in sigma and in thresholds."""
-    found = {**z, **patterns}
-    if merge_height is not None:
-        found[_HEIGHT] = merge_height / threshold
-    if residual is not None:
-        found[_RESIDUAL] = residual
-    return found
+    model: classifiers.DenseClassifier
+    expected_faults: ExpectedFaults
 
+    def predict(
+        self, features: ClassifierFeatures, image_type: str, frame_class: str, *, is_flagged: bool
+    ) -> core.Prediction:
+        """Predict image type and fault kind of one extension.
 
-def features_of(descriptions: Sequence[ClassifierFeatures], fingerprint: str) -> Features:
-    """Return what the classifier sees of some extensions, whose embeddings are one encoder's."""
-    embeddings = [one.embedding for one in descriptions]
-    return Features(
-        np.stack(embeddings) if embeddings else np.empty((0, 0), np.float32),
-        fingerprint,
-        NamedArrays.of([one.looks for one in descriptions], LOOKS),
-        NamedArrays.of([one.differences for one in descriptions], DIFFERENCES),
-    )
+        Parameters
+        ----------
+        features : ClassifierFeatures
+        image_type : str
+            Image type in the header.
+        frame_class : str
+            ``bias``, ``dark``, ``flat`` or ``arc``.
+        is_flagged : bool
+            True if a limit is exceeded: then the extension is expected to be bad, and the
+            prediction names the fault.
+
+        Returns
+        -------
+        Prediction
+        """
+        least = FLAGGED_BAD if is_flagged else 0.0
+        expected = self.expected_faults(frame_class, least or None)
+        return predict(self.model, features, image_type, expected, least)
 
 
 def predict(
-    classifier: DenseClassifier,
-    one: ClassifierFeatures,
+    classifier: classifiers.DenseClassifier,
+    extension: ClassifierFeatures,
     image_type: str,
-    expected_faults: Mapping[str, float],
+    expected_faults: abc.Mapping[str, float],
     least: float = 0.0,
-) -> Prediction:
-    """Return what the classifier says of one extension.
+) -> core.Prediction:
+    """Predict image type and fault kind of one extension.
 
     Parameters
     ----------
+    classifier : DenseClassifier
+    extension : ClassifierFeatures
     image_type : str
-        What the header says.
+        Image type in the header.
     expected_faults : mapping of kind to float
-        The part of all images of this class that is expected to have it.
+        Expected share of images of this class with the fault, 0 to 1.
     least : float
-        How probable it is at least that something is wrong, for reasons of others.
+        Least probability of any fault, known from other evidence.
+
+    Returns
+    -------
+    Prediction
     """
-    features = features_of([one], classifier.fingerprint)
+    features = stack_features([extension], classifier.fingerprint)
     types = dict(
         zip(classifier.type_head.classes, classifier.type_probabilities(features)[0], strict=True)
     )
     kinds = {"": 0.0}
-    if one.differences:
-        told = classifier.kind_probabilities(features, expected_faults)
-        names = classifier.kind_head.classes
-        kinds = dict(zip(names, summing_to(told, least)[0], strict=True))
-    seen, kind = max(types, key=lambda name: types[name]), max(kinds, key=lambda name: kinds[name])
-    return Prediction(
-        image_type=seen,
-        type_probability=float(types[seen]),
+    if extension.differences:
+        probabilities = classifier.kind_probabilities(features, expected_faults)
+        scaled = scale_to_total(probabilities, least)[0]
+        kinds = dict(zip(classifier.kind_head.classes, scaled, strict=True))
+    likeliest = max(types, key=lambda name: types[name])
+    kind = max(kinds, key=lambda name: kinds[name])
+    return core.Prediction(
+        image_type=likeliest,
+        type_probability=float(types[likeliest]),
         own_probability=float(types[image_type]) if image_type in types else None,
         kind=kind,
         kind_probability=float(kinds[kind]),
-        because=_because(classifier, features, kind) if kinds[kind] >= WORTH_NAMING else (),
+        because=explain_kind(classifier, features, kind)
+        if kinds[kind] >= decision.WORTH_NAMING
+        else (),
         classifier_digest=classifier.digest,
     )
 
 
-def knows_these(classifier: DenseClassifier) -> bool:
-    """Say whether a classifier was trained with the numbers that it would be told today."""
+def describe_extension(
+    measurement: core.Measurement,
+    embedding: NDArray[np.float32],
+    evidence: core.Evidence,
+    threshold: Threshold,
+) -> ClassifierFeatures:
+    """Return the classifier features of an extension.
+
+    Parameters
+    ----------
+    measurement : Measurement
+    embedding : (d,) float32 array
+    evidence : Evidence
+    threshold : Threshold
+        Limits for the image type and night, not widened.
+
+    Returns
+    -------
+    ClassifierFeatures
+    """
+    size = evidence.reference_size
+    differences = difference_features(
+        evidence.z,
+        evidence.patterns,
+        evidence.merge_height,
+        evidence.residual,
+        decision.widen_limits(threshold, size).merge_height,
+    )
+    looks = appearance_features(measurement.appearance, measurement.metrics)
+    is_enough = size >= core.REFERENCE_NEEDED
+    return ClassifierFeatures(embedding, looks, differences if is_enough else {})
+
+
+def appearance_features(
+    appearance: abc.Mapping[str, float], metrics: abc.Mapping[str, float]
+) -> dict[str, float]:
+    """Return the header-independent features.
+
+    Parameters
+    ----------
+    appearance : mapping of str to float
+        Numbers of `embeddings.preprocess.appearance`.
+    metrics : mapping of str to float
+        Values by metric.
+
+    Returns
+    -------
+    dict of str to float
+        By the names in `LOOKS`; without metrics that were not measured.
+    """
+    headerless = {name: metrics[name] for name in HEADERLESS_METRICS if name in metrics}
+    return {**appearance, **headerless}
+
+
+def difference_features(
+    z: abc.Mapping[str, float],
+    patterns: abc.Mapping[str, float],
+    merge_height: float | None,
+    residual: float | None,
+    threshold: float,
+) -> dict[str, float]:
+    """Return the differences from the references.
+
+    Parameters
+    ----------
+    z : mapping of str to float
+        Robust z-scores by metric.
+    patterns : mapping of str to float
+        Strength of each residual pattern, sigma.
+    merge_height : float or None
+        Cosine distance.
+    residual : float or None
+        Strength of the strongest pattern, sigma.
+    threshold : float
+        Limit of the merge height, widened.
+
+    Returns
+    -------
+    dict of str to float
+        By the names in `DIFFERENCES`; the merge height in units of its limit.
+    """
+    differences = {**z, **patterns}
+    if merge_height is not None:
+        differences[_HEIGHT] = merge_height / threshold
+    if residual is not None:
+        differences[_RESIDUAL] = residual
+    return differences
+
+
+def stack_features(
+    extensions: abc.Sequence[ClassifierFeatures], fingerprint: str
+) -> classifier_data.Features:
+    """Return the features of n extensions as arrays.
+
+    Parameters
+    ----------
+    extensions : sequence of ClassifierFeatures
+    fingerprint : str
+        Fingerprint of the encoder of all embeddings.
+
+    Returns
+    -------
+    Features
+    """
+    embeddings = [extension.embedding for extension in extensions]
+    return classifier_data.Features(
+        np.stack(embeddings) if embeddings else np.empty((0, 0), np.float32),
+        fingerprint,
+        classifier_data.NamedArrays.from_records(
+            [extension.looks for extension in extensions], LOOKS
+        ),
+        classifier_data.NamedArrays.from_records(
+            [extension.differences for extension in extensions], DIFFERENCES
+        ),
+    )
+
+
+def is_compatible(classifier: classifiers.DenseClassifier) -> bool:
+    """Return True if a classifier was trained with the features of this version."""
     names = (classifier.type_head.names, classifier.kind_head.names)
     return names == (LOOKS, DIFFERENCES)
 
 
-def _because(classifier: DenseClassifier, features: Features, kind: str) -> tuple[str, ...]:
-    """Name the differences that spoke most for a kind, in words; few, and none that said little.
+def explain_kind(
+    classifier: classifiers.DenseClassifier, features: classifier_data.Features, kind: str
+) -> tuple[str, ...]:
+    """Return the differences that contribute most to a fault kind, as text.
 
-    How far the whole frame is from its references says that something is wrong, not what.
+    Merge height and residual are left out: they do not distinguish fault kinds.
+
+    Parameters
+    ----------
+    classifier : DenseClassifier
+    features : Features
+        Features of one extension.
+    kind : str
+        Fault kind.
+
+    Returns
+    -------
+    tuple of str
+        At most two texts.
     """
-    spoken = classifier.spoken_for(features, kind)
+    contributions = classifier.contributions(features, kind)
     values = dict(zip(features.differences.names, features.differences.values[0], strict=True))
-    strongest = max(0.0, *spoken.values())
-    telling = [
-        name
-        for name, much in spoken.items()
-        if much > _TELLING_PART * strongest and name not in {_HEIGHT, _RESIDUAL}
-    ]
-    return tuple(_in_words(name, values[name]) for name in telling[:_TELLING])
+    strongest = max(0.0, *contributions.values())
+    reasons = []
+    for name, contribution in contributions.items():
+        if contribution > _REASON_SHARE * strongest and name not in {_HEIGHT, _RESIDUAL}:
+            value = values[name]
+            sigma = f"{value:+.1f}" if abs(value) <= _GROSS else f"beyond {_GROSS}"
+            reasons.append(f"{name.replace('_', ' ')} {sigma} sigma")
+    return tuple(reasons[:_REASONS])
 
 
-def _in_words(name: str, value: float) -> str:
-    spelt = name.replace("_", " ")
-    far = f"{value:+.1f}" if abs(value) <= _GROSS else f"beyond {_GROSS}"
-    return f"{spelt} {far} sigma"
+def scale_to_total(probabilities: NDArray[np.float64], least: float) -> NDArray[np.float64]:
+    """Scale the probabilities of fault kinds so that their sum has a least value.
 
+    Parameters
+    ----------
+    probabilities : (n, c) float64 array
+        Probability of each kind.
+    least : float
+        Least sum of each row.
 
-def summing_to(probabilities: NDArray[np.float64], least: float) -> NDArray[np.float64]:
-    """Scale the probabilities of kinds, (n, c), so that those of an image sum to a least value.
-
-    Where it is known that something is wrong, what the kinds are too shy of is shared out.
+    Returns
+    -------
+    (n, c) float64 array
+        Each at most 1.
     """
     total = probabilities.sum(axis=1, keepdims=True)
     scale = np.maximum(1, least / np.maximum(total, np.finfo(float).tiny))

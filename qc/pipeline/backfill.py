@@ -1,289 +1,290 @@
-"""The pipeline over an archive: measured newest first, by all hands; judged in order of time.
+"""Backfill of an archive: frames are measured in any order, and judged later in order of time.
 
-What is newest is looked at first by people too, and reading is what takes long; but a frame is
-judged by the nights before its own. So every frame is first measured, embedded and recorded
-without a verdict, in whatever order it comes back; then the verdicts follow, night after night,
-the same as if the frames had come one by one as they were taken. Both halves go on where they
-were stopped: what is recorded is not read again, and what has a verdict is not judged again.
+Decision 0089. `rejudge.judge_pending` gives the verdicts, the same as if the frames had arrived in
+order of time. Both steps continue after an interruption: recorded frames are not read again.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import UTC, datetime
+from collections import abc, deque
 from itertools import islice
-from os.path import commonpath
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.orm import Session
 
-from qc import db
-from qc._files import printable, told_time
-from qc.core.enums import FrameState, LabelName
-from qc.core.measurement import FileInfo
-from qc.errors import FrameError, InboxUnavailableError, UnsupportedFrameError
-from qc.io.remote import RemoteFile, RemoteFolder
-from qc.pipeline.dask_workers import EmbeddedFrame, UnreadFile, WorkerConfig, take_in
-from qc.pipeline.process import (
-    OF_NO_FILE,
-    ProcessingOutcome,
-    by_frame,
-    embed_measured,
-    fault_words,
-    find_frames,
-    recognise_unread,
-    record_fault,
-    record_unprocessed,
-    with_limits,
-)
-from qc.pipeline.readers import FrameReading, ReaderPool, RemoteFileInfo, workers_for
-from qc.project import Project
-from qc.settings import InboxSettings
-
-
-def find_archive(places: Iterable[str], project: Project) -> list[FileInfo]:
-    """Return the FITS files at some paths and addresses, newest first.
-
-    Their names tell when they were taken, or else their dates on disk.
-
-    Parameters
-    ----------
-    places : iterable of str
-        Files, folders, or addresses that fsspec knows, like ``s3://bucket/raw``; what lies in the
-        bucket or on the host of an inbox of the settings is read with that inbox's options.
-
-    Raises
-    ------
-    UnreadableFrame
-        If a path does not exist.
-    InboxAway
-        If a store does not answer.
-    """
-    found: list[FileInfo] = []
-    for place in places:
-        if "://" in place:
-            found += _distant(place, project)
-        else:
-            found += [_file(path) for path in find_frames([Path(place)])]
-    return sorted({one.path: one for one in found}.values(), key=_taken_at, reverse=True)
-
-
-def _file(path: Path) -> FileInfo:
-    path = printable(path)
-    try:
-        status = path.stat()
-    except OSError:  # reading it will say why
-        return FileInfo(path, 0, 0)
-    return FileInfo(path, status.st_size, status.st_mtime_ns)
-
-
-def _distant(address: str, project: Project) -> Iterator[FileInfo]:
-    options = _options_for(address, project.settings.inbox)
-    store = RemoteFolder(address, options)
-    folder = project.settings.fetched_folder / store.folder_name
-    try:
-        for one in store.objects():
-            known = one if one.version else store.completed(one)
-            if known is not None and known.is_safe:
-                yield _distant_file(folder, address, options, known)
-    finally:
-        store.close()
-
-
-def _options_for(address: str, inboxes: Iterable[InboxSettings]) -> dict[str, Any]:
-    """Return how a store is reached: as the inbox there that has most of the address in common."""
-    there = [one for one in inboxes if _root(one.path) == _root(address)]
-    nearest = max(there, key=lambda one: len(commonpath([one.path, address])), default=None)
-    return nearest.options if nearest else {}
-
-
-def _root(address: str) -> str:
-    """Return protocol and bucket, or host: ``s3://bucket``."""
-    return "/".join(address.split("/")[:3])
-
-
-def _distant_file(folder: Path, address: str, options: dict[str, Any], one: RemoteFile) -> FileInfo:
-    assert one.version is not None  # it was asked for
-    return RemoteFileInfo(folder / one.relative, *one.version, address, options, one)
-
-
-def _taken_at(file: FileInfo) -> tuple[datetime, str]:
-    changed = datetime.fromtimestamp(file.modified_ns // 10**9, UTC)
-    return told_time(file.path.name) or changed, file.path.name
+from qc import core, db, detection, errors
+from qc.detection.embedding import split_by_frame
+from qc.pipeline import dask_workers, outcomes, process, readers
+from qc.pipeline.outcomes import ProcessingOutcome
+from qc.pipeline.readers import FrameReading
+from qc.project import ProjectContext
 
 
 def measure_archive(
-    files: Sequence[FileInfo],
-    project: Project,
-    label: LabelName | None = None,
+    files: abc.Sequence[core.FileInfo],
+    project: ProjectContext,
+    label: core.LabelName | None = None,
     client: Any = None,
-) -> Iterator[ProcessingOutcome]:
-    """Measure, embed and record files without a verdict, in whatever order they come back.
+) -> abc.Iterator[ProcessingOutcome]:
+    """Measure, embed and record files without a verdict, in any order.
 
     Parameters
     ----------
+    files : sequence of FileInfo
+    project : ProjectContext
+    label : LabelName, optional
+        Label of all frames.
     client : distributed.Client, optional
-        Of the cluster whose workers do it; without one, processes beside this one read.
+        Client of the cluster that reads and embeds; without it, reader processes read.
 
     Yields
     ------
-    Outcome
+    ProcessingOutcome
         One for each file, when it is recorded.
 
     Raises
     ------
-    ClusterGone
-        If the cluster's scheduler does not answer any more.
+    ClusterUnavailableError
+        If the scheduler of the cluster does not respond.
     """
     known: deque[ProcessingOutcome] = deque()
-    new = _unknown(files, known, project, label)
-    batches = _by_processes(new, len(files), project)
-    if client is not None:
-        kit = WorkerConfig(project.instruments, project.encoder, project.encoder.fingerprint)
-        batches = take_in(new, client, kit, project.settings.batch_frames)
+    new = skip_known(files, known, project, label)
+    if client is None:
+        batches = read_in_processes(new, len(files), project)
+    else:
+        config = dask_workers.WorkerConfig(
+            project.instruments, project.encoder, project.encoder.fingerprint
+        )
+        batches = dask_workers.read_on_cluster(new, client, config, project.settings.batch_frames)
     for batch in batches:
-        yield from _all_of(known)
-        yield from _record(batch, project, label)
-    yield from _all_of(known)
-
-
-def _all_of(known: deque[ProcessingOutcome]) -> Iterator[ProcessingOutcome]:
+        while known:
+            yield known.popleft()
+        yield from record_batch(batch, project, label)
     while known:
         yield known.popleft()
 
 
-def _unknown(
-    files: Iterable[FileInfo],
+def skip_known(
+    files: abc.Iterable[core.FileInfo],
     known: deque[ProcessingOutcome],
-    project: Project,
-    label: LabelName | None,
-) -> Iterator[FileInfo]:
-    """Yield the files that are to be read; leave the others in `known`."""
+    project: ProjectContext,
+    label: core.LabelName | None,
+) -> abc.Iterator[core.FileInfo]:
+    """Yield the files that are not recorded.
+
+    Parameters
+    ----------
+    files : iterable of FileInfo
+    known : deque of ProcessingOutcome
+        Receives the outcomes of the other files.
+    project : ProjectContext
+    label : LabelName or None
+        Label of recorded frames without one.
+
+    Yields
+    ------
+    FileInfo
+    """
     for file in files:
-        if recognise_unread(file, project, label):
-            known.append(ProcessingOutcome(file.path, FrameState.KNOWN))
+        if outcomes.is_file_known(file, project, label):
+            known.append(ProcessingOutcome(file.path, core.FrameState.KNOWN))
         else:
             yield file
 
 
-# --- by processes beside this one ----------------------------------------------------------------
+# --- reader processes -----------------------------------------------------------------------------
 
 
-def _by_processes(
-    files: Iterator[FileInfo], most: int, project: Project
-) -> Iterator[list[EmbeddedFrame | UnreadFile]]:
+def read_in_processes(
+    files: abc.Iterator[core.FileInfo], count: int, project: ProjectContext
+) -> abc.Iterator[list[dask_workers.EmbeddedFrame | dask_workers.UnreadFile]]:
+    """Read files in reader processes and embed them in this process.
+
+    Parameters
+    ----------
+    files : iterator of FileInfo
+    count : int
+        Largest number of files.
+    project : ProjectContext
+
+    Yields
+    ------
+    list of EmbeddedFrame or UnreadFile
+        A batch.
+    """
     size = project.settings.batch_frames
-    with ReaderPool(project.instruments, workers_for(most, project.settings.workers)) as readers:
-        read = _readings(files, readers, readers.ahead and readers.ahead + size)
-        while batch := list(islice(read, size)):
-            unread = [one for one in batch if isinstance(one, UnreadFile)]
-            yield [
-                *_embedded([one for one in batch if isinstance(one, FrameReading)], project),
-                *unread,
-            ]
+    workers = readers.workers_for(count, project.settings.workers)
+    with readers.ReaderPool(project.instruments, workers) as pool:
+        results = read_ahead(files, pool, pool.ahead and pool.ahead + size)
+        while batch := list(islice(results, size)):
+            readings = [result for result in batch if isinstance(result, FrameReading)]
+            unread = [result for result in batch if isinstance(result, dask_workers.UnreadFile)]
+            yield [*embed_isolated(readings, project), *unread]
 
 
-def _readings(
-    files: Iterator[FileInfo], readers: ReaderPool, ahead: int
-) -> Iterator[FrameReading | UnreadFile]:
-    begun: deque[tuple[FileInfo, Callable[[], FrameReading]]] = deque()
+def read_ahead(
+    files: abc.Iterator[core.FileInfo], pool: readers.ReaderPool, ahead: int
+) -> abc.Iterator[FrameReading | dask_workers.UnreadFile]:
+    """Read files in their order, several at once.
+
+    Parameters
+    ----------
+    files : iterator of FileInfo
+    pool : ReaderPool
+    ahead : int
+        Number of files that are read before the first is waited for.
+
+    Yields
+    ------
+    FrameReading or UnreadFile
+    """
+    pending: deque[tuple[core.FileInfo, abc.Callable[[], FrameReading]]] = deque()
     for file in files:
-        begun.append((file, readers.begin(file)))
-        if len(begun) > ahead:
-            yield _finish(*begun.popleft())
-    while begun:
-        yield _finish(*begun.popleft())
+        pending.append((file, pool.begin(file)))
+        if len(pending) > ahead:
+            yield wait_for_reading(*pending.popleft())
+    while pending:
+        yield wait_for_reading(*pending.popleft())
 
 
-def _finish(file: FileInfo, reading: Callable[[], FrameReading]) -> FrameReading | UnreadFile:
+def wait_for_reading(
+    file: core.FileInfo, reading: abc.Callable[[], FrameReading]
+) -> FrameReading | dask_workers.UnreadFile:
+    """Wait for a file that is being read.
+
+    Parameters
+    ----------
+    file : FileInfo
+    reading : callable
+        Waits for the reading.
+
+    Returns
+    -------
+    FrameReading or UnreadFile
+    """
     try:
         return reading()
-    except UnsupportedFrameError as error:
-        return UnreadFile(file, FrameState.SKIPPED, str(error))
-    except (FrameError, InboxUnavailableError) as error:
-        return UnreadFile(file, FrameState.FAILED, str(error))
-    except OF_NO_FILE:
+    except errors.UnsupportedFrameError as error:
+        return dask_workers.UnreadFile(file, core.FrameState.SKIPPED, str(error))
+    except (errors.FrameError, errors.InboxUnavailableError) as error:
+        return dask_workers.UnreadFile(file, core.FrameState.FAILED, str(error))
+    except outcomes.FATAL_ERRORS:
         raise
-    except Exception as error:  # noqa: BLE001 - told in full, and the file is on record
-        return UnreadFile(file, FrameState.FAILED, fault_words(file, error))
+    except Exception as error:  # noqa: BLE001 - recorded, and logged with its traceback
+        reason = outcomes.describe_program_error(file, error)
+        return dask_workers.UnreadFile(file, core.FrameState.FAILED, reason)
 
 
-def _embedded(
-    readings: Sequence[FrameReading], project: Project
-) -> Iterator[EmbeddedFrame | UnreadFile]:
-    measured = [one.measured for one in readings]
+def embed_isolated(
+    readings: abc.Sequence[FrameReading], project: ProjectContext
+) -> abc.Iterator[dask_workers.EmbeddedFrame | dask_workers.UnreadFile]:
+    """Embed a batch; isolate a frame that causes a program error.
+
+    Parameters
+    ----------
+    readings : sequence of FrameReading
+    project : ProjectContext
+
+    Yields
+    ------
+    EmbeddedFrame or UnreadFile
+        One for each reading.
+    """
+    measurements = [reading.measurements for reading in readings]
+    flat = [measurement for frame in measurements for measurement in frame]
     try:
-        embeddings = embed_measured([one for each in measured for one in each], project.encoder)
-    except OF_NO_FILE:
+        embeddings = detection.embed(flat, project.encoder)
+    except outcomes.FATAL_ERRORS:
         raise
-    except Exception as error:  # noqa: BLE001 - told in full once it is known whose it is
+    except Exception as error:  # noqa: BLE001 - logged for the frame that causes it
         if len(readings) == 1:
             file = readings[0].file
-            yield UnreadFile(file, FrameState.FAILED, fault_words(file, error))
+            reason = outcomes.describe_program_error(file, error)
+            yield dask_workers.UnreadFile(file, core.FrameState.FAILED, reason)
             return
-        for one in readings:
-            yield from _embedded([one], project)
+        for reading in readings:
+            yield from embed_isolated([reading], project)
         return
     if readings:
-        yield from map(EmbeddedFrame, readings, by_frame(embeddings, measured))
+        yield from map(
+            dask_workers.EmbeddedFrame, readings, split_by_frame(embeddings, measurements)
+        )
 
 
-# --- recorded ------------------------------------------------------------------------------------
+# --- recording ------------------------------------------------------------------------------------
 
 
-def _record(
-    batch: Sequence[EmbeddedFrame | UnreadFile], project: Project, label: LabelName | None
-) -> Iterator[ProcessingOutcome]:
-    """Keep a batch in one transaction; what cannot be kept with the others is kept apart."""
-    taken: list[EmbeddedFrame] = []
-    for one in batch:
-        refused = _refusal(one, project)
-        if refused is None:
-            assert isinstance(one, EmbeddedFrame)  # nothing else is not refused
-            taken.append(one)
-        else:
-            yield record_unprocessed(refused.file, refused.state, refused.reason, project)
-    yield from _record_taken(taken, project, label)
+def record_batch(
+    batch: abc.Sequence[dask_workers.EmbeddedFrame | dask_workers.UnreadFile],
+    project: ProjectContext,
+    label: core.LabelName | None,
+) -> abc.Iterator[ProcessingOutcome]:
+    """Record a batch: failures one by one, frames in one transaction.
+
+    Parameters
+    ----------
+    batch : sequence of EmbeddedFrame or UnreadFile
+    project : ProjectContext
+    label : LabelName or None
+
+    Yields
+    ------
+    ProcessingOutcome
+        One for each file.
+    """
+    frames: list[dask_workers.EmbeddedFrame] = []
+    for result in batch:
+        failure = result if isinstance(result, dask_workers.UnreadFile) else None
+        if isinstance(result, dask_workers.EmbeddedFrame):
+            try:
+                process.add_thresholds(result.reading, project)  # frames without limits fail
+                frames.append(result)
+            except errors.FrameError as error:
+                file = result.reading.file
+                failure = dask_workers.UnreadFile(file, core.FrameState.FAILED, str(error))
+        if failure is not None:
+            yield outcomes.record_unprocessed(failure.file, failure.state, failure.reason, project)
+    yield from record_frames(frames, project, label)
 
 
-def _refusal(one: EmbeddedFrame | UnreadFile, project: Project) -> UnreadFile | None:
-    """Return why nothing can come of a file, if so: it was not read, or there are no limits."""
-    if isinstance(one, UnreadFile):
-        return one
+def record_frames(
+    frames: abc.Sequence[dask_workers.EmbeddedFrame],
+    project: ProjectContext,
+    label: core.LabelName | None,
+) -> abc.Iterator[ProcessingOutcome]:
+    """Record frames in one transaction; isolate a frame that causes a program error.
+
+    Parameters
+    ----------
+    frames : sequence of EmbeddedFrame
+    project : ProjectContext
+    label : LabelName or None
+
+    Yields
+    ------
+    ProcessingOutcome
+        One for each frame.
+    """
+    results = []
     try:
-        with_limits(one.reading, project)
-    except FrameError as error:
-        return UnreadFile(one.reading.file, FrameState.FAILED, str(error))
-    return None
-
-
-def _record_taken(
-    taken: Sequence[EmbeddedFrame], project: Project, label: LabelName | None
-) -> Iterator[ProcessingOutcome]:
-    try:
-        with project.writes.begin() as session:
-            outcomes = [_record_one(session, one, project, label) for one in taken]
-    except (OperationalError, *OF_NO_FILE):
+        with project.write_session.begin() as session:
+            for frame in frames:
+                reading = frame.reading
+                is_new = db.recording.record_measurements(
+                    session,
+                    reading.file,
+                    reading.frame,
+                    list(zip(reading.measurements, frame.embeddings, strict=True)),
+                    encoder=project.encoder,
+                    label=label,
+                )
+                state = core.FrameState.PROCESSED if is_new else core.FrameState.KNOWN
+                results.append(ProcessingOutcome(reading.file.path, state))
+    except (OperationalError, *outcomes.FATAL_ERRORS):
         raise
-    except Exception as error:  # noqa: BLE001 - told in full once it is known whose it is
-        if len(taken) == 1:
-            yield record_fault(taken[0].reading.file, error, project)
+    except Exception as error:  # noqa: BLE001 - recorded and logged for the frame that causes it
+        if len(frames) == 1:
+            yield outcomes.record_program_error(frames[0].reading.file, error, project)
             return
-        for one in taken:
-            yield from _record_taken([one], project, label)
+        for frame in frames:
+            yield from record_frames([frame], project, label)
         return
-    yield from outcomes
-
-
-def _record_one(
-    session: Session, one: EmbeddedFrame, project: Project, label: LabelName | None
-) -> ProcessingOutcome:
-    reading = one.reading
-    pairs = list(zip(reading.measured, one.embeddings, strict=True))
-    is_new = db.recording.record_measured(
-        session, reading.file, reading.frame, pairs, encoder=project.encoder, label=label
-    )
-    return ProcessingOutcome(
-        reading.file.path, FrameState.PROCESSED if is_new else FrameState.KNOWN
-    )
+    yield from results

@@ -1,14 +1,13 @@
-"""Files read and embedded by the workers of a Dask cluster, which its owner brings or we begin.
+"""Reading and embedding of files on a Dask cluster.
 
-The workers compute and send back; none of them touches the database, so that they need neither
-its address nor its password, and SQLite will do. What a worker had in hand when it died is given
-to another.
+Only the client uses the database: decision 0089. The work of a worker that died is repeated by
+another.
 """
 
 import logging
 import pickle
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections import abc
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,54 +20,53 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embeddings.encoder import Encoder, WeightsError
-from qc.core.enums import FrameState
-from qc.core.measurement import FileInfo
-from qc.errors import (
-    ClusterUnavailableError,
-    ConfigurationError,
-    FrameError,
-    InboxUnavailableError,
-    QCError,
-    UnsupportedFrameError,
-)
+from qc import core, detection, errors
+from qc.detection.embedding import split_by_frame
 from qc.io.instruments import Instrument
-from qc.pipeline.process import by_frame, embed_measured, fault_words
-from qc.pipeline.readers import FrameReading, cores, read_file
-
-Floats = NDArray[np.float32]
+from qc.pipeline import readers
+from qc.pipeline.outcomes import describe_program_error
 
 LOCAL = "local"
-_GPU = "GPU"  # what workers that have one are started with: --resources "GPU=1"
-_BATCHES_AHEAD = 2  # of each thread of each worker: one in work, one to come
+_GPU = "GPU"  # resource of workers that embed: --resources "GPU=1"
+_BATCHES_PER_THREAD = 2  # one in work, and the next
 _WAIT_S = 20
 
 
 @dataclass(frozen=True)
 class EmbeddedFrame:
-    """A frame that has been read and embedded.
+    """Frame that was read and embedded.
 
     Attributes
     ----------
+    reading : FrameReading
     embeddings : (n, d) float32 array
         One for each extension.
     """
 
-    reading: FrameReading
-    embeddings: Floats
+    reading: readers.FrameReading
+    embeddings: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class UnreadFile:
-    """A file of which nothing could be made, and why."""
+    """File that failed or was skipped, with the reason."""
 
-    file: FileInfo
-    state: FrameState
+    file: core.FileInfo
+    state: core.FrameState
     reason: str
 
 
 @dataclass(frozen=True)
 class WorkerConfig:
-    """What a worker needs to know."""
+    """Configuration of a worker.
+
+    Attributes
+    ----------
+    instruments : tuple of Instrument
+    encoder : Encoder
+    fingerprint : str
+        Fingerprint of the client's encoder.
+    """
 
     instruments: tuple[Instrument, ...]
     encoder: Encoder
@@ -76,8 +74,8 @@ class WorkerConfig:
 
 
 @contextmanager
-def open_cluster(address: str) -> Iterator[Any]:
-    """Give a client of the cluster at an address, or of one begun here for the while.
+def open_cluster(address: str) -> abc.Iterator[Any]:
+    """Open a client of the cluster at an address, or of a temporary local cluster.
 
     Raises
     ------
@@ -85,27 +83,27 @@ def open_cluster(address: str) -> Iterator[Any]:
         If `distributed` is not installed, or nothing answers at the address.
     """
     if find_spec("distributed") is None:
-        raise ConfigurationError(
+        raise errors.ConfigurationError(
             "--dask needs a package that is not installed; "
             "pip install 'calibration-qc[dask]' brings it"
         )
     from distributed import Client, LocalCluster  # noqa: PLC0415 - slow to load
 
-    logging.getLogger("distributed").setLevel(logging.WARNING)  # it tells of each connection
+    logging.getLogger("distributed").setLevel(logging.WARNING)  # logs each connection
     if address == LOCAL:
-        own = LocalCluster(
-            n_workers=cores(),
+        local = LocalCluster(
+            n_workers=readers.cores(),
             threads_per_worker=1,
-            host="127.0.0.1",  # whoever reaches a scheduler may run what he likes
+            host="127.0.0.1",  # anyone with access to a scheduler can run code
             dashboard_address="127.0.0.1:0",
         )
-        with own as cluster, Client(cluster) as client:
+        with local as cluster, Client(cluster) as client:
             yield client
         return
     try:
         client = Client(address, timeout=_WAIT_S)
     except (OSError, ValueError) as error:
-        raise ConfigurationError(
+        raise errors.ConfigurationError(
             f"{address}: expected the address of a Dask scheduler, like tcp://host:8786, "
             f"that answers: {error}"
         ) from error
@@ -114,132 +112,181 @@ def open_cluster(address: str) -> Iterator[Any]:
 
 
 def dashboard_of(client: Any) -> str:
-    """Return where a browser sees what the workers do."""
+    """Return the address of the cluster's dashboard."""
     return str(client.dashboard_link)
 
 
-def take_in(
-    files: Iterable[FileInfo], client: Any, kit: WorkerConfig, batch_frames: int
-) -> Iterator[list[EmbeddedFrame | UnreadFile]]:
-    """Read and embed files on a cluster, in no particular order; each is answered for once.
+def read_on_cluster(
+    files: abc.Iterable[core.FileInfo], client: Any, config: WorkerConfig, batch_frames: int
+) -> abc.Iterator[list[EmbeddedFrame | UnreadFile]]:
+    """Read and embed files on a cluster, in any order.
 
-    Where workers offer the resource ``GPU``, they alone embed. A batch that brings its workers
-    down is given out file by file, so that the one file at fault is known.
+    If workers offer the resource ``GPU``, they alone embed. A batch that ends its workers is
+    repeated file by file, so that the faulty file is identified.
+
+    Parameters
+    ----------
+    files : iterable of FileInfo
+    client : distributed.Client
+    config : WorkerConfig
+    batch_frames : int
+        Frames per batch.
+
+    Yields
+    ------
+    list of EmbeddedFrame or UnreadFile
+        One entry for each file of a batch.
 
     Raises
     ------
-    ClusterGone
-        If the scheduler does not answer any more.
+    ClusterUnavailableError
+        If the scheduler does not respond.
     ConfigurationError
-        If a worker's encoder is not ours, or another thing is wrong with the installation.
+        If a worker has another encoder or another invalid installation.
     """
     from distributed import as_completed  # noqa: PLC0415 - slow to load
 
-    work = _PendingBatches(client, kit)
-    batches = _batches(iter(files), batch_frames)
+    pending = _PendingBatches(client, config)
+    iterator = iter(files)
+    batches = iter(lambda: list(islice(iterator, batch_frames)), [])
     running = as_completed(loop=client.loop)
     try:
-        for batch in islice(batches, work.depth()):
-            running.add(work.begin(batch))
+        for batch in islice(batches, pending.depth()):
+            running.add(pending.submit(batch))
         for future in running:
-            done, again = work.finish(future)
-            for one in again:
-                running.add(work.begin([one]))
-            if not again:
-                yield done
-                running.update([work.begin(batch) for batch in islice(batches, 1)])
+            results, repeated = pending.finish(future)
+            for file in repeated:
+                running.add(pending.submit([file]))
+            if not repeated:
+                yield results
+                running.update([pending.submit(batch) for batch in islice(batches, 1)])
     except (OSError, TimeoutError) as error:
-        raise _gone(error) from error
+        raise _unavailable(error) from error
 
 
 class _PendingBatches:
-    """Batches given out, and not yet come back."""
+    """Submitted batches without a result."""
 
-    def __init__(self, client: Any, kit: WorkerConfig) -> None:
+    def __init__(self, client: Any, config: WorkerConfig) -> None:
         self.client = client
-        self.kit = zlib.compress(pickle.dumps(kit))
-        self.files: dict[str, Sequence[FileInfo]] = {}
+        self.config = zlib.compress(pickle.dumps(config))
+        self.files: dict[str, abc.Sequence[core.FileInfo]] = {}
 
     def depth(self) -> int:
-        """Return how many batches keep the workers busy; more would only fill their memory."""
+        """Return the number of batches that keep the workers busy within their memory."""
         threads = int(sum(self.client.nthreads().values()))
-        return _BATCHES_AHEAD * max(threads, 1)
+        return _BATCHES_PER_THREAD * max(threads, 1)
 
-    def begin(self, batch: Sequence[FileInfo]) -> Any:
-        """Give out a batch: each file to whoever is free, and what they read to an embedder."""
+    def submit(self, batch: abc.Sequence[core.FileInfo]) -> Any:
+        """Submit a batch: one reading task for each file, and one embedding task."""
         workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
         has_gpu = any(worker["resources"].get(_GPU) for worker in workers)
-        read = [self.client.submit(_read_there, self.kit, one, pure=False) for one in batch]
+        readings = [
+            self.client.submit(read_on_worker, self.config, file, pure=False) for file in batch
+        ]
         resources = {_GPU: 1} if has_gpu else None
-        future = self.client.submit(_embed_there, self.kit, read, pure=False, resources=resources)
+        future = self.client.submit(
+            embed_on_worker, self.config, readings, pure=False, resources=resources
+        )
         self.files[future.key] = batch
         return future
 
-    def finish(self, future: Any) -> tuple[list[EmbeddedFrame | UnreadFile], Sequence[FileInfo]]:
-        """Return what became of a batch, or its files if they are to be given out one by one."""
+    def finish(
+        self, future: Any
+    ) -> tuple[list[EmbeddedFrame | UnreadFile], abc.Sequence[core.FileInfo]]:
+        """Return the results of a batch, or the files that are to be submitted one by one."""
         batch = self.files.pop(future.key)
         try:
             return future.result(), []
-        except QCError:
+        except errors.QCError:
             raise
         except Exception as error:
-            if future.status != "error":  # the work did not fail: its result cannot be had
-                raise _gone(error) from error
+            if future.status != "error":  # the result of successful work is not available
+                raise _unavailable(error) from error
             if len(batch) > 1:
                 return [], batch
-            return [UnreadFile(batch[0], FrameState.FAILED, fault_words(batch[0], error))], []
+            reason = describe_program_error(batch[0], error)
+            return [UnreadFile(batch[0], core.FrameState.FAILED, reason)], []
 
 
-def _gone(why: object) -> ClusterUnavailableError:
-    return ClusterUnavailableError(
-        f"the cluster does not answer any more ({why}); what it sent back is kept: run it again"
+def _unavailable(reason: object) -> errors.ClusterUnavailableError:
+    return errors.ClusterUnavailableError(
+        f"the cluster does not answer any more ({reason}); what it sent back is kept: run it again"
     )
 
 
-def _batches(files: Iterator[FileInfo], size: int) -> Iterator[list[FileInfo]]:
-    while batch := list(islice(files, size)):
-        yield batch
-
-
-# --- on a worker ---------------------------------------------------------------------------------
+# --- on a worker ----------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=2)
-def _unpacked(kit: bytes) -> WorkerConfig:
-    """Return what this worker knows; its encoder must be the one whose embeddings are kept."""
-    known: WorkerConfig = pickle.loads(zlib.decompress(kit))  # noqa: S301 - from our own client
-    return known
+def unpack_config(packed: bytes) -> WorkerConfig:
+    """Return the configuration of this worker."""
+    config: WorkerConfig = pickle.loads(zlib.decompress(packed))  # noqa: S301 - from our client
+    return config
 
 
 @lru_cache(maxsize=2)
-def _encoder(kit: bytes) -> Encoder:
-    known = _unpacked(kit)
-    own = known.encoder.fingerprint
-    if own != known.fingerprint:
-        raise ConfigurationError(
-            f"a worker's encoder is {own}, expected {known.fingerprint}: its weights or its "
-            "version of this program differ"
+def check_encoder(packed: bytes) -> Encoder:
+    """Return the encoder of this worker.
+
+    Raises
+    ------
+    ConfigurationError
+        If it differs from the client's.
+    """
+    config = unpack_config(packed)
+    fingerprint = config.encoder.fingerprint
+    if fingerprint != config.fingerprint:
+        raise errors.ConfigurationError(
+            f"a worker's encoder is {fingerprint}, expected {config.fingerprint}: its weights or "
+            "its version of this program differ"
         )
-    return known.encoder
+    return config.encoder
 
 
-def _read_there(kit: bytes, file: FileInfo) -> FrameReading | UnreadFile:
+def read_on_worker(packed: bytes, file: core.FileInfo) -> readers.FrameReading | UnreadFile:
+    """Read a file on a worker.
+
+    Parameters
+    ----------
+    packed : bytes
+        Packed `WorkerConfig`.
+    file : FileInfo
+
+    Returns
+    -------
+    FrameReading or UnreadFile
+    """
     try:
-        return read_file(file, _unpacked(kit).instruments)
-    except UnsupportedFrameError as error:
-        return UnreadFile(file, FrameState.SKIPPED, str(error))
-    except (FrameError, InboxUnavailableError) as error:
-        return UnreadFile(file, FrameState.FAILED, str(error))
+        return readers.read_file(file, unpack_config(packed).instruments)
+    except errors.UnsupportedFrameError as error:
+        return UnreadFile(file, core.FrameState.SKIPPED, str(error))
+    except (errors.FrameError, errors.InboxUnavailableError) as error:
+        return UnreadFile(file, core.FrameState.FAILED, str(error))
 
 
-def _embed_there(
-    kit: bytes, read: Sequence[FrameReading | UnreadFile]
+def embed_on_worker(
+    packed: bytes, results: abc.Sequence[readers.FrameReading | UnreadFile]
 ) -> list[EmbeddedFrame | UnreadFile]:
-    readings = [one for one in read if isinstance(one, FrameReading)]
-    measured = [one.measured for one in readings]
+    """Embed a batch of readings on a worker.
+
+    Parameters
+    ----------
+    packed : bytes
+        Packed `WorkerConfig`.
+    results : sequence of FrameReading or UnreadFile
+
+    Returns
+    -------
+    list of EmbeddedFrame or UnreadFile
+    """
+    readings = [result for result in results if isinstance(result, readers.FrameReading)]
+    measurements = [reading.measurements for reading in readings]
+    flat = [measurement for frame in measurements for measurement in frame]
     try:
-        embeddings = embed_measured([one for each in measured for one in each], _encoder(kit))
+        embeddings = detection.embed(flat, check_encoder(packed))
     except WeightsError as error:
-        raise ConfigurationError(f"on the worker {gethostname()}: {error}") from None
-    taken = map(EmbeddedFrame, readings, by_frame(embeddings, measured) if readings else [])
-    return [*taken, *(one for one in read if isinstance(one, UnreadFile))]
+        raise errors.ConfigurationError(f"on the worker {gethostname()}: {error}") from None
+    vectors = split_by_frame(embeddings, measurements) if readings else []
+    unread = [result for result in results if isinstance(result, UnreadFile)]
+    return [*map(EmbeddedFrame, readings, vectors), *unread]

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from qc.core.verdict import Evidence, Prediction, Status
-from qc.detection.decision import judge, limits_for, rarity, sample_words, widening
+from qc.detection.decision import decide, describe_sample, rarity, widen_limits, widening
 from qc.detection.thresholds import Threshold
 
 THRESHOLD = Threshold.model_validate(
@@ -39,7 +39,7 @@ def evidence(**changes) -> Evidence:
 
 
 def judged(limits=LIMITS, **changes):
-    return judge(evidence(**changes), THRESHOLD, limits)
+    return decide(evidence(**changes), THRESHOLD, limits)
 
 
 @pytest.mark.parametrize(
@@ -61,22 +61,22 @@ def judged(limits=LIMITS, **changes):
         ({"duplicate_of": "another"}, "ANOMALOUS", 100.0),
     ],
 )
-def test_the_score_is_that_of_the_strongest_evidence(changes, status, score):
+def test_score_is_highest_of_all_evidence(changes, status, score):
     verdict = judged(**changes)
     assert (verdict.status, verdict.score) == (status, pytest.approx(score, abs=1e-3))
 
 
 @pytest.mark.parametrize("score", [1.0, 2.0, 0.1])
-def test_the_score_counts_how_often_a_good_frame_looks_as_odd(score):
+def test_rarity_is_power_of_false_alarm_rate(score):
     assert rarity(score, 0.001) == pytest.approx(0.001**score)
 
 
-def test_half_of_the_good_frames_are_as_odd_as_what_is_usual():
+def test_rarity_of_usual_evidence_is_half():
     verdict = judged(merge_height=0.0003, usual_merge_height=0.0003, residual=None)
     assert rarity(verdict.score, THRESHOLD.false_alarms) == pytest.approx(0.5)
 
 
-def test_no_reference_moves_the_limit():
+def test_score_with_high_usual_value_keeps_limit():
     assert judged(merge_height=0.0011, usual_merge_height=0.005, residual=None).score > 1
     assert judged(merge_height=0.0010, usual_merge_height=0.005, residual=None).score == 1
 
@@ -85,7 +85,7 @@ def test_no_reference_moves_the_limit():
     ("size", "few"),
     [(0, "0 reference frames"), (1, "1 reference frame"), (19, "19 reference frames")],
 )
-def test_below_twenty_references_a_frame_is_undecided(size, few):
+def test_verdict_below_twenty_references_is_undecided(size, few):
     verdict = judged(reference_size=size, merge_height=1.5, z={"bias_level": 99.0})
     assert verdict.status is Status.UNDECIDED
     assert verdict.score == 0
@@ -96,9 +96,9 @@ def test_below_twenty_references_a_frame_is_undecided(size, few):
 @pytest.mark.parametrize(
     ("n", "times"), [(0, 1.2045), (20, 1.2045), (50, 1.0685), (100, 1.0), (200, 1.0)]
 )
-def test_limits_are_wider_for_a_small_reference(n, times):
+def test_limits_widen_for_few_references(n, times):
     assert widening(n) == pytest.approx(times, abs=1e-4)
-    limits = limits_for(THRESHOLD, n)
+    limits = widen_limits(THRESHOLD, n)
     assert limits.merge_height == pytest.approx(0.001 * times, rel=1e-4)
     assert limits.residual == pytest.approx(10 * times, rel=1e-4)
     assert limits.metrics["bias_level"].alarm == pytest.approx(8 * times, rel=1e-4)
@@ -108,12 +108,12 @@ def test_limits_are_wider_for_a_small_reference(n, times):
 @pytest.mark.parametrize(
     "odd", [{"merge_height": 0.0012}, {"residual": 12.0}, {"z": {"bias_level": 9.6}}]
 )
-def test_what_is_odd_beside_a_hundred_may_not_be_beside_twenty(odd):
+def test_verdict_with_few_references_uses_widened_limits(odd):
     assert judged(**odd, reference_size=100).status is Status.ANOMALOUS
     assert judged(**odd, reference_size=20).status is Status.NOMINAL
 
 
-def test_reasons_name_the_widened_limit_and_how_few_there_are():
+def test_reasons_name_widened_limit_and_sample_size():
     odd = {"merge_height": 0.0024, "residual": 24.0, "z": {"bias_level": 19.2}}
     number, pattern, distance = judged(**odd, reference_size=25).reasons
     assert number.endswith("sigma from its references (9.3 allowed, widened for n = 25)")
@@ -121,26 +121,26 @@ def test_reasons_name_the_widened_limit_and_how_few_there_are():
     assert distance.endswith("2.1 times the threshold 0.0012, widened for n = 25")
 
 
-def test_the_size_of_a_reference_is_said_with_what_it_means():
-    assert sample_words(5) == "n = 5: provisional, 20 needed"
-    assert sample_words(23) == "n = 23: limits 1.18 times as wide"
-    assert sample_words(100) == "n = 100"
+def test_describe_sample_names_size_and_effect():
+    assert describe_sample(5) == "n = 5: provisional, 20 needed"
+    assert describe_sample(23) == "n = 23: limits 1.18 times as wide"
+    assert describe_sample(100) == "n = 100"
 
 
-def test_absolute_limits_bite_without_any_reference():
+def test_absolute_limits_apply_without_references():
     verdict = judged(merge_height=None, reference_size=0, metrics={"bias_level": 140.0}, z={})
     assert (verdict.status, verdict.score) == (Status.ANOMALOUS, 2.0)
     assert verdict.reasons[0] == "bias level 140.00 ADU, outside the instrument's 80 to 120"
     assert "only 0 reference frames" in verdict.reasons[1]
 
 
-def test_a_duplicate_needs_no_reference_either():
+def test_duplicate_is_anomalous_without_references():
     verdict = judged(merge_height=None, reference_size=0, duplicate_of="UVES.2024")
     assert verdict.status is Status.ANOMALOUS
     assert verdict.reasons[0] == "has the very same pixels as UVES.2024"
 
 
-def test_the_strongest_reason_comes_first():
+def test_reasons_are_sorted_by_score():
     verdict = judged(merge_height=0.003, z={"bias_level": 40.0, "read_noise": 7.0}, metrics=METRICS)
     assert verdict.reasons == (
         "bias level 100.00 ADU, +40.0 sigma from its references",
@@ -149,7 +149,7 @@ def test_the_strongest_reason_comes_first():
     )
 
 
-def test_what_is_gross_is_said_without_digits():
+def test_reason_of_gross_deviation_has_no_digits():
     verdict = judged(z={"bias_level": -1000.4, "read_noise": 54142.6})
     assert verdict.reasons == (
         "read noise 3.000 ADU, more than 1000 sigma above its references",
@@ -158,39 +158,39 @@ def test_what_is_gross_is_said_without_digits():
     assert "stands out, more than 1000 sigma beyond" in judged(residual=1001.0).reasons[0]
 
 
-def test_a_nominal_frame_may_carry_a_warning():
+def test_nominal_verdict_lists_warning():
     verdict = judged(z={"bias_level": -5.0})
     assert verdict.status is Status.NOMINAL
     assert verdict.reasons == ("bias level 100.00 ADU, -5.0 sigma from its references",)
 
 
-def test_a_nominal_frame_without_a_warning_has_no_reasons():
+def test_nominal_verdict_without_warning_has_no_reasons():
     assert judged().reasons == ()
 
 
-def test_widened_references_are_named_with_the_distance():
+def test_reason_of_distance_names_widened_references():
     verdict = judged(merge_height=0.002, widened="any slit width")
     assert verdict.reasons[0].endswith("the threshold 0.001 (references: any slit width)")
 
 
 @pytest.mark.parametrize(("value", "status"), [(0.0, "NOMINAL"), (1e-6, "ANOMALOUS")])
-def test_limits_may_be_one_value(value, status):
+def test_absolute_limit_of_one_value_accepts_only_it(value, status):
     verdict = judged(limits={"dead_fraction": (0.0, 0.0)}, metrics={"dead_fraction": value})
     assert verdict.status == status
 
 
 @pytest.mark.parametrize("limit", [(0.1, 0.3), (176.0, 216.1), (-1.7, 0.3), (1e-9, 1e-7)])
-def test_a_value_at_a_limit_passes_whatever_the_rounding(limit):
+def test_value_at_limit_is_nominal(limit):
     for value in limit:
         verdict = judged(limits={"read_noise": limit}, metrics={"read_noise": value})
         assert verdict.status is Status.NOMINAL
 
 
-def test_a_metric_that_was_not_measured_is_no_evidence():
+def test_metric_without_value_is_ignored():
     assert judged(metrics={}, z={}).score == pytest.approx(0.55, abs=1e-3)
 
 
-def test_a_pattern_beyond_its_limit_is_anomalous_and_its_place_is_told():
+def test_residual_beyond_limit_names_pattern_and_place():
     verdict = judged(residual=20.0)
     assert (verdict.status, verdict.score) == ("ANOMALOUS", pytest.approx(1.9, abs=1e-3))
     assert verdict.reasons[0].startswith("a level spot around x 3, y 4 stands out, 20.0 sigma")
@@ -202,37 +202,37 @@ LEAK = Prediction(
 LEAK_WORDS = "looks like light leak (80%), by its level spot +38.0 sigma and peak row +9.1 sigma"
 
 
-def test_a_fault_is_named_behind_the_strongest_evidence():
+def test_predicted_fault_follows_strongest_reason():
     verdict = judged(merge_height=0.003, z={"bias_level": 9.0}, prediction=LEAK)
     assert verdict.status is Status.ANOMALOUS
     assert verdict.reasons[1] == LEAK_WORDS
     assert len(verdict.reasons) == 3
 
 
-def test_a_classifier_flags_no_fault_alone_but_raises_a_doubt():
+def test_predicted_fault_of_nominal_frame_is_warning():
     verdict = judged(prediction=LEAK)
     assert (verdict.status, verdict.score) == (Status.NOMINAL, judged().score)
     assert verdict.reasons == (f"a doubt: {LEAK_WORDS}, though all is within its limits",)
 
 
-def test_a_fault_that_is_less_probable_than_not_is_not_named():
+def test_improbable_fault_is_not_named():
     assert judged(prediction=replace(LEAK, kind_probability=0.49)) == judged()
 
 
-def test_a_classifier_clears_nothing():
+def test_prediction_without_fault_keeps_anomaly():
     sure = Prediction("TB0", 1.0, 1.0, "light_leak", 0.0)
     assert judged(merge_height=0.003, prediction=sure) == judged(merge_height=0.003)
 
 
 @pytest.mark.parametrize(
-    ("own", "status"), [(0.0011, "NOMINAL"), (0.0009, "ANOMALOUS"), (0.0, "ANOMALOUS")]
+    ("probability", "status"), [(0.0011, "NOMINAL"), (0.0009, "ANOMALOUS"), (0.0, "ANOMALOUS")]
 )
-def test_a_header_is_contradicted_as_rarely_as_false_alarms_are_granted(own, status):
-    verdict = judged(prediction=Prediction("TF0", 0.99, own))
+def test_improbable_image_type_is_anomalous_at_false_alarm_rate(probability, status):
+    verdict = judged(prediction=Prediction("TF0", 0.99, probability))
     assert verdict.status == status
-    words = "looks like TF0 (99%), not like what its header says"
-    assert (words in verdict.reasons) == (status == "ANOMALOUS")
+    reason = "looks like TF0 (99%), not like what its header says"
+    assert (reason in verdict.reasons) == (status == "ANOMALOUS")
 
 
-def test_a_type_that_the_classifier_never_saw_is_not_contradicted():
+def test_untrained_image_type_is_not_anomalous():
     assert judged(prediction=Prediction("TF0", 0.99, None)) == judged()

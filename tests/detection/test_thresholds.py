@@ -3,10 +3,11 @@ from datetime import date
 
 import pytest
 
-from qc._files import shipped
-from qc.detection.thresholds import Threshold, Thresholds, read_thresholds, write_entries
+from qc._files import packaged_path
+from qc.detection.thresholds import Threshold, Thresholds, read_thresholds
+from qc.detection.thresholds_file import write_entries
 from qc.errors import ConfigurationError, IncompleteHeaderError
-from qc.io.instruments import read_instruments
+from qc.io.instrument_files import read_instruments
 
 TYPES = ["UBB0", "URB1"]
 GOOD = """\
@@ -61,43 +62,41 @@ def read(path, text, types=TYPES) -> Thresholds:
         (date(2020, 1, 1), "e2", 0.3),
     ],
 )
-def test_the_newest_entry_of_the_encoder_not_later_than_the_night_applies(
-    tmp_path, night, encoder, height
-):
+def test_threshold_is_newest_entry_of_encoder_and_night(tmp_path, night, encoder, height):
     assert read(tmp_path, GOOD).threshold("UBB0", night, encoder).merge_height == height
 
 
-def test_limits_that_are_shared_by_an_anchor_are_the_same(tmp_path):
+def test_entries_with_anchor_share_limits(tmp_path):
     first, second, _ = read(tmp_path, GOOD).entries["UBB0"]
     assert first.metrics == second.metrics
     assert (first.metrics["bias_level"].warn, first.metrics["bias_level"].alarm) == (4, 8)
 
 
-def test_a_key_may_name_several_image_types(tmp_path):
+def test_key_with_several_image_types_applies_to_all(tmp_path):
     text = GOOD.split("URB1:", maxsplit=1)[0].replace("UBB0:", "UBB0 URB1:")
     thresholds = read(tmp_path, text)
     assert thresholds.entries["UBB0"] == thresholds.entries["URB1"]
 
 
-def test_the_digest_is_that_of_the_bytes(tmp_path):
-    one, other = read(tmp_path, GOOD), read(tmp_path, GOOD + "# a word more\n")
-    assert one.digest != other.digest
-    assert len(one.digest) == 64
+def test_digest_depends_on_bytes(tmp_path):
+    first, second = read(tmp_path, GOOD), read(tmp_path, GOOD + "# a word more\n")
+    assert first.digest != second.digest
+    assert len(first.digest) == 64
 
 
-def test_a_frame_older_than_every_entry_is_at_fault_itself(tmp_path):
+def test_threshold_for_older_night_raises_frame_error(tmp_path):
     with pytest.raises(
         IncompleteHeaderError, match="UBB0 of the night 2009-12-31: its thresholds beg"
     ):
         read(tmp_path, GOOD).threshold("UBB0", date(2009, 12, 31), "e1")
 
 
-def test_an_encoder_without_entries_is_told_for_all_types_at_once(tmp_path):
+def test_threshold_for_unknown_encoder_names_all_types(tmp_path):
     with pytest.raises(ConfigurationError, match=r"UBB0 URB1: no entry for encoder e3 .* e1, e2"):
         read(tmp_path, GOOD).threshold("UBB0", date(2020, 1, 1), "e3")
 
 
-# One change to the good file each; the line that the message must name; its key and its words.
+# One change to the good file each; the line that the message must name; its key and its text.
 MISTAKES = {
     "an unknown key": ("    why: the first", "    wy: the first", 9, "UBB0: 0: wy: Extra"),
     "a missing key": ("    by: me\n", "", 3, "UBB0: 0: by: Field req"),
@@ -122,18 +121,18 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_told_with_file_line_and_key(tmp_path, mistake):
-    old, new, line, words = MISTAKES[mistake]
-    with pytest.raises(ConfigurationError) as told:
+def test_invalid_file_error_names_file_line_and_key(tmp_path, mistake):
+    old, new, line, expected = MISTAKES[mistake]
+    with pytest.raises(ConfigurationError) as raised:
         read(tmp_path, GOOD.replace(old, new, 1))
-    message = str(told.value)
+    message = str(raised.value)
     assert message.startswith(f"{tmp_path / 'thresholds.yaml'}:{line}: ")
-    assert words in message
+    assert expected in message
     assert "\n" not in message
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "message"),
     [
         (b"UBB0: [", "line 1"),
         (b"UBB0:\n\t- from: 1", "line 2"),
@@ -142,25 +141,25 @@ def test_a_mistake_is_told_with_file_line_and_key(tmp_path, mistake):
         (b"UBB0: \xe9", "cannot be read as YAML"),
     ],
 )
-def test_what_is_no_yaml_is_told_in_one_line(tmp_path, content, words):
+def test_invalid_yaml_error_is_one_line(tmp_path, content, message):
     file = tmp_path / "thresholds.yaml"
     file.write_bytes(content)
-    with pytest.raises(ConfigurationError, match=words) as told:
+    with pytest.raises(ConfigurationError, match=message) as raised:
         read_thresholds(file, TYPES)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
 
 
-def test_a_missing_file_is_told(tmp_path):
+def test_missing_file_raises_configuration_error(tmp_path):
     with pytest.raises(ConfigurationError, match="No such file"):
         read_thresholds(tmp_path / "none.yaml", TYPES)
 
 
-def test_types_without_thresholds_are_named_together(tmp_path):
+def test_missing_types_are_named_together(tmp_path):
     with pytest.raises(ConfigurationError, match=r"no thresholds for UBW0, URW1; add an entry"):
         read(tmp_path, GOOD, [*TYPES, "URW1", "UBW0"])
 
 
-def test_nothing_in_the_file_is_executed(tmp_path):
+def test_python_tag_in_file_is_not_executed(tmp_path):
     text = textwrap.dedent(f"""\
         UBB0: !!python/object/apply:os.system ["touch {tmp_path}/owned"]
         """)
@@ -169,9 +168,9 @@ def test_nothing_in_the_file_is_executed(tmp_path):
     assert not (tmp_path / "owned").exists()
 
 
-def test_the_thresholds_that_come_with_the_program_cover_every_instrument():
-    path = shipped("thresholds.yaml")
-    types = [name for one in read_instruments() for name in one.image_types()]
+def test_packaged_thresholds_cover_every_instrument():
+    path = packaged_path("thresholds.yaml")
+    types = [name for instrument in read_instruments() for name in instrument.image_types()]
     thresholds = read_thresholds(path, types)
     encoders = {entry.encoder for entries in thresholds.entries.values() for entry in entries}
     for encoder in encoders:
@@ -219,15 +218,15 @@ def entry(since=date(2020, 2, 29), encoder="e1", **changes) -> Threshold:
 
 
 def assert_only_added(before: str, after: str) -> None:
-    """Every line that was there is there, in order; the key that was split apart."""
-    found = iter(after.splitlines())
+    """Check that all lines of the old text occur in order, except for a split key."""
+    lines = iter(after.splitlines())
     for line in before.splitlines():
-        kept = line.replace("TB0 TF0:", "TB0:").removesuffix("}]")
-        assert any(kept in other for other in found), line
+        expected = line.replace("TB0 TF0:", "TB0:").removesuffix("}]")
+        assert any(expected in candidate for candidate in lines), line
 
 
 @pytest.mark.parametrize("name", SHARED_TYPES)
-def test_a_new_entry_changes_nothing_else(tmp_path, name):
+def test_new_entry_leaves_other_text_unchanged(tmp_path, name):
     text = SHARED if name != "TB0" else SHARED.replace("TB0 TF0:", "TF0 TB0:")
     before = read(tmp_path, text, SHARED_TYPES)
     write_entries(before, {name: entry()})
@@ -238,13 +237,13 @@ def test_a_new_entry_changes_nothing_else(tmp_path, name):
     )
 
 
-def test_what_a_type_shares_by_an_anchor_it_goes_on_sharing_when_its_key_is_split(tmp_path):
+def test_split_key_keeps_anchor(tmp_path):
     before = read(tmp_path, SHARED, SHARED_TYPES)
     write_entries(before, {"TF0": entry()})
     text = before.path.read_text()
     assert "\nTB0:   # two types\n" in text
-    own = text[text.index("\nTF0:\n") : text.index("# about the next")]
-    assert own.count("metrics: *shared") == 1
+    section = text[text.index("\nTF0:\n") : text.index("# about the next")]
+    assert section.count("metrics: *shared") == 1
     before.path.write_text(text.replace("alarm: 8}", "alarm: 9}"))
     after = read_thresholds(before.path, SHARED_TYPES)
     alarms = [after.entries[name][0].metrics["bias_level"].alarm for name in ("TB0", "TF0", "TW0")]
@@ -252,7 +251,7 @@ def test_what_a_type_shares_by_an_anchor_it_goes_on_sharing_when_its_key_is_spli
     assert after.entries["TF0"][1].metrics["bias_level"].alarm == 6
 
 
-def test_several_entries_are_written_at_once_and_the_next_ones_later(tmp_path):
+def test_entries_are_written_repeatedly(tmp_path):
     thresholds = read(tmp_path, SHARED, SHARED_TYPES)
     for year in (2020, 2021):
         new = entry(date(year, 1, 1))
@@ -262,9 +261,9 @@ def test_several_entries_are_written_at_once_and_the_next_ones_later(tmp_path):
     assert {len(entries) for entries in thresholds.entries.values()} == {3}
 
 
-def test_the_shipped_file_takes_an_entry_for_every_type_and_is_otherwise_the_same(tmp_path):
-    types = [name for one in read_instruments() for name in one.image_types()]
-    text = shipped("thresholds.yaml").read_text()
+def test_packaged_file_accepts_entry_for_every_type(tmp_path):
+    types = [name for instrument in read_instruments() for name in instrument.image_types()]
+    text = packaged_path("thresholds.yaml").read_text()
     before = read(tmp_path, text, types)
     some = ["UBB0", "URB2", "UBB2", "AB1", "UD2RW2", types[-1]]
     encoder = before.entries["UBB0"][0].encoder
@@ -272,13 +271,13 @@ def test_the_shipped_file_takes_an_entry_for_every_type_and_is_otherwise_the_sam
     write_entries(before, new)
     after = read_thresholds(before.path, types)
     assert {name: entries[1:] for name, entries in after.entries.items() if entries[1:]} == {
-        name: (one,) for name, one in new.items()
+        name: (item,) for name, item in new.items()
     }
     added = set(before.path.read_text().splitlines()) - set(text.splitlines())
     assert not [line for line in added if line.startswith("#")]
 
 
-def test_line_ends_permissions_and_links_stay_as_they_are(tmp_path):
+def test_written_file_keeps_line_ends_permissions_and_link(tmp_path):
     real = tmp_path / "real.yaml"
     real.write_bytes(SHARED.replace("\n", "\r\n").encode())
     real.chmod(0o664)
@@ -292,7 +291,7 @@ def test_line_ends_permissions_and_links_stay_as_they_are(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"real.yaml", "thresholds.yaml"}
 
 
-def test_a_file_that_was_changed_meanwhile_is_not_overwritten(tmp_path):
+def test_changed_file_is_not_overwritten(tmp_path):
     thresholds = read(tmp_path, SHARED, SHARED_TYPES)
     edited = SHARED + "# a word more\n"
     thresholds.path.write_text(edited)
@@ -302,30 +301,34 @@ def test_a_file_that_was_changed_meanwhile_is_not_overwritten(tmp_path):
 
 
 @pytest.mark.parametrize("since", [date(2010, 1, 1), date(2009, 12, 31)])
-def test_an_entry_that_would_not_be_the_newest_is_refused(tmp_path, since):
+def test_older_entry_is_refused(tmp_path, since):
     thresholds = read(tmp_path, SHARED, SHARED_TYPES)
-    words = f"TB0: has an entry from 2010-01-01 for encoder e1, so that one from {since} would not"
-    with pytest.raises(ConfigurationError, match=words):
+    message = (
+        f"TB0: has an entry from 2010-01-01 for encoder e1, so that one from {since} would not"
+    )
+    with pytest.raises(ConfigurationError, match=message):
         write_entries(thresholds, {"TB0": entry(since)})
     assert thresholds.path.read_text() == SHARED
 
 
-def test_an_entry_of_the_same_day_for_another_encoder_is_added(tmp_path):
+def test_entry_of_same_day_for_another_encoder_is_added(tmp_path):
     thresholds = read(tmp_path, SHARED, SHARED_TYPES)
     write_entries(thresholds, {"TX0": entry(date(2010, 1, 1), "e2")})
     after = read_thresholds(thresholds.path, SHARED_TYPES)
-    assert [one.encoder for one in after.entries["TX0"]] == ["e1", "e2"]
+    assert [item.encoder for item in after.entries["TX0"]] == ["e1", "e2"]
 
 
 @pytest.mark.parametrize("name", ["UBB0", "URB1"])
 @pytest.mark.parametrize("style", ["block", "flow"])
-def test_a_list_of_entries_that_two_types_share_by_an_anchor_is_refused(tmp_path, name, style):
+def test_entry_list_shared_by_anchor_is_refused(tmp_path, name, style):
     fields = [
         "from: 2010-01-01", "encoder: e1", "merge_height: 1", "residual: 9", "false_alarms: 0.1",
         "metrics: {}", "why: x", "by: me",
     ]  # fmt: skip
-    one = "\n  - " + "\n    ".join(fields) if style == "block" else " [{" + ", ".join(fields) + "}]"
-    text = f"UBB0: &all{one}\nURB1: *all\n"
+    entries = (
+        "\n  - " + "\n    ".join(fields) if style == "block" else " [{" + ", ".join(fields) + "}]"
+    )
+    text = f"UBB0: &all{entries}\nURB1: *all\n"
     thresholds = read(tmp_path, text)
     with pytest.raises(ConfigurationError, match="its list of entries is an anchor's, and another"):
         write_entries(thresholds, {name: entry()})

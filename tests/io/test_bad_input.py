@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from qc.core.frame import Frame
 from qc.errors import FrameError, UnreadableFrameError
-from qc.io.read_frame import read_frame
+from qc.io.frame_reader import read_frame
 from tests.support.builders import (
     COMPRESS,
     Cards,
@@ -58,21 +58,21 @@ def read_or_refuse(folder: Path, content: bytes) -> Frame | FrameError:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_cut_short_anywhere_is_refused(tmp_path, name):
+def test_file_cut_anywhere_is_refused(tmp_path, name):
     content = FILES[name]
     lengths = {0, 1, 2, 3, 9, 79, 80, 2879, 2880, 2881, len(content) // 2, len(content) - 1}
-    for length in sorted(one for one in lengths if one < len(content)):
+    for length in sorted(size for size in lengths if size < len(content)):
         assert isinstance(read_or_refuse(tmp_path, content[:length]), FrameError), length
 
 
 @pytest.mark.parametrize("name", ["blue", "red"])
-def test_a_file_cut_at_any_block_is_still_being_written(tmp_path, name):
+def test_file_cut_at_any_block_is_reported_as_unfinished(tmp_path, name):
     content = FILES[name]
     for length in range(2880, len(content), 2880):
         assert isinstance(read_or_refuse(tmp_path, content[:length]), FrameError), length
 
 
-def test_the_message_says_how_many_bytes_are_missing(tmp_path):
+def test_message_contains_missing_bytes(tmp_path):
     refusal = read_or_refuse(tmp_path, BLUE_FILE[:-2880])
     assert isinstance(refusal, UnreadableFrameError)
     assert f"expected at least {len(BLUE_FILE)} bytes" in str(refusal)
@@ -82,7 +82,7 @@ def test_the_message_says_how_many_bytes_are_missing(tmp_path):
 @pytest.mark.parametrize("name", FILES)
 @FUZZ
 @given(data=st.data())
-def test_flipped_bytes_do_no_harm(tmp_path, name, data):
+def test_flipped_bytes_are_read_or_refused(tmp_path, name, data):
     content = bytearray(FILES[name])
     places = st.one_of(st.integers(0, 6000), st.integers(0, len(content) - 1))
     for place in data.draw(st.lists(places, min_size=1, max_size=8)):
@@ -95,7 +95,7 @@ def test_flipped_bytes_do_no_harm(tmp_path, name, data):
 )
 @FUZZ
 @given(garbage=st.binary(max_size=6000))
-def test_garbage_is_refused(tmp_path, magic, garbage):
+def test_random_bytes_are_refused(tmp_path, magic, garbage):
     assert isinstance(read_or_refuse(tmp_path, magic + garbage), FrameError)
 
 
@@ -109,7 +109,7 @@ VALUES: Any = st.one_of(
 
 @FUZZ
 @given(changes=st.dictionaries(st.sampled_from(sorted(cards())), VALUES, max_size=6))
-def test_any_value_of_any_keyword_is_read_or_refused(tmp_path, changes):
+def test_any_keyword_value_is_read_or_refused(tmp_path, changes):
     read_or_refuse(tmp_path, frame_bytes({**cards(), **changes}, pixels()))
 
 
@@ -123,7 +123,7 @@ STRUCTURE = ["SIMPLE", "BITPIX", "NAXIS", "NAXIS1", "NAXIS2", "EXTEND", "BZERO",
     | st.integers(-(10**19), 10**19).map(str)
     | st.sampled_from(["T", "F", "1.5", "1E400", "'IMAGE'", "-32", "8", "0", "1000"]),
 )
-def test_any_structure_that_the_header_claims_is_read_or_refused(tmp_path, keyword, value):
+def test_any_structural_keyword_is_read_or_refused(tmp_path, keyword, value):
     card = f"{keyword:8}= {value:>20}".ljust(80)[:80].encode()
     start = BLUE_FILE.find(f"{keyword:8}=".encode())
     if start < 0:
@@ -134,7 +134,7 @@ def test_any_structure_that_the_header_claims_is_read_or_refused(tmp_path, keywo
     read_or_refuse(tmp_path, content)
 
 
-def test_an_image_in_groups_is_refused(tmp_path):
+def test_random_groups_are_refused(tmp_path):
     place = BLUE_FILE.find(b"OBJECT")
     card = b"GCOUNT  =                    0".ljust(80)
     refusal = read_or_refuse(tmp_path, BLUE_FILE[:place] + card + BLUE_FILE[place + 80 :])
@@ -143,7 +143,7 @@ def test_an_image_in_groups_is_refused(tmp_path):
 
 @FUZZ
 @given(card=st.binary(min_size=80, max_size=80))
-def test_any_card_is_read_or_left_out(tmp_path, card):
+def test_any_card_is_read_or_ignored(tmp_path, card):
     place = BLUE_FILE.find(b"OBJECT")
     read_or_refuse(tmp_path, BLUE_FILE[:place] + card + BLUE_FILE[place + 80 :])
 
@@ -164,31 +164,33 @@ def test_any_card_is_read_or_left_out(tmp_path, card):
         "\xff" * 80,
     ],
 )
-def test_odd_cards_do_no_harm(tmp_path, card):
+def test_invalid_card_is_ignored(tmp_path, card):
     place = BLUE_FILE.find(b"OBJECT")
     odd = card.ljust(80).encode("latin-1")
     read_or_refuse(tmp_path, BLUE_FILE[:place] + odd + BLUE_FILE[place + 80 :])
 
 
-def test_a_broken_card_that_decides_is_a_missing_one(tmp_path):
+def test_broken_decisive_card_counts_as_missing(tmp_path):
     refusal = read_or_refuse(tmp_path, BLUE_FILE.replace(b"'LAMP,FLAT'", b"'LAMP,FLAT ", 1))
     assert "missing or blank: DPR TYPE" in str(refusal)
 
 
-def test_a_header_without_end_is_not_searched_for_ever(tmp_path):
+def test_header_without_end_is_refused(tmp_path):
     refusal = read_or_refuse(tmp_path, b"SIMPLE  =" + b" " * 8_000_000)
     assert "expected the end of header 0" in str(refusal)
 
 
 @pytest.mark.parametrize("trailing", [b"\0" * 2880, b" " * 100, b"garbage"])
-def test_what_follows_the_last_unit_is_ignored(tmp_path, trailing):
+def test_trailing_bytes_are_ignored(tmp_path, trailing):
     assert isinstance(read_or_refuse(tmp_path, BLUE_FILE + trailing), Frame)
 
 
-def test_every_scaled_image_is_read(tmp_path):
-    told: Cards = {**cards(), "BSCALE": 0.5, "BZERO": 10.0}
+def test_scaled_image_is_read(tmp_path):
+    expected: Cards = {**cards(), "BSCALE": 0.5, "BZERO": 10.0}
     content = frame_bytes(cards(), pixels(dtype=np.int16))
-    extra = b"".join(f"{key:8}= {told[key]:>20}".ljust(80).encode() for key in ("BSCALE", "BZERO"))
+    extra = b"".join(
+        f"{key:8}= {expected[key]:>20}".ljust(80).encode() for key in ("BSCALE", "BZERO")
+    )
     end = content.find(b"END" + b" " * 77)
     content = content[:end] + extra + content[end : end + 80] + content[end + 240 :]
     frame = read_or_refuse(tmp_path, content)
@@ -196,31 +198,31 @@ def test_every_scaled_image_is_read(tmp_path):
     assert frame.extensions[0].pixels.min() == 150 * 0.5 + 10
 
 
-def test_an_absent_file_is_refused(tmp_path):
+def test_missing_file_is_refused(tmp_path):
     with pytest.raises(UnreadableFrameError, match="No such file"):
         read_frame(tmp_path / "absent.fits", [UVES])
 
 
-def test_a_folder_is_refused(tmp_path):
+def test_folder_is_refused(tmp_path):
     with pytest.raises(UnreadableFrameError, match="expected a file, got a directory"):
         read_frame(tmp_path, [UVES])
 
 
-def test_a_pipe_is_refused_without_waiting_for_it(tmp_path):
+def test_pipe_is_refused_without_waiting(tmp_path):
     os.mkfifo(tmp_path / "pipe.fits")
     with pytest.raises(UnreadableFrameError, match="expected a file"):
         read_frame(tmp_path / "pipe.fits", [UVES])
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_that_may_not_be_read_is_refused(tmp_path):
+def test_unreadable_file_is_refused(tmp_path):
     path = write(tmp_path / "frame.fits", BLUE_FILE)
     path.chmod(0)
     with pytest.raises(UnreadableFrameError, match="Permission denied"):
         read_frame(path, [UVES])
 
 
-def test_an_empty_file_is_refused(tmp_path):
+def test_empty_file_is_refused(tmp_path):
     assert "the file is empty" in str(read_or_refuse(tmp_path, b""))
 
 
@@ -233,19 +235,19 @@ class GrowingPath(type(Path())):  # type: ignore[misc]
         return super().open(mode, *rest)
 
 
-def test_a_file_that_grows_while_it_is_read_is_still_being_written(tmp_path):
+def test_growing_file_is_reported_as_unfinished(tmp_path):
     path = GrowingPath(write(tmp_path / "frame.fits", BLUE_FILE))
     with pytest.raises(UnreadableFrameError, match="changed meanwhile: still being written"):
         read_frame(path, [UVES])
 
 
-def test_a_file_larger_than_allowed_is_refused_unread(tmp_path):
+def test_too_large_file_is_not_read(tmp_path):
     path = write(tmp_path / "frame.fits", BLUE_FILE)
     with pytest.raises(UnreadableFrameError, match="expected at most 1000 bytes"):
         read_frame(path, [UVES], max_bytes=1000)
 
 
-def test_a_frame_exactly_as_large_as_allowed_is_read(tmp_path):
+def test_file_of_largest_size_is_read(tmp_path):
     path = write(tmp_path / "frame.fits.Z", BLUE_FILE)
     assert read_frame(path, [UVES], max_bytes=len(BLUE_FILE)).instrument == "UVES"
     with pytest.raises(UnreadableFrameError, match="uncompressed, got more"):
@@ -253,7 +255,7 @@ def test_a_frame_exactly_as_large_as_allowed_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".fits.Z", ".fits.gz", ".fits.bz2"])
-def test_a_decompression_bomb_is_refused_before_it_fills_the_memory(tmp_path, suffix):
+def test_decompression_bomb_is_refused_early(tmp_path, suffix):
     mib = 2**20
     bomb = write(tmp_path / f"bomb{suffix}", bytes(128 * mib))
     assert bomb.stat().st_size < mib
@@ -261,7 +263,7 @@ def test_a_decompression_bomb_is_refused_before_it_fills_the_memory(tmp_path, su
         from pathlib import Path
         from resource import RUSAGE_SELF, getrusage
         from qc.errors import UnreadableFrameError
-        from qc.io.read_frame import read_frame
+        from qc.io import read_frame
         before_kib = getrusage(RUSAGE_SELF).ru_maxrss
         try:
             read_frame(Path({str(bomb)!r}), [], max_bytes={8 * mib})
@@ -281,7 +283,7 @@ def test_a_decompression_bomb_is_refused_before_it_fills_the_memory(tmp_path, su
     assert int(grown.split()[0]) < 64
 
 
-def test_tiles_that_promise_too_much_are_not_unpacked(tmp_path):
+def test_too_large_tiles_are_not_unpacked(tmp_path):
     content = tile_compressed_bytes(cards(), pixels())
     huge = content.replace(b"ZNAXIS1 =                 2148", b"ZNAXIS1 =            999999999", 1)
     assert huge != content

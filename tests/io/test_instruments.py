@@ -5,7 +5,9 @@ import pytest
 
 from qc.detection.metrics import METRICS
 from qc.errors import ConfigurationError
-from qc.io.instruments import Area, matches, read_instrument, read_instruments
+from qc.io.conditions import matches
+from qc.io.instrument_files import read_instrument, read_instruments
+from qc.io.instrument_parts import Area
 from qc.simulator.detector import CHIPS
 from qc.simulator.faults import FAULTS
 
@@ -50,29 +52,29 @@ def edited(tmp_path):
         ("LAMP,CDALIGN", "SPECTRUM", "A"),
     ],
 )
-def test_every_class_of_the_pipelines_rules_has_a_letter(dpr_type, dpr_tech, letter):
+def test_every_pipeline_class_has_a_letter(dpr_type, dpr_tech, letter):
     header = {"DPR CATG": "CALIB", "DPR TYPE": dpr_type, "DPR TECH": dpr_tech}
-    calibration = UVES.calibration(header)
+    calibration = UVES.recognise_calibration(header)
     assert calibration is not None
     assert calibration.letter == letter
 
 
 @pytest.mark.parametrize("image_type", [*BIASES, *ARCS, *FLATS])
-def test_every_image_type_of_the_forerunner_can_occur(image_type):
+def test_every_image_type_of_the_old_system_exists(image_type):
     assert image_type in UVES.image_types()
 
 
-def test_an_image_type_leads_back_to_its_calibration():
+def test_image_type_has_its_calibration():
     calibration = UVES.calibration_of("UD1BDF0")
     assert calibration is not None
     assert (calibration.name, calibration.frame_class) == ("dflat", "flat")
     assert UVES.calibration_of("XYZ") is None
 
 
-def test_image_types_of_different_calibrations_never_collide():
+def test_image_types_are_unique():
     spelt = [
-        (UVES.image_type(one, mode, UVES.arms[layout.arm], section.number), one.name)
-        for one in UVES.calibrations
+        (UVES.compose_image_type(kind, mode, UVES.arms[layout.arm], section.number), kind.name)
+        for kind in UVES.calibrations
         for mode in UVES.modes
         for layout in UVES.layouts
         for section in layout.sections
@@ -97,21 +99,21 @@ def test_image_types_of_different_calibrations_never_collide():
         ({"A": ("<=0.001",)}, {"A": "none"}, False),
     ],
 )
-def test_a_condition_holds_when_every_keyword_has_one_of_its_values(condition, header, holds):
+def test_condition_matches_all_keywords(condition, header, holds):
     assert matches((condition,), header) is holds
 
 
-def test_without_conditions_everything_matches():
+def test_empty_conditions_match():
     assert matches((), {})
 
 
-def test_the_surest_sign_of_the_arm_counts():
-    assert UVES.arm_name({"DET CHIPS": 1, "INS PATH": "RED", "IMAGES": 2}) == "blue"
-    assert UVES.arm_name({"INS PATH": "RED", "DET NAME": "ccdUvB - uvesb"}) == "red"
-    assert UVES.arm_name({}) is None
+def test_first_condition_decides_the_arm():
+    assert UVES.recognise_arm({"DET CHIPS": 1, "INS PATH": "RED", "IMAGES": 2}) == "blue"
+    assert UVES.recognise_arm({"INS PATH": "RED", "DET NAME": "ccdUvB - uvesb"}) == "red"
+    assert UVES.recognise_arm({}) is None
 
 
-def test_an_area_keeps_whole_binned_pixels_only():
+def test_area_contains_whole_binned_pixels():
     assert Area(columns=(51, 2098)).slices((10, 1074), (2, 1)) == (slice(0, 10), slice(26, 1049))
     assert Area().slices((10, 20), (2, 2)) == (slice(0, 10), slice(0, 20))
 
@@ -125,23 +127,23 @@ def test_an_area_keeps_whole_binned_pixels_only():
         (datetime(2024, 1, 1, 9, 0, tzinfo=UTC), date(2023, 12, 31)),
     ],
 )
-def test_a_night_lasts_from_22_to_22_hours(utc, night):
+def test_night_lasts_from_22_to_22_ut(utc, night):
     assert UVES.night_of(utc) == night
 
 
-def test_what_a_night_brings_is_due_at_20_hours_and_a_dark_at_its_end():
+def test_calibrations_are_due_at_20_ut_and_darks_at_22():
     night, dark = date(2024, 3, 16), UVES.calibration_of("UBD0")
     assert UVES.night_ends(night) == datetime(2024, 3, 17, 22, tzinfo=UTC)
     assert UVES.due_at(night, UVES.calibration_of("UBB0")) == datetime(2024, 3, 17, 20, tzinfo=UTC)
     assert UVES.due_at(night, dark) == datetime(2024, 3, 17, 22, tzinfo=UTC)
 
 
-def test_without_an_hour_everything_is_due_at_the_end_of_the_night(edited):
+def test_due_time_defaults_to_the_end_of_the_night(edited):
     edited_uves = edited("calibrations_due_utc_hour: 20\n", "")
     assert edited_uves.due_at(date(2024, 3, 16)) == edited_uves.night_ends(date(2024, 3, 16))
 
 
-def test_an_hour_before_midnight_utc_is_of_the_evening(edited):
+def test_due_hour_before_midnight_is_in_the_evening(edited):
     edited_uves = edited("calibrations_due_utc_hour: 20", "calibrations_due_utc_hour: 23.5")
     assert edited_uves.due_at(date(2024, 3, 16)) == datetime(2024, 3, 16, 23, 30, tzinfo=UTC)
 
@@ -154,18 +156,18 @@ def standard_s(
     read_mode: str = "225kHz low",
     binning: str = "1x1",
 ) -> float:
-    [calibration] = [one for one in UVES.calibrations if one.name == name]
+    [calibration] = [kind for kind in UVES.calibrations if kind.name == name]
     return UVES.standard_exposure_s(
         calibration,
         wavelength_nm=wavelength_nm,
         slit_arcsec=slit_arcsec,
-        mode=UVES.mode({}),
+        mode=UVES.recognise_mode({}),
         read_mode=read_mode,
         binning=binning,
     )
 
 
-def test_standard_exposures_are_the_manuals():
+def test_standard_exposures_match_the_manual():
     assert standard_s("flat", 346) == 22
     assert standard_s("flat", 437) == 100
     assert standard_s("flat", 860) == 22
@@ -173,17 +175,17 @@ def test_standard_exposures_are_the_manuals():
     assert standard_s("arc", 580) == 30
 
 
-def test_binning_at_high_gain_needs_a_twelfth():
+def test_binned_high_gain_exposure_is_a_twelfth():
     assert standard_s("flat", 760, read_mode="50kHz high", binning="2x2") == 2
 
 
-def test_half_the_slit_needs_twice_the_exposure_of_a_flat_but_not_of_an_arc():
+def test_slit_width_scales_flats_only():
     assert standard_s("flat", 346, slit_arcsec=0.5) == 44
     assert standard_s("arc", 346, slit_arcsec=0.5) == 22
 
 
-def test_the_plan_says_how_often_and_how_many():
-    plan = {one.name: (one.expected_every_days, one.set_size) for one in UVES.calibrations}
+def test_calibration_plan_values():
+    plan = {kind.name: (kind.expected_every_days, kind.set_size) for kind in UVES.calibrations}
     assert plan["bias"] == (7, 5)
     assert plan["flat"] == (3, 5)
     assert plan["arc"] == (1, 1)
@@ -191,7 +193,7 @@ def test_the_plan_says_how_often_and_how_many():
     assert plan["tflat"] == (None, 1)
 
 
-def test_every_chip_passes_its_own_limits():
+def test_chip_numbers_are_within_limits():
     for chip in UVES.chips.values():
         for numbers in chip.read_modes.values():
             for promised, name in (
@@ -202,15 +204,15 @@ def test_every_chip_passes_its_own_limits():
                 assert low < promised < high
 
 
-def test_limits_are_set_on_numbers_that_are_measured():
+def test_limits_name_existing_metrics():
     for instrument in read_instruments():
         chips = instrument.chips.values()
         limits = [numbers.limits for chip in chips for numbers in chip.read_modes.values()]
         limits += [calibration.limits for calibration in instrument.calibrations]
-        assert all(one.keys() <= METRICS.keys() for one in limits)
+        assert all(entry.keys() <= METRICS.keys() for entry in limits)
 
 
-def test_the_simulated_chips_are_the_ones_that_the_file_describes():
+def test_simulated_chips_match_the_file():
     for name, simulated in CHIPS.items():
         described = UVES.chips[name].read_modes
         assert described.keys() == simulated.modes.keys()
@@ -221,7 +223,7 @@ def test_the_simulated_chips_are_the_ones_that_the_file_describes():
             assert promised.read_noise_adu == pytest.approx(read.read_noise_adu, abs=0.1)
 
 
-def test_every_simulated_fault_has_a_name_that_people_can_give():
+def test_simulated_faults_have_kinds():
     families = {"dflat": "flat", "orderdef": "flat", "fmtchk": "arc"}
     offered = {kind.name: kind for kind in UVES.fault_kinds()}
     for fault in FAULTS.values():
@@ -230,7 +232,7 @@ def test_every_simulated_fault_has_a_name_that_people_can_give():
         assert {families.get(name, name) for name in fault.classes} <= set(kind.classes)
 
 
-def test_people_can_always_call_a_fault_other_or_ask_for_discussion():
+def test_universal_fault_kinds_exist():
     for instrument in read_instruments():
         for frame_class in (None, "bias", "flat", "arc"):
             names = [kind.name for kind in instrument.fault_kinds(frame_class)]
@@ -238,15 +240,15 @@ def test_people_can_always_call_a_fault_other_or_ask_for_discussion():
             assert len(names) == len(set(names))
 
 
-def test_only_the_kinds_of_its_class_are_offered_for_a_frame():
+def test_fault_kinds_depend_on_frame_class():
     biases = {kind.name for kind in UVES.fault_kinds("bias")}
     flats = {kind.name for kind in UVES.fault_kinds("flat")}
     assert "hot_column" in biases - flats
     assert "lamp_off" in flats - biases
 
 
-def test_every_packaged_file_is_read():
-    assert [one.name for one in read_instruments()] == [
+def test_packaged_files_are_valid():
+    assert [instrument.name for instrument in read_instruments()] == [
         "ALFOSC",
         "DeVeny",
         "EFOSC2",
@@ -255,29 +257,29 @@ def test_every_packaged_file_is_read():
     ]
 
 
-def test_a_file_of_ones_own_replaces_the_packaged_one_of_its_name(tmp_path):
+def test_custom_file_replaces_packaged_file(tmp_path):
     text = (PACKAGED / "uves.yaml").read_text(encoding="utf-8")
     (tmp_path / "uves.yaml").write_text(text.replace("name: UVES", "name: My UVES", 1))
-    names = [one.name for one in read_instruments(tmp_path)]
+    names = [instrument.name for instrument in read_instruments(tmp_path)]
     assert names == ["My UVES", "ALFOSC", "DeVeny", "EFOSC2", "SPRAT"]
 
 
-def test_an_absent_folder_is_told(tmp_path):
+def test_missing_folder_is_reported(tmp_path):
     with pytest.raises(ConfigurationError, match="absent: cannot list instrument files"):
         read_instruments(tmp_path / "absent")
 
 
-def test_an_unknown_key_is_told_with_its_line(edited):
+def test_unknown_key_is_reported_with_line(edited):
     with pytest.raises(ConfigurationError, match=r"line \d+: prefx: Unexpected keyword"):
         edited("prefix: U", "prefx: U")
 
 
-def test_a_missing_key_is_told_with_its_place(edited):
+def test_missing_key_is_reported_with_path(edited):
     with pytest.raises(ConfigurationError, match=r"edited.yaml, line 1: prefix: .*required"):
         edited("prefix: U\n", "")
 
 
-def test_a_missing_key_deep_inside_is_told_with_the_line_of_what_lacks_it(edited):
+def test_missing_nested_key_is_reported_with_line(edited):
     complaint = r"line (\d+): chips.BLUE.read_modes.225kHz low.gain_e_per_adu: .*required"
     with pytest.raises(ConfigurationError, match=complaint) as caught:
         edited("        gain_e_per_adu: 1.84\n", "")
@@ -286,7 +288,7 @@ def test_a_missing_key_deep_inside_is_told_with_the_line_of_what_lacks_it(edited
     assert text[line - 1].strip() == "225kHz low:"
 
 
-def test_a_value_of_the_wrong_kind_is_told(edited):
+def test_value_of_wrong_type_is_reported(edited):
     with pytest.raises(ConfigurationError, match=r"night_starts_utc_hour: .*number"):
         edited("night_starts_utc_hour: 22", "night_starts_utc_hour: late")
 
@@ -306,34 +308,34 @@ def test_a_value_of_the_wrong_kind_is_told(edited):
         ('HDUS: ">=4"', 'HDUS: ">=many"', "HDUS.*could not convert"),
     ],
 )
-def test_a_value_that_cannot_be_is_told(edited, old, new, complaint):
+def test_invalid_value_is_reported(edited, old, new, complaint):
     with pytest.raises(ConfigurationError, match=complaint):
         edited(old, new)
 
 
-def test_a_name_that_nothing_describes_is_told(edited):
+def test_undescribed_name_is_reported(edited):
     with pytest.raises(ConfigurationError, match="layouts: unknown name 'GREEN'"):
         edited("chip: REDL", "chip: GREEN")
 
 
-def test_a_key_given_twice_is_told(edited):
+def test_duplicate_key_is_reported(edited):
     with pytest.raises(ConfigurationError, match=r"line \d+: found duplicate key"):
         edited("prefix: U\n", "prefix: U\nprefix: V\n")
 
 
-def test_broken_yaml_is_told_with_its_line(edited):
+def test_broken_yaml_is_reported_with_line(edited):
     with pytest.raises(ConfigurationError, match=r"edited.yaml, line \d+: "):
         edited("match: {INSTRUME: UVES}", "match: {INSTRUME: [UVES}")
 
 
 @pytest.mark.parametrize("text", ["", "- a list", "just text", "\x00"])
-def test_a_file_of_something_else_is_told(tmp_path, text):
+def test_other_content_is_reported(tmp_path, text):
     path = tmp_path / "odd.yaml"
     path.write_text(text)
     with pytest.raises(ConfigurationError, match=r"odd\.yaml"):
         read_instrument(path)
 
 
-def test_an_absent_file_is_told(tmp_path):
+def test_missing_file_is_reported(tmp_path):
     with pytest.raises(ConfigurationError, match=r"absent\.yaml: cannot be read"):
         read_instrument(tmp_path / "absent.yaml")

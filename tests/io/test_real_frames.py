@@ -11,8 +11,8 @@ import pytest
 
 from qc.core.frame import Frame
 from qc.errors import FrameError, IncompleteHeaderError, UnsupportedFrameError
-from qc.io.instruments import read_instruments
-from qc.io.read_frame import read_frame
+from qc.io.frame_reader import read_frame
+from qc.io.instrument_files import read_instruments
 
 FOLDER = Path(__file__).parents[3] / "shared" / "real"
 MANIFEST = FOLDER / "MANIFEST.tsv"
@@ -43,7 +43,7 @@ def file_name(row: dict[str, str]) -> str:
 
 
 @pytest.mark.parametrize("row", listed("alfosc_fasu", "deveny", "efosc2", "sprat"), ids=file_name)
-def test_a_frame_is_of_the_kind_that_the_manifest_names(row):
+def test_frame_matches_the_manifest(row):
     result = read_or_refuse(row)
     if row["type"] == "science":
         assert isinstance(result, UnsupportedFrameError)
@@ -54,7 +54,7 @@ def test_a_frame_is_of_the_kind_that_the_manifest_names(row):
 
 
 @pytest.mark.parametrize("row", listed("alfosc_fasu", "deveny", "efosc2", "sprat"), ids=file_name)
-def test_its_pixels_have_the_shape_that_the_manifest_names(row):
+def test_pixel_shape_matches_the_manifest(row):
     result = read_or_refuse(row)
     if isinstance(result, Frame):
         [extension] = result.extensions
@@ -62,14 +62,14 @@ def test_its_pixels_have_the_shape_that_the_manifest_names(row):
 
 
 @pytest.mark.parametrize("row", listed(*WITHOUT_FILE), ids=file_name)
-def test_a_frame_of_no_known_instrument_is_refused_in_one_line(row):
+def test_frame_of_unknown_instrument_is_refused(row):
     result = read_or_refuse(row)
     assert isinstance(result, UnsupportedFrameError | IncompleteHeaderError)
     assert "INSTRUME" in str(result)
     assert "\n" not in str(result)
 
 
-def test_a_header_that_calls_a_bias_a_dark_is_seen_through():
+def test_bias_with_dark_header_is_recognised():
     [first, *_] = listed("efosc2")
     frame = read_or_refuse(first)
     assert isinstance(frame, Frame)
@@ -78,7 +78,7 @@ def test_a_header_that_calls_a_bias_a_dark_is_seen_through():
     assert frame.extensions[0].promised_light == 0
 
 
-def test_the_overscan_of_every_lit_frame_is_at_the_level_that_its_file_promises():
+def test_overscan_level_matches_the_instrument_file():
     for row in listed("efosc2", "deveny"):
         frame = read_or_refuse(row)
         if isinstance(frame, Frame):
@@ -89,7 +89,7 @@ def test_the_overscan_of_every_lit_frame_is_at_the_level_that_its_file_promises(
             assert low < level_adu < high, row["file"]
 
 
-def test_frames_of_one_afternoon_belong_to_the_night_that_follows():
+def test_afternoon_frames_belong_to_the_following_night():
     nights = {
         frame.night.isoformat()
         for frame in map(read_or_refuse, listed("efosc2")[:5])

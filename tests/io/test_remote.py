@@ -20,20 +20,20 @@ from qc import db
 from qc.core.enums import FrameState
 from qc.errors import ConfigurationError
 from qc.io.remote import RemoteFile, RemoteFolder
-from qc.pipeline.process import process_frames
+from qc.pipeline.batch import process_frames
 from qc.service.inboxes import InboxSet, ScanResult, prune_fetched
 from qc.settings import Settings, read_settings
-from tests.service.test_inboxes import names, nobody_knows
+from tests.service.test_inboxes import is_unknown, names
 from tests.support.buckets import BUCKET
 from tests.support.databases import write_settings
-from tests.support.tiny import write_frame
+from tests.support.tiny_spectrograph import write_frame
 from tests.support.waiting import wait_for_end
 
 MINUTE = timedelta(minutes=1)
 
 
 def later(minutes: float = 1) -> datetime:
-    """Well after now: what has just been written is quiet by then."""
+    """Return a time at which a file written now is quiet."""
     return datetime.now(UTC) + minutes * MINUTE
 
 
@@ -43,7 +43,7 @@ def settings_with(project_folder: Path, *inboxes: str) -> Settings:
 
 
 @contextmanager
-def inboxes_of(project_folder, *lines, is_known=nobody_knows):
+def inboxes_of(project_folder, *lines, is_known=is_unknown):
     opened = InboxSet(settings_with(project_folder, *lines), is_known)
     yield opened
     opened.close()
@@ -56,7 +56,7 @@ def copies(project_folder: Path) -> list[Path]:
 # --- S3 -------------------------------------------------------------------------------------------
 
 
-def test_new_objects_are_fetched_judged_and_not_fetched_again(project, inbox, bucket):
+def test_new_objects_are_fetched_once(project, inbox, bucket):
     for number in range(3):
         path = write_frame(inbox, number=number)
         bucket.put(f"raw/2026-01-01/{path.name}", path.read_bytes())
@@ -65,14 +65,14 @@ def test_new_objects_are_fetched_judged_and_not_fetched_again(project, inbox, bu
     project_folder = project.settings.project
 
     def is_known(file):
-        with project.reads() as session:
+        with project.read_session() as session:
             return db.frames.is_known(session, file)
 
     with inboxes_of(project_folder, bucket.inbox, is_known=is_known) as inboxes:
         scan = inboxes.scan(later())
-        assert (len(scan.arrived), scan.restless, scan.troubles, scan.seen) == (3, 0, (), 3)
+        assert (len(scan.arrived), scan.pending, scan.problems, scan.total) == (3, 0, (), 3)
         outcomes = list(process_frames(scan.arrived, project))
-        assert [one.state for one in outcomes] == [FrameState.PROCESSED] * 3
+        assert [outcome.state for outcome in outcomes] == [FrameState.PROCESSED] * 3
         assert inboxes.scan(later(2)) == ScanResult((), 0, (), 3)
     assert scan.arrived[0].parts[-2:] == ("2026-01-01", outcomes[0].path.name)
 
@@ -83,7 +83,7 @@ def test_new_objects_are_fetched_judged_and_not_fetched_again(project, inbox, bu
     assert copies(project_folder) == []
 
 
-def test_copies_of_frames_that_nobody_knows_are_not_pruned(project, bucket):
+def test_copies_of_unknown_frames_are_not_pruned(project, bucket):
     bucket.put("raw/a.fits")
     project_folder = project.settings.project
     with inboxes_of(project_folder, bucket.inbox) as inboxes:
@@ -94,16 +94,16 @@ def test_copies_of_frames_that_nobody_knows_are_not_pruned(project, bucket):
     assert [path.name for path in copies(project_folder)] == ["a.fits"]
 
 
-def test_a_copy_bears_the_objects_bytes_and_date(project_folder, bucket):
+def test_copy_has_bytes_and_date_of_the_object(project_folder, bucket):
     bucket.put("raw/a.fits", b"frame")
-    told = bucket.client.head_object(Bucket=BUCKET, Key="raw/a.fits")["LastModified"]
+    modified_at = bucket.client.head_object(Bucket=BUCKET, Key="raw/a.fits")["LastModified"]
     with inboxes_of(project_folder, bucket.inbox) as inboxes:
         [path] = inboxes.scan(later()).arrived
     assert path.read_bytes() == b"frame"
-    assert path.stat().st_mtime == told.timestamp()
+    assert path.stat().st_mtime == modified_at.timestamp()
 
 
-def test_an_object_that_is_replaced_is_fetched_again(project_folder, bucket):
+def test_replaced_object_is_fetched_again(project_folder, bucket):
     bucket.put("raw/a.fits", b"old")
     with inboxes_of(project_folder, bucket.inbox) as inboxes:
         inboxes.scan(later())
@@ -112,7 +112,7 @@ def test_an_object_that_is_replaced_is_fetched_again(project_folder, bucket):
     assert path.read_bytes() == b"newer"
 
 
-def test_an_object_that_has_just_come_waits_to_be_quiet(project_folder, bucket):
+def test_new_object_waits_for_the_quiet_period(project_folder, bucket):
     bucket.put("raw/a.fits")
     now = datetime.now(UTC)
     with inboxes_of(project_folder, bucket.inbox) as inboxes:
@@ -120,9 +120,7 @@ def test_an_object_that_has_just_come_waits_to_be_quiet(project_folder, bucket):
         assert names(inboxes.scan(now + timedelta(seconds=3))) == ["a.fits"]
 
 
-def test_what_was_fetched_and_not_read_before_a_kill_is_handed_out_by_the_next_daemon(
-    project_folder, bucket
-):
+def test_unread_copy_is_returned_by_the_next_daemon(project_folder, bucket):
     bucket.put("raw/a.fits")
     with inboxes_of(project_folder, bucket.inbox) as inboxes:
         [path] = inboxes.scan(later()).arrived
@@ -132,14 +130,14 @@ def test_what_was_fetched_and_not_read_before_a_kill_is_handed_out_by_the_next_d
     assert path.stat().st_ino == before  # it is the same copy
 
 
-def test_a_server_that_goes_away_is_said_and_caught_up_with_when_it_returns(project_folder, bucket):
+def test_unreachable_server_is_reported_until_it_returns(project_folder, bucket):
     with inboxes_of(project_folder, bucket.inbox) as inboxes:
         assert inboxes.scan(later()) == ScanResult((), 0, (), 0)
         bucket.put("raw/a.fits")
         bucket.stop()
-        [trouble] = scan_to_end(inboxes, later(2)).troubles
+        [problem] = scan_to_end(inboxes, later(2)).problems
         bucket.start()
-        assert trouble.startswith("s3://archive/raw: cannot be listed: ")
+        assert problem.startswith("s3://archive/raw: cannot be listed: ")
         assert names(scan_to_end(inboxes, later(3))) == ["a.fits"]
 
 
@@ -148,74 +146,74 @@ def scan_to_end(inboxes: InboxSet, now: datetime) -> ScanResult:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         scan = inboxes.scan(now)
-        if not scan.restless:
+        if not scan.pending:
             return scan
     raise AssertionError("it never answered")
 
 
-def test_a_bucket_that_is_not_there_is_said(project_folder, bucket):
+def test_missing_bucket_is_reported(project_folder, bucket):
     lines = bucket.inbox.replace("archive", "nowhere")
     with inboxes_of(project_folder, lines) as inboxes:
-        [trouble] = scan_to_end(inboxes, later()).troubles
-    assert trouble.startswith("s3://nowhere/raw: cannot be listed: FileNotFoundError")
+        [problem] = scan_to_end(inboxes, later()).problems
+    assert problem.startswith("s3://nowhere/raw: cannot be listed: FileNotFoundError")
 
 
-def test_frames_flow_while_many_are_fetched_the_newest_night_first(project_folder, bucket):
+def test_fetching_starts_with_the_newest_night(project_folder, bucket):
     for day in range(1, 5):
         for number in range(10):
             bucket.put(f"raw/T.2026-11-{day:02}T12:00:{number:02}.fits")
     with inboxes_of(project_folder, bucket.inbox) as inboxes:
         first = inboxes.scan(later())
-        assert (len(first.arrived), first.restless) == (32, 8)
+        assert (len(first.arrived), first.pending) == (32, 8)
         second = inboxes.scan(later())
     assert {name[:12] for name in names(first)} == {f"T.2026-11-0{day}" for day in (4, 3, 2, 1)}
     assert {name[:12] for name in names(second)} == {"T.2026-11-01"}
-    assert (len(second.arrived), second.restless) == (8, 0)
+    assert (len(second.arrived), second.pending) == (8, 0)
 
 
 @pytest.mark.parametrize(
     "name", ["../../evil.fits", "a/../../../evil.fits", "a//b.fits", "n" * 300]
 )
-def test_an_objects_name_never_leads_out_of_its_folder(project_folder, bucket, name):
+def test_object_name_stays_in_its_folder(project_folder, bucket, name):
     bucket.put(f"raw/{name.removesuffix('.fits')}.fits")
     bucket.put("raw/good.fits")
     with inboxes_of(project_folder, bucket.inbox) as inboxes:
         scan = inboxes.scan(later())
     assert [path.name for path in copies(project_folder)] == ["good.fits"]
     assert names(scan) == ["good.fits"]
-    assert all("names that a file can bear" in trouble for trouble in scan.troubles)
+    assert all("names that a file can bear" in problem for problem in scan.problems)
     assert not list(project_folder.parent.rglob("evil*"))
 
 
 @pytest.mark.parametrize(
     "name", ["", "/", "/etc/x.fits", "..", "a/./b", "a/", "nul\0.fits", "\\x.fits", "é" * 128]
 )
-def test_no_unsafe_name_is_taken_for_safe(name):
+def test_unsafe_name_is_detected(name):
     assert not RemoteFile("", name, 1, 1).is_safe
 
 
-def test_objects_that_cannot_both_be_files_are_said_and_the_others_come(project_folder, bucket):
+def test_conflicting_object_names_are_reported(project_folder, bucket):
     bucket.put("raw/a.fits")
     bucket.put("raw/a.fits/b.fits")
     bucket.put("raw/c.fits")
     with inboxes_of(project_folder, bucket.inbox) as inboxes:
         scan = inboxes.scan(later())
     assert len(scan.arrived) == 2
-    assert "cannot be fetched" in scan.troubles[0]
+    assert "cannot be fetched" in scan.problems[0]
 
 
-def test_a_file_of_ours_in_the_way_is_said_and_no_part_is_left(project_folder, bucket):
+def test_blocked_copy_is_reported_without_partial_file(project_folder, bucket):
     (project_folder / "fetched").write_text("in the way")
     bucket.put("raw/a.fits")
     with inboxes_of(project_folder, bucket.inbox) as inboxes:
-        [trouble] = inboxes.scan(later()).troubles
-        assert "a.fits cannot be fetched: " in trouble
+        [problem] = inboxes.scan(later()).problems
+        assert "a.fits cannot be fetched: " in problem
         (project_folder / "fetched").unlink()
         assert names(inboxes.scan(later(2))) == ["a.fits"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
-def test_a_disk_that_is_full_is_said_and_keeps_room_for_the_database(project_folder, bucket):
+def test_full_disk_is_reported(project_folder, bucket):
     (project_folder / "fetched").mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(project_folder / "fetched")]
     if subprocess.run(command, check=False, capture_output=True).returncode:
@@ -223,8 +221,8 @@ def test_a_disk_that_is_full_is_said_and_keeps_room_for_the_database(project_fol
     try:
         bucket.put("raw/a.fits")
         with inboxes_of(project_folder, bucket.inbox) as inboxes:
-            [trouble] = inboxes.scan(later()).troubles
-            assert trouble == (
+            [problem] = inboxes.scan(later()).problems
+            assert problem == (
                 "s3://archive/raw: a.fits is not fetched: of this disk 512 MB are kept free"
             )
             assert copies(project_folder) == []
@@ -234,11 +232,11 @@ def test_a_disk_that_is_full_is_said_and_keeps_room_for_the_database(project_fol
         assert names(inboxes.scan(later(2))) == ["a.fits"]
 
 
-def test_two_inboxes_of_one_bucket_keep_their_copies_apart(project_folder, bucket):
+def test_inboxes_of_one_bucket_have_separate_copies(project_folder, bucket):
     bucket.put("raw/a.fits", b"raw")
     bucket.put("old/a.fits", b"old")
-    other = bucket.inbox.replace("/raw", "/old")
-    with inboxes_of(project_folder, bucket.inbox, other) as inboxes:
+    second_inbox = bucket.inbox.replace("/raw", "/old")
+    with inboxes_of(project_folder, bucket.inbox, second_inbox) as inboxes:
         scan = inboxes.scan(later())
     assert {path.read_bytes() for path in scan.arrived} == {b"raw", b"old"}
 
@@ -246,9 +244,9 @@ def test_two_inboxes_of_one_bucket_keep_their_copies_apart(project_folder, bucke
 # --- HTTP -----------------------------------------------------------------------------------------
 
 
-class _Quietly(SimpleHTTPRequestHandler):
+class QuietFileHandler(SimpleHTTPRequestHandler):
     def log_message(self, *_arguments):
-        """Say nothing."""
+        """Log no request."""
 
 
 @contextmanager
@@ -261,14 +259,14 @@ def served(handler) -> Iterator[str]:
         wait_for_end(thread)
 
 
-def test_a_folder_of_a_web_server_is_an_inbox(project_folder, inbox):
+def test_web_folder_is_an_inbox(project_folder, inbox):
     (inbox / "raw" / "2026-11-19").mkdir(parents=True)
     path = inbox / "raw" / "2026-11-19" / "UVES.2026-11-19T12:00:00.000 #1.fits"
     path.write_bytes(b"frame")
     os.utime(path, (1000, 1000))
     (inbox / "above.fits").write_bytes(b"not ours")
     with (
-        served(functools.partial(_Quietly, directory=str(inbox))) as url,
+        served(functools.partial(QuietFileHandler, directory=str(inbox))) as url,
         inboxes_of(project_folder, f'path = "{url}/raw/"') as inboxes,
     ):
         scan = inboxes.scan(later())
@@ -278,8 +276,10 @@ def test_a_folder_of_a_web_server_is_an_inbox(project_folder, inbox):
     assert (copy.read_bytes(), copy.stat().st_mtime) == (b"frame", 1000)
 
 
-def page(answers: dict[str, bytes], said_bytes: int | None = None) -> type[BaseHTTPRequestHandler]:
-    """A web server of these pages; files may be shorter than it says."""
+def page(
+    answers: dict[str, bytes], claimed_bytes: int | None = None
+) -> type[BaseHTTPRequestHandler]:
+    """Return a handler of pages; files may be shorter than their Content-Length."""
 
     class Pages(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -287,8 +287,8 @@ def page(answers: dict[str, bytes], said_bytes: int | None = None) -> type[BaseH
             self.send_response(404 if content is None else 200)
             is_page = self.path.endswith("/")
             self.send_header("Content-Type", "text/html" if is_page else "image/fits")
-            told = said_bytes if said_bytes and not is_page else len(content or b"")
-            self.send_header("Content-Length", str(told))
+            length = claimed_bytes if claimed_bytes and not is_page else len(content or b"")
+            self.send_header("Content-Length", str(length))
             self.end_headers()
             if self.command == "GET":
                 self.wfile.write(content or b"")
@@ -296,12 +296,12 @@ def page(answers: dict[str, bytes], said_bytes: int | None = None) -> type[BaseH
         do_HEAD = do_GET  # noqa: N815 - the library names them
 
         def log_message(self, *_arguments):
-            """Say nothing."""
+            """Log no request."""
 
     return Pages
 
 
-def test_links_that_lead_elsewhere_are_not_followed(project_folder):
+def test_links_to_other_hosts_are_not_followed(project_folder):
     links = (
         b'<a href="/etc/">up</a><a href="../../x.fits">out</a>'
         b'<a href="%2e%2e/%2e%2e/y.fits">out</a>'
@@ -316,7 +316,7 @@ def test_links_that_lead_elsewhere_are_not_followed(project_folder):
     assert [path.name for path in copies(project_folder)] == ["a.fits"]
 
 
-def test_folders_without_end_are_left_at_some_depth(project_folder):
+def test_depth_of_folders_is_limited(project_folder):
     with (
         served(page({f"/raw/{'deeper/' * n}": b'<a href="deeper/">' for n in range(40)})) as url,
         inboxes_of(project_folder, f'path = "{url}/raw/"') as inboxes,
@@ -325,22 +325,22 @@ def test_folders_without_end_are_left_at_some_depth(project_folder):
 
 
 @pytest.mark.parametrize(
-    ("said_bytes", "expected"),
+    ("claimed_bytes", "expected"),
     [(10**15, "of this disk 512 MB are kept free"), (100, "a.fits cannot be fetched")],
 )
-def test_a_file_that_does_not_come_whole_is_no_file(project_folder, said_bytes, expected):
+def test_incomplete_transfer_leaves_no_file(project_folder, claimed_bytes, expected):
     pages = {"/raw/": b'<a href="a.fits">', "/raw/a.fits": b"frame"}
     with (
-        served(page(pages, said_bytes)) as url,
+        served(page(pages, claimed_bytes)) as url,
         inboxes_of(project_folder, f'path = "{url}/raw/"') as inboxes,
     ):
         scan = inboxes.scan(later())
     assert scan.arrived == ()
-    assert expected in scan.troubles[0]
+    assert expected in scan.problems[0]
     assert copies(project_folder) == []
 
 
-def test_what_lets_anyone_in_is_never_said(project_folder):
+def test_credentials_are_not_in_messages(project_folder):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     inbox = (
@@ -348,16 +348,16 @@ def test_what_lets_anyone_in_is_never_said(project_folder):
         'options.client_kwargs.headers.Authorization = "hunter2"'
     )
     with inboxes_of(project_folder, inbox) as inboxes:
-        [trouble] = inboxes.scan(later()).troubles
-    assert trouble.startswith(f"http://kim@127.0.0.1:{port}/raw/: cannot be listed: ")
-    assert "hunter2" not in trouble
+        [problem] = inboxes.scan(later()).problems
+    assert problem.startswith(f"http://kim@127.0.0.1:{port}/raw/: cannot be listed: ")
+    assert "hunter2" not in problem
     assert "hunter2" not in RemoteFolder("sftp://kim:hunter2@host/raw", {}).folder_name
 
 
 # --- SFTP -----------------------------------------------------------------------------------------
 
 
-class _Account(paramiko.ServerInterface):  # type: ignore[misc]
+class PasswordServer(paramiko.ServerInterface):  # type: ignore[misc]
     def check_auth_password(self, username, password):
         right = (username, password) == ("kim", "hunter2")
         return paramiko.AUTH_SUCCESSFUL if right else paramiko.AUTH_FAILED
@@ -366,8 +366,8 @@ class _Account(paramiko.ServerInterface):  # type: ignore[misc]
         return paramiko.OPEN_SUCCEEDED
 
 
-class _Folder(paramiko.SFTPServerInterface):  # type: ignore[misc]
-    """What an SFTP server shows of a folder of this disk."""
+class SftpFolder(paramiko.SFTPServerInterface):  # type: ignore[misc]
+    """SFTP view of a local folder."""
 
     def __init__(self, server, root):
         super().__init__(server)
@@ -378,8 +378,8 @@ class _Folder(paramiko.SFTPServerInterface):  # type: ignore[misc]
 
     def list_folder(self, path):
         return [
-            paramiko.SFTPAttributes.from_stat(one.lstat(), one.name)
-            for one in self._path(path).iterdir()
+            paramiko.SFTPAttributes.from_stat(entry.lstat(), entry.name)
+            for entry in self._path(path).iterdir()
         ]
 
     def stat(self, path):
@@ -413,8 +413,8 @@ def sftp_server(
                 return
             transport = paramiko.Transport(connection)
             transport.add_server_key(key)
-            transport.set_subsystem_handler("sftp", paramiko.SFTPServer, _Folder, str(root))
-            transport.start_server(server=_Account())
+            transport.set_subsystem_handler("sftp", paramiko.SFTPServer, SftpFolder, str(root))
+            transport.start_server(server=PasswordServer())
             served_to.append(transport)
 
     with socket.create_server(("127.0.0.1", port)) as listener:
@@ -428,15 +428,15 @@ def sftp_server(
 
 
 def sftp_inbox(project_folder: Path, port: int, key: paramiko.PKey) -> str:
-    known = project_folder / "known_hosts"
-    known.write_text(f"[127.0.0.1]:{port} {key.get_name()} {key.get_base64()}\n")
+    path = project_folder / "known_hosts"
+    path.write_text(f"[127.0.0.1]:{port} {key.get_name()} {key.get_base64()}\n")
     return (
         f'path = "sftp://kim:hunter2@127.0.0.1:{port}/raw"\n'
-        f'options = {{known_hosts = "{known}", look_for_keys = false, allow_agent = false}}'
+        f'options = {{known_hosts = "{path}", look_for_keys = false, allow_agent = false}}'
     )
 
 
-def test_a_folder_of_an_sftp_server_is_an_inbox_and_links_in_it_are_no_trap(project_folder, inbox):
+def test_sftp_folder_with_links_is_an_inbox(project_folder, inbox):
     (inbox / "raw" / "night").mkdir(parents=True)
     (inbox / "raw" / "night" / "a.fits").write_bytes(b"frame")
     (inbox / "raw" / "b.fits").symlink_to(inbox / "raw" / "night" / "a.fits")
@@ -447,13 +447,13 @@ def test_a_folder_of_an_sftp_server_is_an_inbox_and_links_in_it_are_no_trap(proj
         inboxes_of(project_folder, sftp_inbox(project_folder, port, key)) as inboxes,
     ):
         scan = inboxes.scan(later(5))
-        assert scan.troubles == ()
+        assert scan.problems == ()
         assert sorted(names(scan)) == ["a.fits", "b.fits"]
         assert all(path.read_bytes() == b"frame" for path in scan.arrived)
         assert inboxes.scan(later(6)) == ScanResult((), 0, (), 2)
 
 
-def test_a_file_that_grows_on_a_server_is_not_fetched(project_folder, inbox):
+def test_growing_remote_file_is_not_fetched(project_folder, inbox):
     (inbox / "raw").mkdir()
     now = datetime.now(UTC)
     with (
@@ -462,31 +462,31 @@ def test_a_file_that_grows_on_a_server_is_not_fetched(project_folder, inbox):
     ):
         for step in range(1, 4):
             (inbox / "raw" / "a.fits").write_bytes(bytes(step))
-            assert inboxes.scan(now + timedelta(seconds=3 * step)).restless == 1
+            assert inboxes.scan(now + timedelta(seconds=3 * step)).pending == 1
         assert names(inboxes.scan(now + timedelta(seconds=12))) == ["a.fits"]
 
 
-def test_an_sftp_server_that_was_away_is_connected_anew(project_folder, inbox):
+def test_sftp_connection_is_restored(project_folder, inbox):
     (inbox / "raw").mkdir()
     with sftp_server(inbox) as (port, key):
         inboxes = InboxSet(
-            settings_with(project_folder, sftp_inbox(project_folder, port, key)), nobody_knows
+            settings_with(project_folder, sftp_inbox(project_folder, port, key)), is_unknown
         )
         assert inboxes.scan(later()) == ScanResult((), 0, (), 0)
-    assert "cannot be listed" in scan_to_end(inboxes, later(2)).troubles[0]
+    assert "cannot be listed" in scan_to_end(inboxes, later(2)).problems[0]
     (inbox / "raw" / "a.fits").write_bytes(b"frame")
     with sftp_server(inbox, port, key):
         assert names(inboxes.scan(later(5))) == ["a.fits"]
         inboxes.close()
 
 
-def test_an_sftp_server_whose_key_nobody_knows_is_not_talked_to(project_folder, inbox):
+def test_unknown_sftp_host_key_is_refused(project_folder, inbox):
     with sftp_server(inbox) as (port, _key):
         lines = sftp_inbox(project_folder, port, paramiko.ECDSAKey.generate())
         with inboxes_of(project_folder, lines) as inboxes:
-            [trouble] = inboxes.scan(later()).troubles
-    assert "is not in " in trouble
-    assert "hunter2" not in trouble
+            [problem] = inboxes.scan(later()).problems
+    assert "is not in " in problem
+    assert "hunter2" not in problem
 
 
 # --- Azure ----------------------------------------------------------------------------------------
@@ -506,13 +506,13 @@ def azurite(tmp_path, monkeypatch) -> Iterator[str]:
         port = free.getsockname()[1]
     command = [program, "--blobPort", str(port), "--location", str(tmp_path / "azurite")]
     server = subprocess.Popen([*command, "--skipApiVersionCheck", "--silent"])
-    words = (
+    connection = (
         f"DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey={_AZURITE_KEY};"
         f"BlobEndpoint=http://127.0.0.1:{port}/devstoreaccount1;"
     )
-    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", words)
+    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", connection)
     wait_for_port(port)
-    yield words
+    yield connection
     server.terminate()
     server.wait(30)
 
@@ -526,7 +526,7 @@ def wait_for_port(port: int) -> None:
     raise AssertionError("the emulator never answered")
 
 
-def test_a_container_of_azure_is_an_inbox(project_folder, azurite):
+def test_azure_container_is_an_inbox(project_folder, azurite):
     container = ContainerClient.from_connection_string(azurite, "raw")
     container.create_container()
     container.upload_blob("2026-11-19/a.fits", b"frame")
@@ -537,17 +537,17 @@ def test_a_container_of_azure_is_an_inbox(project_folder, azurite):
             "a.fits": b"frame",
             "b.fits": b"old",
         }
-        assert scan.troubles == ()
+        assert scan.problems == ()
         container.upload_blob("b.fits", b"newer", overwrite=True)
         assert names(inboxes.scan(later(2))) == ["b.fits"]
         assert inboxes.scan(later(3)) == ScanResult((), 0, (), 2)
     container.close()
 
 
-# --- what is not installed ------------------------------------------------------------------------
+# --- missing packages ----------------------------------------------------------------------------
 
 
-def test_a_library_that_is_not_installed_is_named_with_its_cure():
+def test_missing_library_is_reported_with_remedy():
     code = (
         "import sys; sys.modules['s3fs'] = None\n"
         "from qc.io.remote import RemoteFolder\n"
@@ -562,6 +562,6 @@ def test_a_library_that_is_not_installed_is_named_with_its_cure():
     assert "pip install 'calibration-qc[remote]'" in done.stdout
 
 
-def test_no_library_reads_an_address_that_is_misspelt():
+def test_misspelt_protocol_is_reported():
     with pytest.raises(ConfigurationError, match="Protocol not known: s4"):
         RemoteFolder("s4://bucket/raw", {})

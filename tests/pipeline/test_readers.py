@@ -1,4 +1,4 @@
-"""Files read by processes beside this one: what comes of it is what this one would have made."""
+"""Reader processes: results equal those of one process."""
 
 import multiprocessing
 import os
@@ -15,16 +15,16 @@ import pytest
 
 from qc import errors
 from qc.core.enums import FrameState, LabelName
+from qc.core.file import FileInfo
 from qc.core.frame import Header
-from qc.core.measurement import FileInfo
 from qc.errors import FrameError, UnreadableFrameError
 from qc.io.instruments import Instrument
-from qc.pipeline.process import process_frames
+from qc.pipeline.batch import process_frames
 from qc.pipeline.readers import FrameReading, ReaderPool, read_file, workers_for
 from tests.support.builders import write
-from tests.support.databases import copied
-from tests.support.learnt import learnt
-from tests.support.tiny import (
+from tests.support.databases import copied_project
+from tests.support.snapshots import snapshot_rows
+from tests.support.tiny_spectrograph import (
     bias_jump,
     light_leak,
     open_tiny,
@@ -39,12 +39,12 @@ GONE_WITHIN_S = 30
 
 @pytest.fixture
 def two_projects(empty_project, tmp_path):
-    """Two projects that nothing has been processed in."""
+    """Two empty projects."""
     with (
-        copied(empty_project, tmp_path / "one") as one,
-        copied(empty_project, tmp_path / "two") as two,
+        copied_project(empty_project, tmp_path / "one") as first,
+        copied_project(empty_project, tmp_path / "two") as second,
     ):
-        yield one, two
+        yield first, second
 
 
 def file_of(path: Path) -> FileInfo:
@@ -53,7 +53,7 @@ def file_of(path: Path) -> FileInfo:
 
 
 def spoil(folder: Path) -> list[Path]:
-    """Write files of which nothing good can come, each in its own way."""
+    """Write files that fail or are skipped, for different reasons."""
     return [
         write(folder / "TINY.2026-01-02T20:40:00.fits", b"no FITS at all"),
         write_frame(folder, 2, 41, KIND="SCIENCE"),
@@ -63,7 +63,7 @@ def spoil(folder: Path) -> list[Path]:
 
 
 def a_week(folder: Path) -> list[Path]:
-    """Write nights with faults, a read-out given twice, and files that cannot be read."""
+    """Write nights with faults, a repeated read-out, and files that cannot be read."""
     paths = write_history(folder, frames=21)
     for night in range(2, 5):
         paths += [write_frame(folder, night, number, kind="FLAT") for number in range(3)]
@@ -76,37 +76,37 @@ def a_week(folder: Path) -> list[Path]:
 
 
 @pytest.mark.once
-def test_other_processes_find_what_this_one_finds_to_the_last_row(two_projects, inbox, monkeypatch):
+def test_rows_from_reader_processes_equal_rows_from_one_process(two_projects, inbox, monkeypatch):
     paths = a_week(inbox)
-    stories = []
+    results = []
     for project_folder, workers in zip(two_projects, ("0", "2"), strict=True):
         monkeypatch.setenv("QC_WORKERS", workers)
         with open_tiny(project_folder) as project:
             history = list(process_frames(paths[:21], project, LabelName.GOOD))
             outcomes = history + process(project, *paths)
-            told = [(one.path, one.state, one.reason, len(one.judged)) for one in outcomes]
-            stories.append((sorted(told), learnt(project)))
-    [(told, rows), (told_too, rows_too)] = stories
+            summary = [
+                (item.path, item.state, item.reason, len(item.judgements)) for item in outcomes
+            ]
+            results.append((sorted(summary), snapshot_rows(project)))
+    [(first, rows), (second, rows_too)] = results
     assert rows == rows_too
-    assert told == told_too
-    assert {state for _, state, _, _ in told} == set(FrameState)
+    assert first == second
+    assert {state for _, state, _, _ in first} == set(FrameState)
     assert len(rows["frame"]) == len(paths)
 
 
-def test_the_same_pixels_twice_in_one_night_are_told_though_both_are_recorded_together(
-    project, inbox
-):
+def test_duplicate_within_one_night_is_detected(project, inbox):
     first = write_frame(inbox, 2)
     name = b"TINY.2026-01-02T20:00:00"
     content = first.read_bytes().replace(name, name[:-1] + b"5")
     [before, after] = process(
         project, first, write(inbox / "TINY.2026-01-02T20:00:05.fits", content)
     )
-    assert before.judged[0].evidence.duplicate_of == ""
-    assert after.judged[0].evidence.duplicate_of == "TINY.2026-01-02T20:00:00"
+    assert before.judgements[0].evidence.duplicate_of == ""
+    assert after.judgements[0].evidence.duplicate_of == "TINY.2026-01-02T20:00:00"
 
 
-def test_processes_that_are_killed_lose_nothing(project_folder, inbox, monkeypatch):
+def test_killed_reader_processes_lose_no_frame(project_folder, inbox, monkeypatch):
     monkeypatch.setenv("QC_WORKERS", "2")
     paths = write_history(inbox, frames=40)
     with open_tiny(project_folder) as project:
@@ -117,12 +117,12 @@ def test_processes_that_are_killed_lose_nothing(project_folder, inbox, monkeypat
             os.kill(pid, signal.SIGKILL)
         done += outcomes
     assert killed
-    assert [one.state for one in done] == [FrameState.PROCESSED] * 40
-    assert [one.path.name for one in done] == [path.name for path in paths]
+    assert [item.state for item in done] == [FrameState.PROCESSED] * 40
+    assert [item.path.name for item in done] == [path.name for path in paths]
 
 
 class Deadly(Instrument):
-    """An instrument that no process survives, for one kind of frame."""
+    """Instrument that kills the process for one kind of frame."""
 
     def recognises(self, header: Header) -> bool:
         if header.get("OBJECT") == "DEADLY":
@@ -132,10 +132,10 @@ class Deadly(Instrument):
 
 def deadly(folder: Path) -> Deadly:
     plain = write_instrument(folder)
-    return Deadly(**{one.name: getattr(plain, one.name) for one in fields(plain) if one.init})
+    return Deadly(**{item.name: getattr(plain, item.name) for item in fields(plain) if item.init})
 
 
-def test_a_file_that_kills_whoever_reads_it_is_named_and_takes_no_other_with_it(tmp_path):
+def test_file_that_kills_readers_is_reported_alone(tmp_path):
     paths = [
         write_frame(tmp_path, 1, number, OBJECT="DEADLY" if number == 3 else "BIAS")
         for number in range(8)
@@ -152,7 +152,7 @@ def test_a_file_that_kills_whoever_reads_it_is_named_and_takes_no_other_with_it(
                 assert wait().frame.name == path.stem
 
 
-def test_an_error_of_a_frame_comes_back_as_it_was(tmp_path):
+def test_frame_error_from_reader_process_has_same_message(tmp_path):
     path = write(tmp_path / "x.fits", b"no FITS at all")
     instrument = write_instrument(tmp_path / "instruments")
     with pytest.raises(UnreadableFrameError) as here:
@@ -165,17 +165,15 @@ def test_an_error_of_a_frame_comes_back_as_it_was(tmp_path):
 
 
 @pytest.mark.parametrize("kind", FrameError.__subclasses__(), ids=lambda kind: kind.__name__)
-def test_every_error_of_a_frame_can_travel(kind):
-    [words] = pickle.loads(pickle.dumps(kind("a: b"))).args
-    assert words == "a: b"
+def test_frame_error_can_be_pickled(kind):
+    [message] = pickle.loads(pickle.dumps(kind("a: b"))).args
+    assert message == "a: b"
     assert isinstance(kind("a: b"), errors.QCError)
 
 
-def test_a_bug_that_one_file_brings_to_light_is_on_record_and_stops_nothing(
-    project_folder, inbox, monkeypatch, caplog
-):
+def test_program_error_is_recorded_and_logged(project_folder, inbox, monkeypatch, caplog):
     monkeypatch.setattr(
-        "qc.pipeline.readers.measure", lambda extension: 1 // (extension.number or 0)
+        "qc.detection.measurement.measure_metrics", lambda extension: 1 // (extension.number or 0)
     )
     [path] = write_history(inbox, frames=1)
     with open_tiny(project_folder) as project:
@@ -185,18 +183,16 @@ def test_a_bug_that_one_file_brings_to_light_is_on_record_and_stops_nothing(
     assert "Traceback" in caplog.text
 
 
-@pytest.mark.parametrize(("files", "wanted", "workers"), [(5, None, 0), (5, 3, 3), (10**6, 0, 0)])
-def test_a_handful_of_files_is_not_worth_a_process(files, wanted, workers):
-    assert workers_for(files, wanted) == workers
+@pytest.mark.parametrize(("files", "setting", "workers"), [(5, None, 0), (5, 3, 3), (10**6, 0, 0)])
+def test_workers_for_few_files_is_zero_or_setting(files, setting, workers):
+    assert workers_for(files, setting) == workers
 
 
-def test_many_files_are_worth_a_process_for_each_core():
+def test_workers_for_many_files_is_number_of_cores():
     assert workers_for(10**6, None) == len(os.sched_getaffinity(0))
 
 
-def test_no_more_is_read_ahead_than_a_batch_and_what_the_processes_hold(
-    project_folder, inbox, monkeypatch
-):
+def test_reading_ahead_is_bounded(project_folder, inbox, monkeypatch):
     monkeypatch.setenv("QC_WORKERS", "1")
     monkeypatch.setenv("QC_BATCH_FRAMES", "4")
     paths = write_history(inbox, frames=30)
@@ -219,7 +215,7 @@ import multiprocessing, sys
 from pathlib import Path
 from qc.pipeline.readers import ReaderPool
 from tests.pipeline.test_readers import file_of
-from tests.support.tiny import write_frame, write_instrument
+from tests.support.tiny_spectrograph import write_frame, write_instrument
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
@@ -231,7 +227,7 @@ if __name__ == "__main__":
 """
 
 
-def test_processes_end_with_the_one_that_began_them_even_if_it_is_killed(tmp_path):
+def test_reader_processes_end_with_killed_parent(tmp_path):
     script = tmp_path / "orphans.py"
     script.write_text(ORPHANS)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
@@ -243,7 +239,7 @@ def test_processes_end_with_the_one_that_began_them_even_if_it_is_killed(tmp_pat
         env=environment,
     ) as started:
         assert started.stdout
-        pids = [int(word) for word in started.stdout.readline().split()]
+        pids = [int(pid) for pid in started.stdout.readline().split()]
         started.kill()
     deadline = time.monotonic() + GONE_WITHIN_S
     while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
