@@ -6,10 +6,10 @@ from typing import Any
 from alembic import context
 from sqlalchemy import Connection, Engine
 
-from qc.db.engine import connect, for_writing
-from qc.db.migrate import is_declared
-from qc.db.models import Base
-from qc.db.types import BlockArray, UTCDateTime, Vector
+from qc.db.schema.engine import connect, for_writing
+from qc.db.schema.migrate import is_declared
+from qc.db.schema.models import Base
+from qc.db.schema.types import BlockArray, UTCDateTime, Vector
 
 # A migration imports nothing of ours: our column types are written as what they are stored as.
 _STORED_AS = {

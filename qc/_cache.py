@@ -1,4 +1,4 @@
-"""What costs time to make is made once, for as long as what it was made from is the same."""
+"""Thread-safe LRU cache, invalidated by version."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -7,61 +7,67 @@ from typing import Any
 
 from qc._locks import KeyedLocks
 
-_MOST = 24  # of a size that each page bounds
-PICTURES_BYTES = 64 * 2**20  # some thousand of them
+_DEFAULT_ROOM = 24  # values
+PICTURES_BYTES = 64 * 2**20  # some thousand pictures
+_ENTRY_BYTES = 200  # memory of an entry without its value
 
 
 class LRUCache:
-    """Results, the least lately used forgotten first; two who ask at once wait for one.
+    """Least-recently-used cache; concurrent callers of one key wait for one computation.
 
     Parameters
     ----------
     room : int
-        What all of them may weigh together.
+        Largest total weight.
     weigh : callable
-        Tells what one weighs; where absent, each is one.
+        Returns the weight of a value; 1 where absent.
     """
 
-    def __init__(self, room: int = _MOST, weigh: Callable[[Any], int] = lambda _made: 1) -> None:
+    def __init__(
+        self, room: int = _DEFAULT_ROOM, weigh: Callable[[Any], int] = lambda _value: 1
+    ) -> None:
         self._room, self._weigh, self._used = room, weigh, 0
-        self._lock, self._turns = Lock(), KeyedLocks()
-        self._kept: OrderedDict[Hashable, tuple[Hashable, Any]] = OrderedDict()
+        self._lock, self._key_locks = Lock(), KeyedLocks()
+        self._entries: OrderedDict[Hashable, tuple[Hashable, Any]] = OrderedDict()
 
     @property
     def used(self) -> int:
-        """Return what all of them weigh."""
+        """Return the total weight."""
         return self._used
 
     def get(self, name: Hashable, stamp: Hashable, make: Callable[[], Any]) -> Any:
-        """Return what was made under a name and stamp, or make it; None is a result too.
+        """Return the cached value of a name and version, or compute it.
 
         Parameters
         ----------
+        name : hashable
+            Key.
         stamp : hashable
-            What it is made from: of each name only the newest is kept.
+            Version of the value's source; only the newest version is cached.
+        make : callable
+            Computes the value; None is a value too.
+
+        Returns
+        -------
+        object
         """
-        with self._turns.of(name):
+        with self._key_locks.hold(name):
             with self._lock:
-                if name in self._kept and self._kept[name][0] == stamp:
-                    self._kept.move_to_end(name)
-                    return self._kept[name][1]
-            made = make()  # outside of the lock: others are served meanwhile
+                if name in self._entries and self._entries[name][0] == stamp:
+                    self._entries.move_to_end(name)
+                    return self._entries[name][1]
+            value = make()  # without the lock: other keys are served meanwhile
             with self._lock:
-                self._put(name, stamp, made)
-            return made
-
-    def _put(self, name: Hashable, stamp: Hashable, made: Any) -> None:
-        if name in self._kept:
-            self._used -= self._weigh(self._kept.pop(name)[1])
-        self._kept[name] = stamp, made
-        self._used += self._weigh(made)
-        while self._used > self._room:
-            _, (_, forgotten) = self._kept.popitem(last=False)
-            self._used -= self._weigh(forgotten)
+                if name in self._entries:
+                    self._used -= self._weigh(self._entries.pop(name)[1])
+                self._entries[name] = stamp, value
+                self._used += self._weigh(value)
+                while self._used > self._room:
+                    _, (_, evicted) = self._entries.popitem(last=False)
+                    self._used -= self._weigh(evicted)
+            return value
 
 
-def pictures_kept() -> LRUCache:
-    """Return what keeps drawn pictures, as many as there is room for."""
-    return LRUCache(
-        PICTURES_BYTES, lambda drawn: 200 + len(drawn or b"")
-    )  # an entry takes room too
+def picture_cache() -> LRUCache:
+    """Return a cache of encoded pictures, limited by their bytes."""
+    return LRUCache(PICTURES_BYTES, lambda picture: _ENTRY_BYTES + len(picture or b""))

@@ -1,4 +1,4 @@
-"""Turns: who wants the same thing waits, so that it is made once; others go on meanwhile."""
+"""Per-key locks."""
 
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
@@ -9,49 +9,49 @@ from threading import BoundedSemaphore, Lock
 @dataclass
 class _CountedLock:
     lock: Lock = field(default_factory=Lock)
-    wanted: int = 0
+    users: int = 0  # holder and waiting threads
 
 
 class KeyedLocks:
-    """One at a time for each name.
+    """One lock for each key; a lock exists while a thread holds or awaits it.
 
     Parameters
     ----------
     at_once : int, optional
-        How many names are had at once at most; any number, where absent.
+        Largest number of locks held at once; unlimited where absent.
     """
 
     def __init__(self, at_once: int | None = None) -> None:
-        self._lock = Lock()
-        self._turns: dict[Hashable, _CountedLock] = {}
-        self._room = BoundedSemaphore(at_once) if at_once else None
+        self._guard = Lock()
+        self._locks: dict[Hashable, _CountedLock] = {}
+        self._slots = BoundedSemaphore(at_once) if at_once else None
 
     @contextmanager
-    def of(self, name: Hashable) -> Iterator[None]:
-        """Wait for whoever has a name, and have it until the end of the block."""
-        with self._lock:
-            turn = self._turns.setdefault(name, _CountedLock())
-            turn.wanted += 1
+    def hold(self, key: Hashable) -> Iterator[None]:
+        """Wait for the lock of a key, and hold it until the end of the block."""
+        with self._guard:
+            counted = self._locks.setdefault(key, _CountedLock())
+            counted.users += 1
         try:
-            with turn.lock:
-                if self._room is None:
+            with counted.lock:
+                if self._slots is None:
                     yield
                 else:
-                    with self._room:
+                    with self._slots:
                         yield
         finally:
-            with self._lock:
-                turn.wanted -= 1
-                if not turn.wanted:
-                    del self._turns[name]
+            with self._guard:
+                counted.users -= 1
+                if not counted.users:
+                    del self._locks[key]
 
     @contextmanager
-    def if_free(self, name: Hashable) -> Iterator[bool]:
-        """Have a name until the end of the block unless another has it; say whether it is had."""
-        with self._lock:
-            is_free = name not in self._turns
+    def try_hold(self, key: Hashable) -> Iterator[bool]:
+        """Hold the lock of a key if it is free; the context is False if it is not."""
+        with self._guard:
+            is_free = key not in self._locks
         if is_free:
-            with self.of(name):
+            with self.hold(key):
                 yield True
         else:
             yield False

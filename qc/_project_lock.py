@@ -1,4 +1,4 @@
-"""One daemon for each project: a lock that the system lets go of when its holder dies."""
+"""Project lock: one daemon for each project, by a file lock that ends with its process."""
 
 import fcntl
 import json
@@ -15,27 +15,38 @@ from typing import TextIO
 from qc.errors import ConfigurationError
 
 LOCK_FILE = "daemon.lock"
+_TIMEOUT_S = 1  # read_holder holds the lock for a moment too
 
 
 @dataclass(frozen=True)
 class LockHolder:
-    """Who holds, or held, a project's lock."""
+    """Process that holds, or held, the lock of a project."""
 
     pid: int
     host: str
     since: datetime
 
     def __str__(self) -> str:
-        """Say it in words."""
+        """Return process, host and time."""
         return f"process {self.pid} on {self.host}, since {self.since:%Y-%m-%d %H:%M:%S} UT"
 
 
 @contextmanager
-def only_daemon(project: Path, now: datetime) -> Iterator[LockHolder | None]:
-    """Hold the project's lock; give the one that died with it in hand, if any.
+def daemon_lock(project: Path, now: datetime) -> Iterator[LockHolder | None]:
+    """Hold the lock of a project; the context is the previous holder if it crashed.
 
-    The lock is the file's, not its content: the system opens it when its holder dies, however
-    that happens. The content says who it was.
+    The system releases the lock of a process that ends in any way. The content of the file names
+    the holder.
+
+    Parameters
+    ----------
+    project : Path
+        Project folder.
+    now : datetime
+
+    Yields
+    ------
+    LockHolder or None
 
     Raises
     ------
@@ -44,43 +55,43 @@ def only_daemon(project: Path, now: datetime) -> Iterator[LockHolder | None]:
     """
     path = project / LOCK_FILE
     with path.open("a+", encoding="utf-8") as file:
-        if not _take(file, patience_s=1):  # who only asks holds it for a moment too
+        if not _try_lock(file, timeout_s=_TIMEOUT_S):
             raise ConfigurationError(
                 f"{project}: another daemon is running: {_read(file) or 'it has just started'}; "
-                "one a project is enough, 'qc status' tells how it does"
+                "one daemon per project is enough, 'qc status' shows its state"
             )
-        died = _read(file)
+        crashed = _read(file)
         _write(file, LockHolder(os.getpid(), socket.gethostname(), now))
-        yield died
-        _write(file, None)  # reached only without an exception: who crashes has not said good-bye
+        yield crashed
+        _write(file, None)  # not reached after an exception: the holder has crashed
 
 
 @contextmanager
-def one_at_a_time(path: Path) -> Iterator[None]:
-    """Wait until no other process holds this file, and hold it; one that dies lets go of it."""
+def file_lock(path: Path) -> Iterator[None]:
+    """Wait for the lock of a file, and hold it until the end of the block or process."""
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def holder(project: Path) -> tuple[LockHolder | None, bool]:
-    """Return who holds the lock or held it last, and whether that one is alive."""
+def read_holder(project: Path) -> tuple[LockHolder | None, bool]:
+    """Return the current or last holder of a project's lock, and True if it is running."""
     try:
         file = (project / LOCK_FILE).open("r+", encoding="utf-8")
     except OSError:
         return None, False
     with file:
-        is_free = _take(file)
+        is_free = _try_lock(file)
         return _read(file), not is_free
 
 
-def _take(file: TextIO, patience_s: float = 0) -> bool:
-    ends = time.monotonic() + patience_s
+def _try_lock(file: TextIO, timeout_s: float = 0) -> bool:
+    deadline = time.monotonic() + timeout_s
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if time.monotonic() >= ends:
+            if time.monotonic() >= deadline:
                 return False
             time.sleep(0.05)
         else:
@@ -89,15 +100,15 @@ def _take(file: TextIO, patience_s: float = 0) -> bool:
 
 def _read(file: TextIO) -> LockHolder | None:
     file.seek(0)
-    with suppress(ValueError, KeyError, TypeError):  # empty, or cut short by a full disk
-        found = json.load(file)
-        return LockHolder(found["pid"], found["host"], datetime.fromisoformat(found["since"]))
+    with suppress(ValueError, KeyError, TypeError):  # empty, or truncated by a full disk
+        values = json.load(file)
+        return LockHolder(values["pid"], values["host"], datetime.fromisoformat(values["since"]))
     return None
 
 
-def _write(file: TextIO, who: LockHolder | None) -> None:
+def _write(file: TextIO, holder: LockHolder | None) -> None:
     file.seek(0)
     file.truncate()
-    if who is not None:
-        json.dump(asdict(who), file, default=str)
+    if holder is not None:
+        json.dump(asdict(holder), file, default=str)
     file.flush()

@@ -1,18 +1,18 @@
-"""Moments: now, and where a night stands on an axis of time."""
+"""Current time, and times of a date in UTC."""
 
 from datetime import UTC, date, datetime
 
 
 def utc_now() -> datetime:
-    """Return the time."""
+    """Return the current time."""
     return datetime.now(UTC)
 
 
 def noon(night: date) -> datetime:
-    """Return the middle of the day that a night begins on: where a mark on a time axis stands."""
+    """Return noon of the day on which a night begins: its position on a time axis."""
     return datetime(night.year, night.month, night.day, 12, tzinfo=UTC)
 
 
 def midnight(day: date) -> datetime:
-    """Return when a day begins."""
+    """Return the beginning of a day."""
     return datetime(day.year, day.month, day.day, tzinfo=UTC)

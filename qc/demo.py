@@ -1,35 +1,35 @@
-"""A project to try things on: a simulated history and a night with faults, judged and reported."""
+"""Demonstration project: a simulated history and a night with faults, judged and reported."""
 
 import csv
+import datetime as dt
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date, timedelta
 from pathlib import Path
 
 from sqlalchemy.orm import Session
 
 from qc import db
 from qc._time import utc_now
-from qc.core.enums import FrameState, LabelName
+from qc.core import enums
 from qc.core.verdict import Status
 from qc.errors import ConfigurationError
-from qc.pipeline.process import process_frames
-from qc.project import Project, create_project, open_project
+from qc.pipeline.batch import process_frames
+from qc.project import ProjectContext, create_project, open_project
 from qc.reports.publish import publish_night
 from qc.settings import read_settings
 from qc.simulator import simulate
 
-Progress = Callable[[str, int, int], None]  # what is being done, how many are done, of how many
+Progress = Callable[[str, int, int], None]  # description, finished steps, all steps
 
-HISTORY_NIGHTS = 13  # arcs are the rarest, two a night: 26 references, 20 needed
-FIRST_NIGHT = date(2026, 7, 1)
-FAULTS = 0.5  # of the night's frames; far more than on a real night, so that there is a choice
+HISTORY_NIGHTS = 13  # two arcs a night make 26 references; 20 are needed
+FIRST_NIGHT = dt.date(2026, 7, 1)
+FAULTS = 0.5  # share of the night's frames; far more than in a real night
 
 
 @dataclass(frozen=True)
 class FaultCount:
-    """How many extensions of the night had a fault of one kind and strength, and were noticed."""
+    """Number of extensions with a fault of one kind and strength, and of detected ones."""
 
     fault: str
     strength: str
@@ -40,26 +40,39 @@ class FaultCount:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """Where the demonstration lies, and how it went.
+    """Result of a demonstration.
 
     Attributes
     ----------
-    found : tuple of Found
+    found : tuple of FaultCount
         By kind of fault and strength.
     nominal, false_alarms : int
-        Extensions of the night without a fault, and how many of them were flagged.
+        Number of extensions without a fault, and of anomalous ones among them.
     """
 
     folder: Path
     report: Path
-    night: date
+    night: dt.date
     found: tuple[FaultCount, ...]
     nominal: int
     false_alarms: int
 
 
 def create_demo(folder: Path, *, seed: int, progress: Progress) -> DemoResult:
-    """Simulate, process, judge and report; leave a project in which every command works.
+    """Simulate, process, judge and report, in a new project.
+
+    Parameters
+    ----------
+    folder : Path
+        New or empty folder.
+    seed : int
+        Of the simulation.
+    progress : callable
+        Receives a description, the number of finished steps and of all steps.
+
+    Returns
+    -------
+    DemoResult
 
     Raises
     ------
@@ -69,7 +82,7 @@ def create_demo(folder: Path, *, seed: int, progress: Progress) -> DemoResult:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigurationError(f"{folder}: exists and is not an empty folder; give another")
     create_project(folder)
-    night = FIRST_NIGHT + timedelta(days=HISTORY_NIGHTS)
+    night = FIRST_NIGHT + dt.timedelta(days=HISTORY_NIGHTS)
     archive, inbox = folder / "archive", folder / "inbox"
     history = simulate(
         archive,
@@ -88,67 +101,55 @@ def create_demo(folder: Path, *, seed: int, progress: Progress) -> DemoResult:
         progress=lambda done, total: progress("simulate the night", done, total),
     )
     with open_project(read_settings(folder)) as project:
-        _process(history, project, LabelName.GOOD, "learn the history", progress)
+        _process(history, project, enums.LabelName.GOOD, "learn the history", progress)
         _process(new, project, None, "judge the night", progress)
         progress("write the report", 0, 1)
         report = publish_night(project, night, utc_now()).html
         progress("write the report", 1, 1)
-        with project.reads() as session:
+        with project.read_session() as session:
             return _result(session, folder, report, night)
 
 
 def _process(
     paths: list[Path],
-    project: Project,
-    label: LabelName | None,
-    what: str,
+    project: ProjectContext,
+    label: enums.LabelName | None,
+    task: str,
     progress: Progress,
 ) -> None:
-    progress(what, 0, len(paths))
+    progress(task, 0, len(paths))
     for done, _ in enumerate(process_frames(paths, project, label), start=1):
-        progress(what, done, len(paths))
+        progress(task, done, len(paths))
 
 
-def _result(session: Session, folder: Path, report: Path, night: date) -> DemoResult:
-    truth = _read_truth(folder / "inbox" / "truth.csv")
-    anomalous, refused = _anomalous(session, night), _refused(session)
+def _result(session: Session, folder: Path, report: Path, night: dt.date) -> DemoResult:
+    """Compare the verdicts of the night with the ground truth."""
+    with (folder / "inbox" / "truth.csv").open(newline="") as stream:
+        truth = list(csv.DictReader(stream))
+    anomalous = {
+        (Path(finding.frame.path).name, str(finding.extension.number))
+        for finding in db.findings.findings(session, night)
+        if finding.verdict.status == Status.ANOMALOUS
+    }
+    unprocessed = db.statistics.unprocessed_files(session)
+    failed = {Path(row.path).name for row in unprocessed if row.state == enums.FrameState.FAILED}
     groups = defaultdict(list)
     for row in truth:
         groups[row["fault"], row["strength"]].append(row)
     nominal = groups.pop(("", ""), [])
-    found = tuple(
+    counts = tuple(
         FaultCount(
             fault=fault,
             strength=strength,
             image_types=tuple(sorted({row["image_type"] for row in rows})),
             extensions=len(rows),
-            noticed=sum(_key(row) in anomalous or row["file"] in refused for row in rows),
+            noticed=sum(_key(row) in anomalous or row["file"] in failed for row in rows),
         )
         for (fault, strength), rows in sorted(groups.items())
     )
     false_alarms = sum(_key(row) in anomalous for row in nominal)
-    return DemoResult(folder, report, night, found, len(nominal), false_alarms)
-
-
-def _read_truth(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as stream:
-        return list(csv.DictReader(stream))
+    return DemoResult(folder, report, night, counts, len(nominal), false_alarms)
 
 
 def _key(row: dict[str, str]) -> tuple[str, str]:
     return row["file"], row["extension"]
-
-
-def _anomalous(session: Session, night: date) -> set[tuple[str, str]]:
-    """Return file and extension of what was judged anomalous."""
-    return {
-        (Path(found.frame.path).name, str(found.extension.number))
-        for found in db.findings.findings(session, night)
-        if found.verdict.status == Status.ANOMALOUS
-    }
-
-
-def _refused(session: Session) -> set[str]:
-    """Return the files that were refused as broken."""
-    unread = db.statistics.unprocessed(session)
-    return {Path(row.path).name for row in unread if row.state == FrameState.FAILED}

@@ -1,37 +1,37 @@
-"""Everything qc raises on purpose.
+"""Exceptions that qc raises on purpose.
 
 ::
 
     QCError
-    ├── FrameError              one file is at fault; the night goes on
-    │   ├── UnreadableFrame     not a FITS file that can be read to its end
-    │   ├── IncompleteHeader    a keyword that decides is missing or makes no sense
-    │   ├── UnknownImageType    a calibration frame of a kind nobody has described
-    │   ├── WrongShape          the pixels are not what the header's setup promises
-    │   ├── DeadReadOut         the pixels carry nothing: all are equal, or not numbers
-    │   └── NotForUs            readable and healthy, but not ours to judge: recorded as skipped
-    ├── UnknownFrame            a question about a frame that was never processed
-    ├── InvalidAnswer           a person says what cannot be: a misspelt kind, a date to come
-    ├── NotAdmitted             a name and a password that do not fit, or were tried too often
-    ├── CannotTune              what is stored does not say where a limit should be
-    ├── CannotTrain             too little is labelled to learn from
-    ├── InboxAway               a remote inbox does not answer; it is asked again
-    ├── ClusterGone             the machines that were to help do not answer; run it again
-    ├── NotDelivered            a mail or message has not left: to be tried again
-    │   ├── OutOfReach          the server is not to be had: nothing else leaves either
-    │   └── Refused             the server will never take it for this address
-    └── ConfigurationError      the installation is at fault; the program stops
+    ├── FrameError                      one file cannot be judged; the run continues
+    │   ├── UnreadableFrameError        not a FITS file that can be read to its end
+    │   ├── IncompleteHeaderError       a required keyword is missing or invalid
+    │   ├── UnknownImageTypeError       calibration that no instrument file describes
+    │   ├── ShapeMismatchError          image shape differs from the header's setup
+    │   ├── DeadDetectorError           all pixels are equal, or some are not finite
+    │   └── UnsupportedFrameError       readable, but not a supported calibration: skipped
+    ├── UnknownFrameError               query for a frame that was never processed
+    ├── InvalidInputError               invalid label, date or other input of a user
+    ├── AuthenticationError             invalid credentials, or too many attempts
+    ├── InsufficientDataError           too few frames to fit a limit
+    ├── InsufficientLabelsError         too few labels to train a classifier
+    ├── InboxUnavailableError           a remote inbox does not respond; retried later
+    ├── ClusterUnavailableError         the Dask cluster does not respond
+    ├── DeliveryError                   a mail or message was not sent; retried later
+    │   ├── ServerUnreachableError      the server does not respond
+    │   └── RecipientRefusedError       the server refuses the recipient permanently
+    └── ConfigurationError              invalid installation or settings; the program stops
 
-A message says which file, what was expected, what was found, and what to do about it.
+A message names the file, the expected and the actual value, and the remedy.
 """
 
 
 class QCError(Exception):
-    """Base of every error qc raises on purpose."""
+    """Base class of all errors that qc raises on purpose."""
 
 
 class FrameError(QCError):
-    """One frame cannot be judged; the others can."""
+    """One file cannot be judged; other files are not affected."""
 
 
 class UnreadableFrameError(FrameError):
@@ -39,64 +39,64 @@ class UnreadableFrameError(FrameError):
 
 
 class IncompleteHeaderError(FrameError):
-    """A keyword that decides is missing, or its value makes no sense."""
+    """A required keyword is missing, or its value is invalid."""
 
 
 class UnknownImageTypeError(FrameError):
-    """The header says calibration, but of no kind that the instrument file describes."""
+    """No instrument file describes this kind of calibration."""
 
 
 class ShapeMismatchError(FrameError):
-    """The images are not of the number or shape that the header's setup promises."""
+    """Number or shape of the images differs from the header's setup."""
 
 
 class DeadDetectorError(FrameError):
-    """The pixels carry nothing: all of a chip's are equal, or some are not numbers."""
+    """All pixels of a chip are equal, or some are not finite."""
 
 
 class UnsupportedFrameError(FrameError):
-    """A healthy frame that is not ours to judge: science, fibre mode, a linearity series."""
+    """Readable frame outside the scope: science, fibre mode, linearity series."""
 
 
 class UnknownFrameError(QCError):
-    """The frame that was asked about has not been processed."""
+    """The requested frame has not been processed."""
 
 
 class InvalidInputError(QCError):
-    """What a person said of a frame or an instrument cannot be; nothing of it has been kept."""
+    """Invalid input of a user; nothing was stored."""
 
 
 class AuthenticationError(QCError):
-    """Somebody wants to log in and may not, or not now; which word was wrong is not said."""
+    """Invalid credentials or too many attempts; the message does not name the wrong part."""
 
 
 class InsufficientDataError(QCError):
-    """Too few frames or labels are known to set an image type's limits by; the old ones hold."""
+    """Too few frames or labels to fit the limits of an image type; the old limits stay."""
 
 
 class InsufficientLabelsError(QCError):
-    """Too few images are labelled for a classifier to learn from; the one in use stays."""
+    """Too few labelled images to train a classifier; the present classifier stays."""
 
 
 class InboxUnavailableError(QCError):
-    """A remote inbox cannot be listed or read now; the next scan asks again."""
+    """A remote inbox cannot be listed or read; the next scan retries."""
 
 
 class ClusterUnavailableError(QCError):
-    """The cluster that reads and embeds does not answer any more; what it sent back is kept."""
+    """The Dask cluster does not respond; results received so far are stored."""
 
 
 class DeliveryError(QCError):
-    """A mail or message was not taken this time; it may be the next."""
+    """A mail or message was not sent; it is retried."""
 
 
 class ServerUnreachableError(DeliveryError):
-    """The server does not answer as it should: no other message would leave either."""
+    """The server does not respond as expected; no other message can be sent either."""
 
 
 class RecipientRefusedError(DeliveryError):
-    """The server will not take this message for this address, however often it is asked."""
+    """The server permanently refuses this message for this address."""
 
 
 class ConfigurationError(QCError):
-    """The installation, its settings or its thresholds are wrong; nothing can be judged."""
+    """Installation, settings or thresholds are invalid; no frame can be judged."""

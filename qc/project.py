@@ -1,58 +1,281 @@
-"""Everything a run needs, opened once and passed by hand.
+"""Project: settings, instruments, thresholds, encoder and database, opened once.
 
-The only place that names concrete classes.
+Instruments, thresholds and encoder are loaded at their first use: commands that only read or
+write rows need neither NumPy nor the learning libraries.
 """
 
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
+from threading import RLock
+from typing import TYPE_CHECKING, Generic, Self, TypeVar, cast, overload
 
-from sqlalchemy import Engine
-from sqlalchemy.orm import Session, sessionmaker
-from threadpoolctl import threadpool_limits
+import sqlalchemy as sa
 
-from embeddings.classifier import ClassifierError, DenseClassifier, Examples
-from embeddings.encoder import Encoder, ResNet50Encoder
 from qc._cache import LRUCache
-from qc._files import shipped
-from qc.db.classifiers import newest_classifier
-from qc.db.engine import connect, for_adding, for_writing
-from qc.db.migrate import check_schema, upgrade_schema
-from qc.db.models import ClassifierRow
-from qc.db.reference_models import ReferenceModelCache
-from qc.detection.classifier_features import knows_these
-from qc.detection.thresholds import Thresholds, read_thresholds
+from qc._files import packaged_path
+from qc.db.schema.engine import connect, for_inserting, for_writing
+from qc.db.schema.revision import check_schema
 from qc.errors import ConfigurationError
-from qc.io.instruments import Instrument, read_instruments
 from qc.settings import SETTINGS_FILE, Settings, read_settings
 
-_NOTES = Path("cache", "weights.json")  # in the project folder
+if TYPE_CHECKING:
+    from embeddings import classifier_data
+    from embeddings.classifier import DenseClassifier
+    from embeddings.encoder import Encoder
+    from qc.db.reference_models import ReferenceModelCache
+    from qc.db.schema.models import ClassifierRow
+    from qc.detection.thresholds import Thresholds
+    from qc.io.instruments import Instrument
+
+_ENCODER_NOTES = Path("cache", "weights.json")  # in the project folder
+
+T = TypeVar("T")
+
+
+class LazyField(Generic[T]):
+    """Field of `Project` that is loaded at its first use, unless it was passed.
+
+    Parameters
+    ----------
+    load : callable
+        Returns the value for a project.
+    """
+
+    def __init__(self, load: "Callable[[ProjectContext], T]") -> None:
+        self._load = load
+        self._lock = RLock()  # threads share one value
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, project: None, owner: type) -> "LazyField[T]": ...
+
+    @overload
+    def __get__(self, project: "ProjectContext", owner: type) -> T: ...
+
+    def __get__(self, project: "ProjectContext | None", owner: type) -> "LazyField[T] | T":
+        if project is None:
+            return self  # the default of the dataclass field
+        values = project.__dict__
+        with self._lock:
+            if self._name not in values:
+                values[self._name] = self._load(project)
+        return cast("T", values[self._name])
+
+    def __set__(self, project: "ProjectContext", value: "LazyField[T] | T") -> None:
+        if value is not self:
+            project.__dict__[self._name] = value
+
+
+def _load_instruments(project: "ProjectContext") -> "tuple[Instrument, ...]":
+    from qc.io.instrument_files import read_instruments
+
+    return read_instruments(project.settings.instruments_folder)
+
+
+def _load_thresholds(project: "ProjectContext") -> "Thresholds":
+    from qc.detection.thresholds import read_thresholds
+
+    return read_thresholds(thresholds_file(project.settings), image_types_of(project.instruments))
+
+
+def _load_encoder(project: "ProjectContext") -> "Encoder":
+    from embeddings.encoder import ResNet50Encoder
+
+    project.limit_threads()
+    settings = project.settings
+    return ResNet50Encoder(
+        settings.weights_name,
+        settings.stretch,
+        notes=settings.project / _ENCODER_NOTES,
+        engine=settings.engine,
+    )
+
+
+def _load_reference_models(project: "ProjectContext") -> "ReferenceModelCache":
+    from qc.db.reference_models import ReferenceModelCache
+
+    project.limit_threads()
+    return ReferenceModelCache()
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ProjectContext:
+    """Settings, database and, loaded at first use, everything that judges frames.
+
+    Attributes
+    ----------
+    read_session, write_session : sessionmaker
+        Sessions that only read, and sessions whose transactions may write.
+    instruments : tuple of Instrument
+    thresholds : Thresholds
+    encoder : Encoder
+    reference_models : ReferenceModelCache
+    cache : LRUCache
+        Results of slow queries.
+    at_close : ExitStack
+        Closed with the project.
+    """
+
+    settings: Settings
+    read_session: sa.orm.sessionmaker[sa.orm.Session]
+    write_session: sa.orm.sessionmaker[sa.orm.Session]
+    instruments: "LazyField[tuple[Instrument, ...]]" = LazyField(_load_instruments)
+    thresholds: "LazyField[Thresholds]" = LazyField(_load_thresholds)
+    encoder: "LazyField[Encoder]" = LazyField(_load_encoder)
+    reference_models: "LazyField[ReferenceModelCache]" = LazyField(_load_reference_models)
+    cache: LRUCache = field(default_factory=LRUCache)
+    at_close: ExitStack = field(default_factory=ExitStack)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.settings.project)!r})"
+
+    @property
+    def engine(self) -> sa.Engine:
+        """Return the engine of the database."""
+        engine: sa.Engine = self.read_session.kw["bind"]
+        return engine
+
+    @cached_property
+    def insert_session(self) -> sa.orm.sessionmaker[sa.orm.Session]:
+        """Return sessions that insert frames, concurrently where the database can."""
+        return sa.orm.sessionmaker(for_inserting(self.engine))
+
+    @classmethod
+    def open(cls, settings: Settings) -> Self:
+        """Open the project of some settings; instruments and thresholds load at first use.
+
+        Raises
+        ------
+        ConfigurationError
+            If the settings are invalid, or the database does not have this version's schema.
+        """
+        if settings.engine == "openvino" and find_spec("openvino") is None:
+            raise ConfigurationError(
+                "engine: expected one that is installed, got 'openvino'; "
+                "install it with pip install 'calibration-qc[openvino]'"
+            )
+        engine = connect(settings.database_url)
+        with ExitStack() as at_failure:
+            at_failure.callback(engine.dispose)
+            check_schema(engine)
+            at_close = at_failure.pop_all()
+        return cls(
+            settings=settings,
+            read_session=sa.orm.sessionmaker(engine),
+            write_session=sa.orm.sessionmaker(for_writing(engine)),
+            at_close=at_close,
+        )
+
+    def close(self) -> None:
+        """Close the connections to the database and restore the number of threads."""
+        self.at_close.close()
+
+    def load_files(self) -> None:
+        """Read instrument files and thresholds now, so that an error in them shows at once.
+
+        Raises
+        ------
+        ConfigurationError
+            If one of the files is invalid.
+        """
+        _ = self.instruments, self.thresholds
+
+    def limit_threads(self) -> None:
+        """Limit linear algebra to one thread until the project is closed.
+
+        Judging consists of small products. A pool of threads waits longer than it computes, and
+        spins on cores that read or embed other frames.
+        """
+        import scipy.linalg  # noqa: F401 - the limit holds for libraries that are loaded
+        from threadpoolctl import threadpool_limits
+
+        self.at_close.enter_context(threadpool_limits(1, user_api="blas"))
+
+    def reload(self) -> "ProjectContext":
+        """Return the project with changed thresholds or a newer classifier, if there are any.
+
+        Raises
+        ------
+        ConfigurationError
+            If the thresholds file has become invalid.
+        """
+        from qc.db.embeddings import newest_classifier
+        from qc.detection.thresholds import read_thresholds
+
+        file = thresholds_file(self.settings)
+        if sha256(file.read_bytes()).hexdigest() != self.thresholds.digest:
+            thresholds = read_thresholds(file, image_types_of(self.instruments))
+            return replace(self, thresholds=thresholds)
+        with self.read_session() as session:
+            newest = newest_classifier(session, self.encoder.fingerprint)
+        loaded = self.__dict__.get("classifier")
+        is_current = loaded is None or newest is None or newest.digest == loaded.digest
+        return self if is_current else replace(self)
+
+    @cached_property
+    def classifier(self) -> "DenseClassifier | None":
+        """Return the newest accepted classifier of the encoder's embeddings.
+
+        Without one, the packaged classifier if it was trained with this encoder; else None.
+
+        Raises
+        ------
+        ConfigurationError
+            If it cannot be read.
+        """
+        from embeddings import classifier_data
+        from embeddings.classifier import DenseClassifier
+        from qc.db.embeddings import newest_classifier
+        from qc.detection.classifier_features import is_compatible
+
+        fingerprint = self.encoder.fingerprint
+        with self.read_session() as session:
+            row = newest_classifier(session, fingerprint)
+        try:
+            content = row.content if row else _packaged_content("classifier.dense")
+            classifier = DenseClassifier.load(content) if content else None
+        except classifier_data.ClassifierError as error:
+            raise ConfigurationError(
+                f"{_describe(row)}: {error}; 'qc classifier train' makes one"
+            ) from error
+        if classifier is None or classifier.fingerprint != fingerprint:
+            return None
+        if not is_compatible(classifier):
+            raise ConfigurationError(
+                f"{_describe(row)}: trained with other metrics than this version measures; "
+                "'qc classifier train' makes one that fits"
+            )
+        return classifier
 
 
 def create_project(project: Path) -> None:
-    """Make a folder in which every command works; what is there already stays as it is.
-
-    Settings and thresholds to be edited, and a database at this version's schema.
+    """Create a project folder: settings, thresholds and a database; keep existing files.
 
     Raises
     ------
     ConfigurationError
-        If the folder cannot be made or written to, or its settings are wrong.
+        If the folder cannot be created or written to, or its settings are invalid.
     """
+    from qc.db.schema.migrate import upgrade_schema
+
     try:
         project.mkdir(parents=True, exist_ok=True)
         if not (project / SETTINGS_FILE).exists():
-            shutil.copyfile(_example_settings(), project / SETTINGS_FILE)
+            example = Path(str(resources.files("qc").joinpath("example.toml")))
+            shutil.copyfile(example, project / SETTINGS_FILE)
         settings = read_settings(project)
         own_thresholds = settings.project / settings.thresholds
         if not own_thresholds.exists():
-            shutil.copyfile(shipped("thresholds.yaml"), own_thresholds)
+            shutil.copyfile(packaged_path("thresholds.yaml"), own_thresholds)
     except OSError as error:
         raise ConfigurationError(f"{project}: cannot be made a project: {error}") from error
     engine = connect(settings.database_url)
@@ -62,158 +285,49 @@ def create_project(project: Path) -> None:
         engine.dispose()
 
 
-@dataclass(frozen=True)
-class Project:
-    """The collaborators of the pipeline.
-
-    Attributes
-    ----------
-    reads, writes : sessionmaker
-        Sessions that only read, and sessions whose transactions may write.
-    kept : Kept
-        What is asked for again and again, and takes long to look up.
-    """
-
-    settings: Settings
-    instruments: tuple[Instrument, ...]
-    thresholds: Thresholds
-    encoder: Encoder
-    reads: sessionmaker[Session]
-    writes: sessionmaker[Session]
-    expectations: ReferenceModelCache = field(default_factory=ReferenceModelCache)
-    kept: LRUCache = field(default_factory=LRUCache)
-
-    @property
-    def engine(self) -> Engine:
-        """Return the database's engine."""
-        engine: Engine = self.reads.kw["bind"]
-        return engine
-
-    @cached_property
-    def adds(self) -> sessionmaker[Session]:
-        """Return sessions that add frames, beside those of other processes where that can be."""
-        return sessionmaker(for_adding(self.engine))
-
-    def renewed(self) -> "Project":
-        """Return the runtime with what people have changed since: limits, and the classifier.
-
-        Raises
-        ------
-        ConfigurationError
-            If the thresholds file is wrong now.
-        """
-        file = thresholds_file(self.settings)
-        if sha256(file.read_bytes()).hexdigest() != self.thresholds.digest:
-            thresholds = read_thresholds(file, image_types_of(self.instruments))
-            return replace(self, thresholds=thresholds)
-        with self.reads() as session:
-            newest = newest_classifier(session, self.encoder.fingerprint)
-        used = self.__dict__.get("classifier")  # loaded only once it was asked for
-        is_used = used is None or newest is None or newest.digest == used.digest
-        return self if is_used else replace(self)
-
-    @cached_property
-    def classifier(self) -> DenseClassifier | None:
-        """Return the newest accepted classifier of the encoder's embeddings.
-
-        Without one, that which came with the program if it knows this encoder; else None.
-
-        Raises
-        ------
-        ConfigurationError
-            If it cannot be read.
-        """
-        fingerprint = self.encoder.fingerprint
-        with self.reads() as session:
-            row = newest_classifier(session, fingerprint)
-        try:
-            content = row.content if row else _shipped_classifier()
-            known = DenseClassifier.load(content) if content else None
-        except ClassifierError as error:
-            raise ConfigurationError(f"{_whose(row)}: {error}; 'qc train' makes one") from error
-        if known is None or known.fingerprint != fingerprint:
-            return None
-        if not knows_these(known):
-            raise ConfigurationError(
-                f"{_whose(row)}: trained with other detector numbers than this version measures; "
-                "'qc train' makes one that fits"
-            )
-        return known
-
-
 @contextmanager
-def open_project(settings: Settings) -> Iterator[Project]:
-    """Open everything a run needs, and close it.
-
-    Linear algebra has one thread meanwhile. Judging is made of small products, for which a pool of
-    threads waits longer than it computes; and by spinning, on cores that others read or embed with.
+def open_project(settings: Settings) -> Iterator[ProjectContext]:
+    """Open a project, and close it at the end of the block.
 
     Raises
     ------
     ConfigurationError
-        If the settings, the thresholds or the instrument files are wrong, or the database is
-        not at the schema of this version.
+        If the settings are invalid, or the database does not have this version's schema.
     """
-    instruments = read_instruments(settings.instruments_folder)
-    engine = connect(settings.database_url)
+    project = ProjectContext.open(settings)
     try:
-        check_schema(engine)
-        with threadpool_limits(1, user_api="blas"):
-            yield Project(
-                settings=settings,
-                instruments=instruments,
-                thresholds=read_thresholds(thresholds_file(settings), image_types_of(instruments)),
-                encoder=_encoder(settings),
-                reads=sessionmaker(engine),
-                writes=sessionmaker(for_writing(engine)),
-            )
+        yield project
     finally:
-        engine.dispose()
+        project.close()
 
 
-def _encoder(settings: Settings) -> ResNet50Encoder:
-    if settings.engine == "openvino" and find_spec("openvino") is None:
-        raise ConfigurationError(
-            "engine: expected one that is installed, got 'openvino'; "
-            "pip install 'calibration-qc[openvino]' brings it"
-        )
-    return ResNet50Encoder(
-        settings.weights_name,
-        settings.stretch,
-        notes=settings.project / _NOTES,
-        engine=settings.engine,
-    )
-
-
-def _example_settings() -> Path:
-    return Path(str(resources.files("qc").joinpath("example.toml")))
-
-
-def image_types_of(instruments: Iterable[Instrument]) -> list[str]:
-    """List every image type that the instruments describe."""
+def image_types_of(instruments: "Iterable[Instrument]") -> list[str]:
+    """Return all image types that the instruments describe."""
     return [code for instrument in instruments for code in instrument.image_types()]
 
 
-def _whose(row: ClassifierRow | None) -> str:
-    return f"classifier {row.id} of the database" if row else "the program's classifier"
+def thresholds_file(settings: Settings) -> Path:
+    """Return the project's thresholds file, or else the packaged one.
+
+    A file that the settings name is never replaced: it must exist.
+    """
+    path = settings.project / settings.thresholds
+    is_named = "thresholds" in settings.model_fields_set
+    return path if is_named or path.exists() else packaged_path("thresholds.yaml")
 
 
-def _shipped_classifier() -> bytes:
-    file = resources.files("embeddings").joinpath("weights", "classifier.dense")
+def read_packaged_examples() -> "classifier_data.Examples | None":
+    """Return the packaged simulated examples of faults of every kind, if any."""
+    from embeddings import classifier_data
+
+    content = _packaged_content("examples.npz")
+    return classifier_data.Examples.load(content) if content else None
+
+
+def _packaged_content(name: str) -> bytes:
+    file = resources.files("embeddings").joinpath("weights", name)
     return file.read_bytes() if file.is_file() else b""
 
 
-def shipped_examples() -> Examples | None:
-    """Return the simulated examples that came with the program, faults of every kind, if any."""
-    file = resources.files("embeddings").joinpath("weights", "examples.npz")
-    return Examples.load(file.read_bytes()) if file.is_file() else None
-
-
-def thresholds_file(settings: Settings) -> Path:
-    """Return the project's thresholds file; without one, the one that came with the program.
-
-    A file that was named in the settings is never replaced by another: it must be there.
-    """
-    own = settings.project / settings.thresholds
-    named = "thresholds" in settings.model_fields_set
-    return own if named or own.exists() else shipped("thresholds.yaml")
+def _describe(row: "ClassifierRow | None") -> str:
+    return f"classifier {row.id} of the database" if row else "the packaged classifier"

@@ -1,8 +1,8 @@
-"""What may differ from one installation to the next, read once.
+"""Settings of an installation, read once.
 
-From the environment (``QC_DATABASE``, ``QC_WEIGHTS``, ...; ``QC_MAIL__HOST`` for a key of a
-section), else from ``qc.toml`` in the project folder, else as below. Relative paths are relative
-to the project folder.
+Sources, first to last: environment (``QC_DATABASE``, ``QC_WEIGHTS``, ...; ``QC_MAIL__HOST`` for a
+key of a table), ``qc.toml`` in the project folder, defaults. Relative paths start at the project
+folder.
 """
 
 import re
@@ -13,99 +13,92 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo
 
-from apscheduler.triggers.cron import CronTrigger
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    SecretStr,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
-from pydantic_core import ErrorDetails
-from pydantic_settings import (
-    BaseSettings,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
-)
+import pydantic
+import pydantic_settings
+from pydantic import AfterValidator, Field, SecretStr
 from sqlalchemy import URL
 
-from embeddings.preprocess import STRETCHES
 from qc.core.enums import LogStyle
-from qc.core.measurement import RetryPolicy
-from qc.db.engine import read_url
+from qc.core.file import RetryPolicy
+from qc.db.schema.engine import parse_url
 from qc.errors import ConfigurationError
 
 SETTINGS_FILE = "qc.toml"
+STRETCH_NAMES = ("physical", "minmax", "zscale", "asinh")  # of embeddings.preprocess.STRETCHES
+CRONTAB_FIELDS = ("minute", "hour", "day", "month", "weekday")
 _NAMED_WEIGHTS = ("simulated", "untrained", "imagenet")
+
+_LONGEST_ADDRESS = 254
+# ASCII without blanks, quotes and brackets: an address is part of headers and SMTP commands.
+_ADDRESS = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*")
+_WEB_ADDRESS = re.compile(r"https?://[^\s<>\"'\\]+")
+_SECRET = re.compile("pass|secret|token|key|hook|option|mail$|subscription$", re.IGNORECASE)
+_LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
+
+
+def check_stretch(name: str) -> str:
+    """Raise ValueError for an unknown stretch; return its name."""
+    if name not in STRETCH_NAMES:
+        raise ValueError(f"there are {', '.join(STRETCH_NAMES)}")
+    return name
+
+
+def check_crontab(line: str) -> str:
+    """Raise ValueError for a wrong number of fields; return the line.
+
+    `qc.service.job.check_schedule` checks the fields.
+    """
+    if len(line.split()) != len(CRONTAB_FIELDS):
+        raise ValueError(
+            f"Wrong number of fields; got {len(line.split())}, expected {len(CRONTAB_FIELDS)}: "
+            f"{' '.join(CRONTAB_FIELDS)}"
+        )
+    return line
+
+
+def check_address(text: str) -> str:
+    """Raise ValueError unless a text is one mail address; return it."""
+    if len(text) > _LONGEST_ADDRESS or not _ADDRESS.fullmatch(text):
+        raise ValueError("expected a mail address like name@example.org, without a display name")
+    return text
+
+
+def check_web_address(text: str) -> str:
+    """Raise ValueError unless a text is empty or a URL of HTTP; return it."""
+    if text and not _WEB_ADDRESS.fullmatch(text):
+        raise ValueError("expected an address that begins with https:// or http://")
+    return text
+
+
+def check_network(text: str) -> str:
+    """Raise ValueError unless a text is an IP address or network; return it."""
+    ip_network(text)
+    return text
+
 
 Positive = Annotated[float, Field(gt=0)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Patterns = tuple[str, ...]
+Crontab = Annotated[str, AfterValidator(check_crontab)]
+Address = Annotated[str, AfterValidator(check_address)]
+WebAddress = Annotated[str, AfterValidator(check_web_address)]
 
 
-def _known_stretch(name: str) -> str:
-    if name not in STRETCHES:
-        raise ValueError(f"there are {', '.join(STRETCHES)}")
-    return name
+class _SettingsTable(pydantic.BaseModel):
+    """Table of the settings file; unknown keys are errors."""
 
-
-def _crontab(words: str) -> str:
-    CronTrigger.from_crontab(words, "UTC")  # says what is wrong with it
-    return words
-
-
-Crontab = Annotated[str, AfterValidator(_crontab)]
-
-
-def read_address(words: str) -> str:
-    """Return a mail address as it is.
-
-    Raises
-    ------
-    ValueError
-        If it is none, or more than one.
-    """
-    if len(words) > _LONGEST_ADDRESS or not _ADDRESS.fullmatch(words):
-        raise ValueError("expected a mail address like name@example.org, and no name beside it")
-    return words
-
-
-# No blank, quote or bracket, and ASCII: it stands in headers and in what the server is told.
-_ADDRESS = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*")
-_LONGEST_ADDRESS = 254
-Address = Annotated[str, AfterValidator(read_address)]
-
-
-def _web_address(words: str) -> str:
-    if words and not _WEB_ADDRESS.fullmatch(words):
-        raise ValueError("expected an address that begins with https:// or http://")
-    return words
-
-
-_WEB_ADDRESS = re.compile(r"https?://[^\s<>\"'\\]+")
-
-
-class _SettingsTable(BaseModel):
-    """A table of the settings file; a key that it does not know is a mistake."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class InboxSettings(_SettingsTable):
-    """Where new files arrive.
+    """Inbox: a place where new files arrive.
 
     Attributes
     ----------
     path : str
-        A folder, or an address that fsspec knows: ``s3://bucket/raw``, ``abfs://container``,
-        ``sftp://host/raw``, ``https://host/raw/``.
+        A folder, or an address of fsspec: ``s3://bucket/raw``, ``sftp://host/raw``.
     options : dict
-        What fsspec is to be told besides: ``endpoint_url``, ``username``. No secrets: those are
-        taken from the environment that the storage's own tools read.
+        Options of fsspec without secrets, which the storage's own environment has.
     """
 
     path: str
@@ -113,21 +106,21 @@ class InboxSettings(_SettingsTable):
 
     @property
     def is_remote(self) -> bool:
-        """Say whether files must be fetched before they can be read."""
+        """Return True if files must be fetched before they can be read."""
         return "://" in self.path and not self.path.startswith(("file://", "local://"))
 
 
 class WatchSettings(_SettingsTable):
-    """How new files are noticed.
+    """Detection of new files, and retries of failed ones.
 
     Attributes
     ----------
     quiet_s : float
-        A file has arrived when it has not changed for so long.
+        A file is complete when it has not changed for so long.
     scan_s, rescan_h : float
-        How often the inboxes are listed, and how often everything seen is forgotten before.
+        Intervals of listing the inboxes, and of clearing the cache of listed files.
     retry_first_s, retry_h : float
-        When a file that failed is tried again, twice as late each time; and for how long.
+        Delay of the first retry, doubled for each further one, and time of the last one.
     """
 
     quiet_s: Positive = 3
@@ -137,20 +130,20 @@ class WatchSettings(_SettingsTable):
     retry_h: Positive = 48
 
     @property
-    def patience(self) -> RetryPolicy:
-        """Return how long a file that failed is tried again."""
+    def retry_policy(self) -> RetryPolicy:
+        """Return the retry policy of failed files."""
         return RetryPolicy(timedelta(seconds=self.retry_first_s), timedelta(hours=self.retry_h))
 
 
 class ScheduleSettings(_SettingsTable):
-    """When the other jobs run: crontab lines (minute hour day month weekday) in a time zone.
+    """Times of the other jobs: crontab lines (minute hour day month weekday) in a time zone.
 
     Attributes
     ----------
     time_zone : str
-        The observatory's; a name of the IANA data base.
+        Of the observatory; a name of the IANA database.
     pdf : bool
-        Whether the morning's and the month's report are written as PDF too.
+        Write the night and month reports as PDF too.
     """
 
     time_zone: str = "America/Santiago"
@@ -163,7 +156,13 @@ class ScheduleSettings(_SettingsTable):
     backup: Crontab = "30 12 * * *"
     pdf: bool = False
 
-    @field_validator("time_zone")
+    def crontab_lines(self) -> dict[str, str]:
+        """Return the crontab lines by their keys."""
+        fields = type(self).model_fields
+        names = [name for name, key in fields.items() if isinstance(key.default, str)]
+        return {name: getattr(self, name) for name in names if name != "time_zone"}
+
+    @pydantic.field_validator("time_zone")
     @classmethod
     def _known_zone(cls, name: str) -> str:
         try:
@@ -174,16 +173,16 @@ class ScheduleSettings(_SettingsTable):
 
 
 class RetentionSettings(_SettingsTable):
-    """What is pruned, and when.
+    """Retention of files, backups and job runs.
 
     Attributes
     ----------
     fetched_days : float
-        Files fetched from remote inboxes.
+        Age of files fetched from remote inboxes.
     backups : int
-        Copies of the database.
+        Number of copies of the database.
     runs_days : float
-        What is known of the daemon's jobs.
+        Age of the daemon's job runs.
     """
 
     fetched_days: Positive = 30
@@ -191,14 +190,11 @@ class RetentionSettings(_SettingsTable):
     runs_days: Positive = 90
 
 
-_OWN_HOST = ("localhost", "127.0.0.1", "::1")
-
-
 class MailSettings(_SettingsTable):
-    """The server that takes our mail; without a host none is sent.
+    """SMTP server; without a host no mail is sent.
 
-    The password comes from the environment (``QC_MAIL__PASSWORD``) or a file that only its owner
-    may read; in the settings file it is a mistake.
+    The password is read from the environment (``QC_MAIL__PASSWORD``) or from a file that only its
+    owner may read; in the settings file it is an error.
     """
 
     host: str = ""
@@ -213,11 +209,11 @@ class MailSettings(_SettingsTable):
     retry_first_s: Positive = 60
     retry_days: Positive = 5
 
-    @model_validator(mode="after")
+    @pydantic.model_validator(mode="after")
     def _complete(self) -> Self:
         if self.host and not self.sender:
-            raise ValueError("sender: expected the address that mails come from, got none")
-        if self.user and self.security == "none" and self.host not in _OWN_HOST:
+            raise ValueError("sender: expected the address of the sender, got none")
+        if self.user and self.security == "none" and self.host not in _LOCAL_HOSTS:
             raise ValueError(
                 "security: a password would travel in the clear; expected starttls or tls"
             )
@@ -225,49 +221,47 @@ class MailSettings(_SettingsTable):
 
 
 class AlertSettings(_SettingsTable):
-    """How events become notices.
+    """Grouping of alerts into notifications.
 
     Attributes
     ----------
     gather_s : float
-        How long an event is left to gather its frames before people are told of it.
+        Delay of a notification, to collect further alerts of the same event.
     most_at_once : int
-        Events that are told one by one; more at a time make one digest.
+        Largest number of separate notifications at once; more become one digest.
     most_a_night : int
-        Mails of one night; the next one is a digest. What comes after a digest of a night waits
-        for the next one, when the morning report is due.
+        Largest number of notifications of a night; then one digest at the night report's time.
     oldest_days : float
-        Frames taken longer ago are an archive's: nobody is woken for them.
+        Age of archive frames: their alerts are not sent.
     review_url : str
-        Where the review pages are, for the links in mails; empty: no links.
+        Address of the review pages for links in mails; empty: no links.
     """
 
     gather_s: Annotated[float, Field(ge=0)] = 20
     most_at_once: Annotated[int, Field(ge=1)] = 5
     most_a_night: Annotated[int, Field(ge=1)] = 20
     oldest_days: Positive = 7
-    review_url: Annotated[str, AfterValidator(_web_address)] = ""
+    review_url: WebAddress = ""
 
 
 class Subscription(_SettingsTable):
-    """Who is told of what.
+    """Recipients of a selection of notifications.
 
     Attributes
     ----------
     to : tuple of str
-        Addresses in the order in which they are told: the first at once, each next one only if
-        nobody has acknowledged the notice `escalate_h` hours after the one before was told.
+        Addresses in order of escalation, `escalate_h` apart until one acknowledges.
     webhook : SecretStr
-        A URL to which the notice is posted as JSON, at once. Whoever knows it may post.
+        URL that receives the notification as JSON at once; itself a credential.
     webhook_file : Path or None
-        A file that only its owner may read, with such a URL where it is itself a secret.
+        File with such a URL, which only its owner may read.
     instruments, arms, image_types : tuple of str
         Only these; patterns with ``*`` and ``?``. Empty: all.
     topics : tuple of str
         Of ``verdict``, ``file``, ``absence``, ``self-test``, ``daemon``, ``report``; empty: all
         but reports.
     least_score : float
-        Only verdicts at least so grave: 1 is the limit itself.
+        Least score of a verdict: 1 is the limit.
     escalate_h : float
         Hours.
     """
@@ -282,41 +276,35 @@ class Subscription(_SettingsTable):
     least_score: float = 0
     escalate_h: Positive = 4
 
-    @field_validator("webhook")
+    @pydantic.field_validator("webhook")
     @classmethod
     def _is_web_address(cls, url: SecretStr) -> SecretStr:
-        _web_address(url.get_secret_value())
+        check_web_address(url.get_secret_value())
         return url
 
 
 class HealthSettings(_SettingsTable):
-    """Where the daemon answers ``/healthz`` and ``/metrics``; port 0: nowhere."""
+    """Address of the daemon's ``/healthz`` and ``/metrics``; port 0: none."""
 
     host: str = "127.0.0.1"
     port: Port = 9318
 
 
-def _network(words: str) -> str:
-    ip_network(words)  # says what is wrong with it
-    return words
-
-
 class WebSettings(_SettingsTable):
-    """Where the review pages are served, and who may come in.
+    """Address of the review pages, and access to them.
 
     Attributes
     ----------
     certificate, certificate_key : Path or None
-        PEM files, to be served over TLS without a proxy.
+        PEM files for TLS without a proxy.
     session_h : float
-        How long somebody stays logged in.
+        Lifetime of a session.
     trusted_header : str
-        What a reverse proxy calls the person it has let in, in an account's name.
+        Header in which a reverse proxy passes the name of an authenticated account.
     trusted_proxies : tuple of str
-        Addresses or networks from which that header, and X-Forwarded-For and
-        X-Forwarded-Proto, are believed.
+        Networks of proxies whose headers are trusted, X-Forwarded-For and -Proto too.
     upload_mb, upload_s : float
-        How large a file may be that a browser sends to be looked at, and how long that may take.
+        Limits of an upload's size and time.
     """
 
     host: str = "127.0.0.1"
@@ -325,11 +313,11 @@ class WebSettings(_SettingsTable):
     certificate_key: Path | None = None
     session_h: Positive = 12
     trusted_header: Annotated[str, Field(pattern="^[A-Za-z0-9-]*$")] = ""
-    trusted_proxies: tuple[Annotated[str, AfterValidator(_network)], ...] = ()
+    trusted_proxies: tuple[Annotated[str, AfterValidator(check_network)], ...] = ()
     upload_mb: Positive = 200
     upload_s: Positive = 60
 
-    @model_validator(mode="after")
+    @pydantic.model_validator(mode="after")
     def _complete(self) -> Self:
         if self.trusted_header and not self.trusted_proxies:
             raise ValueError("trusted_proxies: expected the proxy that sets the header, got none")
@@ -339,45 +327,43 @@ class WebSettings(_SettingsTable):
 
 
 class SearchSettings(_SettingsTable):
-    """How frames are found that look alike.
+    """Search of similar frames.
 
     Attributes
     ----------
     exact_below : int
-        With fewer embeddings than this all are looked at; with more, an index beside the
-        database says which.
+        Number of embeddings from which on an index replaces the exact search.
     """
 
     exact_below: Annotated[int, Field(ge=1)] = 50_000
 
 
-class Settings(BaseSettings):
-    """What may differ from one installation to the next.
+class Settings(pydantic_settings.BaseSettings):
+    """Settings of one installation.
 
     Attributes
     ----------
     project : Path
-        The folder that holds the database, the thresholds and the reports.
+        Folder of the database, the thresholds and the reports.
     database : str
         SQLAlchemy URL; empty for ``qc.db`` in the project folder.
     thresholds : Path
-        The thresholds file.
+        Thresholds file.
     instruments : Path or None
-        A folder of further instrument files beside those that come with the program.
+        Folder of further instrument files.
     weights, stretch : str
-        The encoder's weights and the stretch of its inputs.
+        Weights of the encoder, and stretch of its input.
     engine : str
-        What computes the encoder; it changes the time that takes, and no verdict.
+        Library that runs the encoder; verdicts do not depend on it.
     batch_frames : int
-        Frames read before the encoder is called; bounds the memory.
+        Frames per call of the encoder; limits the memory.
     workers : int or None
-        Processes that read and measure files; 0: this one does. None: as many as there are
-        cores where there are many files, 0 for a handful.
+        Processes that read and measure files; 0: this one. None: by the number of files.
     log : LogStyle
-        How the daemon's log is written.
+        Format of the daemon's log.
     """
 
-    model_config = SettingsConfigDict(
+    model_config = pydantic_settings.SettingsConfigDict(
         env_prefix="QC_",
         env_nested_delimiter="__",
         extra="forbid",
@@ -390,7 +376,7 @@ class Settings(BaseSettings):
     thresholds: Path = Path("thresholds.yaml")
     instruments: Path | None = None
     weights: str = "untrained"
-    stretch: Annotated[str, AfterValidator(_known_stretch)] = "physical"
+    stretch: Annotated[str, AfterValidator(check_stretch)] = "physical"
     engine: Literal["keras", "openvino"] = "keras"
     batch_frames: Annotated[int, Field(gt=0)] = 16
     workers: Annotated[int, Field(ge=0, le=256)] | None = None
@@ -409,26 +395,27 @@ class Settings(BaseSettings):
     @classmethod
     def settings_customise_sources(
         cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Let the caller outrank the environment, and the environment the file."""
+        settings_cls: type[pydantic_settings.BaseSettings],
+        init_settings: pydantic_settings.PydanticBaseSettingsSource,
+        env_settings: pydantic_settings.PydanticBaseSettingsSource,
+        dotenv_settings: pydantic_settings.PydanticBaseSettingsSource,
+        file_secret_settings: pydantic_settings.PydanticBaseSettingsSource,
+    ) -> tuple[pydantic_settings.PydanticBaseSettingsSource, ...]:
+        """Return the sources by priority: arguments, environment, file."""
         del dotenv_settings, file_secret_settings
         project = Path(init_settings()["project"])
-        file = TomlConfigSettingsSource(settings_cls, project / SETTINGS_FILE)
-        if "password" in _table(file.toml_data, "mail"):
+        file = pydantic_settings.TomlConfigSettingsSource(settings_cls, project / SETTINGS_FILE)
+        mail = file.toml_data.get("mail")
+        if isinstance(mail, dict) and "password" in mail:
             raise ValueError(
-                "mail.password: a settings file is no place for a password; expected it in the "
+                "mail.password: a settings file must not contain a password; expected it in the "
                 "environment, as QC_MAIL__PASSWORD, or in the file that mail.password_file names"
             )
         return init_settings, env_settings, file
 
     @property
     def database_url(self) -> URL:
-        """Return where the database is.
+        """Return the address of the database.
 
         Raises
         ------
@@ -437,15 +424,15 @@ class Settings(BaseSettings):
         """
         if not self.database:
             return URL.create("sqlite", database=str(self.project / "qc.db"))
-        url = read_url(self.database)
+        url = parse_url(self.database)
         is_file = url.get_backend_name() == "sqlite" and url.database not in {None, "", ":memory:"}
         return url.set(database=str(self.project / str(url.database))) if is_file else url
 
     @property
     def weights_name(self) -> str:
-        """Return the encoder's weights: a name, or the path of a file."""
-        named = self.weights in _NAMED_WEIGHTS
-        return self.weights if named else str(self.project / self.weights)
+        """Return the name of packaged weights, or the path of a file."""
+        is_packaged = self.weights in _NAMED_WEIGHTS
+        return self.weights if is_packaged else str(self.project / self.weights)
 
     @property
     def instruments_folder(self) -> Path | None:
@@ -454,7 +441,7 @@ class Settings(BaseSettings):
 
     @property
     def fetched_folder(self) -> Path:
-        """Return the folder of the copies of what lies in remote inboxes."""
+        """Return the folder of files fetched from remote inboxes."""
         return self.project / "fetched"
 
     @property
@@ -463,13 +450,19 @@ class Settings(BaseSettings):
         return self.project / "reports"
 
 
-def _table(document: dict[str, Any], name: str) -> dict[str, Any]:
-    table = document.get(name)
-    return table if isinstance(table, dict) else {}
+def matches_patterns(name: str | None, patterns: Patterns) -> bool:
+    """Return True if a name matches_patterns a pattern, or there are no patterns.
 
+    Parameters
+    ----------
+    name : str or None
+    patterns : tuple of str
+        With ``*`` and ``?``; the case does not matter.
 
-def matches(name: str | None, patterns: Patterns) -> bool:
-    """Say whether a name is one of those wanted; without patterns, all are."""
+    Returns
+    -------
+    bool
+    """
     return not patterns or any(
         fnmatchcase((name or "").casefold(), pattern.casefold()) for pattern in patterns
     )
@@ -489,53 +482,23 @@ def read_settings(project: Path) -> Settings:
         )
     try:
         return Settings(project=project.resolve())
-    except ValidationError as error:
+    except pydantic.ValidationError as error:
         reason = "; ".join(
-            f"{'.'.join(map(str, each['loc']))}: {each['msg']}{_got(each)}"
-            for each in error.errors()
+            f"{'.'.join(map(str, details['loc']))}: {details['msg']}{_quote_value(details)}"
+            for details in error.errors()
         )
         raise ConfigurationError(f"{project / SETTINGS_FILE} or QC_*: {reason}") from error
     except (ValueError, OSError) as error:
         raise ConfigurationError(f"{project / SETTINGS_FILE}: {error}") from error
 
 
-def _got(mistake: ErrorDetails) -> str:
-    """Quote a value that is short and plain, and certainly no secret.
+def _quote_value(error: Any) -> str:
+    """Return a wrong value for the message if it is short and certainly not a secret.
 
-    A whole section may hold one, and so may a misspelt key of a section, or of any.
+    A table may contain a secret, and so may an unknown key of a table.
     """
-    value, place = mistake["input"], mistake["loc"]
-    is_unknown = mistake["type"] == "extra_forbidden" and len(place) > 1
+    value, place = error["input"], error["loc"]
+    is_unknown = error["type"] == "extra_forbidden" and len(place) > 1
     if is_unknown or any(_SECRET.search(str(name)) for name in place):
         return ""
     return f", got {value!r}" if isinstance(value, str | int | float) else ""
-
-
-_SECRET = re.compile("pass|secret|token|key|hook|option|mail$|subscription$", re.IGNORECASE)
-
-
-def read_secret(file: Path) -> str:
-    """Return what a file holds that only its owner may read.
-
-    Raises
-    ------
-    ConfigurationError
-        If it cannot be read, is empty, or others may read it. Its content is never told.
-    """
-    try:
-        mode = file.stat().st_mode
-        content = file.read_bytes()[:_LONGEST_SECRET].decode().strip()
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise ConfigurationError(f"{file}: a secret is expected here: {reason}") from None
-    if mode & 0o077:
-        raise ConfigurationError(
-            f"{file}: holds a secret that others may read; expected a file of its owner's alone: "
-            f"chmod 600 {file}"
-        )
-    if not content:
-        raise ConfigurationError(f"{file}: expected a secret, got an empty file")
-    return content
-
-
-_LONGEST_SECRET = 4096

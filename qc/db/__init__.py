@@ -1,41 +1,46 @@
-"""Tables, engine and queries: one module per aggregate."""
+"""Database: the schema in `schema`, and one module of queries per aggregate.
 
-from qc.db import (
-    accounts,
-    alerts,
-    block_statistics,
-    classifiers,
-    embeddings,
-    engine,
-    epochs,
-    findings,
-    frames,
-    job_runs,
-    labels,
-    recording,
-    references,
-    selection,
-    self_tests,
-    statistics,
-    verdicts,
-)
+The caller owns the transaction. Modules are imported on first use.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qc.db import (
+        accounts,
+        block_statistics,
+        embeddings,
+        extensions,
+        findings,
+        frames,
+        labels,
+        operations,
+        recording,
+        reference_models,
+        references,
+        schema,
+        statistics,
+    )
 
 __all__ = [
     "accounts",
-    "alerts",
     "block_statistics",
-    "classifiers",
     "embeddings",
-    "engine",
-    "epochs",
+    "extensions",
     "findings",
     "frames",
-    "job_runs",
     "labels",
+    "operations",
     "recording",
+    "reference_models",
     "references",
-    "selection",
-    "self_tests",
+    "schema",
     "statistics",
-    "verdicts",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return import_module(f"qc.db.{name}")
+    raise AttributeError(f"module 'qc.db' has no attribute {name!r}")

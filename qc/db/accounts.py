@@ -1,40 +1,42 @@
-"""Who may use the review pages: accounts, what opens the pages for them, and who may not try again.
+"""Accounts: users, sessions, tokens and the rate limit of logins.
 
-Nothing here is kept that opens anything: of passwords argon2id digests, of keys their SHA-256.
+Passwords are stored as argon2id digests, keys as SHA-256 digests.
 """
 
+import datetime as dt
 import ipaddress
 import logging
 import re
 import secrets
-from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from functools import cache
 from hashlib import sha256
 from threading import BoundedSemaphore
+from typing import TYPE_CHECKING
 
-from argon2 import PasswordHasher
-from argon2.exceptions import VerifyMismatchError
-from sqlalchemy import ColumnElement, delete, exists, func, or_, select
-from sqlalchemy.orm import Session, sessionmaker
+import sqlalchemy as sa
+from sqlalchemy import orm
 
-from qc._text import shortened
+from qc import errors
+from qc._text import truncate
 from qc.core.enums import Role
-from qc.db.models import AccountRow, FailedLoginRow, SessionKeyRow
-from qc.errors import AuthenticationError, InvalidInputError
+from qc.db.schema import models
+
+if TYPE_CHECKING:
+    from argon2 import PasswordHasher
 
 logger = logging.getLogger(__name__)
 
 SHORTEST_PASSWORD, LONGEST_PASSWORD = 10, 1024
-WINDOW = timedelta(minutes=15)
-# Failed tries within that time: of one account from one address; of one account from anywhere,
-# more, as its owner is shut out with the thief; of one address, whatever the account.
+# Rate limit: failed logins within the window for one account from one address, for one account
+# from any address, and from one address for any account. The second limit locks the owner out
+# too, so it is higher.
+WINDOW = dt.timedelta(minutes=15)
 MOST_OF_BOTH, MOST_OF_ACCOUNT, MOST_OF_ADDRESS = 5, 50, 30
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
-_AT_ONCE = BoundedSemaphore(2)  # each digest takes 64 MiB: a crowd at the door takes no more
-_HASHER = PasswordHasher()
-# Of nobody's password: a name that is not there takes as long as one that is.
-_NOBODY = (
+_CONCURRENT_DIGESTS = BoundedSemaphore(2)  # each digest takes 64 MiB of memory
+# An unknown name is verified against this digest, so that it takes as long as a known one.
+_DUMMY_DIGEST = (
     "$argon2id$v=19$m=65536,t=3,p=4$MTIzNDU2Nzg5MDEyMzQ1Ng"
     "$Yt2DHdNDGgkq6sVBUyOOfXAGYAiMtqxhHDb0UJgr4Nk"
 )
@@ -42,233 +44,343 @@ _NOBODY = (
 
 @dataclass(frozen=True)
 class Account:
-    """Somebody who may use the pages."""
+    """User of the review pages."""
 
     name: str
     role: Role
-    made_at: datetime
+    made_at: dt.datetime
     tokens: int = 0
 
 
-def accounts(session: Session) -> list[Account]:
-    """List who may use the pages, by name."""
+@cache
+def _hasher() -> "PasswordHasher":
+    from argon2 import PasswordHasher
+
+    return PasswordHasher()
+
+
+def list_accounts(session: orm.Session) -> list[Account]:
+    """Return all accounts by name, with the number of their tokens."""
     tokens = (
-        select(func.count())
-        .where(SessionKeyRow.account_id == AccountRow.id, ~SessionKeyRow.is_session)
-        .correlate(AccountRow)
+        sa.select(sa.func.count())
+        .where(
+            models.SessionKeyRow.account_id == models.AccountRow.id,
+            ~models.SessionKeyRow.is_session,
+        )
+        .correlate(models.AccountRow)
         .scalar_subquery()
     )
-    rows = session.execute(select(AccountRow, tokens).order_by(AccountRow.name))
-    return [Account(row.name, Role(row.role), row.made_at, count) for row, count in rows]
+    query = sa.select(models.AccountRow, tokens).order_by(models.AccountRow.name)
+    return [
+        Account(row.name, Role(row.role), row.made_at, count)
+        for row, count in session.execute(query)
+    ]
 
 
-def has_accounts(session: Session) -> bool:
-    """Say whether people must say who they are."""
-    return bool(session.scalar(select(exists(select(AccountRow.id)))))
+def has_accounts(session: orm.Session) -> bool:
+    """Return True if there is an account, so that users must log in."""
+    return bool(session.scalar(sa.select(sa.exists(sa.select(models.AccountRow.id)))))
 
 
-def find_account(session: Session, name: str) -> Account | None:
-    """Return an account, if there is one of that name."""
-    row = _row(session, name)
+def find_account(session: orm.Session, name: str) -> Account | None:
+    """Return the account of a name, if any.
+
+    Parameters
+    ----------
+    session : Session
+    name : str
+
+    Returns
+    -------
+    Account or None
+    """
+    row = _find_row(session, name)
     return Account(row.name, Role(row.role), row.made_at) if row else None
 
 
-def add_account(session: Session, name: str, role: Role, password: str, now: datetime) -> None:
-    """Let somebody in.
+def add_account(
+    session: orm.Session, name: str, role: Role, password: str, now: dt.datetime
+) -> None:
+    """Add an account.
+
+    Parameters
+    ----------
+    session : Session
+    name : str
+        Letters, digits, dot, hyphen, underscore and @.
+    role : Role
+    password : str
+    now : datetime
 
     Raises
     ------
-    InvalidAnswer
-        If the name is taken or no name, or the password is too short.
+    InvalidInputError
+        If the name is taken or invalid, or the length of the password is.
     """
     if not _NAME.fullmatch(name):
-        raise InvalidInputError(
-            f"'{shortened(name)}': expected letters, digits, dot, hyphen, underscore and @, "
+        raise errors.InvalidInputError(
+            f"'{truncate(name)}': expected letters, digits, dot, hyphen, underscore and @, "
             "64 at most"
         )
     if find_account(session, name):
-        raise InvalidInputError(f"there is an account {name} already; 'qc user list' shows all")
-    session.add(AccountRow(name=name, role=role, password=_digest_of(password), made_at=now))
+        raise errors.InvalidInputError(
+            f"there is an account {name} already; 'qc users list' shows all"
+        )
+    password_digest = _digest_password(password)
+    session.add(models.AccountRow(name=name, role=role, password=password_digest, made_at=now))
     session.flush()
 
 
-def change_password(session: Session, name: str, password: str) -> None:
-    """Set another password; whoever is logged in with the old one is not any more.
+def change_password(session: orm.Session, name: str, password: str) -> None:
+    """Set another password and end the account's sessions.
+
+    Parameters
+    ----------
+    session : Session
+    name : str
+    password : str
 
     Raises
     ------
-    InvalidAnswer
+    InvalidInputError
         If there is no such account, or the password is too short.
     """
-    row = _named(session, name)
-    row.password = _digest_of(password)
+    row = _get_row(session, name)
+    row.password = _digest_password(password)
     session.execute(
-        delete(SessionKeyRow).where(SessionKeyRow.account_id == row.id, SessionKeyRow.is_session)
+        sa.delete(models.SessionKeyRow).where(
+            models.SessionKeyRow.account_id == row.id, models.SessionKeyRow.is_session
+        )
     )
 
 
-def remove_account(session: Session, name: str) -> None:
-    """Let somebody in no more, at once; what they said stays.
+def remove_account(session: orm.Session, name: str) -> None:
+    """Remove an account with its sessions and tokens; its labels stay.
+
+    Parameters
+    ----------
+    session : Session
+    name : str
 
     Raises
     ------
-    InvalidAnswer
+    InvalidInputError
         If there is no such account.
     """
-    row = _named(session, name)
-    session.execute(delete(SessionKeyRow).where(SessionKeyRow.account_id == row.id))
+    row = _get_row(session, name)
+    session.execute(
+        sa.delete(models.SessionKeyRow).where(models.SessionKeyRow.account_id == row.id)
+    )
     session.delete(row)
 
 
-def make_token(session: Session, name: str, now: datetime) -> str:
-    """Return a new token for somebody's scripts; it cannot be shown again.
+def make_token(session: orm.Session, name: str, now: dt.datetime) -> str:
+    """Return a new token for an account's scripts; it cannot be shown again.
+
+    Parameters
+    ----------
+    session : Session
+    name : str
+    now : datetime
+
+    Returns
+    -------
+    str
 
     Raises
     ------
-    InvalidAnswer
+    InvalidInputError
         If there is no such account.
     """
-    return _make_key(session, _named(session, name).id, now)
+    return _add_key(session, _get_row(session, name).id, now)
 
 
-def revoke_tokens(session: Session, name: str) -> int:
-    """Let none of somebody's scripts in any more; return how many tokens there were.
+def revoke_tokens(session: orm.Session, name: str) -> int:
+    """Revoke all tokens of an account; return their number.
+
+    Parameters
+    ----------
+    session : Session
+    name : str
+
+    Returns
+    -------
+    int
 
     Raises
     ------
-    InvalidAnswer
+    InvalidInputError
         If there is no such account.
     """
-    tokens = SessionKeyRow.account_id == _named(session, name).id, ~SessionKeyRow.is_session
-    count = session.scalar(select(func.count()).select_from(SessionKeyRow).where(*tokens))
-    session.execute(delete(SessionKeyRow).where(*tokens))
+    key = models.SessionKeyRow
+    tokens = key.account_id == _get_row(session, name).id, ~key.is_session
+    count = session.scalar(sa.select(sa.func.count()).select_from(key).where(*tokens))
+    session.execute(sa.delete(key).where(*tokens))
     return count or 0
 
 
-def holder_of(session: Session, key: str, now: datetime, *, is_session: bool) -> Account | None:
-    """Return whose key it is, if it opens anything."""
+def find_holder(
+    session: orm.Session, key: str, now: dt.datetime, *, is_session: bool
+) -> Account | None:
+    """Return the account of a valid key.
+
+    Parameters
+    ----------
+    session : Session
+    key : str
+    now : datetime
+    is_session : bool
+        True for a session's key, False for a token.
+
+    Returns
+    -------
+    Account or None
+        None for an unknown or expired key.
+    """
     query = (
-        select(AccountRow)
-        .join(SessionKeyRow, SessionKeyRow.account_id == AccountRow.id)
+        sa.select(models.AccountRow)
+        .join(models.SessionKeyRow, models.SessionKeyRow.account_id == models.AccountRow.id)
         .where(
-            SessionKeyRow.digest == _key_digest(key),
-            SessionKeyRow.is_session.is_(is_session),
-            or_(SessionKeyRow.expires_at.is_(None), SessionKeyRow.expires_at > now),
+            models.SessionKeyRow.digest == _digest_text(key),
+            models.SessionKeyRow.is_session.is_(is_session),
+            sa.or_(
+                models.SessionKeyRow.expires_at.is_(None), models.SessionKeyRow.expires_at > now
+            ),
         )
     )
     row = session.scalar(query)
     return Account(row.name, Role(row.role), row.made_at) if row else None
 
 
-def log_out(session: Session, key: str) -> None:
-    """Let a session's key open nothing any more."""
+def log_out(session: orm.Session, key: str) -> None:
+    """Delete a session's key.
+
+    Parameters
+    ----------
+    session : Session
+    key : str
+    """
     session.execute(
-        delete(SessionKeyRow).where(
-            SessionKeyRow.digest == _key_digest(key), SessionKeyRow.is_session
+        sa.delete(models.SessionKeyRow).where(
+            models.SessionKeyRow.digest == _digest_text(key), models.SessionKeyRow.is_session
         )
     )
 
 
 def log_in(
-    writes: sessionmaker[Session],
+    writes: orm.sessionmaker[orm.Session],
     name: str,
     password: str,
     address: str,
-    now: datetime,
-    lasts: timedelta,
+    now: dt.datetime,
+    lasts: dt.timedelta,
 ) -> str:
-    """Return the key of a new session.
+    """Check a password and return the key of a new session.
 
-    A try is kept before its password is looked at, so that many at once are counted too; the
-    database is not held meanwhile.
+    The attempt is stored before its password is verified, so that concurrent attempts count. No
+    transaction is open during the verification.
+
+    Parameters
+    ----------
+    writes : sessionmaker
+        Sessions that write.
+    name, password : str
+    address : str
+        Client's IP address.
+    now : datetime
+    lasts : timedelta
+        Lifetime of the session.
+
+    Returns
+    -------
+    str
 
     Raises
     ------
-    NotAdmitted
-        If name and password do not fit, or too many tries have failed.
+    AuthenticationError
+        If name or password is invalid, or the rate limit is exceeded.
     """
     facts = {"address": address, "account": ""}
     with writes.begin() as session:
-        row = _row(session, name)
-        stored = row.password if row else _NOBODY
-        facts["account"] = row.name if row else "unknown"  # it may be a password
+        row = _find_row(session, name)
+        stored = row.password if row else _DUMMY_DIGEST
+        facts["account"] = row.name if row else "unknown"  # the name may be a password
         attempt = _begin_attempt(session, name, address, now)
     if attempt is None:
-        logger.warning("login put off", extra=facts)
+        logger.warning("login rate limit exceeded", extra=facts)
         minutes = int(WINDOW.total_seconds() / 60)
-        raise AuthenticationError(f"too many tries have failed; try again in {minutes} minutes")
-    if not _fits(password, stored):
+        raise errors.AuthenticationError(f"too many failed logins; try again in {minutes} minutes")
+    if not _verify_password(password, stored):
         logger.warning("login refused", extra=facts)
-        raise AuthenticationError("name and password do not fit")
+        raise errors.AuthenticationError("invalid user name or password")
     with writes.begin() as session:
-        row = _row(session, name)
-        if row is None or row.password != stored:  # removed or changed in these milliseconds
-            raise AuthenticationError("name and password do not fit")
-        session.execute(delete(FailedLoginRow).where(FailedLoginRow.id == attempt))
-        key = _make_key(session, row.id, now, now + lasts)
+        row = _find_row(session, name)
+        if row is None or row.password != stored:  # removed or changed during the verification
+            raise errors.AuthenticationError("invalid user name or password")
+        session.execute(sa.delete(models.FailedLoginRow).where(models.FailedLoginRow.id == attempt))
+        key = _add_key(session, row.id, now, now + lasts)
     logger.info("login", extra=facts)
     return key
 
 
-def _begin_attempt(session: Session, name: str, address: str, now: datetime) -> int | None:
-    """Keep that somebody tries, and return its number; None if that is once too often."""
-    session.execute(delete(FailedLoginRow).where(FailedLoginRow.at <= now - WINDOW))
-    session.execute(delete(SessionKeyRow).where(SessionKeyRow.expires_at <= now))
-    whose, whence = (
-        FailedLoginRow.name_digest == _key_digest(name),
-        FailedLoginRow.address == _net(address),
-    )
+def _begin_attempt(session: orm.Session, name: str, address: str, now: dt.datetime) -> int | None:
+    """Store an attempt as failed and return its id; None if the rate limit is exceeded."""
+    login = models.FailedLoginRow
+    session.execute(sa.delete(login).where(login.at <= now - WINDOW))
+    session.execute(sa.delete(models.SessionKeyRow).where(models.SessionKeyRow.expires_at <= now))
+    name_digest, network = _digest_text(name), network_of(address)
+    of_account, of_address = login.name_digest == name_digest, login.address == network
     limits = (
-        ((whose, whence), MOST_OF_BOTH),
-        ((whose,), MOST_OF_ACCOUNT),
-        ((whence,), MOST_OF_ADDRESS),
+        ((of_account, of_address), MOST_OF_BOTH),
+        ((of_account,), MOST_OF_ACCOUNT),
+        ((of_address,), MOST_OF_ADDRESS),
     )
-    if any(_tries(session, of) >= most for of, most in limits):
-        return None
-    row = FailedLoginRow(name_digest=_key_digest(name), address=_net(address), at=now)
+    for conditions, limit in limits:
+        query = sa.select(sa.func.count()).select_from(login).where(*conditions)
+        if (session.scalar(query) or 0) >= limit:
+            return None
+    row = login(name_digest=name_digest, address=network, at=now)
     session.add(row)
     session.flush()
     return row.id
 
 
-def _tries(session: Session, of: Sequence[ColumnElement[bool]]) -> int:
-    return session.scalar(select(func.count()).select_from(FailedLoginRow).where(*of)) or 0
-
-
-def _net(address: str) -> str:
-    """Return what one customer has: an address, or 2^64 of them where these are long."""
+def network_of(address: str) -> str:
+    """Return an IPv4 address, or the /64 network of an IPv6 address: one client's share."""
     try:
-        found = ipaddress.ip_address(address)
+        ip = ipaddress.ip_address(address)
     except ValueError:
         return address[:64]
-    return str(ipaddress.ip_network((found, 64), strict=False)) if found.version == 6 else address
+    return str(ipaddress.ip_network((ip, 64), strict=False)) if ip.version == 6 else address
 
 
-def _fits(password: str, stored: str) -> bool:
-    with _AT_ONCE:
+def _verify_password(password: str, digest: str) -> bool:
+    from argon2.exceptions import VerifyMismatchError
+
+    with _CONCURRENT_DIGESTS:
         try:
-            return _HASHER.verify(stored, password[:LONGEST_PASSWORD])
+            return _hasher().verify(digest, password[:LONGEST_PASSWORD])
         except VerifyMismatchError:
             return False
 
 
-def _digest_of(password: str) -> str:
+def _digest_password(password: str) -> str:
     if not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
-        raise InvalidInputError(
+        raise errors.InvalidInputError(
             f"password: expected {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters, "
             f"got {len(password)}"
         )
-    with _AT_ONCE:
-        return _HASHER.hash(password)
+    with _CONCURRENT_DIGESTS:
+        return _hasher().hash(password)
 
 
-def _make_key(
-    session: Session, account_id: int, now: datetime, expires_at: datetime | None = None
+def _add_key(
+    session: orm.Session, account_id: int, now: dt.datetime, expires_at: dt.datetime | None = None
 ) -> str:
     key = f"qc_{secrets.token_urlsafe(32)}"
     session.add(
-        SessionKeyRow(
-            digest=_key_digest(key),
+        models.SessionKeyRow(
+            digest=_digest_text(key),
             account_id=account_id,
             is_session=expires_at is not None,
             made_at=now,
@@ -279,19 +391,20 @@ def _make_key(
     return key
 
 
-def _key_digest(key: str) -> str:
-    return sha256(key.encode(errors="surrogatepass")).hexdigest()
+def _digest_text(text: str) -> str:
+    return sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
-def _row(session: Session, name: str) -> AccountRow | None:
-    is_name = _NAME.fullmatch(name)  # what is none may hold what a database takes for no text
-    return session.scalar(select(AccountRow).where(AccountRow.name == name)) if is_name else None
+def _find_row(session: orm.Session, name: str) -> models.AccountRow | None:
+    if not _NAME.fullmatch(name):  # databases refuse some characters
+        return None
+    return session.scalar(sa.select(models.AccountRow).where(models.AccountRow.name == name))
 
 
-def _named(session: Session, name: str) -> AccountRow:
-    row = _row(session, name)
+def _get_row(session: orm.Session, name: str) -> models.AccountRow:
+    row = _find_row(session, name)
     if row is None:
-        raise InvalidInputError(
-            f"there is no account '{shortened(name)}'; 'qc user list' shows all"
+        raise errors.InvalidInputError(
+            f"there is no account '{truncate(name)}'; 'qc users list' shows all"
         )
     return row

@@ -1,95 +1,156 @@
-"""Queries for block statistics."""
+"""Queries for block statistics and stored measurements."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
+import sqlalchemy as sa
 from numpy.typing import NDArray
-from sqlalchemy import (
-    func,
-    select,
-)
-from sqlalchemy.orm import (
-    Session,
-)
+from sqlalchemy.orm import Session
 
 from embeddings.preprocess import appearance
-from qc.core.measurement import Measurement
-from qc.db.models import BlockStatisticsRow, ExtensionRow, FrameRow
-from qc.db.types import rounded_to_keep
+from qc import core
+from qc.core import measurement
+from qc.db.schema import models
 
-_PICTURES_AT_ONCE = 20
+Floats = NDArray[np.float32]
+
+_ROWS_PER_FETCH = 20  # 200 at once are 120 MB, and as much again in a list
 
 
-def light_of(session: Session, extension_ids: Sequence[int]) -> NDArray[np.float32]:
-    """Return the block statistics of some extensions above their own bias level: (m, h, w, 3).
+def load_light(session: Session, extension_ids: Sequence[int]) -> Floats:
+    """Load the block statistics of some extensions above their bias levels.
 
-    Those whose statistics are no longer kept are left out.
+    Parameters
+    ----------
+    session : Session
+    extension_ids : sequence of int
+
+    Returns
+    -------
+    (m, h, w, 3) float32 array
+        ADU, oldest first; without extensions whose statistics are no longer stored.
     """
     query = (
-        select(BlockStatisticsRow.above_zero_adu, ExtensionRow.zero_adu, ExtensionRow.metrics)
-        .join(ExtensionRow, ExtensionRow.id == BlockStatisticsRow.extension_id)
-        .join(ExtensionRow.frame)
-        .where(ExtensionRow.id.in_(extension_ids))
-        # Of time, not of arrival: what is learnt from them depends on their order a little.
-        .order_by(FrameRow.observed_at, FrameRow.name, ExtensionRow.number)
+        sa.select(
+            models.BlockStatisticsRow.above_zero_adu,
+            models.ExtensionRow.zero_adu,
+            models.ExtensionRow.metrics,
+        )
+        .join(models.ExtensionRow, models.ExtensionRow.id == models.BlockStatisticsRow.extension_id)
+        .join(models.ExtensionRow.frame)
+        .where(models.ExtensionRow.id.in_(extension_ids))
+        # In order of observation, not of arrival: a fitted model depends slightly on the order.
+        .order_by(models.FrameRow.observed_at, models.FrameRow.name, models.ExtensionRow.number)
     )
-    found = session.execute(query.execution_options(yield_per=_PICTURES_AT_ONCE))
-    light, kept = np.empty((0, 0, 0, 3), np.float32), 0
-    for each, zero, metrics in found:
-        if not kept:  # filled as they are read: two hundred are 120 MB, and in a list as much again
-            light = np.empty((len(extension_ids), *each.shape), np.float32)
-        light[kept] = above_bias(each + _zero(zero), zero, metrics)
-        kept += 1
-    return light[:kept]
+    rows = session.execute(query.execution_options(yield_per=_ROWS_PER_FETCH))
+    light, count = np.empty((0, 0, 0, 3), np.float32), 0
+    for above_zero, zero, metrics in rows:
+        if not count:
+            light = np.empty((len(extension_ids), *above_zero.shape), np.float32)
+        light[count] = measurement.above_bias(
+            above_zero + measurement.level_offsets(zero), zero, metrics
+        )
+        count += 1
+    return light[:count]
 
 
-def pictures_kept(session: Session, extension_ids: Sequence[int]) -> int:
-    """Return of how many of some extensions the block statistics are still kept."""
+def load_measurement(
+    session: Session, row: models.ExtensionRow, limits: Mapping[str, tuple[float, float]]
+) -> core.Measurement | None:
+    """Load the measurement of a stored extension.
+
+    Parameters
+    ----------
+    session : Session
+    row : ExtensionRow
+    limits : mapping of str to (float, float)
+        Absolute limits by metric.
+
+    Returns
+    -------
+    Measurement or None
+        None if the block statistics or the light-sensitive region are not stored.
+    """
+    above_zero = find_block_statistics(session, row.id)
+    light = row.light
+    if above_zero is None or light is None:
+        return None
+    assert row.gain_e_per_adu is not None  # stored together with the light-sensitive region
+    assert row.read_noise_adu is not None
+    return core.Measurement(
+        number=row.number,
+        setup=row.setup,
+        shape=(row.ny, row.nx),
+        light=light,
+        frame_class=row.frame_class,
+        zero_adu=row.zero_adu,
+        gain_e_per_adu=row.gain_e_per_adu,
+        read_noise_adu=row.read_noise_adu,
+        stretch_adu=row.stretch_adu,
+        promised_light=row.promised_light,
+        limits=limits,
+        statistics=above_zero + measurement.level_offsets(row.zero_adu),
+        metrics=row.metrics,
+        pixels_sha256=row.pixels_sha256,
+    )
+
+
+def count_stored(session: Session, extension_ids: Sequence[int]) -> int:
+    """Count the extensions whose block statistics are stored.
+
+    Parameters
+    ----------
+    session : Session
+    extension_ids : sequence of int
+        Extensions to look for.
+
+    Returns
+    -------
+    int
+    """
     query = (
-        select(func.count())
-        .select_from(BlockStatisticsRow)
-        .where(BlockStatisticsRow.extension_id.in_(extension_ids))
+        sa.select(sa.func.count())
+        .select_from(models.BlockStatisticsRow)
+        .where(models.BlockStatisticsRow.extension_id.in_(extension_ids))
     )
     return session.scalar(query) or 0
 
 
-def above_bias(
-    statistics: NDArray[np.float32], zero_adu: float, metrics: Mapping[str, float]
-) -> NDArray[np.float32]:
-    """Return (h, w, 3) block statistics above the frame's own bias level, if it has an overscan."""
-    return statistics - _zero(metrics.get("bias_level", zero_adu))
+def find_block_statistics(session: Session, extension_id: int) -> Floats | None:
+    """Return the block statistics of an extension.
 
+    Parameters
+    ----------
+    session : Session
+    extension_id : int
 
-def _zero(level_adu: float) -> NDArray[np.float32]:
-    """Return what is to be taken off a mean, a standard deviation and a maximum."""
-    return np.array([level_adu, 0, level_adu], np.float32)
-
-
-def block_statistics_of(session: Session, extension_id: int) -> NDArray[np.float32] | None:
-    """Return an extension's (h, w, 3) block statistics in ADU above zero, if still kept."""
-    query = select(BlockStatisticsRow.above_zero_adu).where(
-        BlockStatisticsRow.extension_id == extension_id
+    Returns
+    -------
+    (h, w, 3) float32 array or None
+        ADU above the nominal bias level; None if no longer stored.
+    """
+    query = sa.select(models.BlockStatisticsRow.above_zero_adu).where(
+        models.BlockStatisticsRow.extension_id == extension_id
     )
     return session.scalar(query)
 
 
-def appearance_of(session: Session, row: ExtensionRow) -> Mapping[str, float]:
-    """Return how an extension looks; empty where it was measured before this was kept."""
+def find_appearance(session: Session, row: models.ExtensionRow) -> Mapping[str, float]:
+    """Return the header-independent numbers of an extension.
+
+    Parameters
+    ----------
+    session : Session
+    row : ExtensionRow
+
+    Returns
+    -------
+    mapping of str to float
+        Empty if neither they nor the block statistics are stored.
+    """
     if row.appearance is not None:
         return row.appearance
-    above_zero = block_statistics_of(session, row.id)
+    above_zero = find_block_statistics(session, row.id)
     if above_zero is None:
         return {}
     return appearance(above_zero, row.metrics.get("bias_level", row.zero_adu) - row.zero_adu)
-
-
-def as_kept(measured: Measurement) -> Measurement:
-    """Return what was measured of an extension as it will be read back: rounded to be kept."""
-    zero = _zero(measured.zero_adu)
-    return replace(measured, statistics=rounded_to_keep(measured.statistics - zero) + zero)
-
-
-def _block_statistics_row(extension_id: int, measured: Measurement) -> BlockStatisticsRow:
-    above_zero_adu = measured.statistics - _zero(measured.zero_adu)
-    return BlockStatisticsRow(extension_id=extension_id, above_zero_adu=above_zero_adu)

@@ -1,348 +1,438 @@
-"""Queries for verdicts together with their frame and label."""
+"""Findings: extensions with frame, newest verdict and current label."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import datetime as dt
+from collections import abc
 from dataclasses import dataclass
-from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import (
-    Select,
-    func,
-    or_,
-    select,
-)
-from sqlalchemy.orm import (
-    Bundle,
-    Session,
-    defer,
-)
+import sqlalchemy as sa
+from sqlalchemy import orm
 
-from qc.core.enums import LabelName
-from qc.core.reference import Reference
-from qc.core.verdict import Evidence, Prediction, Status
-from qc.db.engine import _ROWS_AT_ONCE, of_nights
-from qc.db.frames import frame_of
-from qc.db.labels import _label_stands, newest_label
-from qc.db.models import EncoderRow, ExtensionRow, FrameRow, LabelRow, VerdictRow
-from qc.db.references import _same_setup, reference_for
-from qc.db.selection import _frame_named
-from qc.db.verdicts import _newest_status, newest_verdict_id
+from qc import core, db
+from qc.db import extensions, frames, labels
+from qc.db.schema import engine, models
 
 
 @dataclass(frozen=True)
 class Finding:
-    """An extension with its frame, the newest verdict on it and the newest label, if any."""
+    """Extension with its frame, newest verdict and current label, if any."""
 
-    frame: FrameRow
-    extension: ExtensionRow
-    verdict: VerdictRow
+    frame: models.FrameRow
+    extension: models.ExtensionRow
+    verdict: models.VerdictRow
     fingerprint: str
-    label: LabelRow | None
+    label: models.LabelRow | None
 
 
-def findings(session: Session, first: date, last: date = date.max) -> Iterator[Finding]:
-    """Yield every judged extension of these nights, oldest first, with its newest verdict."""
-    query = _findings_query().where(*of_nights(first, last))
-    for row in session.execute(query.execution_options(yield_per=_ROWS_AT_ONCE)):
+def findings(
+    session: orm.Session, first: dt.date, last: dt.date = dt.date.max
+) -> abc.Iterator[Finding]:
+    """Yield the judged extensions of a range of nights, oldest first.
+
+    Parameters
+    ----------
+    session : Session
+    first, last : date
+        First and last night.
+
+    Yields
+    ------
+    Finding
+    """
+    query = _findings_query().where(*engine.night_conditions(first, last))
+    for row in session.execute(query.execution_options(yield_per=engine.ROWS_PER_FETCH)):
         yield Finding(*row)
 
 
-def findings_without_numbers(session: Session, night: date) -> list[Finding]:
-    """Return a night's judged extensions, oldest first, without what was measured of them.
+def findings_without_metrics(session: orm.Session, night: dt.date) -> list[Finding]:
+    """Return a night's judged extensions, oldest first, without metrics.
 
-    Asking for a number afterwards is an error: hundreds of questions would be asked of the
-    database, one by one.
+    Access to their metrics raises an error, as it would query the database for each row.
+
+    Parameters
+    ----------
+    session : Session
+    night : date
+
+    Returns
+    -------
+    list of Finding
     """
-    numbers = (
-        defer(ExtensionRow.metrics, raiseload=True),
-        defer(ExtensionRow.appearance, raiseload=True),
-        defer(VerdictRow.z, raiseload=True),
-        defer(VerdictRow.patterns, raiseload=True),
+    metrics = (
+        orm.defer(models.ExtensionRow.metrics, raiseload=True),
+        orm.defer(models.ExtensionRow.appearance, raiseload=True),
+        orm.defer(models.VerdictRow.z, raiseload=True),
+        orm.defer(models.VerdictRow.patterns, raiseload=True),
     )
-    query = _findings_query().where(FrameRow.night == night).options(*numbers)
+    query = _findings_query().where(models.FrameRow.night == night).options(*metrics)
     return [Finding(*row) for row in session.execute(query)]
 
 
-def findings_named(session: Session, name: str) -> list[Finding]:
-    """Return the extensions of the newest frame of an archive name, a file name or a path.
+def findings_named(session: orm.Session, name: str) -> list[Finding]:
+    """Return the extensions of the newest frame of a name.
+
+    Parameters
+    ----------
+    session : Session
+    name : str
+        Archive name, file name or path.
+
+    Returns
+    -------
+    list of Finding
 
     Raises
     ------
-    UnknownFrame
-        If no processed frame has that name.
+    UnknownFrameError
+        If no processed frame has the name.
     """
-    query = _findings_query().where(FrameRow.id == _frame_named(session, name).id)
+    query = _findings_query().where(models.FrameRow.id == extensions.get_frame(session, name).id)
     return [Finding(*row) for row in session.execute(query)]
 
 
 @dataclass(frozen=True)
 class SetupMetricValue:
-    """A detector number of one of the extensions of a setup.
+    """Metric of one extension of a setup.
 
     Attributes
     ----------
-    status : str
+    at : datetime
+        Time of observation.
+    status : Status
         Of the newest verdict.
     label : LabelName or None
-        What a person says of it.
+        Current label.
     """
 
     extension_id: int
-    at: datetime
+    at: dt.datetime
     value: float
-    status: Status
-    label: LabelName | None
+    status: core.Status
+    label: core.LabelName | None
 
 
-def number_alike(
-    session: Session, finding: Finding, name: str, first: date, last: date
+def setup_metric_values(
+    session: orm.Session, finding: Finding, name: str, first: dt.date, last: dt.date
 ) -> list[SetupMetricValue]:
-    """Return a detector number of every judged extension of one's setup of these nights, by age."""
-    value = ExtensionRow.metrics[name].as_float()
-    taken = ExtensionRow.observed_at
+    """Return a metric of the judged extensions of a finding's setup, oldest first.
+
+    Parameters
+    ----------
+    session : Session
+    finding : Finding
+    name : str
+        Name of the metric.
+    first, last : date
+        First and last night.
+
+    Returns
+    -------
+    list of SetupMetricValue
+    """
+    value = models.ExtensionRow.metrics[name].as_float()
+    observed_at = models.ExtensionRow.observed_at
     query = (
-        select(ExtensionRow.id, taken, value, _newest_status(), newest_label())
-        .join(ExtensionRow.frame)
+        sa.select(
+            models.ExtensionRow.id,
+            observed_at,
+            value,
+            extensions.newest_status_column(),
+            labels.newest_label(),
+        )
+        .join(models.ExtensionRow.frame)
         .where(
-            *_same_setup(finding.extension.setup, free=frozenset()),
-            *of_nights(first, last),
-            FrameRow.instrument == finding.frame.instrument,
+            *db.references.same_setup(finding.extension.setup, free=frozenset()),
+            *engine.night_conditions(first, last),
+            models.FrameRow.instrument == finding.frame.instrument,
             value.is_not(None),
         )
-        .order_by(taken, ExtensionRow.id)
+        .order_by(observed_at, models.ExtensionRow.id)
     )
     return [SetupMetricValue(*row) for row in session.execute(query) if row[3] is not None]
 
 
-def next_alike(session: Session, finding: Finding, *, later: bool) -> int | None:
-    """Return the extension of the same setup that was taken just before, or just after."""
-    taken, number, extension = ExtensionRow.observed_at, ExtensionRow.id, finding.extension
+def find_neighbour(session: orm.Session, finding: Finding, *, later: bool) -> int | None:
+    """Return the id of the previous or next extension of a finding's setup.
+
+    Parameters
+    ----------
+    session : Session
+    finding : Finding
+    later : bool
+        True for the next, False for the previous extension.
+
+    Returns
+    -------
+    int or None
+    """
+    observed_at, number, extension = (
+        models.ExtensionRow.observed_at,
+        models.ExtensionRow.id,
+        finding.extension,
+    )
     when = finding.frame.observed_at
     if later:
-        beyond = (taken >= when, or_(taken > when, number > extension.id))
-        order = (taken.asc(), number.asc())
+        beyond = (observed_at >= when, sa.or_(observed_at > when, number > extension.id))
+        order = (observed_at.asc(), number.asc())
     else:
-        beyond = (taken <= when, or_(taken < when, number < extension.id))
-        order = (taken.desc(), number.desc())
-    same = _same_setup(extension.setup, free=frozenset())
-    query = select(number).join(ExtensionRow.frame).where(*same, *beyond)
-    same_instrument = query.where(FrameRow.instrument == finding.frame.instrument)
+        beyond = (observed_at <= when, sa.or_(observed_at < when, number < extension.id))
+        order = (observed_at.desc(), number.desc())
+    same = db.references.same_setup(extension.setup, free=frozenset())
+    query = sa.select(number).join(models.ExtensionRow.frame).where(*same, *beyond)
+    same_instrument = query.where(models.FrameRow.instrument == finding.frame.instrument)
     return session.scalar(same_instrument.order_by(*order).limit(1))
 
 
 def findings_of_type(
-    session: Session, image_type: str, first: date = date.min
-) -> Iterator[Finding]:
-    """Yield every judged extension of an image type from a night on, oldest first.
+    session: orm.Session, image_type: str, first: dt.date = dt.date.min
+) -> abc.Iterator[Finding]:
+    """Yield the judged extensions of an image type, oldest first, with few columns.
 
-    With what says which it is and what was weighed of it, and nothing else: they are many.
+    Parameters
+    ----------
+    session : Session
+    image_type : str
+    first : date
+        First night.
+
+    Yields
+    ------
+    Finding
+        With identity and evidence only, as there are many.
     """
     query = (
         _findings_query()
-        .with_only_columns(*(Bundle(name, *columns) for name, columns in _WEIGHED.items()))
-        .add_columns(EncoderRow.fingerprint)
-        .where(ExtensionRow.image_type == image_type, *of_nights(first))
+        .with_only_columns(
+            *(orm.Bundle(name, *columns) for name, columns in _EVIDENCE_COLUMNS.items())
+        )
+        .add_columns(models.EncoderRow.fingerprint)
+        .where(models.ExtensionRow.image_type == image_type, *engine.night_conditions(first))
     )
-    for row in session.execute(query.execution_options(yield_per=_ROWS_AT_ONCE)):
+    for row in session.execute(query.execution_options(yield_per=engine.ROWS_PER_FETCH)):
         label = row.label if row.label.id else None
         yield Finding(row.frame, row.extension, row.verdict, row.fingerprint, label)
 
 
-_WEIGHED: Mapping[str, Sequence[Any]] = {
-    "frame": (FrameRow.id, FrameRow.name, FrameRow.instrument, FrameRow.night),
+_EVIDENCE_COLUMNS: abc.Mapping[str, abc.Sequence[Any]] = {
+    "frame": (
+        models.FrameRow.id,
+        models.FrameRow.name,
+        models.FrameRow.instrument,
+        models.FrameRow.night,
+    ),
     "extension": (
-        ExtensionRow.id,
-        ExtensionRow.number,
-        ExtensionRow.image_type,
-        ExtensionRow.chip,
-        ExtensionRow.read_mode,
-        ExtensionRow.metrics,
+        models.ExtensionRow.id,
+        models.ExtensionRow.number,
+        models.ExtensionRow.image_type,
+        models.ExtensionRow.chip,
+        models.ExtensionRow.read_mode,
+        models.ExtensionRow.metrics,
     ),
     "verdict": (
-        VerdictRow.status,
-        VerdictRow.merge_height,
-        VerdictRow.residual,
-        VerdictRow.patterns,
-        VerdictRow.reference_size,
-        VerdictRow.widened,
-        VerdictRow.z,
-        VerdictRow.predicted_type,
-        VerdictRow.type_probability,
+        models.VerdictRow.status,
+        models.VerdictRow.merge_height,
+        models.VerdictRow.residual,
+        models.VerdictRow.patterns,
+        models.VerdictRow.reference_size,
+        models.VerdictRow.widened,
+        models.VerdictRow.z,
+        models.VerdictRow.predicted_type,
+        models.VerdictRow.type_probability,
     ),
-    "label": (LabelRow.id, LabelRow.label, LabelRow.kind),
+    "label": (models.LabelRow.id, models.LabelRow.label, models.LabelRow.kind),
 }
 
 
-def findings_with(session: Session, extension_ids: Sequence[int]) -> list[Finding]:
-    """Return these extensions, in this order."""
-    query = _findings_query().where(ExtensionRow.id.in_(extension_ids))
-    found = {row.ExtensionRow.id: Finding(*row) for row in session.execute(query)}
-    return [found[one] for one in extension_ids if one in found]
+def findings_by_id(session: orm.Session, extension_ids: abc.Sequence[int]) -> list[Finding]:
+    """Return the findings of some extensions, in their order.
 
+    Parameters
+    ----------
+    session : Session
+    extension_ids : sequence of int
+        Ids without a verdict are skipped.
 
-def image_types_seen(session: Session) -> list[str]:
-    """Return the image types of which an extension was processed, by name.
-
-    Each is looked up after the one before: there are few, and of each there are many.
+    Returns
+    -------
+    list of Finding
     """
-    found: list[str] = []
-    least = select(func.min(ExtensionRow.image_type))
-    name = session.scalar(least)
-    while name is not None:
-        found.append(name)
-        name = session.scalar(least.where(ExtensionRow.image_type > name))
-    return found
+    query = _findings_query().where(models.ExtensionRow.id.in_(extension_ids))
+    by_id = {row.ExtensionRow.id: Finding(*row) for row in session.execute(query)}
+    return [by_id[extension_id] for extension_id in extension_ids if extension_id in by_id]
 
 
-def types_among(session: Session, names: Iterable[str]) -> list[str]:
-    """Return those of some image types of which an extension was processed, in their order."""
-    seen = set(image_types_seen(session))
-    return [name for name in names if name in seen]
+def outlier_nights(session: orm.Session, image_type: str, first: dt.date) -> abc.Sequence[dt.date]:
+    """Return the nights with valid outliers of an image type, oldest first.
 
+    Parameters
+    ----------
+    session : Session
+    image_type : str
+    first : date
+        First night.
 
-def newest_word(session: Session, image_type: str) -> tuple[int, int]:
-    """Return the ids of the newest verdict and the newest label of an image type; 0 for none.
-
-    As long as they are the same, so is all that can be read of the type.
+    Returns
+    -------
+    sequence of date
     """
-    verdict, label = (
-        session.scalar(  # not its max: PostgreSQL would look at all of the type
-            select(table.id)
-            .join(ExtensionRow, ExtensionRow.id == table.extension_id)
-            .where(ExtensionRow.image_type == image_type)
-            .order_by(table.id.desc())
-            .limit(1)
-        )
-        for table in (VerdictRow, LabelRow)
+    # Rows with such a label, current or not, limit the evaluation of the current label.
+    ever = sa.select(models.LabelRow.extension_id).where(
+        models.LabelRow.label == core.LabelName.VALID_OUTLIER
     )
-    return verdict or 0, label or 0
-
-
-def newest_verdict(session: Session) -> int:
-    """Return the id of the newest verdict of all; 0 for none."""
-    return session.scalar(select(func.max(VerdictRow.id))) or 0
-
-
-def night_of_newest(session: Session, image_type: str, n: int) -> date:
-    """Return the first night of the newest n extensions of a type; of all where there are fewer."""
-    nth = (
-        select(ExtensionRow.frame_id)
-        .where(ExtensionRow.image_type == image_type)
-        .order_by(ExtensionRow.observed_at.desc())  # along an index
-        .offset(n - 1)
-        .limit(1)
-    )
-    is_all = session.scalar(nth.offset(n)) is None
-    night = select(FrameRow.night).where(FrameRow.id == nth.scalar_subquery())
-    return date.min if is_all else session.scalar(night) or date.min
-
-
-def outlier_nights(session: Session, image_type: str, first: date) -> Sequence[date]:
-    """Return the nights from one on whose frames of a type people accept as really different."""
-    ever = select(LabelRow.extension_id).where(LabelRow.label == LabelName.VALID_OUTLIER)
     query = (
-        select(FrameRow.night)
-        .join(FrameRow.extensions)
+        sa.select(models.FrameRow.night)
+        .join(models.FrameRow.extensions)
         .where(
-            ExtensionRow.id.in_(ever),
-            ExtensionRow.image_type == image_type,
-            FrameRow.night >= first,
-            newest_label() == LabelName.VALID_OUTLIER,
+            models.ExtensionRow.id.in_(ever),
+            models.ExtensionRow.image_type == image_type,
+            models.FrameRow.night >= first,
+            labels.newest_label() == core.LabelName.VALID_OUTLIER,
         )
-        .order_by(FrameRow.night)
+        .order_by(models.FrameRow.night)
     )
     return [night for night in session.scalars(query) if night is not None]
 
 
 @dataclass(frozen=True)
 class TrendPoint:
-    """One number of one extension.
+    """Value of one extension in a trend.
 
     Attributes
     ----------
     at : datetime
-        When it was taken.
+        Time of observation.
     status : str
-        Of its newest verdict.
+        Of the newest verdict.
     limit : float or None
-        What its merge height was held against.
+        Threshold of the merge height.
     """
 
-    at: datetime
+    at: dt.datetime
     frame: str
     number: int
-    night: date
+    night: dt.date
     value: float
     status: str
     encoder: str
     limit: float | None
 
 
-def metric_seen(
-    session: Session, image_type: str, name: str, first: date, last: date
-) -> Iterator[TrendPoint]:
-    """Yield one metric of every judged extension of a type that has it, oldest first."""
-    yield from _seen(session, ExtensionRow.metrics[name].as_float(), image_type, first, last)
+def metric_trend(
+    session: orm.Session, image_type: str, name: str, first: dt.date, last: dt.date
+) -> abc.Iterator[TrendPoint]:
+    """Yield a metric of the judged extensions of an image type, oldest first.
+
+    Parameters
+    ----------
+    session : Session
+    image_type : str
+    name : str
+        Name of the metric.
+    first, last : date
+        First and last night.
+
+    Yields
+    ------
+    TrendPoint
+    """
+    yield from _trend_of(
+        session, models.ExtensionRow.metrics[name].as_float(), image_type, first, last
+    )
 
 
-def verdict_seen(
-    session: Session, image_type: str, name: str, first: date, last: date
-) -> Iterator[TrendPoint]:
-    """Yield the score, merge height or residual of a type's newest verdicts, oldest first."""
-    yield from _seen(session, getattr(VerdictRow, name), image_type, first, last)
+def verdict_trend(
+    session: orm.Session, image_type: str, name: str, first: dt.date, last: dt.date
+) -> abc.Iterator[TrendPoint]:
+    """Yield a column of the newest verdicts of an image type, oldest first.
+
+    Parameters
+    ----------
+    session : Session
+    image_type : str
+    name : str
+        Name of the column: score, merge_height or residual.
+    first, last : date
+        First and last night.
+
+    Yields
+    ------
+    TrendPoint
+    """
+    yield from _trend_of(session, getattr(models.VerdictRow, name), image_type, first, last)
 
 
-def _seen(
-    session: Session, value: Any, image_type: str, first: date, last: date
-) -> Iterator[TrendPoint]:
+def _trend_of(
+    session: orm.Session, value: Any, image_type: str, first: dt.date, last: dt.date
+) -> abc.Iterator[TrendPoint]:
     query = (
-        select(
-            FrameRow.observed_at,
-            FrameRow.name,
-            ExtensionRow.number,
-            FrameRow.night,
+        sa.select(
+            models.FrameRow.observed_at,
+            models.FrameRow.name,
+            models.ExtensionRow.number,
+            models.FrameRow.night,
             value,
-            VerdictRow.status,
-            EncoderRow.fingerprint,
-            VerdictRow.threshold,
+            models.VerdictRow.status,
+            models.EncoderRow.fingerprint,
+            models.VerdictRow.threshold,
         )
-        .join(ExtensionRow, ExtensionRow.frame_id == FrameRow.id)
-        .join(VerdictRow, VerdictRow.id == newest_verdict_id())
-        .join(EncoderRow, EncoderRow.id == VerdictRow.encoder_id)
+        .join(models.ExtensionRow, models.ExtensionRow.frame_id == models.FrameRow.id)
+        .join(models.VerdictRow, models.VerdictRow.id == extensions.newest_verdict_id())
+        .join(models.EncoderRow, models.EncoderRow.id == models.VerdictRow.encoder_id)
         .where(
-            ExtensionRow.image_type == image_type,
-            *of_nights(first, last),
+            models.ExtensionRow.image_type == image_type,
+            *engine.night_conditions(first, last),
             value.is_not(None),
         )
-        .order_by(ExtensionRow.observed_at, ExtensionRow.id)  # along an index
+        .order_by(models.ExtensionRow.observed_at, models.ExtensionRow.id)  # along an index
     )
-    for row in session.execute(query.execution_options(yield_per=_ROWS_AT_ONCE)):
+    for row in session.execute(query.execution_options(yield_per=engine.ROWS_PER_FETCH)):
         yield TrendPoint(*row)
 
 
-def copy_of(session: Session, finding: Finding) -> str:
-    """Return the name of an earlier frame with the very pixels of a stored extension, or ""."""
+def find_duplicate(session: orm.Session, finding: Finding) -> str:
+    """Return the name of an earlier frame with the pixels of a finding's extension.
+
+    Parameters
+    ----------
+    session : Session
+    finding : Finding
+
+    Returns
+    -------
+    str
+        Empty without such a frame.
+    """
     name = session.scalar(
-        select(FrameRow.name)
-        .join(FrameRow.extensions)
+        sa.select(models.FrameRow.name)
+        .join(models.FrameRow.extensions)
         .where(
-            ExtensionRow.pixels_sha256 == finding.extension.pixels_sha256,
-            FrameRow.name != finding.frame.name,
-            FrameRow.observed_at <= finding.frame.observed_at,
+            models.ExtensionRow.pixels_sha256 == finding.extension.pixels_sha256,
+            models.FrameRow.name != finding.frame.name,
+            models.FrameRow.observed_at <= finding.frame.observed_at,
         )
         .limit(1)
     )
     return name or ""
 
 
-def evidence_of(finding: Finding, duplicate_of: str = "") -> Evidence:
-    """Return the evidence that a stored verdict weighed.
+def evidence_of(finding: Finding, duplicate_of: str = "") -> core.Evidence:
+    """Return the stored evidence of a verdict.
 
-    What is usual among its references is not kept: without it the judge comes to the same status,
-    and to another score. Nor is how probable its own type was where it looked like another: at
-    most what that one left.
+    The scatter among the references is not stored. Without it the decision has the same status
+    and another score. The probability of the own type is not stored either where the classifier
+    prefers another type: its upper bound is used.
+
+    Parameters
+    ----------
+    finding : Finding
+    duplicate_of : str
+        Name of a frame with identical pixels.
+
+    Returns
+    -------
+    Evidence
     """
-    return Evidence(
+    return core.Evidence(
         merge_height=finding.verdict.merge_height,
         residual=finding.verdict.residual,
         patterns=finding.verdict.patterns or {},
@@ -355,35 +445,53 @@ def evidence_of(finding: Finding, duplicate_of: str = "") -> Evidence:
     )
 
 
-def _prediction_of(finding: Finding) -> Prediction | None:
+def _prediction_of(finding: Finding) -> core.Prediction | None:
     verdict = finding.verdict
     if verdict.predicted_type is None or verdict.type_probability is None:
         return None
     is_own = verdict.predicted_type == finding.extension.image_type
-    if not is_own and verdict.status == Status.NOMINAL:
-        return None  # its own type may be one that the classifier never saw
-    own = verdict.type_probability if is_own else 1 - verdict.type_probability
-    return Prediction(verdict.predicted_type, verdict.type_probability, own)
+    if not is_own and verdict.status == core.Status.NOMINAL:
+        return None  # the classifier may not have been trained with the own type
+    own_probability = verdict.type_probability if is_own else 1 - verdict.type_probability
+    return core.Prediction(verdict.predicted_type, verdict.type_probability, own_probability)
 
 
-def _findings_query() -> Select[FrameRow, ExtensionRow, VerdictRow, str, LabelRow]:
+def _findings_query() -> sa.Select[
+    models.FrameRow, models.ExtensionRow, models.VerdictRow, str, models.LabelRow
+]:
     newest_label_id = (
-        select(func.max(LabelRow.id))
-        .where(LabelRow.extension_id == ExtensionRow.id, *_label_stands())
-        .correlate(ExtensionRow)
+        sa.select(sa.func.max(models.LabelRow.id))
+        .where(models.LabelRow.extension_id == models.ExtensionRow.id, *labels.is_label_valid())
+        .correlate(models.ExtensionRow)
         .scalar_subquery()
     )
     return (
-        select(FrameRow, ExtensionRow, VerdictRow, EncoderRow.fingerprint, LabelRow)
-        .join(ExtensionRow, ExtensionRow.frame_id == FrameRow.id)
-        .join(VerdictRow, VerdictRow.id == newest_verdict_id())
-        .join(EncoderRow, EncoderRow.id == VerdictRow.encoder_id)
-        .outerjoin(LabelRow, LabelRow.id == newest_label_id)
-        .order_by(FrameRow.observed_at, FrameRow.id, ExtensionRow.number)
+        sa.select(
+            models.FrameRow,
+            models.ExtensionRow,
+            models.VerdictRow,
+            models.EncoderRow.fingerprint,
+            models.LabelRow,
+        )
+        .join(models.ExtensionRow, models.ExtensionRow.frame_id == models.FrameRow.id)
+        .join(models.VerdictRow, models.VerdictRow.id == extensions.newest_verdict_id())
+        .join(models.EncoderRow, models.EncoderRow.id == models.VerdictRow.encoder_id)
+        .outerjoin(models.LabelRow, models.LabelRow.id == newest_label_id)
+        .order_by(models.FrameRow.observed_at, models.FrameRow.id, models.ExtensionRow.number)
     )
 
 
-def reference_of(session: Session, finding: Finding) -> Reference:
-    """Return what a judged extension would be held against if it were judged today."""
-    frame, setup = frame_of(finding.frame), finding.extension.setup
-    return reference_for(session, frame, setup, finding.fingerprint)
+def reference_of(session: orm.Session, finding: Finding) -> core.Reference:
+    """Return the reference set of a finding as of today.
+
+    Parameters
+    ----------
+    session : Session
+    finding : Finding
+
+    Returns
+    -------
+    Reference
+    """
+    frame, setup = frames.to_frame(finding.frame), finding.extension.setup
+    return db.references.find_reference(session, frame, setup, finding.fingerprint)

@@ -1,69 +1,28 @@
-"""Queries and records of labels."""
+"""Labels, label requests and epochs: queries and inserts."""
 
+import datetime as dt
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
-from sqlalchemy import (
-    ColumnElement,
-    ScalarSelect,
-    Subquery,
-    func,
-    select,
-)
-from sqlalchemy.orm import (
-    InstrumentedAttribute,
-    Session,
-    aliased,
-)
+import sqlalchemy as sa
+from sqlalchemy import orm
 
 from qc._time import utc_now
 from qc.core.enums import LabelName
-from qc.db.engine import _parts
-from qc.db.models import ExtensionRow, IdempotentRequestRow, LabelRow
-
-
-def newest_label(what: InstrumentedAttribute[Any] = LabelRow.label) -> ScalarSelect[Any]:
-    """Return the label that counts of the extension in the enclosing query, as a subquery.
-
-    Parameters
-    ----------
-    what : column of LabelRow
-        What is wanted of it.
-    """
-    return (
-        select(what)
-        .where(LabelRow.extension_id == ExtensionRow.id, *_label_stands())
-        .order_by(LabelRow.id.desc())
-        .limit(1)
-        .scalar_subquery()
-    )
-
-
-def standing_labels() -> Subquery:
-    """Return the labels that count, as a table of `extension_id` and `label_id` to be joined.
-
-    Found once for all extensions: where many are grouped, `newest_label` would be asked anew for
-    each, and more than once.
-    """
-    return (
-        select(LabelRow.extension_id, func.max(LabelRow.id).label("label_id"))
-        .where(*_label_stands())
-        .group_by(LabelRow.extension_id)
-        .subquery()
-    )
+from qc.db.schema import models
+from qc.db.schema.engine import chunks
 
 
 @dataclass(frozen=True)
 class LabelAnswer:
-    """What a person says of an extension.
+    """A person's answer: the content of a label.
 
     Attributes
     ----------
     kind : str
-        Of the fault of a bad one; else empty.
+        Kind of fault of a bad extension; else empty.
     at : datetime
         Aware.
     """
@@ -72,35 +31,119 @@ class LabelAnswer:
     who: str
     kind: str = ""
     note: str = ""
-    at: datetime = field(default_factory=utc_now)
+    at: dt.datetime = field(default_factory=utc_now)
 
 
-def labels_of(session: Session, extension_ids: Sequence[int]) -> dict[int, list[LabelRow]]:
-    """Return all that was ever said of some extensions, by their ids, oldest first.
+def newest_label(
+    column: orm.InstrumentedAttribute[Any] = models.LabelRow.label,
+) -> sa.ScalarSelect[Any]:
+    """Return a column of the current label of the enclosing query's extension, as a subquery."""
+    return (
+        sa.select(column)
+        .where(models.LabelRow.extension_id == models.ExtensionRow.id, *is_label_valid())
+        .order_by(models.LabelRow.id.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
 
-    What was undone is there, and so are the rows that undo.
+
+def current_labels() -> sa.Subquery:
+    """Return a table of `extension_id` and `label_id` of all current labels, for joins.
+
+    It is evaluated once; in a query with GROUP BY, `newest_label` is evaluated for each row.
     """
-    said = defaultdict[int, list[LabelRow]](list)
-    for some in _parts(extension_ids):
-        query = select(LabelRow).where(LabelRow.extension_id.in_(some)).order_by(LabelRow.id)
+    return (
+        sa.select(models.LabelRow.extension_id, sa.func.max(models.LabelRow.id).label("label_id"))
+        .where(*is_label_valid())
+        .group_by(models.LabelRow.extension_id)
+        .subquery()
+    )
+
+
+def is_label_valid() -> tuple[sa.ColumnElement[bool], sa.ColumnElement[bool]]:
+    """Return conditions for labels that neither undo another nor are undone."""
+    undoing = orm.aliased(models.LabelRow)
+    is_undone = sa.select(undoing.id).where(undoing.undoes_id == models.LabelRow.id).exists()
+    # SQLite expects "IS NULL" of a unique column to be rare, and would read all labels per row.
+    return sa.func.coalesce(models.LabelRow.undoes_id, 0) == 0, ~is_undone
+
+
+def labels_of(
+    session: orm.Session, extension_ids: Sequence[int]
+) -> dict[int, list[models.LabelRow]]:
+    """Return all labels of some extensions, with undone and undoing rows.
+
+    Parameters
+    ----------
+    session : Session
+    extension_ids : sequence of int
+
+    Returns
+    -------
+    dict of int to list of LabelRow
+        By extension, oldest first; extensions without labels are absent.
+    """
+    histories = defaultdict[int, list[models.LabelRow]](list)
+    for chunk in chunks(extension_ids):
+        query = (
+            sa.select(models.LabelRow)
+            .where(models.LabelRow.extension_id.in_(chunk))
+            .order_by(models.LabelRow.id)
+        )
         for row in session.scalars(query):
-            said[row.extension_id].append(row)
-    return said
+            histories[row.extension_id].append(row)
+    return histories
 
 
-def standing(said: Iterable[LabelRow]) -> LabelRow | None:
-    """Return the label that counts of all that was said of an extension, oldest first."""
-    rows = list(said)
-    undone = {row.undoes_id for row in rows}
-    stands = [row for row in rows if row.undoes_id is None and row.id not in undone]
-    return stands[-1] if stands else None
+def current_label(history: Iterable[models.LabelRow]) -> models.LabelRow | None:
+    """Return the current label among all labels of an extension, oldest first."""
+    rows = list(history)
+    undone_ids = {row.undoes_id for row in rows}
+    valid = [row for row in rows if row.undoes_id is None and row.id not in undone_ids]
+    return valid[-1] if valid else None
+
+
+def unlabelled(session: orm.Session, extension_ids: Sequence[int]) -> tuple[int, ...]:
+    """Return those of some extensions without a current label, in their order.
+
+    Parameters
+    ----------
+    session : Session
+    extension_ids : sequence of int
+
+    Returns
+    -------
+    tuple of int
+    """
+    histories = labels_of(session, extension_ids)
+    return tuple(
+        extension_id
+        for extension_id in extension_ids
+        if current_label(histories.get(extension_id, ())) is None
+    )
 
 
 def record_label(
-    session: Session, extension_id: int, answer: LabelAnswer, undoes: LabelRow | None = None
-) -> LabelRow:
-    """Add what a person says of an extension, or that a label is undone; nothing is replaced."""
-    row = LabelRow(
+    session: orm.Session,
+    extension_id: int,
+    answer: LabelAnswer,
+    undoes: models.LabelRow | None = None,
+) -> models.LabelRow:
+    """Insert a label, or a row that undoes one; nothing is replaced.
+
+    Parameters
+    ----------
+    session : Session
+    extension_id : int
+    answer : LabelAnswer
+    undoes : LabelRow, optional
+        Undone label.
+
+    Returns
+    -------
+    LabelRow
+    """
+    row = models.LabelRow(
         extension_id=extension_id,
         label=answer.label,
         kind=answer.kind,
@@ -114,43 +157,88 @@ def record_label(
     return row
 
 
-def labels_added_by(session: Session, who: str, key: str) -> list[int] | None:
-    """Return the labels that a person's request added; None if it has not come before."""
+def find_request_labels(session: orm.Session, who: str, key: str) -> list[int] | None:
+    """Return the ids of the labels that a request added.
+
+    Parameters
+    ----------
+    session : Session
+    who : str
+        User of the request.
+    key : str
+        Idempotency key of the request.
+
+    Returns
+    -------
+    list of int or None
+        None for a new request.
+    """
     return session.scalar(
-        select(IdempotentRequestRow.label_ids).where(
-            IdempotentRequestRow.who == who, IdempotentRequestRow.key == key
+        sa.select(models.IdempotentRequestRow.label_ids).where(
+            models.IdempotentRequestRow.who == who, models.IdempotentRequestRow.key == key
         )
     )
 
 
 def record_request(
-    session: Session, who: str, key: str, at: datetime, label_ids: Sequence[int]
+    session: orm.Session, who: str, key: str, at: dt.datetime, label_ids: Sequence[int]
 ) -> None:
-    """Keep that a request has done what it asked for."""
-    session.add(IdempotentRequestRow(who=who, key=key, at=at, label_ids=list(label_ids)))
+    """Insert a completed request.
+
+    Parameters
+    ----------
+    session : Session
+    who : str
+        User of the request.
+    key : str
+        Idempotency key of the request.
+    at : datetime
+    label_ids : sequence of int
+        Labels that it added.
+    """
+    session.add(models.IdempotentRequestRow(who=who, key=key, at=at, label_ids=list(label_ids)))
     session.flush()
 
 
-def _label_stands() -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-    """Leave out the rows that undo another, and those undone."""
-    undoing = aliased(LabelRow)
-    undone = select(undoing.id).where(undoing.undoes_id == LabelRow.id).exists()
-    # SQLite takes "IS NULL" of a unique column for rare, and would read all labels for each image.
-    return func.coalesce(LabelRow.undoes_id, 0) == 0, ~undone
+def newest_label_id(session: orm.Session) -> int:
+    """Return the id of the newest label row, undone or not; 0 without any."""
+    return session.scalar(sa.select(sa.func.max(models.LabelRow.id))) or 0
 
 
-def without_label(session: Session, extension_ids: Sequence[int]) -> tuple[int, ...]:
-    """Return those of some extensions of which no label counts, in their order."""
-    said = labels_of(session, extension_ids)
-    return tuple(one for one in extension_ids if standing(said.get(one, ())) is None)
-
-
-def newest_label_id(session: Session) -> int:
-    """Return the id of what was said last, taken back or not; 0 if nothing was ever said."""
-    return session.scalar(select(func.max(LabelRow.id))) or 0
-
-
-def extensions_spoken_of(session: Session) -> Sequence[int]:
-    """Return the ids of the extensions of which a label counts."""
-    query = select(LabelRow.extension_id).where(*_label_stands()).distinct()
+def labelled_extension_ids(session: orm.Session) -> Sequence[int]:
+    """Return the ids of all extensions with a current label."""
+    query = sa.select(models.LabelRow.extension_id).where(*is_label_valid()).distinct()
     return session.scalars(query).all()
+
+
+def is_epoch_valid() -> tuple[sa.ColumnElement[bool], sa.ColumnElement[bool]]:
+    """Return conditions for epochs that neither undo another nor are undone."""
+    undoing = orm.aliased(models.EpochRow)
+    is_undone = sa.select(undoing.id).where(undoing.undoes_id == models.EpochRow.id).exists()
+    return models.EpochRow.undoes_id.is_(None), ~is_undone
+
+
+def epochs_between(
+    session: orm.Session, first: dt.date, last: dt.date
+) -> Sequence[models.EpochRow]:
+    """Return the valid epochs of a range of nights, oldest first.
+
+    Parameters
+    ----------
+    session : Session
+    first, last : date
+        First and last night.
+
+    Returns
+    -------
+    sequence of EpochRow
+    """
+    query = sa.select(models.EpochRow).where(
+        models.EpochRow.since >= first, models.EpochRow.since <= last, *is_epoch_valid()
+    )
+    return session.scalars(query.order_by(models.EpochRow.since, models.EpochRow.id)).all()
+
+
+def epochs(session: orm.Session) -> Sequence[models.EpochRow]:
+    """Return all epoch rows, undone and undoing ones too, in the order of insertion."""
+    return session.scalars(sa.select(models.EpochRow).order_by(models.EpochRow.id)).all()

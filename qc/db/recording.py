@@ -1,235 +1,393 @@
-"""Insertion of frames, measurements and verdicts."""
+"""Insertion of frames, measurements and verdicts; selection of stored extensions to judge.
 
-from collections.abc import Mapping, Sequence
+The caller owns the transaction.
+"""
+
+from collections.abc import Sequence
 from datetime import date
 from typing import Any
 
 import numpy as np
+import sqlalchemy as sa
 from numpy.typing import NDArray
-from sqlalchemy import (
-    Select,
-    delete,
-    func,
-    select,
-)
-from sqlalchemy.orm import (
-    Session,
-    contains_eager,
-)
+from sqlalchemy import orm
 
 from embeddings.encoder import Encoder
+from qc import core
 from qc._time import utc_now
-from qc.core.enums import FrameState, LabelName, Topic
-from qc.core.frame import Frame, Setup
-from qc.core.measurement import FileInfo, Measurement
-from qc.core.verdict import Prediction, Status
-from qc.db.block_statistics import _block_statistics_row, _zero, as_kept, block_statistics_of
-from qc.db.embeddings import _encoder_id, find_embedding
-from qc.db.engine import add_new, user
-from qc.db.frames import _FRAME_FIELDS, _file_facts, _is_answered, _unprocessed, recognise
-from qc.db.labels import LabelAnswer, record_label
-from qc.db.models import AlertRow, EmbeddingRow, ExtensionRow, FrameRow, VerdictRow
-from qc.db.verdicts import _is_judged, newest_status
+from qc.core.measurement import level_offsets
+from qc.db import embeddings, extensions, frames, labels
+from qc.db.schema import engine, models
 from qc.detection.judgement import Judgement
 
+# --- selection ------------------------------------------------------------------------------------
 
-def nights_between(session: Session, first: date, last: date) -> Sequence[date]:
-    """Return the nights of which a frame was processed, oldest first."""
-    query = select(FrameRow.night).where(
-        FrameRow.state == FrameState.PROCESSED, FrameRow.night >= first, FrameRow.night <= last
+
+def find_nights(session: orm.Session, first: date, last: date) -> Sequence[date]:
+    """Return the nights with processed frames, oldest first.
+
+    Parameters
+    ----------
+    session : Session
+    first, last : date
+        Range of nights, both included.
+
+    Returns
+    -------
+    sequence of date
+    """
+    query = sa.select(models.FrameRow.night).where(
+        models.FrameRow.state == core.FrameState.PROCESSED,
+        models.FrameRow.night >= first,
+        models.FrameRow.night <= last,
     )
-    nights = session.scalars(query.distinct().order_by(FrameRow.night))
-    return [night for night in nights if night is not None]  # a processed frame has one
+    nights = session.scalars(query.distinct().order_by(models.FrameRow.night))
+    return [night for night in nights if night is not None]  # a processed frame has a night
 
 
-def extensions_between(session: Session, first: date, last: date) -> int:
-    """Return how many extensions there are of these nights."""
+def count_extensions(session: orm.Session, first: date, last: date) -> int:
+    """Count the extensions of some nights.
+
+    Parameters
+    ----------
+    session : Session
+    first, last : date
+        Range of nights, both included.
+
+    Returns
+    -------
+    int
+    """
     query = (
-        select(func.count())
-        .select_from(ExtensionRow)
-        .join(ExtensionRow.frame)
-        .where(FrameRow.night >= first, FrameRow.night <= last)
+        sa.select(sa.func.count())
+        .select_from(models.ExtensionRow)
+        .join(models.ExtensionRow.frame)
+        .where(models.FrameRow.night >= first, models.FrameRow.night <= last)
     )
     return session.scalar(query) or 0
 
 
-def extensions_of(session: Session, night: date) -> Sequence[ExtensionRow]:
-    """Return a night's extensions in order of time, with their frames."""
-    return session.scalars(_extensions_of(night)).all()
+def find_extensions(session: orm.Session, night: date) -> Sequence[models.ExtensionRow]:
+    """Return the extensions of a night with their frames, in order of time.
+
+    Parameters
+    ----------
+    session : Session
+    night : date
+
+    Returns
+    -------
+    sequence of ExtensionRow
+    """
+    return session.scalars(_select_extensions(night)).all()
 
 
-def _extensions_of(night: date) -> Select[ExtensionRow]:
-    return (
-        select(ExtensionRow)
-        .join(ExtensionRow.frame)
-        .options(contains_eager(ExtensionRow.frame))
-        .where(FrameRow.night == night)
-        .order_by(FrameRow.observed_at, FrameRow.name, ExtensionRow.number)
+def find_pending_nights(session: orm.Session) -> Sequence[date]:
+    """Return the nights with extensions without a verdict, oldest first."""
+    query = (
+        sa.select(models.FrameRow.night)
+        .join(models.FrameRow.extensions)
+        .where(~extensions.is_judged())
     )
-
-
-def nights_unjudged(session: Session) -> Sequence[date]:
-    """Return the nights of which an image awaits its first verdict, oldest first."""
-    query = select(FrameRow.night).join(FrameRow.extensions).where(~_is_judged())
-    nights = session.scalars(query.distinct().order_by(FrameRow.night))
+    nights = session.scalars(query.distinct().order_by(models.FrameRow.night))
     return [night for night in nights if night is not None]
 
 
-def count_unjudged(session: Session) -> int:
-    """Return how many images await their first verdict."""
-    query = select(func.count()).select_from(ExtensionRow).where(~_is_judged())
+def count_pending(session: orm.Session) -> int:
+    """Count the extensions without a verdict."""
+    query = (
+        sa.select(sa.func.count()).select_from(models.ExtensionRow).where(~extensions.is_judged())
+    )
     return session.scalar(query) or 0
 
 
-def unjudged_of(session: Session, night: date) -> Sequence[ExtensionRow]:
-    """Return a night's extensions that await their first verdict, as `extensions_of` does."""
-    return session.scalars(_extensions_of(night).where(~_is_judged())).all()
+def find_pending(session: orm.Session, night: date) -> Sequence[models.ExtensionRow]:
+    """Return the extensions of a night without a verdict, with their frames, in order of time.
+
+    Parameters
+    ----------
+    session : Session
+    night : date
+
+    Returns
+    -------
+    sequence of ExtensionRow
+    """
+    return session.scalars(_select_extensions(night).where(~extensions.is_judged())).all()
 
 
-def measured_of(
-    session: Session, row: ExtensionRow, limits: Mapping[str, tuple[float, float]]
-) -> Measurement | None:
-    """Return what was measured of a stored extension; None where too little of it was kept."""
-    above_zero = block_statistics_of(session, row.id)
-    light = row.light
-    if above_zero is None or light is None:
-        return None
-    assert row.gain_e_per_adu is not None  # kept together with the light-sensitive part
-    assert row.read_noise_adu is not None
-    return Measurement(
-        number=row.number,
-        setup=row.setup,
-        shape=(row.ny, row.nx),
-        light=light,
-        frame_class=row.frame_class,
-        zero_adu=row.zero_adu,
-        gain_e_per_adu=row.gain_e_per_adu,
-        read_noise_adu=row.read_noise_adu,
-        stretch_adu=row.stretch_adu,
-        promised_light=row.promised_light,
-        limits=limits,
-        statistics=above_zero + _zero(row.zero_adu),
-        metrics=row.metrics,
-        pixels_sha256=row.pixels_sha256,
+def _select_extensions(night: date) -> sa.Select[models.ExtensionRow]:
+    return (
+        sa.select(models.ExtensionRow)
+        .join(models.ExtensionRow.frame)
+        .options(orm.contains_eager(models.ExtensionRow.frame))
+        .where(models.FrameRow.night == night)
+        .order_by(models.FrameRow.observed_at, models.FrameRow.name, models.ExtensionRow.number)
     )
 
 
+# --- insertion ------------------------------------------------------------------------------------
+
+
 def record_frame(
-    session: Session,
-    file: FileInfo,
-    frame: Frame,
-    judged: Sequence[Judgement],
+    session: orm.Session,
+    file: core.FileInfo,
+    frame: core.Frame,
+    judgements: Sequence[Judgement],
     *,
     encoder: Encoder,
     thresholds_digest: str,
-    label: LabelName | None = None,
+    label: core.LabelName | None = None,
 ) -> bool:
-    """Keep a frame and everything learnt from it; return False if another was first.
+    """Insert a frame with measurements, embeddings and verdicts.
 
-    An anomalous verdict owes an alert in the same transaction, unless a person has already
-    answered for the frame.
+    An anomalous verdict creates an alert, unless a person has labelled the extension.
+
+    Parameters
+    ----------
+    session : Session
+    file : FileInfo
+        File of the frame.
+    frame : Frame
+    judgements : sequence of Judgement
+        One for each extension.
+    encoder : Encoder
+        Encoder of the embeddings.
+    thresholds_digest : str
+        Digest of the thresholds file.
+    label : LabelName, optional
+        Label of all extensions.
+
+    Returns
+    -------
+    bool
+        False if the frame is already recorded.
     """
-    row = _new_frame_row(session, file, frame, label)
+    row = insert_frame(session, file, frame, label)
     if row is None:
         return False
-    encoder_id = _encoder_id(session, encoder)
-    for each in judged:
-        extension = _record_extension(session, row, each.measured, each.embedding, encoder_id)
+    encoder_id = embeddings.ensure_encoder(session, encoder)
+    for judgement in judgements:
+        measurement, embedding = judgement.measurement, judgement.embedding
+        extension = insert_extension(session, row, measurement, embedding, encoder_id)
         if label is not None:
-            record_label(session, extension.id, LabelAnswer(label, user()))
-        _record_first_verdict(session, extension, each, encoder_id, thresholds_digest)
+            answer = labels.LabelAnswer(label, engine.user_name())
+            labels.record_label(session, extension.id, answer)
+        insert_first_verdict(session, extension, judgement, encoder_id, thresholds_digest)
     return True
 
 
-def record_measured(
-    session: Session,
-    file: FileInfo,
-    frame: Frame,
-    measured: Sequence[tuple[Measurement, NDArray[np.float32]]],
+def record_measurements(
+    session: orm.Session,
+    file: core.FileInfo,
+    frame: core.Frame,
+    pairs: Sequence[tuple[core.Measurement, NDArray[np.float32]]],
     *,
     encoder: Encoder,
-    label: LabelName | None = None,
+    label: core.LabelName | None = None,
 ) -> bool:
-    """Keep a frame that awaits its verdicts, each image with its embedding; False if known."""
-    row = _new_frame_row(session, file, frame, label)
+    """Insert a frame with measurements and embeddings, to be judged later.
+
+    Parameters
+    ----------
+    session : Session
+    file : FileInfo
+        File of the frame.
+    frame : Frame
+    pairs : sequence of (Measurement, (d,) float32 array)
+        Measurement and embedding of each extension.
+    encoder : Encoder
+        Encoder of the embeddings.
+    label : LabelName, optional
+        Label of all extensions.
+
+    Returns
+    -------
+    bool
+        False if the frame is already recorded.
+    """
+    row = insert_frame(session, file, frame, label)
     if row is None:
         return False
-    encoder_id = _encoder_id(session, encoder)
-    for each, embedding in measured:
-        extension = _record_extension(session, row, as_kept(each), embedding, encoder_id)
+    encoder_id = embeddings.ensure_encoder(session, encoder)
+    for measurement, embedding in pairs:
+        stored = measurement.as_stored()
+        extension = insert_extension(session, row, stored, embedding, encoder_id)
         if label is not None:
-            record_label(session, extension.id, LabelAnswer(label, user()))
+            answer = labels.LabelAnswer(label, engine.user_name())
+            labels.record_label(session, extension.id, answer)
     return True
 
 
 def record_first_verdict(
-    session: Session,
+    session: orm.Session,
     extension_id: int,
-    judged: Judgement,
+    judgement: Judgement,
     *,
     encoder: Encoder,
     thresholds_digest: str,
 ) -> None:
-    """Keep the verdict that an extension has been waiting for, unless another was first."""
-    extension = session.get_one(ExtensionRow, extension_id)
-    if newest_status(session, extension_id) is None:
-        encoder_id = _encoder_id(session, encoder)
-        _record_first_verdict(session, extension, judged, encoder_id, thresholds_digest)
+    """Insert the first verdict of an extension, unless it has a verdict.
 
-
-def _new_frame_row(
-    session: Session, file: FileInfo, frame: Frame, label: LabelName | None
-) -> FrameRow | None:
-    """Return the row of a frame that is new, in place of what was kept of a failed try, if any.
-
-    None if it is known, be it that another has recorded it since it was looked for.
+    Parameters
+    ----------
+    session : Session
+    extension_id : int
+    judgement : Judgement
+    encoder : Encoder
+        Encoder of the embedding.
+    thresholds_digest : str
+        Digest of the thresholds file.
     """
-    if recognise(session, file, frame.sha256, label):
-        return None
-    session.execute(delete(FrameRow).where(_unprocessed(file)))
-    facts = {name: getattr(frame, name) for name in _FRAME_FIELDS}
-    added = add_new(session, FrameRow, state=FrameState.PROCESSED, **_file_facts(file), **facts)
-    if added is None:
-        recognise(session, file, frame.sha256, label)
-        return None
-    return session.get_one(FrameRow, added)
+    extension = session.get_one(models.ExtensionRow, extension_id)
+    if extensions.newest_status(session, extension_id) is None:
+        encoder_id = embeddings.ensure_encoder(session, encoder)
+        insert_first_verdict(session, extension, judgement, encoder_id, thresholds_digest)
 
 
-def _record_extension(
-    session: Session,
-    row: FrameRow,
-    measured: Measurement,
+def record_verdict(
+    session: orm.Session,
+    extension_id: int,
+    judgement: Judgement,
+    *,
+    encoder: Encoder,
+    thresholds_digest: str,
+) -> None:
+    """Insert another verdict of an extension, and its embedding for a new encoder.
+
+    The newest verdict counts. Rejudging creates no alert.
+
+    Parameters
+    ----------
+    session : Session
+    extension_id : int
+    judgement : Judgement
+    encoder : Encoder
+        Encoder of the embedding.
+    thresholds_digest : str
+        Digest of the thresholds file.
+    """
+    encoder_id = embeddings.ensure_encoder(session, encoder)
+    if embeddings.find_embedding(session, extension_id, encoder.fingerprint) is None:
+        columns = {"extension_id": extension_id, "encoder_id": encoder_id}
+        engine.insert_new(session, models.EmbeddingRow, vector=judgement.embedding, **columns)
+    session.add(make_verdict_row(extension_id, encoder_id, judgement, thresholds_digest))
+
+
+# --- rows -----------------------------------------------------------------------------------------
+
+
+def insert_frame(
+    session: orm.Session, file: core.FileInfo, frame: core.Frame, label: core.LabelName | None
+) -> models.FrameRow | None:
+    """Insert a frame and delete the row of an earlier failure of its file.
+
+    Parameters
+    ----------
+    session : Session
+    file : FileInfo
+    frame : Frame
+    label : LabelName or None
+        Label of a frame that is already recorded.
+
+    Returns
+    -------
+    FrameRow or None
+        None if the frame is already recorded, possibly by a concurrent process.
+    """
+    if frames.match_processed_file(session, file, frame.sha256, label):
+        return None
+    session.execute(sa.delete(models.FrameRow).where(frames.is_unprocessed(file)))
+    columns = {name: getattr(frame, name) for name in frames.FRAME_FIELDS}
+    columns |= frames.file_columns(file)
+    row_id = engine.insert_new(session, models.FrameRow, state=core.FrameState.PROCESSED, **columns)
+    if row_id is None:
+        frames.match_processed_file(session, file, frame.sha256, label)
+        return None
+    return session.get_one(models.FrameRow, row_id)
+
+
+def insert_extension(
+    session: orm.Session,
+    frame: models.FrameRow,
+    measurement: core.Measurement,
     embedding: NDArray[np.float32],
     encoder_id: int,
-) -> ExtensionRow:
-    extension = _extension_row(row, measured)
+) -> models.ExtensionRow:
+    """Insert an extension with block statistics and embedding.
+
+    Parameters
+    ----------
+    session : Session
+    frame : FrameRow
+    measurement : Measurement
+        Measurement in stored precision.
+    embedding : (d,) float32 array
+    encoder_id : int
+
+    Returns
+    -------
+    ExtensionRow
+    """
+    setup = {name: getattr(measurement.setup, name) for name in core.Setup.__dataclass_fields__}
+    extension = models.ExtensionRow(
+        frame=frame,
+        number=measurement.number,
+        frame_class=measurement.frame_class,
+        ny=measurement.shape[0],
+        nx=measurement.shape[1],
+        gain_e_per_adu=measurement.gain_e_per_adu,
+        read_noise_adu=measurement.read_noise_adu,
+        light_bottom=measurement.light[0].start,
+        light_top=measurement.light[0].stop,
+        light_left=measurement.light[1].start,
+        light_right=measurement.light[1].stop,
+        pixels_sha256=measurement.pixels_sha256,
+        promised_light=measurement.promised_light,
+        zero_adu=measurement.zero_adu,
+        stretch_adu=measurement.stretch_adu,
+        metrics=dict(measurement.metrics),
+        appearance=measurement.appearance,
+        **setup,
+    )
     session.add(extension)
     session.flush()
+    above_zero_adu = measurement.statistics - level_offsets(measurement.zero_adu)
     session.add_all(
         [
-            _block_statistics_row(extension.id, measured),
-            EmbeddingRow(extension_id=extension.id, encoder_id=encoder_id, vector=embedding),
+            models.BlockStatisticsRow(extension_id=extension.id, above_zero_adu=above_zero_adu),
+            models.EmbeddingRow(extension_id=extension.id, encoder_id=encoder_id, vector=embedding),
         ]
     )
     session.flush()
     return extension
 
 
-def _record_first_verdict(
-    session: Session,
-    extension: ExtensionRow,
-    judged: Judgement,
+def insert_first_verdict(
+    session: orm.Session,
+    extension: models.ExtensionRow,
+    judgement: Judgement,
     encoder_id: int,
     thresholds_digest: str,
 ) -> None:
-    """Keep a verdict; an anomalous one owes an alert, unless a person has answered already."""
-    verdict = _verdict_row(extension.id, encoder_id, judged, thresholds_digest)
+    """Insert a first verdict; create an alert if it is anomalous and without a label.
+
+    Parameters
+    ----------
+    session : Session
+    extension : ExtensionRow
+    judgement : Judgement
+    encoder_id : int
+    thresholds_digest : str
+    """
+    verdict = make_verdict_row(extension.id, encoder_id, judgement, thresholds_digest)
     session.add(verdict)
     session.flush()
-    if judged.verdict.status is Status.ANOMALOUS and not _is_answered(session, extension.id):
+    is_anomalous = judgement.verdict.status is core.Status.ANOMALOUS
+    if is_anomalous and not frames.is_answered(session, extension.id):
         session.add(
-            AlertRow(
-                topic=Topic.VERDICT,
+            models.AlertRow(
+                topic=core.Topic.VERDICT,
                 verdict_id=verdict.id,
                 instrument=extension.frame.instrument,
                 image_type=extension.image_type,
@@ -239,79 +397,46 @@ def _record_first_verdict(
         )
 
 
-def record_verdict(
-    session: Session,
-    extension_id: int,
-    judged: Judgement,
-    *,
-    encoder: Encoder,
-    thresholds_digest: str,
-) -> None:
-    """Keep another verdict on a stored extension, and its embedding if the encoder is new to it.
+def make_verdict_row(
+    extension_id: int, encoder_id: int, judgement: Judgement, thresholds_digest: str
+) -> models.VerdictRow:
+    """Return the row of a verdict.
 
-    The newest counts; none is replaced. No alert: the frame is not news.
+    Parameters
+    ----------
+    extension_id, encoder_id : int
+    judgement : Judgement
+    thresholds_digest : str
+
+    Returns
+    -------
+    VerdictRow
     """
-    encoder_id = _encoder_id(session, encoder)
-    if find_embedding(session, extension_id, encoder.fingerprint) is None:
-        facts = {"extension_id": extension_id, "encoder_id": encoder_id}
-        add_new(session, EmbeddingRow, vector=judged.embedding, **facts)
-    session.add(_verdict_row(extension_id, encoder_id, judged, thresholds_digest))
-
-
-def _extension_row(row: FrameRow, measured: Measurement) -> ExtensionRow:
-    setup = {name: getattr(measured.setup, name) for name in Setup.__dataclass_fields__}
-    return ExtensionRow(
-        frame=row,
-        number=measured.number,
-        frame_class=measured.frame_class,
-        ny=measured.shape[0],
-        nx=measured.shape[1],
-        gain_e_per_adu=measured.gain_e_per_adu,
-        read_noise_adu=measured.read_noise_adu,
-        light_bottom=measured.light[0].start,
-        light_top=measured.light[0].stop,
-        light_left=measured.light[1].start,
-        light_right=measured.light[1].stop,
-        pixels_sha256=measured.pixels_sha256,
-        promised_light=measured.promised_light,
-        zero_adu=measured.zero_adu,
-        stretch_adu=measured.stretch_adu,
-        metrics=dict(measured.metrics),
-        appearance=measured.appearance,
-        **setup,
-    )
-
-
-def _verdict_row(
-    extension_id: int, encoder_id: int, judged: Judgement, thresholds_digest: str
-) -> VerdictRow:
-    return VerdictRow(
+    evidence, verdict = judgement.evidence, judgement.verdict
+    columns: dict[str, Any] = {}
+    if evidence.prediction is not None:
+        columns = {
+            "classifier_digest": evidence.prediction.classifier_digest,
+            "predicted_type": evidence.prediction.image_type,
+            "type_probability": evidence.prediction.type_probability,
+            "predicted_kind": evidence.prediction.kind,
+            "kind_probability": evidence.prediction.kind_probability,
+        }
+    return models.VerdictRow(
         extension_id=extension_id,
         encoder_id=encoder_id,
         judged_at=utc_now(),
-        status=judged.verdict.status,
-        score=judged.verdict.score,
-        reasons=list(judged.verdict.reasons),
-        merge_height=judged.evidence.merge_height,
-        residual=judged.evidence.residual,
-        threshold=judged.highest_merge,
+        status=verdict.status,
+        score=verdict.score,
+        reasons=list(verdict.reasons),
+        merge_height=evidence.merge_height,
+        residual=evidence.residual,
+        threshold=judgement.highest_merge,
         thresholds_digest=thresholds_digest,
-        reference_size=judged.evidence.reference_size,
-        widened=judged.evidence.widened,
-        z=dict(judged.evidence.z),
-        **_prediction_columns(judged.evidence.prediction),
-        patterns={name: round(far, 2) for name, far in judged.evidence.patterns.items()},
-        nearest_id=judged.nearest_id,
+        reference_size=evidence.reference_size,
+        widened=evidence.widened,
+        z=dict(evidence.z),
+        patterns={name: round(sigma, 2) for name, sigma in evidence.patterns.items()},
+        nearest_id=judgement.nearest_id,
+        **columns,
     )
-
-
-def _prediction_columns(said: Prediction | None) -> dict[str, Any]:
-    if said is None:
-        return {}
-    return {
-        "classifier_digest": said.classifier_digest,
-        "predicted_type": said.image_type,
-        "type_probability": said.type_probability,
-        "predicted_kind": said.kind,
-        "kind_probability": said.kind_probability,
-    }

@@ -1,118 +1,138 @@
-"""What frames of a setup look like: learnt once for a set of references, kept while in use."""
+"""Cache of residual models and residual map models by reference set."""
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from datetime import date
 from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
-from embeddings.residual import (
-    Expectation,
-    Residual,
-    Sensor,
-    exposed_share,
-    learn_expectation,
-    pixels_per_block,
-)
-from embeddings.residual_maps import ResidualMapModel, learn_explainer
+from embeddings import residual, residual_maps
+from qc import core
 from qc._locks import KeyedLocks
-from qc.core.measurement import Measurement
-from qc.core.reference import REFERENCE_NEEDED
-from qc.db.block_statistics import above_bias, light_of, pictures_kept
-from qc.db.models import ExtensionRow
-from qc.db.recording import measured_of
+from qc.db import block_statistics
+from qc.db.schema.models import ExtensionRow
+from qc.detection.references import sensor_of
 
-_KEPT = 24  # 9 MB each: the setups of a busy night, as it comes
-_EXPLAINED_BY = 30  # of the newest references; a second for a setup
+_CAPACITY = 24  # the setups of a busy night; 9 MB each
+_MAP_REFERENCES = 30  # newest references for a residual map model, which takes 1 s
 
 
 @dataclass(frozen=True)
 class ReferenceModelCache:
-    """The expectations in use, the least recently used forgotten first.
+    """LRU cache of residual models, shared by threads: decision 0098.
 
-    Threads may share them: who needs the same one waits until it is learnt.
+    A thread that needs a model waits while another thread fits it.
 
     Attributes
     ----------
-    room : int
-        How many there are at most.
+    capacity : int
+        Largest number of models.
     """
 
-    room: int = _KEPT
+    capacity: int = _CAPACITY
 
-    _learnt: OrderedDict[tuple[int, ...], Expectation] = field(default_factory=OrderedDict)
-    _explainers: dict[tuple[int, ...], ResidualMapModel] = field(default_factory=dict)
+    _models: OrderedDict[tuple[int, ...], residual.Expectation] = field(default_factory=OrderedDict)
+    _map_models: dict[tuple[int, ...], residual_maps.ResidualMapModel] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)
-    _learning: KeyedLocks = field(default_factory=KeyedLocks)
+    _fitting: KeyedLocks = field(default_factory=KeyedLocks)
 
-    def residual(
-        self, session: Session, measured: Measurement, reference_ids: tuple[int, ...]
-    ) -> Residual:
-        """Return what these references' nominal variation cannot explain in an extension."""
-        expectation = self.learn(session, sensor_of(measured), reference_ids)
-        light = above_bias(measured.statistics, measured.zero_adu, measured.metrics)
-        return expectation.residual(light)
+    def find(
+        self,
+        session: Session,
+        measurement: core.Measurement,
+        reference: core.Reference,
+        night: date,
+    ) -> residual.Expectation | None:
+        """Return the residual model for an extension.
 
-    def explanation(
+        Parameters
+        ----------
+        session : Session
+        measurement : Measurement
+            Measurement of the extension.
+        reference : Reference
+            Its reference set.
+        night : date
+            Night of the extension.
+
+        Returns
+        -------
+        Expectation or None
+            None with too few references.
+        """
+        if len(reference.extension_ids) < core.REFERENCE_NEEDED:
+            return None
+        return self.fit(session, measurement, reference.select_for_model(night))
+
+    def fit(
+        self, session: Session, measurement: core.Measurement, reference_ids: tuple[int, ...]
+    ) -> residual.Expectation:
+        """Return the residual model of some references; fit it if it is not cached.
+
+        Parameters
+        ----------
+        session : Session
+        measurement : Measurement
+            Its detector properties apply to all references.
+        reference_ids : tuple of int
+
+        Returns
+        -------
+        Expectation
+        """
+        with self._fitting.hold(reference_ids):
+            with self._lock:
+                if reference_ids in self._models:
+                    self._models.move_to_end(reference_ids)
+                    return self._models[reference_ids]
+            light = block_statistics.load_light(session, reference_ids)
+            model = residual.learn_expectation(light, sensor_of(measurement))
+            with self._lock:
+                self._models[reference_ids] = model
+                while len(self._models) > self.capacity:
+                    oldest, _ = self._models.popitem(last=False)
+                    self._map_models.pop(oldest, None)
+            return model
+
+    def residual_map(
         self, session: Session, extension: ExtensionRow, reference_ids: tuple[int, ...]
     ) -> NDArray[np.float32] | None:
-        """Return where a stored extension differs from these references.
+        """Return the residual map of a stored extension.
+
+        Parameters
+        ----------
+        session : Session
+        extension : ExtensionRow
+        reference_ids : tuple of int
 
         Returns
         -------
         (h, w) float32 array or None
-            1 is as odd as good frames get. None where too little was kept of the extension, or
-            of the references.
+            Oddness of each block; 1 is the highest value in nominal frames. None if too few
+            block statistics are stored.
         """
-        measured = measured_of(session, extension, limits={})
-        if measured is None or pictures_kept(session, reference_ids) < REFERENCE_NEEDED:
+        measurement = block_statistics.load_measurement(session, extension, limits={})
+        stored = block_statistics.count_stored(session, reference_ids)
+        if measurement is None or stored < core.REFERENCE_NEEDED:
             return None
-        expectation = self.learn(session, sensor_of(measured), reference_ids)
-        explainer = self._explainer(session, expectation, reference_ids)
-        light = above_bias(measured.statistics, measured.zero_adu, measured.metrics)
-        return explainer.explain(expectation.residual(light).maps)
+        model = self.fit(session, measurement, reference_ids)
+        map_model = self._fit_map_model(session, model, reference_ids)
+        return map_model.explain(model.residual(measurement.above_bias).maps)
 
-    def _explainer(
-        self, session: Session, expectation: Expectation, reference_ids: tuple[int, ...]
-    ) -> ResidualMapModel:
-        with self._learning.of(reference_ids):
-            known = self._explainers.get(reference_ids)
-            if known is not None:
-                return known
-            newest = light_of(session, reference_ids[:_EXPLAINED_BY])
-            explainer = learn_explainer(expectation.residual(each).maps for each in newest)
+    def _fit_map_model(
+        self, session: Session, model: residual.Expectation, reference_ids: tuple[int, ...]
+    ) -> residual_maps.ResidualMapModel:
+        with self._fitting.hold(reference_ids):
+            cached = self._map_models.get(reference_ids)
+            if cached is not None:
+                return cached
+            newest = block_statistics.load_light(session, reference_ids[:_MAP_REFERENCES])
+            maps = (model.residual(light).maps for light in newest)
+            map_model = residual_maps.learn_map_model(maps)
             with self._lock:
-                if reference_ids in self._learnt:  # it is forgotten together with that one
-                    self._explainers[reference_ids] = explainer
-            return explainer
-
-    def learn(
-        self, session: Session, sensor: Sensor, reference_ids: tuple[int, ...]
-    ) -> Expectation:
-        """Return what these references let expect of an extension, learnt if it is not known."""
-        with self._learning.of(reference_ids):
-            with self._lock:
-                if reference_ids in self._learnt:
-                    self._learnt.move_to_end(reference_ids)
-                    return self._learnt[reference_ids]
-            expectation = learn_expectation(light_of(session, reference_ids), sensor)
-            with self._lock:
-                self._learnt[reference_ids] = expectation
-                while len(self._learnt) > self.room:
-                    forgotten, _ = self._learnt.popitem(last=False)
-                    self._explainers.pop(forgotten, None)
-            return expectation
-
-
-def sensor_of(measured: Measurement) -> Sensor:
-    """Return what turned light into noise in an extension."""
-    grid = measured.statistics.shape[0], measured.statistics.shape[1]
-    return Sensor(
-        pixels=pixels_per_block(measured.shape, grid),
-        exposed=exposed_share(measured.light, measured.shape, grid),
-        gain_e_per_adu=measured.gain_e_per_adu,
-        read_noise_adu=measured.read_noise_adu,
-        lit=measured.promised_light > 0,
-    )
+                if reference_ids in self._models:  # both are removed together
+                    self._map_models[reference_ids] = map_model
+            return map_model

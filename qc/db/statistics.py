@@ -1,80 +1,110 @@
-"""Counts and ages for status pages."""
+"""Counts, times and unprocessed files for status pages, monitoring and summaries."""
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+import datetime as dt
+from collections import abc, defaultdict
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from statistics import median
 
-import numpy as np
-from sqlalchemy import (
-    and_,
-    func,
-    or_,
-    select,
-)
-from sqlalchemy.orm import (
-    Session,
-)
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
-from qc._files import told_time
-from qc.core.enums import FrameState
-from qc.core.frame import Setup
-from qc.core.verdict import Status
-from qc.db.engine import of_nights
-from qc.db.models import (
-    AlertRow,
-    DeliveryRow,
-    EmbeddingRow,
-    EncoderRow,
-    ExtensionRow,
-    FrameRow,
-    VerdictRow,
-)
+from qc import _files, core
+from qc.db.schema import models
+from qc.db.schema.engine import night_conditions
 
 
-def unprocessed(session: Session) -> Sequence[FrameRow]:
+@dataclass(frozen=True)
+class ArrivalCount:
+    """Number of frames of one setup in one night.
+
+    Attributes
+    ----------
+    last : datetime
+        Time of observation of the last frame.
+    """
+
+    instrument: str
+    night: dt.date
+    setup: core.Setup
+    frames: int
+    last: dt.datetime
+
+
+def unprocessed_files(session: Session) -> abc.Sequence[models.FrameRow]:
     """Return the files that failed or were skipped, newest first."""
     return session.scalars(
-        select(FrameRow)
-        .where(FrameRow.state != FrameState.PROCESSED)
-        .order_by(FrameRow.processed_at.desc())
+        sa.select(models.FrameRow)
+        .where(models.FrameRow.state != core.FrameState.PROCESSED)
+        .order_by(models.FrameRow.processed_at.desc())
     ).all()
 
 
-def failed(session: Session) -> Sequence[FrameRow]:
+def failed_files(session: Session) -> abc.Sequence[models.FrameRow]:
     """Return the files that failed, by name."""
-    query = select(FrameRow).where(FrameRow.state == FrameState.FAILED).order_by(FrameRow.name)
-    return session.scalars(query).all()
+    is_failed = models.FrameRow.state == core.FrameState.FAILED
+    return session.scalars(
+        sa.select(models.FrameRow).where(is_failed).order_by(models.FrameRow.name)
+    ).all()
 
 
-def instruments_seen(session: Session) -> Sequence[str]:
-    """Return the instruments of which a frame was processed, by name."""
-    query = select(FrameRow.instrument).where(FrameRow.state == FrameState.PROCESSED).distinct()
+def list_instruments(session: Session) -> abc.Sequence[str]:
+    """Return the instruments with a processed frame, by name."""
+    is_processed = models.FrameRow.state == core.FrameState.PROCESSED
+    query = sa.select(models.FrameRow.instrument).where(is_processed).distinct()
     return sorted(name for name in session.scalars(query) if name)
 
 
-def frames_by_night(session: Session, first: date) -> Mapping[date, int]:
-    """Return how many frames were processed of each night that had any, from one on."""
+def frames_by_night(session: Session, first: dt.date) -> abc.Mapping[dt.date, int]:
+    """Return the number of processed frames of each night with frames.
+
+    Parameters
+    ----------
+    session : Session
+    first : date
+        First night.
+
+    Returns
+    -------
+    mapping of date to int
+    """
     query = (
-        select(FrameRow.night, func.count()).where(FrameRow.night >= first).group_by(FrameRow.night)
+        sa.select(models.FrameRow.night, sa.func.count())
+        .where(models.FrameRow.night >= first)
+        .group_by(models.FrameRow.night)
     )
     return {night: n for night, n in session.execute(query) if night}
 
 
-def newest_night(session: Session) -> date | None:
-    """Return the newest night of which a frame was processed."""
-    return session.scalar(select(func.max(FrameRow.night)))
+def newest_night(session: Session) -> dt.date | None:
+    """Return the newest night with a processed frame."""
+    return session.scalar(sa.select(sa.func.max(models.FrameRow.night)))
 
 
 def newest_of_types(
-    session: Session, first: date, last: date
-) -> Mapping[tuple[str, str], datetime]:
-    """Return when each image type of each instrument was had last in these nights."""
+    session: Session, first: dt.date, last: dt.date
+) -> abc.Mapping[tuple[str, str], dt.datetime]:
+    """Return the time of the newest frame of each image type in a range of nights.
+
+    Parameters
+    ----------
+    session : Session
+    first, last : date
+        First and last night.
+
+    Returns
+    -------
+    mapping of (str, str) to datetime
+        By instrument and image type.
+    """
     query = (
-        select(FrameRow.instrument, ExtensionRow.image_type, func.max(FrameRow.observed_at))
-        .join(ExtensionRow.frame)
-        .where(FrameRow.night >= first, FrameRow.night <= last)
-        .group_by(FrameRow.instrument, ExtensionRow.image_type)
+        sa.select(
+            models.FrameRow.instrument,
+            models.ExtensionRow.image_type,
+            sa.func.max(models.FrameRow.observed_at),
+        )
+        .join(models.ExtensionRow.frame)
+        .where(models.FrameRow.night >= first, models.FrameRow.night <= last)
+        .group_by(models.FrameRow.instrument, models.ExtensionRow.image_type)
     )
     return {
         (instrument, image_type): at
@@ -83,90 +113,118 @@ def newest_of_types(
     }
 
 
-def frames_between(session: Session, first: date, last: date) -> tuple[int, int]:
-    """Return how many frames these nights brought, and the number of the one that came last."""
-    query = select(func.count(), func.max(FrameRow.id)).where(
-        FrameRow.night >= first, FrameRow.night <= last
+def frames_between(session: Session, first: dt.date, last: dt.date) -> tuple[int, int]:
+    """Return the number and the newest id of the frames of a range of nights.
+
+    Parameters
+    ----------
+    session : Session
+    first, last : date
+        First and last night.
+
+    Returns
+    -------
+    count, newest : int
+    """
+    query = sa.select(sa.func.count(), sa.func.max(models.FrameRow.id)).where(
+        models.FrameRow.night >= first, models.FrameRow.night <= last
     )
     count, newest = session.execute(query).one()
     return count, newest or 0
 
 
-def frame_states(session: Session) -> Mapping[str, int]:
-    """Return how many files are in each state."""
-    query = select(FrameRow.state, func.count()).group_by(FrameRow.state)
+def frame_states(session: Session) -> abc.Mapping[str, int]:
+    """Return the number of files in each state."""
+    query = sa.select(models.FrameRow.state, sa.func.count()).group_by(models.FrameRow.state)
     return {name: count for name, count in session.execute(query)}  # noqa: C416 - a Result has keys
 
 
-def verdict_counts(session: Session) -> Mapping[str, int]:
-    """Return how many extensions have which newest verdict."""
-    newest = select(func.max(VerdictRow.id)).group_by(VerdictRow.extension_id)
+def verdict_counts(session: Session) -> abc.Mapping[str, int]:
+    """Return the number of extensions with each newest status."""
+    newest = sa.select(sa.func.max(models.VerdictRow.id)).group_by(models.VerdictRow.extension_id)
     query = (
-        select(VerdictRow.status, func.count())
-        .where(VerdictRow.id.in_(newest))
-        .group_by(VerdictRow.status)
+        sa.select(models.VerdictRow.status, sa.func.count())
+        .where(models.VerdictRow.id.in_(newest))
+        .group_by(models.VerdictRow.status)
     )
     return {name: count for name, count in session.execute(query)}  # noqa: C416 - a Result has keys
 
 
-def encoder_counts(session: Session) -> Mapping[str, int]:
-    """Return how many embeddings each encoder made, by its fingerprint."""
+def encoder_counts(session: Session) -> abc.Mapping[str, int]:
+    """Return the number of embeddings of each encoder, by fingerprint."""
     query = (
-        select(EncoderRow.fingerprint, func.count())
-        .join(EmbeddingRow, EmbeddingRow.encoder_id == EncoderRow.id)
-        .group_by(EncoderRow.fingerprint)
+        sa.select(models.EncoderRow.fingerprint, sa.func.count())
+        .join(models.EmbeddingRow, models.EmbeddingRow.encoder_id == models.EncoderRow.id)
+        .group_by(models.EncoderRow.fingerprint)
     )
     return {name: count for name, count in session.execute(query)}  # noqa: C416 - a Result has keys
 
 
-def alerts_owed(session: Session) -> int:
-    """Return how many things people have not been told of yet, that are not silenced."""
-    count = select(func.count()).select_from(AlertRow)
+def count_pending_alerts(session: Session) -> int:
+    """Return the number of alerts without a sent notification that are not silenced."""
+    count = sa.select(sa.func.count()).select_from(models.AlertRow)
     waiting = count.where(
-        AlertRow.notice_id.is_(None), AlertRow.silence_id.is_(None), AlertRow.settled == ""
+        models.AlertRow.notification_id.is_(None),
+        models.AlertRow.silence_id.is_(None),
+        models.AlertRow.settled == "",
     )
-    owed = select(DeliveryRow.notice_id).where(DeliveryRow.due_at.is_not(None))
-    unsent = count.where(AlertRow.notice_id.in_(owed))
+    due = sa.select(models.DeliveryRow.notification_id).where(
+        models.DeliveryRow.due_at.is_not(None)
+    )
+    unsent = count.where(models.AlertRow.notification_id.in_(due))
     return (session.scalar(waiting) or 0) + (session.scalar(unsent) or 0)
 
 
-def oldest_debt(session: Session) -> datetime | None:
-    """Return since when people should have been told of something, the oldest such."""
-    waiting = select(func.min(AlertRow.owed_at)).where(
-        AlertRow.notice_id.is_(None), AlertRow.silence_id.is_(None)
+def oldest_pending_at(session: Session) -> dt.datetime | None:
+    """Return the time of the oldest pending alert or delivery; None without any."""
+    waiting = sa.select(sa.func.min(models.AlertRow.owed_at)).where(
+        models.AlertRow.notification_id.is_(None), models.AlertRow.silence_id.is_(None)
     )
-    unsent = select(func.min(DeliveryRow.owed_at)).where(DeliveryRow.due_at.is_not(None))
-    found = [session.scalar(query) for query in (waiting, unsent)]
-    return min((each for each in found if each is not None), default=None)
+    unsent = sa.select(sa.func.min(models.DeliveryRow.owed_at)).where(
+        models.DeliveryRow.due_at.is_not(None)
+    )
+    times = [session.scalar(query) for query in (waiting, unsent)]
+    return min((time for time in times if time is not None), default=None)
 
 
 def newest_lag_s(session: Session) -> float | None:
-    """Return the seconds from exposure to verdict of the frame that was judged last."""
+    """Return the seconds from exposure to verdict of the newest processed frame."""
     query = (
-        select(FrameRow.processed_at, FrameRow.observed_at)
-        .where(FrameRow.state == FrameState.PROCESSED)
-        .order_by(FrameRow.id.desc())
+        sa.select(models.FrameRow.processed_at, models.FrameRow.observed_at)
+        .where(models.FrameRow.state == core.FrameState.PROCESSED)
+        .order_by(models.FrameRow.id.desc())
         .limit(1)
     )
     row = session.execute(query).first()
     return (row[0] - row[1]).total_seconds() if row and row[1] else None
 
 
-def weekly_distances(session: Session, first: date) -> list[tuple[str, str, float]]:
-    """Return image type, ISO week and the median merge height of its nominal frames.
+def weekly_distances(session: Session, first: dt.date) -> list[tuple[str, str, float]]:
+    """Return the median merge height of nominal frames by image type and week.
 
-    In units of the threshold that each was held against; of nights from `first` on.
+    Parameters
+    ----------
+    session : Session
+    first : date
+        First night.
+
+    Returns
+    -------
+    list of (str, str, float)
+        Image type, ISO week, median in units of the threshold of each verdict.
     """
     query = (
-        select(
-            ExtensionRow.image_type, FrameRow.night, VerdictRow.merge_height / VerdictRow.threshold
+        sa.select(
+            models.ExtensionRow.image_type,
+            models.FrameRow.night,
+            models.VerdictRow.merge_height / models.VerdictRow.threshold,
         )
-        .join(ExtensionRow.frame)
-        .join(VerdictRow, VerdictRow.extension_id == ExtensionRow.id)
+        .join(models.ExtensionRow.frame)
+        .join(models.VerdictRow, models.VerdictRow.extension_id == models.ExtensionRow.id)
         .where(
-            FrameRow.night >= first,
-            VerdictRow.status == Status.NOMINAL,
-            VerdictRow.merge_height.is_not(None),
+            models.FrameRow.night >= first,
+            models.VerdictRow.status == core.Status.NOMINAL,
+            models.VerdictRow.merge_height.is_not(None),
         )
     )
     ratios = defaultdict[tuple[str, str], list[float]](list)
@@ -174,106 +232,144 @@ def weekly_distances(session: Session, first: date) -> list[tuple[str, str, floa
         if night is not None and ratio is not None:
             year, week, _ = night.isocalendar()
             ratios[image_type, f"{year}-W{week:02d}"].append(ratio)
-    return [(*key, float(np.median(found))) for key, found in sorted(ratios.items())]
+    return [(*key, median(values)) for key, values in sorted(ratios.items())]
 
 
-def last_processed_at(session: Session) -> datetime | None:
-    """Return when a file was last taken in."""
-    return session.scalar(select(func.max(FrameRow.processed_at)))
+def last_processed_at(session: Session) -> dt.datetime | None:
+    """Return the time when a file was last processed, failed or skipped."""
+    return session.scalar(sa.select(sa.func.max(models.FrameRow.processed_at)))
 
 
-def unprocessed_between(session: Session, start: datetime, end: datetime) -> Sequence[FrameRow]:
-    """Return the files that failed or were skipped and may have been taken in a span of a day.
+def unprocessed_between(
+    session: Session, start: dt.datetime, end: dt.datetime
+) -> abc.Sequence[models.FrameRow]:
+    """Return the failed or skipped files that may have been taken in a time span.
 
-    Nobody knows when a file was taken that could not be read: those that have one of the span's
-    dates in their names, or changed on disk within it.
+    The observation time of an unreadable file is unknown: its name must contain one of the dates,
+    or its modification time must be in the span.
+
+    Parameters
+    ----------
+    session : Session
+    start, end : datetime
+        At most a day apart.
+
+    Returns
+    -------
+    sequence of FrameRow
     """
-    first_ns, last_ns = (int(when.timestamp()) * 10**9 for when in (start, end))
+    first_ns, last_ns = (int(time.timestamp()) * 10**9 for time in (start, end))
     query = (
-        select(FrameRow)
+        sa.select(models.FrameRow)
         .where(
-            FrameRow.state.in_((FrameState.FAILED, FrameState.SKIPPED)),
-            or_(
-                FrameRow.name.contains(start.date().isoformat()),
-                FrameRow.name.contains(end.date().isoformat()),
-                and_(FrameRow.modified_ns >= first_ns, FrameRow.modified_ns < last_ns),
+            models.FrameRow.state.in_((core.FrameState.FAILED, core.FrameState.SKIPPED)),
+            sa.or_(
+                models.FrameRow.name.contains(start.date().isoformat()),
+                models.FrameRow.name.contains(end.date().isoformat()),
+                sa.and_(
+                    models.FrameRow.modified_ns >= first_ns, models.FrameRow.modified_ns < last_ns
+                ),
             ),
         )
-        .order_by(FrameRow.name)
+        .order_by(models.FrameRow.name)
     )
     return session.scalars(query).all()
 
 
-def taken_at(row: FrameRow) -> datetime:
-    """Guess when a file that could not be read was taken: its name tells, or else the disk."""
-    return told_time(row.name) or datetime.fromtimestamp(row.modified_ns / 1e9, UTC)
+def estimate_observed_at(row: models.FrameRow) -> dt.datetime:
+    """Return the observation time of an unreadable file, by its name or modification time."""
+    time = _files.time_in_name(row.name)
+    return time or dt.datetime.fromtimestamp(row.modified_ns / 1e9, dt.UTC)
 
 
-@dataclass(frozen=True)
-class ArrivalCount:
-    """What one night brought of one setup on one chip.
+def arrivals_between(session: Session, first: dt.date, last: dt.date) -> abc.Iterator[ArrivalCount]:
+    """Yield the number of frames of each setup and night in a range of nights.
 
-    Attributes
+    Parameters
     ----------
-    last : datetime
-        When the last of them was taken.
+    session : Session
+    first, last : date
+        First and last night.
+
+    Yields
+    ------
+    ArrivalCount
     """
-
-    instrument: str
-    night: date
-    setup: Setup
-    frames: int
-    last: datetime
-
-
-def had_between(session: Session, first: date, last: date) -> Iterator[ArrivalCount]:
-    """Yield which setups these nights brought, and how many frames of each."""
-    setup = [getattr(ExtensionRow, name) for name in Setup.__dataclass_fields__]
+    setup = [getattr(models.ExtensionRow, name) for name in core.Setup.__dataclass_fields__]
     query = (
-        select(
-            FrameRow.instrument,
-            FrameRow.night,
-            func.count(func.distinct(FrameRow.id)),
-            func.max(FrameRow.observed_at),
+        sa.select(
+            models.FrameRow.instrument,
+            models.FrameRow.night,
+            sa.func.count(sa.func.distinct(models.FrameRow.id)),
+            sa.func.max(models.FrameRow.observed_at),
             *setup,
         )
-        .join(ExtensionRow.frame)
-        .where(*of_nights(first, last))
-        .group_by(FrameRow.instrument, FrameRow.night, *setup)
+        .join(models.ExtensionRow.frame)
+        .where(*night_conditions(first, last))
+        .group_by(models.FrameRow.instrument, models.FrameRow.night, *setup)
     )
     for instrument, night, frames, at, *values in session.execute(query):
-        yield ArrivalCount(instrument, night, Setup(*values), frames, at)
+        yield ArrivalCount(instrument, night, core.Setup(*values), frames, at)
 
 
-def is_catching_up(session: Session, now: datetime, since: datetime, late_s: float) -> bool:
-    """Say whether since some time frames were taken in that long before had been taken.
+def is_catching_up(session: Session, now: dt.datetime, since: dt.datetime, late_s: float) -> bool:
+    """Return True if delayed frames were processed recently.
 
-    Frames of more than a week ago do not count: an archive's say nothing of tonight's.
+    Frames older than a week are from an archive and do not count.
+
+    Parameters
+    ----------
+    session : Session
+    now, since : datetime
+        Range of processing times.
+    late_s : float
+        Least delay from observation to processing, seconds.
+
+    Returns
+    -------
+    bool
     """
-    query = select(FrameRow.processed_at, FrameRow.observed_at).where(
-        FrameRow.processed_at >= since,
-        FrameRow.processed_at <= now,
-        FrameRow.observed_at >= now - timedelta(days=7),
+    query = sa.select(models.FrameRow.processed_at, models.FrameRow.observed_at).where(
+        models.FrameRow.processed_at >= since,
+        models.FrameRow.processed_at <= now,
+        models.FrameRow.observed_at >= now - dt.timedelta(days=7),
     )
-    late = timedelta(seconds=late_s)
-    return any(taken and done - taken > late for done, taken in session.execute(query))
+    late = dt.timedelta(seconds=late_s)
+    return any(
+        observed_at and processed_at - observed_at > late
+        for processed_at, observed_at in session.execute(query)
+    )
 
 
-def frames_judged(
-    session: Session, scope: str, first: date, last: date, least_references: int = 0
+def count_judged_frames(
+    session: Session, scope: str, first: dt.date, last: dt.date, least_references: int = 0
 ) -> int:
-    """Return how many frames of an image type or instrument were judged by so many references."""
-    newest = select(func.max(VerdictRow.id)).group_by(VerdictRow.extension_id)
+    """Return the number of frames whose newest verdict has enough references.
+
+    Parameters
+    ----------
+    session : Session
+    scope : str
+        An image type, or the name of an instrument.
+    first, last : date
+        First and last night.
+    least_references : int
+
+    Returns
+    -------
+    int
+    """
+    newest = sa.select(sa.func.max(models.VerdictRow.id)).group_by(models.VerdictRow.extension_id)
     query = (
-        select(func.count(func.distinct(ExtensionRow.frame_id)))
-        .join(ExtensionRow.frame)
-        .join(VerdictRow, VerdictRow.extension_id == ExtensionRow.id)
+        sa.select(sa.func.count(sa.func.distinct(models.ExtensionRow.frame_id)))
+        .join(models.ExtensionRow.frame)
+        .join(models.VerdictRow, models.VerdictRow.extension_id == models.ExtensionRow.id)
         .where(
-            or_(ExtensionRow.image_type == scope, FrameRow.instrument == scope),
-            FrameRow.night >= first,
-            FrameRow.night <= last,
-            VerdictRow.id.in_(newest),
-            VerdictRow.reference_size >= least_references,
+            sa.or_(models.ExtensionRow.image_type == scope, models.FrameRow.instrument == scope),
+            models.FrameRow.night >= first,
+            models.FrameRow.night <= last,
+            models.VerdictRow.id.in_(newest),
+            models.VerdictRow.reference_size >= least_references,
         )
     )
     return session.scalar(query) or 0

@@ -1,26 +1,31 @@
-"""The log of interventions: from an epoch's night on, references start anew.
+"""Epochs: from the night of an intervention on, references start anew.
 
-Nothing in it is overwritten: a slip is undone by another row, and both stay.
+No row is overwritten: a wrong entry is undone by a further row, and both stay.
 """
 
-from collections.abc import Sequence
+import datetime as dt
+import shlex
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from typing import TYPE_CHECKING
 
 from sqlalchemy.orm import Session
 
 from qc import db
-from qc._text import chosen
+from qc._text import match_name
 from qc._time import utc_now
-from qc.db.models import EpochRow
+from qc.db.extensions import ExtensionRef
+from qc.db.schema.models import EpochRow
 from qc.errors import InvalidInputError
-from qc.io.instruments import Instrument
-from qc.labels.store import LONGEST_NAME, LONGEST_NOTE, one_line
+from qc.labels import store
+
+if TYPE_CHECKING:
+    from qc.io.instruments import Instrument
 
 
 @dataclass(frozen=True)
 class EpochEntry:
-    """An epoch, and the row that undoes it, if one does."""
+    """Epoch, and the row that undoes it, if any."""
 
     epoch: EpochRow
     undone_by: EpochRow | None
@@ -28,81 +33,107 @@ class EpochEntry:
 
 @dataclass(frozen=True)
 class EpochChange:
-    """What an entry in the log, or the undoing of one, means.
+    """Effect of adding or undoing an epoch.
 
     Attributes
     ----------
     number : int
-        Of the epoch.
+        Id of the epoch.
     last : date
-        The last night whose references it decides: the next epoch of its scope begins after it.
+        Last affected night: the next epoch of the scope begins after it.
     frames : int
-        Of those nights, whose references are now fewer; or more, where an epoch is undone.
+        Judged frames of those nights; they have fewer references now, or more after an undo.
     """
 
     number: int
     scope: str
-    since: date
-    last: date
+    since: dt.date
+    last: dt.date
     frames: int
 
 
 def read_log(session: Session) -> list[EpochEntry]:
     """Return every epoch in the order of its date, undone or not."""
-    rows = db.epochs.epochs(session)
+    rows = db.labels.epochs(session)
     undoing = {row.undoes_id: row for row in rows if row.undoes_id is not None}
-    entered = [EpochEntry(row, undoing.get(row.id)) for row in rows if row.undoes_id is None]
-    return sorted(entered, key=lambda entry: (entry.epoch.since, entry.epoch.id))
+    entries = [EpochEntry(row, undoing.get(row.id)) for row in rows if row.undoes_id is None]
+    return sorted(entries, key=lambda entry: (entry.epoch.since, entry.epoch.id))
 
 
-def enter(
+def add(
     session: Session,
     scope: str,
-    since: date,
+    since: dt.date,
     why: str,
     *,
     who: str,
-    instruments: Sequence[Instrument],
+    instruments: "Sequence[Instrument]",
 ) -> EpochChange:
-    """Enter an intervention: from that night on, references of its scope start anew.
+    """Add an epoch: from its night on, references of its scope start anew.
 
     Parameters
     ----------
+    session : Session
     scope : str
         An image type, or the name of an instrument.
+    since : date
+        First night.
+    why : str
+        Reason.
+    who : str
+        Author.
+    instruments : sequence of Instrument
+
+    Returns
+    -------
+    EpochChange
 
     Raises
     ------
-    InvalidAnswer
-        If there is no such scope, the night is still to come, or the epoch is there already.
+    InvalidInputError
+        If the scope does not exist, the night is in the future, or the epoch exists already.
     """
-    name = chosen(scope, scopes(instruments), "image type or instrument")
+    name = match_name(scope, scopes(instruments), "image type or instrument")
     today = utc_now().date()
     if since > today:
         raise InvalidInputError(
-            f"{since} is still to come (today is {today}): enter it when it is done"
+            f"{since} is in the future (today is {today}): add the epoch after the intervention"
         )
     for entry in read_log(session):
         if (entry.epoch.scope, entry.epoch.since) == (name, since) and not entry.undone_by:
             raise InvalidInputError(
                 f"{name} has an epoch from {since} already: No. {entry.epoch.id}, "
-                f"{entry.epoch.why}, says {entry.epoch.who}"
+                f"{entry.epoch.why}, by {entry.epoch.who}"
             )
     return _record(session, name, since, why, who)
 
 
-def scopes(instruments: Sequence[Instrument]) -> list[str]:
-    """List what an epoch may be of: the instruments, and their image types."""
-    types = [name for one in instruments for name in one.image_types()]
-    return [one.name for one in instruments] + types
+def scopes(instruments: "Sequence[Instrument]") -> list[str]:
+    """Return the possible scopes of an epoch: instruments and their image types."""
+    types = [name for instrument in instruments for name in instrument.image_types()]
+    return [instrument.name for instrument in instruments] + types
 
 
 def undo(session: Session, number: int, why: str, *, who: str) -> EpochChange:
-    """Undo an epoch that was a slip, by a row of its own.
+    """Undo a wrong epoch by a further row.
+
+    Parameters
+    ----------
+    session : Session
+    number : int
+        Id of the epoch.
+    why : str
+        Reason.
+    who : str
+        Author.
+
+    Returns
+    -------
+    EpochChange
 
     Raises
     ------
-    InvalidAnswer
+    InvalidInputError
         If there is no epoch of that number, or it is undone already.
     """
     entries = {entry.epoch.id: entry for entry in read_log(session)}
@@ -118,7 +149,7 @@ def undo(session: Session, number: int, why: str, *, who: str) -> EpochChange:
 def _record(
     session: Session,
     scope: str,
-    since: date,
+    since: dt.date,
     why: str,
     who: str,
     undoes: EpochRow | None = None,
@@ -126,23 +157,42 @@ def _record(
     row = EpochRow(
         scope=scope,
         since=since,
-        why=one_line(why, "reason", LONGEST_NOTE, needed=True),
-        who=one_line(who, "name of who says it", LONGEST_NAME, needed=True),
+        why=store.clean_line(why, "reason", store.LONGEST_NOTE, needed=True),
+        who=store.clean_line(who, "author's name", store.LONGEST_NAME, needed=True),
         at=utc_now(),
         undoes_id=undoes.id if undoes else None,
     )
     session.add(row)
     session.flush()
-    last = _last_night(session, scope, since)
-    least = 0 if undoes else 1  # only who had references can lose some
-    frames = db.statistics.frames_judged(session, scope, since, last, least)
-    return EpochChange(undoes.id if undoes else row.id, scope, since, last, frames)
-
-
-def _last_night(session: Session, scope: str, since: date) -> date:
     later = [
         entry.epoch.since
         for entry in read_log(session)
         if entry.epoch.scope == scope and entry.epoch.since > since and not entry.undone_by
     ]
-    return min(later) - timedelta(days=1) if later else date.max
+    last = min(later) - dt.timedelta(days=1) if later else dt.date.max
+    least_references = 0 if undoes else 1  # a new epoch affects frames with references only
+    frames = db.statistics.count_judged_frames(session, scope, since, last, least_references)
+    return EpochChange(undoes.id if undoes else row.id, scope, since, last, frames)
+
+
+def suggest_commands(extensions: Iterable[ExtensionRef], note: str) -> list[str]:
+    """Return the commands that begin an epoch at some extensions, one for each image type.
+
+    Parameters
+    ----------
+    extensions : iterable of ExtensionRef
+    note : str
+        Reason.
+
+    Returns
+    -------
+    list of str
+    """
+    since: dict[str, dt.date] = {}
+    for extension in extensions:
+        earliest = since.get(extension.image_type, dt.date.max)
+        since[extension.image_type] = min(extension.night, earliest)
+    reason = shlex.quote(note or "what has changed")
+    return [
+        f"qc epochs add {name} --from {night} --reason {reason}" for name, night in since.items()
+    ]

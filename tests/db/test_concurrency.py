@@ -1,4 +1,4 @@
-"""Several processes, as on several hosts, take in the same frames: none lost, none doubled."""
+"""Concurrent processes on the same frames: no row is lost or doubled."""
 
 import multiprocessing
 import signal
@@ -13,8 +13,8 @@ from sqlalchemy import event, func, select
 
 from qc import db
 from qc.core.enums import FrameState, LabelName, Topic
-from qc.core.measurement import FileInfo
-from qc.db.models import (
+from qc.core.file import FileInfo
+from qc.db.schema.models import (
     AlertRow,
     BlockStatisticsRow,
     EmbeddingRow,
@@ -24,16 +24,17 @@ from qc.db.models import (
     LabelRow,
     VerdictRow,
 )
-from qc.pipeline.process import embed as embed_frames
-from qc.pipeline.process import (
-    find_frames,
-    judge_again,
-    judge_frame,
-    process_frames,
-    read_and_measure,
-    record,
+from qc.detection import embed as embed_frames
+from qc.pipeline.batch import find_frames, process_frames
+from qc.pipeline.process import judge_frame, read_and_measure, record
+from qc.pipeline.rejudge import rejudge_frames
+from tests.support.tiny_spectrograph import (
+    bias_jump,
+    open_tiny,
+    process,
+    write_frame,
+    write_history,
 )
-from tests.support.tiny import bias_jump, open_tiny, process, write_frame, write_history
 from tests.support.waiting import wait_for_end
 
 FRAMES, PROCESSES, PATIENCE_S = 12, 4, 250
@@ -42,7 +43,7 @@ OF_AN_EXTENSION = (ExtensionRow, BlockStatisticsRow, EmbeddingRow, VerdictRow)
 
 
 def count(project, table) -> int:
-    with project.reads() as session:
+    with project.read_session() as session:
         return session.scalar(select(func.count()).select_from(table)) or 0
 
 
@@ -55,47 +56,45 @@ def remember(barrier):
 
 @pytest.fixture(scope="module")
 def hosts():
-    """Four processes, loaded once: TensorFlow takes longer than the frames."""
+    """Pool of four processes, started once, as TensorFlow is slow to import."""
     barrier = SPAWN.Barrier(PROCESSES)
     with ProcessPoolExecutor(PROCESSES, SPAWN, initializer=remember, initargs=(barrier,)) as pool:
-        yield lambda work, *given: at_once(pool, work, *given)
+        yield lambda work, *arguments: at_once(pool, work, *arguments)
 
 
-def at_once(pool, work, *given) -> list[list[str]]:
-    """Run a function in every process, begun together; return what each of them returned."""
-    running = [pool.submit(work, *given) for _ in range(PROCESSES)]
-    return [one.result() for one in as_completed(running, PATIENCE_S)]  # an error is heard at once
+def at_once(pool, work, *arguments) -> list[list[str]]:
+    """Run a function in every process at once; return the results."""
+    running = [pool.submit(work, *arguments) for _ in range(PROCESSES)]
+    return [
+        item.result() for item in as_completed(running, PATIENCE_S)
+    ]  # an error is heard at once
 
 
 def take_in(project_folder, inbox, label=None):
-    """Process a folder as soon as all are ready; return what became of each file."""
+    """Process a folder when all processes are ready; return the outcomes."""
     with open_tiny(project_folder) as project:
         paths = find_frames([inbox])
         _START[0].wait(PATIENCE_S)
-        return [str(one.state) for one in process_frames(paths, project, label)]
+        return [str(item.state) for item in process_frames(paths, project, label)]
 
 
-def test_four_processes_on_one_folder_keep_each_frame_and_all_of_it_once(
-    hosts, project_folder, inbox
-):
+def test_process_four_processes_store_each_frame_once(hosts, project_folder, inbox):
     write_history(inbox, FRAMES)
     write_frame(inbox, 2, change=bias_jump)
     (inbox / "broken.fits").write_bytes(b"SIMPLE")
     heard = Counter(state for states in hosts(take_in, project_folder, inbox) for state in states)
-    assert heard["processed"] == FRAMES + 1  # told as new by one of them alone
+    assert heard["processed"] == FRAMES + 1  # reported as new by one process only
     assert heard["known"] == (PROCESSES - 1) * (FRAMES + 1)
     with open_tiny(project_folder) as project:
         assert [count(project, table) for table in OF_AN_EXTENSION] == [FRAMES + 1] * 4
         assert (count(project, EncoderRow), count(project, AlertRow)) == (1, 1)
-        with project.reads() as session:
+        with project.read_session() as session:
             states = db.statistics.frame_states(session)
             assert states == {"processed": FRAMES + 1, "failed": 1}
             assert session.scalar(select(func.count(func.distinct(FrameRow.sha256)))) == FRAMES + 1
 
 
-def test_four_processes_that_certify_a_folder_label_each_extension_once(
-    hosts, project_folder, inbox
-):
+def test_label_file_four_processes_label_each_extension_once(hosts, project_folder, inbox):
     write_history(inbox, FRAMES)
     hosts(take_in, project_folder, inbox, LabelName.GOOD)
     hosts(take_in, project_folder, inbox, LabelName.GOOD)
@@ -103,9 +102,7 @@ def test_four_processes_that_certify_a_folder_label_each_extension_once(
         assert count(project, LabelRow) == FRAMES
 
 
-def test_four_processes_that_mend_the_same_failed_files_keep_each_frame_once(
-    hosts, project_folder, inbox
-):
+def test_process_repaired_files_four_processes_store_each_once(hosts, project_folder, inbox):
     paths = write_history(inbox, FRAMES)
     whole = [path.read_bytes() for path in paths]
     with open_tiny(project_folder) as project:
@@ -116,7 +113,7 @@ def test_four_processes_that_mend_the_same_failed_files_keep_each_frame_once(
     for path, content in zip(paths, whole, strict=True):
         path.write_bytes(content)
     hosts(take_in, project_folder, inbox)
-    with open_tiny(project_folder) as project, project.reads() as session:
+    with open_tiny(project_folder) as project, project.read_session() as session:
         assert db.statistics.frame_states(session) == {"processed": FRAMES}
         assert count(project, VerdictRow) == FRAMES
 
@@ -124,10 +121,10 @@ def test_four_processes_that_mend_the_same_failed_files_keep_each_frame_once(
 def judge(project_folder):
     with open_tiny(project_folder) as project:
         _START[0].wait(PATIENCE_S)
-        return [one.name for one in judge_again(project)]
+        return [item.name for item in rejudge_frames(project)]
 
 
-def test_four_processes_that_judge_again_lose_no_verdict(hosts, project_folder, inbox):
+def test_rejudge_four_processes_lose_no_verdict(hosts, project_folder, inbox):
     with open_tiny(project_folder) as project:
         process(project, *write_history(inbox, FRAMES))
     hosts(judge, project_folder)
@@ -137,7 +134,7 @@ def test_four_processes_that_judge_again_lose_no_verdict(hosts, project_folder, 
 
 
 def stop_at_the_fourth(project_folder, inbox, reached):
-    """Stand still while the fourth frame is half written, until killed."""
+    """Block while the fourth frame is half written, until killed."""
     written = []
 
     def stand_still(_connection, _cursor, statement, *_rest):
@@ -151,25 +148,23 @@ def stop_at_the_fourth(project_folder, inbox, reached):
         list(process_frames(find_frames([inbox]), project))
 
 
-def test_one_that_is_killed_in_the_middle_of_a_frame_loses_none_for_the_others(
-    hosts, project_folder, inbox
-):
-    """The others wait for that very frame when it dies."""
+def test_process_killed_within_a_frame_loses_no_other_frame(hosts, project_folder, inbox):
+    """The other processes wait for its frame at that time."""
     write_history(inbox, FRAMES)
     reached = SPAWN.Event()
     victim = SPAWN.Process(target=stop_at_the_fourth, args=(project_folder, inbox, reached))
     victim.start()
     assert reached.wait(PATIENCE_S)
     with open_tiny(project_folder) as project:
-        kept = count(project, FrameRow)  # of the nights that it had finished
-    with meanwhile(lambda: hosts(take_in, project_folder, inbox)) as (others, heard):
-        others.start()
-        others.join(1)
+        stored = count(project, FrameRow)  # of the nights that it had finished
+    with meanwhile(lambda: hosts(take_in, project_folder, inbox)) as (rest, heard):
+        rest.start()
+        rest.join(1)
         assert heard == []
         victim.kill()
         wait_for_end(victim)
     states = Counter(state for states in heard[0] for state in states)
-    assert states == {"processed": FRAMES - kept, "known": (PROCESSES - 1) * FRAMES + kept}
+    assert states == {"processed": FRAMES - stored, "known": (PROCESSES - 1) * FRAMES + stored}
     with open_tiny(project_folder) as project:
         assert [count(project, table) for table in OF_AN_EXTENSION] == [FRAMES] * 4
 
@@ -179,7 +174,7 @@ def test_one_that_is_killed_in_the_middle_of_a_frame_loses_none_for_the_others(
 
 @contextmanager
 def meanwhile(work):
-    """Let something run beside what is done in the block; give its result's list."""
+    """Run a function in a thread during the block; the context is the list of its result."""
     done: list[object] = []
     thread = threading.Thread(target=lambda: done.append(work()), daemon=True)
     yield thread, done
@@ -189,15 +184,15 @@ def meanwhile(work):
 
 def ready(project, path):
     arrival = read_and_measure(path, project)
-    return arrival, judge_frame(arrival, embed_frames([arrival], project), project)
+    return arrival, judge_frame(
+        arrival, embed_frames(arrival.measurements, project.encoder), project
+    )
 
 
 @pytest.mark.parametrize("first_succeeds", [True, False])
-def test_who_is_second_waits_for_the_first_and_keeps_the_frame_if_that_one_did_not(
-    project, inbox, first_succeeds
-):
+def test_second_process_waits_and_stores_the_frame_after_a_rollback(project, inbox, first_succeeds):
     arrival, judged = ready(project, write_frame(inbox))
-    session = project.adds()
+    session = project.insert_session()
     db.recording.record_frame(
         session, arrival.file, arrival.frame, judged, encoder=project.encoder, thresholds_digest=""
     )
@@ -212,15 +207,17 @@ def test_who_is_second_waits_for_the_first_and_keeps_the_frame_if_that_one_did_n
     assert [count(project, table) for table in OF_AN_EXTENSION] == [1] * 4
 
 
-def test_an_event_that_two_notice_at_once_is_owed_once(project):
+def test_add_alert_concurrent_events_add_one_alert(project):
     def owe(session):
-        return db.alerts.owe_alert(session, Topic.ABSENCE, "absence TINY TB0", "No TB0 tonight.")
+        return db.operations.add_alert(
+            session, Topic.ABSENCE, "absence TINY TB0", "No TB0 tonight."
+        )
 
     def owe_too():
-        with project.adds.begin() as other:
+        with project.insert_session.begin() as other:
             return owe(other)
 
-    with project.adds() as session:
+    with project.insert_session() as session:
         assert owe(session)
         with meanwhile(owe_too) as (second, done):
             second.start()
@@ -230,45 +227,45 @@ def test_an_event_that_two_notice_at_once_is_owed_once(project):
     assert count(project, AlertRow) == 1
 
 
-def test_a_file_that_fails_for_two_at_once_has_one_row_and_two_tries(project, inbox):
+def test_record_unprocessed_concurrent_failures_share_one_row(project, inbox):
     file = FileInfo(inbox / "broken.fits", 6, 1)
 
     def fail():
-        with project.adds.begin() as other:
+        with project.insert_session.begin() as other:
             db.frames.record_unprocessed(other, file, FrameState.FAILED, "broken")
 
-    with project.adds() as session:
+    with project.insert_session() as session:
         db.frames.record_unprocessed(session, file, FrameState.FAILED, "broken")
         session.flush()
         with meanwhile(fail) as (second, _):
             second.start()
             second.join(0.3)
             session.commit()
-    with project.reads() as session:
+    with project.read_session() as session:
         assert session.scalars(select(FrameRow.tries)).all() == [2]
 
 
-def test_what_people_say_is_written_one_after_another(project):
-    """The second sees all that the first wrote, though it began before that was committed."""
+def test_label_transactions_are_serial(project):
+    """The second transaction sees the rows of the first, committed after its begin."""
 
     def look():
-        with project.writes.begin() as other:
+        with project.write_session.begin() as other:
             return other.scalar(select(func.count()).select_from(EncoderRow))
 
-    with project.writes() as session:
+    with project.write_session() as session:
         session.add(EncoderRow(fingerprint="e", name="e", stretch="physical"))
         session.flush()
-        with meanwhile(look) as (second, seen):
+        with meanwhile(look) as (second, values):
             second.start()
             second.join(0.3)
-            assert seen == []
+            assert values == []
             session.commit()
-    assert seen == [1]
+    assert values == [1]
 
 
-def test_what_is_read_in_one_transaction_is_of_one_moment(project):
-    with project.reads() as session:
+def test_read_transaction_sees_one_moment(project):
+    with project.read_session() as session:
         before = session.scalar(select(func.count()).select_from(EncoderRow))
-        with project.writes.begin() as other:
+        with project.write_session.begin() as other:
             other.add(EncoderRow(fingerprint="e", name="e", stretch="physical"))
         assert session.scalar(select(func.count()).select_from(EncoderRow)) == before

@@ -1,4 +1,4 @@
-"""A project's database copied from SQLite to PostgreSQL."""
+"""Copy of a project's database from SQLite to PostgreSQL."""
 
 import subprocess
 import sys
@@ -11,17 +11,16 @@ from sqlalchemy import create_engine, func, select, text
 from sqlalchemy.orm import Session
 
 from qc.core.enums import LabelName
-from qc.db import copy as module
-from qc.db.copy import transfer
-from qc.db.engine import connect, for_writing
-from qc.db.migrate import check_integrity
-from qc.db.models import Base, EmbeddingRow
+from qc.db.schema import copy as module
+from qc.db.schema.copy import copy_database
+from qc.db.schema.engine import connect, for_writing
+from qc.db.schema.migrate import check_integrity
+from qc.db.schema.models import Base, EmbeddingRow
 from qc.errors import ConfigurationError
 from qc.project import create_project
 from qc.settings import read_settings
-from tests.support.databases import settle
-from tests.support.remembered import nominal_frames, remember
-from tests.support.tiny import (
+from tests.support.databases import write_database_setting
+from tests.support.tiny_spectrograph import (
     light_leak,
     open_tiny,
     process,
@@ -30,13 +29,14 @@ from tests.support.tiny import (
     write_history,
     write_instrument,
 )
+from tests.support.verdict_rows import add_extensions, nominal_frames
 
 PATIENCE_S = 60
 
 
 @pytest.fixture(scope="module")
 def lived(tmp_path_factory):
-    """A project in SQLite with frames, labels, an alert and two hundred remembered frames."""
+    """Project in SQLite with frames, labels, an alert and 200 inserted frames."""
     folder = tmp_path_factory.mktemp("lived")
     instrument = write_instrument(folder / "instruments")
     (folder / "thresholds.yaml").write_text(thresholds_text(instrument.image_types()))
@@ -44,7 +44,7 @@ def lived(tmp_path_factory):
     with open_tiny(folder) as project:
         process(project, *write_history(folder), label=LabelName.GOOD)
         process(project, write_frame(folder, 2, change=light_leak))
-        remember(project, *nominal_frames(200))
+        add_extensions(project, *nominal_frames(200))
     return folder
 
 
@@ -64,16 +64,18 @@ def opened(url):
 
 def counts(session: Session) -> dict[str, int]:
     tables = Base.metadata.sorted_tables
-    return {one.name: session.scalar(select(func.count()).select_from(one)) or 0 for one in tables}
+    return {
+        item.name: session.scalar(select(func.count()).select_from(item)) or 0 for item in tables
+    }
 
 
-def test_every_row_of_every_table_comes_over_and_the_project_goes_on_there(lived, blank, tmp_path):
+def test_copy_database_copies_every_row(lived, blank, tmp_path):
     with opened(source_of(lived)) as session:
         before = counts(session)
         vector = session.scalars(select(EmbeddingRow.vector).order_by(EmbeddingRow.id)).first()
-    done = transfer(source_of(lived), blank)
-    assert {one.table: one.rows for one in done} == before
-    assert {one.table: one.copied for one in done} == before
+    done = copy_database(source_of(lived), blank)
+    assert {item.table: item.rows for item in done} == before
+    assert {item.table: item.copied for item in done} == before
     with opened(blank) as session:
         moved = session.scalars(select(EmbeddingRow.vector).order_by(EmbeddingRow.id)).first()
         assert vector is not None
@@ -82,40 +84,40 @@ def test_every_row_of_every_table_comes_over_and_the_project_goes_on_there(lived
     project_folder = tmp_path / "moved"
     project_folder.mkdir()
     (project_folder / "thresholds.yaml").write_bytes((lived / "thresholds.yaml").read_bytes())
-    settle(project_folder, blank)
+    write_database_setting(project_folder, blank)
     with open_tiny(project_folder) as project:
         [outcome] = process(project, write_frame(tmp_path, 3))  # the next row gets the next number
-        assert outcome.judged[0].evidence.reference_size == 20
+        assert outcome.judgements[0].evidence.reference_size == 20
     engine = connect(blank)
     check_integrity(engine)
     engine.dispose()
 
 
-def test_a_second_run_copies_nothing_and_compares_all(lived, blank):
-    first = transfer(source_of(lived), blank)
-    again = transfer(source_of(lived), blank)
-    assert [one.rows for one in again] == [one.rows for one in first]
-    assert {one.copied for one in again} == {0}
+def test_copy_database_second_run_only_compares(lived, blank):
+    first = copy_database(source_of(lived), blank)
+    again = copy_database(source_of(lived), blank)
+    assert [item.rows for item in again] == [item.rows for item in first]
+    assert {item.copied for item in again} == {0}
 
 
-def test_a_run_that_stops_in_the_middle_of_a_table_is_gone_on_with(lived, blank, monkeypatch):
-    monkeypatch.setattr(module, "ROWS_AT_ONCE", 50)
+def test_copy_database_interrupted_run_continues(lived, blank, monkeypatch):
+    monkeypatch.setattr(module, "ROWS_PER_TRANSACTION", 50)
 
-    def stop(what: str, done: int, _total: int) -> None:
-        if what == "copy frame" and done >= 100:
+    def stop(description: str, done: int, _total: int) -> None:
+        if description == "copy frame" and done >= 100:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        transfer(source_of(lived), blank, stop)
+        copy_database(source_of(lived), blank, stop)
     with opened(blank) as session:
         assert counts(session)["frame"] == 100
-    done = {one.table: one for one in transfer(source_of(lived), blank)}
+    done = {item.table: item for item in copy_database(source_of(lived), blank)}
     assert done["frame"].rows == 221
     assert done["frame"].copied == 121
 
 
-def test_a_copy_that_is_killed_is_gone_on_with(lived, blank, qc):
-    """It is killed while it waits for a table that somebody holds: the frames are over by then."""
+def test_copy_database_killed_run_continues(lived, blank, qc):
+    """It is killed while it waits for a locked table; the frames are copied by then."""
     assert qc("db", "copy", source_of(lived), text_of(blank)).code == 0
     engine = create_engine(blank)
     with engine.begin() as connection:
@@ -136,7 +138,7 @@ def test_a_copy_that_is_killed_is_gone_on_with(lived, blank, qc):
     engine.dispose()
     done = qc("db", "copy", source_of(lived), text_of(blank))
     assert done.code == 0
-    assert "are the same on both sides" in done.out
+    assert "are equal in both databases" in done.out
     with opened(blank) as session, opened(source_of(lived)) as source:
         assert counts(session) == counts(source)
 
@@ -148,44 +150,44 @@ def text_of(url) -> str:
 @pytest.mark.parametrize(
     "change", ["UPDATE frame SET reason = 'x' WHERE id = 7", "DELETE FROM label"]
 )
-def test_a_copy_that_was_written_to_is_not_taken_for_the_same(lived, blank, change):
-    transfer(source_of(lived), blank)
+def test_copy_database_changed_target_is_refused(lived, blank, change):
+    copy_database(source_of(lived), blank)
     engine = create_engine(blank)
     with engine.begin() as connection:
         connection.execute(text(change))
         connection.execute(text("UPDATE label SET note = 'y'"))
     engine.dispose()
     if change.startswith("DELETE"):  # of a table's end, another run brings what is missing
-        assert sum(one.copied for one in transfer(source_of(lived), blank)) == 220
+        assert sum(item.copied for item in copy_database(source_of(lived), blank)) == 220
     else:
         with pytest.raises(
-            ConfigurationError, match=r"(frame with id 7|label with id 220) is not what"
+            ConfigurationError, match=r"(frame with id 7|label with id 220) differs from"
         ):
-            transfer(source_of(lived), blank)
+            copy_database(source_of(lived), blank)
 
 
-def test_another_projects_copy_is_told_at_once(lived, blank, tmp_path):
-    transfer(source_of(lived), blank)
-    other = tmp_path / "other"
-    other.mkdir()
-    instrument = write_instrument(other / "instruments")
-    (other / "thresholds.yaml").write_text(thresholds_text(instrument.image_types()))
-    create_project(other)
-    with open_tiny(other) as project:
-        process(project, *write_history(other, 3))
-    with pytest.raises(ConfigurationError, match=r"is not what the source has.*begin with"):
-        transfer(source_of(other), blank)
+def test_copy_database_foreign_target_is_refused_at_once(lived, blank, tmp_path):
+    copy_database(source_of(lived), blank)
+    second = tmp_path / "other"
+    second.mkdir()
+    instrument = write_instrument(second / "instruments")
+    (second / "thresholds.yaml").write_text(thresholds_text(instrument.image_types()))
+    create_project(second)
+    with open_tiny(second) as project:
+        process(project, *write_history(second, 3))
+    with pytest.raises(ConfigurationError, match=r"differs from the source.*begin with"):
+        copy_database(source_of(second), blank)
 
 
-def test_while_somebody_writes_to_the_target_nothing_is_copied(lived, blank):
-    transfer(source_of(lived), blank)
+def test_copy_database_locked_target_is_refused(lived, blank):
+    copy_database(source_of(lived), blank)
     engine = connect(blank)
-    with for_writing(engine).begin(), pytest.raises(ConfigurationError, match="somebody else is"):
-        transfer(source_of(lived), blank)
+    with for_writing(engine).begin(), pytest.raises(ConfigurationError, match="another process is"):
+        copy_database(source_of(lived), blank)
     engine.dispose()
 
 
-def test_a_text_that_postgresql_cannot_keep_is_told_with_its_table(lived, blank, tmp_path):
+def test_copy_database_nul_character_error_names_the_table(lived, blank, tmp_path):
     copy = tmp_path / "qc.db"
     copy.write_bytes((lived / "qc.db").read_bytes())
     engine = create_engine(f"sqlite:///{copy}")
@@ -193,16 +195,16 @@ def test_a_text_that_postgresql_cannot_keep_is_told_with_its_table(lived, blank,
         connection.exec_driver_sql("UPDATE label SET note = 'a' || char(0) || 'b' WHERE id = 1")
     engine.dispose()
     with pytest.raises(ConfigurationError, match=r"label \(1,\) to .*NUL"):
-        transfer(f"sqlite:///{copy}", blank)
+        copy_database(f"sqlite:///{copy}", blank)
 
 
-def test_into_sqlite_nothing_is_copied(lived, tmp_path):
+def test_copy_database_into_sqlite_is_refused(lived, tmp_path):
     with pytest.raises(ConfigurationError, match="expected a PostgreSQL database to copy into"):
-        transfer(source_of(lived), f"sqlite:///{tmp_path / 'new.db'}")
+        copy_database(source_of(lived), f"sqlite:///{tmp_path / 'new.db'}")
 
 
 @pytest.mark.postgresql  # an address of one, though nobody answers there
-def test_a_password_is_never_shown(qc, lived):
+def test_copy_database_messages_hide_the_password(qc, lived):
     url = "postgresql+psycopg://qc:s3cret@127.0.0.1:1/qc?sslpassword=t0ken"
     done = qc("db", "copy", source_of(lived), url)
     assert done.code == 2
@@ -211,7 +213,7 @@ def test_a_password_is_never_shown(qc, lived):
     assert "t0ken" not in done.err + done.out
 
 
-def test_the_summary_names_each_table(qc, lived, blank):
+def test_copy_command_lists_each_table(qc, lived, blank):
     done = qc("db", "copy", source_of(lived), text_of(blank))
     assert done.code == 0
     assert "verdict" in done.out

@@ -1,4 +1,4 @@
-"""The nearest embeddings, found by PostgreSQL."""
+"""Nearest neighbours in PostgreSQL."""
 
 from datetime import date
 
@@ -9,13 +9,13 @@ from sqlalchemy import event, text
 from embeddings.index import nearest
 from qc import db
 from qc.core.enums import LabelName
-from qc.db import pgvector
 from qc.db.embeddings import EmbeddingFilter
-from qc.db.migrate import schema_differences
-from qc.db.pgvector import index_vectors, nearest_by_server
-from qc.db.types import spelt
-from tests.support.remembered import Past, remember
-from tests.support.tiny import StandIn
+from qc.db.schema.migrate import schema_differences
+from qc.db.schema.types import halfvec_text
+from qc.search import pgvector
+from qc.search.pgvector import index_vectors, nearest_by_server
+from tests.support.tiny_spectrograph import StandIn
+from tests.support.verdict_rows import StoredExtension, add_extensions
 
 postgresql = pytest.mark.postgresql
 D, N = 13, 400
@@ -27,10 +27,10 @@ def clustered(project):
     random = np.random.default_rng(1)
     centres = random.normal(size=(20, D))
     vectors = centres[np.arange(N) % 20] + random.normal(scale=0.05, size=(N, D))
-    remember(
+    add_extensions(
         project,
         *(
-            Past(
+            StoredExtension(
                 vector=tuple(vector / np.linalg.norm(vector)),
                 image_type="TF0" if number % 10 == 0 else "TB0",
                 label=LabelName.BAD if number % 40 == 0 else None,
@@ -57,7 +57,7 @@ QUESTIONS = [
 @pytest.mark.parametrize("question", QUESTIONS)
 @pytest.mark.parametrize("k", [3, 10])  # of three, twice as many are labelled; of ten not
 @pytest.mark.parametrize("indexed", [False, True])
-def test_the_server_finds_what_looking_at_each_finds(clustered, monkeypatch, question, k, indexed):
+def test_nearest_by_server_equals_exhaustive_search(clustered, monkeypatch, question, k, indexed):
     if indexed:
         monkeypatch.setattr(pgvector, "FEW_LABELS", 0)
         monkeypatch.setattr(pgvector, "INDEXED_FROM", N)
@@ -65,31 +65,31 @@ def test_the_server_finds_what_looking_at_each_finds(clustered, monkeypatch, que
             index_vectors(clustered.engine, StandIn.fingerprint)
             == "400 embeddings have been indexed"
         )
-    with clustered.reads() as session:
+    with clustered.read_session() as session:
         for extension_id in (1, 5, 44):
-            own = db.embeddings.embedding_of(session, extension_id, 1)
-            all_of_them = db.embeddings.vectors(session, StandIn.fingerprint, question)
-            ids, distances = nearest(own, all_of_them, k)
-            found, far = nearest_by_server(session, StandIn.fingerprint, own, k, question)
-            assert found.tolist() == ids.tolist()
+            exact = db.embeddings.embedding_of(session, extension_id, 1)
+            all_of_them = db.embeddings.iterate_vectors(session, StandIn.fingerprint, question)
+            ids, distances = nearest(exact, all_of_them, k)
+            is_valid, far = nearest_by_server(session, StandIn.fingerprint, exact, k, question)
+            assert is_valid.tolist() == ids.tolist()
             assert far == pytest.approx(distances, abs=1e-12)
 
 
 @postgresql
-def test_an_index_is_used_by_the_question_it_is_made_for(clustered, monkeypatch):
+def test_vector_index_is_used_by_its_query(clustered, monkeypatch):
     monkeypatch.setattr(pgvector, "INDEXED_FROM", N)
     index_vectors(clustered.engine, StandIn.fingerprint)
     assert index_vectors(clustered.engine, StandIn.fingerprint) == "400 embeddings are indexed"
-    asked = []
+    filters = []
     event.listen(
         clustered.engine,
         "after_cursor_execute",
-        lambda _one, _cursor, statement, given, *_: asked.append((statement, given)),
+        lambda _one, _cursor, statement, given, *_: filters.append((statement, given)),
     )
-    with clustered.reads() as session:
-        own = db.embeddings.embedding_of(session, 1, 1)
-        nearest_by_server(session, StandIn.fingerprint, own, 10)
-        statement, given = next(one for one in asked if "<->" in one[0])
+    with clustered.read_session() as session:
+        exact = db.embeddings.embedding_of(session, 1, 1)
+        nearest_by_server(session, StandIn.fingerprint, exact, 10)
+        statement, given = next(item for item in filters if "<->" in item[0])
         session.execute(text("SET LOCAL enable_seqscan = off"))
         session.execute(text("SET LOCAL enable_sort = off"))
         plan = session.connection().exec_driver_sql(f"EXPLAIN {statement}", given).scalars().all()
@@ -98,32 +98,32 @@ def test_an_index_is_used_by_the_question_it_is_made_for(clustered, monkeypatch)
 
 
 @postgresql
-def test_an_index_left_unfinished_is_made_anew(clustered, monkeypatch):
+def test_vector_index_invalid_is_rebuilt(clustered, monkeypatch):
     monkeypatch.setattr(pgvector, "INDEXED_FROM", N)
     index_vectors(clustered.engine, StandIn.fingerprint)
     with clustered.engine.begin() as connection:
         order = "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'ix_embedding_vector_1'"
         connection.execute(text(f"{order}::regclass"))
-    told = index_vectors(clustered.engine, StandIn.fingerprint)
-    assert told == "400 embeddings have been indexed"
+    message = index_vectors(clustered.engine, StandIn.fingerprint)
+    assert message == "400 embeddings have been indexed"
 
 
 @postgresql
-def test_few_embeddings_need_no_index(clustered):
-    told = index_vectors(clustered.engine, StandIn.fingerprint)
-    assert told == "400 embeddings: fewer than 50000 need no index"
+def test_vector_index_few_embeddings_need_none(clustered):
+    message = index_vectors(clustered.engine, StandIn.fingerprint)
+    assert message == "400 embeddings: fewer than 50000 need no index"
     assert index_vectors(clustered.engine, "unknown").startswith("0 embeddings")
 
 
 @postgresql
-def test_an_encoder_that_nothing_was_embedded_by_has_no_neighbours(clustered):
-    with clustered.reads() as session:
+def test_nearest_by_server_unknown_encoder_has_no_neighbours(clustered):
+    with clustered.read_session() as session:
         ids, distances = nearest_by_server(session, "unknown", np.ones(D, np.float32), 3)
     assert (len(ids), len(distances)) == (0, 0)
 
 
-def test_every_half_is_spelt_as_it_is_read_to_the_last_bit():
+def test_halfvec_text_round_trips_every_half():
     halves = np.arange(2**16, dtype=np.uint16).view(np.float16)
     halves = halves[np.isfinite(halves)]
-    read = np.array(spelt(halves).strip("[]").split(","), np.float32)
+    read = np.array(halfvec_text(halves).strip("[]").split(","), np.float32)
     assert np.array_equal(read.astype(np.float16), halves)

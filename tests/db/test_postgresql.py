@@ -1,4 +1,4 @@
-"""What is PostgreSQL's own: its migrations, and the server that the tests bring along."""
+"""Features of PostgreSQL: migrations, text order and the tests' server."""
 
 import subprocess
 import sys
@@ -13,11 +13,11 @@ from alembic.config import Config
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
-from qc._files import shipped
-from qc.db.migrate import check_integrity, upgrade_schema
-from qc.db.models import EmbeddingRow
-from tests.support.remembered import Past, remember
-from tests.support.tiny import open_tiny
+from qc._files import packaged_path
+from qc.db.schema.migrate import check_integrity, upgrade_schema
+from qc.db.schema.models import EmbeddingRow
+from tests.support.tiny_spectrograph import open_tiny
+from tests.support.verdict_rows import StoredExtension, add_extensions
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 120
@@ -25,15 +25,19 @@ PATIENCE_S = 120
 
 def downgrade(engine, revision):
     config = Config()
-    config.set_main_option("script_location", str(shipped("migrations")))
+    config.set_main_option("script_location", str(packaged_path("migrations")))
     config.attributes["engine"] = engine
     command.downgrade(config, revision)
 
 
 @pytest.mark.postgresql
-def test_vectors_kept_as_bytes_become_vectors_and_go_back(project_folder):
+def test_migration_of_vectors_round_trips(project_folder):
     with open_tiny(project_folder) as project:
-        remember(project, Past(vector=(0.5, -0.25, 1e-4)), Past(vector=(1.0, 65504.0, 0.0)))
+        add_extensions(
+            project,
+            StoredExtension(vector=(0.5, -0.25, 1e-4)),
+            StoredExtension(vector=(1.0, 65504.0, 0.0)),
+        )
         downgrade(project.engine, "0010")
         with project.engine.connect() as connection:
             stored = connection.scalar(text("SELECT vector FROM embedding WHERE id = 1"))
@@ -41,25 +45,25 @@ def test_vectors_kept_as_bytes_become_vectors_and_go_back(project_folder):
         upgrade_schema(project.engine)
         check_integrity(project.engine)
         with Session(project.engine) as session:
-            found = session.scalars(select(EmbeddingRow.vector).order_by(EmbeddingRow.id)).all()
-    assert found[0].tolist() == np.array([0.5, -0.25, 1e-4], np.float16).tolist()
-    assert found[1].tolist() == [1.0, 65504.0, 0.0]
+            results = session.scalars(select(EmbeddingRow.vector).order_by(EmbeddingRow.id)).all()
+    assert results[0].tolist() == np.array([0.5, -0.25, 1e-4], np.float16).tolist()
+    assert results[1].tolist() == [1.0, 65504.0, 0.0]
 
 
 @pytest.mark.postgresql
-def test_texts_are_sorted_by_their_characters_numbers_whatever_the_servers_language(project):
+def test_text_order_is_by_code_point(project):
     query = text(
         "SELECT count(*) FROM information_schema.columns WHERE table_schema = 'public'"
         " AND data_type = 'character varying' AND collation_name IS DISTINCT FROM 'C'"
         " AND table_name != 'alembic_version'"
     )
-    with project.reads() as session:
+    with project.read_session() as session:
         assert session.scalar(query) == 0
 
 
 @pytest.mark.postgresql
 @pytest.mark.usefixtures("project_folder")
-def test_a_server_goes_with_whoever_started_it_even_if_that_one_is_killed():
+def test_server_ends_with_its_parent_process():
     code = (
         "from benchmarks.postgresql import running\n"
         "with running() as url: print(url.query['host'], flush=True); input()"

@@ -9,13 +9,13 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
 
-from qc import db
+from qc import core, db
 from qc._time import noon
 from qc.core.enums import FrameState, LabelName, Topic
+from qc.core.file import FileInfo, RetryPolicy
 from qc.core.frame import Frame, Setup
-from qc.core.measurement import FileInfo, RetryPolicy
-from qc.db.engine import connect
-from qc.db.models import (
+from qc.db.schema.engine import connect
+from qc.db.schema.models import (
     AlertRow,
     EmbeddingRow,
     EncoderRow,
@@ -25,7 +25,7 @@ from qc.db.models import (
     LabelRow,
 )
 from qc.errors import ConfigurationError
-from tests.support.tiny import light_leak, process, write_frame, write_history
+from tests.support.tiny_spectrograph import light_leak, process, write_frame, write_history
 
 SETUP = Setup("TB0", "CCD", "1x1", "only")
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -33,7 +33,7 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 @pytest.fixture
 def session(project):
-    with project.writes() as opened:
+    with project.write_session() as opened:
         yield opened
 
 
@@ -109,31 +109,31 @@ def frame_of(night: date) -> Frame:
     )
 
 
-def test_the_reference_is_the_newest_200_newest_first(session):
+def test_reference_is_the_newest_200_newest_first(session):
     rows = [nominal(session, number, [1.0, float(number)]) for number in range(203)]
-    reference = db.references.reference_for(session, frame_of(date(2026, 2, 1)), SETUP, "e")
+    reference = db.references.find_reference(session, frame_of(date(2026, 2, 1)), SETUP, "e")
     assert reference.extension_ids == tuple(row.id for row in rows[:2:-1])
     assert reference.embeddings[:, 1].tolist() == list(range(202, 2, -1))
     assert reference.metrics[0] == {"bias_level": 202.0}
 
 
-def test_a_reference_is_found_through_many_that_are_not_nominal(session, monkeypatch):
-    monkeypatch.setattr(db.references, "_CANDIDATES", 7)
-    monkeypatch.setattr(db.references, "REFERENCE_NEWEST", 20)
+def test_reference_is_found_among_many_anomalies(session, monkeypatch):
+    monkeypatch.setattr(db.references, "_CANDIDATES_PER_QUERY", 7)
+    monkeypatch.setattr(core, "REFERENCE_NEWEST", 20)
     rows = [nominal(session, number, [1.0, float(number)]) for number in range(60)]
     for row in rows[::2]:
         session.add(LabelRow(extension_id=row.id, label="bad", kind="", who="me", at=NOON, note=""))
     for row in rows[30:40]:  # taken at one moment, as by many arms
         row.observed_at = row.frame.observed_at = rows[30].observed_at
-    reference = db.references.reference_for(session, frame_of(date(2026, 2, 1)), SETUP, "e")
+    reference = db.references.find_reference(session, frame_of(date(2026, 2, 1)), SETUP, "e")
     good = [row for row in rows if row not in rows[::2]]
     good.sort(key=lambda row: (row.observed_at, row.frame.name), reverse=True)
     assert reference.extension_ids == tuple(row.id for row in good[:20])
 
 
-def test_embeddings_of_another_encoder_are_no_reference(session):
+def test_reference_excludes_other_encoders(session):
     nominal(session, 1, [1.0, 0.0])
-    reference = db.references.reference_for(session, frame_of(date(2026, 2, 1)), SETUP, "other")
+    reference = db.references.find_reference(session, frame_of(date(2026, 2, 1)), SETUP, "other")
     assert reference.extension_ids == ()
 
 
@@ -148,19 +148,19 @@ def test_embeddings_of_another_encoder_are_no_reference(session):
         Setup("TB0", "CCD", "1x1", "only", optics="slicer"),
     ],
 )
-def test_another_setup_has_other_references(session, other):
+def test_reference_excludes_other_setups(session, other):
     nominal(session, 1, [1.0, 0.0])
     assert (
-        db.references.reference_for(session, frame_of(date(2026, 2, 1)), other, "e").extension_ids
+        db.references.find_reference(session, frame_of(date(2026, 2, 1)), other, "e").extension_ids
         == ()
     )
 
 
-def test_a_valid_outlier_is_accepted_as_reference(session):
+def test_reference_includes_valid_outliers(session):
     row = nominal(session, 1, [1.0, 0.0])
     for label in (LabelName.BAD, LabelName.VALID_OUTLIER):
         session.add(LabelRow(extension_id=row.id, label=label, kind="", who="me", at=NOON, note=""))
-    reference = db.references.reference_for(session, frame_of(date(2026, 2, 1)), SETUP, "e")
+    reference = db.references.find_reference(session, frame_of(date(2026, 2, 1)), SETUP, "e")
     assert reference.extension_ids == (row.id,)
 
 
@@ -168,7 +168,7 @@ def epoch_at(when) -> EpochRow:
     return EpochRow(scope="UVES", since=date(2026, 1, 1), why="a test", who="me", at=when)
 
 
-def test_times_come_back_in_utc_whatever_the_zone_they_went_in_with(session):
+def test_utc_datetime_converts_any_zone(session):
     chile = timezone(timedelta(hours=-3))
     session.add(epoch_at(datetime(2026, 1, 1, 22, 30, tzinfo=chile)))
     session.flush()
@@ -178,32 +178,32 @@ def test_times_come_back_in_utc_whatever_the_zone_they_went_in_with(session):
     assert stored.startswith("2026-01-02 01:30:00")
 
 
-def test_a_time_without_a_zone_is_refused(session):
+def test_utc_datetime_naive_time_is_refused(session):
     session.add(epoch_at(NOON.replace(tzinfo=None)))
-    with pytest.raises(Exception, match="a time without a zone could be any of 24"):
+    with pytest.raises(Exception, match="expected a datetime with a time zone"):
         session.flush()
 
 
 @pytest.mark.sqlite
-def test_an_embedding_is_stored_as_little_endian_halves(session):
+def test_vector_is_stored_as_little_endian_halves(session):
     nominal(session, 1, [0.5, -0.25, 0.125])
     stored = session.scalar(text("SELECT vector FROM embedding"))
     assert stored == np.array([0.5, -0.25, 0.125], "<f2").tobytes()
     assert db.embeddings.embedding_of(session, 1, 1).tolist() == [0.5, -0.25, 0.125]
 
 
-def test_block_statistics_come_back_above_zero_to_a_thousandth(project, inbox):
+def test_block_array_round_trips_to_a_thousandth(project, inbox):
     [outcome] = process(project, write_frame(inbox, kind="FLAT"))
-    measured = outcome.judged[0].measured
-    with project.reads() as opened:
-        stored = db.block_statistics.block_statistics_of(opened, 1)
+    measured = outcome.judgements[0].measurement
+    with project.read_session() as opened:
+        stored = db.block_statistics.find_block_statistics(opened, 1)
     assert stored is not None
     assert stored.shape == (224, 224, 3)
     zero = np.array([100, 0, 100])
     assert np.allclose(stored, measured.statistics - zero, rtol=1e-3, atol=1e-2)
 
 
-def test_a_file_is_known_by_path_size_and_date(session):
+def test_is_known_compares_path_size_and_date(session):
     file = FileInfo(Path("/a.fits"), 10, 20)
     assert not db.frames.is_known(session, file)
     db.frames.record_unprocessed(session, file, FrameState.SKIPPED, "science")
@@ -213,14 +213,14 @@ def test_a_file_is_known_by_path_size_and_date(session):
         assert not db.frames.is_known(session, FileInfo(Path(other[0]), *other[1:]))
 
 
-def test_a_failed_file_is_not_known(session):
+def test_is_known_failed_file_is_not(session):
     file = FileInfo(Path("/a.fits"), 10, 20)
     db.frames.record_unprocessed(session, file, FrameState.FAILED, "broken")
     session.flush()
     assert not db.frames.is_known(session, file)
 
 
-def test_a_failed_file_is_tried_again_after_one_two_and_four_minutes_and_at_the_end():
+def test_retry_policy_doubles_the_delay_until_the_end():
     patience, since = RetryPolicy(timedelta(minutes=1), timedelta(hours=48)), NOON
     tries = [patience.next_try(since, tries, since) for tries in (1, 2, 3)]
     assert tries == [since + timedelta(minutes=minutes) for minutes in (1, 2, 4)]
@@ -229,7 +229,7 @@ def test_a_failed_file_is_tried_again_after_one_two_and_four_minutes_and_at_the_
     assert patience.next_try(since, 21, since + timedelta(hours=48)) is None
 
 
-def test_people_are_told_of_a_failed_file_once_when_patience_ends(session):
+def test_record_unprocessed_adds_one_alert_after_the_last_retry(session):
     file = FileInfo(Path("/a.fits"), 10, 20)
     over = RetryPolicy(timedelta(minutes=1), timedelta(0))
     for _ in range(2):
@@ -237,10 +237,10 @@ def test_people_are_told_of_a_failed_file_once_when_patience_ends(session):
         session.flush()
     [alert] = session.scalars(select(AlertRow))
     assert (alert.topic, alert.words) == (Topic.FILE, "/a.fits: broken")
-    assert not db.frames.files_to_try_again(session, NOON + timedelta(days=9999))
+    assert not db.frames.files_to_retry(session, NOON + timedelta(days=9999))
 
 
-def test_a_failed_file_that_changes_is_a_new_one(session):
+def test_record_unprocessed_changed_file_starts_anew(session):
     for size in (10, 10, 11):
         file = FileInfo(Path("/a.fits"), size, 20)
         db.frames.record_unprocessed(session, file, FrameState.FAILED, "broken")
@@ -251,24 +251,24 @@ def test_a_failed_file_that_changes_is_a_new_one(session):
     assert not db.frames.is_recorded(session, FileInfo(Path("/a.fits"), 12, 20))
 
 
-def test_counts_and_findings_take_the_newest_verdict_and_label(project, inbox):
+def test_findings_have_newest_verdict_and_label(project, inbox):
     process(project, *write_history(inbox), label=LabelName.GOOD)
     process(project, write_frame(inbox, 2, change=light_leak))
     (inbox / "broken.fits").write_bytes(b"?")
     process(project, inbox / "broken.fits")
-    with project.writes.begin() as opened:
+    with project.write_session.begin() as opened:
         opened.add(LabelRow(extension_id=1, label="bad", kind="k", who="me", at=NOON, note=""))
-    with project.reads() as opened:
+    with project.read_session() as opened:
         assert db.statistics.frame_states(opened) == {"processed": 21, "failed": 1}
         assert db.statistics.verdict_counts(opened) == {"UNDECIDED": 20, "ANOMALOUS": 1}
         assert db.statistics.encoder_counts(opened) == {"stand-in-1": 21}
-        assert db.statistics.alerts_owed(opened) == 1
+        assert db.statistics.count_pending_alerts(opened) == 1
         assert db.statistics.newest_night(opened) == date(2026, 1, 2)
-        found = list(db.findings.findings(opened, date.min))
-        labels = [one.label.label if one.label else None for one in found]
+        results = list(db.findings.findings(opened, date.min))
+        labels = [item.label.label if item.label else None for item in results]
         assert labels == ["bad", *["good"] * 19, None]
         second = date(2026, 1, 2)
-        assert [one.frame.night for one in db.findings.findings(opened, second)] == [second]
+        assert [item.frame.night for item in db.findings.findings(opened, second)] == [second]
 
 
 @pytest.mark.parametrize(
@@ -281,36 +281,36 @@ def test_counts_and_findings_take_the_newest_verdict_and_label(project, inbox):
         "elsewhere/TINY.2026-01-01T20:00:00.fits",
     ],
 )
-def test_a_frame_is_found_by_archive_name_file_name_and_path(project, inbox, name):
+def test_frames_named_accepts_archive_name_file_name_and_path(project, inbox, name):
     process(project, *write_history(inbox, frames=2))
-    with project.reads() as opened:
-        assert [row.id for row in db.selection.frames_named(opened, name)] == [1]
+    with project.read_session() as opened:
+        assert [row.id for row in db.extensions.frames_named(opened, name)] == [1]
 
 
 @pytest.mark.parametrize("name", ["", "%", "_", "TINY", ".fits", "/"])
-def test_a_name_is_no_pattern(project, inbox, name):
+def test_frames_named_escapes_patterns(project, inbox, name):
     process(project, write_frame(inbox))
-    with project.reads() as opened:
-        assert list(db.selection.frames_named(opened, name)) == []
+    with project.read_session() as opened:
+        assert list(db.extensions.frames_named(opened, name)) == []
 
 
-def test_a_user_without_a_name_is_a_number(project, inbox, monkeypatch):
+def test_user_name_without_entry_is_the_number(project, inbox, monkeypatch):
     def nobody():
         raise KeyError("getpwuid(): uid not found: 12345")
 
     monkeypatch.setattr(getpass, "getuser", nobody)
     process(project, write_frame(inbox), label=LabelName.GOOD)
-    with project.reads() as opened:
+    with project.read_session() as opened:
         assert opened.scalar(select(LabelRow.who)).isdecimal()
 
 
 @pytest.mark.parametrize("url", ["nonsense", "nodialect://x", "postgresql+nodriver://x/y"])
-def test_an_address_that_makes_no_sense_is_told(url):
+def test_parse_url_invalid_address_is_refused(url):
     with pytest.raises(ConfigurationError, match="database "):
         connect(url)
 
 
-def test_forty_answers_at_once_do_not_wait_for_a_connection(project):
+def test_connection_pool_serves_forty_threads(project):
     pool = project.engine.pool
     assert isinstance(pool, QueuePool)
     with ExitStack() as answers:

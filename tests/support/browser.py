@@ -12,19 +12,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from threading import Thread
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
-import uvicorn
-from axe_playwright_python.sync_playwright import Axe
-from fastapi import FastAPI
-from fastapi.testclient import TestClient
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
-from starlette.routing import BaseRoute
 
 from qc._time import utc_now
-from qc.project import Project
-from qc.web.app import create_app
+from qc.project import ProjectContext
+
+if TYPE_CHECKING:  # imported on use: most tests need neither the web application nor a browser
+    from fastapi import FastAPI
+    from fastapi.testclient import TestClient
+    from playwright.sync_api import Browser, ConsoleMessage, Page
+    from starlette.routing import BaseRoute
 
 CHROMIUM = Path("/usr/bin/chromium")
 QUIET = (  # nothing but what is asked for, and nothing that a container lacks
@@ -49,15 +48,19 @@ PATIENCE_MS = 30_000
 class Served:
     """A project and where it is served."""
 
-    project: Project
+    project: ProjectContext
     url: str
 
 
 @contextmanager
 def serving(
-    project: Project, now: Callable[[], datetime] = utc_now, port: int = 0
+    project: ProjectContext, now: Callable[[], datetime] = utc_now, port: int = 0
 ) -> Iterator[Served]:
     """Serve a project on this machine, at a free port unless one is given."""
+    import uvicorn  # noqa: PLC0415
+
+    from qc.web.app import create_app  # noqa: PLC0415
+
     with closing(socket.create_server(("127.0.0.1", port))) as listening:
         app = create_app(project, now)
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, proxy_headers=False))
@@ -70,13 +73,17 @@ def serving(
             thread.join(timeout=30)
 
 
-def pages_of(project: Project, now: Callable[[], datetime] = utc_now) -> TestClient:
-    """Return what asks for pages without a browser, as somebody at this machine would."""
+def pages_of(project: ProjectContext, now: Callable[[], datetime] = utc_now) -> "TestClient":
+    """Return an HTTP client of the web application, on this machine."""
+    from fastapi.testclient import TestClient  # noqa: PLC0415
+
+    from qc.web.app import create_app  # noqa: PLC0415
+
     app = create_app(project, now)
     return TestClient(app, base_url="http://localhost", client=("127.0.0.1", 50000))
 
 
-def routes_of(app: FastAPI) -> Iterator[BaseRoute]:
+def routes_of(app: "FastAPI") -> "Iterator[BaseRoute]":
     """Return all routes, those of included routers too."""
     for one in app.routes:
         yield from getattr(getattr(one, "original_router", None), "routes", [one])
@@ -100,6 +107,8 @@ def chromium():
     """Debian's Chromium, started once; each test opens windows of its own."""
     if not CHROMIUM.exists():
         pytest.skip(f"no browser: {CHROMIUM} is not there; 'apt-get install chromium' brings it")
+    from playwright.sync_api import expect, sync_playwright  # noqa: PLC0415
+
     expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(QUIET))
@@ -108,7 +117,7 @@ def chromium():
 
 
 @contextmanager
-def window(chromium: Browser, served: Served, **options: Any) -> Iterator[Page]:
+def window(chromium: "Browser", served: Served, **options: Any) -> "Iterator[Page]":
     """Open a window of its own: no cookie of another test, 1280 pixels wide unless told."""
     width, height = options.pop("size", WIDE)
     context = chromium.new_context(
@@ -126,7 +135,7 @@ def window(chromium: Browser, served: Served, **options: Any) -> Iterator[Page]:
     assert complaints == []
 
 
-def _complaint(message: ConsoleMessage) -> list[str]:
+def _complaint(message: "ConsoleMessage") -> list[str]:
     """Take errors, but for an answer of 4xx: whether that was right is the test's question."""
     is_error = message.type == "error" and "Failed to load resource" not in message.text
     return [message.text] if is_error else []
@@ -139,8 +148,10 @@ def page(chromium, served):
         yield one
 
 
-def violations(page: Page, rule: str = "") -> list[str]:
+def violations(page: "Page", rule: str = "") -> list[str]:
     """Return what axe finds to be serious or critical, with the elements; by one rule if told."""
+    from axe_playwright_python.sync_playwright import Axe  # noqa: PLC0415
+
     options: dict[str, Any] = {"resultTypes": ["violations"]}
     if rule:
         options["runOnly"] = {"type": "rule", "values": [rule]}
@@ -152,13 +163,13 @@ def violations(page: Page, rule: str = "") -> list[str]:
     ]
 
 
-def overflow(page: Page) -> int:
+def overflow(page: "Page") -> int:
     """Return by how many pixels the page is wider than its window: 0 where nobody must scroll."""
     wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
     return max(0, int(wide))
 
 
-def hindrances(page: Page) -> list[str]:
+def hindrances(page: "Page") -> list[str]:
     """Return what is wrong with a page wide or narrow, light or dark; it is left narrow and dark.
 
     What depends on colours is asked of both; all else that axe knows is the same in both.

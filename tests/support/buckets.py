@@ -49,16 +49,16 @@ class Bucket:
 
 @pytest.fixture
 def bucket(monkeypatch) -> Iterator[Bucket]:
-    """An empty bucket; who may ask for it is told by the environment."""
+    """Empty bucket, with its credentials in the environment."""
     for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(key, "testing")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    one = Bucket()
-    one.client.create_bucket(Bucket=BUCKET)
-    yield one
-    stored = one.client.list_objects_v2(Bucket=BUCKET).get("Contents", [])
-    for each in stored:
-        one.client.delete_object(Bucket=BUCKET, Key=each["Key"])
-    one.client.delete_bucket(Bucket=BUCKET)
-    one.client.close()
-    one.stop()
+    local_bucket = Bucket()
+    local_bucket.client.create_bucket(Bucket=BUCKET)
+    yield local_bucket
+    stored = local_bucket.client.list_objects_v2(Bucket=BUCKET).get("Contents", [])
+    for item in stored:
+        local_bucket.client.delete_object(Bucket=BUCKET, Key=item["Key"])
+    local_bucket.client.delete_bucket(Bucket=BUCKET)
+    local_bucket.client.close()
+    local_bucket.stop()

@@ -1,4 +1,4 @@
-"""Small FITS files that look like the real ones."""
+"""Small FITS files with headers and layouts of UVES."""
 
 import bz2
 import gzip
@@ -14,7 +14,8 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from qc.core.frame import Value
-from qc.io.instruments import Instrument, read_instruments
+from qc.io.instrument_files import read_instruments
+from qc.io.instruments import Instrument
 
 STANDARD_KEYWORDS = {"INSTRUME", "OBJECT", "EXPTIME", "DATE-OBS", "ARCFILE", "ORIGFILE"}
 Cards = Mapping[str, Value]
@@ -69,16 +70,16 @@ ROWS = 30  # of the shortened chips
 
 def short_uves() -> Instrument:
     """UVES with chips of 30 rows: as wide as the real ones, a hundredth of the bytes."""
-    [uves] = [one for one in read_instruments() if one.name == "UVES"]
-    layouts = tuple(replace(one, shape=(ROWS, one.shape[1])) for one in uves.layouts)
+    [uves] = [item for item in read_instruments() if item.name == "UVES"]
+    layouts = tuple(replace(layout, shape=(ROWS, layout.shape[1])) for layout in uves.layouts)
     return replace(uves, layouts=layouts)
 
 
 def cards(arm: str = "blue", dpr_type: str | None = "LAMP,FLAT", **changes: Value | None) -> Cards:
     """Cards of a frame; a change to None takes a card out, underscores stand for blanks."""
-    told = {**COMMON, **ARMS[arm], "DPR TYPE": dpr_type}
-    told |= {key.replace("_", " "): value for key, value in changes.items()}
-    return {key: value for key, value in told.items() if value is not None}
+    changed = {**COMMON, **ARMS[arm], "DPR TYPE": dpr_type}
+    changed |= {key.replace("_", " "): value for key, value in changes.items()}
+    return {key: value for key, value in changed.items() if value is not None}
 
 
 def pixels(
@@ -89,20 +90,20 @@ def pixels(
     return np.asarray(level + (rows + columns) % 2, dtype)
 
 
-def header_of(told: Cards) -> fits.Header:
+def header_of(header_cards: Cards) -> fits.Header:
     header = fits.Header()
-    for key, value in told.items():
+    for key, value in header_cards.items():
         plain = key in STANDARD_KEYWORDS or " " not in key
         header[key if plain else f"HIERARCH ESO {key}"] = value
     return header
 
 
-def frame_bytes(told: Cards, *images: NDArray[Any]) -> bytes:
+def frame_bytes(header_cards: Cards, *images: NDArray[Any]) -> bytes:
     """A file as UVES writes it: one image in the primary, two in extensions of an empty one."""
     if len(images) == 1:
-        units = [fits.PrimaryHDU(images[0], header_of(told))]
+        units = [fits.PrimaryHDU(images[0], header_of(header_cards))]
     else:
-        units = [fits.PrimaryHDU(header=header_of(told)), *map(fits.ImageHDU, images)]
+        units = [fits.PrimaryHDU(header=header_of(header_cards)), *map(fits.ImageHDU, images)]
     return bytes_of(units)
 
 
@@ -112,16 +113,19 @@ def bytes_of(units: list[Any]) -> bytes:
     return buffer.getvalue()
 
 
-def tile_compressed_bytes(told: Cards, *images: NDArray[Any]) -> bytes:
+def tile_compressed_bytes(header_cards: Cards, *images: NDArray[Any]) -> bytes:
     """A file as fpack makes it: every image in a compressed extension."""
     if len(images) == 1:
-        tiles = [fits.CompImageHDU(images[0], header_of(told))]
+        tiles = [fits.CompImageHDU(images[0], header_of(header_cards))]
         return bytes_of([fits.PrimaryHDU(), *tiles])
-    return bytes_of([fits.PrimaryHDU(header=header_of(told)), *map(fits.CompImageHDU, images)])
+    return bytes_of(
+        [fits.PrimaryHDU(header=header_of(header_cards)), *map(fits.CompImageHDU, images)]
+    )
 
 
 def write(path: Path, content: bytes) -> Path:
     """Write a file, compressed as its name says."""
-    suffix = next(one for one in sorted(COMPRESS, key=len)[::-1] if path.name.endswith(one))
+    suffixes = sorted(COMPRESS, key=len)[::-1]
+    suffix = next(item for item in suffixes if path.name.endswith(item))
     path.write_bytes(COMPRESS[suffix](content))
     return path

@@ -1,4 +1,4 @@
-"""The command, run with arguments as a shell would; what it printed, and its exit code."""
+"""Fixture that runs the command line, and returns exit code and output."""
 
 import sys
 from typing import NamedTuple
@@ -23,8 +23,8 @@ def qc(monkeypatch, capfd):
         monkeypatch.setattr("qc.cli.options.out.width", 200)
         monkeypatch.setattr("qc.cli.options.err.width", 200)
         capfd.readouterr()
-        with pytest.raises(SystemExit) as left:
+        with pytest.raises(SystemExit) as exit_info:
             main()
-        return Run(int(left.value.code or 0), *capfd.readouterr())
+        return Run(int(exit_info.value.code or 0), *capfd.readouterr())
 
     return run

@@ -1,4 +1,4 @@
-"""Extensions that were judged long ago, put into a database without their files."""
+"""Rows of judged extensions, inserted without files."""
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -11,9 +11,16 @@ from sqlalchemy.orm import Session
 from qc.core.enums import FrameState, LabelName
 from qc.core.frame import Setup
 from qc.core.verdict import Status
-from qc.db.models import EmbeddingRow, EncoderRow, ExtensionRow, FrameRow, LabelRow, VerdictRow
-from qc.project import Project
-from tests.support.tiny import MERGE_HEIGHT, StandIn
+from qc.db.schema.models import (
+    EmbeddingRow,
+    EncoderRow,
+    ExtensionRow,
+    FrameRow,
+    LabelRow,
+    VerdictRow,
+)
+from qc.project import ProjectContext
+from tests.support.tiny_spectrograph import MERGE_HEIGHT, StandIn
 
 FIRST_NIGHT = datetime(2026, 1, 1, 20, tzinfo=UTC)
 SETUP = Setup("TB0", "CCD", "1x1", "only")
@@ -21,8 +28,8 @@ A_NIGHT = 10  # frames
 
 
 @dataclass(frozen=True)
-class Past:
-    """What is remembered of an extension: an ordinary one, unless said otherwise."""
+class StoredExtension:
+    """Stored extension; by default a nominal bias."""
 
     merge_height: float = 0.3 * MERGE_HEIGHT
     residual: float = 10.0
@@ -36,7 +43,7 @@ class Past:
     image_type: str = "TB0"
     encoder: str = StandIn.fingerprint
     vector: tuple[float, ...] = (1.0, 0.0)
-    pixels: str = ""  # like another's: a copy
+    pixels: str = ""  # digest; equal digests are copies
     name: str = ""
     others: dict[str, float] = field(default_factory=dict)  # further z
     score: float = 0.5
@@ -45,14 +52,14 @@ class Past:
     template_size: int = 1
 
 
-def remember(project: Project, *past: Past) -> list[str]:
-    """Store them in order of time, ten a night; return their names."""
-    with project.writes.begin() as session:
+def add_extensions(project: ProjectContext, *past: StoredExtension) -> list[str]:
+    """Insert extensions in order of time, ten per night; return their names."""
+    with project.write_session.begin() as session:
         start = len(session.scalars(select(FrameRow.id)).all())
-        return [_add(session, start + number, one) for number, one in enumerate(past)]
+        return [_add(session, start + number, item) for number, item in enumerate(past)]
 
 
-def _add(session: Session, number: int, past: Past) -> str:
+def _add(session: Session, number: int, past: StoredExtension) -> str:
     when = FIRST_NIGHT + timedelta(days=number // A_NIGHT, minutes=number % A_NIGHT)
     frame = FrameRow(
         state=FrameState.PROCESSED,
@@ -104,7 +111,9 @@ def _add(session: Session, number: int, past: Past) -> str:
     return f"{frame.name}[0]"
 
 
-def _verdict(extension_id: int, encoder_id: int, past: Past, when: datetime) -> VerdictRow:
+def _verdict(
+    extension_id: int, encoder_id: int, past: StoredExtension, when: datetime
+) -> VerdictRow:
     return VerdictRow(
         extension_id=extension_id,
         encoder_id=encoder_id,
@@ -134,19 +143,19 @@ def _encoder_id(session: Session, fingerprint: str) -> int:
 
 def nominal_frames(
     n: int = 100, seed: int = 1, label: LabelName | None = LabelName.GOOD
-) -> list[Past]:
-    """Frames with exponential merge heights and residuals and a normal bias level."""
+) -> list[StoredExtension]:
+    """Return extensions with exponential merge heights and residuals and normal bias levels."""
     random = np.random.default_rng(seed)
     heights = MERGE_HEIGHT * (0.2 + random.exponential(0.05, n))
     residuals = 5 + random.exponential(2, n)
     return [
-        Past(float(height), float(residual), float(z), label=label)
+        StoredExtension(float(height), float(residual), float(z), label=label)
         for height, residual, z in zip(heights, residuals, random.normal(size=n), strict=True)
     ]
 
 
-def unit(*values: float) -> NDArray[np.float32]:
-    """(d,) of length 1."""
+def unit_vector(*values: float) -> NDArray[np.float32]:
+    """Return a (d,) vector of length 1."""
     vector = np.array(values, np.float32)
-    found: NDArray[np.float32] = vector / np.linalg.norm(vector)
-    return found
+    direction: NDArray[np.float32] = vector / np.linalg.norm(vector)
+    return direction

@@ -1,4 +1,4 @@
-"""Anomalies that were judged and owe an alert, put into a database without their files."""
+"""Rows of anomalous extensions with pending alerts, inserted without files."""
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -9,9 +9,16 @@ from sqlalchemy.orm import Session
 
 from qc.core.enums import FrameState, Topic
 from qc.core.verdict import Status
-from qc.db.models import AlertRow, EmbeddingRow, EncoderRow, ExtensionRow, FrameRow, VerdictRow
-from qc.project import Project
-from tests.support.tiny import MERGE_HEIGHT, StandIn
+from qc.db.schema.models import (
+    AlertRow,
+    EmbeddingRow,
+    EncoderRow,
+    ExtensionRow,
+    FrameRow,
+    VerdictRow,
+)
+from qc.project import ProjectContext
+from tests.support.tiny_spectrograph import MERGE_HEIGHT, StandIn
 
 NIGHT = date(2026, 11, 19)
 TAKEN = datetime(2026, 11, 20, 11, tzinfo=UTC)  # the first frame
@@ -24,14 +31,14 @@ APART = "joins its 100 references at cosine distance 0.02, 20.0 times the thresh
 
 @dataclass(frozen=True)
 class Shot:
-    """One image as judged: an anomalous bias of the upper red chip, unless said otherwise.
+    """Judged extension; by default an anomalous bias of the upper red chip.
 
     Attributes
     ----------
     minute : float
-        When it was taken and judged, after the first.
+        Time of observation and verdict, minutes after the first.
     frame : str
-        Images of one name are of one file; by default each is of its own.
+        Name of the file; by default each extension has its own.
     """
 
     minute: float = 0
@@ -52,19 +59,19 @@ class Shot:
     frame_class: str = "bias"
 
 
-def a_set(n: int = 5, start: float = 0, step: float = 0.5, **told: object) -> list[Shot]:
-    """Images of one template set, half a minute after each other."""
-    template = told.pop("template", f"set {start}")
+def template_set(n: int = 5, start: float = 0, step: float = 0.5, **changes: object) -> list[Shot]:
+    """Return extensions of one template set, half a minute apart."""
+    template = changes.pop("template", f"set {start}")
     return [
-        Shot(start + step * number, template=template, **told)  # type: ignore[arg-type]
+        Shot(start + step * number, template=template, **changes)  # type: ignore[arg-type]
         for number in range(n)
     ]
 
 
-def owe(project: Project, *shots: Shot, judged: datetime = JUDGED) -> list[int]:
-    """Store them as the pipeline would; return the ids of their extensions."""
-    with project.writes.begin() as session:
-        return [_add(session, one, judged) for one in shots]
+def add_alerts(project: ProjectContext, *shots: Shot, judged: datetime = JUDGED) -> list[int]:
+    """Insert extensions as the pipeline does; return their ids."""
+    with project.write_session.begin() as session:
+        return [_add(session, shot, judged) for shot in shots]
 
 
 def _add(session: Session, shot: Shot, judged: datetime) -> int:
@@ -127,8 +134,8 @@ def _add(session: Session, shot: Shot, judged: datetime) -> int:
 
 
 def _frame(session: Session, shot: Shot) -> FrameRow:
-    known = select(FrameRow).where(FrameRow.name == shot.frame)
-    frame = session.scalar(known) if shot.frame else None
+    query = select(FrameRow).where(FrameRow.name == shot.frame)
+    frame = session.scalar(query) if shot.frame else None
     if frame is not None:
         return frame
     taken = shot.taken + timedelta(minutes=shot.minute)
@@ -162,7 +169,7 @@ def _encoder_id(session: Session) -> int:
 
 
 def broken_file(at: datetime) -> FrameRow:
-    """A file that was tried three times, and could not be read."""
+    """Return the row of a file that failed three times."""
     return FrameRow(
         state=FrameState.FAILED,
         reason="/in/b.fits: it ends too early",

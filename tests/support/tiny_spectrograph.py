@@ -1,4 +1,4 @@
-"""A spectrograph with one small chip, its frames, and a stand-in for the network."""
+"""Spectrograph with one small chip, its frames, and a stand-in for the encoder."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -14,12 +14,14 @@ from sqlalchemy.orm import sessionmaker
 from qc import db
 from qc.core.enums import LabelName
 from qc.core.frame import Value
-from qc.db.engine import connect, for_writing
 from qc.db.labels import LabelAnswer
+from qc.db.schema.engine import connect, for_writing
 from qc.detection.thresholds import read_thresholds
-from qc.io.instruments import Instrument, read_instrument
-from qc.pipeline.process import ProcessingOutcome, process_frames
-from qc.project import Project
+from qc.io.instrument_files import read_instrument
+from qc.io.instruments import Instrument
+from qc.pipeline.batch import process_frames
+from qc.pipeline.outcomes import ProcessingOutcome
+from qc.project import ProjectContext
 from qc.settings import read_settings
 from tests.support.builders import frame_bytes, write
 
@@ -83,9 +85,9 @@ faults:
 
 
 class StandIn:
-    """An encoder of thirteen numbers: a constant, and the mean input of each quarter and channel.
+    """Encoder with 13 values: a constant, and the mean of each quarter and channel.
 
-    Frames of equal looks point in one direction, to 1e-5; light on one third turns them by far.
+    Embeddings of equal frames are parallel to 1e-5; light on one third turns them far more.
     """
 
     name = "stand-in"
@@ -100,15 +102,15 @@ class StandIn:
         return unit.astype(np.float32)
 
 
-class Rounded(StandIn):
-    """One whose embeddings are kept as they are, as those of the true encoder: float16."""
+class RoundedStandIn(StandIn):
+    """Stand-in whose embeddings are rounded to float16, as those of the real encoder."""
 
     def embed(self, inputs: Floats) -> Floats:
         return super().embed(inputs).astype(np.float16).astype(np.float32)
 
 
 def thresholds_text(image_types: Sequence[str], encoder: str = StandIn.fingerprint) -> str:
-    """A complete thresholds file, the same limits for every type."""
+    """Return a complete thresholds file with the same limits for every image type."""
     entry = (
         f"{{from: 2000-01-01, encoder: {encoder}, merge_height: {MERGE_HEIGHT}, residual: 1000, "
         "false_alarms: 0.001, metrics: {bias_level: {warn: 6, alarm: 12}}, why: a test, by: me}"
@@ -117,7 +119,7 @@ def thresholds_text(image_types: Sequence[str], encoder: str = StandIn.fingerpri
 
 
 def write_instrument(folder: Path, text: str = INSTRUMENT) -> Instrument:
-    """Write the instrument file, as an operator would, and read it."""
+    """Write the instrument file and read it."""
     folder.mkdir(exist_ok=True)
     path = folder / "tiny.yaml"
     if not path.exists() or path.read_text() != text:  # another process may be reading it
@@ -128,18 +130,18 @@ def write_instrument(folder: Path, text: str = INSTRUMENT) -> Instrument:
 @contextmanager
 def open_tiny(
     project_folder: Path, encoder: StandIn | None = None, instrument_text: str = INSTRUMENT
-) -> Iterator[Project]:
-    """Open a project made by the `project` fixture, without a network."""
+) -> Iterator[ProjectContext]:
+    """Open a project folder of the tests, with a stand-in for the encoder."""
     settings = read_settings(project_folder)
     instrument = write_instrument(project_folder / "instruments", instrument_text)
     engine = connect(settings.database_url)
-    yield Project(
+    yield ProjectContext(
         settings=settings,
         instruments=(instrument,),
         thresholds=read_thresholds(project_folder / "thresholds.yaml", instrument.image_types()),
         encoder=encoder or StandIn(),
-        reads=sessionmaker(engine),
-        writes=sessionmaker(for_writing(engine)),
+        read_session=sessionmaker(engine),
+        write_session=sessionmaker(for_writing(engine)),
     )
     engine.dispose()
 
@@ -154,21 +156,21 @@ def write_frame(
     suffix: str = ".fits",
     **cards: Value,
 ) -> Path:
-    """Write a frame of its own noise, taken ``number`` minutes into the night.
+    """Write a frame with its own noise, taken `number` minutes into a night.
 
-    A night is counted in days from the evening of 2026-01-01.
+    Nights are counted from the evening of 2026-01-01.
     """
-    told = cards_of(night, number, kind) | cards
+    header_cards = cards_of(night, number, kind) | cards
     image = _image(kind, seed=[100 + night, number])
     if change:
         change(image)
     pixels = image.round().clip(0, 65535).astype(np.uint16)
     name = f"TINY.{_observed(night, number)}{suffix}"
-    return write(folder / name, frame_bytes(told, pixels))
+    return write(folder / name, frame_bytes(header_cards, pixels))
 
 
 def cards_of(night: int = 1, number: int = 0, kind: str = "BIAS") -> dict[str, Value]:
-    """Cards of a frame."""
+    """Return the header cards of a frame."""
     observed = _observed(night, number)
     return {
         "INSTRUME": "TINY",
@@ -196,12 +198,12 @@ def _image(kind: str, seed: list[int]) -> NDArray[np.float64]:
 
 
 def light_leak(image: NDArray[np.float64]) -> None:
-    """Stray light of 100 ADU on the upper third."""
+    """Add stray light of 100 ADU to the upper third."""
     image[2 * NY // 3 :, LIT] += 100
 
 
 def bias_jump(image: NDArray[np.float64]) -> None:
-    """The whole image 50 ADU up: beyond the limits of the instrument itself."""
+    """Raise the image by 50 ADU, beyond the limits of the instrument file."""
     image += 50
 
 
@@ -213,13 +215,13 @@ def write_history(
 
 
 def process(
-    project: Project, *paths: Path, label: LabelName | None = None
+    project: ProjectContext, *paths: Path, label: LabelName | None = None
 ) -> list[ProcessingOutcome]:
     return list(process_frames(paths, project, label))
 
 
 def touch(path: Path, seconds: int = 1) -> None:
-    """Let a file look changed, without changing it."""
+    """Change the modification time of a file."""
     status = path.stat()
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + seconds * 10**9))
 
@@ -229,18 +231,18 @@ NIGHTS = range(3, 45, 3)
 _FIRST, _LAST = date(2026, 1, 3), date(2026, 2, 11)  # as dates
 
 
-def teach(project: Project, folder: Path) -> None:
+def add_training_frames(project: ProjectContext, folder: Path) -> None:
     """Process six weeks of good biases and flats, and fourteen biases labelled light_leak."""
     history = write_history(folder) + write_history(folder, kind="FLAT", night=2)
     flats = [write_frame(folder, night, FLAT, kind="FLAT") for night in NIGHTS]
     biases = [write_frame(folder, night, BIAS) for night in NIGHTS]
     process(project, *history, *flats, *biases, label=LabelName.GOOD)
     process(project, *(write_frame(folder, night, LEAK, change=light_leak) for night in NIGHTS))
-    say_of_biases(project, LabelName.BAD, "light_leak", leaking=True)
+    label_biases(project, LabelName.BAD, "light_leak", leaking=True)
 
 
-def say_of_biases(
-    project: Project,
+def label_biases(
+    project: ProjectContext,
     label: LabelName,
     kind: str = "",
     *,
@@ -250,24 +252,26 @@ def say_of_biases(
 ) -> None:
     """Label those biases of these nights that have a leak, or those that have none."""
     number = LEAK if leaking else BIAS
-    with project.writes.begin() as session:
-        for one in list(db.findings.findings(session, since, until)):
-            if str(one.frame.name).endswith(f":{number:02}:00"):
-                db.labels.record_label(session, one.extension.id, LabelAnswer(label, "kim", kind))
+    with project.write_session.begin() as session:
+        for finding in list(db.findings.findings(session, since, until)):
+            if str(finding.frame.name).endswith(f":{number:02}:00"):
+                db.labels.record_label(
+                    session, finding.extension.id, LabelAnswer(label, "kim", kind)
+                )
 
 
-def spoil_labels(project: Project) -> None:
-    """Call leaks good and good biases leaks, but for the last nights, of which all is said again.
+def spoil_labels(project: ProjectContext) -> None:
+    """Exchange the labels of leaks and good biases, except for the newest nights.
 
-    Those are the newest fifth: an exam that nobody has learnt from.
+    The newest fifth is the test set of an evaluation.
     """
     past, newest = date(2026, 1, 24), date(2026, 1, 25)
     for leaking in (True, False):
         leak, good = (LabelName.BAD, "light_leak"), (LabelName.GOOD, "")
-        say_of_biases(project, *(good if leaking else leak), leaking=leaking, until=past)
-        say_of_biases(project, *(leak if leaking else good), leaking=leaking, since=newest)
-    with project.writes.begin() as session:
-        for one in list(db.findings.findings(session, newest)):
-            if one.extension.image_type == "TF0":
+        label_biases(project, *(good if leaking else leak), leaking=leaking, until=past)
+        label_biases(project, *(leak if leaking else good), leaking=leaking, since=newest)
+    with project.write_session.begin() as session:
+        for finding in list(db.findings.findings(session, newest)):
+            if finding.extension.image_type == "TF0":
                 answer = LabelAnswer(LabelName.GOOD, "kim")
-                db.labels.record_label(session, one.extension.id, answer)
+                db.labels.record_label(session, finding.extension.id, answer)
