@@ -1,4 +1,4 @@
-"""Network inputs to embeddings.
+"""Encoder: network inputs to embeddings, by ResNet-50.
 
 Shapes: n inputs of (h, w, 3); d = 2048, the embedding's length.
 """
@@ -27,33 +27,33 @@ ENGINES = ("keras", "openvino")
 _UNTRAINED_SEED = 20190603
 _FINGERPRINT_DIGITS = 12
 _SHIPPED = Path(__file__).parent / "weights" / "simulated.weights.h5"
-_KNOWN = {  # digests of weights: of the fixed seed, and by the SHA-256 of the file that has them
+_KNOWN = {  # digests of weights, by name or by the SHA-256 of their file
     "untrained": "233c98921cb7",
     "4c9d746368c3d2814424e1a1355861a28059bc07bf1e4556595d98bb7e0cb87f": "0249b36d4242",  # shipped
 }
 
 
 class WeightsError(Exception):
-    """The weights are missing, damaged, or belong to another network."""
+    """The weights are missing, damaged, or belong to another network; with the remedy."""
 
 
 class Encoder(Protocol):
-    """Whatever turns network inputs into embeddings.
+    """Interface of encoders.
 
-    Two embeddings may be compared only if their encoders share a fingerprint.
+    Only embeddings of encoders with equal fingerprints are comparable.
     """
 
     @property
     def name(self) -> str:
-        """Say network, weights and stretch in words: ``resnet50-untrained-physical``."""
+        """Name of network, weights and stretch, e.g. ``resnet50-untrained-physical``."""
 
     @property
     def stretch(self) -> str:
-        """Name the stretch, a key of `embeddings.preprocess.STRETCHES`."""
+        """Name of the stretch, a key of `embeddings.preprocess.STRETCHES`."""
 
     @property
     def fingerprint(self) -> str:
-        """Return the name and a digest of everything that shapes an embedding."""
+        """Name of the encoder, and a digest of everything that affects an embedding."""
 
     def embed(self, inputs: Floats) -> Floats:
         """Return (n, d) float32 embeddings, each of length 1, of (n, h, w, 3) float32 inputs."""
@@ -65,27 +65,27 @@ class ResNet50Encoder:
     Parameters
     ----------
     weights : str
-        ``simulated``: trained on simulated frames, came with the program (`embeddings/weights`);
-        ``untrained``: He-normal numbers of a fixed seed, the same on every machine and backend;
-        ``imagenet``: fetched once by Keras; or the path of a ``.weights.h5`` or ``.h5`` file
-        written for this network (without its top).
+        ``simulated``: trained on simulated frames, shipped with the program in
+        `embeddings/weights`; ``untrained``: He-normal numbers of a fixed seed, equal on every
+        machine and backend; ``imagenet``: downloaded once by Keras; or the path of a
+        ``.weights.h5`` or ``.h5`` file written for this network (without its top).
     stretch : str
-        The stretch whose output this encoder is to see; part of the fingerprint.
+        Stretch of the inputs; part of the fingerprint.
     batch_size : int
-        Inputs per step; bounds the memory, does not change the result.
+        Inputs per step; limits the memory, does not change the result.
     grid : (int, int)
-        Height and width of the inputs; part of the fingerprint where it is not 224 x 224.
+        Height and width of the inputs; part of the fingerprint if it is not 224 x 224.
     notes : Path, optional
-        A file in which it is noted which file has which weights: a network and its library take
-        seconds and a gigabyte to load, too much for those who only want the fingerprint.
+        Cache file of the digests of weights files. With it, the fingerprint is available
+        without loading the network, which takes seconds and a gigabyte.
     engine : str
-        What computes: ``keras``, by the backend that it is set to, or ``openvino``. No part of
-        the fingerprint: the embeddings are equal to a thousandth of the smallest threshold.
+        ``keras``, with its configured backend, or ``openvino``. The engine is no part of the
+        fingerprint: the embeddings are equal to a thousandth of the smallest threshold.
 
     Raises
     ------
     WeightsError
-        On first use, if the weights cannot be had; the message says what to do.
+        On first use, if the weights are not available; the message gives the remedy.
     """
 
     def __init__(
@@ -109,88 +109,95 @@ class ResNet50Encoder:
         self.engine = engine
 
     def __getstate__(self) -> dict[str, Any]:
-        """Travel without the network: it is built anew, and its fingerprint taken, elsewhere."""
-        kept = ("weights", "stretch", "batch_size", "grid", "engine")
-        own = {name: value for name, value in vars(self).items() if name in kept}
-        return own | {"notes": None}  # they lie in a folder of the one that sends it
+        """Pickle the parameters only: another process builds the network anew."""
+        names = ("weights", "stretch", "batch_size", "grid", "engine")
+        state = {name: value for name, value in vars(self).items() if name in names}
+        return state | {"notes": None}  # the cache file exists on the sender's machine only
 
     @property
     def name(self) -> str:
-        """Say network, weights and stretch in words."""
+        """Name of network, weights and stretch."""
         weights = Path(self.weights).name.split(".")[0]
         size = "" if self.grid == GRID else f"-{self.grid[0]}x{self.grid[1]}"
         return f"resnet50-{weights}-{self.stretch}{size}"
 
     @cached_property
     def fingerprint(self) -> str:
-        """Return the name and a digest of all weights: equal digests, comparable embeddings."""
-        return f"{self.name}-{self._digest}"
-
-    @cached_property
-    def _digest(self) -> str:
-        known = _read_notes(self.notes) | _KNOWN
-        content = self._content
-        return known[content] if content in known else _digest_of(self._network)
-
-    @cached_property
-    def _content(self) -> str:
-        """Name what the weights are: the digest of their file, or the name of those without one."""
-        if self.weights in {"untrained", "imagenet"}:
-            return self.weights
-        path = self._file
-        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else self.weights
+        """Name of the encoder, and a digest of all weights."""
+        digests = _read_notes(self.notes) | _KNOWN
+        content = self.weights_key
+        digest = digests[content] if content in digests else digest_weights(self.network)
+        return f"{self.name}-{digest}"
 
     @property
-    def _file(self) -> Path:
+    def weights_file(self) -> Path:
+        """Path of the weights file."""
         return _SHIPPED if self.weights == "simulated" else Path(self.weights)
+
+    @cached_property
+    def weights_key(self) -> str:
+        """Key of the weights in the cache: the SHA-256 of their file, or their name."""
+        if self.weights in {"untrained", "imagenet"}:
+            return self.weights
+        path = self.weights_file
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else self.weights
 
     def embed(self, inputs: Floats) -> Floats:
         """Return the (n, 2048) float32 embeddings of (n, h, w, 3) float32 network inputs.
 
-        Each has length 1: the direction is all that the cosine sees, and stays within float16,
-        which the pooled activations of an untrained network do not. The values are rounded to
-        float16, so that what is stored can be judged again with the same result.
+        Embeddings have length 1: the cosine distance depends on the direction only, and unit
+        vectors do not overflow float16. The values are rounded to float16, so that stored
+        embeddings reproduce a verdict.
         """
-        steps = range(0, len(inputs), self.batch_size)
-        pooled = np.concatenate([self._pool(inputs[i : i + self.batch_size]) for i in steps])
+        batches = [
+            np.asarray(self._compute(inputs[i : i + self.batch_size]), np.float64)
+            for i in range(0, len(inputs), self.batch_size)
+        ]
+        pooled = np.concatenate(batches)
         unit: NDArray[np.float64] = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
         return unit.astype(np.float16).astype(np.float32)
 
-    def _pool(self, inputs: Floats) -> NDArray[np.float64]:
-        """Return the pooled last feature map of one batch: (n, 2048)."""
-        return np.asarray(self._compute(inputs), np.float64)
-
     @cached_property
     def _compute(self) -> Callable[[Floats], Floats]:
-        network = self._network
+        network = self.network
         if self.engine == "openvino":
             return compile_network(network)
-        return lambda inputs: network.predict_on_batch(_padded(inputs))[: len(inputs)]
+
+        def predict(inputs: Floats) -> Floats:
+            # Repeat the last input up to a power of two: Keras compiles every batch size anew.
+            missing = (1 << (len(inputs) - 1).bit_length()) - len(inputs)
+            padded = np.concatenate([inputs, np.repeat(inputs[-1:], missing, axis=0)])
+            pooled: Floats = network.predict_on_batch(padded)[: len(inputs)]
+            return pooled
+
+        return predict
 
     @cached_property
-    def _network(self) -> Any:
+    def network(self) -> Any:
+        """Keras network with its weights; loading takes seconds and a gigabyte."""
         with quiet_start():
-            network = _resnet50(self.weights, self._file, self.grid)
-        self._check(_digest_of(network))
+            network = _load_resnet50(self.weights, self.weights_file, self.grid)
+        self._check_digest(digest_weights(network))
         return network
 
-    def _check(self, digest: str) -> None:
-        """Note the digest of weights that were loaded; none may have changed its fingerprint."""
-        noted = _read_notes(self.notes)
-        known = noted | _KNOWN
-        told = known.get(self._content, digest)
-        if told != digest:
+    def _check_digest(self, digest: str) -> None:
+        """Compare the digest of loaded weights with the cached one; cache a new digest."""
+        cached = _read_notes(self.notes)
+        digests = cached | _KNOWN
+        expected = digests.get(self.weights_key, digest)
+        if expected != digest:
             raise WeightsError(
-                f"{self.name}: expected weights with the digest {told}, got {digest}: they are "
-                "read otherwise than before, and what was stored cannot be compared with what "
-                "they make. Use the version of Keras with which it was stored; or delete "
+                f"{self.name}: expected weights with the digest {expected}, got {digest}: they "
+                "are read otherwise than before, and stored embeddings are not comparable with "
+                "new ones. Use the version of Keras with which they were stored; or delete "
                 f"{self.notes} and judge all frames again."
             )
-        if self.notes is not None and self._content not in known:
-            _write_notes(self.notes, noted | {self._content: digest})
+        if self.notes is not None and self.weights_key not in digests:
+            _write_notes(self.notes, cached | {self.weights_key: digest})
 
 
-def _digest_of(network: Any) -> str:
+def digest_weights(network: Any) -> str:
+    """Return the digest of all weights of a Keras network."""
     digest = hashlib.sha256()
     for array in network.get_weights():
         digest.update(np.ascontiguousarray(array, "<f4").tobytes())
@@ -198,56 +205,51 @@ def _digest_of(network: Any) -> str:
 
 
 def _read_notes(path: Path | None) -> dict[str, str]:
-    """Return what was noted; nothing where the file is gone or spoilt: it is written anew then."""
+    """Return the cached digests; none if the file is missing or damaged."""
     if path is None:
         return {}
     try:
-        noted = json.loads(path.read_text())
+        digests = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
-    is_ours = isinstance(noted, dict)
-    return {str(one): str(digest) for one, digest in noted.items()} if is_ours else {}
+    if not isinstance(digests, dict):
+        return {}
+    return {str(key): str(digest) for key, digest in digests.items()}
 
 
-def _write_notes(path: Path, noted: dict[str, str]) -> None:
-    with suppress(OSError):  # where nothing can be kept, the network is loaded the next time too
+def _write_notes(path: Path, digests: dict[str, str]) -> None:
+    with suppress(OSError):  # without the cache the next start loads the network again
         path.parent.mkdir(exist_ok=True)
-        own = path.with_name(f"{path.name}.{os.getpid()}")
-        own.write_text(json.dumps(noted, indent=1))
-        own.replace(path)  # others read it meanwhile: the one or the other, whole
-
-
-def _padded(inputs: Floats) -> Floats:
-    """Repeat the last input until there are 1, 2, 4, 8 ...: each shape is compiled for anew."""
-    missing = (1 << (len(inputs) - 1).bit_length()) - len(inputs)
-    return np.concatenate([inputs, np.repeat(inputs[-1:], missing, axis=0)])
+        temporary = path.with_name(f"{path.name}.{os.getpid()}")
+        temporary.write_text(json.dumps(digests, indent=1))
+        temporary.replace(path)  # atomic: other processes read the file
 
 
 @contextmanager
 def quiet_start() -> Iterator[None]:
-    """Keep a backend's start-up chatter off the terminal; show it if the start fails.
+    """Suppress the start-up output of a backend; print it if the start fails.
 
-    TensorFlow's native half writes it before any of its log levels is in force, so that only
-    the file descriptor can be turned away.
+    TensorFlow's native code writes before its log level applies. Only a redirection of the file
+    descriptor suppresses that output.
     """
     sys.stderr.flush()
     terminal = os.dup(2)
-    with tempfile.TemporaryFile() as chatter:
-        os.dup2(chatter.fileno(), 2)
+    with tempfile.TemporaryFile() as output:
+        os.dup2(output.fileno(), 2)
         try:
             yield
         except WeightsError:
-            raise  # says all there is to say
+            raise  # its message is complete
         except BaseException:
-            os.lseek(chatter.fileno(), 0, os.SEEK_SET)
-            os.write(terminal, chatter.read())
+            os.lseek(output.fileno(), 0, os.SEEK_SET)
+            os.write(terminal, output.read())
             raise
         finally:
             os.dup2(terminal, 2)
             os.close(terminal)
 
 
-def _resnet50(weights: str, file: Path, grid: tuple[int, int]) -> Any:
+def _load_resnet50(weights: str, file: Path, grid: tuple[int, int]) -> Any:
     from keras.applications import ResNet50  # noqa: PLC0415 - seconds to load
 
     shape = (*grid, 3)
@@ -258,7 +260,7 @@ def _resnet50(weights: str, file: Path, grid: tuple[int, int]) -> Any:
             raise WeightsError(_NO_IMAGENET.format(reason=_first_line(error))) from error
     network = ResNet50(include_top=False, weights=None, input_shape=shape, pooling="avg")
     if weights == "untrained":
-        _draw_weights(network)
+        set_random_weights(network)
     else:
         _load_weights(network, file)
     return network
@@ -271,11 +273,11 @@ _NO_IMAGENET = (
 )
 
 
-def _draw_weights(network: Any) -> None:
-    """Set He-normal kernels; leave the rest at the identity that Keras gives it.
+def set_random_weights(network: Any) -> None:
+    """Set He-normal kernels of a fixed seed; all other weights keep the identity.
 
-    RandomState rather than a Generator: NumPy guarantees its stream for ever, and these numbers
-    must be the same after ten years of updates. Keras' own initialisers differ by backend.
+    RandomState and not a Generator: NumPy guarantees its stream, and the fingerprint depends on
+    it. The initialisers of Keras depend on the backend.
     """
     random = np.random.RandomState(_UNTRAINED_SEED)
     for variable in network.weights:
@@ -293,7 +295,7 @@ def _load_weights(network: Any, path: Path) -> None:
         )
     try:
         with warnings.catch_warnings():
-            # A hundred of them for a file of another network; the error that follows says it once.
+            # Keras warns a hundred times for a file of another network, then raises an error.
             warnings.simplefilter("ignore", UserWarning)
             network.load_weights(path)
     except (OSError, ValueError, KeyError) as error:

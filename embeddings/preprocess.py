@@ -1,7 +1,7 @@
-"""Pixels to what the network sees.
+"""Pre-processing: pixels to network inputs.
 
-Shapes: a detector image is (ny, nx) in ADU; the network's grid is (h, w), 224 x 224 unless
-said otherwise. Three block statistics stand where a photograph has its three colours.
+Shapes: a detector image is (ny, nx) in ADU; the network's grid is (h, w), 224 x 224 by default.
+Three block statistics take the place of the three colours of a photograph.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,9 +14,8 @@ Floats = NDArray[np.float32]
 Stretch = Callable[[Floats, float, float], Floats]
 
 GRID = (224, 224)
-_UNIT = (
-    50.0  # input units per e-fold: puts noise to saturation into the +-150 that ResNet-50 expects
-)
+# Network input units per e-fold: noise to saturation fills the +-150 that ResNet-50 expects.
+_UNIT = 50.0
 _MAPS = ("level", "scatter", "peak")
 _PERCENTS = (1, 5, 25, 50, 75, 95, 99)
 APPEARANCE = (
@@ -31,15 +30,15 @@ _ZSCALE_CONTRAST = 0.25  # Tody's zscale as in IRAF and ds9
 def block_statistics(pixels: NDArray[np.generic], grid: tuple[int, int] = GRID) -> Floats:
     """Reduce an image to the mean, standard deviation and maximum of each block.
 
-    The mean carries levels, the standard deviation noise and fine structure, the maximum the
-    single hot pixel that an average over hundreds would hide.
+    The mean carries levels, the standard deviation carries noise and fine structure. The maximum
+    carries single hot pixels, which an average over hundreds of pixels would hide.
 
     Parameters
     ----------
     pixels : (ny, nx) array
-        ADU. Read once, a band of rows at a time, so that the band stays in the cache.
+        ADU. It is read once, by bands of rows that fit into the processor's cache.
     grid : (int, int)
-        Blocks along y and x; sizes of blocks differ by a pixel where the division has a rest.
+        Blocks along y and x; block sizes differ by a pixel where the division has a remainder.
 
     Returns
     -------
@@ -64,7 +63,7 @@ def block_statistics(pixels: NDArray[np.generic], grid: tuple[int, int] = GRID) 
 def _band_statistics(band: NDArray[np.generic], columns: NDArray[np.int_]) -> Floats:
     starts = columns[:-1]
     count = len(band) * np.diff(columns)
-    offset = np.float32(band[0, 0])  # squares of what is left keep their digits in float32
+    offset = np.float32(band[0, 0])  # squares of the excess keep their digits in float32
     excess = band.astype(np.float32) - offset
     mean = np.add.reduceat(excess.sum(axis=0), starts) / count
     square = np.add.reduceat(np.einsum("ij,ij->j", excess, excess), starts) / count
@@ -73,20 +72,24 @@ def _band_statistics(band: NDArray[np.generic], columns: NDArray[np.int_]) -> Fl
     return np.stack([mean + offset, spread, peak + offset], axis=-1).astype(np.float32)  # (w, 3)
 
 
-def at_standard_light(statistics: Floats, zero_adu: float, light: float) -> Floats:
-    """Scale a lamp's frame to the exposure that its setup calls standard.
+def scale_to_standard_light(statistics: Floats, zero_adu: float, light: float) -> Floats:
+    """Scale a lamp frame to the standard exposure of its setup.
 
-    So that twice the exposure time, which the header explains, does not look like a fault, and
-    half the light, which nothing explains, does.
+    A longer exposure time, which the header explains, then does not resemble a fault. A lack of
+    light, which the header does not explain, remains visible.
 
     Parameters
     ----------
     statistics : (..., h, w, 3) float32 array
         Block mean, standard deviation and maximum, ADU.
     zero_adu : float
-        The level without light.
+        Level without light, ADU.
     light : float
-        What the header promises, 1 for the standard exposure; 0 (no lamp) leaves all as it is.
+        Light expected from the header, 1 for the standard exposure; 0 (no lamp) changes nothing.
+
+    Returns
+    -------
+    (..., h, w, 3) float32 array, ADU
     """
     if not light:
         return statistics
@@ -95,44 +98,45 @@ def at_standard_light(statistics: Floats, zero_adu: float, light: float) -> Floa
 
 
 def appearance(statistics: Floats, zero_adu: float) -> dict[str, float]:
-    """Return how an image looks whatever its header says: how its blocks' values are distributed.
+    """Describe an image independently of its header: quantiles of its block statistics.
 
-    Neither the exposure that the header promises nor the stretch of the type that it names is in
-    them, as both are in the network input.
+    Unlike the network input, these numbers depend neither on the exposure nor on the image type
+    of the header.
 
     Parameters
     ----------
     statistics : (h, w, 3) float32 array
         Block mean, standard deviation and maximum, ADU.
     zero_adu : float
-        The level without light.
+        Level without light, ADU.
 
     Returns
     -------
     mapping of name to float, ADU above the zero level
-        Quantiles of the three maps; and how much neighbouring block means differ along y and x.
+        Quantiles of the three maps, and the mean difference of neighbouring block means along y
+        and x; the names are `APPEARANCE`.
     """
     excess = statistics - np.array([zero_adu, 0, zero_adu], np.float32)
     shares = [percent / 100 for percent in _PERCENTS]
-    some = excess[::2, ::2].reshape(-1, len(_MAPS))  # a quarter: as good, and as fast
-    values = np.quantile(some, shares, axis=0).T
+    sample = excess[::2, ::2].reshape(-1, len(_MAPS))  # a quarter of the blocks suffices
+    values = np.quantile(sample, shares, axis=0).T
     along_y = np.abs(np.diff(excess[:, ::4, 0], axis=0)).mean()
     along_x = np.abs(np.diff(excess[::4, :, 0], axis=1)).mean()
     return dict(zip(APPEARANCE, map(float, (*np.ravel(values), along_y, along_x)), strict=True))
 
 
 def physical(statistics: Floats, zero_adu: float, scale_adu: float) -> Floats:
-    """Stretch by a fixed asinh: the same ADU give the same number in every frame.
+    """Stretch by a fixed asinh: equal ADU give equal numbers in every frame.
 
-    Linear within `scale_adu` of `zero_adu`, logarithmic beyond. Nothing is taken from the frame
-    itself, so a level that moved is seen to have moved.
+    The stretch is linear within `scale_adu` of `zero_adu` and logarithmic beyond. It does not
+    depend on the frame itself, so a shift of the level remains visible.
 
     Parameters
     ----------
     statistics : (..., h, w, 3) float32 array
         Block mean, standard deviation and maximum, ADU.
     zero_adu, scale_adu : float
-        The detector's bias level, and where the stretch turns from linear to logarithmic.
+        The detector's bias level, and the scale at which the stretch becomes logarithmic, ADU.
 
     Returns
     -------
@@ -144,26 +148,61 @@ def physical(statistics: Floats, zero_adu: float, scale_adu: float) -> Floats:
 
 
 def minmax(statistics: Floats, zero_adu: float, scale_adu: float) -> Floats:
-    """Stretch the block mean from the frame's own least to its greatest value, in 8 bits.
+    """Stretch the block mean from its minimum to its maximum, in 8 bits.
 
-    What most image software does, and what the forerunner did; kept for comparison.
+    The stretch of most image software, for comparison.
+
+    Parameters
+    ----------
+    statistics : (..., h, w, 3) float32 array
+        Block mean, standard deviation and maximum, ADU; only the mean is used.
+    zero_adu, scale_adu : float
+        Not used; part of the common signature.
+
+    Returns
+    -------
+    (..., h, w, 3) float32 array, network input
     """
     del zero_adu, scale_adu
     mean = statistics[..., 0]
-    return _eight_bit(mean, *_extremes(mean))
+    low, high = mean.min(axis=(-2, -1), keepdims=True), mean.max(axis=(-2, -1), keepdims=True)
+    return _eight_bit(mean, low, high)
 
 
 def zscale(statistics: Floats, zero_adu: float, scale_adu: float) -> Floats:
-    """Stretch the block mean by Tody's zscale of the frame itself, in 8 bits; for comparison."""
+    """Stretch the block mean by Tody's zscale, in 8 bits; for comparison.
+
+    Parameters
+    ----------
+    statistics : (..., h, w, 3) float32 array
+        Block mean, standard deviation and maximum, ADU; only the mean is used.
+    zero_adu, scale_adu : float
+        Not used; part of the common signature.
+
+    Returns
+    -------
+    (..., h, w, 3) float32 array, network input
+    """
     del zero_adu, scale_adu
     mean = statistics[..., 0]
-    return _eight_bit(mean, *_zscale_limits(mean))
+    return _eight_bit(mean, *zscale_limits(mean))
 
 
 def asinh(statistics: Floats, zero_adu: float, scale_adu: float) -> Floats:
-    """Stretch the block mean by an asinh fitted to the frame's own level and scatter.
+    """Stretch the block mean by an asinh fitted to the frame's level and scatter.
 
-    Float32 throughout, but blind to the level: for comparison.
+    The stretch removes a shift of the level; for comparison.
+
+    Parameters
+    ----------
+    statistics : (..., h, w, 3) float32 array
+        Block mean, standard deviation and maximum, ADU; only the mean is used.
+    zero_adu, scale_adu : float
+        Not used; part of the common signature.
+
+    Returns
+    -------
+    (..., h, w, 3) float32 array, network input
     """
     del zero_adu, scale_adu
     mean = statistics[..., 0]
@@ -178,16 +217,12 @@ STRETCHES: Mapping[str, Stretch] = MappingProxyType(
 )
 
 
-def _extremes(mean: Floats) -> tuple[Floats, Floats]:
-    return mean.min(axis=(-2, -1), keepdims=True), mean.max(axis=(-2, -1), keepdims=True)
-
-
-def _zscale_limits(mean: Floats) -> tuple[Floats, Floats]:
+def zscale_limits(mean: Floats) -> tuple[Floats, Floats]:
     """Return zscale's limits: the median -+ the slope of the sorted values over the contrast."""
     ranked = np.sort(mean.reshape(*mean.shape[:-2], -1), axis=-1)
     n = ranked.shape[-1]
     middle = ranked[..., n // 2]
-    # The line through the quartiles stands for zscale's iterative fit: as robust, and closed.
+    # The line through the quartiles replaces zscale's iterative fit; it is as robust.
     slope = (ranked[..., 3 * n // 4] - ranked[..., n // 4]) / (n / 2)
     reach = slope * (n / 2) / _ZSCALE_CONTRAST
     low = np.maximum(middle - reach, ranked[..., 0])

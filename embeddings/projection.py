@@ -1,4 +1,4 @@
-"""Many embeddings on a plane, so that a person sees which are alike."""
+"""Two-dimensional projections of embeddings: PCA and t-SNE."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,13 +7,13 @@ from sklearn.manifold import TSNE
 
 Floats = NDArray[np.float32]
 
-MOST_NEIGHBOURS = 1500  # for t-SNE: more take minutes
-_INNER = 50  # axes that t-SNE looks at
+MOST_TSNE_POINTS = 1500  # more take minutes
+_INNER = 50  # principal components that t-SNE receives
 _PERPLEXITY = 30.0
 
 
-def principal_plane(embeddings: Floats) -> Floats:
-    """Return each embedding's place along the two directions in which they differ most.
+def project_pca(embeddings: Floats) -> Floats:
+    """Project embeddings on their first two principal components.
 
     Parameters
     ----------
@@ -21,36 +21,47 @@ def principal_plane(embeddings: Floats) -> Floats:
 
     Returns
     -------
-    (n, 2) float32 array, in units of the embeddings; zeros where there is no second direction
+    (n, 2) float32 array, in units of the embeddings; zeros where there is no second component
     """
-    return _principal(embeddings, 2)
+    return principal_components(embeddings, 2)
 
 
-def neighbour_plane(embeddings: Floats) -> Floats:
-    """Return places at which near embeddings are near (t-SNE); far ones may be anywhere.
+def project_tsne(embeddings: Floats) -> Floats:
+    """Project embeddings by t-SNE: neighbours stay close, large distances mean nothing.
 
     Parameters
     ----------
-    embeddings : (n, d) float array, n at most `MOST_NEIGHBOURS`
+    embeddings : (n, d) float array, n at most `MOST_TSNE_POINTS`
 
     Returns
     -------
     (n, 2) float32 array, without unit
     """
     n = len(embeddings)
-    if n < 4:  # too few for neighbours to mean anything
-        return principal_plane(embeddings)
-    inner = _principal(embeddings, _INNER)
+    if n < 4:  # too few for a neighbourhood
+        return project_pca(embeddings)
+    inner = principal_components(embeddings, _INNER)
     perplexity = min(_PERPLEXITY, (n - 1) / 3)
-    spread = TSNE(2, perplexity=perplexity, init="random", random_state=0, max_iter=500)
-    return np.asarray(spread.fit_transform(inner), np.float32)
+    tsne = TSNE(2, perplexity=perplexity, init="random", random_state=0, max_iter=500)
+    return np.asarray(tsne.fit_transform(inner), np.float32)
 
 
-def _principal(embeddings: Floats, axes: int) -> Floats:
-    """Return (n, axes) along the principal axes, the last ones zero where there are fewer."""
-    found = np.zeros((len(embeddings), axes), np.float32)
-    known = min(axes, *embeddings.shape)
+def principal_components(embeddings: Floats, count: int) -> Floats:
+    """Return the coordinates of embeddings along their principal axes.
+
+    Parameters
+    ----------
+    embeddings : (n, d) float array
+    count : int
+        Number of axes.
+
+    Returns
+    -------
+    (n, count) float32 array, the last columns zero where there are fewer axes
+    """
+    coordinates = np.zeros((len(embeddings), count), np.float32)
+    available = min(count, *embeddings.shape)
     if len(embeddings) > 1:
-        fitted = PCA(known, svd_solver="randomized", random_state=0)
-        found[:, :known] = fitted.fit_transform(embeddings.astype(np.float32))
-    return found
+        pca = PCA(available, svd_solver="randomized", random_state=0)
+        coordinates[:, :available] = pca.fit_transform(embeddings.astype(np.float32))
+    return coordinates

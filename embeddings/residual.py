@@ -1,12 +1,11 @@
-"""What a reference's nominal variation cannot explain in a frame: maps, and a number.
+"""Residual of a frame after subtraction of the reference model: maps, and pattern strengths.
 
-The frames of one setup differ from one another in few ways: the lamp is brighter, the format has
-drifted a tenth of a pixel, the bias level wanders. Those ways are the first principal components
-of the reference. What is left of a frame after them is noise, or something new.
+The frames of one setup vary in few ways: the lamp is brighter, the format drifts by a tenth of a
+pixel, the bias level wanders. These variations are the first principal components of the
+references. The residual of a frame after their subtraction is noise, or a fault.
 
-Shapes: m references; (h, w) blocks of pixels; three maps, of the blocks' means, standard
-deviations and maxima, one after the other in a vector of p = 3 h w numbers. All ADU are above the
-zero level.
+Shapes: m references; (h, w) blocks of pixels; three maps (block means, standard deviations and
+maxima) joined in a vector of p = 3 h w numbers. All ADU are above the zero level.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,36 +21,38 @@ from scipy.ndimage import uniform_filter
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
-COMPONENTS = 12  # nominal ways to differ; more begin to explain faults away
+COMPONENTS = 12  # nominal variations; more begin to absorb faults
 _REFERENCES_PER_COMPONENT = 4
 _FOLDS = 5
 _WINSOR = 8.0  # sigma: a cosmic ray in a reference must not become a component
 _MOST_STEPS = 12
 _SETTLED = 0.5  # sigma of an amplitude: noise alone moves it by one
-_LEAST_SCATTER = 0.7  # sigma of photon and read noise: below, luck
-_FLAT_ERROR = 0.004  # of the light: how well a block repeats at best
-_LEAST_STRUCTURE = 0.003  # of the light: how evenly a block is lit at best
-_BRIGHT_PART = 0.3  # of the light that one block in twenty has: bright enough to measure a lamp by
-_LEAST_LIGHT = 1e-3  # a frame without light is still compared, as if with a trace of it
+_LEAST_SCATTER = 0.7  # sigma of photon and read noise: a lower value is chance
+_FLAT_ERROR = 0.004  # of the light: best repeatability of a block
+_LEAST_STRUCTURE = 0.003  # of the light: best uniformity within a block
+_BRIGHT_PART = 0.3  # of the 95 % quantile of the light: blocks above it measure the lamp
+_LEAST_LIGHT = 1e-3  # floor of the brightness: a frame without light is still compared
 _OUTLIER = 5.0  # sigma
 _BOUND = 6.0  # sigma
-_IGNORANCE = 20  # references: so few, and a pattern must stand out twice as far
+_IGNORANCE = 20  # with so few references the scatter of a pattern is doubled
 _MAPS = ("level", "scatter", "peak")
+_PLACES_AT_ONCE = 512  # sorted together
 
 
 @dataclass(frozen=True)
 class Sensor:
-    """What turns light into noise.
+    """Noise properties of a detector, per block.
 
     Attributes
     ----------
     pixels : (h, w) float32 array
         Pixels in each block.
     exposed : (h, w) float32 array
-        Share of them that light can reach: what a prescan shows does not grow with the lamp.
+        Share of the pixels that light reaches; 0 in a prescan.
     gain_e_per_adu, read_noise_adu : float
+        Electrons per ADU, and ADU.
     lit : bool
-        Whether a lamp shines, so that frames differ in brightness.
+        True for lamp frames, which differ in brightness.
     """
 
     pixels: Floats
@@ -63,66 +64,66 @@ class Sensor:
 
 @dataclass(frozen=True)
 class Residual:
-    """What is left of a frame.
+    """Deviation of a frame from the reference model.
 
     Attributes
     ----------
     maps : (3, h, w) float32 array
-        Block means, standard deviations and maxima: the unexplained part, in standard deviations
-        of the references' own.
-    oddness : mapping of name to float
-        How far each pattern stands out, in robust standard deviations of what held-out
-        references show; e.g. ``level spot``, ``scatter column``.
-    usual : float
+        Residuals of block means, standard deviations and maxima, in units of the references'
+        scatter (sigma).
+    pattern_scores : mapping of name to float
+        Strength of each pattern, in robust standard deviations over held-out references; e.g.
+        ``level spot``, ``scatter column``.
+    usual_score : float
         Median score of held-out references.
     """
 
     maps: Floats
-    oddness: Mapping[str, float]
-    usual: float
+    pattern_scores: Mapping[str, float]
+    usual_score: float
 
     @property
     def strongest(self) -> str:
-        """Name the pattern that stands out most."""
-        return max(self.oddness, key=lambda name: self.oddness[name])
+        """Name of the pattern with the highest score."""
+        return max(self.pattern_scores, key=lambda name: self.pattern_scores[name])
 
     @property
     def place(self) -> tuple[int, int]:
-        """Return the block, row and column, where the strongest pattern is strongest."""
+        """Row and column of the block at which the strongest pattern peaks."""
         name, shape = self.strongest.split(maxsplit=1)
-        one = self.maps[_MAPS.index(name)]
-        view = _VIEWS[shape](one, _bounded(one))
+        residual_map = self.maps[_MAPS.index(name)]
+        view = _VIEWS[shape](residual_map, np.clip(residual_map, -_BOUND, _BOUND))
         row, column = np.unravel_index(view.argmax(), view.shape)
         return int(row), int(column)
 
     @property
     def score(self) -> float:
-        """Return how far the strongest pattern stands out."""
-        return self.oddness[self.strongest]
+        """Score of the strongest pattern, in robust standard deviations."""
+        return self.pattern_scores[self.strongest]
 
 
 @dataclass(frozen=True)
 class Expectation:
-    """What frames of one setup look like, and how they differ when nothing is wrong.
+    """Reference model: the expected frame of one setup and its nominal variation.
 
     Attributes
     ----------
     template : (h, w) float32 array
         Light of each block in a frame of unit brightness, ADU.
     dark : (h, w) float32 array
-        What each block shows whatever the brightness, ADU.
+        Level of each block that does not depend on the brightness, ADU.
     structure : (h, w) float32 array
-        Scatter of the light within each block, as a part of it.
+        Scatter of the light within each block, as a fraction of the light.
     middle : (p,) float32 array
         Median of the references' whitened vectors.
     components : (k, p) float32 array
         Orthonormal directions of nominal variation.
     scatter : (p,) float32 array
-        What held-out references have left.
+        Robust scatter of the residuals of held-out references.
     pattern_middle, pattern_scatter : (patterns,) float64 arrays
         Median and robust scatter of each pattern's strength over held-out references; the
-        scatter widened by what so few references leave unknown.
-    usual : float
+        scatter is widened for a small number of references.
+    usual_score : float
         Median score of held-out references.
     """
 
@@ -135,29 +136,36 @@ class Expectation:
     scatter: Floats
     pattern_middle: Doubles
     pattern_scatter: Doubles
-    usual: float
+    usual_score: float
 
     def residual(self, statistics: Floats) -> Residual:
-        """Return what the expectation cannot explain in (h, w, 3) block statistics."""
-        whitened = _whiten(statistics, self._picture, self.structure, self.sensor) - self.middle
-        left = _unexplained(whitened, self.components) / self.scatter
-        maps = left.reshape(len(_MAPS), *self.template.shape)
-        strengths = (_strengths(maps) - self.pattern_middle) / self.pattern_scatter
-        oddness = MappingProxyType(dict(zip(PATTERNS, strengths, strict=True)))
-        return Residual(maps, oddness, self.usual)
+        """Return the residual of (h, w, 3) block statistics, ADU above the zero level."""
+        whitened = _whiten(statistics, self.light_model, self.structure, self.sensor) - self.middle
+        remainder = _subtract_components(whitened, self.components) / self.scatter
+        maps = remainder.reshape(len(_MAPS), *self.template.shape)
+        scores = (pattern_strengths(maps) - self.pattern_middle) / self.pattern_scatter
+        pattern_scores = MappingProxyType(dict(zip(PATTERNS, scores, strict=True)))
+        return Residual(maps, pattern_scores, self.usual_score)
 
     @cached_property
-    def _picture(self) -> "_DesignMatrix":
-        return _DesignMatrix(self.template, self.dark)
+    def light_model(self) -> "LightModel":
+        """Template and dark level; the template's bright blocks are computed once."""
+        return LightModel(self.template, self.dark)
 
 
 def learn_expectation(references: Floats, sensor: Sensor) -> Expectation:
-    """Learn what is nominal from references alone.
+    """Learn the reference model from the references of one setup.
 
     Parameters
     ----------
     references : (m, h, w, 3) float array, m >= 2
         Block means, standard deviations and maxima, ADU above the zero level.
+    sensor : Sensor
+        Noise properties of the detector.
+
+    Returns
+    -------
+    Expectation
 
     Raises
     ------
@@ -166,40 +174,57 @@ def learn_expectation(references: Floats, sensor: Sensor) -> Expectation:
     """
     if len(references) < 2:
         raise ValueError(f"need at least 2 references, got {len(references)}")
-    picture = _picture(references[..., 0], sensor)
-    structure = _structure(references, picture, sensor)
+    light_model = _fit_light(references[..., 0], sensor)
+    structure = _fit_structure(references, light_model, sensor)
     whitened = np.empty((len(references), references[0].size), np.float32)  # (m, p)
-    for own, each in zip(whitened, references, strict=True):
-        own[...] = _whiten(each, picture, structure, sensor)
-    del references  # each of these is a hundred megabytes: no longer than it is needed
-    middle = _median(whitened)
+    for row, statistics in zip(whitened, references, strict=True):
+        row[...] = _whiten(statistics, light_model, structure, sensor)
+    del references  # frees a hundred megabytes
+    middle = median_of_frames(whitened)
     whitened -= middle
-    varied = _varied(whitened)
-    components = varied.components(np.ones(len(whitened), bool))
-    held_out = _held_out(whitened, varied)  # (m, p)
-    del whitened, varied
-    scatter = np.maximum(_robust_scatter(held_out), _LEAST_SCATTER).astype(np.float32)
+    bounded = np.clip(whitened, -_WINSOR, _WINSOR)
+    gram = GramMatrix(bounded, (bounded @ bounded.T).astype(np.float64))
+    components = gram.components(np.ones(len(whitened), bool))
+    held_out = _hold_out(whitened, gram)  # (m, p)
+    del whitened, bounded, gram
+    scatter = np.maximum(robust_scatter(held_out), _LEAST_SCATTER).astype(np.float32)
     shape = (len(_MAPS), *structure.shape)
-    strengths = np.stack([_strengths((each / scatter).reshape(shape)) for each in held_out])
-    pattern_middle = _median(strengths)
-    pattern_scatter = np.maximum(_robust_scatter(strengths), _least_pattern_scatter(pattern_middle))
+    strengths = np.stack([pattern_strengths((row / scatter).reshape(shape)) for row in held_out])
+    pattern_middle = median_of_frames(strengths)
+    # Few references agree by chance: the floor depends on the pattern and its strength.
+    floor = np.array([_STRENGTH_FLOORS.get(name, 0.3) for _ in _MAPS for name in _VIEWS])
+    floor = np.asarray(np.maximum(floor, 0.03 * np.abs(pattern_middle)))
+    pattern_scatter = np.maximum(robust_scatter(strengths), floor)
     pattern_scatter *= 1 + _IGNORANCE / len(held_out)
+    scores = (strengths - pattern_middle) / pattern_scatter
     return Expectation(
         sensor=sensor,
-        template=picture.template,
-        dark=picture.dark,
+        template=light_model.template,
+        dark=light_model.dark,
         structure=structure,
         middle=middle,
         components=components,
         scatter=scatter,
         pattern_middle=pattern_middle,
         pattern_scatter=pattern_scatter,
-        usual=float(np.median(((strengths - pattern_middle) / pattern_scatter).max(axis=1))),
+        usual_score=float(np.median(scores.max(axis=1))),
     )
 
 
 def pixels_per_block(shape: tuple[int, int], grid: tuple[int, int]) -> Floats:
-    """Return how many pixels of a (ny, nx) image each block of the (h, w) grid holds."""
+    """Count the pixels of each block.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        ny and nx of the image.
+    grid : (int, int)
+        h and w of the grid of blocks.
+
+    Returns
+    -------
+    (h, w) float32 array, pixels
+    """
     rows, columns = (np.diff(_edges(n, blocks)) for n, blocks in zip(shape, grid, strict=True))
     return np.outer(rows, columns).astype(np.float32)
 
@@ -207,7 +232,21 @@ def pixels_per_block(shape: tuple[int, int], grid: tuple[int, int]) -> Floats:
 def exposed_share(
     light: tuple[slice, slice], shape: tuple[int, int], grid: tuple[int, int]
 ) -> Floats:
-    """Return the share of each block of the (h, w) grid within the part that light can reach."""
+    """Return the share of each block that lies within the light-sensitive area.
+
+    Parameters
+    ----------
+    light : (slice, slice)
+        Rows and columns of the light-sensitive area, pixels.
+    shape : (int, int)
+        ny and nx of the image.
+    grid : (int, int)
+        h and w of the grid of blocks.
+
+    Returns
+    -------
+    (h, w) float32 array, 0 to 1
+    """
     rows, columns = (
         np.diff(np.clip(_edges(n, blocks), part.start, part.stop)) / np.diff(_edges(n, blocks))
         for part, n, blocks in zip(light, shape, grid, strict=True)
@@ -223,80 +262,85 @@ def _edges(n: int, blocks: int) -> Doubles:
 
 
 @dataclass(frozen=True)
-class _DesignMatrix:
-    """What a frame is made of: light that scales with its brightness, and what does not."""
+class LightModel:
+    """Expected level of a frame: a template that scales with the brightness, and a dark level.
+
+    Attributes
+    ----------
+    template : (h, w) float32 array
+        Light of each block in a frame of unit brightness, ADU.
+    dark : (h, w) float32 array
+        Level without light, ADU.
+    """
 
     template: Floats
     dark: Floats
 
     def brightness(self, mean: Floats) -> float:
-        """Return the factor between a frame's light and the template, from its brighter blocks.
+        """Return the brightness of (h, w) block means relative to the template.
 
-        Of an arc those are the few with a line: the rest is noise, whose ratio is anything.
+        Only bright blocks count. In an arc these are the few blocks with a line; the ratio of
+        the others is dominated by noise.
         """
-        if not self._bright.any():
+        if not self.bright.any():
             return _LEAST_LIGHT
-        light = mean[self._bright] - self.dark[self._bright]
-        return max(float(np.median(light / self.template[self._bright])), _LEAST_LIGHT)
+        light = mean[self.bright] - self.dark[self.bright]
+        return max(float(np.median(light / self.template[self.bright])), _LEAST_LIGHT)
 
     @cached_property
-    def _bright(self) -> NDArray[np.bool_]:
+    def bright(self) -> NDArray[np.bool_]:
+        """True for the blocks that measure the brightness: (h, w)."""
         least = _BRIGHT_PART * float(np.quantile(self.template, 0.95))
         return np.asarray(self.template > max(least, 0))
 
 
-def _picture(means: Floats, sensor: Sensor) -> _DesignMatrix:
+def _fit_light(means: Floats, sensor: Sensor) -> LightModel:
+    """Fit the light model to the (m, h, w) block means of the references."""
     if not sensor.lit:
-        level = _median(means).astype(np.float32)
-        return _DesignMatrix(level, np.zeros_like(level))
-    dark = _dark(means, sensor.exposed)
+        level = median_of_frames(means).astype(np.float32)
+        return LightModel(level, np.zeros_like(level))
+    dark = np.zeros_like(sensor.exposed)
+    unexposed = sensor.exposed == 0
+    if unexposed.any():
+        level = median_of_frames(means[:, unexposed])
+        dark = (1 - sensor.exposed) * np.float32(np.median(level))
+        dark[unexposed] = level
     means = np.where(sensor.exposed > 0, means - dark, 0)
-    first = _median(means / means.mean(axis=(1, 2), keepdims=True))
-    rough = _DesignMatrix(first, np.zeros_like(dark))
-    brightness = np.array([rough.brightness(each) for each in means])
-    template = _median(means / brightness[:, np.newaxis, np.newaxis])
-    return _DesignMatrix(template.astype(np.float32), dark)
+    first = median_of_frames(means / means.mean(axis=(1, 2), keepdims=True))
+    rough = LightModel(first, np.zeros_like(dark))
+    brightness = np.array([rough.brightness(mean) for mean in means])
+    template = median_of_frames(means / brightness[:, np.newaxis, np.newaxis])
+    return LightModel(template.astype(np.float32), dark)
 
 
-def _dark(means: Floats, exposed: Floats) -> Floats:
-    """Return what blocks show that light cannot reach, and those that it reaches in part."""
-    unexposed = exposed == 0
-    if not unexposed.any():
-        return np.zeros_like(exposed)
-    level = _median(means[:, unexposed])
-    dark: Floats = (1 - exposed) * np.float32(np.median(level))
-    dark[unexposed] = level
-    return dark
-
-
-def _expected(mean: Floats, picture: _DesignMatrix, sensor: Sensor) -> tuple[Floats, Floats]:
-    """Return the level expected in each block, ADU, and its variance by photons and read-out."""
-    brightness = picture.brightness(mean) if sensor.lit else 1.0
-    light: Floats = picture.template * np.float32(brightness)
+def _expect_light(mean: Floats, model: LightModel, sensor: Sensor) -> tuple[Floats, Floats]:
+    """Return the expected level of each block, ADU, and its photon and read-out variance."""
+    brightness = model.brightness(mean) if sensor.lit else 1.0
+    light: Floats = model.template * np.float32(brightness)
     photons = np.maximum(light, 0) / np.float32(sensor.gain_e_per_adu)
     variance = np.asarray(photons + np.float32(sensor.read_noise_adu**2), np.float32)
-    return light + picture.dark, variance
+    return light + model.dark, variance
 
 
-def _structure(references: Floats, picture: _DesignMatrix, sensor: Sensor) -> Floats:
-    """Return how much of each block's scatter grows with the light: slit and order edges do."""
-    parts = np.empty(references.shape[:-1], np.float32)
-    for part, each in zip(parts, references, strict=True):
-        light, variance = _expected(each[..., 0], picture, sensor)
-        part[...] = (each[..., 1] ** 2 - variance) / np.maximum(light, 1) ** 2
-    return np.asarray(np.sqrt(np.maximum(_median(parts), _LEAST_STRUCTURE**2)), np.float32)
+def _fit_structure(references: Floats, model: LightModel, sensor: Sensor) -> Floats:
+    """Return the scatter within each block that scales with the light, e.g. at order edges."""
+    ratios = np.empty(references.shape[:-1], np.float32)
+    for ratio, statistics in zip(ratios, references, strict=True):
+        light, variance = _expect_light(statistics[..., 0], model, sensor)
+        ratio[...] = (statistics[..., 1] ** 2 - variance) / np.maximum(light, 1) ** 2
+    return np.asarray(
+        np.sqrt(np.maximum(median_of_frames(ratios), _LEAST_STRUCTURE**2)), np.float32
+    )
 
 
-def _whiten(
-    statistics: Floats, picture: _DesignMatrix, structure: Floats, sensor: Sensor
-) -> Floats:
-    """Return how a frame's blocks differ from what light and noise make of the template: (p,).
+def _whiten(statistics: Floats, model: LightModel, structure: Floats, sensor: Sensor) -> Floats:
+    """Return the deviation of (h, w, 3) block statistics from the expected light: (p,).
 
-    In standard deviations of photon and read noise, so that a short exposure and a long one can
-    be compared, though the one is noisier.
+    The unit is the standard deviation of photon and read noise, so that short and long exposures
+    are comparable.
     """
     mean, deviation, peak = np.moveaxis(statistics, -1, 0)
-    light, variance = _expected(mean, picture, sensor)
+    light, variance = _expect_light(mean, model, sensor)
     level = (mean - light) / np.sqrt(variance / sensor.pixels + (_FLAT_ERROR * light) ** 2)
     spread = variance + (structure * light) ** 2
     ratio = np.log(np.maximum(deviation, 1e-2) ** 2 / spread)
@@ -309,67 +353,61 @@ def _whiten(
 
 
 @dataclass(frozen=True)
-class _GramMatrix:
-    """Vectors bounded, (m, p), and their products with each other, (m, m).
+class GramMatrix:
+    """Bounded vectors, (m, p), and their scalar products, (m, m).
 
-    The products of any of them about their own mean follow from these: so they are multiplied
-    once, and not again for each part that is held out. m is a hundred, p a hundred thousand.
+    The centred products of any subset follow from these, so each cross-validation fold avoids
+    the multiplication of m = 100 vectors of p = 100,000 numbers.
     """
 
     bounded: Floats
     products: Doubles
 
     def components(self, chosen: NDArray[np.bool_]) -> Floats:
-        """Return the leading principal components of those chosen: (k, p), k <= m / 4."""
+        """Return the leading principal components of the chosen vectors: (k, p), k <= m / 4."""
         m = int(chosen.sum())
         k = min(COMPONENTS, m // _REFERENCES_PER_COMPONENT)
         products = self.products[np.ix_(chosen, chosen)]
-        aside = products.mean(axis=0)
-        about_mean = products - aside - aside[:, np.newaxis] + aside.mean()
-        values, vectors = np.linalg.eigh(about_mean)
-        # Those with a value are orthogonal to (1, 1, ...): of the mean nothing is left in them.
+        mean = products.mean(axis=0)
+        centred = products - mean - mean[:, np.newaxis] + mean.mean()
+        values, vectors = np.linalg.eigh(centred)
+        # Eigenvectors of positive eigenvalues are orthogonal to (1, 1, ...): they hold no mean.
         weights = np.zeros((len(chosen), k))
         weights[chosen] = vectors[:, ::-1][:, :k] / np.sqrt(np.maximum(values[::-1][:k], 1e-9))
         return weights.T.astype(np.float32) @ self.bounded
 
 
-def _varied(whitened: Floats) -> _GramMatrix:
-    bounded = np.clip(whitened, -_WINSOR, _WINSOR)
-    return _GramMatrix(bounded, (bounded @ bounded.T).astype(np.float64))
+def _subtract_components(whitened: Floats, components: Floats) -> Floats:
+    """Subtract the components from (..., p) vectors, robustly against outliers.
 
-
-def _unexplained(whitened: Floats, components: Floats) -> Floats:
-    """Take the components out of vectors of (..., p), so that outliers do not decide how much.
-
-    Huber's M-estimate of the amplitudes (1964, Ann. Math. Statist. 35, 73): what is left is
-    bounded, not what was there. At the edges of bright orders a shift of a twentieth of a pixel is
-    dozens of sigma, and nominal.
+    The amplitudes are Huber's M-estimate (1964, Ann. Math. Statist. 35, 73). The bound applies
+    to the remainder and not to the vector: at the edges of bright orders a nominal shift of a
+    twentieth of a pixel exceeds dozens of sigma.
     """
-    left = whitened.astype(np.float32)
+    remainder = whitened.astype(np.float32)
     for _ in range(_MOST_STEPS):
-        step = np.clip(left, -_WINSOR, _WINSOR) @ components.T
-        left -= step @ components
+        step = np.clip(remainder, -_WINSOR, _WINSOR) @ components.T
+        remainder -= step @ components
         if np.abs(step).max(initial=0) < _SETTLED:
             break
-    return left
+    return remainder
 
 
-def _held_out(whitened: Floats, varied: _GramMatrix) -> Floats:
-    """Return what is left of each reference when the others alone have made the components."""
-    left = np.empty_like(whitened)
+def _hold_out(whitened: Floats, gram: GramMatrix) -> Floats:
+    """Return the residual of each reference with respect to components of the other folds."""
+    remainders = np.empty_like(whitened)
     fold = np.arange(len(whitened)) % _FOLDS
     for number in range(min(_FOLDS, len(whitened))):
-        components = varied.components(fold != number)
-        left[number::_FOLDS] = _unexplained(whitened[number::_FOLDS], components)
-    return left
+        components = gram.components(fold != number)
+        remainders[number::_FOLDS] = _subtract_components(whitened[number::_FOLDS], components)
+    return remainders
 
 
-def _median(values: Any) -> Any:
+def median_of_frames(values: Any) -> Any:
     """Return the median over the first axis.
 
-    By a full sort of rows in memory order, which NumPy has vectorised: five times faster than
-    its selection of the middle for a hundred float32 values in each place. A few thousand places
-    at once, which stay in the cache while they are turned and sorted.
+    Full sorts of rows in memory order are vectorised in NumPy, and five times faster than its
+    selection for a hundred float32 values. A few hundred places at a time stay in the cache.
     """
     m, places = len(values), values.reshape(len(values), -1)
     median = np.empty(places.shape[1], values.dtype)
@@ -381,93 +419,82 @@ def _median(values: Any) -> Any:
     return median.reshape(values.shape[1:])
 
 
-_PLACES_AT_ONCE = 512
-
-
-def _robust_scatter(values: Any) -> Doubles:
-    apart = values - _median(values)
-    return np.asarray(1.4826 * _median(np.abs(apart, out=apart)), np.float64)
+def robust_scatter(values: Any) -> Doubles:
+    """Return 1.4826 times the median absolute deviation over the first axis."""
+    deviations = values - median_of_frames(values)
+    return np.asarray(1.4826 * median_of_frames(np.abs(deviations, out=deviations)), np.float64)
 
 
 # --- patterns ------------------------------------------------------------------------------------
 
-# A map as it is, and bounded, to one that is greatest where the pattern is strongest.
+# From a residual map and its bounded copy, in which a lone cosmic ray is no patch, to a map that
+# peaks where the pattern is strongest.
 View = Callable[[Floats, Floats], Floats]
 
 _COLUMN_PARTS = 8
-_NEIGHBOURHOOD = 9  # blocks; where many outliers are close together
+_NEIGHBOURHOOD = 9  # blocks: width of the window in which outliers are counted
+_STRENGTH_FLOORS = {"outliers": 1.0, "dark outliers": 1.0, "power": 1e-3}  # of the scatter
 
 
-def _bounded(one: Floats) -> Floats:
-    """Bound a map, so that a lone cosmic ray is not a patch."""
-    return np.clip(one, -_BOUND, _BOUND)
-
-
-def _around(width: int) -> View:
-    """Average over squares, times the root of their blocks: noise gives about 1 in each place."""
+def square_window(width: int) -> View:
+    """Return a view that averages over squares, scaled so that noise gives about 1."""
     return lambda _, bounded: np.abs(uniform_filter(bounded, width)) * width
 
 
-def _column(bounded: Floats) -> Floats:
+def column_means(bounded: Floats) -> Floats:
+    """Replace each (h, w) block by the mean of its column, scaled so that noise gives about 1."""
     mean = np.abs(bounded.mean(axis=0, keepdims=True)) * np.sqrt(len(bounded))
     return np.broadcast_to(mean, bounded.shape)
 
 
-def _part_of_column(bounded: Floats) -> Floats:
-    return np.concatenate([_column(part) for part in np.array_split(bounded, _COLUMN_PARTS)])
+def local_density(values: NDArray[np.bool_] | Floats) -> Floats:
+    """Average (h, w) values over the neighbourhood of each block."""
+    return uniform_filter(values.astype(np.float32), _NEIGHBOURHOOD)
 
 
-def _density(marked: NDArray[np.bool_] | Floats) -> Floats:
-    return uniform_filter(marked.astype(np.float32), _NEIGHBOURHOOD)
+def root_of_count(outliers: NDArray[np.bool_]) -> float:
+    """Return Anscombe's root of a count, of unit scatter (1948, Biometrika 35, 246)."""
+    return 2 * float(np.sqrt(outliers.sum() + 0.375))
 
 
 _VIEWS: Mapping[str, View] = MappingProxyType(
     {
-        "dark block": lambda one, _: -one,  # no cosmic ray makes a block darker
-        "spot": _around(3),
-        "cluster": _around(5),
-        "patch": _around(9),
-        "region": _around(27),
-        "column": lambda _, bounded: _column(bounded),
-        "row": lambda _, bounded: _column(bounded.T).T,
-        "part of a column": lambda _, bounded: _part_of_column(bounded),
-        "power": lambda _, bounded: _density(bounded**2),
-        "outliers": lambda one, _: _density(np.abs(one) > _OUTLIER),
-        "dark outliers": lambda one, _: _density(one < -_OUTLIER),
+        "dark block": lambda values, _: -values,  # no cosmic ray makes a block darker
+        "spot": square_window(3),
+        "cluster": square_window(5),
+        "patch": square_window(9),
+        "region": square_window(27),
+        "column": lambda _, bounded: column_means(bounded),
+        "row": lambda _, bounded: column_means(bounded.T).T,
+        "part of a column": lambda _, bounded: np.concatenate(
+            [column_means(part) for part in np.array_split(bounded, _COLUMN_PARTS)]
+        ),
+        "power": lambda _, bounded: local_density(bounded**2),
+        "outliers": lambda values, _: local_density(np.abs(values) > _OUTLIER),
+        "dark outliers": lambda values, _: local_density(values < -_OUTLIER),
     }
 )
 _TOTALS: Mapping[str, Callable[[Floats, Floats], float]] = MappingProxyType(
     {
         "power": lambda _, bounded: float((bounded**2).mean()),
-        "outliers": lambda one, _: _root_of_count(np.abs(one) > _OUTLIER),
-        "dark outliers": lambda one, _: _root_of_count(one < -_OUTLIER),
+        "outliers": lambda values, _: root_of_count(np.abs(values) > _OUTLIER),
+        "dark outliers": lambda values, _: root_of_count(values < -_OUTLIER),
     }
 )
 PATTERNS = tuple(f"{name} {shape}" for name in _MAPS for shape in _VIEWS)
 
 
-def _strengths(maps: Floats) -> Doubles:
+def pattern_strengths(maps: Floats) -> Doubles:
     """Return the strength of each pattern in (3, h, w) maps: (patterns,).
 
-    Of most the greatest value anywhere; of those spread over the frame the total.
+    It is the total for patterns that spread over the frame, and the peak for all others.
     """
-    both = [(one, _bounded(one)) for one in maps]
-    return np.array([_strength(*one, shape) for one in both for shape in _VIEWS])
-
-
-def _strength(one: Floats, bounded: Floats, shape: str) -> float:
-    if shape in _TOTALS:
-        return _TOTALS[shape](one, bounded)
-    return float(_VIEWS[shape](one, bounded).max())
-
-
-def _root_of_count(outliers: NDArray[np.bool_]) -> float:
-    """Return Anscombe's root (1948, Biometrika 35, 246): a count's scatter becomes 1."""
-    return 2 * float(np.sqrt(outliers.sum() + 0.375))
-
-
-def _least_pattern_scatter(middle: Doubles) -> Doubles:
-    """Bound the scatter from below, where few references happen to agree."""
-    floors = {"outliers": 1.0, "dark outliers": 1.0, "power": 1e-3}
-    floor = np.array([floors.get(shape, 0.3) for _ in _MAPS for shape in _VIEWS])
-    return np.asarray(np.maximum(floor, 0.03 * np.abs(middle)))
+    strengths = []
+    for residual_map in maps:
+        bounded = np.clip(residual_map, -_BOUND, _BOUND)
+        for shape, view in _VIEWS.items():
+            if shape in _TOTALS:
+                strengths.append(_TOTALS[shape](residual_map, bounded))
+            else:
+                strengths.append(float(view(residual_map, bounded).max()))
+    return np.array(strengths)

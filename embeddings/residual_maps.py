@@ -1,9 +1,9 @@
-"""Where a frame differs from its reference: a map on the frame's grid.
+"""Detection of coherent structure in residual maps: windows of many shapes.
 
-The residual says of each block how far its level, scatter and peak are from what nominal
-variation explains. Noise and cosmic rays make single blocks odd in every good frame; a fault is
-odd over a column, a row, a spot, a region. So each block is looked at through windows of many
-shapes, and the window that stands out most from what good frames show through it counts.
+The residual gives the deviation of each block's level, scatter and peak from the reference model.
+Noise and cosmic rays make single blocks deviate in every good frame. A fault deviates over a
+column, a row, a spot or a region. Each block is therefore averaged over windows of many shapes;
+the window that exceeds its limit in good frames most decides.
 
 Shapes: (3, h, w) residual maps; (h, w) explanations.
 """
@@ -18,9 +18,9 @@ from scipy.ndimage import label, uniform_filter
 Floats = NDArray[np.float32]
 
 _BOUND = 10.0  # sigma: one cosmic ray must not fill a window
-# Height and width of each window in blocks, and how much further than in the references it may
-# stand out in a good frame of later weeks. Noise stays as it was; drift is coherent, so that the
-# longer the window, the more it sees of it. From simulated nominal frames.
+# Height and width of each window in blocks, and the margin over the references for good frames
+# of later weeks. Noise stays constant; drift is coherent and grows with the length of the window.
+# The margins come from simulated nominal frames.
 _WINDOWS = (
     ((3, 3), 1.2),
     ((9, 9), 1.4),
@@ -32,25 +32,25 @@ _WINDOWS = (
     ((1, 27), 1.5),
     ((1, 81), 2.4),
 )
-_GOOD = 0.98  # of the references; the others hold a cosmic ray in a thousand, or a fault unseen
-_OWN_SHARE = 0.5  # of a window's strength that a block must have earned itself
-_OWN_FULL = 6.0  # sigma: a block this odd has
+_GOOD = 0.98  # share of the references; the rest may hold a rare cosmic ray or a missed fault
+_BLOCK_SHARE = 0.5  # of a window's strength that depends on the block itself
+_BLOCK_FULL = 6.0  # sigma: deviation of a block that receives this share in full
 
 
 @dataclass(frozen=True)
 class PeakRegion:
-    """The part of a map around its brightest block where the frame is odder than good ones.
+    """Connected region above the limit of good frames around a map's brightest block.
 
     Attributes
     ----------
     brightest : (int, int)
         Row and column of the block.
     rows, columns : (int, int)
-        First and last block of the part, both included.
+        First and last block of the region, both included.
     height : float
-        The map at the brightest block.
+        Value of the map at the brightest block.
     share : float
-        Blocks of the whole map that are odder than good frames, 0 to 1.
+        Share of all blocks of the map above 1, 0 to 1.
     """
 
     brightest: tuple[int, int]
@@ -62,64 +62,64 @@ class PeakRegion:
 
 @dataclass(frozen=True)
 class ResidualMapModel:
-    """How odd the good frames of one setup look through each window.
+    """Limit of each window in good frames of one setup.
 
     Attributes
     ----------
     limits : (windows,) float32 array
-        Of the level's windows, then the scatter's, then the peak's.
+        Windows of the level, then of the scatter, then of the peak; sigma.
     """
 
     limits: Floats
 
     def explain(self, maps: Floats) -> Floats:
-        """Return where a frame differs: 1 is as odd as good frames get.
+        """Return the deviation of each block, in units of the limit of good frames.
 
         Parameters
         ----------
         maps : (3, h, w) float32 array
-            `Residual.maps`: sigma.
+            `Residual.maps`, sigma.
 
         Returns
         -------
         (h, w) float32 array, 0 or greater
         """
         strongest = np.zeros(maps.shape[1:], np.float32)
-        for seen, limit in zip(_through_windows(maps), self.limits, strict=True):
-            np.maximum(strongest, seen / limit, out=strongest)
+        for deviation, limit in zip(window_deviations(maps), self.limits, strict=True):
+            np.maximum(strongest, deviation / limit, out=strongest)
         return strongest
 
 
-def learn_explainer(nominal: Iterable[Floats]) -> ResidualMapModel:
-    """Learn how odd good frames look, from the residual maps of references.
+def learn_map_model(nominal: Iterable[Floats]) -> ResidualMapModel:
+    """Learn the limit of each window from the residual maps of references.
 
     Parameters
     ----------
     nominal : iterable of (3, h, w) float32 arrays
-        At least one; twenty or more make it worth having.
+        At least one; twenty or more give useful limits.
 
     Raises
     ------
     ValueError
-        If there are none.
+        If there are no maps.
     """
-    greatest = [[float(seen.max()) for seen in _through_windows(maps)] for maps in nominal]
+    greatest = [[float(values.max()) for values in window_deviations(maps)] for maps in nominal]
     if not greatest:
         raise ValueError("need the residual maps of at least one reference")
     margins = np.tile([margin for _, margin in _WINDOWS], 3)
     limits = np.quantile(greatest, _GOOD, axis=0) * margins
-    # Maps that are all zero are no frame's; the floor keeps even their division finite.
+    # The floor keeps the division finite for maps of zeros, which no real frame has.
     return ResidualMapModel(np.maximum(limits, 1.0).astype(np.float32))
 
 
-def brightest_place(explanation: Floats) -> PeakRegion:
-    """Describe where a map is brightest; around it, what is above 1 and hangs together."""
+def find_peak_region(explanation: Floats) -> PeakRegion:
+    """Return the brightest block of a (h, w) map and the connected region above 1 around it."""
     peak = np.unravel_index(explanation.argmax(), explanation.shape)
     row, column = int(peak[0]), int(peak[1])
     height = float(explanation[row, column])
-    odd = explanation > min(1.0, height / 2)
-    parts, _ = label(odd, np.ones((3, 3)))
-    rows, columns = np.nonzero(parts == parts[row, column])
+    is_above = explanation > min(1.0, height / 2)
+    regions, _ = label(is_above, np.ones((3, 3)))
+    rows, columns = np.nonzero(regions == regions[row, column])
     return PeakRegion(
         brightest=(row, column),
         rows=(int(rows.min()), int(rows.max())),
@@ -129,22 +129,18 @@ def brightest_place(explanation: Floats) -> PeakRegion:
     )
 
 
-def _through_windows(maps: Floats) -> Iterator[Floats]:
-    """Yield how odd each block is through each window: noise alone gives about 1."""
-    for one in maps:
-        bounded = np.clip(one, -_BOUND, _BOUND)
-        for shape, _ in _WINDOWS:
-            yield _through(bounded, shape)
+def window_deviations(maps: Floats) -> Iterator[Floats]:
+    """Yield the (h, w) deviation of each block through each window: noise gives about 1.
 
-
-def _through(bounded: Floats, shape: tuple[int, int]) -> Floats:
-    """Average over windows, times the root of their blocks; beyond the edges there is nothing.
-
-    So a window is strongest in the middle of what is odd. The window alone cannot tell which of
-    its blocks are: one that is odd itself, to the same side, counts fully, its neighbour half.
+    A window's value is the mean of its blocks times the root of their number. Blocks outside the
+    map count as zero. A window is strongest at the middle of a fault, also for blocks that do
+    not deviate themselves. Therefore a block that deviates to the same side counts fully, other
+    blocks count half.
     """
-    mean = uniform_filter(bounded, shape, mode="constant")
-    own = np.clip(bounded * np.sign(mean), 0, _OWN_FULL) / _OWN_FULL
-    weight = (1 - _OWN_SHARE) + _OWN_SHARE * own
-    seen: Floats = np.abs(mean) * np.float32(np.sqrt(shape[0] * shape[1])) * weight
-    return seen
+    for residual_map in maps:
+        bounded = np.clip(residual_map, -_BOUND, _BOUND)
+        for shape, _ in _WINDOWS:
+            mean = uniform_filter(bounded, shape, mode="constant")
+            block = np.clip(bounded * np.sign(mean), 0, _BLOCK_FULL) / _BLOCK_FULL
+            weight = (1 - _BLOCK_SHARE) + _BLOCK_SHARE * block
+            yield np.abs(mean) * np.float32(np.sqrt(shape[0] * shape[1])) * weight

@@ -4,25 +4,35 @@ from pathlib import Path
 import pytest
 from sqlalchemy.orm import Session
 
-from qc.db.engine import connect
+from qc.db.schema.engine import connect
 from qc.io.instruments import Instrument
 from qc.project import create_project
 from qc.settings import read_settings
 from tests.support import databases
-from tests.support.databases import copied, drop_database, new_database, settle
-from tests.support.tiny import open_tiny, teach, thresholds_text, write_instrument
+from tests.support.databases import (
+    copied_project,
+    drop_database,
+    new_database,
+    write_database_setting,
+)
+from tests.support.tiny_spectrograph import (
+    add_training_frames,
+    open_tiny,
+    thresholds_text,
+    write_instrument,
+)
 
 pytest_plugins = ["tests.support.browser", "tests.support.buckets", "tests.support.terminal"]
 
 
 @pytest.fixture(scope="session")
 def empty_project(tmp_path_factory):
-    """A project folder that nothing has been processed in; not to be written to."""
+    """Empty project folder, shared: tests must not write to it."""
     folder = tmp_path_factory.mktemp("empty") / "project"
     instrument = write_instrument_of(folder)
     (folder / "thresholds.yaml").write_text(thresholds_text(instrument.image_types()))
     database = new_database()
-    settle(folder, database)
+    write_database_setting(folder, database)
     create_project(folder)
     yield folder
     drop_database(database)
@@ -35,14 +45,14 @@ def write_instrument_of(folder: Path) -> Instrument:
 
 @pytest.fixture
 def project_folder(empty_project, tmp_path):
-    """A project folder of the test's own."""
-    with copied(empty_project, tmp_path / "project") as one:
-        yield one
+    """Project folder of one test."""
+    with copied_project(empty_project, tmp_path / "project") as folder:
+        yield folder
 
 
 @pytest.fixture
 def unmade(tmp_path, monkeypatch):
-    """A folder that is still to become a project, whose database is there and empty."""
+    """Folder without a project, with an empty database."""
     url = new_database()
     if url is not None:
         monkeypatch.setenv("QC_DATABASE", url.render_as_string(hide_password=False))
@@ -52,10 +62,10 @@ def unmade(tmp_path, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _no_database_of_its_own(request):
-    """Let no test be forgotten that should run on both databases."""
-    with databases.watched() as opened:
+    """Fail a test that opens a database without a fixture, as it would run on one only."""
+    with databases.record_connections() as opened:
         yield
-    assert databases.is_at_home(request.node, opened), (
+    assert databases.is_on_right_database(request.node, opened), (
         f"opened {', '.join(sorted(opened))} by itself: take the fixture project, unmade or blank, "
         "and it is run on both databases; or mark it sqlite, and say why"
     )
@@ -63,7 +73,7 @@ def _no_database_of_its_own(request):
 
 @pytest.fixture
 def blank():
-    """The address of a PostgreSQL database in which there is nothing."""
+    """Address of an empty PostgreSQL database."""
     url = new_database()
     yield url
     drop_database(url)
@@ -71,7 +81,7 @@ def blank():
 
 @pytest.fixture
 def inbox(tmp_path):
-    """A folder for frames."""
+    """Folder for frames."""
     folder = tmp_path / "inbox"
     folder.mkdir()
     return folder
@@ -79,7 +89,7 @@ def inbox(tmp_path):
 
 @pytest.fixture
 def session(project_folder):
-    """A session of the project's database, for what nobody else need see."""
+    """Session of the project's database."""
     engine = connect(read_settings(project_folder).database_url)
     with Session(engine) as opened:
         yield opened
@@ -88,18 +98,18 @@ def session(project_folder):
 
 @pytest.fixture
 def project(project_folder):
-    """The project, open, with a stand-in for the network."""
+    """Open project, with a stand-in for the encoder."""
     with open_tiny(project_folder) as opened:
         yield opened
 
 
 @pytest.fixture(scope="session")
 def taught(empty_project, tmp_path_factory):
-    """A project with labels enough to train a classifier; not to be written to."""
+    """Project folder with a training set, shared: tests must not write to it."""
     folder = tmp_path_factory.mktemp("taught")
-    with copied(empty_project, folder / "project") as project_folder:
+    with copied_project(empty_project, folder / "project") as project_folder:
         with open_tiny(project_folder) as project:
-            teach(project, folder)
+            add_training_frames(project, folder)
         yield project_folder
 
 
@@ -116,26 +126,25 @@ def pytest_unconfigure():
 
 
 def pytest_collection_modifyitems(config, items):
-    """Call what needs a real browser so, and leave out what is not about the database asked for.
+    """Mark the tests that need a browser, and deselect those for another database.
 
-    'make test' leaves the browser's to 'make browser'.
+    'make test' deselects the browser's; 'make browser' runs them.
     """
     for item in items:
         if "chromium" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.browser)
-    asked = config.getoption("--database")
-    left_out = [one for one in items if not databases.is_wanted(one, asked)]
-    config.hook.pytest_deselected(items=left_out)
-    items[:] = [one for one in items if databases.is_wanted(one, asked)]
+    database = config.getoption("--database")
+    deselected = [item for item in items if not databases.is_selected(item, database)]
+    config.hook.pytest_deselected(items=deselected)
+    items[:] = [item for item in items if databases.is_selected(item, database)]
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport():
-    """Let no garbage be collected while a failure is written down.
+    """Disable garbage collection while a failure is reported.
 
-    CPython 3.11 keeps one count of recursion for all threads that parse source to a tree. A
-    finalizer in the middle lets another thread run: where a server logs an error just then,
-    both parse, and pytest dies of "AST constructor recursion depth mismatch".
+    CPython 3.11 has one recursion counter for all threads that parse source. A finalizer lets
+    another thread run; if that one logs an error, both parse, and pytest fails with "AST constructor recursion depth mismatch".
     """
     gc.disable()
     try:

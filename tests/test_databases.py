@@ -1,58 +1,61 @@
-"""The tests' own rule: what asks a database runs on both."""
+"""Selection of tests by database: tests with a database run on both."""
 
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from qc.db.engine import connect
-from tests.support.databases import MAIN, is_at_home, is_wanted, watched
+from qc.db.schema.engine import connect
+from tests.support.databases import MAIN, is_on_right_database, is_selected, record_connections
 
 
 def item(*fixtures: str, marker: str = "") -> Any:
-    """Return a test as pytest has collected it."""
+    """Return a stand-in for a collected test."""
     return SimpleNamespace(
         fixturenames=fixtures,
         get_closest_marker=lambda name: name if name == marker else None,
     )
 
 
-def test_what_takes_a_project_runs_on_both_and_what_opens_nothing_on_one():
+def test_is_selected_by_fixture():
     project_folder, nothing = item("project_folder", "empty_project"), item("tmp_path")
-    assert [is_wanted(project_folder, asked) for asked in ("sqlite", "postgresql")] == [True, True]
-    assert [is_wanted(nothing, asked) for asked in ("sqlite", "postgresql")] == [True, False]
+    databases = ("sqlite", "postgresql")
+    assert [is_selected(project_folder, name) for name in databases] == [True, True]
+    assert [is_selected(nothing, name) for name in databases] == [True, False]
 
 
 @pytest.mark.parametrize(
-    ("one", "asked"),
+    ("collected", "database"),
     [
         (item("empty_project", marker="sqlite"), "sqlite"),
         (item("empty_project", marker="postgresql"), "postgresql"),
         (item("blank"), "postgresql://db/qc"),
     ],
 )
-def test_what_is_about_one_database_runs_there_alone(one, asked):
-    every = {"sqlite", "postgresql", "postgresql://db/qc"}
-    wanted = {each for each in every if is_wanted(one, each)}
-    assert wanted == ({"sqlite"} if asked == "sqlite" else every - {"sqlite"})
+def test_is_selected_by_marker(collected, database):
+    databases = {"sqlite", "postgresql", "postgresql://db/qc"}
+    selected = {name for name in databases if is_selected(collected, name)}
+    assert selected == ({"sqlite"} if database == "sqlite" else databases - {"sqlite"})
 
 
 @pytest.mark.sqlite
-def test_a_test_that_opens_a_database_of_its_own_is_noticed(tmp_path, monkeypatch):
+def test_is_on_right_database_own_connection_is_refused(tmp_path, monkeypatch):
     monkeypatch.delenv(MAIN, raising=False)
-    with watched() as opened:
+    with record_connections() as opened:
         engine = connect(f"sqlite:///{tmp_path / 'x.db'}")
         engine.connect().close()
         engine.dispose()
     assert opened == {"sqlite"}
-    assert not is_at_home(item("tmp_path"), opened)
-    assert is_at_home(item("tmp_path"), set())
-    assert is_at_home(item("tmp_path", marker="sqlite"), opened)
-    assert is_at_home(item("unmade"), opened)
+    assert not is_on_right_database(item("tmp_path"), opened)
+    assert is_on_right_database(item("tmp_path"), set())
+    assert is_on_right_database(item("tmp_path", marker="sqlite"), opened)
+    assert is_on_right_database(item("unmade"), opened)
 
 
-def test_a_test_that_goes_back_to_sqlite_on_postgresql_is_noticed(monkeypatch):
+def test_is_on_right_database_sqlite_on_server_is_refused(monkeypatch):
     monkeypatch.setenv(MAIN, "postgresql://db/qc")
-    assert not is_at_home(item("empty_project"), {"postgresql", "sqlite"})
-    assert is_at_home(item("empty_project"), {"postgresql"})
-    assert is_at_home(item("blank"), {"postgresql", "sqlite"})  # one is copied to the other
+    assert not is_on_right_database(item("empty_project"), {"postgresql", "sqlite"})
+    assert is_on_right_database(item("empty_project"), {"postgresql"})
+    assert is_on_right_database(
+        item("blank"), {"postgresql", "sqlite"}
+    )  # one is copied to the other

@@ -14,23 +14,29 @@ from sqlalchemy import select
 
 from qc import db
 from qc.core.enums import ExportFormat, ExportTable, LabelName
-from qc.db.models import VerdictRow
+from qc.db.schema.models import VerdictRow
 from qc.detection.decision import widening
 from qc.detection.metrics import METRICS
 from qc.errors import UnknownFrameError
 from qc.exports import (
+    encode_tables,
     frame_records,
     project_status,
     read_table,
     read_tables,
-    text_of,
     write_table,
     write_tables,
     write_tables_file,
 )
-from tests.support.databases import copied
-from tests.support.remembered import Past, remember
-from tests.support.tiny import light_leak, open_tiny, process, write_frame, write_history
+from tests.support.databases import copied_project
+from tests.support.tiny_spectrograph import (
+    light_leak,
+    open_tiny,
+    process,
+    write_frame,
+    write_history,
+)
+from tests.support.verdict_rows import StoredExtension, add_extensions
 
 PROMISED = ["file", "extension", "image_type", "observed_at", "status", "merge_height"]
 PROMISED += ["threshold", "score", "reasons", "predicted_type", "predicted_kind", "fingerprint"]
@@ -38,11 +44,11 @@ HOSTILE = '[red]=1+1, "x" <b>&amp;\';λ.fits'
 
 
 @pytest.fixture(scope="module")
-def made(empty_project, tmp_path_factory):
-    """Twenty certified frames, and one with a leak under a name made to annoy."""
+def exported_folder(empty_project, tmp_path_factory):
+    """Project with twenty certified frames, and one with a leak and a hostile name."""
     folder = tmp_path_factory.mktemp("exported")
     (inbox := folder / "inbox").mkdir()
-    with copied(empty_project, folder / "project") as project_folder:
+    with copied_project(empty_project, folder / "project") as project_folder:
         with open_tiny(project_folder) as project:
             process(project, *write_history(inbox), label=LabelName.GOOD)
             leak = write_frame(inbox, night=2, change=light_leak)
@@ -51,15 +57,18 @@ def made(empty_project, tmp_path_factory):
 
 
 @pytest.fixture
-def judged(made, tmp_path):
-    """What was made, in a project of the test's own."""
-    with copied(made, tmp_path / "judged") as project_folder, open_tiny(project_folder) as project:
+def judged(exported_folder, tmp_path):
+    """Copy of the exported project for one test."""
+    with (
+        copied_project(exported_folder, tmp_path / "judged") as project_folder,
+        open_tiny(project_folder) as project,
+    ):
         yield project
 
 
-def table_of(project, what, since=None) -> pd.DataFrame:
-    with project.reads() as session:
-        return read_table(session, what, since)
+def table_of(project, table_name, since=None) -> pd.DataFrame:
+    with project.read_session() as session:
+        return read_table(session, table_name, since)
 
 
 def written(table: pd.DataFrame, form: ExportFormat) -> io.BytesIO:
@@ -69,13 +78,13 @@ def written(table: pd.DataFrame, form: ExportFormat) -> io.BytesIO:
     return stream
 
 
-def test_the_table_of_verdicts_begins_with_the_promised_columns(judged):
+def test_verdict_table_begins_with_the_documented_columns(judged):
     table = table_of(judged, ExportTable.VERDICTS)
     assert list(table.columns)[: len(PROMISED)] == PROMISED
     assert len(table) == 21
 
 
-def test_a_row_says_what_was_judged(judged):
+def test_verdict_table_row_describes_the_extension(judged):
     row = table_of(judged, ExportTable.VERDICTS).iloc[-1]
     assert (row["file"], row["extension"], row["image_type"]) == (HOSTILE, 0, "TB0")
     assert (row["status"], row["threshold"], row["fingerprint"]) == (
@@ -90,8 +99,8 @@ def test_a_row_says_what_was_judged(judged):
     assert set(table_of(judged, ExportTable.VERDICTS)["label"][:20]) == {"good"}
 
 
-def test_what_a_classifier_says_stands_beside_its_probability(judged):
-    with judged.writes.begin() as session:
+def test_verdict_table_has_predictions_with_probabilities(judged):
+    with judged.write_session.begin() as session:
         verdict = session.scalars(select(VerdictRow)).all()[-1]
         verdict.predicted_type, verdict.type_probability = "TB0", 0.97
         verdict.predicted_kind, verdict.kind_probability = "light_leak", 0.8
@@ -102,7 +111,7 @@ def test_what_a_classifier_says_stands_beside_its_probability(judged):
     assert table.iloc[0][["type_probability", "kind_probability"]].isna().all()
 
 
-def test_csv_is_what_any_reader_of_csv_can_read(judged):
+def test_csv_is_read_by_a_standard_reader(judged):
     table = table_of(judged, ExportTable.VERDICTS)
     stream = written(table, ExportFormat.CSV)
     rows = list(csv.DictReader(io.StringIO(stream.getvalue().decode())))
@@ -113,7 +122,7 @@ def test_csv_is_what_any_reader_of_csv_can_read(judged):
     assert back["score"].to_numpy() == pytest.approx(table["score"].to_numpy())
 
 
-def test_votable_opens_in_astropy(judged):
+def test_votable_is_read_by_astropy(judged):
     back = Table.read(
         written(table_of(judged, ExportTable.VERDICTS), ExportFormat.VOTABLE), format="votable"
     )
@@ -123,7 +132,7 @@ def test_votable_opens_in_astropy(judged):
     assert float(back["score"][-1]) > 1
 
 
-def test_a_votable_holds_any_text_and_what_is_no_number():
+def test_votable_holds_any_text_and_missing_numbers():
     note = "<b> & ]]> \x00\x1b é"
     table = pd.DataFrame(
         {
@@ -135,9 +144,9 @@ def test_a_votable_holds_any_text_and_what_is_no_number():
             "note": [note, np.nan],
         }
     )
-    [one] = parse(written(table, ExportFormat.VOTABLE), verify="exception").iter_tables()
-    assert [field.datatype for field in one.fields].count("unicodeChar") == 4
-    back = one.to_table()
+    [item] = parse(written(table, ExportFormat.VOTABLE), verify="exception").iter_tables()
+    assert [field.datatype for field in item.fields].count("unicodeChar") == 4
+    back = item.to_table()
     assert back["note"].tolist() == [note.replace("\x00", " ").replace("\x1b", " "), ""]
     assert back["file"].tolist() == ["a", ""]
     assert back["at"].tolist() == ["", "2026-01-02T20:00:00+00:00"]
@@ -147,22 +156,22 @@ def test_a_votable_holds_any_text_and_what_is_no_number():
 
 
 @pytest.mark.parametrize("form", [ExportFormat.CSV, ExportFormat.VOTABLE])
-def test_text_leaves_before_the_next_rows_are_asked_for(form):
-    asked = []
+def test_encode_tables_yields_before_reading_the_next_part(form):
+    requested = []
 
     def tables():
         for number in range(2):
-            asked.append(number)
+            requested.append(number)
             yield pd.DataFrame({"file": [f"f{number}"], "extension": [0]})
 
-    parts = text_of(tables(), form)
+    parts = encode_tables(tables(), form)
     while b"f0" not in next(parts):
         pass
-    assert asked == [0]
+    assert requested == [0]
     assert b"f1" in b"".join(parts)
 
 
-def test_parquet_keeps_times_and_lists(judged):
+def test_parquet_has_times_and_lists(judged):
     verdicts = pd.read_parquet(
         written(table_of(judged, ExportTable.VERDICTS), ExportFormat.PARQUET)
     )
@@ -170,13 +179,13 @@ def test_parquet_keeps_times_and_lists(judged):
     embeddings = pd.read_parquet(
         written(table_of(judged, ExportTable.EMBEDDINGS), ExportFormat.PARQUET)
     )
-    with judged.reads() as session:
+    with judged.read_session() as session:
         stored = db.embeddings.embedding_of(session, 21, 1)
     assert np.array_equal(np.float32(embeddings["embedding"].iloc[-1]), stored)
 
 
 @pytest.mark.parametrize("form", [ExportFormat.CSV, ExportFormat.VOTABLE])
-def test_embeddings_are_json_where_a_cell_holds_only_text(judged, form):
+def test_embeddings_are_json_in_csv(judged, form):
     stream = written(table_of(judged, ExportTable.EMBEDDINGS), form)
     if form is ExportFormat.CSV:
         cell = pd.read_csv(stream)["embedding"].iloc[0]
@@ -185,10 +194,10 @@ def test_embeddings_are_json_where_a_cell_holds_only_text(judged, form):
     assert len(json.loads(cell)) == 13
 
 
-@pytest.mark.parametrize("what", ExportTable)
+@pytest.mark.parametrize("table_name", ExportTable)
 @pytest.mark.parametrize("form", ExportFormat)
-def test_nothing_stored_gives_a_table_without_rows(project, what, form):
-    stream = written(table_of(project, what), form)
+def test_read_table_empty_project_has_no_rows(project, table_name, form):
+    stream = written(table_of(project, table_name), form)
     if form is ExportFormat.CSV:
         assert len(pd.read_csv(stream)) == 0
     elif form is ExportFormat.PARQUET:
@@ -197,7 +206,7 @@ def test_nothing_stored_gives_a_table_without_rows(project, what, form):
         assert len(Table.read(stream, format="votable")) == 0
 
 
-def test_metrics_have_a_column_each_and_labels_a_row_each(judged):
+def test_metrics_have_columns_and_labels_have_rows(judged):
     metrics = table_of(judged, ExportTable.METRICS)
     assert set(METRICS) <= set(metrics.columns)
     assert metrics["bias_level"].between(99, 101).all()
@@ -205,12 +214,12 @@ def test_metrics_have_a_column_each_and_labels_a_row_each(judged):
     assert labels["label"].tolist() == ["good"] * 20
 
 
-def test_since_is_the_first_night_wanted(judged):
+def test_read_table_since_is_the_first_night(judged):
     assert len(table_of(judged, ExportTable.VERDICTS, date(2026, 1, 2))) == 1
     assert len(table_of(judged, ExportTable.VERDICTS, date(2026, 1, 3))) == 0
 
 
-def test_a_table_file_is_whole_or_not_there(judged, tmp_path):
+def test_write_tables_file_is_complete_or_absent(judged, tmp_path):
     def full():
         yield table_of(judged, ExportTable.LABELS)
         raise OSError("No space left on device")
@@ -225,13 +234,13 @@ def test_a_table_file_is_whole_or_not_there(judged, tmp_path):
     assert [path.name for path in tmp_path.glob("*t.csv*")] == ["t.csv"]
 
 
-@pytest.mark.parametrize("what", ExportTable)
+@pytest.mark.parametrize("table_name", ExportTable)
 @pytest.mark.parametrize("form", ExportFormat)
-def test_a_table_in_parts_is_the_table(judged, what, form):
-    whole = table_of(judged, what)
+def test_read_tables_parts_equal_the_table(judged, table_name, form):
+    whole = table_of(judged, table_name)
     stream = io.BytesIO()
-    with judged.reads() as session:
-        parts = list(read_tables(session, what, rows=6))
+    with judged.read_session() as session:
+        parts = list(read_tables(session, table_name, rows=6))
     assert [len(part) for part in parts][:3] == [6, 6, 6]
     assert write_tables(parts, form, stream) == len(whole)
     if form is ExportFormat.PARQUET:
@@ -245,10 +254,10 @@ def test_a_table_in_parts_is_the_table(judged, what, form):
         assert stream.getvalue() == written(whole, form).getvalue()
 
 
-def test_a_part_without_a_value_does_not_change_its_columns_type(judged):
-    """The first twenty have no merge height, and nobody predicts anything of them."""
+def test_table_of_empty_column_keeps_its_type(judged):
+    """The first twenty frames have neither merge height nor prediction."""
     stream = io.BytesIO()
-    with judged.reads() as session:
+    with judged.read_session() as session:
         write_tables(
             read_tables(session, ExportTable.VERDICTS, rows=1), ExportFormat.PARQUET, stream
         )
@@ -259,13 +268,13 @@ def test_a_part_without_a_value_does_not_change_its_columns_type(judged):
     assert back["observed_at"].iloc[-1] == pd.Timestamp("2026-01-02T20:00:00Z")
 
 
-def test_embeddings_are_exported_in_memory_of_a_part(project, tmp_path):
+def test_write_tables_memory_is_bounded(project, tmp_path):
     """Two hundred of 64 KB are 13 MB; a part of 10 is 0.6 MB."""
     big = tuple(np.random.default_rng(0).normal(size=16_000))  # PostgreSQL's vectors hold no more
-    remember(project, *[Past(vector=big)] * 200)
+    add_extensions(project, *[StoredExtension(vector=big)] * 200)
     tracemalloc.start()
     try:
-        with project.reads() as session:
+        with project.read_session() as session:
             tables = read_tables(session, ExportTable.EMBEDDINGS, rows=10)
             rows = write_tables_file(tables, ExportFormat.PARQUET, tmp_path / "e.parquet")
         _, peak_bytes = tracemalloc.get_traced_memory()
@@ -275,8 +284,8 @@ def test_embeddings_are_exported_in_memory_of_a_part(project, tmp_path):
     assert peak_bytes < 8e6
 
 
-def test_a_frame_is_told_with_its_metrics_and_its_nearest_reference(judged):
-    with judged.reads() as session:
+def test_frame_records_have_metrics_and_nearest_reference(judged):
+    with judged.read_session() as session:
         [record] = frame_records(session, HOSTILE)
     assert record["status"] == "ANOMALOUS"
     assert record["nearest_reference"].startswith("TINY.2026-01-01T20:")
@@ -284,18 +293,18 @@ def test_a_frame_is_told_with_its_metrics_and_its_nearest_reference(judged):
     assert record["metrics"]["gradient_y"]["z"] > 100
 
 
-def test_a_frame_that_was_never_processed_is_told(project):
+def test_frame_records_unknown_frame_is_refused(project):
     with (
-        project.reads() as session,
+        project.read_session() as session,
         pytest.raises(UnknownFrameError, match="nothing: no processed frame"),
     ):
         frame_records(session, "nothing")
 
 
-def test_the_status_counts_and_lists_failures(judged, inbox):
+def test_project_status_counts_and_lists_failures(judged, inbox):
     (inbox / "broken.fits").write_bytes(b"?")
     process(judged, inbox / "broken.fits")
-    with judged.reads() as session:
+    with judged.read_session() as session:
         status = project_status(session)
     assert status["files"] == {"processed": 21, "failed": 1}
     assert (status["alerts_owed"], status["newest_night"]) == (1, date(2026, 1, 2))

@@ -3,7 +3,7 @@ from threading import Event, Thread
 
 import pytest
 
-from qc._cache import LRUCache, pictures_kept
+from qc._cache import LRUCache, picture_cache
 from qc._locks import KeyedLocks
 from tests.support.waiting import DEADLINE_S, wait_for_end
 
@@ -15,34 +15,34 @@ def together(*works):
     wait_for_end(*threads)
 
 
-def test_two_who_want_one_name_wait_for_each_other_and_others_do_not():
+def test_keyed_locks_serialise_one_key_only():
     turns, has_it, may_end = KeyedLocks(), Event(), Event()
     order = []
 
     def first():
-        with turns.of("a"):
+        with turns.hold("a"):
             has_it.set()
             assert may_end.wait(DEADLINE_S)
             order.append("first")
 
     def second():
         assert has_it.wait(DEADLINE_S)
-        with turns.of("b"):
+        with turns.hold("b"):
             order.append("other")
         may_end.set()
-        with turns.of("a"):
+        with turns.hold("a"):
             order.append("second")
 
     together(first, second)
     assert order == ["other", "first", "second"]
 
 
-def test_no_more_are_at_work_at_once_than_may_be():
+def test_keyed_locks_at_once_limits_all_keys():
     turns, has_it, tries = KeyedLocks(at_once=1), Event(), Event()
     order = []
 
     def first():
-        with turns.of("a"):
+        with turns.hold("a"):
             has_it.set()
             assert tries.wait(DEADLINE_S)
             order.append("a")
@@ -50,71 +50,71 @@ def test_no_more_are_at_work_at_once_than_may_be():
     def second():
         assert has_it.wait(DEADLINE_S)
         tries.set()
-        with turns.of("b"):
+        with turns.hold("b"):
             order.append("b")
 
     together(first, second)
     assert order == ["a", "b"]
 
 
-def test_a_turn_that_failed_leaves_its_name_to_others():
+def test_keyed_locks_are_released_after_an_error():
     turns = KeyedLocks()
-    with pytest.raises(ZeroDivisionError), turns.of("a"):
+    with pytest.raises(ZeroDivisionError), turns.hold("a"):
         _ = 1 / 0
-    with turns.of("a"):
+    with turns.hold("a"):
         assert True
 
 
-def test_what_was_made_once_is_not_made_again_until_it_is_made_from_something_else():
-    kept = LRUCache()
-    made: list[int] = []
+def test_lru_cache_recomputes_after_a_new_version():
+    cache = LRUCache()
+    values: list[int] = []
 
     def make():
-        made.append(len(made))
-        return made[-1]
+        values.append(len(values))
+        return values[-1]
 
-    assert [kept.get("a", stamp, make) for stamp in (1, 1, 2, 2)] == [0, 0, 1, 1]
-    assert kept.get("b", 2, lambda: None) is None
-    assert kept.get("b", 2, make) is None  # None is a result too
+    assert [cache.get("a", stamp, make) for stamp in (1, 1, 2, 2)] == [0, 0, 1, 1]
+    assert cache.get("b", 2, lambda: None) is None
+    assert cache.get("b", 2, make) is None  # None is a result too
 
 
-def test_the_least_lately_used_is_forgotten_first():
-    kept = LRUCache(room=2)
-    made: list[str] = []
+def test_lru_cache_evicts_the_least_recently_used():
+    cache = LRUCache(room=2)
+    values: list[str] = []
     for name in ("a", "b", "a", "c", "a", "b"):
-        kept.get(name, 0, partial(made.append, name))
-    assert made == ["a", "b", "c", "b"]
-    assert kept.used == 2
+        cache.get(name, 0, partial(values.append, name))
+    assert values == ["a", "b", "c", "b"]
+    assert cache.used == 2
 
 
-def test_two_who_ask_at_once_wait_for_one():
-    kept, begun, may_end, made = LRUCache(), Event(), Event(), []
+def test_lru_cache_concurrent_callers_compute_once():
+    cache, begun, may_end, values = LRUCache(), Event(), Event(), []
 
     def make():
         begun.set()
         assert may_end.wait(DEADLINE_S)
-        made.append(1)
+        values.append(1)
         return "made"
 
     def second():
         assert begun.wait(DEADLINE_S)
         may_end.set()
-        assert kept.get("a", 0, make) == "made"
+        assert cache.get("a", 0, make) == "made"
 
-    together(lambda: kept.get("a", 0, make), second)
-    assert made == [1]
+    together(lambda: cache.get("a", 0, make), second)
+    assert values == [1]
 
 
-def test_pictures_are_kept_while_there_is_room_for_their_bytes():
-    kept = pictures_kept()
+def test_picture_cache_is_limited_by_bytes():
+    cache = picture_cache()
     for number in range(70):
-        kept.get(number, 0, lambda: bytes(2**20))
-    assert 60 * 2**20 < kept.used <= 64 * 2**20
+        cache.get(number, 0, lambda: bytes(2**20))
+    assert 60 * 2**20 < cache.used <= 64 * 2**20
 
 
-def test_who_wants_a_name_only_if_it_is_free_does_not_wait_for_it():
+def test_try_hold_does_not_wait():
     turns = KeyedLocks()
-    with turns.of("a"), turns.if_free("a") as is_free, turns.if_free("b") as is_other_free:
+    with turns.hold("a"), turns.try_hold("a") as is_free, turns.try_hold("b") as is_other_free:
         assert (is_free, is_other_free) == (False, True)
-    with turns.if_free("a") as is_free:
+    with turns.try_hold("a") as is_free:
         assert is_free

@@ -4,12 +4,12 @@ from pathlib import Path
 import pytest
 
 from embeddings.encoder import ResNet50Encoder
-from qc.db.engine import connect
+from qc.db.schema.engine import connect
 from qc.errors import ConfigurationError
-from qc.io.instruments import read_instruments
+from qc.io.instrument_files import read_instruments
 from qc.project import create_project, open_project, thresholds_file
 from qc.settings import read_settings
-from tests.support.tiny import thresholds_text
+from tests.support.tiny_spectrograph import thresholds_text
 
 
 def settings_of(project_folder: Path, toml: str = ""):
@@ -18,7 +18,7 @@ def settings_of(project_folder: Path, toml: str = ""):
     return read_settings(project_folder)
 
 
-def test_the_environment_outranks_the_file_and_the_caller_outranks_both(tmp_path, monkeypatch):
+def test_settings_priority_is_caller_environment_file(tmp_path, monkeypatch):
     toml = 'stretch = "asinh"\nbatch_frames = 3\nproject = "/elsewhere"\n'
     monkeypatch.setenv("QC_STRETCH", "zscale")
     monkeypatch.setenv("QC_PROJECT", "/nowhere")
@@ -27,7 +27,7 @@ def test_the_environment_outranks_the_file_and_the_caller_outranks_both(tmp_path
     assert settings.project == tmp_path.resolve()
 
 
-def test_relative_paths_start_at_the_project_wherever_the_caller_stands(tmp_path, monkeypatch):
+def test_settings_relative_paths_start_at_the_project(tmp_path, monkeypatch):
     toml = (
         'thresholds = "limits/t.yaml"\ninstruments = "mine"\nweights = "w.weights.h5"\n'
         'database = "sqlite:///data/x.db"\n'
@@ -42,7 +42,7 @@ def test_relative_paths_start_at_the_project_wherever_the_caller_stands(tmp_path
     assert settings.database_url.database == str(project_folder / "data/x.db")
 
 
-def test_absolute_paths_and_names_stay_as_they_are(tmp_path):
+def test_settings_absolute_paths_are_unchanged(tmp_path):
     toml = (
         'thresholds = "/etc/t.yaml"\nweights = "imagenet"\n'
         'database = "postgresql+psycopg://me:secret@host/qc"\n'
@@ -54,7 +54,7 @@ def test_absolute_paths_and_names_stay_as_they_are(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("toml", "words"),
+    ("toml", "message"),
     [
         ('stretch = "log"', "stretch: Value error, there are physical, minmax"),
         ("batch_frames = 0", "batch_frames: Input should be greater than 0, got 0"),
@@ -64,49 +64,49 @@ def test_absolute_paths_and_names_stay_as_they_are(tmp_path):
         ("stretch = physical", "qc.toml: "),
     ],
 )
-def test_a_mistake_in_the_settings_is_one_line_that_names_key_and_value(tmp_path, toml, words):
-    with pytest.raises(ConfigurationError) as told:
+def test_settings_error_is_one_line_with_key_and_value(tmp_path, toml, message):
+    with pytest.raises(ConfigurationError) as error_info:
         settings_of(tmp_path, toml)
-    assert words in str(told.value)
-    assert "\n" not in str(told.value)
+    assert message in str(error_info.value)
+    assert "\n" not in str(error_info.value)
 
 
-def test_a_mistake_in_the_environment_is_told_too(tmp_path, monkeypatch):
+def test_settings_error_in_the_environment_is_reported(tmp_path, monkeypatch):
     monkeypatch.setenv("QC_BATCH_FRAMES", "-1")
     with pytest.raises(ConfigurationError, match=r"or QC_\*: batch_frames: Input"):
         settings_of(tmp_path)
 
 
-def test_settings_that_are_no_text_are_told(tmp_path):
+def test_settings_invalid_encoding_is_reported(tmp_path):
     (tmp_path / "qc.toml").write_bytes(b"stretch = '\xff'")
     with pytest.raises(ConfigurationError, match=r"qc\.toml: "):
         read_settings(tmp_path)
 
 
-def test_a_database_address_that_makes_no_sense_is_told(tmp_path):
+def test_settings_invalid_database_address_is_reported(tmp_path):
     with pytest.raises(ConfigurationError, match="got 'nonsense'"):
         _ = settings_of(tmp_path, 'database = "nonsense"').database_url
 
 
 @pytest.mark.parametrize("url", ["postgresql+psycopg//me:secret@host/qc", "x://me:secret@h/qc"])
-def test_a_mistake_in_a_database_address_does_not_tell_its_password(tmp_path, url):
-    with pytest.raises(ConfigurationError) as told:
+def test_settings_error_hides_the_database_password(tmp_path, url):
+    with pytest.raises(ConfigurationError) as error_info:
         connect(settings_of(tmp_path, f'database = "{url}"').database_url)
-    assert "secret" not in str(told.value)
+    assert "secret" not in str(error_info.value)
 
 
-def test_a_folder_that_is_no_project_is_told_with_what_to_do(tmp_path):
+def test_settings_missing_project_names_the_remedy(tmp_path):
     with pytest.raises(ConfigurationError, match=r"no such project folder; make one with 'qc db u"):
         read_settings(tmp_path / "none")
 
 
-def test_a_thresholds_file_that_was_named_is_never_replaced_by_another(project_folder):
+def test_thresholds_file_named_in_settings_is_never_replaced(project_folder):
     assert thresholds_file(read_settings(project_folder)) == project_folder / "thresholds.yaml"
     named = read_settings(project_folder).model_copy(update={"thresholds": Path("typo.yaml")})
     assert thresholds_file(named) == project_folder / "typo.yaml"
 
 
-def test_making_a_project_twice_changes_nothing(project_folder):
+def test_create_project_twice_changes_nothing(project_folder):
     def contents():
         return {
             path: (path.read_bytes(), path.stat().st_mtime_ns)
@@ -120,7 +120,7 @@ def test_making_a_project_twice_changes_nothing(project_folder):
 
 
 @pytest.mark.sqlite  # whose database is a file of the folder
-def test_a_new_project_has_settings_thresholds_and_a_database(tmp_path):
+def test_create_project_writes_settings_thresholds_and_database(tmp_path):
     folder = tmp_path / "new" / "deep"
     create_project(folder)
     assert {path.name for path in folder.iterdir()} >= {"qc.toml", "thresholds.yaml", "qc.db"}
@@ -128,7 +128,7 @@ def test_a_new_project_has_settings_thresholds_and_a_database(tmp_path):
     assert (settings.weights, settings.stretch) == ("untrained", "physical")
 
 
-def test_a_project_whose_thresholds_lie_elsewhere_keeps_them_there(unmade, tmp_path, monkeypatch):
+def test_create_project_keeps_thresholds_elsewhere(unmade, tmp_path, monkeypatch):
     elsewhere = tmp_path / "t.yaml"
     elsewhere.write_text(thresholds_text(["UBB0"]))
     monkeypatch.setenv("QC_THRESHOLDS", str(elsewhere))
@@ -139,29 +139,29 @@ def test_a_project_whose_thresholds_lie_elsewhere_keeps_them_there(unmade, tmp_p
 
 @pytest.mark.sqlite  # whose address has the folder's name in it
 @pytest.mark.parametrize("name", ["a b", "a?b=c", "100%d", "ü#"])
-def test_a_project_may_have_an_odd_name(tmp_path, name):
+def test_create_project_accepts_special_characters(tmp_path, name):
     create_project(tmp_path / name)
     assert (tmp_path / name / "qc.db").is_file()
 
 
-def test_a_project_cannot_be_made_where_a_file_is(tmp_path):
+def test_create_project_at_a_file_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match="cannot be made a project"):
         create_project(tmp_path / "file")
 
 
-def test_opening_a_project_loads_no_network(project_folder):
-    own = read_settings(project_folder).model_copy(update={"instruments": Path("instruments")})
+def test_open_project_loads_no_network(project_folder):
+    settings = read_settings(project_folder).model_copy(update={"instruments": Path("instruments")})
     types = [
-        n for one in read_instruments(project_folder / "instruments") for n in one.image_types()
+        n for item in read_instruments(project_folder / "instruments") for n in item.image_types()
     ]
     (project_folder / "thresholds.yaml").write_text(thresholds_text(types))
-    with open_project(own) as project:
+    with open_project(settings) as project:
         assert isinstance(project.encoder, ResNet50Encoder)
         assert "_network" not in vars(project.encoder)
 
 
-def test_an_engine_that_is_not_installed_is_said_to_be_so(unmade, monkeypatch):
+def test_open_project_missing_engine_is_reported(unmade, monkeypatch):
     create_project(unmade)
     monkeypatch.setitem(sys.modules, "openvino", None)
     monkeypatch.setenv("QC_ENGINE", "openvino")

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from qc._project_lock import LOCK_FILE, holder, only_daemon
+from qc._project_lock import LOCK_FILE, daemon_lock, read_holder
 from qc.errors import ConfigurationError
 
 NOW = datetime(2026, 1, 2, 3, tzinfo=UTC)
@@ -14,15 +14,15 @@ HOLDING = """
 import sys, time
 from datetime import UTC, datetime
 from pathlib import Path
-from qc._project_lock import only_daemon
-with only_daemon(Path(sys.argv[1]), datetime(2026, 1, 2, tzinfo=UTC)):
+from qc._project_lock import daemon_lock
+with daemon_lock(Path(sys.argv[1]), datetime(2026, 1, 2, tzinfo=UTC)):
     print("held", flush=True)
     sys.stdin.read()
 """
 
 
 @pytest.fixture
-def other(tmp_path):
+def other_daemon(tmp_path):
     """A process that holds the lock until it is told to end."""
     command = [sys.executable, "-c", HOLDING, tmp_path]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
@@ -32,39 +32,39 @@ def other(tmp_path):
         process.kill()
 
 
-def test_a_second_daemon_is_told_who_runs(tmp_path, other):
-    refused = pytest.raises(ConfigurationError, match=f"process {other.pid} on")
-    with refused, only_daemon(tmp_path, NOW):
+def test_daemon_lock_second_daemon_is_refused(tmp_path, other_daemon):
+    refused = pytest.raises(ConfigurationError, match=f"process {other_daemon.pid} on")
+    with refused, daemon_lock(tmp_path, NOW):
         pytest.fail("two hold one lock")
-    assert holder(tmp_path)[1]
+    assert read_holder(tmp_path)[1]
 
 
-def test_the_lock_of_one_that_was_killed_is_free_and_says_whose_it_was(tmp_path, other):
-    other.send_signal(signal.SIGKILL)
-    other.wait()
-    who, is_alive = holder(tmp_path)
+def test_daemon_lock_of_a_killed_process_is_free(tmp_path, other_daemon):
+    other_daemon.send_signal(signal.SIGKILL)
+    other_daemon.wait()
+    who, is_alive = read_holder(tmp_path)
     assert who is not None
-    assert (who.pid, is_alive) == (other.pid, False)
-    with only_daemon(tmp_path, NOW) as died:
+    assert (who.pid, is_alive) == (other_daemon.pid, False)
+    with daemon_lock(tmp_path, NOW) as died:
         assert died == who
-        who, is_alive = holder(tmp_path)
+        who, is_alive = read_holder(tmp_path)
         assert who is not None
         assert (who.pid, is_alive) == (os.getpid(), True)
 
 
-def test_one_that_ended_as_it_should_leaves_no_name(tmp_path, other):
-    other.stdin.close()
-    assert other.wait() == 0
-    assert holder(tmp_path) == (None, False)
-    with only_daemon(tmp_path, NOW) as died:
+def test_daemon_lock_released_has_no_holder(tmp_path, other_daemon):
+    other_daemon.stdin.close()
+    assert other_daemon.wait() == 0
+    assert read_holder(tmp_path) == (None, False)
+    with daemon_lock(tmp_path, NOW) as died:
         assert died is None
 
 
-def test_a_project_without_a_lock_has_no_daemon(tmp_path):
-    assert holder(tmp_path) == (None, False)
+def test_read_holder_without_lock_file_is_none(tmp_path):
+    assert read_holder(tmp_path) == (None, False)
 
 
-def test_a_lock_file_cut_short_by_a_full_disk_is_no_obstacle(tmp_path):
+def test_daemon_lock_accepts_a_truncated_file(tmp_path):
     (tmp_path / LOCK_FILE).write_text('{"pid": 12')
-    with only_daemon(tmp_path, NOW) as died:
+    with daemon_lock(tmp_path, NOW) as died:
         assert died is None

@@ -1,718 +1,355 @@
-"""From the owed alert to the mail in the server's hands: gathered, told once, answered by people.
+"""Dispatch: send due notifications by mail and webhook, with retry.
 
-`gather_alerts` puts what is owed into notices and says who is to hear of each; `send_unsent` sends
-what is due. Between the two, and between any two mails, the program may be killed.
+The process may be killed between any two mails: each attempt is stored before it begins, and each
+result right after it.
 """
 
 import hashlib
 import logging
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
-from functools import cache
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
-from apscheduler.triggers.cron import CronTrigger
-from sqlalchemy import ColumnElement, exists, select
+from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.orm import Session
 
-from qc import db
-from qc._text import shortened
-from qc.alerts.content import (
-    AlertAttributes,
-    NotificationContent,
-    arms,
-    plain,
-    read_story,
-    seen,
-    subject_of,
-    traces,
-)
-from qc.alerts.grouping import AnomalyTrace, events_of
-from qc.alerts.notifications import end_silences, hush, open_notices, waiting
-from qc.alerts.transport import (
-    Message,
-    SmtpConnection,
-    compose,
-    post_message,
-    write_letter,
-    write_message,
-)
-from qc.core.enums import Channel, LabelName, NotificationKind, Topic
-from qc.core.verdict import Status
-from qc.db.models import AlertRow, DeliveryRow, ExtensionRow, FrameRow, NotificationRow, VerdictRow
-from qc.errors import (
-    ConfigurationError,
-    DeliveryError,
-    InvalidInputError,
-    RecipientRefusedError,
-    ServerUnreachableError,
-)
-from qc.io.instruments import Instrument, read_instruments
-from qc.project import Project
-from qc.settings import MailSettings, Settings, Subscription, matches, read_address, read_secret
+from qc import core, errors
+from qc._text import truncate
+from qc.alerts import email, recipients, webhook
+from qc.alerts.content import NotificationContent, read_content
+from qc.db.schema import models
+from qc.project import ProjectContext
+from qc.settings import MailSettings, check_address
 
 logger = logging.getLogger(__name__)
 
-PLACES_AT_ONCE = 200  # bounds how long others wait for the database, should an archive come in
-LONGEST_WAIT = timedelta(hours=1)  # between two tries
-LOST_IN_A_ROW = 2  # connections; then the rest waits for the next round
-RECORD_FOR_S = 600.0  # how long it is tried to keep that a mail has left
+LONGEST_RETRY_WAIT = timedelta(hours=1)
+LOST_CONNECTIONS = 2  # in succession; the other mails wait for the next round
+RECORD_FOR_S = 600.0  # retry time for storing the result of an attempt
 _RECORD_PAUSE_S = 1.0
-_GOOD = (LabelName.GOOD, LabelName.VALID_OUTLIER)
-
-AlertPlace = tuple[Topic, str | None, date | None]  # alerts of one can be of one notice
 
 
 @dataclass(frozen=True)
 class DispatchResult:
-    """What became of a round of sending.
+    """Result of a round of sending.
 
     Attributes
     ----------
     sent, deferred, gave_up : int
-        Mails and messages; those deferred are tried again.
-    troubles : tuple of str
-        Sentences, each once.
+        Number of deliveries; deferred ones are tried again.
+    problems : tuple of str
+        Distinct error messages.
     """
 
     sent: int = 0
     deferred: int = 0
     gave_up: int = 0
-    troubles: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
 
 
-# --- what is owed becomes notices -----------------------------------------------------------------
+def send_unsent(project: ProjectContext, now: datetime) -> DispatchResult:
+    """Send all due deliveries; each is committed as sent after the server accepted it.
 
-
-def gather_alerts(
-    session: Session,
-    settings: Settings,
-    now: datetime,
-    instruments: Sequence[Instrument] | None = None,
-) -> int:
-    """Put the alerts that are owed into notices, and say who is to hear of each.
-
-    Also ends the silences whose time has come, and lets notices that nobody has acknowledged go
-    to the next address. All of it in the caller's transaction.
+    An attempt is stored as failed before it begins. A process that is killed during an attempt
+    repeats that mail later, with the same Message-ID. An unreachable server defers all mails; a
+    refused address delays no other.
 
     Parameters
     ----------
-    instruments : sequence of Instrument, optional
-        Those of the settings, where absent.
+    project : ProjectContext
+        Open project.
+    now : datetime
+        Time, UTC.
 
     Returns
     -------
-    int
-        New notices.
+    DispatchResult
     """
-    if instruments is None:
-        instruments = _instruments(settings.instruments_folder)
-    end_silences(session, now)
-    _settle(session)
-    hush(session, now)
-    made = 0
-    for place, owed in _owed_by_place(session)[:PLACES_AT_ONCE]:
-        made += _Grouper(session, settings, instruments, place, now).take(owed)
-    escalate(session, settings, now, instruments)
-    return made
-
-
-@cache
-def _instruments(folder: Path | None) -> tuple[Instrument, ...]:
-    return read_instruments(folder)
-
-
-def _owed_by_place(session: Session) -> list[tuple[AlertPlace, list[AlertRow]]]:
-    """Return what is owed, the newest night first."""
-    found = defaultdict[AlertPlace, list[AlertRow]](list)
-    for row in session.scalars(select(AlertRow).where(*waiting()).order_by(AlertRow.id)):
-        found[row.topic, row.instrument, row.night].append(row)
-    return sorted(found.items(), key=lambda each: each[0][2] or date.max, reverse=True)
-
-
-def _settle(session: Session) -> None:
-    """Tell nobody of what a person has called good by now, or what is judged nominal by now."""
-    query = (
-        select(AlertRow, VerdictRow.extension_id)
-        .join(VerdictRow, VerdictRow.id == AlertRow.verdict_id)
-        .where(*waiting())
-    )
-    alerts = {extension_id: alert for alert, extension_id in session.execute(query)}
-    for one in db.findings.findings_with(session, list(alerts)):
-        if one.label is not None and one.label.label in _GOOD:
-            words = f"called {one.label.label} by {one.label.who} before it was told"
-            alerts[one.extension.id].settled = words
-        elif one.label is None and one.verdict.status != Status.ANOMALOUS:
-            words = "judged again, and not anomalous, before it was told"
-            alerts[one.extension.id].settled = words
+    return DispatchRound(project, now).run()
 
 
 @dataclass(frozen=True)
-class _Grouper:
-    """Puts the alerts of one topic, instrument and night into notices."""
-
-    session: Session
-    settings: Settings
-    instruments: Sequence[Instrument]
-    place: AlertPlace
-    now: datetime
-
-    def take(self, owed: Sequence[AlertRow]) -> int:
-        """Return how many notices were made of these alerts."""
-        old = self._of_an_archive(owed)
-        made = self._archive([one for one in owed if one.id in old])
-        told, events = self._events([one for one in owed if one.id not in old])
-        for notice, joining in told:
-            self._join(notice, joining)
-        ready = [event for event in events if self._is_ready(event)]
-        return made + (self._tell(events, ready) if ready else 0)
-
-    def _of_an_archive(self, owed: Sequence[AlertRow]) -> set[int]:
-        oldest = timedelta(days=self.settings.alerts.oldest_days)
-        query = (
-            select(AlertRow.id, FrameRow.observed_at, AlertRow.owed_at)
-            .join(VerdictRow, VerdictRow.id == AlertRow.verdict_id)
-            .join(ExtensionRow, ExtensionRow.id == VerdictRow.extension_id)
-            .join(FrameRow, FrameRow.id == ExtensionRow.frame_id)
-            .where(*self._here(), *waiting())
-        )
-        rows = self.session.execute(query)
-        old = {id_ for id_, taken, judged in rows if taken and judged - taken > oldest}
-        return old.intersection(one.id for one in owed)
-
-    def _here(self) -> tuple[ColumnElement[bool], ...]:
-        topic, instrument, night = self.place
-        return (
-            AlertRow.topic == topic,
-            AlertRow.instrument.is_not_distinct_from(instrument),
-            AlertRow.night.is_not_distinct_from(night),
-        )
-
-    def _archive(self, alerts: Sequence[AlertRow]) -> int:
-        if not alerts:
-            return 0
-        known = self._notices(NotificationKind.ARCHIVE)
-        if known:
-            self._join(known[-1], alerts)
-            return 0
-        self._make(NotificationKind.ARCHIVE, alerts)
-        return 1
-
-    def _notices(self, *forms: NotificationKind) -> list[NotificationRow]:
-        """Return the notices of this place, oldest first."""
-        query = (
-            select(NotificationRow)
-            .where(
-                NotificationRow.form.in_(forms),
-                NotificationRow.topic == self.place[0],
-                exists().where(AlertRow.notice_id == NotificationRow.id, *self._here()),
-            )
-            .order_by(NotificationRow.id)
-        )
-        if self.place[2] is None:  # of no night: those of the last 24 hours
-            query = query.where(NotificationRow.made_at > self.now - timedelta(days=1))
-        return list(self.session.scalars(query))
-
-    def _events(
-        self, owed: Sequence[AlertRow]
-    ) -> tuple[list[tuple[NotificationRow, list[AlertRow]]], list[list[AlertRow]]]:
-        """Sort alerts into those of events that were told already, and new events."""
-        topic, instrument, night = self.place
-        if topic != Topic.VERDICT:
-            return [], [list(owed)] if owed else []
-        if not owed:
-            return [], []
-        alerts = {one.id: one for one in owed}
-        before = AlertRow.notice_id.in_(
-            [one.id for one in self._notices(NotificationKind.EVENT, NotificationKind.DIGEST)]
-        ) | AlertRow.id.in_(list(alerts))
-        found = traces(self.session, *self._here(), before)
-        groups = events_of(found, seen(self.session, instrument, night))
-        told, events = [], []
-        for group in groups:
-            new = [alerts[one.alert_id] for one in group if one.alert_id in alerts]
-            notice = self._told_in(group, set(alerts))
-            if new and notice is not None:
-                told.append((notice, new))
-            elif new:
-                events.append(new)
-        return told, events
-
-    def _told_in(self, group: Sequence[AnomalyTrace], owed: set[int]) -> NotificationRow | None:
-        """Return the first notice that tells of an event."""
-        others = [one.alert_id for one in group if one.alert_id not in owed]
-        query = (
-            select(NotificationRow)
-            .join(AlertRow, AlertRow.notice_id == NotificationRow.id)
-            .where(AlertRow.id.in_(others))
-            .order_by(NotificationRow.id)
-            .limit(1)
-        )
-        return self.session.scalar(query) if others else None
-
-    def _is_ready(self, event: Sequence[AlertRow]) -> bool:
-        """Say whether an event has had its time, or a clock that was set back hides how long."""
-        wait = timedelta(seconds=self.settings.alerts.gather_s)
-        ages = [self.now - one.owed_at for one in event]
-        return min(ages) >= wait or max(ages) >= 2 * wait or min(ages) < timedelta(0)
-
-    def _tell(
-        self, events: Sequence[Sequence[AlertRow]], ready: Sequence[Sequence[AlertRow]]
-    ) -> int:
-        """Tell of events one by one; of many, and of all that come after many, in a digest."""
-        limits = self.settings.alerts
-        digests = self._notices(NotificationKind.DIGEST)
-        every = [one for event in events for one in event]
-        if digests and not _has_left(digests[-1]):
-            self._join(digests[-1], [one for event in ready for one in event])
-            return 0
-        if digests and self.now < self._morning_after(digests[-1].made_at):
-            return 0
-        told = len(self._notices(NotificationKind.EVENT))
-        if digests or len(events) > limits.most_at_once or told + len(ready) > limits.most_a_night:
-            self._make(NotificationKind.DIGEST, every)
-            return 1
-        for event in ready:
-            self._make(NotificationKind.EVENT, event)
-        return len(ready)
-
-    def _morning_after(self, when: datetime) -> datetime:
-        """Return when the next morning report is due."""
-        schedule = self.settings.schedule
-        trigger = CronTrigger.from_crontab(schedule.report, ZoneInfo(schedule.time_zone))
-        found: datetime | None = trigger.get_next_fire_time(None, when)
-        return found or when
-
-    def _make(self, form: NotificationKind, alerts: Sequence[AlertRow]) -> None:
-        topic, _, night = self.place
-        notice = NotificationRow(topic=topic, form=form, night=night, made_at=self.now, subject="")
-        self.session.add(notice)
-        self.session.flush()
-        self._join(notice, alerts)
-        logger.info("notice %d: %s", notice.id, notice.subject)
-
-    def _join(self, notice: NotificationRow, alerts: Sequence[AlertRow]) -> None:
-        for one in alerts:
-            one.notice_id = notice.id
-        self.session.flush()
-        self.session.expire(notice, ["alerts"])
-        if not _has_left(notice):
-            notice.subject = subject_of(self.session, notice, self.instruments)
-        if notice.form != NotificationKind.ARCHIVE:
-            _owe(self.session, self.settings, notice, self.instruments, self.now)
-
-
-def _has_left(notice: NotificationRow) -> bool:
-    return any(one.sent_at is not None for one in notice.deliveries)
-
-
-# --- who is told ----------------------------------------------------------------------------------
-
-
-def _owe(
-    session: Session,
-    settings: Settings,
-    notice: NotificationRow,
-    instruments: Sequence[Instrument],
-    now: datetime,
-) -> None:
-    """Owe a notice to all who are to hear of it at once and have not been owed it before."""
-    traits = _traits(session, notice, instruments)
-    for subscription in settings.subscription:
-        if _wants(subscription, notice.topic, traits):
-            _owe_one(session, notice, Channel.MAIL, next(iter(subscription.to), ""), now)
-            _owe_one(session, notice, Channel.WEBHOOK, _hook_name(subscription), now)
-
-
-def _owe_one(
-    session: Session, notice: NotificationRow, channel: Channel, address: str, now: datetime
-) -> bool:
-    known = {(one.channel, one.address.casefold()) for one in notice.deliveries}
-    if not address or (channel, address.casefold()) in known:
-        return False
-    notice.deliveries.append(
-        DeliveryRow(channel=channel, address=address, owed_at=now, due_at=now, tries=0, trouble="")
-    )
-    session.flush()
-    return True
-
-
-def _traits(
-    session: Session, notice: NotificationRow, instruments: Sequence[Instrument]
-) -> list[AlertAttributes]:
-    arm_of = arms(instruments)
-    query = (
-        select(AlertRow.instrument, AlertRow.image_type, VerdictRow.score)
-        .outerjoin(VerdictRow, VerdictRow.id == AlertRow.verdict_id)
-        .where(AlertRow.notice_id == notice.id)
-    )
-    return [
-        AlertAttributes(
-            instrument, arm_of.get((instrument or "", image_type or "")), image_type, score or 0
-        )
-        for instrument, image_type, score in session.execute(query)
-    ]
-
-
-def _wants(subscription: Subscription, topic: Topic, traits: Iterable[AlertAttributes]) -> bool:
-    """Say whether a subscription is to hear of a notice.
-
-    What is of no instrument, arm or image type in particular concerns those of all.
-    """
-    asked = topic in subscription.topics if subscription.topics else topic != Topic.REPORT
-    if not asked:
-        return False
-    return topic == Topic.REPORT or any(_wants_one(subscription, topic, one) for one in traits)
-
-
-def _wants_one(subscription: Subscription, topic: Topic, trait: AlertAttributes) -> bool:
-    asked = (
-        (trait.instrument, subscription.instruments),
-        (trait.arm, subscription.arms),
-        (trait.image_type, subscription.image_types),
-    )
-    grave = topic != Topic.VERDICT or trait.score >= subscription.least_score
-    return grave and all(name is None or matches(name, patterns) for name, patterns in asked)
-
-
-def _hook_name(subscription: Subscription) -> str:
-    """Name a webhook without telling its address, which may be a secret."""
-    if subscription.webhook_file is not None:
-        return str(subscription.webhook_file)
-    url = subscription.webhook.get_secret_value()
-    if not url:
-        return ""
-    host = url.split("/")[2].rpartition("@")[2]
-    return f"{host}#{hashlib.sha256(url.encode()).hexdigest()[:8]}"
-
-
-def _hook_address(name: str, settings: Settings) -> str:
-    """Return the address of a webhook by its name.
-
-    Raises
-    ------
-    Refused
-        If the settings know it no more.
-    ConfigurationError
-        If its file cannot be used.
-    """
-    for subscription in settings.subscription:
-        if _hook_name(subscription) == name:
-            if subscription.webhook_file is not None:
-                return read_secret(settings.project / subscription.webhook_file)
-            return subscription.webhook.get_secret_value()
-    raise RecipientRefusedError("webhook: the settings name it no more")
-
-
-def owe_report(
-    session: Session,
-    settings: Settings,
-    file: Path,
-    subject: str,
-    night: date | None,
-    now: datetime,
-) -> int:
-    """Owe a page to those who asked for reports; return how many they are.
-
-    One that is still owed is not owed twice: what is in the file when it leaves is sent.
-    """
-    unsent = (
-        select(NotificationRow)
-        .join(NotificationRow.deliveries)
-        .where(
-            NotificationRow.topic == Topic.REPORT,
-            NotificationRow.file == str(file),
-            DeliveryRow.due_at.is_not(None),
-            DeliveryRow.sent_at.is_(None),
-        )
-    )
-    notice = session.scalar(unsent.limit(1)) or NotificationRow(
-        topic=Topic.REPORT,
-        form=NotificationKind.EVENT,
-        night=night,
-        made_at=now,
-        file=str(file),
-        subject="",
-    )
-    notice.subject = plain(subject)
-    if not any(_wants(one, Topic.REPORT, ()) for one in settings.subscription):
-        return 0
-    session.add(notice)
-    session.flush()
-    _owe(session, settings, notice, (), now)
-    return len(notice.deliveries)
-
-
-def escalate(
-    session: Session,
-    settings: Settings,
-    now: datetime,
-    instruments: Sequence[Instrument] | None = None,
-) -> int:
-    """Owe notices that nobody has answered to the next address; return how many.
-
-    Each address follows `escalate_h` hours after the one before it was told, or at once where that
-    one cannot be told at all. Notices of last week are left alone: a new address in the settings is
-    not told the past.
-    """
-    if not any(len(one.to) > 1 for one in settings.subscription):
-        return 0
-    instruments = _instruments(settings.instruments_folder) if instruments is None else instruments
-    since = now - timedelta(days=settings.alerts.oldest_days)
-    owed = 0
-    for notice in open_notices(session, since):
-        due = [(one, _next(notice, one, now)) for one in settings.subscription]
-        if not any(address for _, address in due):
-            continue
-        traits = _traits(session, notice, instruments)
-        for one, address in due:
-            if _wants(one, notice.topic, traits):
-                owed += _owe_one(session, notice, Channel.MAIL, address, now)
-    return owed
-
-
-def _next(notice: NotificationRow, subscription: Subscription, now: datetime) -> str:
-    """Return the address that is to be told now; empty if none is."""
-    by_address = {
-        one.address.casefold(): one for one in notice.deliveries if one.channel == Channel.MAIL
-    }
-    told = [by_address.get(address.casefold()) for address in subscription.to]
-    if None not in told[1:] or told[0] is None:
-        return ""
-    number = told.index(None)
-    before = told[number - 1]
-    assert before is not None
-    patience = timedelta(hours=subscription.escalate_h)
-    waited = before.sent_at is not None and now >= before.sent_at + patience
-    return subscription.to[number] if waited or before.gave_up_at else ""
-
-
-# --- sending --------------------------------------------------------------------------------------
-
-
-def send_unsent(project: Project, now: datetime) -> DispatchResult:
-    """Send all that is due, each committed as sent right after the server took it.
-
-    A try is on record before it begins, as one that failed: whoever is killed in the midst of it
-    repeats that one mail, later, with the same Message-ID. A server that is out of reach defers
-    all mails at once; one bad address holds up no other.
-    """
-    return _DispatchRound(project, now).run()
-
-
-@dataclass(frozen=True)
-class _DueDelivery:
-    """A delivery to be tried."""
+class DueDelivery:
+    """Delivery that is due."""
 
     id: int
-    notice_id: int
-    channel: Channel
+    notification_id: int
+    channel: core.Channel
     address: str
     owed_at: datetime
     tries: int
 
 
-class _DispatchRound:
+class DispatchRound:
     """One round of sending."""
 
-    def __init__(self, project: Project, now: datetime) -> None:
+    def __init__(self, project: ProjectContext, now: datetime) -> None:
         self.project, self.mail = project, project.settings.mail
-        self._now, self._started = now, time.monotonic()
+        self.started_at, self._start_s = now, time.monotonic()
         self._sent = self._deferred = self._gave_up = 0
-        self._troubles: dict[str, None] = {}
-        self._story: tuple[tuple[int, datetime], NotificationContent] | None = None
-        self._letter: tuple[tuple[int, datetime], Message] | None = None
+        self._problems: dict[str, None] = {}
+        self._content: tuple[tuple[int, datetime], NotificationContent] | None = None
+        self._message: tuple[tuple[int, datetime], email.Message] | None = None
 
     @property
     def now(self) -> datetime:
-        return self._now + timedelta(seconds=time.monotonic() - self._started)
+        """Return the time, UTC."""
+        return self.started_at + timedelta(seconds=time.monotonic() - self._start_s)
 
     def run(self) -> DispatchResult:
-        due = self._read_due()
-        self._send_mails([one for one in due if one.channel == Channel.MAIL])
-        for one in due:
-            if one.channel == Channel.WEBHOOK:
-                self._try(one, self._post_webhook)
-        return DispatchResult(self._sent, self._deferred, self._gave_up, tuple(self._troubles))
+        """Send all due deliveries."""
+        due = self.read_due()
+        self.send_mails([delivery for delivery in due if delivery.channel == core.Channel.MAIL])
+        for delivery in due:
+            if delivery.channel == core.Channel.WEBHOOK:
+                self.attempt(delivery, self._post_webhook)
+        return DispatchResult(self._sent, self._deferred, self._gave_up, tuple(self._problems))
 
-    def _read_due(self) -> list[_DueDelivery]:
-        """Return what is due; what was tried least comes first, so that nothing is held up."""
+    def read_due(self) -> list[DueDelivery]:
+        """Return the due deliveries, fewest attempts first, so that no mail blocks the others."""
+        row = models.DeliveryRow
         query = (
-            select(DeliveryRow)
-            .where(DeliveryRow.due_at <= self._now)
-            .order_by(DeliveryRow.tries, DeliveryRow.notice_id, DeliveryRow.id)
+            select(row)
+            .where(row.due_at <= self.started_at)
+            .order_by(row.tries, row.notification_id, row.id)
         )
-        with self.project.reads() as session:
+        with self.project.read_session() as session:
             return [
-                _DueDelivery(
-                    row.id, row.notice_id, row.channel, row.address, row.owed_at, row.tries
+                DueDelivery(
+                    row.id, row.notification_id, row.channel, row.address, row.owed_at, row.tries
                 )
                 for row in session.scalars(query)
             ]
 
-    def _send_mails(self, due: list[_DueDelivery]) -> None:
+    def send_mails(self, due: Sequence[DueDelivery]) -> None:
+        """Send mails by one SMTP connection, until the server is unreachable."""
         lost = 0
-        with SmtpConnection(self.mail, self.project.settings.project) as box:
-            for number, one in enumerate(due):
+        with email.SmtpConnection(self.mail, self.project.settings.project) as connection:
+            for number, delivery in enumerate(due):
                 try:
-                    box.open()
-                except ServerUnreachableError as error:
-                    self._defer_all(due[number:], str(error))
+                    connection.open()
+                except errors.ServerUnreachableError as error:
+                    for unsent in due[number:]:
+                        if self.claim(unsent):
+                            self.defer(unsent, str(error))
                     return
-                is_lost = self._try(one, lambda each: self._post_mail(box, each))
+                is_lost = self.attempt(delivery, lambda each: self._post_mail(connection, each))
                 lost = lost + 1 if is_lost else 0
-                if lost == LOST_IN_A_ROW:  # the rest is due still, and comes first next time
+                if lost == LOST_CONNECTIONS:  # the rest stays due and is first in the next round
                     self._deferred += len(due) - number - 1
                     return
 
-    def _try(self, one: _DueDelivery, post: Callable[[_DueDelivery], str]) -> bool:
-        """Try one delivery, and say whether the connection was lost."""
-        if not self._claim(one):
+    def attempt(self, delivery: DueDelivery, post: Callable[[DueDelivery], str]) -> bool:
+        """Try a delivery and store the result.
+
+        Parameters
+        ----------
+        delivery : DueDelivery
+            Delivery.
+        post : callable
+            Transport; returns the server's answer.
+
+        Returns
+        -------
+        bool
+            True if the connection was lost.
+        """
+        if not self.claim(delivery):
             return False
+        number = delivery.notification_id
         try:
-            answer = post(one)
-        except RecipientRefusedError as error:
-            self._give_up(one, str(error))
-        except (DeliveryError, ConfigurationError) as error:
-            self._defer(one, str(error))
-            return isinstance(error, ServerUnreachableError)
+            answer = post(delivery)
+        except errors.RecipientRefusedError as error:
+            self.give_up(delivery, str(error))
+        except (errors.DeliveryError, errors.ConfigurationError) as error:
+            self.defer(delivery, str(error))
+            return isinstance(error, errors.ServerUnreachableError)
         except OperationalError:
             raise
-        except Exception as error:  # one notice that cannot be written holds up no other
-            logger.exception("notice %d: cannot be written", one.notice_id)
-            self._defer(one, f"the notice cannot be written: {type(error).__name__}; see the log")
+        except Exception as error:  # a broken notification does not block the others
+            logger.exception("notification %d: cannot be composed", number)
+            kind = type(error).__name__
+            self.defer(delivery, f"the notification cannot be composed: {kind}; see the log")
         else:
-            self._keep(one, sent_at=self.now, due_at=None, trouble="")
+            self.record(delivery, sent_at=self.now, due_at=None, trouble="")
             self._sent += 1
-            logger.info("notice %d: %s to %s: %s", one.notice_id, one.channel, one.address, answer)
+            channel, address = delivery.channel, delivery.address
+            logger.info("notification %d: %s to %s: %s", number, channel, address, answer)
         return False
 
-    def _claim(self, one: _DueDelivery) -> bool:
-        """Put a try on record before it begins; return False if another was first."""
-        with self.project.writes.begin() as session:
-            row = session.get(DeliveryRow, one.id)
-            if row is None or row.tries != one.tries or row.due_at is None:
+    def claim(self, delivery: DueDelivery) -> bool:
+        """Store an attempt before it begins; return False if another process was faster."""
+        with self.project.write_session.begin() as session:
+            row = session.get(models.DeliveryRow, delivery.id)
+            if row is None or row.tries != delivery.tries or row.due_at is None:
                 return False
             row.tries += 1
-            row.due_at = self.now + self._wait(row.tries)
-            row.trouble = "the last try did not come to its end"
+            first = timedelta(seconds=self.mail.retry_first_s)
+            wait = min(first * float(1 << min(row.tries - 1, 30)), LONGEST_RETRY_WAIT)
+            row.due_at = self.now + wait
+            row.trouble = "the last attempt was interrupted"
         return True
 
-    def _wait(self, tries: int) -> timedelta:
-        first = timedelta(seconds=self.mail.retry_first_s)
-        return min(first * float(1 << min(tries - 1, 30)), LONGEST_WAIT)
+    def defer(self, delivery: DueDelivery, problem: str) -> None:
+        """Leave a delivery queued for the next attempt, or give it up after `retry_days`.
 
-    def _defer(self, one: _DueDelivery, why: str) -> None:
-        if self._is_over(one):
+        Parameters
+        ----------
+        delivery : DueDelivery
+            Delivery.
+        problem : str
+            Error message.
+        """
+        if self.now - delivery.owed_at >= timedelta(days=self.mail.retry_days):
             days = self.mail.retry_days
-            self._give_up(one, f"given up after {days:g} {'day' if days == 1 else 'days'}: {why}")
+            duration = f"{days:g} {'day' if days == 1 else 'days'}"
+            self.give_up(delivery, f"given up after {duration}: {problem}")
             return
-        self._keep(one, trouble=why)
-        self._note(one, why)
+        self.record(delivery, trouble=problem)
+        self._log_problem(delivery, problem)
         self._deferred += 1
 
-    def _is_over(self, one: _DueDelivery) -> bool:
-        return self.now - one.owed_at >= timedelta(days=self.mail.retry_days)
+    def give_up(self, delivery: DueDelivery, problem: str) -> None:
+        """Remove a delivery from the queue.
 
-    def _defer_all(self, due: Sequence[_DueDelivery], why: str) -> None:
-        """Defer all mails: the server is out of reach for each of them."""
-        for one in due:
-            if self._claim(one):
-                self._defer(one, why)
-
-    def _give_up(self, one: _DueDelivery, why: str) -> None:
-        self._keep(one, due_at=None, gave_up_at=self.now, trouble=why)
-        self._note(one, why)
+        Parameters
+        ----------
+        delivery : DueDelivery
+            Delivery.
+        problem : str
+            Error message.
+        """
+        self.record(delivery, due_at=None, gave_up_at=self.now, trouble=problem)
+        self._log_problem(delivery, problem)
         self._gave_up += 1
 
-    def _note(self, one: _DueDelivery, why: str) -> None:
-        self._troubles.setdefault(why)
-        logger.warning("notice %d: %s to %s: %s", one.notice_id, one.channel, one.address, why)
+    def _log_problem(self, delivery: DueDelivery, problem: str) -> None:
+        self._problems.setdefault(problem)
+        number, channel = delivery.notification_id, delivery.channel
+        logger.warning("notification %d: %s to %s: %s", number, channel, delivery.address, problem)
 
-    def _keep(self, one: _DueDelivery, **values: Any) -> None:
-        """Put on record what became of a try; a database that is away for minutes is waited for.
+    def record(self, delivery: DueDelivery, **values: Any) -> None:
+        """Store the result of an attempt; retry for minutes while the database is unavailable.
 
-        Otherwise a mail that has left would be sent again.
+        Without the result, a sent mail would be sent again.
+
+        Parameters
+        ----------
+        delivery : DueDelivery
+            Delivery.
+        **values
+            Columns of the delivery.
         """
         until = time.monotonic() + RECORD_FOR_S
         while True:
             try:
-                with self.project.writes.begin() as session:
-                    row = session.get(DeliveryRow, one.id)
+                with self.project.write_session.begin() as session:
+                    row = session.get(models.DeliveryRow, delivery.id)
                     for name, value in values.items():
                         setattr(row, name, value)
             except OperationalError:
                 if time.monotonic() > until:
                     raise
-                logger.warning("notice %d: what became of it cannot be kept yet", one.notice_id)
+                number = delivery.notification_id
+                logger.warning("notification %d: result not stored yet; trying again", number)
                 time.sleep(_RECORD_PAUSE_S)
             else:
                 return
 
-    def _post_mail(self, box: SmtpConnection, one: _DueDelivery) -> str:
-        with self.project.reads() as session:
-            row = session.get_one(DeliveryRow, one.id)
-            made_at = row.notice.made_at
-        message = compose(
-            self._letter_of(one), self.mail, one.address, _message_id(one, made_at), self.now
+    def _post_mail(self, connection: email.SmtpConnection, delivery: DueDelivery) -> str:
+        with self.project.read_session() as session:
+            row = session.get_one(models.DeliveryRow, delivery.id)
+            created = row.notification.made_at
+        message = email.compose(
+            self._message_of(delivery),
+            self.mail,
+            delivery.address,
+            message_id(delivery, created),
+            self.now,
         )
-        return box.post(message, one.address)
+        return connection.post(message, delivery.address)
 
-    def _letter_of(self, one: _DueDelivery) -> Message:
-        key = one.notice_id, one.owed_at
-        if self._letter is None or self._letter[0] != key:
-            self._letter = key, write_letter(self._story_of(one))
-        return self._letter[1]
+    def _message_of(self, delivery: DueDelivery) -> email.Message:
+        """Return the rendered message, cached for all recipients of a notification."""
+        key = delivery.notification_id, delivery.owed_at
+        if self._message is None or self._message[0] != key:
+            self._message = key, email.render_message(self._content_of(delivery))
+        return self._message[1]
 
-    def _story_of(self, one: _DueDelivery) -> NotificationContent:
-        """Read a notice once for all who get it now."""
-        key = one.notice_id, one.owed_at
-        if self._story is None or self._story[0] != key:
-            with self.project.reads() as session:
-                notice = session.get_one(NotificationRow, one.notice_id)
-                self._story = key, read_story(session, notice, self.project, one.owed_at)
-        return self._story[1]
+    def _content_of(self, delivery: DueDelivery) -> NotificationContent:
+        """Return the content, cached for all recipients of a notification."""
+        key = delivery.notification_id, delivery.owed_at
+        if self._content is None or self._content[0] != key:
+            with self.project.read_session() as session:
+                row = session.get_one(models.NotificationRow, delivery.notification_id)
+                self._content = key, read_content(session, row, self.project, delivery.owed_at)
+        return self._content[1]
 
-    def _post_webhook(self, one: _DueDelivery) -> str:
+    def _post_webhook(self, delivery: DueDelivery) -> str:
         settings = self.project.settings
-        url = _hook_address(one.address, settings)
-        message = write_message(self._story_of(one), settings.project.name)
-        return post_message(url, message, self.mail.timeout_s)
+        url = recipients.webhook_url(delivery.address, settings)
+        message = webhook.build_message(self._content_of(delivery), settings.project.name)
+        return webhook.post_message(url, message, self.mail.timeout_s)
 
 
-def _message_id(one: _DueDelivery, made_at: datetime) -> str:
-    """Return what makes a delivery's mail known again, whenever it is sent."""
-    facts = f"{one.id} {one.notice_id} {one.address} {made_at.isoformat()}"
-    return f"qc.{one.notice_id}.{hashlib.sha256(facts.encode()).hexdigest()[:20]}"
+def message_id(delivery: DueDelivery, created: datetime) -> str:
+    """Return the local part of a Message-ID, equal for all attempts of a delivery.
+
+    Parameters
+    ----------
+    delivery : DueDelivery
+        Delivery.
+    created : datetime
+        Time of the notification.
+
+    Returns
+    -------
+    str
+    """
+    number = delivery.notification_id
+    facts = f"{delivery.id} {number} {delivery.address} {created.isoformat()}"
+    return f"qc.{number}.{hashlib.sha256(facts.encode()).hexdigest()[:20]}"
 
 
 def send_test(mail: MailSettings, project: Path, to: str, now: datetime) -> str:
-    """Send a mail that says it is a test, and return what the server answered.
+    """Send a test mail.
+
+    Parameters
+    ----------
+    mail : MailSettings
+        Mail server.
+    project : Path
+        Project folder, the base of relative paths.
+    to : str
+        Mail address.
+    now : datetime
+        Time, UTC.
+
+    Returns
+    -------
+    str
+        The server's answer.
 
     Raises
     ------
-    InvalidAnswer
-        If that is no address.
-    NotDelivered
-        If it was not taken; the reason says what to do.
+    InvalidInputError
+        If the address is invalid.
+    DeliveryError
+        If the server did not accept the mail; the message has the remedy.
     """
     try:
-        read_address(to)
+        check_address(to)
     except ValueError as error:
-        raise InvalidInputError(f"'{shortened(to)}': {error}") from None
-    subject = "[QC] a test: mails arrive"
-    words = (
-        f"Sent by 'qc alerts --test-mail' from the project {project.name} "
-        f"at {now.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC. Nothing is wrong."
+        raise errors.InvalidInputError(f"'{truncate(to)}': {error}") from None
+    text = (
+        f"Test mail of 'qc alerts test' for the project {project.name}, "
+        f"{now.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC. No action is needed."
     )
-    letter = Message(subject, f"{words}\n", f"<p>{words}</p>\n")
+    message = email.Message("[QC] test mail", f"{text}\n", f"<p>{text}</p>\n")
     identity = hashlib.sha256(f"{to} {now.isoformat()}".encode()).hexdigest()[:20]
-    with SmtpConnection(mail, project) as box:
-        box.open()
-        return box.post(compose(letter, mail, to, f"qc.test.{identity}", now), to)
+    with email.SmtpConnection(mail, project) as connection:
+        connection.open()
+        return connection.post(email.compose(message, mail, to, f"qc.test.{identity}", now), to)

@@ -1,12 +1,12 @@
-"""Which anomalies are one event: of one set, of one cause on a chip, or nearly the same picture.
+"""Alert grouping: anomalies of one template set, one cause or similar embeddings are one event.
 
-A link too many hides a fault that people should hear of; one too few costs them a second mail. So
-every link needs evidence that two anomalies have something in common *that good frames have not*.
+A wrong link hides a fault; a missing link costs a second mail. Each link therefore needs a
+property that two anomalies share and that nominal frames lack.
 """
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import combinations, pairwise
@@ -16,49 +16,57 @@ from numpy.typing import NDArray
 
 from embeddings.clustering import cosine_distances
 
-LEADING = 3  # reasons of which another anomaly's first must be one
-NEAR = 0.03  # of the image's side: places that are the same, within a block or two
-A_CHIP_GONE = 6  # images in a row, of more than one type, that say it is the chip
-_ALONE = 0.1  # of its frames, those that may be anomalous on another chip too
+LEADING = 3  # reasons that are compared with the first reason of another anomaly
+NEAR = 0.03  # of the side of the image: the same place, within a block or two
+DEAD_CHIP_IMAGES = 6  # consecutive images, of more than one type, that indicate a dead chip
+_SHARED_FRAMES = 0.1  # largest share of frames that are anomalous on another chip as well
+
+_GENERIC_REASONS = ("joins its", "provisional", "looks like", "a doubt")
+_OTHER_TYPE = "not like what its header says"
+_DUPLICATE = "has the very same pixels"
+_PLACE = re.compile(r"(?P<shape>the .{1,60}?) around x (?P<x>\d{1,6}), y (?P<y>\d{1,6})")
+_EVERYWHERE = re.compile(r"^the [a-z ]{1,40} of (the whole frame|many (dark )?blocks)")
+_NAME = re.compile(r"\D{1,120}")
+_DIRECTION = re.compile(r"(?P<sign>[+-])[\d.]+ sigma|sigma (?P<side>above|below)")
 
 
 @dataclass(frozen=True)
 class Cause:
-    """What a reason says is wrong, apart from how much.
+    """Cause of an anomaly: the name in a reason, without the size of the deviation.
 
     Attributes
     ----------
-    words : str
-        ``bias level +``: the number and the direction in which it went.
+    name : str
+        ``bias level +``: metric and direction.
     x, y : float or None
-        Where, as parts of the image; None where it has no place, or lies along the axis.
+        Place as a fraction of the image; None without a place, or along that axis.
     """
 
-    words: str
+    name: str
     x: float | None = None
     y: float | None = None
 
-    def is_like(self, other: "Cause") -> bool:
-        """Say whether both are the same thing at the same place."""
-        return self.words == other.words and _is_near(self.x, other.x) and _is_near(self.y, other.y)
+    def matches(self, other: "Cause") -> bool:
+        """Return True for the same cause at the same place."""
+        return self.name == other.name and is_near(self.x, other.x) and is_near(self.y, other.y)
 
 
 @dataclass(frozen=True, eq=False)
 class AnomalyTrace:
-    """An anomalous image as far as it tells which event it is of.
+    """Properties of an anomalous image by which it is grouped.
 
     Attributes
     ----------
     causes : tuple of Cause
-        The strongest first; without those that could be said of any anomaly.
+        Strongest first, without causes that fit any anomaly.
     kind : str
-        The fault that the classifier names; empty if it names none.
-    stands_apart_by : float or None
-        Merge height with its references; None without any.
+        Fault kind named by the classifier; empty for none.
+    merge_height : float or None
+        Merge height with its references; None without references.
     threshold : float
-        Of the merge height.
+        Threshold of the merge height.
     embedding : (d,) float32 array
-        Of `encoder_id`.
+        By the encoder `encoder_id`.
     """
 
     alert_id: int
@@ -69,7 +77,7 @@ class AnomalyTrace:
     template: str | None
     causes: tuple[Cause, ...]
     kind: str
-    stands_apart_by: float | None
+    merge_height: float | None
     threshold: float
     encoder_id: int
     embedding: NDArray[np.float32]
@@ -77,220 +85,295 @@ class AnomalyTrace:
 
 @dataclass(frozen=True)
 class NightImage:
-    """An image of the night, anomalous or not."""
+    """Image of a night, anomalous or not."""
 
     frame_id: int
     observed_at: datetime
     chip: str
 
 
-def cause_of(reason: str, ny: int, nx: int) -> Cause | None:
-    """Read what a reason says is wrong; None if it could be said of any anomaly.
+Link = tuple[AnomalyTrace, AnomalyTrace]
+
+
+def parse_cause(reason: str, ny: int, nx: int) -> Cause | None:
+    """Return the cause in a reason of a verdict; None if it fits any anomaly.
 
     Parameters
     ----------
+    reason : str
+        Reason of a verdict.
     ny, nx : int
         Size of the image, pixels.
-    """
-    if reason.startswith(_SAID_OF_ANY) and _OTHER_TYPE not in reason:
-        return None
-    if reason.startswith(_COPY):
-        return Cause(_COPY)
-    if place := _PLACE.match(reason):
-        shape, x, y = place["what"], int(place["x"]) / nx, int(place["y"]) / ny
-        return Cause(shape, None if shape.endswith(" row") else x, None if "column" in shape else y)
-    if _EVERYWHERE.search(reason):
-        return None
-    words = _WORDS.match(reason)
-    way = _WAY.search(reason)
-    return Cause(f"{words[0].strip(' -+') if words else ''} {_ways(way)}".strip())
-
-
-_SAID_OF_ANY = ("joins its", "provisional", "looks like", "a doubt")
-_OTHER_TYPE = "not like what its header says"
-_COPY = "has the very same pixels"
-_PLACE = re.compile(r"(?P<what>the .{1,60}?) around x (?P<x>\d{1,6}), y (?P<y>\d{1,6})")
-_EVERYWHERE = re.compile(r"^the [a-z ]{1,40} of (the whole frame|many (dark )?blocks)")
-_WORDS = re.compile(r"\D{1,120}")
-_WAY = re.compile(r"(?P<sign>[+-])[\d.]+ sigma|sigma (?P<side>above|below)")
-
-
-def _ways(found: re.Match[str] | None) -> str:
-    if found is None:
-        return ""
-    return found["sign"] or ("+" if found["side"] == "above" else "-")
-
-
-def _is_near(one: float | None, other: float | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    return abs(one - other) <= NEAR
-
-
-def events_of(
-    traces: Sequence[AnomalyTrace], night: Iterable[NightImage] = ()
-) -> list[list[AnomalyTrace]]:
-    """Sort the anomalies of one instrument and night into events.
-
-    Parameters
-    ----------
-    night : iterable of Seen
-        All images of the night, these among them: they tell whether a chip ever was well.
 
     Returns
     -------
-    list of list of Trace
-        Each trace in one of them, in the order given.
+    Cause or None
     """
-    groups = _UnionFind(len(traces))
-    places = {id(one): number for number, one in enumerate(traces)}
-    for one, other in _links(traces, list(night)):
-        groups.join(places[id(one)], places[id(other)])
+    if reason.startswith(_GENERIC_REASONS) and _OTHER_TYPE not in reason:
+        return None
+    if reason.startswith(_DUPLICATE):
+        return Cause(_DUPLICATE)
+    if place := _PLACE.match(reason):
+        shape, x, y = place["shape"], int(place["x"]) / nx, int(place["y"]) / ny
+        return Cause(shape, None if shape.endswith(" row") else x, None if "column" in shape else y)
+    if _EVERYWHERE.search(reason):
+        return None
+    name = _NAME.match(reason)
+    direction = _DIRECTION.search(reason)
+    sign = ""
+    if direction is not None:
+        sign = direction["sign"] or ("+" if direction["side"] == "above" else "-")
+    return Cause(f"{name[0].strip(' -+') if name else ''} {sign}".strip())
+
+
+def is_near(first: float | None, second: float | None) -> bool:
+    """Return True for equal places on an axis.
+
+    Parameters
+    ----------
+    first, second : float or None
+        Fraction of the image side.
+
+    Returns
+    -------
+    bool
+    """
+    if first is None or second is None:
+        return first is second
+    return abs(first - second) <= NEAR
+
+
+def group_anomalies(
+    traces: Sequence[AnomalyTrace], night: Iterable[NightImage] = ()
+) -> list[list[AnomalyTrace]]:
+    """Group the anomalies of one instrument and night into events.
+
+    Parameters
+    ----------
+    traces : sequence of AnomalyTrace
+        Anomalies.
+    night : iterable of NightImage
+        All images of the night, the anomalies included. They show whether a chip was nominal
+        at any time.
+
+    Returns
+    -------
+    list of list of AnomalyTrace
+        Events; each trace belongs to one event, in the order given.
+    """
+    sets = UnionFind(len(traces))
+    positions = {id(trace): number for number, trace in enumerate(traces)}
+    for first, second in find_links(traces, list(night)):
+        sets.join(positions[id(first)], positions[id(second)])
     events: dict[int, list[AnomalyTrace]] = defaultdict(list)
-    for number, one in enumerate(traces):
-        events[groups.root(number)].append(one)
+    for number, trace in enumerate(traces):
+        events[sets.find_root(number)].append(trace)
     return list(events.values())
 
 
-class _UnionFind:
-    """Union-find over 0 to n - 1."""
+class UnionFind:
+    """Disjoint sets of the numbers 0 to n - 1."""
 
     def __init__(self, n: int) -> None:
         self.parent = list(range(n))
 
-    def root(self, one: int) -> int:
-        while self.parent[one] != one:
-            self.parent[one] = self.parent[self.parent[one]]
-            one = self.parent[one]
-        return one
+    def find_root(self, number: int) -> int:
+        """Return the representative of a number's set."""
+        while self.parent[number] != number:
+            self.parent[number] = self.parent[self.parent[number]]
+            number = self.parent[number]
+        return number
 
-    def join(self, one: int, other: int) -> None:
-        first, second = sorted((self.root(one), self.root(other)))
-        self.parent[second] = first
+    def join(self, first: int, second: int) -> None:
+        """Join the sets of two numbers.
 
-
-def _links(
-    traces: Sequence[AnomalyTrace], night: Sequence[NightImage]
-) -> Iterator[tuple[AnomalyTrace, AnomalyTrace]]:
-    yield from _of_a_set(traces)
-    for alike in _by(traces, lambda one: one.chip):
-        yield from _of_a_cause(alike)
-    for alike in _by(traces, lambda one: (one.image_type, one.encoder_id)):
-        yield from _of_one_look(alike)
-    yield from _of_a_chip_gone(traces, night)
+        Parameters
+        ----------
+        first, second : int
+            Members of the sets.
+        """
+        smaller, larger = sorted((self.find_root(first), self.find_root(second)))
+        self.parent[larger] = smaller
 
 
-def _by(
-    traces: Iterable[AnomalyTrace], key: Callable[[AnomalyTrace], object]
-) -> Iterable[list[AnomalyTrace]]:
-    found: dict[object, list[AnomalyTrace]] = defaultdict(list)
-    for one in traces:
-        found[key(one)].append(one)
-    return found.values()
+def find_links(traces: Sequence[AnomalyTrace], night: Sequence[NightImage]) -> Iterator[Link]:
+    """Yield the pairs of anomalies that belong to one event.
 
+    Parameters
+    ----------
+    traces : sequence of AnomalyTrace
+        Anomalies of one instrument and night.
+    night : sequence of NightImage
+        All images of the night.
 
-def _of_a_set(traces: Sequence[AnomalyTrace]) -> Iterator[tuple[AnomalyTrace, AnomalyTrace]]:
-    """Link the frames of a template set, chip by chip; and its chips, where they suffer alike.
-
-    A set's two chips may have a fault each: a lamp that fails shows on both, an amplifier on one.
+    Yields
+    ------
+    tuple of two AnomalyTrace
     """
-    for alike in _by(traces, lambda one: (one.template or one.frame_id, one.image_type)):
-        yield from pairwise(alike)
-    for together in _by(traces, lambda one: one.template or one.frame_id):
-        for one, other in combinations(together, 2):
-            if one.chip != other.chip and (
-                _same_cause(one, other) or (one.frame_id == other.frame_id and _vague(one, other))
-            ):
-                yield one, other
+    yield from link_template_sets(traces)
+    for group in _group_by(traces, lambda trace: trace.chip):
+        yield from link_causes(group)
+    for group in _group_by(traces, lambda trace: (trace.image_type, trace.encoder_id)):
+        yield from link_neighbours(group)
+    yield from link_dead_chips(traces, night)
 
 
-def _vague(one: AnomalyTrace, other: AnomalyTrace) -> bool:
-    """Say whether nothing is known of one that would set it apart from the other."""
-    named = one.kind and other.kind
-    return not named and (not one.causes or not other.causes)
+def link_template_sets(traces: Sequence[AnomalyTrace]) -> Iterator[Link]:
+    """Link the frames of a template set by chip, and the chips of a frame with one cause.
 
-
-def _of_a_cause(alike: Sequence[AnomalyTrace]) -> Iterator[tuple[AnomalyTrace, AnomalyTrace]]:
-    """Link what went wrong in the same way on one chip in a night, whatever the image type."""
-    telling = [one for one in alike if one.kind or one.causes]
-    equal = _by(telling, lambda one: (one.kind, one.causes[:LEADING]))
-    for group in equal:
+    The two chips of a set may have different faults: a failing lamp shows on both, an amplifier
+    fault on one.
+    """
+    for group in _group_by(
+        traces, lambda trace: (trace.template or trace.frame_id, trace.image_type)
+    ):
         yield from pairwise(group)
-    for one, other in combinations([group[0] for group in equal], 2):
-        if _same_cause(one, other):
-            yield one, other
+    for group in _group_by(traces, lambda trace: trace.template or trace.frame_id):
+        for first, second in combinations(group, 2):
+            if first.chip == second.chip:
+                continue
+            is_named = first.kind and second.kind
+            is_vague = not is_named and (not first.causes or not second.causes)
+            if have_same_cause(first, second) or (first.frame_id == second.frame_id and is_vague):
+                yield first, second
 
 
-def _same_cause(one: AnomalyTrace, other: AnomalyTrace) -> bool:
-    """Say whether the classifier names one fault, or each leads with what the other has as well.
+def link_causes(traces: Sequence[AnomalyTrace]) -> Iterator[Link]:
+    """Link anomalies of one chip with the same cause, for all image types."""
+    specific = [trace for trace in traces if trace.kind or trace.causes]
+    groups = _group_by(specific, lambda trace: (trace.kind, trace.causes[:LEADING]))
+    for group in groups:
+        yield from pairwise(group)
+    for first, second in combinations([group[0] for group in groups], 2):
+        if have_same_cause(first, second):
+            yield first, second
 
-    The first reason alone is too narrow: which of level and noise is further off depends on the
-    image type. Any common reason would be too wide: a jump of the level moves much else.
+
+def have_same_cause(first: AnomalyTrace, second: AnomalyTrace) -> bool:
+    """Return True for equal fault kinds, or if each first cause is a leading cause of the other.
+
+    The first reasons alone are too narrow: the order of level and noise depends on the image type.
+    Any common reason is too wide: a level jump changes many metrics.
+
+    Parameters
+    ----------
+    first, second : AnomalyTrace
+
+    Returns
+    -------
+    bool
     """
-    if one.kind and one.kind == other.kind:
+    if first.kind and first.kind == second.kind:
         return True
-    if not one.causes or not other.causes:
+    if not first.causes or not second.causes:
         return False
-    return any(one.causes[0].is_like(each) for each in other.causes[:LEADING]) and any(
-        other.causes[0].is_like(each) for each in one.causes[:LEADING]
+    return any(first.causes[0].matches(cause) for cause in second.causes[:LEADING]) and any(
+        second.causes[0].matches(cause) for cause in first.causes[:LEADING]
     )
 
 
-def _of_one_look(alike: Sequence[AnomalyTrace]) -> Iterator[tuple[AnomalyTrace, AnomalyTrace]]:
-    """Link the images of a type that look alike to the encoder, and like no good one.
+def link_neighbours(traces: Sequence[AnomalyTrace]) -> Iterator[Link]:
+    """Link images of one type with similar embeddings, dissimilar to all nominal ones.
 
-    Only of those that stand apart for the encoder: the others look like every good frame, and so
-    like each other. Two of them are neighbours within the threshold; or if nothing anomalous is
-    nearer to either, and nothing good: two faults of different directions are further from each
-    other than from the references (their distances add up), two of one direction are nearer.
+    Images that join their references are left out: their embeddings are nominal, so similar to
+    each other. Two images are linked within the threshold, or as mutual nearest neighbours that
+    are nearer to each other than to the references. Two faults in different directions of the
+    embedding space are further from each other than from the references; two faults in one
+    direction are nearer.
+
+    Parameters
+    ----------
+    traces : sequence of AnomalyTrace
+        Anomalies of one image type and encoder.
+
+    Yields
+    ------
+    tuple of two AnomalyTrace
     """
-    apart = [one for one in alike if (one.stands_apart_by or 0) > one.threshold]
-    if len(apart) < 2:
+    separate = [trace for trace in traces if (trace.merge_height or 0) > trace.threshold]
+    if len(separate) < 2:
         return
-    stack = np.stack([one.embedding for one in apart])
+    stack = np.stack([trace.embedding for trace in separate])
     distances = cosine_distances(stack, stack)  # (n, n)
     np.fill_diagonal(distances, np.inf)
     nearest = distances.argmin(axis=1)
-    for i, j in zip(*np.nonzero(distances <= min(one.threshold for one in apart)), strict=True):
-        yield apart[i], apart[j]
+    limit = min(trace.threshold for trace in separate)
+    for i, j in zip(*np.nonzero(distances <= limit), strict=True):
+        yield separate[i], separate[j]
     for i, j in enumerate(nearest):
-        from_good = min(apart[i].stands_apart_by or 0, apart[j].stands_apart_by or 0)
-        if nearest[j] == i and distances[i, j] < from_good:
-            yield apart[i], apart[int(j)]
+        to_references = min(separate[i].merge_height or 0, separate[j].merge_height or 0)
+        if nearest[j] == i and distances[i, j] < to_references:
+            yield separate[i], separate[int(j)]
 
 
-def _of_a_chip_gone(
-    traces: Sequence[AnomalyTrace], night: Sequence[NightImage]
-) -> Iterator[tuple[AnomalyTrace, AnomalyTrace]]:
-    """Link all of a chip that has given nothing good since it first failed, whatever the reasons.
+def link_dead_chips(traces: Sequence[AnomalyTrace], night: Sequence[NightImage]) -> Iterator[Link]:
+    """Link all anomalies of a chip without a nominal image since its first failure.
 
-    Only where its neighbours in the same files are well: a lamp that is out takes all chips.
+    The other chips of the same files must be nominal: a failed lamp affects all chips.
+
+    Parameters
+    ----------
+    traces : sequence of AnomalyTrace
+        Anomalies of one instrument and night.
+    night : sequence of NightImage
+        All images of the night.
+
+    Yields
+    ------
+    tuple of two AnomalyTrace
     """
-    chips_of: dict[int, set[str]] = defaultdict(set)
-    for each in night:
-        chips_of[each.frame_id].add(each.chip)
-    hit: Mapping[int, set[str]] = defaultdict(set)
-    for one in traces:
-        hit[one.frame_id].add(one.chip)
-    for alike in _by(traces, lambda one: one.chip):
-        if _is_gone(alike, night, chips_of, hit):
-            yield from pairwise(alike)
+    chips_of_frame: dict[int, set[str]] = defaultdict(set)
+    for image in night:
+        chips_of_frame[image.frame_id].add(image.chip)
+    anomalous_chips: dict[int, set[str]] = defaultdict(set)
+    for trace in traces:
+        anomalous_chips[trace.frame_id].add(trace.chip)
+    for group in _group_by(traces, lambda trace: trace.chip):
+        if is_chip_dead(group, night, chips_of_frame, anomalous_chips):
+            yield from pairwise(group)
 
 
-def _is_gone(
-    alike: Sequence[AnomalyTrace],
+def is_chip_dead(
+    traces: Sequence[AnomalyTrace],
     night: Sequence[NightImage],
-    chips_of: Mapping[int, set[str]],
-    hit: Mapping[int, set[str]],
+    chips_of_frame: Mapping[int, set[str]],
+    anomalous_chips: Mapping[int, set[str]],
 ) -> bool:
-    kinds = {one.kind for one in alike if one.kind}
-    if len(alike) < A_CHIP_GONE or len({one.image_type for one in alike}) < 2 or len(kinds) > 1:
+    """Return True if a chip has no nominal image since its first anomaly.
+
+    Parameters
+    ----------
+    traces : sequence of AnomalyTrace
+        Anomalies of the chip.
+    night : sequence of NightImage
+        All images of the night.
+    chips_of_frame, anomalous_chips : mapping of int to set of str
+        All chips, and the anomalous chips, by frame id.
+
+    Returns
+    -------
+    bool
+    """
+    kinds = {trace.kind for trace in traces if trace.kind}
+    types = {trace.image_type for trace in traces}
+    if len(traces) < DEAD_CHIP_IMAGES or len(types) < 2 or len(kinds) > 1:
         return False
-    chip, first = alike[0].chip, min(one.observed_at for one in alike)
-    since = {each.frame_id for each in night if each.chip == chip and each.observed_at >= first}
-    failed = {one.frame_id for one in alike}
-    beside = [frame for frame in failed if len(chips_of[frame]) > 1]
-    with_another = sum(len(hit[frame]) > 1 for frame in beside)
+    chip, first = traces[0].chip, min(trace.observed_at for trace in traces)
+    later = {image.frame_id for image in night if image.chip == chip and image.observed_at >= first}
+    failed = {trace.frame_id for trace in traces}
+    multi_chip = [frame for frame in failed if len(chips_of_frame[frame]) > 1]
+    shared = sum(len(anomalous_chips[frame]) > 1 for frame in multi_chip)
     return (
-        since <= failed and len(beside) > len(failed) / 2 and with_another <= _ALONE * len(beside)
+        later <= failed
+        and len(multi_chip) > len(failed) / 2
+        and shared <= _SHARED_FRAMES * len(multi_chip)
     )
+
+
+def _group_by(
+    traces: Iterable[AnomalyTrace], key: Callable[[AnomalyTrace], Hashable]
+) -> Iterable[list[AnomalyTrace]]:
+    groups: dict[Hashable, list[AnomalyTrace]] = defaultdict(list)
+    for trace in traces:
+        groups[key(trace)].append(trace)
+    return groups.values()

@@ -1,258 +1,169 @@
-"""What people are told and what they answer: notices, acknowledgements, silences."""
+"""Notifications: pending alerts, open notifications, acknowledgements."""
 
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, exists, func, or_, select
+from sqlalchemy import ColumnElement, exists, func, select
 from sqlalchemy.orm import Session
 
-from qc import db
-from qc.alerts.content import plain
-from qc.core.enums import NotificationKind, Topic
-from qc.core.verdict import Status
-from qc.db.models import (
-    AcknowledgementRow,
-    AlertRow,
-    ExtensionRow,
-    FrameRow,
-    NotificationRow,
-    SilenceRow,
-    VerdictRow,
-)
-from qc.errors import InvalidInputError
+from qc import core, db, errors
+from qc._text import plain_line
+from qc.db.schema import models
 
-LONGEST_NOTE = 2000
+LONGEST_NOTE = 2000  # characters
 
 
-def waiting() -> tuple[ColumnElement[bool], ...]:
-    """Return the conditions of alerts that people are to be told of and have not been."""
-    return AlertRow.notice_id.is_(None), AlertRow.silence_id.is_(None), AlertRow.settled == ""
+def pending_conditions() -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions of pending alerts: not in a notification, silenced or settled."""
+    row = models.AlertRow
+    return row.notification_id.is_(None), row.silence_id.is_(None), row.settled == ""
 
 
-def open_notices(session: Session, since: datetime | None = None) -> list[NotificationRow]:
-    """Return the notices that nobody has answered, oldest first.
+def open_notifications(
+    session: Session, since: datetime | None = None
+) -> list[models.NotificationRow]:
+    """Return the notifications without an acknowledgement, oldest first.
 
-    Who labels all the frames of a notice has answered it too.
-    """
-    query = select(NotificationRow).where(
-        NotificationRow.topic != Topic.REPORT,
-        NotificationRow.form != NotificationKind.ARCHIVE,
-        ~exists().where(AcknowledgementRow.notice_id == NotificationRow.id),
-        _unlabelled(),
-    )
-    if since is not None:
-        query = query.where(NotificationRow.made_at >= since)
-    return list(session.scalars(query.order_by(NotificationRow.id)))
-
-
-def _unlabelled() -> ColumnElement[bool]:
-    """Say whether an alert of the notice is of no verdict, or of an image without a label."""
-    label = db.labels.newest_label()
-    without = (
-        select(AlertRow.id)
-        .outerjoin(VerdictRow, VerdictRow.id == AlertRow.verdict_id)
-        .outerjoin(ExtensionRow, ExtensionRow.id == VerdictRow.extension_id)
-        .where(AlertRow.notice_id == NotificationRow.id, label.is_(None))
-    )
-    return without.exists()
-
-
-def acknowledge(session: Session, notice_id: int, who: str, now: datetime, note: str = "") -> None:
-    """Keep that a person has seen a notice; what was said of it before stays.
-
-    Raises
-    ------
-    InvalidAnswer
-        If there is no such notice.
-    """
-    _notice(session, notice_id)
-    session.add(
-        AcknowledgementRow(notice_id=notice_id, who=plain(who), at=now, note=note[:LONGEST_NOTE])
-    )
-    session.flush()
-
-
-def _notice(session: Session, notice_id: int) -> NotificationRow:
-    found = session.get(NotificationRow, notice_id)
-    if found is None:
-        raise InvalidInputError(f"there is no notice {notice_id}; 'qc alerts --all' lists them")
-    return found
-
-
-def silence(
-    session: Session,
-    notice_id: int,
-    until: datetime | None,
-    until_nominal: bool,
-    who: str,
-    now: datetime,
-    note: str = "",
-) -> SilenceRow:
-    """Send no mail of alerts like a notice's: of its topic, instrument and image types.
-
-    Raises
-    ------
-    InvalidAnswer
-        If there is no such notice, or nothing says when the silence ends.
-    """
-    notice = _notice(session, notice_id)
-    if until is None and not until_nominal:
-        raise InvalidInputError("a silence needs an end: a time, or the next nominal frame")
-    if until is not None and until <= now:
-        raise InvalidInputError(f"a silence until {until:%Y-%m-%d %H:%M} UTC would be over already")
-    types = sorted({one.image_type for one in notice.alerts if one.image_type})
-    if until_nominal and not types:
-        raise InvalidInputError(
-            f"notice {notice_id} is of no image type: no frame can end its silence"
-        )
-    row = SilenceRow(
-        notice_id=notice_id,
-        topic=notice.topic,
-        instrument=next((one.instrument for one in notice.alerts if one.instrument), None),
-        image_types=types,
-        who=plain(who),
-        since=now,
-        until=until,
-        until_nominal=until_nominal,
-        note=note[:LONGEST_NOTE],
-    )
-    session.add(row)
-    session.flush()
-    return row
-
-
-def silences(session: Session, *, ended: bool = False) -> Sequence[SilenceRow]:
-    """Return the silences that hold, or those too that have ended."""
-    query = select(SilenceRow).order_by(SilenceRow.id)
-    return session.scalars(query if ended else query.where(SilenceRow.ended_at.is_(None))).all()
-
-
-def end_silences(session: Session, now: datetime) -> int:
-    """End the silences whose time has come, or whose images are nominal again; return how many."""
-    count = 0
-    for row in silences(session):
-        end = _end_of(session, row, now)
-        if end is not None:
-            row.ended_at, row.ended_why = end
-            count += 1
-    session.flush()
-    return count
-
-
-def _end_of(session: Session, row: SilenceRow, now: datetime) -> tuple[datetime, str] | None:
-    well = _well_again(session, row) if row.until_nominal else None
-    if well and (row.until is None or well[0] <= row.until):
-        return well
-    return (row.until, "its time was over") if row.until is not None and row.until <= now else None
-
-
-def _well_again(session: Session, row: SilenceRow) -> tuple[datetime, str] | None:
-    """Return when a later frame of the silenced image types was first judged nominal, and which."""
-    last_bad = (
-        select(func.max(FrameRow.observed_at))
-        .join(ExtensionRow, ExtensionRow.frame_id == FrameRow.id)
-        .join(VerdictRow, VerdictRow.extension_id == ExtensionRow.id)
-        .join(AlertRow, AlertRow.verdict_id == VerdictRow.id)
-        .where(AlertRow.notice_id == row.notice_id)
-        .scalar_subquery()
-    )
-    query = (
-        select(VerdictRow.judged_at, FrameRow.name, ExtensionRow.number)
-        .join(ExtensionRow, ExtensionRow.id == VerdictRow.extension_id)
-        .join(FrameRow, FrameRow.id == ExtensionRow.frame_id)
-        .where(
-            ExtensionRow.image_type.in_(row.image_types),
-            FrameRow.instrument == row.instrument,
-            FrameRow.processed_at >= row.since,
-            or_(last_bad.is_(None), FrameRow.observed_at > last_bad),
-            VerdictRow.status == Status.NOMINAL,
-        )
-        .order_by(VerdictRow.id)
-        .limit(1)
-    )
-    found = session.execute(query).one_or_none()
-    return (found[0], f"{found[1]}[{found[2]}] is nominal") if found else None
-
-
-def hush(session: Session, now: datetime) -> None:
-    """Let silences take the alerts that they cover."""
-    known = [row for row in silences(session, ended=True) if row.since <= now]
-    if not known:
-        return
-    for alert in session.scalars(select(AlertRow).where(*waiting())):
-        covering = (row for row in known if _covers(row, alert))
-        row = next(covering, None)
-        if row is not None:
-            alert.silence_id = row.id
-    session.flush()
-
-
-def _covers(row: SilenceRow, alert: AlertRow) -> bool:
-    alike = alert.image_type in row.image_types if row.image_types else alert.image_type is None
-    same = (row.topic, row.instrument) == (alert.topic, alert.instrument)
-    return same and alike and (row.ended_at is None or row.since <= alert.owed_at < row.ended_at)
-
-
-# --- for the command line -------------------------------------------------------------------------
-
-
-def alerts_record(session: Session, *, every: bool = False) -> dict[str, Any]:
-    """Return the notices, the silences and what waits, for people and programs.
+    Labels on all images of a notification count as an acknowledgement. Reports and archives need
+    none.
 
     Parameters
     ----------
-    every : bool
-        The answered ones too, and silences that have ended.
+    session : Session
+        Open session.
+    since : datetime, optional
+        Leave out older notifications.
+
+    Returns
+    -------
+    list of NotificationRow
     """
-    unanswered = open_notices(session)
-    notices: Sequence[NotificationRow] = unanswered
+    row = models.NotificationRow
+    label = db.labels.newest_label()
+    unlabelled = (  # also true for an alert without a verdict
+        select(models.AlertRow.id)
+        .outerjoin(models.VerdictRow, models.VerdictRow.id == models.AlertRow.verdict_id)
+        .outerjoin(models.ExtensionRow, models.ExtensionRow.id == models.VerdictRow.extension_id)
+        .where(models.AlertRow.notification_id == row.id, label.is_(None))
+    )
+    query = select(row).where(
+        row.topic != core.Topic.REPORT,
+        row.form != core.NotificationKind.ARCHIVE,
+        ~exists().where(models.AcknowledgementRow.notification_id == row.id),
+        unlabelled.exists(),
+    )
+    if since is not None:
+        query = query.where(row.made_at >= since)
+    return list(session.scalars(query.order_by(row.id)))
+
+
+def get_notification(session: Session, notification_id: int) -> models.NotificationRow:
+    """Return a notification by its number.
+
+    Parameters
+    ----------
+    session : Session
+        Open session.
+    notification_id : int
+        Number.
+
+    Returns
+    -------
+    NotificationRow
+
+    Raises
+    ------
+    InvalidInputError
+        If there is none.
+    """
+    row = session.get(models.NotificationRow, notification_id)
+    if row is None:
+        raise errors.InvalidInputError(
+            f"there is no notification {notification_id}; 'qc alerts list --all' lists them"
+        )
+    return row
+
+
+def acknowledge(
+    session: Session, notification_id: int, author: str, now: datetime, note: str = ""
+) -> None:
+    """Acknowledge a notification; earlier acknowledgements stay.
+
+    Parameters
+    ----------
+    session : Session
+        Open session; the caller commits.
+    notification_id : int
+        Number.
+    author : str
+        Person who acknowledges.
+    now : datetime
+        Time, UTC.
+    note : str
+        Cause or action taken.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is no such notification.
+    """
+    get_notification(session, notification_id)
+    session.add(
+        models.AcknowledgementRow(
+            notification_id=notification_id,
+            who=plain_line(author),
+            at=now,
+            note=note[:LONGEST_NOTE],
+        )
+    )
+    session.flush()
+
+
+# --- for the command line and the REST API --------------------------------------------------------
+
+
+def alerts_record(session: Session, *, every: bool = False) -> dict[str, Any]:
+    """Return notifications, silences and the number of pending alerts for an export.
+
+    Parameters
+    ----------
+    session : Session
+        Open session.
+    every : bool
+        Include acknowledged notifications and ended silences.
+
+    Returns
+    -------
+    dict
+        ``open``, ``waiting``, ``notices`` and ``silences``.
+    """
+    unanswered = open_notifications(session)
+    rows: Sequence[models.NotificationRow] = unanswered
     if every:
-        notices = session.scalars(select(NotificationRow).order_by(NotificationRow.id)).all()
-    is_open = {one.id for one in unanswered}
-    owed = session.scalar(select(func.count()).select_from(AlertRow).where(*waiting()))
+        query = select(models.NotificationRow).order_by(models.NotificationRow.id)
+        rows = session.scalars(query).all()
+    open_ids = {row.id for row in unanswered}
+    pending = select(func.count()).select_from(models.AlertRow).where(*pending_conditions())
+    silences = select(models.SilenceRow).order_by(models.SilenceRow.id)
+    if not every:
+        silences = silences.where(models.SilenceRow.ended_at.is_(None))
     return {
-        "open": len(is_open),
-        "waiting": owed or 0,
-        "notices": [_notice_record(one, one.id in is_open) for one in notices],
-        "silences": [_silence_record(one) for one in silences(session, ended=every)],
-    }
-
-
-def _notice_record(notice: NotificationRow, is_open: bool) -> dict[str, Any]:
-    return {
-        "number": notice.id,
-        "topic": notice.topic,
-        "form": notice.form,
-        "night": notice.night,
-        "made_at": notice.made_at,
-        "subject": notice.subject,
-        "alerts": len(notice.alerts),
-        "open": is_open,
-        "deliveries": [
+        "open": len(open_ids),
+        "waiting": session.scalar(pending) or 0,
+        "notices": [notification_record(row, is_open=row.id in open_ids) for row in rows],
+        "silences": [
             {
-                "channel": one.channel,
-                "address": one.address,
-                "sent_at": one.sent_at,
-                "due_at": one.due_at,
-                "gave_up_at": one.gave_up_at,
-                "tries": one.tries,
-                "trouble": one.trouble,
+                "number": row.id,
+                "notice_id": row.notification_id,
+                **{name: getattr(row, name) for name in _SILENCE_FIELDS},
             }
-            for one in notice.deliveries
-        ],
-        "acknowledged": [
-            {"who": one.who, "at": one.at, "note": one.note} for one in notice.acknowledgements
+            for row in session.scalars(silences)
         ],
     }
 
 
-def _silence_record(row: SilenceRow) -> dict[str, Any]:
-    return {"number": row.id, **{name: getattr(row, name) for name in _OF_A_SILENCE}}
-
-
-_OF_A_SILENCE = (
-    "notice_id",
+_SILENCE_FIELDS = (
     "topic",
     "instrument",
     "image_types",
@@ -264,3 +175,45 @@ _OF_A_SILENCE = (
     "ended_at",
     "ended_why",
 )
+
+
+def notification_record(row: models.NotificationRow, *, is_open: bool) -> dict[str, Any]:
+    """Return a notification with deliveries and acknowledgements for an export.
+
+    Parameters
+    ----------
+    row : NotificationRow
+        Notification.
+    is_open : bool
+        True without an acknowledgement.
+
+    Returns
+    -------
+    dict
+    """
+    return {
+        "number": row.id,
+        "topic": row.topic,
+        "form": row.form,
+        "night": row.night,
+        "made_at": row.made_at,
+        "subject": row.subject,
+        "alerts": len(row.alerts),
+        "open": is_open,
+        "deliveries": [
+            {
+                "channel": delivery.channel,
+                "address": delivery.address,
+                "sent_at": delivery.sent_at,
+                "due_at": delivery.due_at,
+                "gave_up_at": delivery.gave_up_at,
+                "tries": delivery.tries,
+                "trouble": delivery.trouble,
+            }
+            for delivery in row.deliveries
+        ],
+        "acknowledged": [
+            {"who": answer.who, "at": answer.at, "note": answer.note}
+            for answer in row.acknowledgements
+        ],
+    }

@@ -1,26 +1,130 @@
-"""A report that is written, and owed to who asked for reports."""
+"""Report mail: queue written reports for the subscribers of reports."""
 
 from datetime import date, datetime
+from pathlib import Path
 
-from qc.alerts.dispatch import owe_report
-from qc.project import Project
-from qc.reports.publish import PublishedReport, read_outcome
-from qc.summaries.period import NightRange
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
-
-def mail_night(project: Project, night: date, written: PublishedReport, now: datetime) -> int:
-    """Owe a night's report, its outcome in the subject; return to how many."""
-    words = read_outcome(project, night).words
-    return _owe(project, written, f"[QC] night {night}: {words}", night, now)
-
-
-def mail_span(project: Project, span: NightRange, written: PublishedReport, now: datetime) -> int:
-    """Owe the report of a week or a month; return to how many."""
-    return _owe(project, written, f"[QC] {span.name}", span.last, now)
+from qc import core
+from qc._text import plain_line
+from qc.alerts import recipients
+from qc.db.schema import models
+from qc.project import ProjectContext
+from qc.reports.index import read_outcome
+from qc.reports.publish import PublishedReport
+from qc.settings import Settings
+from qc.summaries.night_range import NightRange
 
 
-def _owe(
-    project: Project, written: PublishedReport, subject: str, night: date, now: datetime
+def mail_night(project: ProjectContext, night: date, report: PublishedReport, now: datetime) -> int:
+    """Queue a night report, with the outcome of the night in the subject.
+
+    Parameters
+    ----------
+    project : ProjectContext
+        Open project.
+    night : date
+        Night.
+    report : PublishedReport
+        Its files.
+    now : datetime
+        Time, UTC.
+
+    Returns
+    -------
+    int
+        Number of recipients.
+    """
+    outcome = read_outcome(project, night)
+    subject = f"[QC] night {night}: {outcome.description}"
+    with project.write_session.begin() as session:
+        return queue_report(session, project.settings, report.html, subject, night, now)
+
+
+def mail_span(
+    project: ProjectContext, span: NightRange, report: PublishedReport, now: datetime
 ) -> int:
-    with project.writes.begin() as session:
-        return owe_report(session, project.settings, written.html, subject, night, now)
+    """Queue the report of a week or a month.
+
+    Parameters
+    ----------
+    project : ProjectContext
+        Open project.
+    span : NightRange
+        Week or month.
+    report : PublishedReport
+        Its files.
+    now : datetime
+        Time, UTC.
+
+    Returns
+    -------
+    int
+        Number of recipients.
+    """
+    subject = f"[QC] {span.name}"
+    with project.write_session.begin() as session:
+        return queue_report(session, project.settings, report.html, subject, span.last, now)
+
+
+def queue_report(
+    session: Session,
+    settings: Settings,
+    file: Path,
+    subject: str,
+    night: date | None,
+    now: datetime,
+) -> int:
+    """Queue a report page for the subscribers of reports.
+
+    A page that is queued already is not queued twice: the mail contains the file at the time of
+    sending.
+
+    Parameters
+    ----------
+    session : Session
+        Open session; the caller commits.
+    settings : Settings
+        Subscriptions.
+    file : Path
+        HTML page; a PDF file of the same name is attached too.
+    subject : str
+        Subject line.
+    night : date or None
+        Night of the report.
+    now : datetime
+        Time, UTC.
+
+    Returns
+    -------
+    int
+        Number of recipients.
+    """
+    row = models.NotificationRow
+    unsent = (
+        select(row)
+        .join(row.deliveries)
+        .where(
+            row.topic == core.Topic.REPORT,
+            row.file == str(file),
+            models.DeliveryRow.due_at.is_not(None),
+            models.DeliveryRow.sent_at.is_(None),
+        )
+    )
+    notification = session.scalar(unsent.limit(1)) or models.NotificationRow(
+        topic=core.Topic.REPORT,
+        form=core.NotificationKind.EVENT,
+        night=night,
+        made_at=now,
+        file=str(file),
+        subject="",
+    )
+    notification.subject = plain_line(subject)
+    subscriptions = settings.subscription
+    if not any(recipients.selects(entry, core.Topic.REPORT, ()) for entry in subscriptions):
+        return 0
+    session.add(notification)
+    session.flush()
+    recipients.queue_deliveries(session, settings, notification, (), now)
+    return len(notification.deliveries)

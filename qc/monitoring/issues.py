@@ -1,4 +1,4 @@
-"""What is wrong for a while: said once when it begins, and once when it is over."""
+"""Active issues: conditions that last, logged once at their begin and once at their end."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -10,53 +10,93 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ActiveIssue:
-    """Something that goes on being wrong.
+    """An issue that is not resolved yet.
 
     Attributes
     ----------
     key : str
-        What makes it the same trouble: ``inbox /data/raw``.
-    words : str
-        The first sentence that it was told with.
+        Identity of the issue, such as ``inbox /data/raw``.
+    message : str
+        First message of the issue.
     """
 
     key: str
-    words: str
+    message: str
     since: datetime
 
     def has_lasted(self, span: timedelta, now: datetime) -> bool:
-        """Say whether it is older than passing trouble is."""
+        """Return True if the issue is at least as old as a span.
+
+        Parameters
+        ----------
+        span : timedelta
+        now : datetime
+            Aware.
+
+        Returns
+        -------
+        bool
+        """
         return now - self.since >= span
 
 
 class ActiveIssues:
-    """Remembers what is wrong, so that the log says it once and not at every try."""
+    """Registry of active issues; each is logged at its begin and end, not at every retry."""
 
     def __init__(self) -> None:
-        self._known: dict[str, ActiveIssue] = {}
+        self._issues: dict[str, ActiveIssue] = {}
 
     def __iter__(self) -> Iterator[ActiveIssue]:
-        return iter(list(self._known.values()))
+        return iter(list(self._issues.values()))
 
-    def begin(self, key: str, words: str, now: datetime) -> bool:
-        """Say what is wrong, unless it has been said; return whether it is news."""
-        is_news = key not in self._known
-        if is_news:
-            self._known[key] = ActiveIssue(key, words, now)
-            logger.warning("trouble begins", extra={"trouble": key, "words": words})
-        return is_news
+    def begin(self, key: str, message: str, now: datetime) -> bool:
+        """Register and log an issue unless it is active already.
+
+        Parameters
+        ----------
+        key, message : str
+        now : datetime
+            Aware.
+
+        Returns
+        -------
+        bool
+            True if the issue is new.
+        """
+        is_new = key not in self._issues
+        if is_new:
+            self._issues[key] = ActiveIssue(key, message, now)
+            logger.warning("issue begins", extra={"issue": key, "words": message})
+        return is_new
 
     def end(self, key: str, now: datetime) -> None:
-        """Say that it is over, if it was there."""
-        trouble = self._known.pop(key, None)
-        if trouble is not None:
-            lasted = round((now - trouble.since).total_seconds())
-            logger.warning("trouble is over", extra={"trouble": key, "lasted_s": lasted})
+        """Remove an issue and log its duration; nothing happens if it is not active.
 
-    def stand(self, prefix: str, present: Mapping[str, str], now: datetime) -> None:
-        """Take the troubles of a kind to be these: others with that prefix are over."""
-        for key, words in present.items():
-            self.begin(f"{prefix}{key}", words, now)
-        for trouble in self:
-            if trouble.key.startswith(prefix) and trouble.key.removeprefix(prefix) not in present:
-                self.end(trouble.key, now)
+        Parameters
+        ----------
+        key : str
+        now : datetime
+            Aware.
+        """
+        issue = self._issues.pop(key, None)
+        if issue is not None:
+            lasted = round((now - issue.since).total_seconds())
+            logger.warning("issue ends", extra={"issue": key, "lasted_s": lasted})
+
+    def replace(self, prefix: str, messages: Mapping[str, str], now: datetime) -> None:
+        """Replace the active issues whose key has a prefix.
+
+        Parameters
+        ----------
+        prefix : str
+        messages : mapping of str to str
+            Messages of the issues by key, without the prefix.
+        now : datetime
+            Aware.
+        """
+        for key, message in messages.items():
+            self.begin(f"{prefix}{key}", message, now)
+        for issue in self:
+            is_obsolete = issue.key.removeprefix(prefix) not in messages
+            if issue.key.startswith(prefix) and is_obsolete:
+                self.end(issue.key, now)

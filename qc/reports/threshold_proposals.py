@@ -1,66 +1,69 @@
-"""The weekly proposal of thresholds as a page: a person decides, and is told how."""
+"""Threshold proposals: a weekly HTML page; a person decides."""
 
 from base64 import b64encode
 from dataclasses import dataclass
 from datetime import date, datetime
-from pathlib import Path
 
-from qc._text import counted
+from qc._text import pluralise
 from qc.errors import InsufficientDataError
-from qc.project import Project
-from qc.reports.night import rendered, write_page
-from qc.tuning import proposals
+from qc.project import ProjectContext
+from qc.reports import rendering
+from qc.tuning import choice, proposals
 
 FOLDER = "proposals"
-SHOWN_FLIPS = 20  # of a type: who needs all asks 'qc tune --json'
-_WHY, _BY = "the weekly proposal", "the daemon"
+LISTED_CHANGES = 20  # for each image type; 'qc thresholds tune --json' lists all
+_REASON, _AUTHOR = "the weekly proposal", "the daemon"
 
 
 @dataclass(frozen=True)
 class ThresholdProposalPage:
-    """Everything on the page.
+    """Variables of the page.
 
     Attributes
     ----------
     refused : list of str
-        Why nothing is proposed for other image types, a sentence each.
+        Reasons for image types without a proposal.
     picture : str
         PNG, base64.
-    shown : int
-        Of the frames that would be judged otherwise, how many of a type are listed.
+    listed_changes : int
+        Largest number of listed verdict changes of an image type.
     """
 
     proposals: list[proposals.ThresholdProposal]
     refused: list[str]
     picture: str
     generated_at: datetime
-    shown: int = SHOWN_FLIPS
+    listed_changes: int = LISTED_CHANGES
 
 
-def write_proposal_page(project: Project, now: datetime, first: date = date.min) -> str:
-    """Propose limits for every image type, write the page, and say what it holds.
-
-    Nothing is changed: limits are people's.
+def write_proposal_page(project: ProjectContext, now: datetime, first: date = date.min) -> str:
+    """Propose limits for every image type and write the page; no limit is changed.
 
     Parameters
     ----------
+    project : ProjectContext
+        Open project.
+    now : datetime
+        Time, aware.
     first : date
-        First night whose frames are looked at.
+        First night of the data.
+
+    Returns
+    -------
+    str
+        Name of the file and number of proposals.
     """
-    goal = proposals.TuningGoal(effective=now.date(), since=first)
+    goal = choice.TuningGoal(effective=now.date(), since=first)
     try:
-        found, refused = proposals.propose_all(
-            project, (), goal, _WHY, _BY, progress=lambda _done, _total: None
+        proposed, refused = proposals.propose_all(
+            project, (), goal, _REASON, _AUTHOR, progress=lambda _done, _total: None
         )
     except InsufficientDataError as error:
         return f"nothing to propose: {error}"
-    picture = b64encode(proposals.draw_proposals(found)).decode()
-    page = rendered("proposals.html.j2", page=ThresholdProposalPage(found, refused, picture, now))
+    picture = b64encode(proposals.draw_proposals(proposed)).decode()
+    page = ThresholdProposalPage(proposed, refused, picture, now)
     file = project.settings.reports_folder / FOLDER / f"{now:%Y-%m-%d}.html"
-    return _words(found, write_page(file, page))
-
-
-def _words(found: list[proposals.ThresholdProposal], file: Path) -> str:
-    flips = sum(len(one.newly_flagged) + len(one.no_longer_flagged) for one in found)
-    types, past = counted(len(found), "image type"), counted(flips, "past frame")
-    return f"{file.name}: {types}, {past} would be judged otherwise"
+    rendering.write_page(file, rendering.render_template("proposals.html.j2", page=page))
+    changes = sum(len(entry.newly_flagged) + len(entry.no_longer_flagged) for entry in proposed)
+    types, frames = pluralise(len(proposed), "image type"), pluralise(changes, "past frame")
+    return f"{file.name}: {types}, {frames} with another verdict"

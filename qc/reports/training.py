@@ -1,4 +1,4 @@
-"""What a classifier has learnt, and how well it answers: one page that needs nothing else."""
+"""Training report: one HTML page with examples and accuracy of a trained classifier."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,37 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from embeddings.classifier import Examples
 from qc.errors import InsufficientLabelsError
-from qc.figures import plots
-from qc.reports.extension_figures import EmbeddedPicture, drawing
-from qc.reports.night import rendered, write_page
-from qc.training.train import (
-    BINS,
-    CONFIDENCE,
-    NAMED,
-    EvaluationFigures,
-    EvaluationSplit,
-    Predictions,
-    Progress,
-    Proportion,
-    TrainingResult,
-    answers,
-    fitted,
-    measure,
-)
+from qc.figures import classification
+from qc.reports import rendering
+from qc.reports.pictures import EmbeddedPicture, embed_plot
+from qc.training import evaluate, train
 
 Doubles = NDArray[np.float64]
 Counts = NDArray[np.int_]
 
-NOTHING = "none"
-_PARTS = (0.0, 0.25, 0.5)  # of the labelled examples; all of them are learnt by the twin
+NO_FAULT = "none"
+_FRACTIONS = (0.0, 0.25, 0.5)  # of the labelled examples; the evaluated classifier has all
 _SEED = 0
 
 
 @dataclass(frozen=True)
 class ClassCount:
-    """How many examples there were of a class."""
+    """Number of examples of a class."""
 
     name: str
     labelled: int
@@ -49,18 +35,18 @@ class ClassCount:
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """Everything on the page of a training.
+    """Variables of the page of a training.
 
     Attributes
     ----------
-    types, kinds : tuple of Taught
-        Good examples by image type, and bad ones by kind of fault.
-    pictures : mapping of str to Picture
-        By what they show; empty without an exam.
+    types, kinds : tuple of ClassCount
+        Good examples by image type, bad ones by kind of fault.
+    pictures : mapping of str to EmbeddedPicture
+        Plots by content; empty without an evaluation.
     """
 
-    trained: TrainingResult
-    who: str
+    trained: train.TrainingResult
+    author: str
     encoder: str
     generated_at: datetime
     types: tuple[ClassCount, ...]
@@ -68,64 +54,97 @@ class TrainingReport:
     pictures: Mapping[str, EmbeddedPicture]
 
 
-def write_lessons(
+def write_training_page(
     file: Path,
-    trained: TrainingResult,
+    trained: train.TrainingResult,
     *,
-    who: str,
+    author: str,
     encoder: str,
     generated_at: datetime,
-    progress: Progress | None = None,
+    progress: train.Progress | None = None,
 ) -> Path:
-    """Write what was learnt and how well as one HTML file.
+    """Write the page of a training.
 
     Parameters
     ----------
+    file : Path
+        HTML file.
+    trained : TrainingResult
+        Result of the training.
+    author : str
+        Person who trained.
     encoder : str
-        Its fingerprint.
+        Fingerprint of the encoder.
     generated_at : datetime
-        Aware.
+        Time, aware.
     progress : callable, optional
-        Told how many of the trainings for the learning curve are done, and of how many.
-    """
-    pictures = {}
-    if trained.exam and trained.twin and trained.new:
-        said = answers(trained.twin, trained.exam.examples)
-        pictures = _pictures(said, trained.new)
-        curve = learning_curve(trained.exam, trained.new.macro_f1, progress)
-        pictures["learning curve"] = _drawn_curve(curve)
-    page = TrainingReport(
-        trained=trained,
-        who=who,
-        encoder=encoder,
-        generated_at=generated_at,
-        types=_taught(trained, _types_of(trained.examples)),
-        kinds=_taught(trained, _kinds_of(trained.examples)),
-        pictures=pictures,
-    )
-    return write_page(file, rendered("lessons.html.j2", page=page))
-
-
-def learning_curve(
-    exam: EvaluationSplit, of_all: Proportion, progress: Progress | None = None
-) -> list[tuple[int, Proportion]]:
-    """Return the macro-F1 on an exam after none, a quarter, half and all of the labelled examples.
-
-    Beside all the simulated ones; smaller parts are drawn at random from larger ones. A part that
-    is too small to learn from is left out.
+        Function of the number of finished trainings of the learning curve, and the total.
 
     Returns
     -------
-    list of (labelled examples, Share)
+    Path
+        The file.
     """
-    labelled = len(exam.rest) - exam.simulated
-    order = exam.simulated + np.random.default_rng(_SEED).permutation(labelled)
-    sizes = sorted({round(part * labelled) for part in _PARTS} - {labelled})
+    pictures: dict[str, EmbeddedPicture] = {}
+    if trained.split and trained.evaluated and trained.new:
+        predictions = evaluate.predict_labelled(trained.evaluated, trained.split.examples)
+        pictures = draw_evaluation(predictions, trained.new)
+        curve = learning_curve(trained.split, trained.new.macro_f1, progress)
+        sizes = np.array([size for size, _ in curve])
+        svg = classification.draw_learning_curve(
+            sizes, interval_array([f1 for _, f1 in curve]), unit="macro-F1"
+        )
+        pictures["learning curve"] = embed_plot("learning curve", svg)
+    examples = trained.examples
+    types = [  # only good examples train the type
+        [name] if kinds is not None and not kinds else []
+        for name, kinds in zip(examples.types, examples.kinds, strict=True)
+    ]
+    page = TrainingReport(
+        trained=trained,
+        author=author,
+        encoder=encoder,
+        generated_at=generated_at,
+        types=count_classes(types, trained.simulated),
+        kinds=count_classes([sorted(kinds or ()) for kinds in examples.kinds], trained.simulated),
+        pictures=pictures,
+    )
+    return rendering.write_page(file, rendering.render_template("training.html.j2", page=page))
+
+
+def learning_curve(
+    split: train.EvaluationSplit,
+    of_all: evaluate.Proportion,
+    progress: train.Progress | None = None,
+) -> list[tuple[int, evaluate.Proportion]]:
+    """Return the macro-F1 after training with none, a quarter, half and all labelled examples.
+
+    The simulated examples are always included. Smaller parts are random subsets of larger ones. A
+    part with too few examples is left out.
+
+    Parameters
+    ----------
+    split : EvaluationSplit
+        Examples for training and evaluation.
+    of_all : Proportion
+        Macro-F1 with all labelled examples.
+    progress : callable, optional
+        Function of the number of finished trainings and the total.
+
+    Returns
+    -------
+    list of (int, Proportion)
+        Number of labelled examples, and macro-F1.
+    """
+    labelled = len(split.rest) - split.simulated
+    order = split.simulated + np.random.default_rng(_SEED).permutation(labelled)
+    sizes = sorted({round(fraction * labelled) for fraction in _FRACTIONS} - {labelled})
     curve = []
     for done, size in enumerate(sizes, start=1):
-        rows = np.concatenate([np.arange(exam.simulated), order[:size]])
+        rows = np.concatenate([np.arange(split.simulated), order[:size]])
         try:
-            curve.append((size, measure(fitted(exam.rest[rows]), exam.examples).macro_f1))
+            classifier = train.fit_classifier(split.rest[rows])
+            curve.append((size, evaluate.measure(classifier, split.examples).macro_f1))
         except InsufficientLabelsError:
             continue
         finally:
@@ -134,126 +153,191 @@ def learning_curve(
     return [*curve, (labelled, of_all)]
 
 
-def confusion_of_types(said: Predictions) -> tuple[Counts, list[str], list[str]]:
-    """Return how often which type of good image looks like which: counts, true, said."""
-    good = np.flatnonzero(said.good)
-    return _confusion([said.types[i] for i in good], [said.seen[i] for i in good])
-
-
-def confusion_of_kinds(said: Predictions) -> tuple[Counts, list[str], list[str]]:
-    """Return how often which kind of fault is taken for which: counts, true, said.
-
-    Of an image with two faults, the one counts that was more probable. Where nothing is more
-    probable than not, none was named.
-    """
-    promised, truth = said.promised[said.told], said.truth[said.told]
-    kinds = np.array([*said.kinds, NOTHING])
-    named = np.where(promised.max(axis=1) > NAMED, promised.argmax(axis=1), len(said.kinds))
-    true = np.where(
-        truth.any(axis=1), np.where(truth, promised, -1).argmax(axis=1), len(said.kinds)
-    )
-    return _confusion(kinds[true], kinds[named])
-
-
-def _confusion(
-    true: Sequence[str] | NDArray[np.str_], said: Sequence[str] | NDArray[np.str_]
-) -> tuple[Counts, list[str], list[str]]:
-    """Count pairs; what was only said stands behind what is true, and no fault last."""
-    rows = sorted(set(map(str, true)), key=_order)
-    columns = rows + sorted(set(map(str, said)) - set(rows), key=_order)
-    pairs = Counter(zip(map(str, true), map(str, said), strict=True))
-    return np.array([[pairs[row, column] for column in columns] for row in rows]), rows, columns
-
-
-def _order(name: str) -> tuple[bool, str]:
-    return name == NOTHING, name
-
-
-def calibration_bins(said: Predictions) -> tuple[Doubles, Doubles, Counts]:
-    """Return how often what was promised is true, in bins of equal width that hold anything.
+def confusion_of_types(predictions: evaluate.Predictions) -> tuple[Counts, list[str], list[str]]:
+    """Return the confusion matrix of the image types of good images.
 
     Returns
     -------
-    promised : (b,) float64 array
-        Mean probability.
-    true : (b, 3) float64 array
-        How often it was true, with Wilson's interval (1927).
-    counts : (b,) int array
+    counts : (r, c) int array
+    true, predicted : list of str
+        Names of rows and columns.
     """
-    promised, truth = said.promised[said.told].ravel(), said.truth[said.told].ravel()
-    bins = np.minimum((promised * BINS).astype(int), BINS - 1)
-    held = [bins == i for i in np.unique(bins)]
-    return (
-        np.array([promised[each].mean() for each in held]),
-        np.array([_wilson(int(truth[each].sum()), int(each.sum())) for each in held]),
-        np.array([each.sum() for each in held]),
+    good = np.flatnonzero(predictions.is_good)
+    return confusion(
+        [predictions.types[i] for i in good], [predictions.predicted_types[i] for i in good]
     )
 
 
-def _wilson(hits: int, n: int) -> tuple[float, float, float]:
-    interval = binomtest(hits, n).proportion_ci(CONFIDENCE, method="wilson")
-    return hits / n, float(interval.low), float(interval.high)
+def confusion_of_kinds(predictions: evaluate.Predictions) -> tuple[Counts, list[str], list[str]]:
+    """Return the confusion matrix of the kinds of fault.
+
+    Of an image with two faults, the more probable one counts. Without a kind above 50 % the
+    prediction is "none".
+
+    Returns
+    -------
+    counts : (r, c) int array
+    true, predicted : list of str
+        Names of rows and columns.
+    """
+    rows = predictions.is_labelled
+    probability, truth = predictions.probabilities[rows], predictions.truth[rows]
+    kinds = np.array([*predictions.kinds, NO_FAULT])
+    none = len(predictions.kinds)
+    is_named = probability.max(axis=1) > evaluate.NAMED
+    predicted = np.where(is_named, probability.argmax(axis=1), none)
+    of_truth = np.where(truth, probability, -1).argmax(axis=1)
+    true = np.where(truth.any(axis=1), of_truth, none)
+    return confusion(kinds[true], kinds[predicted])
+
+
+def confusion(
+    true: Sequence[str] | NDArray[np.str_], predicted: Sequence[str] | NDArray[np.str_]
+) -> tuple[Counts, list[str], list[str]]:
+    """Return a confusion matrix; columns without a row come last, and "none" after the others.
+
+    Parameters
+    ----------
+    true, predicted : (n,) sequence of str
+        Class of each image.
+
+    Returns
+    -------
+    counts : (r, c) int array
+    rows, columns : list of str
+        True and predicted classes.
+    """
+
+    def order(name: str) -> tuple[bool, str]:
+        return name == NO_FAULT, name
+
+    rows = sorted(set(map(str, true)), key=order)
+    columns = rows + sorted(set(map(str, predicted)) - set(rows), key=order)
+    pairs = Counter(zip(map(str, true), map(str, predicted), strict=True))
+    return np.array([[pairs[row, column] for column in columns] for row in rows]), rows, columns
+
+
+def calibration_bins(predictions: evaluate.Predictions) -> tuple[Doubles, Doubles, Counts]:
+    """Return the true rate by predicted probability, in bins of equal width that are not empty.
+
+    Returns
+    -------
+    predicted : (b,) float64 array
+        Mean predicted probability.
+    true : (b, 3) float64 array
+        True rate, with Wilson's interval (1927).
+    counts : (b,) int array
+        Number of predictions.
+    """
+    probability = predictions.probabilities[predictions.is_labelled].ravel()
+    truth = predictions.truth[predictions.is_labelled].ravel()
+    bins = np.minimum((probability * evaluate.BINS).astype(int), evaluate.BINS - 1)
+    masks = [bins == i for i in np.unique(bins)]
+    rates = []
+    for mask in masks:
+        hits, n = int(truth[mask].sum()), int(mask.sum())
+        interval = binomtest(hits, n).proportion_ci(evaluate.CONFIDENCE, method="wilson")
+        rates.append((hits / n, float(interval.low), float(interval.high)))
+    return (
+        np.array([probability[mask].mean() for mask in masks]),
+        np.array(rates),
+        np.array([mask.sum() for mask in masks]),
+    )
 
 
 # --- the page ------------------------------------------------------------------------------------
 
 
-def _pictures(said: Predictions, figures: EvaluationFigures) -> dict[str, EmbeddedPicture]:
-    types, kinds = confusion_of_types(said), confusion_of_kinds(said)
+def draw_evaluation(
+    predictions: evaluate.Predictions, figures: evaluate.EvaluationFigures
+) -> dict[str, EmbeddedPicture]:
+    """Draw confusion matrices, precision and recall, and the calibration of probabilities.
+
+    Parameters
+    ----------
+    predictions : Predictions
+        Predictions for the evaluation examples.
+    figures : EvaluationFigures
+        Figures of merit.
+
+    Returns
+    -------
+    dict of str to EmbeddedPicture
+    """
+    types, kinds = confusion_of_types(predictions), confusion_of_kinds(predictions)
+    bins = calibration_bins(predictions)
     svgs = {
-        "image types": _drawn_confusion(*types, title="Image type of good images"),
-        "kinds of fault": _drawn_confusion(*kinds, title="Kind of fault"),
-        "precision and recall": plots.spans(
-            [_spelt(kind) for kind in figures.kinds],
+        "image types": draw_confusion(*types, title="Image type of good images"),
+        "kinds of fault": draw_confusion(*kinds, title="Kind of fault"),
+        "precision and recall": classification.draw_intervals(
+            [spell_name(kind) for kind in figures.kinds],
             {
-                "precision": _spread([precision for precision, _ in figures.kinds.values()]),
-                "recall": _spread([recall for _, recall in figures.kinds.values()]),
+                "precision": interval_array([precision for precision, _ in figures.kinds.values()]),
+                "recall": interval_array([recall for _, recall in figures.kinds.values()]),
             },
             unit="share",
         ),
-        "calibration": plots.calibration(*calibration_bins(said), error=figures.calibration_error),
+        "calibration": classification.draw_calibration(*bins, error=figures.calibration_error),
     }
-    return {name: drawing(name, svg) for name, svg in svgs.items()}
+    return {name: embed_plot(name, svg) for name, svg in svgs.items()}
 
 
-def _drawn_confusion(
+def draw_confusion(
     counts: Counts, rows: Sequence[str], columns: Sequence[str], *, title: str
 ) -> str:
-    return plots.confusion(
-        counts, [_spelt(name) for name in rows], [_spelt(name) for name in columns], title=title
+    """Draw a confusion matrix.
+
+    Parameters
+    ----------
+    counts : (r, c) int array
+        Number of images.
+    rows, columns : sequence of str
+        True and predicted classes.
+    title : str
+        Title.
+
+    Returns
+    -------
+    str
+        SVG.
+    """
+    return classification.draw_confusion_matrix(
+        counts,
+        [spell_name(name) for name in rows],
+        [spell_name(name) for name in columns],
+        title=title,
     )
 
 
-def _drawn_curve(curve: Sequence[tuple[int, Proportion]]) -> EmbeddedPicture:
-    labelled = np.array([size for size, _ in curve])
-    spread = _spread([share for _, share in curve])
-    return drawing("learning curve", plots.learning_curve(labelled, spread, unit="macro-F1"))
-
-
-def _spread(shares: Sequence[Proportion]) -> Doubles:
+def interval_array(proportions: Sequence[evaluate.Proportion]) -> Doubles:
     """Return values, low and high ends: (n, 3)."""
-    return np.array([[one.value, one.low, one.high] for one in shares])
+    return np.array([[share.value, share.low, share.high] for share in proportions])
 
 
-def _spelt(name: str) -> str:
+def spell_name(name: str) -> str:
+    """Return a name with spaces for underscores."""
     return name.replace("_", " ")
 
 
-def _types_of(examples: Examples) -> list[list[str]]:
-    """Return the type that each example teaches; none unless it is good."""
-    pairs = zip(examples.types, examples.kinds, strict=True)
-    return [[name] if kinds is not None and not kinds else [] for name, kinds in pairs]
+def count_classes(classes: Sequence[Sequence[str]], simulated: int) -> tuple[ClassCount, ...]:
+    """Count the examples of each class.
 
+    Parameters
+    ----------
+    classes : sequence of sequence of str
+        Classes of each example, simulated examples first.
+    simulated : int
+        Number of simulated examples.
 
-def _kinds_of(examples: Examples) -> list[list[str]]:
-    return [sorted(kinds or ()) for kinds in examples.kinds]
-
-
-def _taught(trained: TrainingResult, names: Sequence[Sequence[str]]) -> tuple[ClassCount, ...]:
-    """Count the examples of each class, the simulated ones of which come first."""
-    simulated, labelled = (
-        Counter(name for some in part for name in some)
-        for part in (names[: trained.simulated], names[trained.simulated :])
+    Returns
+    -------
+    tuple of ClassCount
+    """
+    simulated_counts, labelled_counts = (
+        Counter(name for names in part for name in names)
+        for part in (classes[:simulated], classes[simulated:])
     )
-    every = sorted({*simulated, *labelled})
-    return tuple(ClassCount(name, labelled[name], simulated[name]) for name in every)
+    return tuple(
+        ClassCount(name, labelled_counts[name], simulated_counts[name])
+        for name in sorted({*simulated_counts, *labelled_counts})
+    )

@@ -1,4 +1,4 @@
-"""What the classifier would learn most from, were a person to say what it is."""
+"""Active learning: the unlabelled extensions that are most informative for the classifier."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,111 +9,139 @@ from scipy.special import xlogy
 from sqlalchemy.orm import Session
 
 from embeddings.classifier import DenseClassifier
-from qc import db
-from qc.db.findings import Finding
-from qc.detection.classifier_features import ClassifierFeatures, features_of
-from qc.io.instruments import Instrument
-from qc.project import Project
-from qc.review.queue import LabelFilter, QueueFilters, QueueOrder, read_some
-from qc.training.train import description_of
+from qc import db, io
+from qc.detection.classifier_features import ClassifierFeatures, stack_features
+from qc.project import ProjectContext
+from qc.review import queue, queue_filters
+from qc.training.examples import features_of_finding
 
 Doubles = NDArray[np.float64]
-Floats = NDArray[np.float32]
 
-NEWEST = 500  # unlabelled ones that are weighed: a week of nights, in a second
-RANKED = 100  # more than a person labels before the ranking is made anew
+NEWEST = 500  # unlabelled extensions to rank: a week of nights, in a second
+RANKED = 100  # more than a person labels before the next ranking
 
 
 def most_informative(
-    session: Session, project: Project, filters: QueueFilters, ranked: int = RANKED
+    session: Session,
+    project: ProjectContext,
+    filters: queue_filters.QueueFilters,
+    ranked: int = RANKED,
 ) -> tuple[int, ...]:
-    """Return the unlabelled extensions that the classifier would learn most from, most first.
+    """Return the newest unlabelled extensions, most informative first.
 
-    Of the newest that the filters want. Those that it is least sure of, each unlike those before
-    it: ten frames of one template teach little more than one of them.
+    The ranking prefers uncertain extensions that differ from those before them: ten frames of one
+    template teach little more than one of them.
 
     Parameters
     ----------
+    session : Session
+        For reading.
+    project : ProjectContext
+        Open project.
+    filters : QueueFilters
+        Selection; label filter and order are replaced.
     ranked : int
-        How many at most.
+        Largest number of extensions.
+
+    Returns
+    -------
+    tuple of int
+        Extensions.
     """
-    unlabelled = replace(filters, labelled=LabelFilter.NO, by="", order=QueueOrder.TIME)
-    some = read_some(session, project.instruments, unlabelled, NEWEST)
-    found = db.findings.findings_with(session, some.ids)
+    unlabelled = replace(
+        filters, labelled=queue_filters.LabelFilter.NO, by="", order=queue_filters.QueueOrder.TIME
+    )
+    page = queue.read_page(session, project.instruments, unlabelled, NEWEST)
     fingerprint = project.encoder.fingerprint
-    known = [one for one in found if one.fingerprint == fingerprint]
-    if not known:
-        return some.ids[:ranked]
-    ids = [one.extension.id for one in known]
-    own = db.embeddings.vectors_with(session, fingerprint, ids)
-    told = [description_of(session, one, own.get(one.extension.id)) for one in known]
-    uncertain = uncertainty(project.classifier, known, told, project.instruments)
-    vectors = np.stack([one.embedding for one in told])  # (n, d)
-    order = unlike_each_other(uncertain, vectors, ranked)
-    return tuple(known[place].extension.id for place in order)
+    findings = [
+        finding
+        for finding in db.findings.findings_by_id(session, page.ids)
+        if finding.fingerprint == fingerprint
+    ]
+    if not findings:
+        return page.ids[:ranked]
+    ids = [finding.extension.id for finding in findings]
+    vectors = db.embeddings.vectors_of(session, fingerprint, ids)
+    features = [
+        features_of_finding(session, finding, vectors.get(finding.extension.id))
+        for finding in findings
+    ]
+    uncertainty = measure_uncertainty(project.classifier, findings, features, project.instruments)
+    embeddings = np.stack([feature.embedding for feature in features])  # (n, d)
+    order = rank_by_novelty(uncertainty, embeddings, ranked)
+    return tuple(ids[index] for index in order)
 
 
-def uncertainty(
+def measure_uncertainty(
     classifier: DenseClassifier | None,
-    found: Sequence[Finding],
-    told: Sequence[ClassifierFeatures],
-    instruments: Sequence[Instrument],
+    findings: Sequence[db.findings.Finding],
+    features: Sequence[ClassifierFeatures],
+    instruments: Sequence[io.Instrument],
 ) -> Doubles:
-    """Return how little is known of what extensions are, (n,): 0 is sure.
+    """Return the uncertainty of each extension.
 
-    The entropy of the type and of each kind of fault, summed, in bits; without a classifier, how
-    near the score is to the limit.
+    It is the entropy of image type and fault kinds; without a classifier, the distance of the
+    score to the limit.
+
+    Parameters
+    ----------
+    classifier : DenseClassifier or None
+        Classifier in use.
+    findings : sequence of Finding
+        The n extensions.
+    features : sequence of ClassifierFeatures
+        Their features.
+    instruments : sequence of Instrument
+        Instruments of the project.
+
+    Returns
+    -------
+    (n,) float array
+        Uncertainty, bits; 0 is certain.
     """
     if classifier is None:
-        return np.array([min(one.verdict.doubt, 1.0) for one in found])
-    expected = _expected_faults(found, instruments)
-    features = features_of(told, classifier.fingerprint)
-    types = classifier.type_probabilities(features)  # (n, t)
-    kinds = classifier.kind_probabilities(features, expected)  # (n, k)
-    has_kinds = np.array([bool(one.differences) for one in told])
-    of_types: Doubles = -xlogy(types, types).sum(axis=1)
-    of_kinds: Doubles = -(xlogy(kinds, kinds) + xlogy(1 - kinds, 1 - kinds)).sum(axis=1)
-    bits: Doubles = (of_types + np.where(has_kinds, of_kinds, 0.0)) / np.log(2)
-    return bits
-
-
-def _expected_faults(
-    found: Sequence[Finding], instruments: Sequence[Instrument]
-) -> dict[str, float]:
-    """Return how frequent kinds are at most: what cannot be in one class is sure to be absent."""
-    every: dict[str, float] = {}
-    classes = {one.extension.frame_class for one in found}
+        return np.array([min(finding.verdict.doubt, 1.0) for finding in findings])
+    expected: dict[str, float] = {}  # highest frequency: 0 in one class does not exclude a kind
+    classes = {finding.extension.frame_class for finding in findings}
     for instrument in instruments:
         for frame_class in classes:
             for kind, share in instrument.expected_faults(frame_class).items():
-                every[kind] = max(share, every.get(kind, 0.0))
-    return every
+                expected[kind] = max(share, expected.get(kind, 0.0))
+    stacked = stack_features(features, classifier.fingerprint)
+    types = classifier.type_probabilities(stacked)  # (n, t)
+    kinds = classifier.kind_probabilities(stacked, expected)  # (n, k)
+    has_kinds = np.array([bool(feature.differences) for feature in features])
+    type_entropy: Doubles = -xlogy(types, types).sum(axis=1)
+    kind_entropy: Doubles = -(xlogy(kinds, kinds) + xlogy(1 - kinds, 1 - kinds)).sum(axis=1)
+    bits: Doubles = (type_entropy + np.where(has_kinds, kind_entropy, 0.0)) / np.log(2)
+    return bits
 
 
-def unlike_each_other(uncertain: Doubles, vectors: Floats, most: int) -> list[int]:
-    """Rank by uncertainty times the distance to the nearest that was taken before.
+def rank_by_novelty(uncertainty: Doubles, vectors: NDArray[np.float32], limit: int) -> list[int]:
+    """Rank by uncertainty times the distance to the nearest vector ranked before.
 
     Parameters
     ----------
-    uncertain : (n,) float array
+    uncertainty : (n,) float array
+        Uncertainty of each extension.
     vectors : (n, d) float array
         Embeddings.
-    most : int
-        How many are ranked at most.
+    limit : int
+        Largest number of ranked extensions.
 
     Returns
     -------
     list of int
-        Places in the arrays, most informative first.
+        Indices, most informative first.
     """
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
-    away = np.ones(len(unit))  # nothing taken yet: all are equally far
-    taken: list[int] = []
-    for _ in range(min(most, len(unit))):
-        worth = (uncertain + 1e-12) * away
-        worth[taken] = -1.0
-        best = int(np.argmax(worth))
-        taken.append(best)
-        away = np.minimum(away, np.maximum(1 - unit @ unit[best], 0.0))
-    return taken
+    distances = np.ones(len(unit))  # equal before the first choice
+    ranked: list[int] = []
+    for _ in range(min(limit, len(unit))):
+        value = (uncertainty + 1e-12) * distances
+        value[ranked] = -1.0
+        best = int(np.argmax(value))
+        ranked.append(best)
+        distances = np.minimum(distances, np.maximum(1 - unit @ unit[best], 0.0))
+    return ranked

@@ -1,48 +1,46 @@
-"""Why a frame was not flagged: how near it came, and what catching it would cost."""
+"""Explanation of a verdict: evidence in units of its limits, and the cost of flagging."""
 
-from collections.abc import Callable, Mapping, Sequence
+import datetime as dt
+from collections import abc
 from dataclasses import dataclass
-from datetime import date
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
-from embeddings.clustering import average_linkage, joined
-from qc import db
-from qc._text import counted
-from qc.core.reference import REFERENCE_NEEDED
-from qc.core.verdict import Evidence
-from qc.db.findings import Finding
-from qc.detection.decision import EvidenceRatio, sample_words, weigh, widening
+from embeddings import clustering
+from qc import core, db, errors
+from qc._text import pluralise
+from qc.detection import decision
 from qc.detection.thresholds import Threshold
-from qc.errors import IncompleteHeaderError
-from qc.project import Project
-from qc.review.frame_detail import ExtensionLink, finding_of
+from qc.project import ProjectContext
+from qc.review.extension_links import ExtensionLink
+from qc.review.frame_detail import find_finding
+from qc.tuning import history, label_fit, limits
 from qc.tuning.extreme_values import Interval
-from qc.tuning.fit import limits_of, ratio, share
-from qc.tuning.proposals import PastVerdicts, TuningHistory, read_record, sort_out
 
 Doubles = NDArray[np.float64]
 Booleans = NDArray[np.bool_]
 
-Remember = Callable[[str, Threshold], PastVerdicts]
+ReadPastVerdicts = abc.Callable[[str, Threshold], history.PastVerdicts]
 
-SHOWN = 24  # of the references that it joined
+MAX_MEMBERS = 24  # references of a cluster that are listed
 
 
 @dataclass(frozen=True)
 class FirstJoin:
-    """What an extension joins first in the tree of its references of today.
+    """The first cluster of an extension in the dendrogram with its references.
 
     Attributes
     ----------
     height : float
-        Cosine distance at which it does.
+        Cosine distance at which the extension joins.
     size : int
-        How many it joins there, of `references`.
-    members : tuple of Link
-        The newest of them.
+        Number of references in the cluster.
+    references : int
+        Number of all references.
+    members : tuple of ExtensionLink
+        Newest references of the cluster.
     """
 
     height: float
@@ -53,22 +51,23 @@ class FirstJoin:
 
 @dataclass(frozen=True)
 class VerdictExplanation:
-    """What spoke for and against flagging an extension, by the limits of its night.
+    """Evidence for and against flagging an extension, by the limits of its night.
 
     Attributes
     ----------
     name : str
-        Of the frame.
-    evidence : tuple of Weighed
-        The strongest first.
+        Name of the frame.
+    evidence : tuple of EvidenceRatio
+        Evidence in units of its limits, highest ratio first.
     ratio : float
-        The strongest in units of its limit: all limits times this would just have caught it.
-    since, why, by : of the limits' entry
+        Highest ratio: all limits scaled by it would just flag the extension.
+    since, why, by : date or None, str, str
+        Validity, reason and author of the limits.
     catching : mapping of str to float
-        For merge height, residual and each metric: the limit in the thresholds file that would
-        have caught it alone.
+        By merge height, residual and metric: the limit in the thresholds file that would flag the
+        extension by itself.
     trouble : str
-        Why nothing can be said; empty where all of the above is there.
+        Reason why no explanation is possible; else empty.
     """
 
     name: str
@@ -77,9 +76,9 @@ class VerdictExplanation:
     status: str
     score: float
     references: str
-    evidence: tuple[EvidenceRatio, ...]
+    evidence: tuple[decision.EvidenceRatio, ...]
     ratio: float
-    since: date | None
+    since: dt.date | None
     why: str
     by: str
     catching: dict[str, float]
@@ -89,20 +88,20 @@ class VerdictExplanation:
 
 @dataclass(frozen=True)
 class DetectionCost:
-    """What it costs to catch an extension by one limit alone, or by all limits scaled together.
+    """Cost of flagging an extension by one limit, or by all limits scaled together.
 
     Attributes
     ----------
     name : str
-        The evidence; ``all`` for all limits together.
+        Evidence; ``all`` for all limits together.
     limit : float
-        In the thresholds file; of all, the factor.
+        Limit in the thresholds file; the factor for all limits.
     nominal : int
         Past nominal extensions of the type that it would flag, of `nominal_of`.
     rate : Interval
-        That as a share: the false alarms to be expected.
+        The same as a share: the expected false-alarm rate.
     bad : int
-        Of the extensions labelled bad, of `bad_of`.
+        Extensions labelled bad that it would flag, of `bad_of`.
     """
 
     name: str
@@ -116,16 +115,16 @@ class DetectionCost:
 
 @dataclass(frozen=True)
 class FlaggingCost:
-    """What catching an extension would cost in false alarms, by the past of its image type.
+    """False alarms that flagging an extension would cost, by its image type's past.
 
     Attributes
     ----------
-    now : Catch or None
-        What the present limits do; None where nothing is known.
-    catches : tuple of Catch
-        The cheapest first.
+    now : DetectionCost or None
+        Result of the present limits; None without past extensions.
+    catches : tuple of DetectionCost
+        Alternatives, lowest cost first.
     trouble : str
-        Why nothing can be said; else empty.
+        Reason why no cost is known; else empty.
     """
 
     image_type: str
@@ -135,223 +134,342 @@ class FlaggingCost:
     trouble: str = ""
 
 
-def read_why(
-    project: Project, session: Session, name: str, number: int | None
+def explain_verdict(
+    project: ProjectContext, session: Session, name: str, number: int | None
 ) -> VerdictExplanation:
-    """Return how near an extension came to being flagged.
+    """Return the evidence of an extension in units of its limits.
+
+    Parameters
+    ----------
+    project : ProjectContext
+        Open project.
+    session : Session
+        For reading.
+    name : str
+        Archive name of the frame.
+    number : int or None
+        Extension; the first one if None.
+
+    Returns
+    -------
+    VerdictExplanation
 
     Raises
     ------
-    UnknownFrame
+    UnknownFrameError
         If there is no such extension.
     """
-    finding = finding_of(session, name, number)
-    threshold, trouble = _threshold(project, finding)
-    pieces: Sequence[EvidenceRatio] = ()
+    finding = find_finding(session, name, number)
+    threshold, trouble = find_threshold(project, finding)
+    evidence: abc.Sequence[decision.EvidenceRatio] = ()
     if threshold:
-        pieces = weigh(_evidence(session, finding), threshold, _absolute(project, finding))
+        extension = finding.extension
+        absolute = {
+            metric: bounds
+            for instrument in project.instruments
+            if instrument.name == finding.frame.instrument
+            for metric, bounds in instrument.limits_of(
+                extension.image_type, extension.chip, extension.read_mode
+            ).items()
+        }
+        duplicate = db.findings.find_duplicate(session, finding)
+        evidence = decision.weigh(db.findings.evidence_of(finding, duplicate), threshold, absolute)
+    factor = decision.widening(finding.verdict.reference_size)
     return VerdictExplanation(
         name=finding.frame.name,
         number=finding.extension.number,
         image_type=finding.extension.image_type,
         status=str(finding.verdict.status),
         score=finding.verdict.score,
-        references=sample_words(finding.verdict.reference_size),
-        evidence=tuple(pieces),
-        ratio=max((one.ratio for one in pieces), default=0.0),
+        references=decision.describe_sample(finding.verdict.reference_size),
+        evidence=tuple(evidence),
+        ratio=max((piece.ratio for piece in evidence), default=0.0),
         since=threshold.since if threshold else None,
         why=threshold.why if threshold else "",
         by=threshold.by if threshold else "",
-        catching=_catching(finding, pieces),
-        cluster=_cluster(session, finding),
+        catching={
+            piece.name: abs(piece.value) / factor
+            for piece in evidence
+            if piece.against == "references" and piece.value
+        },
+        cluster=find_cluster(session, finding),
         trouble=trouble,
     )
 
 
-def _threshold(project: Project, finding: Finding) -> tuple[Threshold | None, str]:
-    """Return the limits of its night, or why there are none."""
-    night = finding.frame.night or date.max
-    known = project.thresholds.entries.get(finding.extension.image_type, ())
-    if not any(one.encoder == finding.fingerprint for one in known):
-        return None, f"there are no limits for the encoder {finding.fingerprint}"
-    try:
-        found = project.thresholds.threshold(
-            finding.extension.image_type, night, finding.fingerprint
-        )
-    except IncompleteHeaderError as error:
-        return None, str(error)
-    return found, ""
-
-
-def _evidence(session: Session, finding: Finding) -> Evidence:
-    copy_of = db.findings.copy_of(session, finding)
-    return db.findings.evidence_of(finding, copy_of)
-
-
-def _absolute(project: Project, finding: Finding) -> dict[str, tuple[float, float]]:
-    one = finding.extension
-    return {
-        name: limits
-        for instrument in project.instruments
-        if instrument.name == finding.frame.instrument
-        for name, limits in instrument.limits_of(one.image_type, one.chip, one.read_mode).items()
-    }
-
-
-def _catching(finding: Finding, pieces: Sequence[EvidenceRatio]) -> dict[str, float]:
-    """Return the limits of the file that would have caught it, each alone."""
-    factor = widening(finding.verdict.reference_size)
-    return {
-        one.name: abs(one.value) / factor
-        for one in pieces
-        if one.against == "references" and one.value
-    }
-
-
-def _cluster(session: Session, finding: Finding) -> FirstJoin | None:
-    reference = db.findings.reference_of(session, finding)
-    m = len(reference.extension_ids)
-    own = db.embeddings.find_embedding(session, finding.extension.id, finding.fingerprint)
-    if m < 2 or own is None:
-        return None
-    height, members = joined(average_linkage(np.vstack([reference.embeddings, own])), m)
-    ids = [reference.extension_ids[one] for one in members.tolist()]  # the newest first
-    found = db.findings.findings_with(session, ids[:SHOWN])
-    return FirstJoin(height, len(ids), m, tuple(map(_member, found)))
-
-
-def _member(finding: Finding) -> ExtensionLink:
-    return ExtensionLink(
-        finding.frame.name,
-        finding.extension.number,
-        finding.frame.observed_at,
-        finding.frame.night,
-        str(finding.verdict.status),
-        str(finding.label.label) if finding.label else "",
-    )
-
-
-# --- what it would cost ---------------------------------------------------------------------------
-
-
-def read_cost(
-    project: Project, name: str, number: int | None, remember: Remember | None = None
-) -> FlaggingCost:
-    """Return what catching an extension would cost: all of its type's past is judged anew.
+def find_threshold(
+    project: ProjectContext, finding: db.findings.Finding
+) -> tuple[Threshold | None, str]:
+    """Return the limits of an extension's night, or the reason why there are none.
 
     Parameters
     ----------
-    remember : callable, optional
-        Returns the past of an image type beside some limits; it is read where there is none.
+    project : ProjectContext
+        Open project.
+    finding : Finding
+        Extension.
+
+    Returns
+    -------
+    (Threshold or None, str)
+    """
+    night = finding.frame.night or dt.date.max
+    entries = project.thresholds.entries.get(finding.extension.image_type, ())
+    if not any(entry.encoder == finding.fingerprint for entry in entries):
+        return None, f"there are no limits for the encoder {finding.fingerprint}"
+    try:
+        threshold = project.thresholds.threshold(
+            finding.extension.image_type, night, finding.fingerprint
+        )
+    except errors.IncompleteHeaderError as error:
+        return None, str(error)
+    return threshold, ""
+
+
+def find_cluster(session: Session, finding: db.findings.Finding) -> FirstJoin | None:
+    """Return the first cluster that an extension joins; None with fewer than two references.
+
+    Parameters
+    ----------
+    session : Session
+        For reading.
+    finding : Finding
+        Extension.
+
+    Returns
+    -------
+    FirstJoin or None
+    """
+    reference = db.findings.reference_of(session, finding)
+    count = len(reference.extension_ids)
+    embedding = db.embeddings.find_embedding(session, finding.extension.id, finding.fingerprint)
+    if count < 2 or embedding is None:
+        return None
+    tree = clustering.average_linkage(np.vstack([reference.embeddings, embedding]))
+    height, members = clustering.find_first_merge(tree, count)
+    ids = [reference.extension_ids[index] for index in members.tolist()]  # newest first
+    findings = db.findings.findings_by_id(session, ids[:MAX_MEMBERS])
+    links = tuple(
+        ExtensionLink(
+            member.frame.name,
+            member.extension.number,
+            member.frame.observed_at,
+            member.frame.night,
+            str(member.verdict.status),
+            str(member.label.label) if member.label else "",
+        )
+        for member in findings
+    )
+    return FirstJoin(height, len(ids), count, links)
+
+
+# --- cost of flagging -----------------------------------------------------------------------------
+
+
+def estimate_flagging_cost(
+    project: ProjectContext,
+    name: str,
+    number: int | None,
+    read_cached: ReadPastVerdicts | None = None,
+) -> FlaggingCost:
+    """Return the false alarms that flagging an extension would cost.
+
+    All past extensions of its image type are compared with the changed limits.
+
+    Parameters
+    ----------
+    project : ProjectContext
+        Open project.
+    name : str
+        Archive name of the frame.
+    number : int or None
+        Extension; the first one if None.
+    read_cached : callable, optional
+        Returns the past verdicts of an image type and some limits; they are read without it.
+
+    Returns
+    -------
+    FlaggingCost
 
     Raises
     ------
-    UnknownFrame
+    UnknownFrameError
         If there is no such extension.
     """
-    with project.reads() as session:
-        finding = finding_of(session, name, number)
-        threshold, trouble = _threshold(project, finding)
+    with project.read_session() as session:
+        finding = find_finding(session, name, number)
+        threshold, trouble = find_threshold(project, finding)
         image_type = finding.extension.image_type
         if threshold is None:
             return FlaggingCost(image_type, None, (), trouble=trouble)
-        own = db.findings.evidence_of(finding)
-    if own.reference_size < REFERENCE_NEEDED:
-        few = f"it was held against {counted(own.reference_size, 'reference')}, "
-        few += f"{REFERENCE_NEEDED} needed"
-        return FlaggingCost(image_type, None, (), trouble=few)
-    past = remember(image_type, threshold) if remember else _read(project, image_type, threshold)
-    nominal, bad = _known(past.history, f"{finding.frame.name}[{finding.extension.number}]")
+        evidence = db.findings.evidence_of(finding)
+    if evidence.reference_size < core.REFERENCE_NEEDED:
+        trouble = f"it was compared with {pluralise(evidence.reference_size, 'reference')}, "
+        trouble += f"{core.REFERENCE_NEEDED} needed"
+        return FlaggingCost(image_type, None, (), trouble=trouble)
+    past = (read_cached or PastVerdictReader(project))(image_type, threshold)
+    nominal, bad = split_past(past.history, f"{finding.frame.name}[{finding.extension.number}]")
     if not len(nominal.flagged):
         return FlaggingCost(
             image_type, None, (), past.notes, trouble="nothing nominal of its type is known"
         )
-    factor = ratio(own, limits_of(threshold))
-    known = (nominal, bad)
-    now = _catch("now", 1.0, [one.flagged for one in known])
-    together = _catch("all", factor, [one.beyond(factor) for one in known])
+    factor = limits.evidence_ratio(evidence, limits.limits_of(threshold))
+    groups = (nominal, bad)
+    now = make_cost("now", 1.0, [group.flagged for group in groups])
+    together = make_cost("all", factor, [group.flagged_by_factor(factor) for group in groups])
     alone = [
-        _catch(kind, value, [one.further(kind, value) for one in known])
-        for kind, value in _unwidened(own).items()
+        make_cost(kind, value, [group.flagged_by_limit(kind, value) for group in groups])
+        for kind, value in normalise(evidence).items()
         if kind in {"merge_height", "residual", *threshold.metrics}
     ]
-    return FlaggingCost(image_type, now, (together, *sorted(alone, key=_dearness)), past.notes)
+    alone.sort(key=lambda cost: (cost.nominal, -cost.bad))
+    return FlaggingCost(image_type, now, (together, *alone), past.notes)
 
 
-def _read(project: Project, image_type: str, threshold: Threshold) -> PastVerdicts:
-    record = read_record(project, image_type, date.min)
-    return PastVerdicts(image_type, threshold, sort_out(record, threshold), record.notes)
+@dataclass(frozen=True)
+class PastVerdictReader:
+    """Reads the past verdicts of an image type from the database."""
+
+    project: ProjectContext
+
+    def __call__(self, image_type: str, threshold: Threshold) -> history.PastVerdicts:
+        """Return past verdicts with the cases grouped by some limits.
+
+        Parameters
+        ----------
+        image_type : str
+            Image type.
+        threshold : Threshold
+            Present limits.
+
+        Returns
+        -------
+        PastVerdicts
+        """
+        record = history.read_verdict_history(self.project, image_type, dt.date.min)
+        cases = history.group_cases(record, threshold)
+        return history.PastVerdicts(image_type, threshold, cases, record.notes)
 
 
-def _dearness(catch: DetectionCost) -> tuple[int, int]:
-    return catch.nominal, -catch.bad
+def make_cost(name: str, limit: float, flagged: abc.Sequence[Booleans]) -> DetectionCost:
+    """Count the flagged extensions.
 
+    Parameters
+    ----------
+    name : str
+        Evidence.
+    limit : float
+        Limit or factor.
+    flagged : (nominal, bad) bool arrays
+        True for each flagged extension.
 
-def _catch(name: str, limit: float, flagged: Sequence[Booleans]) -> DetectionCost:
+    Returns
+    -------
+    DetectionCost
+    """
     nominal, bad = flagged
     return DetectionCost(
         name=name,
         limit=limit,
         nominal=int(nominal.sum()),
         nominal_of=len(nominal),
-        rate=share(int(nominal.sum()), len(nominal)),
+        rate=label_fit.share_interval(int(nominal.sum()), len(nominal)),
         bad=int(bad.sum()),
         bad_of=len(bad),
     )
 
 
 @dataclass(frozen=True)
-class _JudgedExtensions:
-    """What was judged of n extensions, in columns: many limits are tried on thousands of them.
+class PastExtensions:
+    """Evidence of n past extensions in columns, for fast evaluation of many limits.
 
     Attributes
     ----------
-    flagged, anyway : (n,) bool arrays
-        By the present limits; whatever they are.
+    flagged : (n,) bool array
+        Flagged by the present limits.
+    always : (n,) bool array
+        Flagged by any limits.
     ratios : (n,) float array
-        To the present limits.
-    columns : mapping of kind of evidence to (n,) float array
-        As if each reference had been ample.
+        Evidence in units of the present limits.
+    columns : mapping of str to (n,) float array
+        Evidence by kind, normalised to ample references.
     """
 
     flagged: Booleans
-    anyway: Booleans
+    always: Booleans
     ratios: Doubles
-    columns: Mapping[str, Doubles]
+    columns: abc.Mapping[str, Doubles]
 
-    def beyond(self, factor: float) -> Booleans:
-        """Say of each whether limits that are all scaled by a factor would flag it."""
-        return self.flagged if factor == 1 else self.anyway | (self.ratios >= factor)
+    def flagged_by_factor(self, factor: float) -> Booleans:
+        """Return the extensions that limits scaled by a factor would flag: (n,)."""
+        return self.flagged if factor == 1 else self.always | (self.ratios >= factor)
 
-    def further(self, kind: str, value: float) -> Booleans:
-        """Say of each whether it is flagged now or would be by one limit at a value."""
+    def flagged_by_limit(self, kind: str, value: float) -> Booleans:
+        """Return the extensions that the present limits or another limit would flag.
+
+        Parameters
+        ----------
+        kind : str
+            Evidence.
+        value : float
+            Its limit, for ample references.
+
+        Returns
+        -------
+        (n,) bool array
+        """
         if kind not in self.columns:
             return self.flagged
         return self.flagged | (self.columns[kind] >= value)
 
 
-def _known(history: TuningHistory, but: str) -> tuple[_JudgedExtensions, _JudgedExtensions]:
-    """Return the nominal cases and the bad ones, but for one."""
-    others = np.array([case.name != but for case in history.cases], bool)
-    first, last = len(history.nominal), len(history.nominal) + len(history.bad)
-    place = np.arange(len(others))
-    nominal, bad = others & (place < first), others & (first <= place) & (place < last)
-    return _known_at(history, nominal), _known_at(history, bad)
+def split_past(past: history.TuningHistory, excluded: str) -> tuple[PastExtensions, PastExtensions]:
+    """Return the nominal and the bad past extensions.
+
+    Parameters
+    ----------
+    past : TuningHistory
+        Past extensions.
+    excluded : str
+        Name of the extension to leave out.
+
+    Returns
+    -------
+    (PastExtensions, PastExtensions)
+    """
+    is_other = np.array([case.name != excluded for case in past.cases], bool)
+    first, last = len(past.nominal), len(past.nominal) + len(past.bad)
+    index = np.arange(len(is_other))
+    nominal, bad = is_other & (index < first), is_other & (first <= index) & (index < last)
+    return select_past(past, nominal), select_past(past, bad)
 
 
-def _known_at(history: TuningHistory, chosen: Booleans) -> _JudgedExtensions:
-    anyway, ratios = history.is_flagged_anyway[chosen], history.ratio_now[chosen]
-    names = ("merge_height", "residual", *history.table.names)
-    columns = dict(zip(names, history.table.narrowed[chosen].T, strict=True))
-    return _JudgedExtensions(anyway | (ratios > 1), anyway, ratios, columns)
+def select_past(past: history.TuningHistory, mask: Booleans) -> PastExtensions:
+    """Return the past extensions of a mask.
+
+    Parameters
+    ----------
+    past : TuningHistory
+        Past extensions.
+    mask : bool array
+        True for each selected extension.
+
+    Returns
+    -------
+    PastExtensions
+    """
+    always, ratios = past.is_flagged_anyway[mask], past.ratio_now[mask]
+    names = ("merge_height", "residual", *past.table.names)
+    columns = dict(zip(names, past.table.normalised[mask].T, strict=True))
+    return PastExtensions(always | (ratios > 1), always, ratios, columns)
 
 
-def _unwidened(evidence: Evidence) -> dict[str, float]:
-    """Return what is held against limits as if the reference had been ample."""
-    factor = widening(evidence.reference_size)
-    found = {name: abs(z) / factor for name, z in evidence.z.items()}
+def normalise(evidence: core.Evidence) -> dict[str, float]:
+    """Return the evidence by kind as if the references were ample."""
+    factor = decision.widening(evidence.reference_size)
+    values = {name: abs(z) / factor for name, z in evidence.z.items()}
     if evidence.merge_height is not None:
-        found["merge_height"] = evidence.merge_height / factor
+        values["merge_height"] = evidence.merge_height / factor
     if evidence.residual is not None:
-        found["residual"] = evidence.residual / factor
-    return {name: value for name, value in found.items() if value}
+        values["residual"] = evidence.residual / factor
+    return {name: value for name, value in values.items() if value}

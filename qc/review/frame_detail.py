@@ -1,58 +1,44 @@
-"""One frame as closely as what is stored of it allows: what a page about it shows."""
+"""Details of a frame for its page: verdicts, metrics, labels, neighbours, header."""
 
+import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
 from pathlib import Path
 
-from sqlalchemy import select
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from embeddings.index import nearest
-from qc import db
-from qc.core.enums import LabelName
-from qc.db.embeddings import EmbeddingFilter
-from qc.db.findings import Finding
-from qc.db.models import ExtensionRow, FrameRow, LabelRow
-from qc.detection.decision import limits_for, sample_words
+from qc import db, errors, io
+from qc.db.schema import models
+from qc.detection import decision
 from qc.detection.metrics import METRICS
-from qc.errors import UnknownFrameError
-from qc.io.fits import Card, read_cards, read_content
-from qc.io.read_frame import MAX_BYTES
-from qc.project import Project
-from qc.reports.extension_figures import telling_metric
+from qc.project import ProjectContext
+from qc.reports.trend_figures import main_metric
+from qc.review import extension_links
+from qc.review.extension_links import ExtensionLink
 from qc.review.pixels import find_source
-from qc.summaries.night import kinds_of, standing
+from qc.summaries.matrix import kinds_of
+from qc.summaries.standing import standing_of
 
-MOST_CARDS = 20_000
-
-
-@dataclass(frozen=True)
-class ExtensionLink:
-    """Another extension, to be gone to."""
-
-    name: str
-    number: int
-    observed_at: datetime | None
-    night: date | None
-    status: str = ""
-    label: str = ""
+MAX_CARDS = 20_000
 
 
 @dataclass(frozen=True)
 class LabelHistoryEntry:
-    """What somebody said of an extension.
+    """One label of an extension.
 
     Attributes
     ----------
     undone_by : str
-        Empty where it was not.
+        Author of the undo; empty if the label was not undone.
+    counts : bool
+        True for the valid label.
     """
 
     label: str
     kind: str
     who: str
-    at: datetime
+    at: dt.datetime
     note: str
     undone_by: str
     counts: bool
@@ -60,16 +46,16 @@ class LabelHistoryEntry:
 
 @dataclass(frozen=True)
 class MetricComparison:
-    """A detector number, beside what its references have.
+    """A metric in comparison with the references.
 
     Attributes
     ----------
     shown : str
-        With its unit.
+        Value with its unit.
     z : float or None
-        In robust standard deviations of the references; None without enough of them.
+        Deviation in robust standard deviations of the references; None with too few references.
     alarm : float or None
-        The |z| above which it is anomalous; None where it has no limit.
+        Limit on abs(z); None without a limit.
     """
 
     name: str
@@ -87,14 +73,18 @@ class ExtensionDetail:
 
     Attributes
     ----------
+    what : str
+        Kind of image in the instrument's terms.
     telling : str
-        The detector number that tells most about such an image; empty if it was not measured.
-    nearest : Link or None
-        The reference that the verdict found most like it.
-    before, after : Link or None
-        The images of the same setup taken just before and after.
+        Most informative metric for the image type; empty if it was not measured.
+    said : tuple of LabelHistoryEntry
+        All labels, newest first.
+    nearest : ExtensionLink or None
+        Nearest reference of the verdict.
+    before, after : ExtensionLink or None
+        Previous and next extension of the same setup.
     kinds : tuple of (str, str)
-        The faults that may be named, and a sentence on each.
+        Possible fault kinds, each with a sentence.
     """
 
     id: int
@@ -110,7 +100,7 @@ class ExtensionDetail:
     status: str
     score: float
     reasons: tuple[str, ...]
-    judged_at: datetime
+    judged_at: dt.datetime
     fingerprint: str
     thresholds_digest: str
     merge_height: float | None
@@ -131,8 +121,8 @@ class ExtensionDetail:
 
     @property
     def label(self) -> LabelHistoryEntry | None:
-        """Return the label that counts."""
-        return next((one for one in self.said if one.counts), None)
+        """Return the valid label."""
+        return next((entry for entry in self.said if entry.counts), None)
 
 
 @dataclass(frozen=True)
@@ -142,13 +132,13 @@ class FrameDetail:
     Attributes
     ----------
     trouble : str
-        What is amiss with its file on disk, as far as size and time tell; empty for nothing.
+        Problem of its file, by size and time; empty for none.
     """
 
     name: str
     instrument: str
-    observed_at: datetime | None
-    night: date | None
+    observed_at: dt.datetime | None
+    night: dt.date | None
     exposure_s: float | None
     template: str
     template_number: int | None
@@ -159,33 +149,46 @@ class FrameDetail:
     extensions: tuple[ExtensionDetail, ...]
 
     def extension(self, number: int | None) -> ExtensionDetail:
-        """Return an extension by its HDU number; the most doubtful where no number is given.
+        """Return an extension by number; the one with the highest score without a number.
 
         Raises
         ------
-        UnknownFrame
+        UnknownFrameError
             If there is no such extension.
         """
         if number is None:
-            return max(self.extensions, key=lambda one: one.score)
-        for one in self.extensions:
-            if one.number == number:
-                return one
-        numbers = " and ".join(str(one.number) for one in self.extensions)
-        raise UnknownFrameError(f"{self.name}: has extension {numbers}, not {number}")
+            return max(self.extensions, key=lambda extension: extension.score)
+        for extension in self.extensions:
+            if extension.number == number:
+                return extension
+        numbers = " and ".join(str(extension.number) for extension in self.extensions)
+        raise errors.UnknownFrameError(f"{self.name}: has extension {numbers}, not {number}")
 
 
-def read_frame_view(project: Project, session: Session, name: str) -> FrameDetail:
-    """Return what is stored of the newest frame of an archive name.
+def read_frame_detail(project: ProjectContext, session: Session, name: str) -> FrameDetail:
+    """Return the details of the newest frame with an archive name.
+
+    Parameters
+    ----------
+    project : ProjectContext
+        Open project.
+    session : Session
+        For reading.
+    name : str
+        Archive name.
+
+    Returns
+    -------
+    FrameDetail
 
     Raises
     ------
-    UnknownFrame
+    UnknownFrameError
         If no processed frame has this archive name.
     """
-    found = findings_of_frame(session, name)
-    frame = found[0].frame
-    said = db.labels.labels_of(session, [one.extension.id for one in found])
+    findings = read_frame_findings(session, name)
+    frame = findings[0].frame
+    labels = db.labels.labels_of(session, [finding.extension.id for finding in findings])
     return FrameDetail(
         name=frame.name,
         instrument=frame.instrument or "",
@@ -197,50 +200,77 @@ def read_frame_view(project: Project, session: Session, name: str) -> FrameDetai
         template_size=frame.template_size,
         path=frame.path,
         sha256=frame.sha256 or "",
-        trouble=_trouble(frame),
+        trouble=describe_file_problem(frame),
         extensions=tuple(
-            _closeup(project, session, one, said.get(one.extension.id, ())) for one in found
+            make_extension_detail(project, session, finding, labels.get(finding.extension.id, ()))
+            for finding in findings
         ),
     )
 
 
-def findings_of_frame(session: Session, name: str) -> list[Finding]:
-    """Return the judged extensions of the newest frame of an archive name, and of no path.
+def read_frame_findings(session: Session, name: str) -> list[db.findings.Finding]:
+    """Return the judged extensions of the newest frame with an archive name.
+
+    Parameters
+    ----------
+    session : Session
+        For reading.
+    name : str
+        Archive name; a path is not accepted.
+
+    Returns
+    -------
+    list of Finding
 
     Raises
     ------
-    UnknownFrame
+    UnknownFrameError
         If no processed frame has this archive name.
     """
     source = find_source(session, name)
-    frame_id = session.get_one(ExtensionRow, source.extension_id).frame_id
-    ids = select(ExtensionRow.id).where(ExtensionRow.frame_id == frame_id)
-    found = db.findings.findings_with(session, session.scalars(ids.order_by("number")).all())
-    if not found:
-        raise UnknownFrameError(f"{name}: none of its extensions was judged")
-    return found
+    frame_id = session.get_one(models.ExtensionRow, source.extension_id).frame_id
+    query = sa.select(models.ExtensionRow.id).where(models.ExtensionRow.frame_id == frame_id)
+    ids = session.scalars(query.order_by("number")).all()
+    findings = db.findings.findings_by_id(session, ids)
+    if not findings:
+        raise errors.UnknownFrameError(f"{name}: none of its extensions was judged")
+    return findings
 
 
-def finding_of(session: Session, name: str, number: int | None) -> Finding:
-    """Return one judged extension of the newest frame of an archive name.
+def find_finding(session: Session, name: str, number: int | None) -> db.findings.Finding:
+    """Return a judged extension of the newest frame with an archive name.
+
+    Parameters
+    ----------
+    session : Session
+        For reading.
+    name : str
+        Archive name.
+    number : int or None
+        Extension; the first one if None.
+
+    Returns
+    -------
+    Finding
 
     Raises
     ------
-    UnknownFrame
-        If there is none.
+    UnknownFrameError
+        If there is no such extension.
     """
     source = find_source(session, name, number)
-    found = db.findings.findings_with(session, [source.extension_id])
-    if not found:
-        raise UnknownFrameError(f"{source.label}: was not judged")
-    return found[0]
+    findings = db.findings.findings_by_id(session, [source.extension_id])
+    if not findings:
+        raise errors.UnknownFrameError(f"{source.label}: was not judged")
+    return findings[0]
 
 
-def _trouble(frame: FrameRow) -> str:
+def describe_file_problem(frame: models.FrameRow) -> str:
+    """Return a sentence if a frame's file is missing or changed; empty text otherwise."""
     try:
         status = Path(frame.path).stat()
     except OSError:
-        return "The file is not there any more; pictures show what was kept of it."
+        return "The file is not there any more; pictures show the stored block statistics."
     if (status.st_size, status.st_mtime_ns) != (frame.file_bytes, frame.modified_ns):
         return (
             "The file has another size or time than when it was processed; its pixels are shown "
@@ -249,25 +279,53 @@ def _trouble(frame: FrameRow) -> str:
     return ""
 
 
-def _closeup(
-    project: Project, session: Session, finding: Finding, said: Sequence[LabelRow]
+def make_extension_detail(
+    project: ProjectContext,
+    session: Session,
+    finding: db.findings.Finding,
+    labels: Sequence[models.LabelRow],
 ) -> ExtensionDetail:
+    """Return the details of an extension.
+
+    Parameters
+    ----------
+    project : ProjectContext
+        Open project.
+    session : Session
+        For reading.
+    finding : Finding
+        Extension with its newest verdict.
+    labels : sequence of LabelRow
+        All labels, oldest first.
+
+    Returns
+    -------
+    ExtensionDetail
+    """
     extension, verdict = finding.extension, finding.verdict
     before, after = (
-        _link(session, db.findings.next_alike(session, finding, later=later))
+        extension_links.find_link(
+            session, db.findings.find_neighbour(session, finding, later=later)
+        )
         for later in (False, True)
+    )
+    kinds = (
+        (kind.name, kind.sentence)
+        for instrument in project.instruments
+        if instrument.name == finding.frame.instrument
+        for kind in instrument.fault_kinds(extension.frame_class)
     )
     return ExtensionDetail(
         id=extension.id,
         number=extension.number,
         chip=extension.chip,
         image_type=extension.image_type,
-        what=_what(project, finding),
-        setup=extension.setup.words,
+        what=describe_kind(project, finding),
+        setup=extension.setup.description,
         ny=extension.ny,
         nx=extension.nx,
         pixels_sha256=extension.pixels_sha256,
-        standing=str(standing(finding)),
+        standing=str(standing_of(finding)),
         status=str(verdict.status),
         score=verdict.score,
         reasons=tuple(verdict.reasons),
@@ -277,44 +335,70 @@ def _closeup(
         merge_height=verdict.merge_height,
         threshold=verdict.threshold,
         residual=verdict.residual,
-        references=sample_words(verdict.reference_size),
+        references=decision.describe_sample(verdict.reference_size),
         widened=verdict.widened,
         promised_light=extension.promised_light,
         predicted_kind=verdict.predicted_kind or "",
         kind_probability=verdict.kind_probability,
-        measures=_measures(project, finding),
-        telling=telling_metric(finding),
-        said=_log(said),
-        nearest=_link(session, verdict.nearest_id),
+        measures=compare_metrics(project, finding),
+        telling=main_metric(finding),
+        said=make_label_history(labels),
+        nearest=extension_links.find_link(session, verdict.nearest_id),
         before=before,
         after=after,
-        kinds=_kinds(project, finding),
+        kinds=tuple(kinds),
     )
 
 
-def _what(project: Project, finding: Finding) -> str:
-    """Say what an image is of, as the instrument's people do."""
+def describe_kind(project: ProjectContext, finding: db.findings.Finding) -> str:
+    """Return the kind of an image in the instrument's terms, or its frame class.
+
+    Parameters
+    ----------
+    project : ProjectContext
+        Open project.
+    finding : Finding
+        Extension.
+
+    Returns
+    -------
+    str
+    """
     for instrument in project.instruments:
-        for kind in kinds_of(instrument) if instrument.name == finding.frame.instrument else ():
-            if kind.image_type == finding.extension.image_type:
-                return kind.name
+        if instrument.name == finding.frame.instrument:
+            for kind in kinds_of(instrument):
+                if kind.image_type == finding.extension.image_type:
+                    return kind.name
     return finding.extension.frame_class
 
 
-def _kinds(project: Project, finding: Finding) -> tuple[tuple[str, str], ...]:
-    return tuple(
-        (kind.name, kind.sentence)
-        for instrument in project.instruments
-        if instrument.name == finding.frame.instrument
-        for kind in instrument.fault_kinds(finding.extension.frame_class)
-    )
+def compare_metrics(
+    project: ProjectContext, finding: db.findings.Finding
+) -> tuple[MetricComparison, ...]:
+    """Return all metrics of an extension, largest deviation from the references first.
 
+    Parameters
+    ----------
+    project : ProjectContext
+        Open project; metrics have no limit if its thresholds have no entry for the extension.
+    finding : Finding
+        Extension.
 
-def _measures(project: Project, finding: Finding) -> tuple[MetricComparison, ...]:
-    """List all that was measured, the furthest from the references first."""
-    alarms = _alarms(project, finding)
+    Returns
+    -------
+    tuple of MetricComparison
+    """
+    night = finding.frame.night or dt.date.max
+    entries = project.thresholds.entries.get(finding.extension.image_type, ())
+    valid = [
+        entry for entry in entries if entry.encoder == finding.fingerprint and entry.since <= night
+    ]
+    alarms: dict[str, float] = {}
+    if valid:
+        limits = decision.widen_limits(valid[-1], finding.verdict.reference_size)
+        alarms = {name: limit.alarm for name, limit in limits.metrics.items()}
     values, z = finding.extension.metrics, finding.verdict.z
-    found = [
+    comparisons = [
         MetricComparison(
             name=name,
             value=values[name],
@@ -327,24 +411,13 @@ def _measures(project: Project, finding: Finding) -> tuple[MetricComparison, ...
         for name, metric in METRICS.items()
         if name in values
     ]
-    return tuple(sorted(found, key=lambda one: -abs(one.z or 0.0)))
+    return tuple(sorted(comparisons, key=lambda comparison: -abs(comparison.z or 0.0)))
 
 
-def _alarms(project: Project, finding: Finding) -> dict[str, float]:
-    """Return the limits in force; the page must be had even where there are none."""
-    night = finding.frame.night or date.max
-    known = project.thresholds.entries.get(finding.extension.image_type, ())
-    valid = [one for one in known if one.encoder == finding.fingerprint and one.since <= night]
-    if not valid:
-        return {}
-    limits = limits_for(valid[-1], finding.verdict.reference_size)
-    return {name: one.alarm for name, one in limits.metrics.items()}
-
-
-def _log(said: Sequence[LabelRow]) -> tuple[LabelHistoryEntry, ...]:
-    """Return all that was said, the newest first; what undoes another is told with it."""
-    undoing = {row.undoes_id: row for row in said if row.undoes_id}
-    counts = db.labels.standing(said)
+def make_label_history(labels: Sequence[models.LabelRow]) -> tuple[LabelHistoryEntry, ...]:
+    """Return all labels of an extension, newest first, each with its undo."""
+    undoing = {row.undoes_id: row for row in labels if row.undoes_id}
+    current = db.labels.current_label(labels)
     return tuple(
         LabelHistoryEntry(
             label=str(row.label),
@@ -353,97 +426,43 @@ def _log(said: Sequence[LabelRow]) -> tuple[LabelHistoryEntry, ...]:
             at=row.at,
             note=row.note,
             undone_by=undoing[row.id].who if row.id in undoing else "",
-            counts=row is counts,
+            counts=row is current,
         )
-        for row in reversed(said)
+        for row in reversed(labels)
         if not row.undoes_id
     )
 
 
-# --- what is beside it ----------------------------------------------------------------------------
+def search_header(session: Session, name: str, text: str = "") -> tuple[io.Card, ...]:
+    """Return the header cards of a frame's file that contain some words.
 
-
-def _link(session: Session, extension_id: int | None) -> ExtensionLink | None:
-    """Return where an extension is, if it is still stored."""
-    if extension_id is None:
-        return None
-    query = (
-        select(FrameRow.name, ExtensionRow.number, FrameRow.observed_at, FrameRow.night)
-        .join(ExtensionRow.frame)
-        .where(ExtensionRow.id == extension_id)
-    )
-    row = session.execute(query).first()
-    return ExtensionLink(row.name, row.number, row.observed_at, row.night) if row else None
-
-
-@dataclass(frozen=True)
-class NearestLabelled:
-    """An image most like another, of those that people called bad.
-
-    Attributes
+    Parameters
     ----------
-    distance : float
-        Cosine distance.
-    """
+    session : Session
+        For reading.
+    name : str
+        Archive name.
+    text : str
+        Words, without regard to case; all must occur in a card.
 
-    link: ExtensionLink
-    distance: float
-    kind: str
-    note: str
-
-
-def nearest_bad(session: Session, finding: Finding) -> NearestLabelled | None:
-    """Return the image of the same type most like this one that people call bad; None for none."""
-    own = db.embeddings.find_embedding(session, finding.extension.id, finding.fingerprint)
-    if own is None:
-        return None
-    bad = db.embeddings.vectors(
-        session,
-        finding.fingerprint,
-        EmbeddingFilter((finding.extension.image_type,), left_out=finding.frame.id),
-        called=LabelName.BAD,
-    )
-    ids, distances = nearest(own, bad, 1)
-    found = db.findings.findings_with(session, ids.tolist())
-    if not found:
-        return None
-    [one] = found
-    assert one.label is not None  # it was chosen for it
-    return NearestLabelled(
-        ExtensionLink(
-            one.frame.name,
-            one.extension.number,
-            one.frame.observed_at,
-            one.frame.night,
-            str(one.verdict.status),
-            str(one.label.label),
-        ),
-        float(distances[0]),
-        one.label.kind,
-        one.label.note,
-    )
-
-
-# --- its header -----------------------------------------------------------------------------------
-
-
-def read_header(session: Session, name: str, wanted: str = "") -> tuple[Card, ...]:
-    """Return the header cards of a frame's file in which some words stand, whatever their case.
+    Returns
+    -------
+    tuple of Card
 
     Raises
     ------
-    UnknownFrame
+    UnknownFrameError
         If no processed frame has this archive name.
     FrameError
-        If its file is gone or cannot be read.
+        If its file is missing or unreadable.
     """
     path = Path(find_source(session, name).path)
-    words = wanted.casefold().split()
+    terms = text.casefold().split()
     cards = []
-    for card in read_cards(read_content(path, MAX_BYTES)):
-        text = f"{card.keyword} {card.value} {card.comment}".casefold()
-        if all(word in text for word in words):
+    for card in io.read_cards(io.read_content(path, io.MAX_BYTES)):
+        content = f"{card.keyword} {card.value} {card.comment}".casefold()
+        if all(term in content for term in terms):
             cards.append(card)
-        if len(cards) == MOST_CARDS:
+        if len(cards) == MAX_CARDS:
             break
     return tuple(cards)

@@ -1,60 +1,61 @@
-"""What people say over a line that may break: each request does what it asks for once.
+"""Idempotent label requests: a request that is sent again has no second effect (decision 0075).
 
-A request carries a name that its asker made. One whose answer was lost is sent again under that
-name, and is told what the first did.
+The client gives each request a key. A repeated request receives the state after the first one.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+import dataclasses
+import datetime as dt
+from collections import abc
 
 from sqlalchemy.orm import Session
 
-from qc import db
+from qc import db, errors, io
 from qc._text import MANY
-from qc.db.models import LabelRow
-from qc.db.selection import ExtensionRef
-from qc.errors import InvalidInputError, UnknownFrameError
-from qc.io.instruments import Instrument
+from qc.db.schema import models
 from qc.labels import store
-from qc.labels.store import LabelChange
 
-MOST = 2000  # extensions of one request: the write lock is held for half a second
+MAX_EXTENSIONS = 2000  # per request: the write lock is held for half a second
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class LabelRequest:
-    """What is asked for, by whom, and what the asker had seen.
+    """A request to add or undo labels.
 
     Attributes
     ----------
     who, key : str
-        Together they name the request.
+        Author and key; together they identify the request.
+    at : datetime
+        Time, UTC.
     extension_ids : sequence of int
+        Extensions to label.
     is_sure : bool
-        Whether more than 20 at once are meant.
-    seen : mapping of int to int
-        Of extensions, the label that counted when the asker looked; 0 for none. Those that are
-        not in it are taken as they are.
+        True if more than 20 extensions at once are intended.
+    displayed : mapping of int to int
+        Number of the label displayed to the author by extension; 0 for no label. Extensions
+        without an entry are not checked for conflicts.
     """
 
     who: str
     key: str
-    at: datetime
-    extension_ids: Sequence[int]
+    at: dt.datetime
+    extension_ids: abc.Sequence[int]
     is_sure: bool = False
-    seen: Mapping[int, int] = field(default_factory=dict)
+    displayed: abc.Mapping[int, int] = dataclasses.field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class CurrentLabel:
-    """The label that counts of an extension.
+    """The valid label of an extension.
 
     Attributes
     ----------
+    extension : int
+        Number of the extension.
     id : int
-        Of the label; 0 where none counts.
+        Number of the label; 0 without a valid label.
     words : str
+        Label in words.
     """
 
     extension: int
@@ -62,24 +63,24 @@ class CurrentLabel:
     label: str
     kind: str
     who: str
-    at: datetime | None
+    at: dt.datetime | None
     words: str
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class RequestResult:
-    """What a request did.
+    """Effect of a label request.
 
     Attributes
     ----------
     is_repeated : bool
-        Whether it had come before; then nothing was done this time.
+        True if the request was processed before; it has no second effect.
     changed : int
-        Extensions of which another label counts than before.
+        Number of extensions whose valid label changed.
     meanwhile : tuple of str
-        What others had said before it, and the asker had not seen.
-    now : tuple of Word
-        What counts of each extension that it named.
+        Labels of other authors that were added before the request and not displayed.
+    now : tuple of CurrentLabel
+        Valid label of each extension of the request.
     """
 
     is_repeated: bool
@@ -88,157 +89,275 @@ class RequestResult:
     now: tuple[CurrentLabel, ...]
 
 
-def answer_once(
+def add_labels_once(
     session: Session,
     request: LabelRequest,
-    instruments: Sequence[Instrument],
-    said: tuple[str, str, str],
+    instruments: abc.Sequence[io.Instrument],
+    answer: tuple[str, str, str],
     *,
     whole_set: bool = False,
 ) -> RequestResult:
-    """Keep what a person says of some extensions.
+    """Label extensions, unless the request was processed before.
 
     Parameters
     ----------
-    said : tuple of str
-        Label, kind and note.
+    session : Session
+        For writing.
+    request : LabelRequest
+        Author, key and extensions.
+    instruments : sequence of Instrument
+        Instruments of the project.
+    answer : (str, str, str)
+        Label, fault kind and note.
     whole_set : bool
-        Whether the same extensions of the template sets are meant as well.
+        Label the same extension of all frames of the template sets.
+
+    Returns
+    -------
+    RequestResult
 
     Raises
     ------
-    InvalidAnswer
-        If it cannot be said of one of them, or they are many and the asker is not sure.
-    UnknownFrame
-        If there is no such extension.
+    InvalidInputError
+        If the label is invalid for an extension, or many extensions are not confirmed.
+    UnknownFrameError
+        If an extension does not exist.
     """
-    found = meant(session, request.extension_ids, whole_set=whole_set)
-    if db.labels.labels_added_by(session, request.who, request.key) is not None:
-        return _known(session, found)
-    _check_sure(len(found), is_sure=request.is_sure)
-    label, kind, note = said
-    answer = store.read_answer(label, kind, note, who=request.who, at=request.at)
-    meanwhile = _meanwhile(session, found, request)
-    changes = store.answer_for(session, found, answer, instruments)
-    return _done(session, request, found, changes, meanwhile)
+    extensions = find_extensions(session, request.extension_ids, whole_set=whole_set)
+    if db.labels.find_request_labels(session, request.who, request.key) is not None:
+        return repeat_result(session, extensions)
+    _check_confirmed(len(extensions), is_sure=request.is_sure)
+    label, kind, note = answer
+    parsed = store.parse_answer(label, kind, note, who=request.who, at=request.at)
+    conflicts = find_conflicts(session, extensions, request)
+    changes = store.add_labels(session, extensions, parsed, instruments)
+    return record_result(session, request, extensions, changes, conflicts)
 
 
 def undo_once(session: Session, request: LabelRequest, of: str = "") -> RequestResult:
-    """Undo what an earlier request of the same person said; or the labels that count.
+    """Undo labels, unless the request was processed before.
 
     Parameters
     ----------
+    session : Session
+        For writing.
+    request : LabelRequest
+        Author, key and extensions.
     of : str
-        Key of that request. What others have said since stays. Where it is empty, the label that
-        counts of each extension is undone, whoever said it.
+        Key of an earlier request of the same author, whose labels are undone; later labels stay.
+        If it is empty, the valid label of each extension is undone.
+
+    Returns
+    -------
+    RequestResult
 
     Raises
     ------
-    InvalidAnswer
-        If nothing has a label, or they are many and the asker is not sure.
-    UnknownFrame
-        If there is no such extension.
+    InvalidInputError
+        If no extension has a label, or many extensions are not confirmed.
+    UnknownFrameError
+        If an extension does not exist.
     """
-    found = meant(session, request.extension_ids)
-    if db.labels.labels_added_by(session, request.who, request.key) is not None:
-        return _known(session, found)
-    meanwhile = _meanwhile(session, found, request)
+    extensions = find_extensions(session, request.extension_ids)
+    if db.labels.find_request_labels(session, request.who, request.key) is not None:
+        return repeat_result(session, extensions)
+    conflicts = find_conflicts(session, extensions, request)
     if of:
-        added = db.labels.labels_added_by(session, request.who, of) or []
-        changes = store.take_back(session, added, request.who, request.at)
+        label_ids = db.labels.find_request_labels(session, request.who, of) or []
+        changes = store.undo_labels(session, label_ids, request.who, request.at)
     else:
-        _check_sure(len(found), is_sure=request.is_sure)
-        changes = store.undo(session, found, request.who, at=request.at)
-    every = {one.id: one for one in (*found, *(change.one for change in changes))}
-    return _done(session, request, list(every.values()), changes, meanwhile)
+        _check_confirmed(len(extensions), is_sure=request.is_sure)
+        changes = store.undo(session, extensions, request.who, at=request.at)
+    changed = [change.extension for change in changes]
+    affected = {extension.id: extension for extension in (*extensions, *changed)}
+    return record_result(session, request, list(affected.values()), changes, conflicts)
 
 
-def meant(
-    session: Session, extension_ids: Sequence[int], *, whole_set: bool = False
-) -> list[ExtensionRef]:
-    """Return extensions by their ids, in order of time; with those of their template sets if asked.
+def find_extensions(
+    session: Session, extension_ids: abc.Sequence[int], *, whole_set: bool = False
+) -> list[db.extensions.ExtensionRef]:
+    """Return extensions in order of time.
+
+    Parameters
+    ----------
+    session : Session
+        For reading.
+    extension_ids : sequence of int
+        Extensions.
+    whole_set : bool
+        Include the same extension of all frames of the template sets.
+
+    Returns
+    -------
+    list of ExtensionRef
 
     Raises
     ------
-    InvalidAnswer
+    InvalidInputError
         If there are more than 2000.
-    UnknownFrame
-        If there is no such extension.
+    UnknownFrameError
+        If an extension does not exist.
     """
-    wanted = set(extension_ids)
-    if len(wanted) > MOST:
-        raise InvalidInputError(f"{len(wanted)} extensions at once, expected at most {MOST}")
-    found = db.selection.extensions_with(session, sorted(wanted))
-    if missing := wanted - {one.id for one in found}:
-        raise UnknownFrameError(f"extension {min(missing)}: there is none of that number")
+    ids = set(extension_ids)
+    if len(ids) > MAX_EXTENSIONS:
+        raise errors.InvalidInputError(
+            f"{len(ids)} extensions at once, expected at most {MAX_EXTENSIONS}"
+        )
+    extensions = db.extensions.extensions_by_id(session, sorted(ids))
+    if missing := ids - {extension.id for extension in extensions}:
+        raise errors.UnknownFrameError(f"extension {min(missing)}: there is none of that number")
     if whole_set:
-        found = [each for one in found for each in db.selection.extensions_beside(session, one)]
-    return list(dict.fromkeys(found))
+        extensions = [
+            member
+            for extension in extensions
+            for member in db.extensions.template_set_of(session, extension)
+        ]
+    return list(dict.fromkeys(extensions))
 
 
-def words_of(session: Session, extension_ids: Sequence[int]) -> tuple[CurrentLabel, ...]:
-    """Return the label that counts of each extension, in this order."""
-    said = db.labels.labels_of(session, extension_ids)
-    return tuple(word(one, db.labels.standing(said.get(one, ()))) for one in extension_ids)
+def read_current_labels(
+    session: Session, extension_ids: abc.Sequence[int]
+) -> tuple[CurrentLabel, ...]:
+    """Return the valid label of each extension, in the given order.
 
+    Parameters
+    ----------
+    session : Session
+        For reading.
+    extension_ids : sequence of int
+        Extensions.
 
-def word(extension_id: int, row: LabelRow | None) -> CurrentLabel:
-    """Return what counts of an extension."""
-    if row is None:
-        return CurrentLabel(extension_id, 0, "", "", "", None, store.in_words(None))
-    words = store.in_words(row)
-    return CurrentLabel(extension_id, row.id, str(row.label), row.kind, row.who, row.at, words)
-
-
-def _check_sure(count: int, *, is_sure: bool) -> None:
-    if count > MANY and not is_sure:
-        raise InvalidInputError(f"{count} extensions are more than {MANY}: say that you are sure")
-
-
-def _known(session: Session, found: Iterable[ExtensionRef]) -> RequestResult:
-    return RequestResult(
-        is_repeated=True,
-        changed=0,
-        meanwhile=(),
-        now=words_of(session, [one.id for one in found]),
+    Returns
+    -------
+    tuple of CurrentLabel
+    """
+    labels = db.labels.labels_of(session, extension_ids)
+    return tuple(
+        make_current_label(number, db.labels.current_label(labels.get(number, ())))
+        for number in extension_ids
     )
 
 
-def _done(
+def make_current_label(extension_id: int, row: models.LabelRow | None) -> CurrentLabel:
+    """Return the valid label of an extension.
+
+    Parameters
+    ----------
+    extension_id : int
+        Extension.
+    row : LabelRow or None
+        Valid label; None for no label.
+
+    Returns
+    -------
+    CurrentLabel
+    """
+    description = store.describe(row)
+    if row is None:
+        return CurrentLabel(extension_id, 0, "", "", "", None, description)
+    return CurrentLabel(
+        extension_id, row.id, str(row.label), row.kind, row.who, row.at, description
+    )
+
+
+def _check_confirmed(count: int, *, is_sure: bool) -> None:
+    if count > MANY and not is_sure:
+        raise errors.InvalidInputError(
+            f"{count} extensions are more than {MANY}: confirm that you are sure"
+        )
+
+
+def repeat_result(
+    session: Session, extensions: abc.Iterable[db.extensions.ExtensionRef]
+) -> RequestResult:
+    """Return the result of a request that was processed before.
+
+    Parameters
+    ----------
+    session : Session
+        For reading.
+    extensions : iterable of ExtensionRef
+        Extensions of the request.
+
+    Returns
+    -------
+    RequestResult
+    """
+    labels = read_current_labels(session, [extension.id for extension in extensions])
+    return RequestResult(is_repeated=True, changed=0, meanwhile=(), now=labels)
+
+
+def record_result(
     session: Session,
     request: LabelRequest,
-    found: Sequence[ExtensionRef],
-    changes: Sequence[LabelChange],
-    meanwhile: tuple[str, ...],
+    extensions: abc.Sequence[db.extensions.ExtensionRef],
+    changes: abc.Sequence[store.LabelChange],
+    conflicts: tuple[str, ...],
 ) -> RequestResult:
-    added = [change.label_id for change in changes if change.label_id is not None]
-    db.labels.record_request(session, request.who, request.key, request.at, added)
+    """Record a request and return its result.
+
+    Parameters
+    ----------
+    session : Session
+        For writing.
+    request : LabelRequest
+        Author and key.
+    extensions : sequence of ExtensionRef
+        Extensions of the result.
+    changes : sequence of LabelChange
+        Changes of labels.
+    conflicts : tuple of str
+        Labels that were not displayed to the author.
+
+    Returns
+    -------
+    RequestResult
+    """
+    label_ids = [change.label_id for change in changes if change.label_id is not None]
+    db.labels.record_request(session, request.who, request.key, request.at, label_ids)
     return RequestResult(
         is_repeated=False,
         changed=sum(change.is_new for change in changes),
-        meanwhile=meanwhile,
-        now=words_of(session, [one.id for one in found]),
+        meanwhile=conflicts,
+        now=read_current_labels(session, [extension.id for extension in extensions]),
     )
 
 
-def _meanwhile(
-    session: Session, found: Sequence[ExtensionRef], request: LabelRequest
+def find_conflicts(
+    session: Session, extensions: abc.Sequence[db.extensions.ExtensionRef], request: LabelRequest
 ) -> tuple[str, ...]:
-    """Say what the asker cannot know: labels of others that came after the last look."""
-    seen = [one for one in found if one.id in request.seen]
-    said = db.labels.labels_of(session, [one.id for one in seen])
-    told = []
-    for one in seen:
-        row = db.labels.standing(said.get(one.id, ()))
-        if row and row.id != request.seen[one.id] and row.who != request.who:
+    """Return labels of other authors that were added after the display.
+
+    Parameters
+    ----------
+    session : Session
+        For reading.
+    extensions : sequence of ExtensionRef
+        Extensions of the request.
+    request : LabelRequest
+        Author and displayed labels.
+
+    Returns
+    -------
+    tuple of str
+        A sentence for each label.
+    """
+    displayed = [extension for extension in extensions if extension.id in request.displayed]
+    labels = db.labels.labels_of(session, [extension.id for extension in displayed])
+    conflicts = []
+    for extension in displayed:
+        row = db.labels.current_label(labels.get(extension.id, ()))
+        if row and row.id != request.displayed[extension.id] and row.who != request.who:
             kind = f", {row.kind}" if row.kind else ""
-            ago = spelt(request.at - row.at)
-            told.append(f"{one.name}: {row.who} called it {row.label}{kind} {ago} before")
-    return tuple(told)
+            age = format_age(request.at - row.at)
+            conflicts.append(
+                f"{extension.name}: {row.who} called it {row.label}{kind} {age} before"
+            )
+    return tuple(conflicts)
 
 
-def spelt(span: timedelta) -> str:
-    """Write how long ago something was: ``4 s``, ``3 min``, ``5 h``, ``2 days``."""
+def format_age(span: dt.timedelta) -> str:
+    """Return a time span in words: ``4 s``, ``3 min``, ``5 h``, ``2 days``."""
     seconds = max(0, round(span.total_seconds()))
     for length, unit in ((86400, "days"), (3600, "h"), (60, "min")):
         if seconds >= 2 * length:

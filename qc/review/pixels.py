@@ -1,40 +1,39 @@
-"""The pixels of stored extensions: from their files as they were processed, or what was kept."""
+"""Pixels of stored extensions, from their files or from the stored block statistics."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import sqlalchemy as sa
 from numpy.typing import NDArray
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from qc import db
+from qc import db, errors, io
 from qc._locks import KeyedLocks
-from qc.db.models import ExtensionRow, FrameRow, VerdictRow
-from qc.errors import FrameError, UnknownFrameError
-from qc.figures import plots
-from qc.io.read_frame import read_frame
-from qc.project import Project
-from qc.review.pyramid import Pyramid, PyramidCache, Reducer, Stretch, build
+from qc.db.schema import models
+from qc.figures import images
+from qc.project import ProjectContext
+from qc.review import pyramid
+from qc.review.pyramid import Pyramid, Reducer, Stretch
 
 Floats = NDArray[np.float32]
 
-CACHE = "cache"  # in the project folder
-SAMPLED = 1024  # longest side of what limits are chosen from
-LEAST_REACH_ADU = 5.0
-_REFUSALS_KEPT = 1000
-_READ_AT_ONCE = 2  # red frames take 150 MB each while they are cut up
+CACHE = "cache"  # folder in the project
+SAMPLE_SIDE = 1024  # longest side of the image from which display limits are chosen
+MIN_RANGE_ADU = 5.0
+_MAX_FAILURES = 1000
+_MAX_CONCURRENT = 2  # a red frame takes 150 MB while its pyramid is built
 
 
 @dataclass(frozen=True)
 class PixelSource:
-    """Where the pixels of an extension are, and what is needed to show them.
+    """Location of an extension's pixels, with the properties that their display needs.
 
     Attributes
     ----------
     bias_adu : float
-        Level of its overscan, or of the chip where it has none.
+        Level of the overscan; without overscan the detector's bias level.
     """
 
     extension_id: int
@@ -52,24 +51,24 @@ class PixelSource:
 
     @property
     def label(self) -> str:
-        """Write it as people do: the frame's name and the HDU number."""
+        """Return the frame's name with the extension's number."""
         return f"{self.name}[{self.number}]"
 
     @property
     def pixel_aspect(self) -> float:
-        """Return how much higher than wide a pixel is."""
+        """Return height divided by width of a pixel."""
         bin_x, bin_y = map(int, self.binning.split("x"))
         return bin_y / bin_x
 
 
 @dataclass(frozen=True)
 class PixelImage:
-    """An extension's image at hand.
+    """Pixels of an extension, or its block means.
 
     Attributes
     ----------
     trouble : str
-        Why it is not the image itself but its block means; empty if it is.
+        Reason for block means instead of pixels; empty for pixels.
     """
 
     source: PixelSource
@@ -78,54 +77,87 @@ class PixelImage:
 
     @property
     def stretch(self) -> Stretch:
-        """Choose a stretch: where there is light, the faint matters beside the bright."""
+        """Return the default stretch: asinh for exposures with light, else linear."""
         return Stretch.ASINH if self.source.promised_light > 0 else Stretch.LINEAR
 
     def limits(self) -> tuple[float, float]:
-        """Choose black and white, ADU."""
-        seen = self.pyramid.at_most(SAMPLED)
-        return plots.limits(seen.astype(np.float32))
+        """Return the levels of black and white, ADU."""
+        sample = self.pyramid.at_most(SAMPLE_SIDE)
+        return images.display_limits(sample.astype(np.float32))
 
 
 def find_source(session: Session, name: str, number: int | None = None) -> PixelSource:
-    """Return where the pixels of an extension are: of the newest frame of an archive name.
+    """Return the location of an extension's pixels, in the newest frame with a name.
 
     Parameters
     ----------
+    session : Session
+        For reading.
+    name : str
+        Archive name.
     number : int, optional
-        Of the HDU; the first of the frame where absent.
+        Extension; the first one if omitted.
+
+    Returns
+    -------
+    PixelSource
 
     Raises
     ------
-    UnknownFrame
+    UnknownFrameError
         If no processed frame has this archive name, or it has no such extension.
     """
     query = (
-        select(FrameRow, ExtensionRow)
-        .join(ExtensionRow, ExtensionRow.frame_id == FrameRow.id)
-        .where(FrameRow.name == name)  # who has an extension was processed
-        .order_by(FrameRow.id.desc(), ExtensionRow.number)
+        sa.select(models.FrameRow, models.ExtensionRow)
+        .join(models.ExtensionRow, models.ExtensionRow.frame_id == models.FrameRow.id)
+        .where(models.FrameRow.name == name)  # only processed frames have extensions
+        .order_by(models.FrameRow.id.desc(), models.ExtensionRow.number)
     )
     for frame, extension in session.execute(query):
         if number in {None, extension.number}:
-            return _source(frame, extension)
-    which = f" with an extension {number}" if number is not None else ""
-    raise UnknownFrameError(f"{name}: no processed frame of that archive name{which}")
+            return make_source(frame, extension)
+    suffix = f" with an extension {number}" if number is not None else ""
+    raise errors.UnknownFrameError(f"{name}: no processed frame of that archive name{suffix}")
 
 
-def nearest_source(session: Session, source: PixelSource) -> PixelSource | None:
-    """Return where the pixels of the reference are that the newest verdict found nearest."""
-    verdict = (
-        select(VerdictRow.nearest_id)
-        .where(VerdictRow.extension_id == source.extension_id)
-        .order_by(VerdictRow.id.desc())
+def find_nearest_source(session: Session, source: PixelSource) -> PixelSource | None:
+    """Return the pixels of the nearest reference of an extension's newest verdict.
+
+    Parameters
+    ----------
+    session : Session
+        For reading.
+    source : PixelSource
+        Extension.
+
+    Returns
+    -------
+    PixelSource or None
+    """
+    query = (
+        sa.select(models.VerdictRow.nearest_id)
+        .where(models.VerdictRow.extension_id == source.extension_id)
+        .order_by(models.VerdictRow.id.desc())
         .limit(1)
     )
-    row = session.get(ExtensionRow, session.scalar(verdict) or 0)
-    return _source(row.frame, row) if row else None
+    row = session.get(models.ExtensionRow, session.scalar(query) or 0)
+    return make_source(row.frame, row) if row else None
 
 
-def _source(frame: FrameRow, extension: ExtensionRow) -> PixelSource:
+def make_source(frame: models.FrameRow, extension: models.ExtensionRow) -> PixelSource:
+    """Return the location of an extension's pixels.
+
+    Parameters
+    ----------
+    frame : FrameRow
+        Frame.
+    extension : ExtensionRow
+        Extension of the frame.
+
+    Returns
+    -------
+    PixelSource
+    """
     return PixelSource(
         extension_id=extension.id,
         name=frame.name,
@@ -144,141 +176,241 @@ def _source(frame: FrameRow, extension: ExtensionRow) -> PixelSource:
 
 @dataclass(frozen=True)
 class PixelStore:
-    """Images of a project's extensions. Each file is read once, two at a time: they are large."""
+    """Images of a project's extensions, cached as pyramids.
 
-    project: Project
-    pyramids: PyramidCache
-    _reading: KeyedLocks = field(default_factory=lambda: KeyedLocks(_READ_AT_ONCE))
-    _refused: dict[tuple[str, str, int, int], str] = field(default_factory=dict)
+    Each file is read once; two files at a time, as they are large.
+    """
+
+    project: ProjectContext
+    pyramids: pyramid.PyramidCache
+    _reading: KeyedLocks = field(default_factory=lambda: KeyedLocks(_MAX_CONCURRENT))
+    _failures: dict[tuple[str, str, int, int], str] = field(default_factory=dict)
 
     def find(self, name: str, number: int | None = None) -> PixelImage:
         """Return the image of an extension.
 
+        Parameters
+        ----------
+        name : str
+            Archive name.
+        number : int, optional
+            Extension; the first one if omitted.
+
+        Returns
+        -------
+        PixelImage
+
         Raises
         ------
-        UnknownFrame
+        UnknownFrameError
             If there is no such extension.
         """
-        with self.project.reads() as session:  # let go before anything is read or waited for
+        with self.project.read_session() as session:  # closed before a file is read
             source = find_source(session, name, number)
-        return self.of(source)
+        return self.load(source)
 
-    def beside(self, plate: PixelImage) -> PixelImage | None:
-        """Return the image of the nearest reference, if it can be taken off this one."""
-        with self.project.reads() as session:
-            source = nearest_source(session, plate.source)
-        other = self.of(source) if source else None
-        return other if other and _is_comparable(plate, other) else None
+    def find_reference(self, image: PixelImage) -> PixelImage | None:
+        """Return the image of the nearest reference, if both have the same shape."""
+        with self.project.read_session() as session:
+            source = find_nearest_source(session, image.source)
+        reference = self.load(source) if source else None
+        if reference and reference.pyramid.image.shape == image.pyramid.image.shape:
+            return reference
+        return None
 
-    def of(self, source: PixelSource) -> PixelImage:
-        """Return the image; or, where its file is not as it was processed, its block means."""
-        kept = self.pyramids.find(source.pixels_sha256)
-        if kept is not None:
-            return PixelImage(source, kept)
-        with self._reading.of(source.path):
-            trouble = self._read(source)
-        found = None if trouble else self.pyramids.find(source.pixels_sha256)
-        return PixelImage(source, found) if found else self._remembered(source, trouble)
+    def load(self, source: PixelSource) -> PixelImage:
+        """Return the pixels; if the file is missing or changed, the block means.
 
-    def _read(self, source: PixelSource) -> str:
-        """Read a file, keep the pyramids of all its extensions; return what was in the way."""
+        Raises
+        ------
+        UnknownFrameError
+            If neither pixels nor block means exist.
+        """
+        cached = self.pyramids.find(source.pixels_sha256)
+        if cached is not None:
+            return PixelImage(source, cached)
+        with self._reading.hold(source.path):
+            trouble = self.cache_file(source)
+        cached = None if trouble else self.pyramids.find(source.pixels_sha256)
+        return PixelImage(source, cached) if cached else self.load_block_means(source, trouble)
+
+    def cache_file(self, source: PixelSource) -> str:
+        """Read a file, unless it failed before, and cache the pyramids of its extensions.
+
+        Returns
+        -------
+        str
+            Reason of a failure; empty for success.
+        """
         if self.pyramids.find(source.pixels_sha256) is not None:
-            return ""  # another request was waited for
+            return ""  # cached by another request
         try:
             status = Path(source.path).stat()
         except OSError:
             return f"{source.path} is not there any more"
         key = (source.path, source.file_sha256, status.st_size, status.st_mtime_ns)
-        if key not in self._refused:
-            trouble = self._read_file(source)
+        if key not in self._failures:
+            trouble = self.read_file(source)
             if not trouble:
                 return ""
-            if len(self._refused) >= _REFUSALS_KEPT:
-                self._refused.clear()
-            self._refused[key] = trouble
-        return self._refused[key]
+            if len(self._failures) >= _MAX_FAILURES:
+                self._failures.clear()
+            self._failures[key] = trouble
+        return self._failures[key]
 
-    def _read_file(self, source: PixelSource) -> str:
+    def read_file(self, source: PixelSource) -> str:
+        """Read a file and cache the pyramids of its extensions.
+
+        Returns
+        -------
+        str
+            Reason of a failure; empty for success.
+        """
         try:
-            frame = read_frame(Path(source.path), self.project.instruments)
-        except FrameError as error:
+            frame = io.read_frame(Path(source.path), self.project.instruments)
+        except errors.FrameError as error:
             return str(error)
         if frame.sha256 != source.file_sha256:
             return f"{source.path} is not the file that was processed: its content has changed"
-        with self.project.reads() as session:
-            digests = _digests(session, source.file_sha256)
+        with self.project.read_session() as session:
+            stored = db.frames.find_by_digest(session, source.file_sha256)
+            rows = stored.extensions if stored else []
+            digests = {row.number: row.pixels_sha256 for row in rows}
         for extension in frame.extensions:
             if extension.number in digests:
-                self.pyramids.keep(digests[extension.number], extension.pixels)
+                self.pyramids.store(digests[extension.number], extension.pixels)
         return ""
 
-    def _remembered(self, source: PixelSource, trouble: str) -> PixelImage:
-        with self.project.reads() as session:
-            row = session.get_one(ExtensionRow, source.extension_id)
-            kept = db.block_statistics.block_statistics_of(session, row.id)
-            zero = row.zero_adu
-        if kept is None:
-            raise UnknownFrameError(f"{source.label}: {trouble}, and no picture of it was kept")
-        means, peaks = (np.ascontiguousarray(kept[..., plane]) + zero for plane in (0, 2))
+    def load_block_means(self, source: PixelSource, trouble: str) -> PixelImage:
+        """Return the stored block means and maxima as an image.
+
+        Parameters
+        ----------
+        source : PixelSource
+            Extension.
+        trouble : str
+            Reason why its pixels are not available.
+
+        Returns
+        -------
+        PixelImage
+
+        Raises
+        ------
+        UnknownFrameError
+            If no block statistics are stored.
+        """
+        with self.project.read_session() as session:
+            row = session.get_one(models.ExtensionRow, source.extension_id)
+            statistics = db.block_statistics.find_block_statistics(session, row.id)
+            zero_adu = row.zero_adu
+        if statistics is None:
+            raise errors.UnknownFrameError(
+                f"{source.label}: {trouble}, and no block statistics of it are stored"
+            )
+        means, peaks = (np.ascontiguousarray(statistics[..., k]) + zero_adu for k in (0, 2))
         levels = {
-            Reducer.MEAN: build(means).levels[Reducer.MEAN],
-            Reducer.PEAK: build(peaks).levels[Reducer.PEAK],
+            Reducer.MEAN: pyramid.build(means).levels[Reducer.MEAN],
+            Reducer.PEAK: pyramid.build(peaks).levels[Reducer.PEAK],
         }
         return PixelImage(source, Pyramid(levels), trouble)
 
 
-def _digests(session: Session, file_sha256: str) -> dict[int, str]:
-    """Return what the pixels of a frame's extensions are kept under, by HDU number."""
-    frame = db.frames.frame_with_digest(session, file_sha256)
-    return {row.number: row.pixels_sha256 for row in frame.extensions} if frame else {}
+# --- difference of two images ---------------------------------------------------------------------
 
 
-# --- one minus another ----------------------------------------------------------------------------
-
-
-def _is_comparable(own: PixelImage, other: PixelImage) -> bool:
-    """Say whether one image can be taken off the other pixel by pixel."""
-    return own.pyramid.image.shape == other.pyramid.image.shape
-
-
-def minus(
-    own: PixelImage, other: PixelImage, part: Sequence[int], show: Reducer = Reducer.MEAN
+def subtract(
+    image: PixelImage, reference: PixelImage, part: Sequence[int], show: Reducer = Reducer.MEAN
 ) -> Floats:
-    """Return a tile of one image less that of another, ADU; empty where there is none.
-
-    Of images with light, the other is brought to this one's bias level and promised light. Others
-    are compared as they were read: of a bias, the level is what matters.
+    """Return a tile of the difference of two images.
 
     Parameters
     ----------
+    image, reference : PixelImage
+        Images of the same shape.
     part : (level, row, column)
+        Tile.
+    show : Reducer
+        Reduction of pixels in smaller levels.
+
+    Returns
+    -------
+    (ny, nx) float32 array
+        Difference, ADU; empty outside the image.
     """
     level, row, column = part
-    return _less(
-        own,
-        other,
-        own.pyramid.tile(level, row, column, show),
-        other.pyramid.tile(level, row, column, show),
+    return subtract_scaled(
+        image,
+        reference,
+        image.pyramid.tile(level, row, column, show),
+        reference.pyramid.tile(level, row, column, show),
     )
 
 
-def minus_whole(own: PixelImage, other: PixelImage, longest: int) -> Floats:
-    """Return the same of the whole images, as large as no side is longer."""
-    return _less(own, other, own.pyramid.at_most(longest), other.pyramid.at_most(longest))
+def subtract_whole(image: PixelImage, reference: PixelImage, longest: int) -> Floats:
+    """Return the difference of two whole images.
+
+    Parameters
+    ----------
+    image, reference : PixelImage
+        Images of the same shape.
+    longest : int
+        Largest length of a side, pixels.
+
+    Returns
+    -------
+    (ny, nx) float32 array
+        Difference, ADU.
+    """
+    return subtract_scaled(
+        image, reference, image.pyramid.at_most(longest), reference.pyramid.at_most(longest)
+    )
 
 
-def reach(own: PixelImage, other: PixelImage) -> float:
-    """Choose where the colours of a difference end: what one pixel in 200 exceeds, ADU."""
-    away = minus_whole(own, other, SAMPLED)
-    return max(LEAST_REACH_ADU, float(np.nanpercentile(np.abs(away), 99.5)))
+def colour_range(image: PixelImage, reference: PixelImage) -> float:
+    """Return the range of the colours of a difference, ADU: its 99.5 % quantile.
+
+    Parameters
+    ----------
+    image, reference : PixelImage
+        Images of the same shape.
+
+    Returns
+    -------
+    float
+    """
+    difference = subtract_whole(image, reference, SAMPLE_SIDE)
+    return max(MIN_RANGE_ADU, float(np.nanpercentile(np.abs(difference), 99.5)))
 
 
-def _less(
-    own: PixelImage, other: PixelImage, mine: NDArray[np.generic], others: NDArray[np.generic]
+def subtract_scaled(
+    image: PixelImage,
+    reference: PixelImage,
+    pixels: NDArray[np.generic],
+    reference_pixels: NDArray[np.generic],
 ) -> Floats:
-    a, b = mine.astype(np.float32), others.astype(np.float32)
-    light, other_light = own.source.promised_light, other.source.promised_light
-    if light > 0 and other_light > 0:
-        scaled = (b - np.float32(other.source.bias_adu)) * np.float32(light / other_light)
-        return (a - np.float32(own.source.bias_adu)) - scaled
+    """Return the difference of two arrays.
+
+    With light, the reference is scaled to the image's bias level and exposure. Other images are
+    compared as read: the level of a bias matters.
+
+    Parameters
+    ----------
+    image, reference : PixelImage
+        Images; for bias levels and exposures.
+    pixels, reference_pixels : (ny, nx) array
+        Parts of the images, ADU.
+
+    Returns
+    -------
+    (ny, nx) float32 array
+        Difference, ADU.
+    """
+    a, b = pixels.astype(np.float32), reference_pixels.astype(np.float32)
+    light, reference_light = image.source.promised_light, reference.source.promised_light
+    if light > 0 and reference_light > 0:
+        scale = np.float32(light / reference_light)
+        return (a - np.float32(image.source.bias_adu)) - (
+            b - np.float32(reference.source.bias_adu)
+        ) * scale
     return a - b

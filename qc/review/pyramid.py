@@ -1,45 +1,43 @@
-"""Images for zooming: each half as wide as the one before, made once and kept on disk.
+"""Image pyramids for zooming (decision 0071): each level half as wide, cached on disk.
 
-A pyramid is kept under the digest of its pixels, so it can never be another image's, nor out of
-date. Shown are tiles of 256 pixels; rows count from the bottom, as on the detector.
+The cache key is the digest of the pixels, so that an entry is never stale. Tiles have 256 pixels;
+rows count from the bottom, as on the detector.
 
-Shapes: ny, nx of the image; a level k has ceil(ny / 2**k) rows.
+Shapes: (ny, nx) of the image; level k has ceil(ny / 2**k) rows.
 """
 
 import io
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from PIL import Image
 
-from qc.figures import plots
+from qc.figures import images
 
 Pixels = NDArray[np.uint16] | NDArray[np.float32]
 Floats = NDArray[np.float32]
-Bytes = NDArray[np.uint8]
 
 TILE = 256  # pixels on a side
-MOST_BYTES = 2 * 2**30  # sixty chips of 4096 x 2148
-_ASINH, _LOG = 30.0, 1000.0  # how many times steeper at black than a straight line
+MAX_BYTES = 2 * 2**30  # sixty detectors of 4096 x 2148
+_ASINH, _LOG = 30.0, 1000.0  # slope at black, relative to a linear stretch
 
 
 class Reducer(StrEnum):
-    """What stands for many pixels in a picture that is smaller than the image."""
+    """Reduction of the pixels that one pixel of a smaller level covers."""
 
     MEAN = "mean"
     PEAK = "peak"  # a hot pixel stays visible
 
 
 class Stretch(StrEnum):
-    """How ADU become greys between black and white."""
+    """Conversion of ADU to grey between black and white."""
 
     LINEAR = "linear"
     ASINH = "asinh"
@@ -48,20 +46,22 @@ class Stretch(StrEnum):
 
 @dataclass(frozen=True)
 class IntensityScale:
-    """Black, white, and what is between them.
+    """Levels of black and white, and the stretch between them.
 
     Attributes
     ----------
     low, high : float
-        ADU; low is below high.
+        Black and white, ADU; low is below high.
+    stretch : Stretch
+        Conversion in between.
     """
 
     low: float
     high: float
     stretch: Stretch = Stretch.LINEAR
 
-    def of(self, values: Floats | Pixels) -> Bytes:
-        """Return values as greys, 0 to 255."""
+    def to_grey(self, values: Floats | Pixels) -> NDArray[np.uint8]:
+        """Return values in ADU as grey levels, 0 to 255."""
         part = ((values.astype(np.float32) - self.low) / (self.high - self.low)).clip(0, 1)
         part = np.nan_to_num(part)
         if self.stretch is Stretch.ASINH:
@@ -77,24 +77,39 @@ class Pyramid:
 
     Attributes
     ----------
-    levels : mapping of Show to tuple of arrays
-        Level 0, the same in both, is the image: (ny, nx) uint16 or float32, ADU.
+    levels : mapping of Reducer to tuple of arrays
+        Level 0, equal for both reductions, is the image: (ny, nx) uint16 or float32, ADU.
     """
 
     levels: Mapping[Reducer, tuple[Pixels, ...]]
 
     @property
     def image(self) -> Pixels:
-        """Return the image itself."""
+        """Return the image in full resolution."""
         return self.levels[Reducer.MEAN][0]
 
     @property
     def depth(self) -> int:
-        """Return how many levels there are; the last fits into a tile."""
+        """Return the number of levels; the last one fits into a tile."""
         return len(self.levels[Reducer.MEAN])
 
     def tile(self, level: int, row: int, column: int, show: Reducer = Reducer.MEAN) -> Pixels:
-        """Return one tile, smaller at the upper and right edges; empty where there is none."""
+        """Return a tile, smaller at the upper and right edges, empty outside the image.
+
+        Parameters
+        ----------
+        level : int
+            Level; 0 is the image.
+        row, column : int
+            Position of the tile.
+        show : Reducer
+            Reduction of pixels.
+
+        Returns
+        -------
+        (ny, nx) array
+            Pixels, ADU.
+        """
         if not 0 <= level < self.depth or min(row, column) < 0:
             return np.empty((0, 0), np.float32)
         rows, columns = (slice(n * TILE, (n + 1) * TILE) for n in (row, column))
@@ -102,138 +117,196 @@ class Pyramid:
         return part
 
     def at_most(self, longest: int, show: Reducer = Reducer.MEAN) -> Pixels:
-        """Return the largest level of which no side is longer; the last, if all are."""
+        """Return the largest level that fits; the smallest level if none does.
+
+        Parameters
+        ----------
+        longest : int
+            Largest length of a side, pixels.
+        show : Reducer
+            Reduction of pixels.
+
+        Returns
+        -------
+        (ny, nx) array
+            Pixels, ADU.
+        """
         levels = self.levels[show]
-        return next((one for one in levels if max(one.shape) <= longest), levels[-1])
+        return next((level for level in levels if max(level.shape) <= longest), levels[-1])
 
 
 def build(pixels: Pixels) -> Pyramid:
-    """Halve an image until it fits into a tile; a last odd row or column stands for two."""
+    """Halve an image until it fits into a tile; an odd last row or column is repeated."""
     means, peaks = [pixels], [pixels]
     while max(means[-1].shape) > TILE:
-        quarters = np.stack(_quarters(means[-1], np.dtype(np.float32)))
+        quarters = np.stack(split_quarters(means[-1], np.float32))
         means.append(quarters.mean(axis=0, dtype=np.float32))
-        a, b, c, d = _quarters(peaks[-1], pixels.dtype)
+        a, b, c, d = split_quarters(peaks[-1], pixels.dtype)
         peaks.append(np.maximum(np.maximum(a, b), np.maximum(c, d)))
     return Pyramid({Reducer.MEAN: tuple(means), Reducer.PEAK: tuple(peaks)})
 
 
-def _quarters(image: Pixels, dtype: np.dtype[Any]) -> list[Pixels]:
-    """Return the four pixels of each group of 2 x 2, as four images."""
+def split_quarters(image: Pixels, dtype: DTypeLike) -> list[Pixels]:
+    """Return the four pixels of each group of 2 x 2 as four images.
+
+    Parameters
+    ----------
+    image : (ny, nx) array
+        Image.
+    dtype : dtype
+        Type of the result.
+
+    Returns
+    -------
+    list of four (ceil(ny / 2), ceil(nx / 2)) arrays
+    """
     ny, nx = image.shape
     even = np.pad(image, ((0, ny % 2), (0, nx % 2)), mode="edge") if ny % 2 or nx % 2 else image
     return [even[y::2, x::2].astype(dtype, copy=False) for y in (0, 1) for x in (0, 1)]
 
 
-# --- kept on disk ---------------------------------------------------------------------------------
+# --- cache on disk --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class PyramidCache:
-    """Pyramids in a folder: the longest unused go when it grows too large.
+    """LRU cache of pyramids in a folder.
 
-    Whoever makes one writes it beside the others and renames it, so that nobody sees half of one;
-    what is read stays readable when it is removed meanwhile.
+    An entry is written under a temporary name and renamed, so that no reader finds half of it. A
+    mapped file stays readable after its removal.
     """
 
     folder: Path
-    most_bytes: int = MOST_BYTES
+    most_bytes: int = MAX_BYTES
 
     def find(self, digest: str) -> Pyramid | None:
-        """Return the pyramid of an image, mapped into memory; None if it is not kept."""
-        place = self._place(digest)
+        """Return the pyramid of an image, mapped into memory; None if it is not cached."""
+        folder = self._entry(digest)
         try:
-            depth = len(list(place.glob("mean-*.npy")))
+            depth = len(list(folder.glob("mean-*.npy")))
             if not depth:
                 return None
             means, peaks = (
-                [np.load(place / f"{show}-{k}.npy", mmap_mode="r") for k in range(first, depth)]
+                [np.load(folder / f"{show}-{k}.npy", mmap_mode="r") for k in range(first, depth)]
                 for show, first in ((Reducer.MEAN, 0), (Reducer.PEAK, 1))
             )
-            os.utime(place)  # used just now
-        except FileNotFoundError:  # another process has made room
+            os.utime(folder)  # time of last use
+        except FileNotFoundError:  # removed by another process
             return None
         return Pyramid({Reducer.MEAN: tuple(means), Reducer.PEAK: (means[0], *peaks)})
 
-    def keep(self, digest: str, pixels: Pixels) -> Pyramid:
-        """Make an image's pyramid and keep it."""
-        made = build(pixels)
+    def store(self, digest: str, pixels: Pixels) -> Pyramid:
+        """Build and cache the pyramid of an image.
+
+        Parameters
+        ----------
+        digest : str
+            Digest of the pixels.
+        pixels : (ny, nx) array
+            Image, ADU.
+
+        Returns
+        -------
+        Pyramid
+        """
+        pyramid = build(pixels)
         self.folder.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix=".", dir=self.folder))
         try:
             for show, first in ((Reducer.MEAN, 0), (Reducer.PEAK, 1)):
-                for k, level in enumerate(made.levels[show][first:], first):
+                for k, level in enumerate(pyramid.levels[show][first:], first):
                     np.save(unfinished / f"{show}-{k}.npy", level)
-            if not self._place(digest).exists():
-                unfinished.rename(self._place(digest))
+            if not self._entry(digest).exists():
+                unfinished.rename(self._entry(digest))
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
-        self._make_room(digest)
-        return made
+        self.evict(digest)
+        return pyramid
 
-    def _place(self, digest: str) -> Path:
+    def _entry(self, digest: str) -> Path:
         if not (digest.isalnum() and digest.isascii()):
             raise ValueError(f"expected a digest, got {digest!r:.80}")
         return self.folder / digest
 
-    def _make_room(self, kept: str) -> None:
-        """Remove what was not used for longest; never what was made just now."""
-        sizes = {place: _bytes_of(place) for place in self.folder.glob("[!.]*")}
+    def evict(self, newest: str) -> None:
+        """Remove the least recently used entries above the size limit, except the newest."""
+        sizes = {
+            entry: sum(file.stat().st_size for file in entry.glob("*.npy") if file.exists())
+            for entry in self.folder.glob("[!.]*")
+        }
         excess = sum(sizes.values()) - self.most_bytes
-        for place in sorted(sizes, key=_used_at):
+        for entry in sorted(sizes, key=_used_at):
             if excess <= 0:
                 return
-            if place.name != kept:
-                shutil.rmtree(place, ignore_errors=True)  # another process may be faster
-                excess -= sizes[place]
+            if entry.name != newest:
+                shutil.rmtree(entry, ignore_errors=True)  # another process may remove it too
+                excess -= sizes[entry]
 
 
-def _bytes_of(place: Path) -> int:
-    return sum(file.stat().st_size for file in _files(place))
+def _used_at(entry: Path) -> int:
+    return entry.stat().st_mtime_ns if entry.exists() else 0
 
 
-def _files(place: Path) -> Iterator[Path]:
-    yield from (file for file in place.glob("*.npy") if file.exists())
+# --- PNG ------------------------------------------------------------------------------------------
 
 
-def _used_at(place: Path) -> int:
-    return place.stat().st_mtime_ns if place.exists() else 0
+def grey_png(values: Pixels, scale: IntensityScale) -> bytes:
+    """Return part of an image as a PNG in grey, row 0 at the bottom.
+
+    Parameters
+    ----------
+    values : (ny, nx) array
+        Pixels, ADU.
+    scale : IntensityScale
+        Black, white and stretch.
+
+    Returns
+    -------
+    bytes
+    """
+    return encode_png(Image.fromarray(np.ascontiguousarray(scale.to_grey(values)[::-1])))
 
 
-# --- drawn ----------------------------------------------------------------------------------------
+def signed_png(values: Floats, range_adu: float) -> bytes:
+    """Return a difference as a PNG, row 0 at the bottom: blue below zero, orange above.
 
+    Parameters
+    ----------
+    values : (ny, nx) float array
+        Difference, ADU.
+    range_adu : float
+        Value of the strongest colour, ADU.
 
-def grey_png(values: Pixels, greys: IntensityScale) -> bytes:
-    """Draw part of an image, row 0 at the bottom, as PNG."""
-    return _png(Image.fromarray(np.ascontiguousarray(greys.of(values)[::-1])))
-
-
-def signed_png(values: Floats, reach_adu: float) -> bytes:
-    """Draw a difference, row 0 at the bottom: blue below nothing, orange above, as PNG."""
-    part = np.nan_to_num(values / reach_adu).clip(-1, 1)
+    Returns
+    -------
+    bytes
+    """
+    part = np.nan_to_num(values / range_adu).clip(-1, 1)
     index = np.asarray(np.rint((part + 1) * 127), np.uint8)  # 127: no difference
     picture = Image.fromarray(np.ascontiguousarray(index[::-1]), "P")
-    picture.putpalette(_two_sided())
-    return _png(picture)
+    picture.putpalette(diverging_palette())
+    return encode_png(picture)
 
 
-def heat_png(times: Floats) -> bytes:
-    """Draw how odd an image is as a veil to lie over it, clear where it is like good ones."""
-    strength = plots.heat(times)[::-1]
-    veil = np.empty((*strength.shape, 4), np.uint8)
-    veil[..., :3] = plots.HEAT
-    veil[..., 3] = np.rint(255 * plots.HEAT_OPACITY * strength)
-    return _png(Image.fromarray(veil, "RGBA"))
+def heat_png(residuals: Floats) -> bytes:
+    """Return a residual map as a transparent PNG overlay, clear for nominal pixels."""
+    strength = images.anomaly_overlay(residuals)[::-1]
+    overlay = np.empty((*strength.shape, 4), np.uint8)
+    overlay[..., :3] = images.HEAT
+    overlay[..., 3] = np.rint(255 * images.HEAT_OPACITY * strength)
+    return encode_png(Image.fromarray(overlay, "RGBA"))
 
 
-def _two_sided() -> bytes:
+def diverging_palette() -> bytes:
+    """Return 255 colours from below over zero to above, as RGB bytes."""
     steps = np.linspace(-1, 1, 255)[:, np.newaxis]
-    below, within, above = (np.array(one) for one in (plots.BELOW, plots.WITHIN, plots.ABOVE))
+    below, within, above = (np.array(c) for c in (images.BELOW, images.WITHIN, images.ABOVE))
     colours = within + np.where(steps < 0, -steps * (below - within), steps * (above - within))
     return bytes(np.rint(colours).astype(np.uint8).tobytes())
 
 
-def _png(picture: Image.Image) -> bytes:
+def encode_png(picture: Image.Image) -> bytes:
+    """Return a picture as PNG with fast compression: it is sent once."""
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=1)  # it is sent once, and waited for
+    picture.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()

@@ -1,1 +1,3 @@
-"""Nearest neighbours, similar frames and projections."""
+"""Nearest neighbours and 2-D projections of stored embeddings."""
+
+__all__ = ["index_file", "nearest", "pgvector", "projection", "similar"]

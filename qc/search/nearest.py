@@ -1,8 +1,8 @@
-"""The stored embeddings nearest to one: exactly while they are few, by an index beyond.
+"""Nearest stored embeddings: exact search for small databases, an index for large ones.
 
-The index narrows a million embeddings down to a few hundred; those are read from the database and
-compared exactly, as are the embeddings that are newer than the index. So it can be behind, and the
-distances are always true.
+The index selects a few hundred candidates of a million embeddings. Candidates are read from the
+database and compared exactly, as are embeddings newer than the index. The index may therefore be
+out of date, and the distances are always exact.
 """
 
 import logging
@@ -13,25 +13,15 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import sqlalchemy as sa
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Engine
 from sqlalchemy.orm import Session
 
-from embeddings.index import Codes, learn_axes, nearest
-from qc import db
-from qc._project_lock import one_at_a_time
-from qc.db.embeddings import EmbeddingFilter
-from qc.db.pgvector import index_vectors, nearest_by_server
-from qc.errors import InvalidInputError
-from qc.project import Project
-from qc.search.index_file import (
-    DamagedIndexError,
-    EmbeddingIndex,
-    IndexHeader,
-    digest_of,
-    read_index,
-    write_index,
-)
+from embeddings import index as arrays
+from qc import db, errors
+from qc._project_lock import file_lock
+from qc.project import ProjectContext
+from qc.search import index_file, pgvector
 
 logger = logging.getLogger(__name__)
 
@@ -41,23 +31,32 @@ Integers = NDArray[np.int64]
 Report = Callable[[str, int, int], None]
 
 FOLDER = "search"
-FEW_NEWER = 1000  # embeddings that are sooner read than an index is written
-_OF_EACH_TYPE = 200  # embeddings that axes are learnt from
+FEW_NEWER = 1000  # embeddings; reading them is faster than writing an index
+_AXES_SAMPLE = 200  # embeddings of each image type that the axes are learnt from
 _SAMPLES = 8
-_CANDIDATES, _CANDIDATES_EACH = 100, 5  # so many, and so many more for each neighbour wanted
+_CANDIDATES = 100
+_CANDIDATES_PER_NEIGHBOUR = 5
 
 
 def nearest_stored(
-    project: Project, session: Session, query: Floats, k: int, among: EmbeddingFilter
+    project: ProjectContext,
+    session: Session,
+    query: Floats,
+    k: int,
+    criteria: db.embeddings.EmbeddingFilter,
 ) -> tuple[Integers, Doubles]:
-    """Return the extensions whose embeddings are nearest to one, nearest first.
+    """Return the extensions with the embeddings nearest to a query, nearest first.
 
     Parameters
     ----------
+    project : ProjectContext
+    session : Session
     query : (d,) float array
         By the encoder in use.
     k : int
-        How many are wanted; fewer are returned if there are fewer.
+        Number of neighbours; fewer are returned if there are fewer.
+    criteria : EmbeddingFilter
+        Extensions to search.
 
     Returns
     -------
@@ -66,214 +65,362 @@ def nearest_stored(
         Cosine distances.
     """
     fingerprint = project.encoder.fingerprint
-    if _has_own_index(session.get_bind()):
-        return nearest_by_server(session, fingerprint, query, k, among)
-    index = _usable(project, session)
+    if has_vector_search(session.get_bind()):
+        return pgvector.nearest_by_server(session, fingerprint, query, k, criteria)
+    index = usable_index(project, session)
     if index is None:
-        return nearest(query, db.embeddings.vectors(session, fingerprint, among), k)
-    likely = _likely(project, session, index, query, k, among)
-    newer = db.embeddings.vectors(session, fingerprint, among, after=index.facts.last_id)
-    return nearest(query, chain(_read(session, fingerprint, likely), newer), k)
+        return arrays.nearest(
+            query, db.embeddings.iterate_vectors(session, fingerprint, criteria), k
+        )
+    candidates = find_candidates(project, session, index, query, k, criteria)
+    newer = db.embeddings.iterate_vectors(
+        session, fingerprint, criteria, after=index.header.last_id
+    )
+    return arrays.nearest(query, chain(read_vectors(session, fingerprint, candidates), newer), k)
 
 
-def _has_own_index(database_in_use: Engine | Connection) -> bool:
-    """Say whether the database finds the nearest by itself."""
-    return database_in_use.dialect.name == "postgresql"
+def has_vector_search(bind: sa.Engine | sa.Connection) -> bool:
+    """Return True if the database itself finds nearest neighbours."""
+    return bind.dialect.name == "postgresql"
 
 
-def _usable(project: Project, session: Session) -> EmbeddingIndex | None:
-    """Return the index of the encoder in use; None where all must be looked at."""
+def usable_index(project: ProjectContext, session: Session) -> index_file.EmbeddingIndex | None:
+    """Return the index of the encoder in use; None if all embeddings must be compared.
+
+    Parameters
+    ----------
+    project : ProjectContext
+    session : Session
+
+    Returns
+    -------
+    EmbeddingIndex or None
+    """
     newest = db.embeddings.newest_embedding_id(session)
-    if newest < project.settings.search.exact_below:
+    exact_below = project.settings.search.exact_below
+    if newest < exact_below:
         return None
-    index, why = _open(project, session)
-    if index is None and db.embeddings.embeddings_counted(session, project.encoder.fingerprint) >= (
-        project.settings.search.exact_below
+    index, reason = open_index(project, session)
+    if index is None and (
+        db.embeddings.count_embeddings(session, project.encoder.fingerprint) >= exact_below
     ):
-        logger.warning("searched without an index", extra={"why": why, "made_by": "qc db index"})
+        logger.warning("searched without an index", extra={"why": reason, "made_by": "qc db index"})
     return index
 
 
-def _open(project: Project, session: Session) -> tuple[EmbeddingIndex | None, str]:
-    """Return the index if it is of use, and why not otherwise."""
-    path = index_file(project)
+def open_index(
+    project: ProjectContext, session: Session
+) -> tuple[index_file.EmbeddingIndex | None, str]:
+    """Open the index of the encoder in use.
+
+    Parameters
+    ----------
+    project : ProjectContext
+    session : Session
+
+    Returns
+    -------
+    index : EmbeddingIndex or None
+    reason : str
+        Reason why there is none.
+    """
+    path = index_path(project)
     try:
         status = path.stat()
-        index = _read_once(path, status.st_ino, status.st_size, status.st_mtime_ns)
+        index = _read_cached(path, status.st_ino, status.st_size, status.st_mtime_ns)
     except FileNotFoundError:
         return None, "there was none yet"
-    except DamagedIndexError as error:
+    except index_file.DamagedIndexError as error:
         return None, f"it was damaged: {error}"
-    if index.facts.fingerprint != project.encoder.fingerprint:
-        return None, f"it was of another encoder, {index.facts.fingerprint}"
-    wanted = dict(index.facts.samples)
-    found = db.embeddings.embeddings_by_id(session, list(wanted))
-    if {number: digest_of(vector) for number, vector in found.items()} != wanted:
+    if index.header.fingerprint != project.encoder.fingerprint:
+        return None, f"it was of another encoder, {index.header.fingerprint}"
+    expected = dict(index.header.samples)
+    stored = db.embeddings.embeddings_by_id(session, list(expected))
+    digests = {number: index_file.vector_digest(vector) for number, vector in stored.items()}
+    if digests != expected:
         return None, "it was of another database, or an older state of this one"
     return index, ""
 
 
 @lru_cache(maxsize=2)
-def _read_once(path: Path, _inode: int, _size: int, _modified_ns: int) -> EmbeddingIndex:
-    return read_index(path)
+def _read_cached(
+    path: Path, _inode: int, _size: int, _modified_ns: int
+) -> index_file.EmbeddingIndex:
+    return index_file.read_index(path)
 
 
-def index_file(project: Project) -> Path:
-    """Return where the index of the encoder in use is, or would be."""
+def index_path(project: ProjectContext) -> Path:
+    """Return the path of the index of the encoder in use."""
     name = sha256(project.encoder.fingerprint.encode()).hexdigest()[:16]
     return project.settings.project / FOLDER / f"{name}.index"
 
 
-def _likely(
-    project: Project,
+def find_candidates(
+    project: ProjectContext,
     session: Session,
-    index: EmbeddingIndex,
+    index: index_file.EmbeddingIndex,
     query: Floats,
     k: int,
-    among: EmbeddingFilter,
+    criteria: db.embeddings.EmbeddingFilter,
 ) -> list[int]:
-    """Return the extensions that may be nearest, of those that are meant, oldest first."""
-    own = db.selection.extension_ids_of(session, among.left_out) if among.left_out else []
-    n = _CANDIDATES + _CANDIDATES_EACH * k + len(own)
-    [code] = index.axes.encode(query[np.newaxis])
-    rows = index.codes.candidates(code, n, _allowed(project, session, index, among))
-    left_out = set(own)
-    return [one for one in index.extension_ids[rows].tolist() if one not in left_out]
-
-
-def _allowed(
-    project: Project, session: Session, index: EmbeddingIndex, among: EmbeddingFilter
-) -> NDArray[np.bool_] | None:
-    """Return which rows of an index are meant, (n,); None for all."""
-    said: list[NDArray[np.bool_]] = []
-    if among.image_types is not None:
-        meant = np.array([one in among.image_types for one in index.facts.image_types], bool)
-        said.append(meant[index.types])
-    if among.first is not None:
-        said.append(index.nights >= among.first.toordinal())
-    if among.last is not None:
-        said.append((index.nights <= among.last.toordinal()) & (index.nights > 0))
-    if among.labelled:
-        state = (db.labels.newest_label_id(session), index.facts.last_id, index.facts.learnt_from)
-        make = partial(_spoken_of, session, index.extension_ids)
-        said.append(project.kept.get("spoken of", state, make))
-    return np.logical_and.reduce(said) if said else None
-
-
-def _spoken_of(session: Session, extension_ids: Integers) -> NDArray[np.bool_]:
-    """Return of which extensions a label counts: (n,)."""
-    spoken_of = np.zeros(int(extension_ids.max(initial=0)) + 1, bool)
-    ids = np.array(db.labels.extensions_spoken_of(session), np.int64)
-    spoken_of[ids[ids < len(spoken_of)]] = True
-    return spoken_of[extension_ids]
-
-
-def _read(
-    session: Session, fingerprint: str, extension_ids: list[int]
-) -> Iterator[tuple[Integers, Floats]]:
-    """Yield these embeddings as one block, without those that are not there any more."""
-    known = db.embeddings.vectors_with(session, fingerprint, extension_ids)
-    there = [one for one in extension_ids if one in known]
-    if there:
-        yield np.array(there, np.int64), np.stack([known[one] for one in there])
-
-
-# --- making it ------------------------------------------------------------------------------------
-
-
-def refresh_index(project: Project, report: Report, *, few: int = 0) -> str:
-    """Make the index, bring it up to date, or leave it as it is; say what was done.
-
-    Only one process does so at a time; others that want to wait for it, and find it done. While
-    it is made, searches use the one before, if there is any.
+    """Return the extensions that may be nearest, oldest first.
 
     Parameters
     ----------
-    few : int
-        So many embeddings may be newer than the index.
+    project : ProjectContext
+    session : Session
+    index : EmbeddingIndex
+    query : (d,) float array
+    k : int
+        Number of neighbours.
+    criteria : EmbeddingFilter
+        Extensions to search.
+
+    Returns
+    -------
+    list of int
+        Ids of extensions.
     """
-    if _has_own_index(project.engine):
-        return index_vectors(project.engine, project.encoder.fingerprint)
-    path = index_file(project)
-    with project.reads() as session:
-        n = db.embeddings.embeddings_counted(session, project.encoder.fingerprint)
+    frame_id = criteria.left_out
+    left_out = db.extensions.extension_ids_of(session, frame_id) if frame_id else []
+    n = _CANDIDATES + _CANDIDATES_PER_NEIGHBOUR * k + len(left_out)
+    [code] = index.axes.encode(query[np.newaxis])
+    rows = index.codes.candidates(code, n, matching_rows(project, session, index, criteria))
+    ids = index.extension_ids[rows].tolist()
+    excluded = set(left_out)
+    return [number for number in ids if number not in excluded]
+
+
+def matching_rows(
+    project: ProjectContext,
+    session: Session,
+    index: index_file.EmbeddingIndex,
+    criteria: db.embeddings.EmbeddingFilter,
+) -> NDArray[np.bool_] | None:
+    """Return the rows of an index that meet some criteria.
+
+    Parameters
+    ----------
+    project : ProjectContext
+    session : Session
+    index : EmbeddingIndex
+        Of n embeddings.
+    criteria : EmbeddingFilter
+
+    Returns
+    -------
+    (n,) bool array or None
+        None for all.
+    """
+    masks: list[NDArray[np.bool_]] = []
+    header = index.header
+    if criteria.image_types is not None:
+        matches = np.array([name in criteria.image_types for name in header.image_types], bool)
+        masks.append(matches[index.types])
+    if criteria.first is not None:
+        masks.append(index.nights >= criteria.first.toordinal())
+    if criteria.last is not None:
+        masks.append((index.nights <= criteria.last.toordinal()) & (index.nights > 0))
+    if criteria.labelled:
+        state = (db.labels.newest_label_id(session), header.last_id, header.learnt_from)
+        make = partial(labelled_rows, session, index.extension_ids)
+        masks.append(project.cache.get("labelled rows", state, make))
+    return np.logical_and.reduce(masks) if masks else None
+
+
+def labelled_rows(session: Session, extension_ids: Integers) -> NDArray[np.bool_]:
+    """Return which extensions have a label.
+
+    Parameters
+    ----------
+    session : Session
+    extension_ids : (n,) int array
+
+    Returns
+    -------
+    (n,) bool array
+    """
+    is_labelled = np.zeros(int(extension_ids.max(initial=0)) + 1, bool)
+    ids = np.array(db.labels.labelled_extension_ids(session), np.int64)
+    is_labelled[ids[ids < len(is_labelled)]] = True
+    return is_labelled[extension_ids]
+
+
+def read_vectors(
+    session: Session, fingerprint: str, extension_ids: list[int]
+) -> Iterator[tuple[Integers, Floats]]:
+    """Yield the embeddings of some extensions as one block, without deleted ones.
+
+    Parameters
+    ----------
+    session : Session
+    fingerprint : str
+        Of the encoder.
+    extension_ids : list of int
+
+    Yields
+    ------
+    ids : (n,) int array
+    vectors : (n, d) float array
+    """
+    stored = db.embeddings.vectors_of(session, fingerprint, extension_ids)
+    ids = [number for number in extension_ids if number in stored]
+    if ids:
+        yield np.array(ids, np.int64), np.stack([stored[number] for number in ids])
+
+
+# --- building the index ---------------------------------------------------------------------------
+
+
+def refresh_index(project: ProjectContext, report: Report, *, few: int = 0) -> str:
+    """Build the index, update it, or leave it unchanged.
+
+    A lock allows one process at a time; other processes wait and find the index up to date.
+    Searches use the previous index meanwhile, if there is one.
+
+    Parameters
+    ----------
+    project : ProjectContext
+    report : callable
+        Receives the step, the number of finished items and their total.
+    few : int
+        Number of embeddings that may be newer than the index.
+
+    Returns
+    -------
+    str
+        Result, in words.
+    """
+    if has_vector_search(project.engine):
+        return pgvector.index_vectors(project.engine, project.encoder.fingerprint)
+    fingerprint = project.encoder.fingerprint
+    path = index_path(project)
+    with project.read_session() as session:
+        n = db.embeddings.count_embeddings(session, fingerprint)
     if n < project.settings.search.exact_below:
         return f"{n} embeddings are searched exactly, without an index"
     path.parent.mkdir(exist_ok=True)
-    with one_at_a_time(path.parent / "lock"), project.reads() as session:
-        old, why = _open(project, session)
-        why = why or _outgrown(project, session, old)
-        if old is None or why:
-            return _make(project, session, path, report, why)
-        newer = db.embeddings.embeddings_counted(session, project.encoder.fingerprint) - len(
-            old.codes
-        )
+    with file_lock(path.parent / "lock"), project.read_session() as session:
+        old, reason = open_index(project, session)
+        if old is not None:
+            reason = rebuild_reason(session, old)
+        if old is None or reason:
+            return build_index(project, session, path, report, reason)
+        newer = db.embeddings.count_embeddings(session, fingerprint) - len(old.codes)
         if newer <= few:
             return f"the index of {len(old.codes)} embeddings is up to date"
-        return _extend(session, path, old, report)
+        return extend_index(session, path, old, report)
 
 
-def _outgrown(project: Project, session: Session, old: EmbeddingIndex | None) -> str:
-    """Say why an index that is of use had better be made anew; nothing if it had not."""
-    if old is None:
-        return ""
-    fingerprint = project.encoder.fingerprint
-    there = db.embeddings.embeddings_counted(session, fingerprint, old.facts.last_id)
-    if there != len(old.codes):
-        return f"of its {len(old.codes)} embeddings {there} are there"
-    if db.embeddings.embeddings_counted(session, fingerprint) > 2 * old.facts.learnt_from:
-        return f"it was learnt from {old.facts.learnt_from} embeddings, and there are twice as many"
+def rebuild_reason(session: Session, index: index_file.EmbeddingIndex) -> str:
+    """Return the reason to build an index anew; empty if it is usable.
+
+    Parameters
+    ----------
+    session : Session
+    index : EmbeddingIndex
+
+    Returns
+    -------
+    str
+    """
+    header, n = index.header, len(index.codes)
+    stored = db.embeddings.count_embeddings(session, header.fingerprint, header.last_id)
+    if stored != n:
+        return f"of its {n} embeddings {stored} are there"
+    if db.embeddings.count_embeddings(session, header.fingerprint) > 2 * header.learnt_from:
+        return f"it was learnt from {header.learnt_from} embeddings, and there are twice as many"
     return ""
 
 
-def _make(project: Project, session: Session, path: Path, report: Report, why: str) -> str:
+def build_index(
+    project: ProjectContext, session: Session, path: Path, report: Report, reason: str
+) -> str:
+    """Learn new axes and index all embeddings of the encoder in use.
+
+    Parameters
+    ----------
+    project : ProjectContext
+    session : Session
+    path : Path
+    report : callable
+    reason : str
+        For the log and the result.
+
+    Returns
+    -------
+    str
+        Result, in words.
+
+    Raises
+    ------
+    InvalidInputError
+        If there are no embeddings.
+    """
     fingerprint = project.encoder.fingerprint
-    total = db.embeddings.embeddings_counted(session, fingerprint)
-    logger.warning("search index is made", extra={"why": why, "embeddings": total})
+    total = db.embeddings.count_embeddings(session, fingerprint)
+    logger.warning("search index is made", extra={"why": reason, "embeddings": total})
     groups = []
-    types = db.findings.image_types_seen(session)
+    types = db.extensions.list_image_types(session)
     for number, image_type in enumerate(types, 1):
-        found = db.embeddings.embeddings_evenly(session, fingerprint, image_type, _OF_EACH_TYPE)
-        groups += [found] if len(found) else []
+        group = db.embeddings.sample_embeddings(session, fingerprint, image_type, _AXES_SAMPLE)
+        groups += [group] if len(group) else []
         report("learn axes", number, len(types))
     if not groups:
-        raise InvalidInputError(f"there are no embeddings of the encoder in use, {fingerprint}")
-    axes = learn_axes(groups)
-    none = EmbeddingIndex(
-        facts=IndexHeader(fingerprint, 0, total, (), ()),
+        raise errors.InvalidInputError(
+            f"there are no embeddings of the encoder in use, {fingerprint}"
+        )
+    axes = arrays.learn_axes(groups)
+    empty = index_file.EmbeddingIndex(
+        header=index_file.IndexHeader(fingerprint, 0, total, (), ()),
         axes=axes,
         extension_ids=np.empty(0, np.int64),
         types=np.empty(0, np.uint16),
         nights=np.empty(0, np.int32),
-        codes=Codes.empty(len(axes.directions) + 1),
+        codes=arrays.Codes.empty(len(axes.directions) + 1),
     )
-    _extend(session, path, none, report)
-    return f"the index was made, as {why}: {total} embeddings"
+    extend_index(session, path, empty, report)
+    return f"the index was made, as {reason}: {total} embeddings"
 
 
-def _extend(session: Session, path: Path, old: EmbeddingIndex, report: Report) -> str:
-    """Write an index with what is newer than the old one added."""
-    facts, codes = old.facts, old.codes.copy()
-    names = {name: number for number, name in enumerate(facts.image_types)}
-    total = db.embeddings.embeddings_counted(session, facts.fingerprint)
+def extend_index(
+    session: Session, path: Path, old: index_file.EmbeddingIndex, report: Report
+) -> str:
+    """Write an index with the newer embeddings added.
+
+    Parameters
+    ----------
+    session : Session
+    path : Path
+    old : EmbeddingIndex
+    report : callable
+
+    Returns
+    -------
+    str
+        Result, in words.
+    """
+    header, codes = old.header, old.codes.copy()
+    names = {name: number for number, name in enumerate(header.image_types)}
+    total = db.embeddings.count_embeddings(session, header.fingerprint)
     ids, types, nights = [old.extension_ids], [old.types], [old.nights]
-    last_id, before = facts.last_id, len(codes)
-    for some in db.embeddings.embeddings_after(session, facts.fingerprint, facts.last_id):
-        codes.add(old.axes.encode(some.vectors))
-        numbers = [names.setdefault(name, len(names)) for name in some.image_types]
-        ids.append(some.extension_ids)
+    last_id, before = header.last_id, len(codes)
+    for batch in db.embeddings.iterate_batches(session, header.fingerprint, header.last_id):
+        codes.add(old.axes.encode(batch.vectors))
+        numbers = [names.setdefault(name, len(names)) for name in batch.image_types]
+        ids.append(batch.extension_ids)
         types.append(np.array(numbers, np.uint16))
-        nights.append(some.nights)
-        last_id = int(some.ids[-1])
+        nights.append(batch.nights)
+        last_id = int(batch.ids[-1])
         report("index embeddings", len(codes), total)
     extension_ids = np.concatenate(ids)
-    new = EmbeddingIndex(
-        facts=IndexHeader(
-            fingerprint=facts.fingerprint,
+    index = index_file.EmbeddingIndex(
+        header=index_file.IndexHeader(
+            fingerprint=header.fingerprint,
             last_id=last_id,
-            learnt_from=facts.learnt_from,
+            learnt_from=header.learnt_from,
             image_types=tuple(names),
-            samples=_samples(session, facts.fingerprint, extension_ids),
+            samples=sample_digests(session, header.fingerprint, extension_ids),
         ),
         axes=old.axes,
         extension_ids=extension_ids,
@@ -281,14 +428,26 @@ def _extend(session: Session, path: Path, old: EmbeddingIndex, report: Report) -
         nights=np.concatenate(nights),
         codes=codes,
     )
-    write_index(new, path)
+    index_file.write_index(index, path)
     return f"{len(codes) - before} embeddings were added to the index of {before}"
 
 
-def _samples(
+def sample_digests(
     session: Session, fingerprint: str, extension_ids: Integers
 ) -> tuple[tuple[int, str], ...]:
-    """Return the ids and digests of some embeddings, evenly from the first to the last."""
-    places = np.unique(np.linspace(0, len(extension_ids) - 1, _SAMPLES).astype(int))
-    found = db.embeddings.embeddings_of(session, fingerprint, extension_ids[places].tolist())
-    return tuple((number, digest_of(vector)) for number, vector in found.items())
+    """Return ids and digests of some embeddings, evenly from the first to the last.
+
+    Parameters
+    ----------
+    session : Session
+    fingerprint : str
+        Of the encoder.
+    extension_ids : (n,) int array
+
+    Returns
+    -------
+    tuple of (int, str)
+    """
+    rows = np.unique(np.linspace(0, len(extension_ids) - 1, _SAMPLES).astype(int))
+    stored = db.embeddings.embeddings_of(session, fingerprint, extension_ids[rows].tolist())
+    return tuple((number, index_file.vector_digest(vector)) for number, vector in stored.items())

@@ -1,4 +1,4 @@
-"""Maps and trees of stored embeddings: which frames of the history are alike."""
+"""2-D projections and dendrograms of stored embeddings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,22 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
-from embeddings.clustering import average_linkage
-from embeddings.projection import MOST_NEIGHBOURS, neighbour_plane, principal_plane
-from qc import db
-from qc.db.findings import Finding
-from qc.errors import InvalidInputError
-from qc.figures import plots
-from qc.project import Project
+from embeddings import clustering
+from embeddings import projection as planes
+from qc import db, errors
+from qc.figures import dendrogram
+from qc.project import ProjectContext
 
 Floats = NDArray[np.float32]
 
-MOST_MAPPED = 4000  # embeddings of 8 KB; more points cover each other
-MOST_IN_TREE = 200  # leaves: more are no longer told apart
+MOST_PROJECTED = 4000  # embeddings of 8 KB; more points cover each other
+MOST_IN_TREE = 200  # leaves; more cannot be distinguished
 
 
 class ProjectionMethod(StrEnum):
-    """How embeddings are laid on a plane."""
+    """Method of projecting embeddings on a plane."""
 
     PCA = "pca"
     TSNE = "tsne"
@@ -32,12 +30,12 @@ class ProjectionMethod(StrEnum):
 
 @dataclass(frozen=True)
 class Selection:
-    """Which extensions are meant.
+    """Extensions by image type and night.
 
     Attributes
     ----------
     image_types : tuple of str or None
-        None: all.
+        None for all.
     """
 
     image_types: tuple[str, ...] | None
@@ -47,7 +45,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class ProjectedExtension:
-    """An extension on a map."""
+    """An extension in a projection."""
 
     name: str
     image_type: str
@@ -65,8 +63,11 @@ class Projection:
 
     Attributes
     ----------
+    way : ProjectionMethod
+    places : tuple of ProjectedExtension
+        At most some thousand, evenly over time.
     of : int
-        How many there are; at most some thousand are shown, evenly over time.
+        Number of selected extensions.
     """
 
     way: ProjectionMethod
@@ -76,19 +77,19 @@ class Projection:
 
 @dataclass(frozen=True)
 class LeafJoin:
-    """Where a leaf of a tree first joins others.
+    """First merge of a leaf of a dendrogram.
 
     Attributes
     ----------
     height : float
         Cosine distance.
-    others : int
-        How many it joins there.
+    joined : int
+        Number of leaves that it is merged with.
     """
 
     name: str
     height: float
-    others: int
+    joined: int
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Dendrogram:
     Attributes
     ----------
     names : tuple of n str
-        The leaves, oldest first.
+        Leaves, oldest first.
     merges : (n - 1) tuples of 4 numbers
         As `scipy.cluster.hierarchy.linkage` returns them.
     marked : str
@@ -113,129 +114,177 @@ class Dendrogram:
     svg: str
 
     def joins(self) -> list[LeafJoin]:
-        """Return where each leaf first joins others: what the drawing shows, the highest first."""
+        """Return the first merge of each leaf, the highest first."""
         leaves = len(self.names)
         sizes = [1] * leaves + [int(size) for *_, size in self.merges]
-        found = [
-            LeafJoin(self.names[int(one)], height, sizes[int(other)])
-            for left, right, height, _ in self.merges
-            for one, other in ((left, right), (right, left))
-            if one < leaves
+        joins = [
+            LeafJoin(self.names[int(leaf)], height, sizes[int(cluster)])
+            for first, second, height, _ in self.merges
+            for leaf, cluster in ((first, second), (second, first))
+            if leaf < leaves
         ]
-        return sorted(found, key=lambda join: -join.height)
+        return sorted(joins, key=lambda join: -join.height)
 
 
-def draw_map(
-    project: Project, session: Session, selection: Selection, way: ProjectionMethod
+def project_embeddings(
+    project: ProjectContext, session: Session, selection: Selection, method: ProjectionMethod
 ) -> Projection:
-    """Lay a selection on a plane.
+    """Project the selected extensions on a plane.
+
+    Parameters
+    ----------
+    project : ProjectContext
+    session : Session
+    selection : Selection
+    method : ProjectionMethod
+
+    Returns
+    -------
+    Projection
 
     Raises
     ------
-    InvalidAnswer
-        If nothing of it has an embedding by the encoder in use.
+    InvalidInputError
+        If no selected extension has an embedding by the encoder in use.
     """
-    ids = _ids(project, session, selection)
-    shown = evenly(ids, MOST_NEIGHBOURS if way is ProjectionMethod.TSNE else MOST_MAPPED)
-    known = db.embeddings.vectors_with(session, project.encoder.fingerprint, shown)
-    found = db.findings.findings_with(session, shown)
-    vectors = np.stack([known[one.extension.id] for one in found])
-    plane = neighbour_plane(vectors) if way is ProjectionMethod.TSNE else principal_plane(vectors)
-    places = tuple(_place(one, x, y) for one, (x, y) in zip(found, plane.tolist(), strict=True))
-    return Projection(way, places, len(ids))
+    ids = select_ids(project, session, selection)
+    is_tsne = method is ProjectionMethod.TSNE
+    sample = sample_evenly(ids, planes.MOST_TSNE_POINTS if is_tsne else MOST_PROJECTED)
+    stored = db.embeddings.vectors_of(session, project.encoder.fingerprint, sample)
+    findings = db.findings.findings_by_id(session, sample)
+    vectors = np.stack([stored[finding.extension.id] for finding in findings])
+    plane = planes.project_tsne(vectors) if is_tsne else planes.project_pca(vectors)
+    points = [
+        _projected(finding, x, y) for finding, (x, y) in zip(findings, plane.tolist(), strict=True)
+    ]
+    return Projection(method, tuple(points), len(ids))
 
 
-def _ids(project: Project, session: Session, selection: Selection) -> Sequence[int]:
+def _projected(finding: db.findings.Finding, x: float, y: float) -> ProjectedExtension:
+    return ProjectedExtension(
+        name=f"{finding.frame.name}[{finding.extension.number}]",
+        image_type=finding.extension.image_type,
+        night=finding.frame.night,
+        status=str(finding.verdict.status),
+        label=str(finding.label.label) if finding.label else "",
+        kind=finding.label.kind if finding.label else "",
+        x=x,
+        y=y,
+    )
+
+
+def select_ids(project: ProjectContext, session: Session, selection: Selection) -> Sequence[int]:
+    """Return the selected extensions that have an embedding, oldest first.
+
+    Parameters
+    ----------
+    project : ProjectContext
+    session : Session
+    selection : Selection
+
+    Returns
+    -------
+    sequence of int
+        Ids of extensions.
+
+    Raises
+    ------
+    InvalidInputError
+        If there are none.
+    """
     fingerprint, types = project.encoder.fingerprint, selection.image_types
-    ids = db.embeddings.embedded(session, fingerprint, types, selection.first, selection.last)
+    ids = db.embeddings.list_embedded(session, fingerprint, types, selection.first, selection.last)
     if not ids:
-        raise InvalidInputError(
+        raise errors.InvalidInputError(
             f"no frame of {' '.join(types) if types else 'any type'} and of these nights has an "
             f"embedding by the encoder in use, {fingerprint}"
         )
     return ids
 
 
-def evenly(ids: Sequence[int], most: int) -> list[int]:
-    """Return at most so many, evenly from the first to the last."""
+def sample_evenly(ids: Sequence[int], most: int) -> list[int]:
+    """Return a sample of ids, evenly from the first to the last.
+
+    Parameters
+    ----------
+    ids : sequence of int
+    most : int
+        Largest size of the sample.
+
+    Returns
+    -------
+    list of int
+    """
     if len(ids) <= most:
         return list(ids)
     return [ids[i] for i in np.linspace(0, len(ids) - 1, most).round().astype(int)]
 
 
-def _place(one: Finding, x: float, y: float) -> ProjectedExtension:
-    return ProjectedExtension(
-        name=f"{one.frame.name}[{one.extension.number}]",
-        image_type=one.extension.image_type,
-        night=one.frame.night,
-        status=str(one.verdict.status),
-        label=str(one.label.label) if one.label else "",
-        kind=one.label.kind if one.label else "",
-        x=x,
-        y=y,
-    )
-
-
-def draw_tree(
-    project: Project, session: Session, selection: Selection, frames: Sequence[str], marked: str
+def draw_dendrogram(
+    project: ProjectContext,
+    session: Session,
+    selection: Selection,
+    frames: Sequence[str],
+    marked: str,
 ) -> Dendrogram:
-    """Draw the dendrogram of a selection, or of some named frames of its type.
+    """Draw the dendrogram of a selection, or of named frames of its type.
 
     Parameters
     ----------
+    project : ProjectContext
+    session : Session
     selection : Selection
         Of one image type; only its newest `MOST_IN_TREE` are drawn.
     frames : sequence of str
-        Names, as of frames; empty: all of the selection.
+        Names of frames; empty for the whole selection.
     marked : str
-        The frame that is marked; empty: the newest.
+        Frame to mark; empty for the newest.
+
+    Returns
+    -------
+    Dendrogram
 
     Raises
     ------
-    InvalidAnswer
-        If there are fewer than two of them.
-    UnknownFrame
-        If one of the frames was never processed.
+    InvalidInputError
+        If there are fewer than two extensions.
+    UnknownFrameError
+        If a frame was never processed.
     """
     assert selection.image_types is not None
     [image_type] = selection.image_types
-    wanted = [*frames, *([marked] if marked else [])]
     named = [
-        one.extension.id
-        for name in wanted
-        for one in db.findings.findings_named(session, name)
-        if one.extension.image_type == image_type
+        finding.extension.id
+        for name in [*frames, *([marked] if marked else [])]
+        for finding in db.findings.findings_named(session, name)
+        if finding.extension.image_type == image_type
     ]
-    rest = [] if frames else _ids(project, session, selection)[-MOST_IN_TREE:]
-    ids = list(dict.fromkeys([*rest, *named]))[-MOST_IN_TREE:]
-    known = db.embeddings.vectors_with(session, project.encoder.fingerprint, ids)
-    found = [one for one in db.findings.findings_with(session, ids) if one.extension.id in known]
-    if len(found) < 2:
-        raise InvalidInputError(
-            f"a tree of {image_type} needs at least 2 frames that the encoder in use has seen, "
-            f"got {len(found)}"
+    newest = [] if frames else select_ids(project, session, selection)[-MOST_IN_TREE:]
+    ids = list(dict.fromkeys([*newest, *named]))[-MOST_IN_TREE:]
+    fingerprint = project.encoder.fingerprint
+    vectors = db.embeddings.vectors_of(session, fingerprint, ids)
+    findings = [
+        finding
+        for finding in db.findings.findings_by_id(session, ids)
+        if finding.extension.id in vectors
+    ]
+    if len(findings) < 2:
+        raise errors.InvalidInputError(
+            f"a tree of {image_type} needs at least 2 frames with an embedding by the encoder in "
+            f"use, got {len(findings)}"
         )
-    return _tree(project, image_type, found, known, named[-1] if marked and named else None)
-
-
-def _tree(
-    project: Project,
-    image_type: str,
-    found: Sequence[Finding],
-    known: dict[int, Floats],
-    marked: int | None,
-) -> Dendrogram:
-    merges = average_linkage(np.stack([known[one.extension.id] for one in found]))
-    ids = [one.extension.id for one in found]
-    place = ids.index(marked) if marked in ids else len(ids) - 1
+    leaves = [finding.extension.id for finding in findings]
+    merges = clustering.average_linkage(np.stack([vectors[leaf] for leaf in leaves]))
+    is_marked = bool(marked and named) and named[-1] in leaves
+    place = leaves.index(named[-1]) if is_marked else len(leaves) - 1
     entries = project.thresholds.entries[image_type]
-    own = [one for one in entries if one.encoder == project.encoder.fingerprint]
-    threshold = (own or entries)[-1].merge_height
-    names = tuple(f"{one.frame.name}[{one.extension.number}]" for one in found)
+    matching = [entry for entry in entries if entry.encoder == fingerprint]
+    threshold = (matching or entries)[-1].merge_height
+    names = tuple(f"{finding.frame.name}[{finding.extension.number}]" for finding in findings)
     return Dendrogram(
         names=names,
         merges=tuple(tuple(map(float, row)) for row in merges),
         marked=names[place],
         threshold=threshold,
-        svg=plots.dendrogram(merges, threshold=threshold, marked=place),
+        svg=dendrogram.draw_dendrogram(merges, threshold=threshold, marked=place),
     )

@@ -1,19 +1,16 @@
-"""The whole history, searched by likeness: when a frame looked like this before."""
+"""Similar frames: nearest neighbours of a frame in all stored nights."""
 
+import datetime as dt
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qc import db
-from qc._text import chosen_all
-from qc.db.embeddings import EmbeddingFilter
-from qc.db.findings import Finding
-from qc.errors import IncompleteHeaderError, UnknownFrameError
-from qc.pipeline.process import embed, read_and_measure
-from qc.project import Project
+from qc import db, detection, errors
+from qc._text import match_names
+from qc.pipeline import process
+from qc.project import ProjectContext
 from qc.search.nearest import nearest_stored
 
 Floats = NDArray[np.float32]
@@ -23,35 +20,44 @@ ANY = "any"
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A stored extension that looks like the one asked about.
+    """A stored extension that is similar to a query.
 
     Attributes
     ----------
     distance : float
         Cosine distance, 0 to 2.
     label, kind, note : str
-        What a person said of it; empty if nobody did.
+        Label in force; empty without one.
     """
 
     name: str
     image_type: str
-    night: date | None
+    night: dt.date | None
     distance: float
     status: str
     label: str
     kind: str
     note: str
 
+    @property
+    def assessment(self) -> str:
+        """Verdict and label, in words."""
+        if not self.label:
+            return f"judged {self.status}, not labelled"
+        kind = f" ({self.kind.replace('_', ' ')})" if self.kind else ""
+        note = f", “{self.note}”" if self.note else ""
+        return f"judged {self.status}, labelled {self.label}{kind}{note}"
+
 
 @dataclass(frozen=True)
 class SimilarFrames:
-    """What an extension looks like.
+    """Similar stored extensions of an extension.
 
     Attributes
     ----------
     threshold : float or None
-        The merge height at which one of its type stands apart: a scale for the distances. None if
-        the frame is older than every threshold.
+        Merge height at which an extension of its type is anomalous: a scale for the distances.
+        None if the frame is older than every threshold.
     neighbours : tuple of Neighbour
         Nearest first.
     """
@@ -62,190 +68,252 @@ class SimilarFrames:
     neighbours: tuple[Neighbour, ...]
 
     def sentences(self) -> list[str]:
-        """Say in words what it is most like, and what the nearest was that somebody called bad."""
+        """Return the nearest neighbour, and the nearest one labelled bad, in words."""
         if not self.neighbours:
             return [f"{self.name} ({self.image_type}): there is nothing to compare it with."]
         first = self.neighbours[0]
-        said = [f"{self.name} ({self.image_type}) is most like {self._told(first)}"]
-        bad = [one for one in self.neighbours[1:] if one.label == "bad"]
+        sentences = [f"{self.name} ({self.image_type}) is most like {self.describe(first)}"]
+        bad = [neighbour for neighbour in self.neighbours[1:] if neighbour.label == "bad"]
         if bad and first.label != "bad":
-            said.append(f"Of these, the nearest that was called bad is {self._told(bad[0])}")
-        return said
+            sentences.append(f"Of these, the nearest labelled bad is {self.describe(bad[0])}")
+        return sentences
 
-    def _told(self, one: Neighbour) -> str:
-        scale = f", {one.distance / self.threshold:.2g} thresholds" if self.threshold else ""
+    def describe(self, neighbour: Neighbour) -> str:
+        """Return a neighbour with night, distance, verdict and label, in words."""
+        distance = neighbour.distance
+        scale = f", {distance / self.threshold:.2g} thresholds" if self.threshold else ""
         return (
-            f"{one.name} of the night {one.night} ({one.distance:.2g}{scale}): {_what_it_was(one)}."
+            f"{neighbour.name} of the night {neighbour.night} ({distance:.2g}{scale}): "
+            f"{neighbour.assessment}."
         )
 
 
-def _what_it_was(one: Neighbour) -> str:
-    if not one.label:
-        return f"judged {one.status}, nobody has labelled it"
-    kind = f" ({one.kind.replace('_', ' ')})" if one.kind else ""
-    note = f", “{one.note}”" if one.note else ""
-    return f"judged {one.status}, labelled {one.label}{kind}{note}"
-
-
 @dataclass(frozen=True)
-class _Query:
-    """An extension asked about: stored, or only read."""
+class SimilarityQuery:
+    """An extension to find similar ones of, stored or only read."""
 
     name: str
     number: int
     image_type: str
-    night: date | None
+    night: dt.date | None
     vector: Floats
     frame_id: int | None
 
 
-def similar(
-    project: Project,
+def find_similar(
+    project: ProjectContext,
     frame: str,
     k: int,
     *,
     image_type: str | None = None,
     labelled: bool = False,
     extension: int | None = None,
-    first: date | None = None,
-    last: date | None = None,
+    first: dt.date | None = None,
+    last: dt.date | None = None,
 ) -> list[SimilarFrames]:
-    """Return what each extension of a frame looks like, in all that is stored.
+    """Return the similar stored extensions of each extension of a frame.
 
     Parameters
     ----------
+    project : ProjectContext
     frame : str
-        The archive name, file name or path of a stored frame; or the path of a file, which is
-        then read and not stored.
+        Archive name, file name or path of a stored frame; or path of a file, which is read and
+        not stored.
     k : int
-        How many neighbours are wanted.
+        Number of neighbours.
     image_type : str, optional
-        Among which types: a name, a pattern, or "any"; else among its own.
+        Types to search: a name, a pattern, or "any"; the extension's type where absent.
     labelled : bool
-        Only among those that a person has spoken about.
+        Search labelled extensions only.
     extension : int, optional
-        The HDU number of the only extension wanted.
+        HDU number of a single extension.
     first, last : date, optional
-        Only among these nights.
+        Nights to search.
+
+    Returns
+    -------
+    list of SimilarFrames
 
     Raises
     ------
-    UnknownFrame
+    UnknownFrameError
         If there is neither such a frame nor such a file, or it has no such extension.
     FrameError
-        If it is a file that cannot be read.
+        If the file cannot be read.
     """
-    queries = _queries(project, frame)
-    wanted = [one for one in queries if extension in {None, one.number}]
-    if not wanted:
-        numbers = ", ".join(str(one.number) for one in queries)
-        raise UnknownFrameError(f"{frame}: has no extension {extension}; it has {numbers}")
-    return [
-        _likeness(
-            project,
-            one,
-            k,
-            EmbeddingFilter(
-                image_types=_types(project, image_type or one.image_type),
-                first=first,
-                last=last,
-                labelled=labelled,
-                left_out=one.frame_id,
-            ),
+    queries = read_queries(project, frame)
+    selected = [query for query in queries if extension in {None, query.number}]
+    if not selected:
+        numbers = ", ".join(str(query.number) for query in queries)
+        raise errors.UnknownFrameError(f"{frame}: has no extension {extension}; it has {numbers}")
+    results = []
+    for query in selected:
+        criteria = db.embeddings.EmbeddingFilter(
+            image_types=match_types(project, image_type or query.image_type),
+            first=first,
+            last=last,
+            labelled=labelled,
+            left_out=query.frame_id,
         )
-        for one in wanted
-    ]
+        with project.read_session() as session:
+            ids, distances = nearest_stored(project, session, query.vector, k, criteria)
+            findings = db.findings.findings_by_id(session, ids.tolist())
+        results.append(
+            SimilarFrames(
+                name=query.name,
+                image_type=query.image_type,
+                threshold=merge_height_limit(project, query),
+                neighbours=tuple(map(_neighbour, findings, distances.tolist())),
+            )
+        )
+    return results
 
 
-def _queries(project: Project, frame: str) -> list[_Query]:
+def read_queries(project: ProjectContext, frame: str) -> list[SimilarityQuery]:
+    """Return the extensions of a stored frame or of a file.
+
+    Parameters
+    ----------
+    project : ProjectContext
+    frame : str
+        As for `find_similar`.
+
+    Returns
+    -------
+    list of SimilarityQuery
+    """
     path = Path(frame)
     if not path.is_file():
-        return _stored(project, frame)
-    with project.reads() as session:
-        known = db.selection.frames_named(session, str(path.resolve()))
-    return _stored(project, str(path.resolve())) if known else _read(project, path)
+        return read_stored_queries(project, frame)
+    with project.read_session() as session:
+        is_stored = db.extensions.frames_named(session, str(path.resolve()))
+    if is_stored:
+        return read_stored_queries(project, str(path.resolve()))
+    return read_file_queries(project, path)
 
 
-def _stored(project: Project, name: str) -> list[_Query]:
+def read_stored_queries(project: ProjectContext, name: str) -> list[SimilarityQuery]:
+    """Return the extensions of a stored frame, with their embeddings.
+
+    Parameters
+    ----------
+    project : ProjectContext
+    name : str
+
+    Returns
+    -------
+    list of SimilarityQuery
+
+    Raises
+    ------
+    UnknownFrameError
+        If the frame is not stored, or has no embedding by the encoder in use.
+    """
     fingerprint = project.encoder.fingerprint
-    with project.reads() as session:
-        if not db.selection.frames_named(session, name):
-            raise UnknownFrameError(
+    with project.read_session() as session:
+        if not db.extensions.frames_named(session, name):
+            raise errors.UnknownFrameError(
                 f"{name}: neither the archive name, file name or path of a processed frame, nor "
                 "a file to be read"
             )
-        found = db.findings.findings_named(session, name)
+        findings = db.findings.findings_named(session, name)
         vectors = [
-            db.embeddings.find_embedding(session, one.extension.id, fingerprint) for one in found
+            db.embeddings.find_embedding(session, finding.extension.id, fingerprint)
+            for finding in findings
         ]
-    return [
-        _stored_query(one, vector, fingerprint) for one, vector in zip(found, vectors, strict=True)
-    ]
-
-
-def _stored_query(one: Finding, vector: Floats | None, fingerprint: str) -> _Query:
-    name = f"{one.frame.name}[{one.extension.number}]"
-    if vector is None:
-        raise UnknownFrameError(
-            f"{name}: has no embedding by the encoder in use, {fingerprint}; "
-            "'qc process --again' makes it"
+    queries = []
+    for finding, vector in zip(findings, vectors, strict=True):
+        frame, extension = finding.frame, finding.extension
+        full_name = f"{frame.name}[{extension.number}]"
+        if vector is None:
+            raise errors.UnknownFrameError(
+                f"{full_name}: has no embedding by the encoder in use, {fingerprint}; "
+                "'qc archive reprocess' makes it"
+            )
+        queries.append(
+            SimilarityQuery(
+                full_name, extension.number, extension.image_type, frame.night, vector, frame.id
+            )
         )
-    number, image_type = one.extension.number, one.extension.image_type
-    return _Query(name, number, image_type, one.frame.night, vector, one.frame.id)
+    return queries
 
 
-def _read(project: Project, path: Path) -> list[_Query]:
-    """Read and embed a file, and store nothing of it."""
-    arrival = read_and_measure(path, project)
-    with project.reads() as session:
-        copy = db.frames.frame_with_digest(session, arrival.frame.sha256)
-    frame_id = copy.id if copy else None
+def read_file_queries(project: ProjectContext, path: Path) -> list[SimilarityQuery]:
+    """Read and embed the extensions of a file, without storing them.
+
+    Parameters
+    ----------
+    project : ProjectContext
+    path : Path
+
+    Returns
+    -------
+    list of SimilarityQuery
+
+    Raises
+    ------
+    FrameError
+        If the file cannot be read.
+    """
+    arrival = process.read_and_measure(path, project)
+    with project.read_session() as session:
+        copy = db.frames.find_by_digest(session, arrival.frame.sha256)
+    vectors = detection.embed(arrival.measurements, project.encoder)
     return [
-        _Query(
-            name=f"{arrival.frame.name}[{measured.number}]",
-            number=measured.number,
-            image_type=measured.setup.image_type,
+        SimilarityQuery(
+            name=f"{arrival.frame.name}[{measurement.number}]",
+            number=measurement.number,
+            image_type=measurement.setup.image_type,
             night=arrival.frame.night,
             vector=vector,
-            frame_id=frame_id,
+            frame_id=copy.id if copy else None,
         )
-        for measured, vector in zip(arrival.measured, embed([arrival], project), strict=True)
+        for measurement, vector in zip(arrival.measurements, vectors, strict=True)
     ]
 
 
-def _likeness(project: Project, query: _Query, k: int, among: EmbeddingFilter) -> SimilarFrames:
-    with project.reads() as session:
-        ids, distances = nearest_stored(project, session, query.vector, k, among)
-        found = db.findings.findings_with(session, ids.tolist())
-    return SimilarFrames(
-        name=query.name,
-        image_type=query.image_type,
-        threshold=_threshold(project, query),
-        neighbours=tuple(map(_neighbour, found, distances.tolist())),
-    )
+def match_types(project: ProjectContext, pattern: str) -> tuple[str, ...] | None:
+    """Return the image types that match a name or pattern.
 
+    Parameters
+    ----------
+    project : ProjectContext
+    pattern : str
 
-def _types(project: Project, wanted: str) -> tuple[str, ...] | None:
-    """Return the image types meant; None for all."""
-    if wanted.casefold() == ANY:
+    Returns
+    -------
+    tuple of str or None
+        None for all types.
+    """
+    if pattern.casefold() == ANY:
         return None
-    known = [name for one in project.instruments for name in one.image_types()]
-    return tuple(chosen_all([wanted], known, "image type"))
+    types = [name for instrument in project.instruments for name in instrument.image_types()]
+    return tuple(match_names([pattern], types, "image type"))
 
 
-def _threshold(project: Project, query: _Query) -> float | None:
+def merge_height_limit(project: ProjectContext, query: SimilarityQuery) -> float | None:
+    """Return the limit on the merge height for an extension.
+
+    Parameters
+    ----------
+    project : ProjectContext
+    query : SimilarityQuery
+
+    Returns
+    -------
+    float or None
+        None if no threshold applies to its night.
+    """
     if query.night is None:
         return None
+    fingerprint = project.encoder.fingerprint
     try:
-        found = project.thresholds.threshold(
-            query.image_type, query.night, project.encoder.fingerprint
-        )
-    except IncompleteHeaderError:
+        return project.thresholds.threshold(query.image_type, query.night, fingerprint).merge_height
+    except errors.IncompleteHeaderError:
         return None
-    return found.merge_height
 
 
-def _neighbour(finding: Finding, distance: float) -> Neighbour:
+def _neighbour(finding: db.findings.Finding, distance: float) -> Neighbour:
     label = finding.label
     return Neighbour(
         name=f"{finding.frame.name}[{finding.extension.number}]",

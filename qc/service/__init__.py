@@ -1,1 +1,12 @@
-"""The daemon: jobs, scheduler, inboxes, maintenance."""
+"""The daemon: jobs, scheduler, inboxes, backups, logging, systemd."""
+
+__all__ = [
+    "daemon",
+    "inboxes",
+    "job",
+    "jobs",
+    "logging",
+    "maintenance",
+    "scheduler",
+    "systemd",
+]

@@ -1,214 +1,407 @@
-"""What runs by itself: the jobs, one line each; how each is done stands in its own module."""
+"""The jobs of the daemon, and its start."""
 
+import datetime as dt
 import logging
 import signal
 from collections import Counter
-from datetime import datetime, timedelta
 from pathlib import Path
 
-from qc import db
-from qc._project_lock import LockHolder, only_daemon
-from qc._text import counted
-from qc._time import utc_now
-from qc.alerts import dispatch
-from qc.alerts.report_mail import mail_night, mail_span
-from qc.core.enums import Topic
-from qc.errors import ConfigurationError
-from qc.monitoring.completeness import owe_absences
-from qc.monitoring.health import serve_health
-from qc.monitoring.injection_test import run_self_test
-from qc.pipeline.process import process_frames
-from qc.project import Project
-from qc.reports.publish import publish_night, publish_span, write_index
-from qc.reports.threshold_proposals import write_proposal_page
-from qc.search.nearest import FEW_NEWER, refresh_index
-from qc.service import maintenance
-from qc.service.inboxes import prune_fetched
-from qc.service.scheduler import SCAN, Daemon, Job, Now
+from qc import _project_lock, _text, _time, core, db, errors
+from qc.alerts import dispatch, gather, report_mail
+from qc.monitoring import completeness, injection_test
+from qc.pipeline import batch
+from qc.project import ProjectContext
+from qc.reports import index, publish, threshold_proposals
+from qc.search import nearest
+from qc.service import health_server, inboxes, job, maintenance
+from qc.service.daemon import SCAN, Daemon, Now
 from qc.service.systemd import ServiceManager
-from qc.summaries.period import month_of
+from qc.summaries import night_range
 
 logger = logging.getLogger(__name__)
 
-TELL = timedelta(seconds=5)  # how often what is owed is looked for
-RETRY = timedelta(seconds=30)
-INDEX = timedelta(hours=1)  # it turns red after two
-LASTING = timedelta(minutes=15)  # trouble that people should hear of
-FRAMES, PAGES, POST = "frames", "pages", "post"
+SEND_INTERVAL = dt.timedelta(seconds=5)
+RETRY_INTERVAL = dt.timedelta(seconds=30)
+INDEX_INTERVAL = dt.timedelta(hours=1)  # the report index shows a warning after two hours
+LASTING = dt.timedelta(minutes=15)  # an issue of this age becomes an alert
+FRAMES, PAGES, MAIL = "frames", "pages", "post"  # lanes
 
 
-def run_daemon(project: Project, supervisor: ServiceManager, now: Now = utc_now) -> None:
-    """Keep watch over the project until the process is told to end.
+def run_daemon(
+    project: ProjectContext, service_manager: ServiceManager, now: Now = _time.utc_now
+) -> None:
+    """Run the daemon of a project until the process receives SIGTERM or SIGINT.
+
+    Parameters
+    ----------
+    project : ProjectContext
+        Open project.
+    service_manager : ServiceManager
+        Receives the state of the daemon.
+    now : callable
+        Returns the time.
 
     Raises
     ------
     ConfigurationError
-        If another daemon does so already, be it on another host with the same database.
+        If another daemon holds the lock, on this or any host, or a crontab line is invalid.
     """
+    job.check_schedule(project.settings)
+    project.load_files()
     with (
-        only_daemon(project.settings.project, now()) as died,
-        db.engine.watching_alone(project.engine) as alone,
+        _project_lock.daemon_lock(project.settings.project, now()) as previous,
+        db.schema.engine.try_daemon_lock(project.engine) as has_lock,
     ):
-        if not alone:
-            raise ConfigurationError(
-                f"{db.engine.shown_url(project.engine.url)}: a daemon on another host, or of"
-                " another project folder, watches over this database; one is enough,"
-                " 'qc process' and 'qc serve' may run on any host"
+        if not has_lock:
+            raise errors.ConfigurationError(
+                f"{db.schema.engine.format_url(project.engine.url)}: a daemon on another host, or"
+                " of another project folder, uses this database; run one daemon for each database;"
+                " 'qc frames process' and 'qc web serve' may run on any host"
             )
-        watch = Daemon(project, JOBS, now, supervisor)
+        daemon = Daemon(project, JOBS, now, service_manager)
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: watch.stop())
-        if died is not None:
-            _report_death(watch, died)
-        with serve_health(project, now, lambda: len(watch.waiting)) as port:
+            signal.signal(number, lambda *_: daemon.stop())
+        if previous is not None:
+            # The alert is sent later: the disk that stopped the daemon may still be full.
+            logger.warning("daemon had died", extra={"who": str(previous)})
+            message = f"the daemon had stopped unexpectedly ({previous}); it runs again"
+            daemon.pending_alerts[f"daemon died {previous.since.isoformat()}"] = message
+        with health_server.serve_health(project, now, lambda: len(daemon.queue)) as port:
             facts = {"project": str(project.settings.project), "health_port": port}
             logger.info("daemon begins", extra=facts)
-            watch.run()
+            daemon.run()
             logger.info("daemon ends")
-
-
-def _report_death(watch: Daemon, died: LockHolder) -> None:
-    """Let people hear of it, by and by: the disk that it died of may be full still."""
-    logger.warning("daemon had died", extra={"who": str(died)})
-    words = f"the daemon had died without a word ({died}); it runs again"
-    watch.to_tell[f"daemon died {died.since.isoformat()}"] = words
 
 
 # --- the jobs -------------------------------------------------------------------------------------
 
 
-def scan(watch: Daemon, now: datetime) -> str:
-    """Look for new files in the inboxes, and process what has arrived."""
-    watch.renew()
-    found = watch.inboxes.scan(now)
-    watch.troubles.stand("inbox ", {words: words for words in found.troubles}, now)
-    watch.await_turn(found.arrived, now)
-    counts = watch.process_waiting()
-    if watch.waiting:
-        watch.wake_in(0)
-    elif found.restless:
-        watch.wake_in(watch.settings.watch.quiet_s)
-    return _counted(counts)
+def scan(daemon: Daemon, now: dt.datetime) -> str:
+    """Scan the inboxes and process new files.
+
+    Parameters
+    ----------
+    daemon : Daemon
+        The running daemon.
+    now : datetime
+        Time, UTC.
+
+    Returns
+    -------
+    str
+        Numbers of files by outcome.
+    """
+    daemon.reload_project()
+    result = daemon.inboxes.scan(now)
+    daemon.issues.replace("inbox ", {problem: problem for problem in result.problems}, now)
+    daemon.enqueue(result.arrived, now)
+    counts = daemon.process_queue()
+    if daemon.queue:
+        daemon.request_scan(0)
+    elif result.pending:
+        daemon.request_scan(daemon.settings.watch.quiet_s)
+    return format_counts(counts)
 
 
-def rescan(watch: Daemon, now: datetime) -> str:
-    """Forget what was seen, so that the next scan asks after every file again."""
+def rescan(daemon: Daemon, now: dt.datetime) -> str:
+    """Clear the history of the inboxes: the next scan queries every file.
+
+    Parameters
+    ----------
+    daemon : Daemon
+        The running daemon.
+    now : datetime
+        Time, UTC.
+
+    Returns
+    -------
+    str
+        Result in words.
+    """
     del now
-    watch.inboxes.forget()
-    watch.wake_in(0)
-    return "the next scan asks after every file"
+    daemon.inboxes.reset()
+    daemon.request_scan(0)
+    return "the next scan queries every file"
 
 
-def retry(watch: Daemon, now: datetime) -> str:
-    """Try the failed files again whose time has come."""
-    with watch.project.writes.begin() as session:
-        paths = [Path(row.path) for row in db.frames.files_to_try_again(session, now)]
-        gone = [path for path in paths if not path.exists()]
-        for path in gone:
-            db.frames.postpone(session, path, watch.settings.watch.patience, now)
-    there = [path for path in paths if path not in gone][: watch.settings.batch_frames]
-    return _counted(Counter(outcome.state for outcome in process_frames(there, watch.project)))
+def retry(daemon: Daemon, now: dt.datetime) -> str:
+    """Process failed files again whose retry is due.
+
+    Parameters
+    ----------
+    daemon : Daemon
+        The running daemon.
+    now : datetime
+        Time, UTC.
+
+    Returns
+    -------
+    str
+        Numbers of files by outcome.
+    """
+    with daemon.project.write_session.begin() as session:
+        paths = [Path(row.path) for row in db.frames.files_to_retry(session, now)]
+        missing = [path for path in paths if not path.exists()]
+        for path in missing:
+            db.frames.postpone_retry(session, path, daemon.settings.watch.retry_policy, now)
+    existing = [path for path in paths if path not in missing][: daemon.settings.batch_frames]
+    outcomes = batch.process_frames(existing, daemon.project)
+    return format_counts(Counter(outcome.state for outcome in outcomes))
 
 
-def tell(watch: Daemon, now: datetime) -> str:
-    """Gather what is owed into notices, and send what is due."""
-    lasting = [trouble for trouble in watch.troubles if trouble.has_lasted(LASTING, now)]
-    of_itself = watch.to_tell | {
-        f"daemon {one.key} {one.since.isoformat()}": f"{one.key}: {one.words}" for one in lasting
+def send_notifications(daemon: Daemon, now: dt.datetime) -> str:
+    """Group pending alerts into notifications and send the due deliveries.
+
+    Parameters
+    ----------
+    daemon : Daemon
+        The running daemon.
+    now : datetime
+        Time, UTC.
+
+    Returns
+    -------
+    str
+        Numbers of notifications and deliveries.
+    """
+    alerts = daemon.pending_alerts | {
+        f"daemon {issue.key} {issue.since.isoformat()}": f"{issue.key}: {issue.message}"
+        for issue in daemon.issues
+        if issue.has_lasted(LASTING, now)
     }
-    with watch.project.writes.begin() as session:
-        for key, words in of_itself.items():
-            db.alerts.owe_alert(session, Topic.DAEMON, key, words)
-        made = dispatch.gather_alerts(session, watch.settings, now, watch.project.instruments)
-    watch.to_tell.clear()
-    sent = dispatch.send_unsent(watch.project, now)
-    if sent.sent or sent.deferred or sent.gave_up:  # else nothing was tried
-        watch.troubles.stand("mail ", {words: words for words in sent.troubles}, now)
-    counts = {"notices made": made, "sent": sent.sent, "deferred": sent.deferred}
-    return _counted(Counter(counts) | Counter({"given up": sent.gave_up}))
+    with daemon.project.write_session.begin() as session:
+        for key, message in alerts.items():
+            db.operations.add_alert(session, core.Topic.DAEMON, key, message)
+        notifications = gather.gather_alerts(
+            session,
+            daemon.settings,
+            now,
+            daemon.project.instruments,
+            lambda after: job.next_report(daemon.settings, after),
+        )
+    daemon.pending_alerts.clear()
+    result = dispatch.send_unsent(daemon.project, now)
+    if result.sent or result.deferred or result.gave_up:  # otherwise no delivery was tried
+        daemon.issues.replace("mail ", {problem: problem for problem in result.problems}, now)
+    counts = {
+        "notifications made": notifications,
+        "sent": result.sent,
+        "deferred": result.deferred,
+        "given up": result.gave_up,
+    }
+    return format_counts(Counter(counts))
 
 
-def report(watch: Daemon, now: datetime) -> str:
-    """Write the morning report of the night that has ended, and send it to who asked for it."""
-    night = watch.last_night(now)
-    written = publish_night(watch.project, night, now, pdf=watch.settings.schedule.pdf)
-    heard = mail_night(watch.project, night, written, now)
-    return f"{written.html.name}, owed to {heard}"
+def publish_report(daemon: Daemon, now: dt.datetime) -> str:
+    """Write the report of the last night and queue its mails.
+
+    Parameters
+    ----------
+    daemon : Daemon
+        The running daemon.
+    now : datetime
+        Time, UTC.
+
+    Returns
+    -------
+    str
+        File and number of recipients.
+    """
+    night = daemon.last_night(now)
+    report = publish.publish_night(daemon.project, night, now, pdf=daemon.settings.schedule.pdf)
+    recipients = report_mail.mail_night(daemon.project, night, report, now)
+    return f"{report.html.name}, mail queued for {recipients}"
 
 
-def absence(watch: Daemon, now: datetime) -> str:
-    """Look for what should have come and did not."""
-    with watch.project.writes.begin() as session:
-        found = owe_absences(session, watch.project.instruments, now)
-    return f"{found} missed" if found else ""
+def find_missing(daemon: Daemon, now: dt.datetime) -> str:
+    """Find expected calibrations that did not arrive and queue alerts.
+
+    Parameters
+    ----------
+    daemon : Daemon
+        The running daemon.
+    now : datetime
+        Time, UTC.
+
+    Returns
+    -------
+    str
+        Number of new alerts.
+    """
+    with daemon.project.write_session.begin() as session:
+        count = completeness.queue_alerts(session, daemon.project.instruments, now)
+    return f"{count} missed" if count else ""
 
 
-def self_test(watch: Daemon, now: datetime) -> str:
-    """Put faults into good images of the night, and see that they are found."""
-    return run_self_test(watch.project, watch.last_night(now), now).words
+def run_injection_test(daemon: Daemon, now: dt.datetime) -> str:
+    """Inject faults into nominal images of the night and measure the recall.
+
+    Parameters
+    ----------
+    daemon : Daemon
+        The running daemon.
+    now : datetime
+        Time, UTC.
+
+    Returns
+    -------
+    str
+        Result in words.
+    """
+    return injection_test.run_injection_test(daemon.project, daemon.last_night(now), now).summary
 
 
-def proposal(watch: Daemon, now: datetime) -> str:
-    """Propose limits from what was judged and labelled; a person decides."""
-    return write_proposal_page(watch.project, now)
+def propose_thresholds(daemon: Daemon, now: dt.datetime) -> str:
+    """Write a page with thresholds tuned to verdicts and labels; a person decides.
+
+    Parameters
+    ----------
+    daemon : Daemon
+        The running daemon.
+    now : datetime
+        Time, UTC.
+
+    Returns
+    -------
+    str
+        Result in words.
+    """
+    return threshold_proposals.write_proposal_page(daemon.project, now)
 
 
-def monthly(watch: Daemon, now: datetime) -> str:
-    """Write the report of the last full month, and send it to who asked for it."""
-    span = month_of(watch.last_night(now).replace(day=1) - timedelta(days=1))
-    written = publish_span(watch.project, span, now, pdf=watch.settings.schedule.pdf)
-    heard = mail_span(watch.project, span, written, now)
-    return f"{written.html.name}, owed to {heard}"
+def publish_monthly_report(daemon: Daemon, now: dt.datetime) -> str:
+    """Write the report of the last full month and queue its mails.
+
+    Parameters
+    ----------
+    daemon : Daemon
+        The running daemon.
+    now : datetime
+        Time, UTC.
+
+    Returns
+    -------
+    str
+        File and number of recipients.
+    """
+    last_day = daemon.last_night(now).replace(day=1) - dt.timedelta(days=1)
+    span = night_range.month_of(last_day)
+    report = publish.publish_span(daemon.project, span, now, pdf=daemon.settings.schedule.pdf)
+    recipients = report_mail.mail_span(daemon.project, span, report, now)
+    return f"{report.html.name}, mail queued for {recipients}"
 
 
-def index(watch: Daemon, now: datetime) -> str:
-    """Write the list of the reports anew: what people said since is in it, and it stays young."""
-    write_index(watch.project, now)
+def update_report_index(daemon: Daemon, now: dt.datetime) -> str:
+    """Write the list of reports again, with the labels added since.
+
+    Parameters
+    ----------
+    daemon : Daemon
+        The running daemon.
+    now : datetime
+        Time, UTC.
+
+    Returns
+    -------
+    str
+        Empty.
+    """
+    index.write_index(daemon.project, now)
     return ""
 
 
-def search_index(watch: Daemon, now: datetime) -> str:
-    """Add what has come to the index that large archives are searched with."""
+def update_search_index(daemon: Daemon, now: dt.datetime) -> str:
+    """Add new embeddings to the nearest-neighbour index of a large archive.
+
+    Parameters
+    ----------
+    daemon : Daemon
+        The running daemon.
+    now : datetime
+        Time, UTC.
+
+    Returns
+    -------
+    str
+        Result in words.
+    """
     del now
-    return refresh_index(watch.project, lambda *_: None, few=FEW_NEWER // 10)
+    return nearest.refresh_index(daemon.project, lambda *_: None, few=nearest.FEW_NEWER // 10)
 
 
-def prune(watch: Daemon, now: datetime) -> str:
-    """Remove what is of no use any more: fetched copies, old runs."""
-    copies = prune_fetched(watch.settings, now)
-    before = now - timedelta(days=watch.settings.keep.runs_days)
-    with watch.project.writes.begin() as session:
-        old = db.job_runs.prune_runs(session, before)
-    return f"{counted(copies, 'fetched file')}, {counted(old, 'run')}"
+def prune(daemon: Daemon, now: dt.datetime) -> str:
+    """Remove old local copies of remote files and old job runs.
+
+    Parameters
+    ----------
+    daemon : Daemon
+        The running daemon.
+    now : datetime
+        Time, UTC.
+
+    Returns
+    -------
+    str
+        Numbers of removed files and runs.
+    """
+    copies = inboxes.prune_fetched(daemon.settings, now)
+    oldest = now - dt.timedelta(days=daemon.settings.keep.runs_days)
+    with daemon.project.write_session.begin() as session:
+        runs = db.operations.prune_runs(session, oldest)
+    return f"{_text.pluralise(copies, 'fetched file')}, {_text.pluralise(runs, 'run')}"
 
 
-def back_up(watch: Daemon, now: datetime) -> str:
-    """Copy the database while it is in use."""
-    return maintenance.back_up(watch.settings, now)
+def back_up(daemon: Daemon, now: dt.datetime) -> str:
+    """Copy the database while it is in use.
+
+    Parameters
+    ----------
+    daemon : Daemon
+        The running daemon.
+    now : datetime
+        Time, UTC.
+
+    Returns
+    -------
+    str
+        Result in words.
+    """
+    return maintenance.back_up(daemon.settings, now)
 
 
-def _counted(counts: Counter[str]) -> str:
+def format_counts(counts: Counter[str]) -> str:
+    """Return counts above zero in words, e.g. ``1 failed, 2 processed``."""
     return ", ".join(f"{count} {name}" for name, count in sorted(counts.items()) if count)
 
 
 JOBS = (
-    Job(SCAN, "look for new files", scan, lambda s: timedelta(seconds=s.watch.scan_s), FRAMES),
-    Job(
+    job.Job(SCAN, "scan the inboxes", scan, lambda s: dt.timedelta(seconds=s.watch.scan_s), FRAMES),
+    job.Job(
         "rescan",
-        "forget what was seen",
+        "clear the inbox history",
         rescan,
-        lambda s: timedelta(hours=s.watch.rescan_h),
+        lambda s: dt.timedelta(hours=s.watch.rescan_h),
         FRAMES,
     ),
-    Job("retry", "try failed files again", retry, lambda _: RETRY, FRAMES),
-    Job("self-test", "find known faults", self_test, lambda s: s.schedule.self_test, FRAMES),
-    Job("tell", "send what is owed", tell, lambda _: TELL, POST),
-    Job("report", "morning report", report, lambda s: s.schedule.report, PAGES),
-    Job("absence", "look for what is missing", absence, lambda s: s.schedule.absence, PAGES),
-    Job("proposal", "propose thresholds", proposal, lambda s: s.schedule.proposal, PAGES),
-    Job("monthly", "report of the month", monthly, lambda s: s.schedule.monthly, PAGES),
-    Job("index", "list the reports", index, lambda _: INDEX, PAGES),
-    Job("search", "index for similar frames", search_index, lambda _: INDEX, PAGES),
-    Job("prune", "remove what is of no use", prune, lambda s: s.schedule.prune, PAGES),
-    Job("backup", "copy the database", back_up, lambda s: s.schedule.backup, PAGES),
+    job.Job("retry", "process failed files again", retry, lambda _: RETRY_INTERVAL, FRAMES),
+    job.Job(
+        "self-test", "injection test", run_injection_test, lambda s: s.schedule.self_test, FRAMES
+    ),
+    job.Job("tell", "send notifications", send_notifications, lambda _: SEND_INTERVAL, MAIL),
+    job.Job("report", "morning report", publish_report, lambda s: s.schedule.report, PAGES),
+    job.Job(
+        "absence", "find missing calibrations", find_missing, lambda s: s.schedule.absence, PAGES
+    ),
+    job.Job(
+        "proposal", "propose thresholds", propose_thresholds, lambda s: s.schedule.proposal, PAGES
+    ),
+    job.Job(
+        "monthly", "monthly report", publish_monthly_report, lambda s: s.schedule.monthly, PAGES
+    ),
+    job.Job("index", "report index", update_report_index, lambda _: INDEX_INTERVAL, PAGES),
+    job.Job(
+        "search", "index of similar frames", update_search_index, lambda _: INDEX_INTERVAL, PAGES
+    ),
+    job.Job("prune", "remove old files and runs", prune, lambda s: s.schedule.prune, PAGES),
+    job.Job("backup", "copy the database", back_up, lambda s: s.schedule.backup, PAGES),
 )

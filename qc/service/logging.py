@@ -1,65 +1,73 @@
-"""One line for each event: a time, a level, what happened, and its facts as key=value."""
+"""Structured logging: one line per event, as key=value or JSON."""
 
+import datetime as dt
 import json
 import logging
 import sys
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from qc.core.enums import LogStyle
 
-# What logging itself puts on a record: all else was given as `extra`, and is a fact.
-_OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-_LONGEST = 2000  # characters of a fact: a traceback fits, a file's content does not
+# Attributes that the logging module sets; all others come from `extra`.
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_MAX_LENGTH = 2000  # characters of a value: a traceback fits, the content of a file does not
 
 
 def start_logging(style: LogStyle) -> None:
-    """Write what happens to standard error, a line an event; what libraries do, if it is bad."""
+    """Log to standard error: events of qc from INFO, of libraries from WARNING."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(EventFormatter(style))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("qc").setLevel(logging.INFO)
-    logging.getLogger("apscheduler").setLevel(logging.CRITICAL)  # we tell its troubles ourselves
+    logging.getLogger("apscheduler").setLevel(logging.CRITICAL)  # the daemon logs its errors
     logging.captureWarnings(capture=True)
 
 
 class EventFormatter(logging.Formatter):
-    """Writes an event as ``time=... level=... event="..." frame=...``, or as JSON."""
+    """Formats an event as ``time=... level=... event="..." frame=...``, or as JSON.
+
+    Parameters
+    ----------
+    style : LogStyle
+        Format.
+    """
 
     def __init__(self, style: LogStyle) -> None:
         super().__init__()
         self.style = style
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return one line, whatever the facts hold."""
+        """Return the event as one line."""
         facts = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "time": dt.datetime.fromtimestamp(record.created, dt.UTC).isoformat(
+                timespec="milliseconds"
+            ),
             "level": record.levelname.lower(),
             "event": record.getMessage(),
-            **{name: value for name, value in vars(record).items() if name not in _OWN},
+            **{name: value for name, value in vars(record).items() if name not in _STANDARD},
         }
         if record.exc_info:
             facts["traceback"] = self.formatException(record.exc_info)
-        shortened = {name: _shortened(value) for name, value in facts.items()}
-        return json.dumps(shortened) if self.style is LogStyle.JSON else _logfmt(shortened)
+        shortened = {name: shorten(value) for name, value in facts.items()}
+        return json.dumps(shortened) if self.style is LogStyle.JSON else to_logfmt(shortened)
 
 
-def _shortened(value: Any) -> str | int | float | bool | None:
+def shorten(value: Any) -> str | int | float | bool | None:
+    """Return a value as JSON can store it, with long text cut."""
     if value is None or isinstance(value, bool | int | float):
         return value
     text = str(value)
-    return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
+    return text if len(text) <= _MAX_LENGTH else text[:_MAX_LENGTH] + "…"
 
 
-def _logfmt(facts: Mapping[str, Any]) -> str:
-    return " ".join(f"{name}={_quoted(value)}" for name, value in facts.items())
-
-
-def _quoted(value: Any) -> str:
-    """Quote what is not one plain word; a header's line break does not begin a line of the log."""
-    text = str(value)
-    plain = text and all(letter.isprintable() and letter not in ' "=\\' for letter in text)
-    return text if plain else json.dumps(text)
+def to_logfmt(facts: Mapping[str, Any]) -> str:
+    """Return facts as ``key=value``; quotes keep line breaks and spaces of a value together."""
+    pairs = []
+    for name, value in facts.items():
+        text = str(value)
+        is_plain = text and all(letter.isprintable() and letter not in ' "=\\' for letter in text)
+        pairs.append(f"{name}={text if is_plain else json.dumps(text)}")
+    return " ".join(pairs)

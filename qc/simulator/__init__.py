@@ -1,7 +1,7 @@
-"""UVES calibration frames that never were: a spectrograph, its chips, its faults, its nights.
+"""Simulator of UVES calibration frames: spectrograph, chips, faults, nights.
 
 `simulate` writes nights of raw frames with a truth table; `render` makes one exposure in memory;
-`inject` spoils an image that some instrument has read out, `spoil_file` a file as written.
+`inject` adds a fault to a raw image of any instrument, `spoil_file` to a FITS file.
 """
 
 from qc.simulator.faults import (

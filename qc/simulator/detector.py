@@ -1,8 +1,8 @@
-"""Three chips: what they add to the light, and how they read it out.
+"""Three chips: dark current, cosmic rays, blemishes and read-out.
 
 Pixels are in the orientation of the raw file: rows are read one after the other, each from its
 prescan to its overscan; a spectrum runs along the rows' number, so charge moves along it too.
-Figures are from the UVES User Manual P110.1 unless a comment says otherwise.
+Numbers are from the UVES User Manual P110.1 unless a comment gives another source.
 """
 
 from collections.abc import Mapping
@@ -49,11 +49,11 @@ class Blemish:
     first_row, last_row : int
         FITS Y.
     offset_adu : float
-        Seen in every frame, a bias included.
+        Offset in every frame, a bias included.
     rate_e_s : float
         Grows with the exposure time.
     sensitivity : float
-        What it makes of light; 1 is healthy.
+        Response to light; 1 is normal.
     """
 
     column: int
@@ -142,19 +142,55 @@ CHIPS: Mapping[str, SimulatedChip] = {
 
 
 def light_shape(chip: str, binning: Binning) -> tuple[int, int]:
-    """Return rows and columns of the part that light can reach, binned."""
+    """Return rows and columns of the light-sensitive area, binned.
+
+    Parameters
+    ----------
+    chip : str
+        Key of `CHIPS`.
+    binning : (int, int)
+        BINX, BINY.
+
+    Returns
+    -------
+    (int, int)
+    """
     bin_x, bin_y = binning
     return CHIPS[chip].rows // bin_y, CHIPS[chip].columns // bin_x
 
 
 def raw_shape(chip: str, binning: Binning) -> tuple[int, int]:
-    """Return rows and columns as written: 50 + 2048 + 50 unbinned columns."""
+    """Return rows and columns as written: 50 + 2048 + 50 unbinned columns.
+
+    Parameters
+    ----------
+    chip : str
+        Key of `CHIPS`.
+    binning : (int, int)
+        BINX, BINY.
+
+    Returns
+    -------
+    (int, int)
+    """
     rows, columns = light_shape(chip, binning)
     return rows, columns + (PRESCAN_PX + OVERSCAN_PX) // binning[0]
 
 
 def light_region(chip: str, binning: Binning) -> Region:
-    """Return where in the raw image the light is."""
+    """Return the light-sensitive area of the raw image.
+
+    Parameters
+    ----------
+    chip : str
+        Key of `CHIPS`.
+    binning : (int, int)
+        BINX, BINY.
+
+    Returns
+    -------
+    Region
+    """
     rows, columns = light_shape(chip, binning)
     first = PRESCAN_PX // binning[0]
     return slice(0, rows), slice(first, first + columns)
@@ -162,12 +198,19 @@ def light_region(chip: str, binning: Binning) -> Region:
 
 @lru_cache(maxsize=8)
 def sensitivity(chip: str, binning: Binning) -> Electrons:
-    """Pixel-to-pixel response: grain of 1 % per unbinned pixel, fixed dust, weak columns.
+    """Return the pixel response: 1 % noise per unbinned pixel, fixed dust, weak columns.
+
+    Parameters
+    ----------
+    chip : str
+        Key of `CHIPS`.
+    binning : (int, int)
+        BINX, BINY.
 
     Returns
     -------
     (ny, nx) float32 array
-        Mean 1, the light's part only.
+        Mean 1, light-sensitive area only.
     """
     rng = np.random.default_rng(np.random.SeedSequence([20041014, *chip.encode()]))
     shape = light_shape(chip, binning)
@@ -193,12 +236,12 @@ def _add_speck(response: Electrons, rng: np.random.Generator, binning: Binning) 
 
 
 def _diluted(one_column: float, bin_x: int) -> float:
-    """Return what is left of one weak column among `bin_x` binned ones."""
+    """Return the sensitivity of `bin_x` binned columns, one of them weak."""
     return (bin_x - 1 + one_column) / bin_x
 
 
 def _place(blemish: Blemish, chip: str, binning: Binning) -> Region:
-    """Return a blemish's pixels within the light's part, binned."""
+    """Return a blemish's pixels within the light-sensitive area, binned."""
     bin_x, bin_y = binning
     rows, columns = light_shape(chip, binning)
     column = min((blemish.column - 1 - PRESCAN_PX) // bin_x, columns - 1)
@@ -209,12 +252,12 @@ def _place(blemish: Blemish, chip: str, binning: Binning) -> Region:
 def expose(
     light_e: Electrons, chip: str, binning: Binning, exposure_s: float, rng: np.random.Generator
 ) -> Electrons:
-    """Add what a chip gathers by itself: dark current, hot columns, cosmic rays; let it bleed.
+    """Add dark current, hot columns and cosmic rays; full pixels bleed.
 
     Parameters
     ----------
     light_e : (ny, nx) float32 array
-        Expected electrons of light, the light's part only. Not changed.
+        Expected electrons of light, light-sensitive area only. Not changed.
 
     Returns
     -------
@@ -235,9 +278,21 @@ def expose(
 def add_cosmics(
     charge: Electrons, hits: int, binning: Binning, rng: np.random.Generator, steps: int = 24
 ) -> None:
-    """Add `hits` tracks of about 80 e per micrometre to `charge`, in place.
+    """Add tracks of about 80 e per micrometre, in place.
 
-    Most come from above and mark a pixel or two; a few graze the chip and draw a line.
+    Most hits are steep and mark a pixel or two; a few are grazing and draw a line.
+
+    Parameters
+    ----------
+    charge : (ny, nx) float32 array
+        Electrons; changed in place.
+    hits : int
+        Number of tracks.
+    binning : (int, int)
+        BINX, BINY.
+    rng : Generator
+    steps : int
+        Points per track.
     """
     ny, nx = charge.shape
     length_px = np.minimum(1.5 / rng.uniform(0.03, 1, hits), 60)  # 15 um px in 20 um of silicon
@@ -252,14 +307,14 @@ def add_cosmics(
 
 
 def bleed(charge: Electrons, full_e: float) -> Electrons:
-    """Let what a pixel cannot hold run up and down its column, in place.
+    """Spread excess charge up and down the column, in place.
 
     Parameters
     ----------
     charge : (ny, nx) float32 array
         Electrons.
     full_e : float
-        What one (binned) pixel can hold.
+        Full well of a (binned) pixel.
     """
     flooded = np.flatnonzero((charge > full_e).any(axis=0))
     if flooded.size:
@@ -277,16 +332,30 @@ def _pour(columns: Electrons, excess: Electrons, full_e: float) -> None:
     carried = np.zeros(columns.shape[1], np.float32)
     for row in range(len(columns)):
         carried += excess[row]
-        taken = np.minimum(carried, full_e - columns[row])
-        columns[row] += taken
-        carried -= taken
+        absorbed = np.minimum(carried, full_e - columns[row])
+        columns[row] += absorbed
+        carried -= absorbed
 
 
 @lru_cache(maxsize=12)
 def bias_shape(chip: str, mode: str, binning: Binning) -> Electrons:
-    """Structure that every frame carries, ADU: the start of a row, a slow slope, columns.
+    """Return the fixed structure of each frame: start of a row, slow slope, columns.
 
     A few tenths of an ADU, as in other cameras with the same controller.
+
+    Parameters
+    ----------
+    chip : str
+        Key of `CHIPS`.
+    mode : str
+        Key of the chip's modes.
+    binning : (int, int)
+        BINX, BINY.
+
+    Returns
+    -------
+    (rows, columns) float32 array
+        ADU.
     """
     rng = np.random.default_rng(np.random.SeedSequence([7, *chip.encode(), *mode.encode()]))
     rows, columns = raw_shape(chip, binning)
@@ -318,7 +387,7 @@ def read_out(
     Parameters
     ----------
     charge : (ny, nx) float32 array
-        Expected electrons, the light's part only.
+        Expected electrons, light-sensitive area only.
 
     Returns
     -------
@@ -341,7 +410,7 @@ def read_out(
 
 
 def digitize(adu: NDArray[np.float32]) -> Pixels:
-    """Round to what the 16-bit converter can say; `adu` is used up."""
+    """Round to the 16-bit range of the converter; `adu` is overwritten."""
     np.rint(adu, out=adu)
     np.clip(adu, 0, CONVERTER_LIMIT_ADU, out=adu)
     return adu.astype(np.uint16)

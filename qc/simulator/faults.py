@@ -1,8 +1,7 @@
-"""Everything that can go wrong with a frame, how much of it, and in which frames.
+"""Kinds of fault, their amounts, and the frames that can have them.
 
-Kinds and amounts follow what is on record for UVES, its sister instruments and CCD spectrographs
-in general. ``faint`` is just visible to a careful eye; where a kind cannot be seen at a strength,
-it is not offered at that strength.
+Kinds and amounts follow reports on UVES, its sister instruments and CCD spectrographs. ``faint``
+is just visible to a careful eye; a strength that would be invisible is not offered.
 """
 
 from collections.abc import Mapping
@@ -11,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from astropy.io import fits
 
+from qc.simulator import pixel_faults
 from qc.simulator.detector import Pixels, Region
-from qc.simulator.pixel_faults import PIXEL_FAULTS, Injection, Readout
 from qc.simulator.plan import CLASSES, PlannedExposure
 
 STRENGTHS = ("gross", "moderate", "faint")
@@ -67,11 +66,11 @@ class InjectedFault:
 
     @property
     def amount(self) -> float:
-        """How much of it, in the fault's unit."""
+        """Amount in the unit of the fault."""
         return FAULTS[self.kind].amount[self.strength]
 
     def hits(self, hdu: int) -> bool:
-        """Whether an extension has it."""
+        """Return True if an extension has the fault."""
         return hdu in self.hdus
 
 
@@ -96,16 +95,16 @@ _LEVEL = _in(*_DARK, *_ARCS, less=_FLATS)
 _FAINT_LIGHT = _in(*_DARK, *_ARCS)
 _RED = ("REDU", "REDL")
 
-# A table: kind, sentence, where, scope, how much, of what, on which chips.
+# Columns: kind, sentence, classes, scope, amounts, unit, chips.
 # fmt: off
 _FILE_FAULTS = (
     Fault("chip_missing", "One of the two red images is not in the file.",
           _EVERY_GROSS, "all", _amounts(1), "chips", _RED),
-    Fault("chips_swapped", "The two red images have changed places.",
+    Fault("chips_swapped", "The two red images are swapped.",
           _EVERY_GROSS, "all", _amounts(1), "chips", _RED),
     Fault("chip_duplicated", "Both red extensions hold the same chip's image.",
           _EVERY_GROSS, "chip", _amounts(1), "chips", _RED),
-    Fault("keyword_missing", "A header keyword that decides is missing.",
+    Fault("keyword_missing", "A decisive header keyword is missing.",
           _in(*CLASSES), "all", _amounts(1, 1, 1), "keywords"),
     Fault("binning_misreported", "The header's binning is not that of the image.",
           _EVERY_GROSS, "all", _amounts(1), _TIMES),
@@ -116,9 +115,9 @@ _FILE_FAULTS = (
 )
 
 _READOUT_FAULTS = (
-    Fault("dead_output", "The converter hears no chip: one value everywhere.",
+    Fault("dead_output", "The converter receives no signal: every pixel has the same value.",
           _EVERY_GROSS, "chip", _amounts(1), "outputs"),
-    Fault("wrong_gain", "The chip was read with the other gain than the header says.",
+    Fault("wrong_gain", "The gain differs from that of the header.",
           _EVERY_GROSS, "all", _amounts(1), "modes"),
     Fault("bias_jump", "The level of the whole image is off.",
           _LEVEL, "chip", _amounts(15, 5, 1.5), _NOISES),
@@ -128,13 +127,13 @@ _READOUT_FAULTS = (
           _LEVEL, "chip", _amounts(15, 5, 1.5), _NOISES),
     Fault("settling_level", "The level has not settled when the read-out begins.",
           _LEVEL, "chip", _amounts(40, 10, 3), _NOISES),
-    Fault("lost_pixels", "The read-out lost or gained pixels; all that follows lies sideways.",
+    Fault("lost_pixels", "The read-out lost or gained pixels; all later pixels are shifted.",
           _in(*_LIT), "chip", _amounts(20, 6, 2), "px"),
     Fault("pattern_noise", "An electrical pick-up draws stripes over the image.",
           _in(*_DARK, less=_ARCS), "chip", _amounts(4, 1.6, 0.8), "read noises, peak to peak"),
     Fault("read_noise_excess", "The read noise is too high.",
           _in(*_DARK, less=_ARCS), "chip", _amounts(4, 2, 1.35), _TIMES),
-    Fault("stuck_bit", "One bit of the converter hangs.",
+    Fault("stuck_bit", "One bit of the converter is stuck.",
           _in(*_DARK, *_ARCS, less=_FLATS), "chip", _amounts(9, 6, 3), "number of the bit"),
 )
 
@@ -147,7 +146,7 @@ _DETECTOR_FAULTS = (
           _in("bias", *_ARCS, less=("dark",)), "chip", _amounts(2000, 500, 150), _NOISES),
     Fault("light_leak", "Stray light falls on the chip.",
           _FAINT_LIGHT, "chip", _amounts(15, 5, 1.5), _NOISES),
-    Fault("amplifier_glow", "A corner of the chip shines.",
+    Fault("amplifier_glow", "A corner of the chip glows.",
           _FAINT_LIGHT, "chip", _amounts(100, 25, 6), _NOISES),
     Fault("glow_band", "A band of rows is raised.",
           _FAINT_LIGHT, "chip", _amounts(30, 8, 2), _NOISES),
@@ -164,15 +163,15 @@ _PATH_FAULTS = (
           _in(*_LIT), "all", _amounts(60, 10, 3), _UNBINNED),
     Fault("defocus", "The image is out of focus.",
           _in(*_LIT), "all", _amounts(8, 4, 2), f"{_UNBINNED}, sigma"),
-    Fault("slit_width_wrong", "The slit is wider than the header says.",
+    Fault("slit_width_wrong", "The slit is wider than in the header.",
           _in(*_ARCS, less=("flat", "dflat")), "all", _amounts(10, 2.5, 1.6), _TIMES),
-    Fault("slit_length_wrong", "The slit is shorter than the header says.",
+    Fault("slit_length_wrong", "The slit is shorter than in the header.",
           _in("flat", "dflat", "arc"), "all", _amounts(0.35, 0.6, 0.85), _TIMES),
     Fault("dust", "A grain of dust shadows the chip.",
           _in("flat", "dflat"), "chip", _amounts(0.7, 0.4, 0.2), _SHARE),
     Fault("frost", "The chip's window is contaminated.",
           _in("flat", "dflat"), "chip", _amounts(0.8, 0.4, 0.15), _SHARE),
-    Fault("vignetting", "One side of the chip is in the shade.",
+    Fault("vignetting", "One side of the chip is vignetted.",
           _in("flat", "dflat", less=_ARCS), "chip", _amounts(0.9, 0.55, 0.25), _SHARE),
     Fault("reflection", "A ghost out of focus lies on the spectrum.",
           _in("flat", "dflat"), "chip", _amounts(0.5, 0.15, 0.05), "bright levels"),
@@ -181,13 +180,13 @@ _PATH_FAULTS = (
 )
 
 _LAMP_FAULTS = (
-    Fault("lamp_off", "The lamp did not shine.",
+    Fault("lamp_off", "The lamp was off.",
           _in(only_gross=_LIT), "all", _amounts(0.0005), "times"),
     Fault("lamp_weak", "The lamp was much too weak.",
           _in(*_LIT), "all", _amounts(0.04, 0.2, 0.45), _TIMES),
     Fault("overexposed", "There is far too much light; pixels saturate and bleed.",
           _in("flat", "dflat", "arc"), "all", _amounts(40, 8, 3), _TIMES),
-    Fault("lamp_wrong", "Another lamp shone than the header says.",
+    Fault("lamp_wrong", "A lamp other than that of the header was on.",
           _in("flat", "dflat"), "all", _amounts(1.0, 0.6, 0.3), _SHARE),
     Fault("lamp_dying", "The thorium lines have faded against the argon lines.",
           _in(*_ARCS), "all", _amounts(0.05, 0.25, 0.5), "thorium's brightness"),
@@ -198,7 +197,7 @@ _LAMP_FAULTS = (
 )
 
 _SETTING_FAULTS = (
-    Fault("setting_wrong", "The grating was set to another wavelength than the header says.",
+    Fault("setting_wrong", "The wavelength of the grating differs from that of the header.",
           _in(less=_LIT), "all", _amounts(2, 1), "gratings or wavelengths"),
     Fault("order_filter_missing", "Light of another spectral order lies over the spectrum.",
           _in("flat", "dflat"), "all", _amounts(0.3, 0.08, 0.02), "standard peaks"),
@@ -218,7 +217,7 @@ FAULTS: Mapping[str, Fault] = {
         *_SETTING_FAULTS,
     )
 }
-INJECTABLE = tuple(PIXEL_FAULTS)
+INJECTABLE = tuple(pixel_faults.PIXEL_FAULTS)
 _MISSING_KEYWORDS = {"gross": "DPR TYPE", "moderate": "DET WIN1 BINX", "faint": "EXPTIME"}
 
 
@@ -232,8 +231,8 @@ def inject(
     kind: str,
     strength: str,
     rng: np.random.Generator,
-) -> Injection:
-    """Spoil an image that has been read out, by whatever instrument.
+) -> pixel_faults.Injection:
+    """Inject a fault into a raw image of any instrument.
 
     Parameters
     ----------
@@ -256,12 +255,12 @@ def inject(
     ValueError
         If the kind cannot be injected, or not at this strength.
     """
-    if kind not in PIXEL_FAULTS:
+    if kind not in pixel_faults.PIXEL_FAULTS:
         raise ValueError(f"{kind!r} cannot be injected into an image; known: {INJECTABLE}")
     if not any(strength in offered for offered in FAULTS[kind].classes.values()):
         raise ValueError(f"{kind!r} is not offered at strength {strength!r}")
-    image = Readout(pixels, light, gain_e_per_adu, read_noise_adu, bias_adu)
-    return PIXEL_FAULTS[kind](image, FAULTS[kind].amount[strength], rng)
+    image = pixel_faults.Readout(pixels, light, gain_e_per_adu, read_noise_adu, bias_adu)
+    return pixel_faults.PIXEL_FAULTS[kind](image, FAULTS[kind].amount[strength], rng)
 
 
 def possible_faults(exposure: PlannedExposure) -> tuple[Fault, ...]:
@@ -279,12 +278,18 @@ def possible_faults(exposure: PlannedExposure) -> tuple[Fault, ...]:
 def draw_case(
     exposure: PlannedExposure, rate: float, rng: np.random.Generator
 ) -> InjectedFault | None:
-    """Draw whether an exposure has a fault, and which; every kind is as likely.
+    """Draw the fault of an exposure, if any; every kind is equally likely.
 
     Parameters
     ----------
+    exposure : PlannedExposure
     rate : float
         Fraction of exposures with a fault, 0 to 1.
+    rng : Generator
+
+    Returns
+    -------
+    InjectedFault or None
     """
     if rng.random() >= rate:
         return None
@@ -297,7 +302,21 @@ def draw_case(
 def make_case(
     exposure: PlannedExposure, kind: str, strength: str, rng: np.random.Generator
 ) -> InjectedFault:
-    """Give an exposure a fault; where one chip has it, draw which."""
+    """Return a fault for an exposure; for a fault of one chip, draw the chip.
+
+    Parameters
+    ----------
+    exposure : PlannedExposure
+    kind : str
+        Key of `FAULTS`.
+    strength : str
+        One of `STRENGTHS`.
+    rng : Generator
+
+    Returns
+    -------
+    InjectedFault
+    """
     fault = FAULTS[kind]
     if fault.scope == "all" or len(exposure.chips) != len(exposure.hdus):
         return InjectedFault(kind, strength, exposure.hdus)
@@ -307,7 +326,13 @@ def make_case(
 
 
 def spoil_header(header: fits.Header, case: InjectedFault) -> None:
-    """Do to a primary header, in place, what a fault does to it."""
+    """Apply a fault of the header to a primary header, in place.
+
+    Parameters
+    ----------
+    header : fits.Header
+    case : InjectedFault
+    """
     if case.kind == "keyword_missing":
         name = _MISSING_KEYWORDS[case.strength]
         del header[name if name == "EXPTIME" else f"HIERARCH ESO {name}"]

@@ -1,4 +1,4 @@
-"""Faults that act on a file already written: its header lies, or an image is not in it."""
+"""Faults of a FITS file: wrong or missing keywords, a missing image."""
 
 import io
 import warnings
@@ -12,7 +12,7 @@ FILE_FAULTS = ("chip_missing", "keyword_missing", "binning_misreported")
 
 
 def spoil_file(content: bytes, kind: str, strength: str) -> bytes:
-    """Do to a raw frame's file what a fault does to it.
+    """Apply a fault to the file of a raw frame.
 
     Parameters
     ----------
@@ -21,12 +21,12 @@ def spoil_file(content: bytes, kind: str, strength: str) -> bytes:
     kind : str
         One of `FILE_FAULTS`.
     strength : str
-        One of `STRENGTHS`; which keyword is missing depends on it.
+        One of `STRENGTHS`; selects the missing keyword.
 
     Raises
     ------
     ValueError
-        If the kind is none of these, or the file has not what the fault would take from it.
+        If the kind is not one of these, or the file lacks the part that the fault removes.
     """
     if kind not in FILE_FAULTS:
         raise ValueError(f"{kind!r} is no fault of a file; known: {FILE_FAULTS}")

@@ -1,8 +1,8 @@
 """Header cards of a raw frame, as the instrument writes them.
 
 After headers of real arcs of 2012 and 2024, the UVES User Manual P110.1 and the rules of ESO's
-pipeline. What is odd here is odd there: GAIN is the inverse of CONAD, OBJECT is blank on most red
-flats, a red primary holds the window's cards and no image.
+pipeline. Peculiarities of real headers: GAIN is the inverse of CONAD, OBJECT is blank on most red
+flats, a red primary holds the cards of the window and no image.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from astropy.io import fits
 
-from qc.simulator.detector import CHIPS, OVERSCAN_PX, PRESCAN_PX, SimulatedChip, raw_shape
+from qc.simulator import detector
 from qc.simulator.instrument_state import InstrumentState
 from qc.simulator.plan import DPR_TYPES, PlannedExposure
 from qc.simulator.spectrograph import SETTINGS
@@ -41,7 +41,17 @@ _TEMPLATES = {
 
 
 def primary_header(exposure: PlannedExposure, state: InstrumentState) -> fits.Header:
-    """Return the primary header; the writer adds the image's size where there is one."""
+    """Return the primary header; the FITS writer adds the size of the image.
+
+    Parameters
+    ----------
+    exposure : PlannedExposure
+    state : InstrumentState
+
+    Returns
+    -------
+    fits.Header
+    """
     header = fits.Header()
     for name, value in _standard(exposure):
         header[name] = value
@@ -50,15 +60,26 @@ def primary_header(exposure: PlannedExposure, state: InstrumentState) -> fits.He
         for name, value in section(exposure, state):
             header[f"HIERARCH ESO {name}"] = value
     if exposure.hdus == (0,):
-        header.extend(_output(exposure, CHIPS["BLUE"]))
+        header.extend(_output(exposure, detector.CHIPS["BLUE"]))
     header["ORIGFILE"] = exposure.original_name
     header["ARCFILE"] = f"{exposure.archive_name}.fits"
     return header
 
 
 def extension_header(exposure: PlannedExposure, hdu: int) -> fits.Header:
-    """Return the header of a red chip, or of one half of a blue chip read through two ports."""
-    chip = CHIPS[exposure.chips[min(hdu, len(exposure.chips)) - 1]]
+    """Return the header of a red chip, or of one half of a blue chip with two ports.
+
+    Parameters
+    ----------
+    exposure : PlannedExposure
+    hdu : int
+        HDU number, 1 or 2.
+
+    Returns
+    -------
+    fits.Header
+    """
+    chip = detector.CHIPS[exposure.chips[min(hdu, len(exposure.chips)) - 1]]
     header = fits.Header()
     header["EXTNAME"] = f"CCD{hdu}" if len(exposure.chips) == 1 else _CHIP_CARDS[chip.name][0]
     header.extend(_output(exposure, chip))
@@ -145,7 +166,7 @@ def _instrument(exposure: PlannedExposure, state: InstrumentState) -> Cards:
 
 
 def _lamps(exposure: PlannedExposure) -> Cards:
-    """Yield what was commanded on; it need not have shone."""
+    """Yield the commanded lamps and shutters; a fault may have left them off."""
     lamp = exposure.lamp
     assert lamp is not None
     yield "INS SHUT1 NAME", "Tel_Shutter"
@@ -200,9 +221,9 @@ def _light_path(exposure: PlannedExposure) -> Cards:
 def _detector(exposure: PlannedExposure, _state: InstrumentState) -> Cards:
     """Yield cards of the whole camera: window, binning, read mode."""
     stream = exposure.stream
-    chip = CHIPS[exposure.chips[0]]
+    chip = detector.CHIPS[exposure.chips[0]]
     speed, clock, pixel_s = _READ_CARDS[stream.read_mode]
-    rows, columns = raw_shape(chip.name, stream.binning)
+    rows, columns = detector.raw_shape(chip.name, stream.binning)
     yield "DET ID", "CCD FIERA - Rev: 238334"
     yield "DET NAME", "ccdUvB - uvesb" if stream.arm == "blue" else "ccdUvR - uvesr"
     yield "DET CHIPS", len(exposure.chips)
@@ -231,7 +252,7 @@ def _detector(exposure: PlannedExposure, _state: InstrumentState) -> Cards:
     yield "DET TLM1 START", 152.8 if stream.arm == "blue" else 135.1
 
 
-def _output(exposure: PlannedExposure, chip: SimulatedChip) -> fits.Header:
+def _output(exposure: PlannedExposure, chip: detector.SimulatedChip) -> fits.Header:
     """Return the cards of one chip and of the output it is read through."""
     read = chip.modes[exposure.stream.read_mode]
     identity, name, installed = _CHIP_CARDS[chip.name]
@@ -249,8 +270,8 @@ def _output(exposure: PlannedExposure, chip: SimulatedChip) -> fits.Header:
         "DET OUT1 Y": 1,
         "DET OUT1 NX": chip.columns // ports,
         "DET OUT1 NY": chip.rows,
-        "DET OUT1 PRSCX": PRESCAN_PX,
-        "DET OUT1 OVSCX": OVERSCAN_PX,
+        "DET OUT1 PRSCX": detector.PRESCAN_PX,
+        "DET OUT1 OVSCX": detector.OVERSCAN_PX,
         "DET OUT1 CONAD": read.gain_e_per_adu,
         "DET OUT1 RON": read.read_noise_e,
         "DET OUT1 GAIN": round(1 / read.gain_e_per_adu, 2),

@@ -1,4 +1,4 @@
-"""What the instrument was like at a given moment: lamps, temperature, format, bias level.
+"""State of the instrument at a moment: lamps, temperature, format, bias level.
 
 Everything follows from the seed and the date alone, so that a night simulated by itself is the
 same as that night within a year.
@@ -27,7 +27,7 @@ _REASONS = (
 
 @dataclass(frozen=True)
 class StateChange:
-    """Somebody opened the instrument; the format lies elsewhere for good.
+    """Intervention that changes the format permanently.
 
     Attributes
     ----------
@@ -72,7 +72,19 @@ class InstrumentState:
 
 
 def state_at(when: datetime, seed: int) -> InstrumentState:
-    """Return the instrument's state at a moment (UTC) of the history that `seed` stands for."""
+    """Return the state of the instrument at a moment.
+
+    Parameters
+    ----------
+    when : datetime
+        UTC.
+    seed : int
+        Seed of the history.
+
+    Returns
+    -------
+    InstrumentState
+    """
     temperature_c, pressure_hpa = _weather(when, seed)
     last = last_intervention(when, seed)
     # 1 hPa or 0.3 C moves lines by 1/20 px; whole-camera drift is at most 0.2 px/K (manual).
@@ -91,9 +103,19 @@ def state_at(when: datetime, seed: int) -> InstrumentState:
 
 
 def interventions(year: int, seed: int) -> tuple[StateChange, ...]:
-    """Return a year's interventions in order of time.
+    """Return the interventions of a year in order of time.
 
     Shifts as in the format checks of 2014 to 2019 (EDIBLES): 1 to 6 px, mostly along X.
+
+    Parameters
+    ----------
+    year : int
+    seed : int
+        Seed of the history.
+
+    Returns
+    -------
+    tuple of StateChange
     """
     rng = np.random.default_rng(np.random.SeedSequence([seed, 1, year]))
     days = np.sort(rng.choice(np.arange(5, 360), _INTERVENTIONS_PER_YEAR, replace=False))
@@ -110,9 +132,22 @@ def interventions(year: int, seed: int) -> tuple[StateChange, ...]:
 
 
 def last_intervention(when: datetime, seed: int) -> StateChange:
-    """Return the newest intervention before a moment."""
-    known = (*interventions(when.year - 1, seed), *interventions(when.year, seed))
-    return max((one for one in known if one.when <= when), key=lambda one: one.when)
+    """Return the newest intervention before a moment.
+
+    Parameters
+    ----------
+    when : datetime
+        UTC.
+    seed : int
+        Seed of the history.
+
+    Returns
+    -------
+    StateChange
+    """
+    changes = (*interventions(when.year - 1, seed), *interventions(when.year, seed))
+    earlier = [change for change in changes if change.when <= when]
+    return max(earlier, key=lambda change: change.when)
 
 
 def _waves(name: str, when: datetime, seed: int, periods_days: tuple[float, ...]) -> float:
@@ -150,7 +185,19 @@ def _lamp_births(lamp: str, seed: int) -> tuple[float, ...]:
 
 
 def lamp_replacements(lamp: str, seed: int) -> tuple[datetime, ...]:
-    """Return when a lamp was put in (UTC), oldest first."""
+    """Return the times of the replacements of a lamp (UTC), oldest first.
+
+    Parameters
+    ----------
+    lamp : str
+        Key of `LAMPS`.
+    seed : int
+        Seed of the history.
+
+    Returns
+    -------
+    tuple of datetime
+    """
     return tuple(datetime.fromtimestamp(86400 * day, UTC) for day in _lamp_births(lamp, seed))
 
 

@@ -1,22 +1,22 @@
-"""Nights of exposures on disk: files by archive name, and the truth about each."""
+"""Nights of exposures on disk: files by archive name, and their ground truth."""
 
 import csv
+import datetime as dt
 import io
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import abc
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from datetime import date, timedelta
 from pathlib import Path
 
 import ncompress
 import numpy as np
 from astropy.io import fits
 
+from qc.simulator import headers
 from qc.simulator.detector import Pixels
 from qc.simulator.faults import InjectedFault, draw_case, spoil_header
-from qc.simulator.headers import extension_header, primary_header
 from qc.simulator.instrument_state import state_at
 from qc.simulator.plan import DEMO_PLAN, ObservingPlan, PlannedExposure, plan_nights
 from qc.simulator.render import render
@@ -26,52 +26,62 @@ TRUTH_COLUMNS = ("file", "extension", "image_type", "fault", "strength")
 
 @dataclass(frozen=True)
 class _RenderJob:
-    """One frame to be written; it crosses into a worker process.
+    """One frame to write; it is sent to a worker process.
 
     Attributes
     ----------
-    exposure : Exposure
-        What the header says.
-    shown : Exposure
-        What the image shows: the same, or the frame before where one is sent twice.
+    exposure : PlannedExposure
+        Exposure of the header.
+    imaged : PlannedExposure
+        Exposure of the image: the same, or the previous one for a repeated frame.
     """
 
     exposure: PlannedExposure
-    shown: PlannedExposure
+    imaged: PlannedExposure
     case: InjectedFault | None
     seed: int
     path: Path
 
 
-def simulate(  # noqa: PLR0913 - one door, every choice named
+def simulate(  # noqa: PLR0913 - one keyword per choice
     out: Path,
     *,
     nights: int,
-    start: date,
+    start: dt.date,
     faults: float,
     seed: int,
     compressed: bool = False,
     plan: ObservingPlan = DEMO_PLAN,
     workers: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: abc.Callable[[int, int], None] | None = None,
 ) -> list[Path]:
-    """Write consecutive nights of raw frames into ``out/<night>/``, and ``out/truth.csv``.
+    """Simulate raw UVES frames with ground truth.
+
+    The frames of each night are in ``out/<night>/``, the ground truth in ``out/truth.csv``.
 
     The same seed gives the same bytes, whatever the number of workers.
 
     Parameters
     ----------
+    out : Path
+        Output folder.
+    nights : int
+        Number of consecutive nights.
     start : date
-        Of the first night: the evening. Its calibrations carry the next day's date.
+        First night, date of the evening; its calibrations have the date of the next day.
     faults : float
-        Fraction of frames that carry a fault, 0 to 1.
+        Fraction of frames with a fault, 0 to 1.
+    seed : int
+        Seed of the history.
     compressed : bool
         Write ``.fits.Z``, as ESO's archive does.
+    plan : ObservingPlan
+        Calibration plan.
     workers : int or None
-        Processes; None takes one per core, 1 stays in this process. They are spawned: a script
-        that asks for several must guard its own start with ``__name__ == "__main__"``.
+        Number of processes; None: one per core, 1: this process. Processes are spawned: a script
+        with several workers must guard its start with ``__name__ == "__main__"``.
     progress : callable or None
-        Told after each frame how many are written, and of how many.
+        Called after each frame with the number of written frames and of all frames.
 
     Returns
     -------
@@ -82,7 +92,7 @@ def simulate(  # noqa: PLR0913 - one door, every choice named
     jobs = _plan_jobs(exposures, faults, seed, out, ".fits.Z" if compressed else ".fits")
     for folder in {job.path.parent for job in jobs}:
         folder.mkdir(parents=True, exist_ok=True)
-    written: dict[Path, Sequence[int]] = {}
+    written: dict[Path, abc.Sequence[int]] = {}
     for path, hdus in _run(jobs, workers or os.cpu_count() or 1):
         written[path] = hdus
         if progress is not None:
@@ -92,36 +102,51 @@ def simulate(  # noqa: PLR0913 - one door, every choice named
 
 
 def _plan_jobs(
-    exposures: Sequence[PlannedExposure], faults: float, seed: int, out: Path, suffix: str
+    exposures: abc.Sequence[PlannedExposure], faults: float, seed: int, out: Path, suffix: str
 ) -> list[_RenderJob]:
-    """Decide what is wrong with each exposure and where it goes."""
+    """Assign a fault and a path to each exposure."""
     jobs: list[_RenderJob] = []
-    for one in exposures:
-        case = draw_case(one, faults, frame_rng(seed, one, "fault"))
-        shown = one
+    for exposure in exposures:
+        case = draw_case(exposure, faults, frame_rng(seed, exposure, "fault"))
+        imaged = exposure
         if case is not None and case.kind == "frame_repeated":
             before = jobs[-1] if jobs else None
             if before is None or before.case is not None:
-                case = None  # the truth would have two names for what is wrong
+                case = None  # the ground truth holds one fault per frame
             else:
-                shown = before.exposure
-        jobs.append(_RenderJob(one, shown, case, seed, _path(out, one, suffix)))
+                imaged = before.exposure
+        jobs.append(_RenderJob(exposure, imaged, case, seed, _path(out, exposure, suffix)))
     return jobs
 
 
 def frame_rng(seed: int, exposure: PlannedExposure, purpose: str) -> np.random.Generator:
-    """Return the generator that belongs to one frame alone, whoever draws from it and when."""
+    """Return a generator that depends on the frame and the purpose only.
+
+    Parameters
+    ----------
+    seed : int
+        Seed of the history.
+    exposure : PlannedExposure
+    purpose : str
+        Distinguishes the draws of one frame.
+
+    Returns
+    -------
+    Generator
+    """
     name = exposure.archive_name + purpose
     return np.random.default_rng(np.random.SeedSequence([seed, *name.encode()]))
 
 
 def _path(out: Path, exposure: PlannedExposure, suffix: str) -> Path:
-    night = exposure.start.date() - timedelta(days=1)
+    night = exposure.start.date() - dt.timedelta(days=1)
     return out / night.isoformat() / f"{exposure.archive_name}{suffix}"
 
 
-def _run(jobs: Sequence[_RenderJob], workers: int) -> Iterator[tuple[Path, Sequence[int]]]:
-    """Write all frames; those of one setup one after the other, as their scenes are cached."""
+def _run(
+    jobs: abc.Sequence[_RenderJob], workers: int
+) -> abc.Iterator[tuple[Path, abc.Sequence[int]]]:
+    """Write all frames, grouped by setup because scenes are cached."""
     by_setup = sorted(jobs, key=lambda job: (repr(job.exposure.stream), job.path))
     if workers == 1:
         yield from map(_write, by_setup)
@@ -131,9 +156,9 @@ def _run(jobs: Sequence[_RenderJob], workers: int) -> Iterator[tuple[Path, Seque
         yield from pool.map(_write, by_setup, chunksize=8)
 
 
-def _write(job: _RenderJob) -> tuple[Path, Sequence[int]]:
+def _write(job: _RenderJob) -> tuple[Path, abc.Sequence[int]]:
     """Render one frame and write it; return its path and the HDUs that hold images."""
-    exposed = expose(job.exposure, job.seed, job.case, job.shown)
+    exposed = expose(job.exposure, job.seed, job.case, job.imaged)
     compressed = job.path.suffix == ".Z"
     job.path.write_bytes(ncompress.compress(exposed.content) if compressed else exposed.content)
     return job.path, tuple(exposed.images)
@@ -141,41 +166,45 @@ def _write(job: _RenderJob) -> tuple[Path, Sequence[int]]:
 
 @dataclass(frozen=True)
 class SimulatedFrame:
-    """A frame that was taken.
+    """Simulated frame.
 
     Attributes
     ----------
     content : bytes
-        Of its FITS file.
+        FITS file.
     images : mapping of HDU number to (ny, nx) uint16 array
         ADU.
     """
 
     content: bytes
-    images: Mapping[int, Pixels]
+    images: abc.Mapping[int, Pixels]
 
 
 def expose(
     exposure: PlannedExposure,
     seed: int,
     case: InjectedFault | None = None,
-    shown: PlannedExposure | None = None,
+    imaged: PlannedExposure | None = None,
 ) -> SimulatedFrame:
-    """Take one exposure in a history: header and images as the instrument was at that moment.
+    """Simulate one exposure of a history: header and images.
 
     Parameters
     ----------
+    exposure : PlannedExposure
     seed : int
-        Of the history.
-    case : Case, optional
-        What goes wrong.
-    shown : Exposure, optional
-        The exposure whose images are written under this one's header; itself if left out.
+        Seed of the history.
+    case : InjectedFault, optional
+    imaged : PlannedExposure, optional
+        Exposure of the images; default: `exposure`.
+
+    Returns
+    -------
+    SimulatedFrame
     """
-    shown = shown or exposure
-    state = state_at(shown.start, seed)
-    images = render(shown, state, frame_rng(seed, shown, "pixels"), case)
-    header = primary_header(exposure, state)
+    imaged = imaged or exposure
+    state = state_at(imaged.start, seed)
+    images = render(imaged, state, frame_rng(seed, imaged, "pixels"), case)
+    header = headers.primary_header(exposure, state)
     if case is not None:
         spoil_header(header, case)
     return SimulatedFrame(_frame_bytes(header, exposure, images), images)
@@ -190,21 +219,21 @@ def _frame_bytes(
     else:
         hdus = fits.HDUList([fits.PrimaryHDU(header=header)])
         for hdu, pixels in images.items():
-            hdus.append(fits.ImageHDU(pixels, extension_header(exposure, hdu)))
+            hdus.append(fits.ImageHDU(pixels, headers.extension_header(exposure, hdu)))
     buffer = io.BytesIO()
     hdus.writeto(buffer)
     return buffer.getvalue()
 
 
 def _write_truth(
-    path: Path, jobs: Sequence[_RenderJob], written: dict[Path, Sequence[int]]
+    path: Path, jobs: abc.Sequence[_RenderJob], written: dict[Path, abc.Sequence[int]]
 ) -> None:
-    """Write one row for each extension of every file: what is wrong with it, or nothing."""
+    """Write the ground truth: one row per extension of each file, with its fault if any."""
     with path.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(TRUTH_COLUMNS)
         for job in jobs:
             for hdu in written[job.path]:
-                ill = job.case is not None and job.case.hits(hdu)
-                fault = (job.case.kind, job.case.strength) if ill and job.case else ("", "")
+                is_hit = job.case is not None and job.case.hits(hdu)
+                fault = (job.case.kind, job.case.strength) if is_hit and job.case else ("", "")
                 table.writerow((job.path.name, hdu, job.exposure.image_type(hdu), *fault))

@@ -1,7 +1,7 @@
-"""Faults that act on an image already read out, of any instrument.
+"""Faults of a raw image, of any instrument.
 
-One function each: an image and an amount in, an image and a box out. What they add carries its own
-photon noise; what they dim loses the right share of it.
+One function for each: image and amount in, image and box out. Added light carries its photon
+noise; dimmed light loses the corresponding part of it.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, zoom
 
-from qc.simulator.detector import CONVERTER_LIMIT_ADU, Pixels, Region, add_cosmics, bleed, digitize
+from qc.simulator import detector
 
 Floats32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Readout:
-    """An image as read, and what must be known to change it without a seam.
+    """Raw image with the detector properties that a realistic change requires.
 
     Attributes
     ----------
@@ -28,61 +28,61 @@ class Readout:
         Rows and columns that light can reach.
     """
 
-    pixels: Pixels
-    light: Region
+    pixels: detector.Pixels
+    light: detector.Region
     gain_e_per_adu: float
     read_noise_adu: float
     bias_adu: float
 
     @property
     def lit_shape(self) -> tuple[int, int]:
-        """Rows and columns of the part that light can reach."""
+        """Rows and columns of the light-sensitive area."""
         ny, nx = self.pixels[self.light].shape
         return ny, nx
 
     def light_e(self) -> Floats32:
-        """Return electrons above bias in the light's part, noise and all: float32."""
+        """Return the electrons above bias in the light-sensitive area, noise included."""
         above = self.pixels[self.light].astype(np.float32) - np.float32(self.bias_adu)
         return above * np.float32(self.gain_e_per_adu)
 
-    def with_light(self, electrons: Floats32) -> Pixels:
-        """Return the image with other electrons in the light's part."""
+    def with_light(self, electrons: Floats32) -> detector.Pixels:
+        """Return the image with other electrons in the light-sensitive area."""
         adu = electrons / np.float32(self.gain_e_per_adu) + np.float32(self.bias_adu)
         changed = self.pixels.copy()
-        changed[self.light] = digitize(adu)
+        changed[self.light] = detector.digitize(adu)
         return changed
 
-    def plus(self, adu: Floats32) -> Pixels:
-        """Return the image with something added everywhere; `adu` broadcasts to (ny, nx)."""
-        return digitize(self.pixels.astype(np.float32) + adu)
+    def plus(self, adu: Floats32) -> detector.Pixels:
+        """Return the image plus `adu`, which broadcasts to (ny, nx)."""
+        return detector.digitize(self.pixels.astype(np.float32) + adu)
 
 
 @dataclass(frozen=True)
 class Injection:
-    """A spoilt image.
+    """Image with a fault.
 
     Attributes
     ----------
     pixels : (ny, nx) uint16 array
         ADU.
     box : Region
-        Rows and columns that hold the fault; the whole light's part where it has no place.
+        Rows and columns that hold the fault; the light-sensitive area for a global fault.
     """
 
-    pixels: Pixels
-    box: Region
+    pixels: detector.Pixels
+    box: detector.Region
 
 
 PixelFault = Callable[[Readout, float, np.random.Generator], Injection]
 
 
-def _everywhere(image: Readout) -> Region:
+def _everywhere(image: Readout) -> detector.Region:
     ny, nx = image.pixels.shape
     return slice(0, ny), slice(0, nx)
 
 
-def _within_light(image: Readout, rows: slice, columns: slice) -> Region:
-    """Return a box of the light's part in coordinates of the whole image."""
+def _within_light(image: Readout, rows: slice, columns: slice) -> detector.Region:
+    """Return a box of the light-sensitive area in coordinates of the whole image."""
     y, x = image.light[0].start or 0, image.light[1].start or 0
     ny, nx = image.lit_shape
     return (
@@ -91,10 +91,12 @@ def _within_light(image: Readout, rows: slice, columns: slice) -> Region:
     )
 
 
-def _dimmed(image: Readout, factor: Floats32 | np.float32, rng: np.random.Generator) -> Pixels:
-    """Return the image with its light multiplied; thinned light keeps Poisson's noise.
+def _dimmed(
+    image: Readout, factor: Floats32 | np.float32, rng: np.random.Generator
+) -> detector.Pixels:
+    """Return the image with its light multiplied by a factor; Poisson noise is kept.
 
-    Brightening cannot make up noise that is missing: above 1 the image is smoother than real.
+    Above a factor of 1 the image is smoother than a real one: missing noise cannot be restored.
     """
     light = image.light_e()
     ron_e = np.float32(image.read_noise_adu * image.gain_e_per_adu)
@@ -103,21 +105,21 @@ def _dimmed(image: Readout, factor: Floats32 | np.float32, rng: np.random.Genera
     return image.with_light(light * factor + noise * np.sqrt(np.maximum(variance, 0)))
 
 
-def _brightened(image: Readout, extra_adu: Floats32, rng: np.random.Generator) -> Pixels:
-    """Return the image with light or charge added to the light's part, and its photon noise."""
+def _brightened(image: Readout, extra_adu: Floats32, rng: np.random.Generator) -> detector.Pixels:
+    """Return the image with added light or charge and its photon noise."""
     extra_e = np.maximum(extra_adu, 0) * np.float32(image.gain_e_per_adu)
     noise = rng.standard_normal(image.lit_shape, dtype=np.float32) * np.sqrt(extra_e)
     return image.with_light(image.light_e() + extra_e + noise)
 
 
-def _noise(image: Readout, rows: int, rng: np.random.Generator) -> Pixels:
+def _noise(image: Readout, rows: int, rng: np.random.Generator) -> detector.Pixels:
     """Return rows of a bias."""
     adu = rng.standard_normal((rows, image.pixels.shape[1]), dtype=np.float32)
-    return digitize(adu * np.float32(image.read_noise_adu) + np.float32(image.bias_adu))
+    return detector.digitize(adu * np.float32(image.read_noise_adu) + np.float32(image.bias_adu))
 
 
 def _bright_place(image: Readout, rng: np.random.Generator) -> tuple[int, int]:
-    """Return a row and column of the light's part, off its edges, where there is light to lose."""
+    """Return row and column of a bright place of the light-sensitive area, off its edges."""
     ny, nx = image.lit_shape
     tried = [(int(ny * y), int(nx * x)) for y, x in rng.uniform(0.2, 0.8, (12, 2))]
     light = image.pixels[image.light]
@@ -139,7 +141,19 @@ def _bumps(shape: tuple[int, int], cells: int, rng: np.random.Generator) -> Floa
 
 
 def truncated_readout(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
-    """Lose the last rows: they are zero. `amount`: their share."""
+    """Set the last rows to zero.
+
+    Parameters
+    ----------
+    image : Readout
+    amount : float
+        Fraction of the rows.
+    rng : Generator
+
+    Returns
+    -------
+    Injection
+    """
     ny, nx = image.pixels.shape
     first = int(ny * (1 - amount * rng.uniform(0.9, 1.0)))
     pixels = image.pixels.copy()
@@ -148,19 +162,55 @@ def truncated_readout(image: Readout, amount: float, rng: np.random.Generator) -
 
 
 def dead_output(image: Readout, _amount: float, rng: np.random.Generator) -> Injection:
-    """Read a converter that hears no chip: one value everywhere."""
-    value = rng.choice([0, int(image.bias_adu), CONVERTER_LIMIT_ADU])
+    """Simulate a converter without signal: every pixel has the same value.
+
+    Parameters
+    ----------
+    image : Readout
+    _amount : float
+        Ignored.
+    rng : Generator
+
+    Returns
+    -------
+    Injection
+    """
+    value = rng.choice([0, int(image.bias_adu), detector.CONVERTER_LIMIT_ADU])
     return Injection(np.full_like(image.pixels, value), _everywhere(image))
 
 
 def bias_jump(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
-    """Shift the level of the whole image. `amount`: read noises."""
+    """Shift the level of the whole image.
+
+    Parameters
+    ----------
+    image : Readout
+    amount : float
+        Shift in read noises.
+    rng : Generator
+
+    Returns
+    -------
+    Injection
+    """
     shift_adu = amount * image.read_noise_adu * rng.choice([-1, 1])
     return Injection(image.plus(np.full((1, 1), shift_adu, np.float32)), _everywhere(image))
 
 
 def bias_step(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
-    """Shift the level from some row on. `amount`: read noises."""
+    """Shift the level from a random row on.
+
+    Parameters
+    ----------
+    image : Readout
+    amount : float
+        Shift in read noises.
+    rng : Generator
+
+    Returns
+    -------
+    Injection
+    """
     ny, nx = image.pixels.shape
     first = int(ny * rng.uniform(0.2, 0.8))
     step = np.zeros((ny, 1), np.float32)
@@ -169,14 +219,38 @@ def bias_step(image: Readout, amount: float, rng: np.random.Generator) -> Inject
 
 
 def bias_ramp(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
-    """Let the level drift from the first row to the last. `amount`: read noises."""
+    """Add a linear drift of the level from the first row to the last.
+
+    Parameters
+    ----------
+    image : Readout
+    amount : float
+        Drift in read noises.
+    rng : Generator
+
+    Returns
+    -------
+    Injection
+    """
     height_adu = amount * image.read_noise_adu * rng.choice([-1, 1])
     ramp = np.linspace(0, height_adu, len(image.pixels), dtype=np.float32)[:, None]
     return Injection(image.plus(ramp), _everywhere(image))
 
 
 def settling_level(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
-    """Start high and settle within the first rows. `amount`: read noises at the first row."""
+    """Add a level that decays within the first rows.
+
+    Parameters
+    ----------
+    image : Readout
+    amount : float
+        Level of the first row in read noises.
+    rng : Generator
+
+    Returns
+    -------
+    Injection
+    """
     ny, nx = image.pixels.shape
     scale = ny * rng.uniform(0.04, 0.12)
     tail = np.exp(-np.arange(ny, dtype=np.float32) / np.float32(scale))[:, None]
@@ -185,9 +259,20 @@ def settling_level(image: Readout, amount: float, rng: np.random.Generator) -> I
 
 
 def lost_pixels(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
-    """Lose, or read twice, pixels of the stream: from there on all lie sideways.
+    """Lose pixels of the stream, or read them twice; all later pixels are shifted.
 
-    `amount`: pixels. The stream runs through the prescan and overscan, row after row.
+    The stream runs through prescan and overscan, row after row.
+
+    Parameters
+    ----------
+    image : Readout
+    amount : float
+        Number of pixels.
+    rng : Generator
+
+    Returns
+    -------
+    Injection
     """
     ny, nx = image.pixels.shape
     lost, first = int(amount), int(ny * rng.uniform(0.1, 0.7))
@@ -202,9 +287,20 @@ def lost_pixels(image: Readout, amount: float, rng: np.random.Generator) -> Inje
 
 
 def pattern_noise(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
-    """Add a pick-up: a wave in read-out time, of any phase. `amount`: read noises, peak to peak.
+    """Add electrical pick-up: a sine wave in read-out time with a random phase.
 
     50 Hz repeats every 2.1 unbinned rows at 225 kHz; power supplies are faster.
+
+    Parameters
+    ----------
+    image : Readout
+    amount : float
+        Peak-to-peak amplitude in read noises.
+    rng : Generator
+
+    Returns
+    -------
+    Injection
     """
     ny, nx = image.pixels.shape
     period_px = nx * 10 ** rng.uniform(-1.8, 0.4)
@@ -215,14 +311,38 @@ def pattern_noise(image: Readout, amount: float, rng: np.random.Generator) -> In
 
 
 def read_noise_excess(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
-    """Read with more noise. `amount`: times the chip's own."""
+    """Add read noise.
+
+    Parameters
+    ----------
+    image : Readout
+    amount : float
+        Total noise in units of the read noise of the chip.
+    rng : Generator
+
+    Returns
+    -------
+    Injection
+    """
     noise = rng.standard_normal(image.pixels.shape, dtype=np.float32)
     noise *= np.float32(image.read_noise_adu * np.sqrt(amount**2 - 1))
     return Injection(image.plus(noise), _everywhere(image))
 
 
 def stuck_bit(image: Readout, amount: float, _rng: np.random.Generator) -> Injection:
-    """Let one bit of the converter hang, at what it is not in a bias. `amount`: its number."""
+    """Fix one bit of the converter at the opposite of its value in a bias.
+
+    Parameters
+    ----------
+    image : Readout
+    amount : float
+        Number of the bit.
+    _rng : Generator
+
+    Returns
+    -------
+    Injection
+    """
     bit = 1 << int(amount)
     hangs_low = int(image.bias_adu) & bit
     pixels = image.pixels & np.uint16(0xFFFF ^ bit) if hangs_low else image.pixels | np.uint16(bit)
@@ -233,7 +353,19 @@ def stuck_bit(image: Readout, amount: float, _rng: np.random.Generator) -> Injec
 
 
 def hot_column(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
-    """Add a bright column that was not there, over part of its length. `amount`: read noises."""
+    """Add a bright column over part of the rows.
+
+    Parameters
+    ----------
+    image : Readout
+    amount : float
+        Brightness in read noises.
+    rng : Generator
+
+    Returns
+    -------
+    Injection
+    """
     ny, nx = image.lit_shape
     column, first = int(rng.integers(nx // 20, nx - nx // 20)), int(ny * rng.uniform(0, 0.5))
     extra = np.zeros((ny, nx), np.float32)
@@ -243,7 +375,19 @@ def hot_column(image: Readout, amount: float, rng: np.random.Generator) -> Injec
 
 
 def dead_column(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
-    """Make two columns insensitive over part of their length. `amount`: the share of light lost."""
+    """Reduce the sensitivity of two columns over part of the rows.
+
+    Parameters
+    ----------
+    image : Readout
+    amount : float
+        Fraction of the light that is lost.
+    rng : Generator
+
+    Returns
+    -------
+    Injection
+    """
     ny, nx = image.lit_shape
     (row, column), reach = _bright_place(image, rng), ny * rng.uniform(0.1, 0.4)
     first = max(int(row - reach), 0)
@@ -254,7 +398,19 @@ def dead_column(image: Readout, amount: float, rng: np.random.Generator) -> Inje
 
 
 def hot_pixels(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
-    """Add a cluster of 40 hot pixels within 14 by 14. `amount`: read noises, on the average."""
+    """Add a cluster of 40 hot pixels within 14 by 14 pixels.
+
+    Parameters
+    ----------
+    image : Readout
+    amount : float
+        Mean brightness in read noises.
+    rng : Generator
+
+    Returns
+    -------
+    Injection
+    """
     ny, nx = image.lit_shape
     y, x = int(rng.integers(8, ny - 22)), int(rng.integers(8, nx - 22))
     extra = np.zeros((ny, nx), np.float32)
@@ -264,15 +420,27 @@ def hot_pixels(image: Readout, amount: float, rng: np.random.Generator) -> Injec
     return Injection(_only(image, _brightened(image, extra, rng), box), box)
 
 
-def _only(image: Readout, changed: Pixels, box: Region) -> Pixels:
-    """Return the image with the change inside the box alone."""
+def _only(image: Readout, changed: detector.Pixels, box: detector.Region) -> detector.Pixels:
+    """Return the image with the change inside the box only."""
     pixels = image.pixels.copy()
     pixels[box] = changed[box]
     return pixels
 
 
 def light_leak(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
-    """Add stray light that falls off from one side. `amount`: read noises where it is brightest."""
+    """Add stray light with a gradient across the chip.
+
+    Parameters
+    ----------
+    image : Readout
+    amount : float
+        Brightest level in read noises.
+    rng : Generator
+
+    Returns
+    -------
+    Injection
+    """
     ny, nx = image.lit_shape
     y, x = np.linspace(-1, 1, ny)[:, None], np.linspace(-1, 1, nx)[None, :]
     angle = rng.uniform(0, 2 * np.pi)
@@ -282,7 +450,19 @@ def light_leak(image: Readout, amount: float, rng: np.random.Generator) -> Injec
 
 
 def amplifier_glow(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
-    """Let a corner of the chip shine. `amount`: read noises in the corner."""
+    """Add a glow in a corner of the chip.
+
+    Parameters
+    ----------
+    image : Readout
+    amount : float
+        Level of the corner in read noises.
+    rng : Generator
+
+    Returns
+    -------
+    Injection
+    """
     ny, nx = image.lit_shape
     reach_y, reach_x = ny * rng.uniform(0.05, 0.12), nx * rng.uniform(0.08, 0.16)
     y, x = np.arange(ny)[:, None], np.arange(nx)[None, :]
@@ -296,7 +476,19 @@ def amplifier_glow(image: Readout, amount: float, rng: np.random.Generator) -> I
 
 
 def glow_band(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
-    """Raise a band of 1.5 % of the rows, as a former chip of UVES had. `amount`: read noises."""
+    """Raise a band of 1.5 % of the rows, as on a former chip of UVES.
+
+    Parameters
+    ----------
+    image : Readout
+    amount : float
+        Level in read noises.
+    rng : Generator
+
+    Returns
+    -------
+    Injection
+    """
     ny, nx = image.lit_shape
     height = max(ny * 0.015, 4)
     row = ny * rng.uniform(0.1, 0.9)
@@ -307,7 +499,19 @@ def glow_band(image: Readout, amount: float, rng: np.random.Generator) -> Inject
 
 
 def raised_dark(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
-    """Add dark current everywhere, tenfold in warm pixels. `amount`: read noises."""
+    """Add dark current, tenfold in warm pixels.
+
+    Parameters
+    ----------
+    image : Readout
+    amount : float
+        Level in read noises.
+    rng : Generator
+
+    Returns
+    -------
+    Injection
+    """
     extra = np.full(image.lit_shape, amount * image.read_noise_adu, np.float32)
     warm = rng.random(image.lit_shape, dtype=np.float32) < 0.001
     extra[warm] *= 10
@@ -315,9 +519,21 @@ def raised_dark(image: Readout, amount: float, rng: np.random.Generator) -> Inje
 
 
 def cosmic_storm(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
-    """Add cosmic rays, as of an hour within a minute. `amount`: hits."""
+    """Add cosmic rays.
+
+    Parameters
+    ----------
+    image : Readout
+    amount : float
+        Number of hits.
+    rng : Generator
+
+    Returns
+    -------
+    Injection
+    """
     charge = image.light_e()
-    add_cosmics(charge, int(amount), (1, 1), rng)
+    detector.add_cosmics(charge, int(amount), (1, 1), rng)
     return Injection(image.with_light(charge), image.light)
 
 
@@ -325,9 +541,20 @@ def cosmic_storm(image: Readout, amount: float, rng: np.random.Generator) -> Inj
 
 
 def format_shift(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
-    """Move the light by whole pixels in a random direction. `amount`: pixels.
+    """Shift the light by whole pixels in a random direction.
 
-    What comes in from beyond the chip's edge is the edge's mirror image: nobody knows it.
+    The border is filled with the mirror image of the edge.
+
+    Parameters
+    ----------
+    image : Readout
+    amount : float
+        Shift in pixels.
+    rng : Generator
+
+    Returns
+    -------
+    Injection
     """
     angle = rng.uniform(0, 2 * np.pi)
     move = [round(amount * np.sin(angle)), round(amount * np.cos(angle))]
@@ -348,7 +575,19 @@ def _mirrored(index: NDArray[np.intp], length: int) -> NDArray[np.intp]:
 
 
 def defocus(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
-    """Blur the light, then give it its noise back. `amount`: Gaussian sigma in pixels."""
+    """Blur the light and restore its noise.
+
+    Parameters
+    ----------
+    image : Readout
+    amount : float
+        Sigma of the Gaussian kernel in pixels.
+    rng : Generator
+
+    Returns
+    -------
+    Injection
+    """
     light = gaussian_filter(image.light_e(), amount)
     ron_e = np.float32(image.read_noise_adu * image.gain_e_per_adu)
     noise = rng.standard_normal(light.shape, dtype=np.float32)
@@ -357,7 +596,19 @@ def defocus(image: Readout, amount: float, rng: np.random.Generator) -> Injectio
 
 
 def dust(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
-    """Put a grain, or a hair, near the focus. `amount`: the share of light it takes."""
+    """Add the shadow of a grain near the focus.
+
+    Parameters
+    ----------
+    image : Readout
+    amount : float
+        Fraction of the light that is lost.
+    rng : Generator
+
+    Returns
+    -------
+    Injection
+    """
     ny, nx = image.lit_shape
     y, x = _bright_place(image, rng)
     radius = float(rng.uniform(10, 30))
@@ -370,14 +621,38 @@ def dust(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
 
 
 def frost(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
-    """Dim the light in speckles, as ice on a window does. `amount`: the most that is lost."""
+    """Dim the light in speckles, as ice on the window does.
+
+    Parameters
+    ----------
+    image : Readout
+    amount : float
+        Largest fraction of the light that is lost.
+    rng : Generator
+
+    Returns
+    -------
+    Injection
+    """
     speckles = 0.6 * _bumps(image.lit_shape, 12, rng) + 0.4 * _bumps(image.lit_shape, 90, rng)
     factor = (1 - amount * speckles).astype(np.float32)
     return Injection(_dimmed(image, factor, rng), image.light)
 
 
 def vignetting(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
-    """Shade one side of the chip. `amount`: the share of light lost at the edge."""
+    """Shade one side of the chip.
+
+    Parameters
+    ----------
+    image : Readout
+    amount : float
+        Fraction of the light that is lost at the edge.
+    rng : Generator
+
+    Returns
+    -------
+    Injection
+    """
     ny, nx = image.lit_shape
     side = int(rng.integers(0, 4))
     place = np.linspace(0, 1, (ny, ny, nx, nx)[side], dtype=np.float32)[:: (1, -1)[side % 2]]
@@ -390,7 +665,19 @@ def vignetting(image: Readout, amount: float, rng: np.random.Generator) -> Injec
 
 
 def reflection(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
-    """Add an out-of-focus ghost: a soft ring. `amount`: of the image's bright level."""
+    """Add an out-of-focus ghost: a soft ring.
+
+    Parameters
+    ----------
+    image : Readout
+    amount : float
+        Level in units of the bright level of the image.
+    rng : Generator
+
+    Returns
+    -------
+    Injection
+    """
     ny, nx = image.lit_shape
     y, x = _bright_place(image, rng)
     radius = nx * rng.uniform(0.06, 0.14)
@@ -404,7 +691,19 @@ def reflection(image: Readout, amount: float, rng: np.random.Generator) -> Injec
 
 
 def shutter_trail(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
-    """Read with the shutter open: light smears along columns. `amount`: read time / exposure."""
+    """Smear the light along columns, as if the shutter were open during read-out.
+
+    Parameters
+    ----------
+    image : Readout
+    amount : float
+        Read-out time over exposure time.
+    rng : Generator
+
+    Returns
+    -------
+    Injection
+    """
     light = image.light_e()
     smear = np.maximum(light.mean(axis=0, keepdims=True), 0) / np.float32(image.gain_e_per_adu)
     extra = np.broadcast_to(np.float32(amount) * smear, light.shape)
@@ -415,19 +714,55 @@ def shutter_trail(image: Readout, amount: float, rng: np.random.Generator) -> In
 
 
 def lamp_off(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
-    """Leave a trace of scattered light where the lamp should have been. `amount`: what is left."""
+    """Reduce the light to scattered light.
+
+    Parameters
+    ----------
+    image : Readout
+    amount : float
+        Fraction of the light that remains.
+    rng : Generator
+
+    Returns
+    -------
+    Injection
+    """
     return Injection(_dimmed(image, np.float32(amount), rng), image.light)
 
 
 def lamp_weak(image: Readout, amount: float, rng: np.random.Generator) -> Injection:
-    """Dim the lamp. `amount`: what is left of its light."""
+    """Dim the lamp.
+
+    Parameters
+    ----------
+    image : Readout
+    amount : float
+        Fraction of the light that remains.
+    rng : Generator
+
+    Returns
+    -------
+    Injection
+    """
     return Injection(_dimmed(image, np.float32(amount), rng), image.light)
 
 
 def overexposed(image: Readout, amount: float, _rng: np.random.Generator) -> Injection:
-    """Brighten the light until pixels are full and bleed. `amount`: times."""
-    full_e = CONVERTER_LIMIT_ADU * image.gain_e_per_adu
-    light = bleed(image.light_e() * np.float32(amount), full_e)
+    """Multiply the light; full pixels bleed.
+
+    Parameters
+    ----------
+    image : Readout
+    amount : float
+        Factor.
+    _rng : Generator
+
+    Returns
+    -------
+    Injection
+    """
+    full_e = detector.CONVERTER_LIMIT_ADU * image.gain_e_per_adu
+    light = detector.bleed(image.light_e() * np.float32(amount), full_e)
     return Injection(image.with_light(light), image.light)
 
 

@@ -1,12 +1,12 @@
-"""What is exposed: streams of calibrations, the plan of a night, one exposure.
+"""Calibration streams, plan of a night, planned exposures.
 
 Set sizes and frequencies follow the calibration plan of the UVES User Manual P110.1 (table 4.1),
 scatter of exposure times real flats of 2014 to 2019 (EDIBLES).
 """
 
+import datetime as dt
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
 
@@ -106,11 +106,11 @@ class PlannedExposure:
 
     Attributes
     ----------
-    stream : Stream
+    stream : CalibrationStream
     start : datetime
         Shutter opens, UTC.
     requested_s, exposure_s : float
-        What the template asked for and what the shutter made of it.
+        Requested and actual exposure time.
     template_start : datetime
     number : int
         Within its template, from 1.
@@ -119,10 +119,10 @@ class PlannedExposure:
     """
 
     stream: CalibrationStream
-    start: datetime
+    start: dt.datetime
     requested_s: float
     exposure_s: float
-    template_start: datetime
+    template_start: dt.datetime
     number: int
     file_number: int
 
@@ -242,25 +242,46 @@ FULL_PLAN = ObservingPlan(streams=tuple(_full_streams()))
 
 
 def plan_nights(
-    plan: ObservingPlan, start: date, nights: int, seed: int
+    plan: ObservingPlan, start: dt.date, nights: int, seed: int
 ) -> Iterator[PlannedExposure]:
-    """Yield all exposures of consecutive nights in order of time."""
+    """Yield all exposures of consecutive nights in order of time.
+
+    Parameters
+    ----------
+    plan : ObservingPlan
+    start : date
+        First night.
+    nights : int
+    seed : int
+        Seed of the history.
+
+    Yields
+    ------
+    PlannedExposure
+    """
     for night in range(nights):
-        yield from plan_night(plan, start + timedelta(days=night), seed)
+        yield from plan_night(plan, start + dt.timedelta(days=night), seed)
 
 
-def plan_night(plan: ObservingPlan, night: date, seed: int) -> Iterator[PlannedExposure]:
+def plan_night(plan: ObservingPlan, night: dt.date, seed: int) -> Iterator[PlannedExposure]:
     """Yield the calibrations of one night, taken from 09 UT of the next day on.
 
     Parameters
     ----------
+    plan : ObservingPlan
     night : date
-        Of the evening.
+        Date of the evening.
+    seed : int
+        Seed of the history.
+
+    Yields
+    ------
+    PlannedExposure
     """
     rng = np.random.default_rng(np.random.SeedSequence([seed, 5, night.toordinal()]))
-    morning = night + timedelta(days=1)
-    clock = datetime(morning.year, morning.month, morning.day, 9, tzinfo=UTC)
-    clock += timedelta(seconds=rng.uniform(60, 1500))
+    morning = night + dt.timedelta(days=1)
+    clock = dt.datetime(morning.year, morning.month, morning.day, 9, tzinfo=dt.UTC)
+    clock += dt.timedelta(seconds=rng.uniform(60, 1500))
     numbers: dict[str, int] = {}
     for index, stream in enumerate(plan.streams):
         if (night.toordinal() + index) % stream.every_nights:
@@ -268,12 +289,12 @@ def plan_night(plan: ObservingPlan, night: date, seed: int) -> Iterator[PlannedE
         for exposure in _plan_set(plan, stream, clock, rng):
             numbers[exposure.stem] = numbers.get(exposure.stem, 0) + 1
             yield replace(exposure, file_number=numbers[exposure.stem])
-            clock = exposure.start + timedelta(seconds=exposure.exposure_s)
-        clock += timedelta(seconds=_TEMPLATE_S + rng.uniform(0, 40))
+            clock = exposure.start + dt.timedelta(seconds=exposure.exposure_s)
+        clock += dt.timedelta(seconds=_TEMPLATE_S + rng.uniform(0, 40))
 
 
 def _plan_set(
-    plan: ObservingPlan, stream: CalibrationStream, clock: datetime, rng: np.random.Generator
+    plan: ObservingPlan, stream: CalibrationStream, clock: dt.datetime, rng: np.random.Generator
 ) -> Iterator[PlannedExposure]:
     """Yield one template's exposures; file numbers are not yet known."""
     requested_s = _requested_s(stream, rng)
@@ -281,7 +302,7 @@ def _plan_set(
     if size > 1 and rng.random() < plan.aborted:
         size = int(rng.integers(1, size))
     template_start = clock.replace(microsecond=0)
-    opens = clock + timedelta(seconds=rng.uniform(30, 60))
+    opens = clock + dt.timedelta(seconds=rng.uniform(30, 60))
     for number in range(1, size + 1):
         # Real times jitter by a few milliseconds: 35.1919 for 35.19, 15.999 for 16.
         shutter_s = requested_s + rng.choice([-0.001, 0.0, 0.0008, 0.0014, 0.0019])
@@ -289,7 +310,7 @@ def _plan_set(
         opens = opens.replace(microsecond=opens.microsecond // 1000 * 1000)
         yield PlannedExposure(stream, opens, requested_s, exposure_s, template_start, number, 0)
         wait_s = _OVERHEAD_S[stream.read_mode] + 31 + rng.uniform(0, 2)
-        opens += timedelta(seconds=exposure_s + wait_s)
+        opens += dt.timedelta(seconds=exposure_s + wait_s)
 
 
 def _requested_s(stream: CalibrationStream, rng: np.random.Generator) -> float:

@@ -1,4 +1,4 @@
-"""One exposure from the lamp to the 16-bit image, in health and in sickness."""
+"""One exposure from the lamp to the 16-bit image, with or without a fault."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -6,25 +6,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from qc.simulator import spectrograph
-from qc.simulator.detector import (
-    CHIPS,
-    CONVERTER_LIMIT_ADU,
-    OVERSCAN_PX,
-    PRESCAN_PX,
-    Electrons,
-    Pixels,
-    expose,
-    light_region,
-    light_shape,
-    read_out,
-    sensitivity,
-)
-from qc.simulator.faults import InjectedFault, inject
+from qc.simulator import detector, faults, plan, spectrograph
 from qc.simulator.instrument_state import InstrumentState
 from qc.simulator.pixel_faults import PIXEL_FAULTS
-from qc.simulator.plan import HIGH_GAIN_FASTER, PlannedExposure
-from qc.simulator.spectrograph import SETTINGS, Optics, standard_exposure_s
 
 _GRATING_REPEAT_PX = 0.03  # a setting returns to within 1/20 px (UVES User Manual P110.1)
 _LAMP_REPEAT = 0.008
@@ -46,44 +30,60 @@ _SHOWN_INSTEAD = {"flat": "arc", "dflat": "arc", "orderdef": "arc"}  # all other
 
 @dataclass(frozen=True)
 class _ChipExposure:
-    """What one chip sees of one exposure."""
+    """Exposure, state and optics of one chip."""
 
-    exposure: PlannedExposure
+    exposure: plan.PlannedExposure
     state: InstrumentState
     chip: str
-    optics: Optics
+    optics: spectrograph.Optics
     setting_nm: int
 
     def standard_s(self, lamp: str) -> float:
         """Return the exposure that a lamp needs here for a peak of 30 000 ADU."""
-        seconds = standard_exposure_s(self.setting_nm, lamp)
+        seconds = spectrograph.standard_exposure_s(self.setting_nm, lamp)
         fast = self.exposure.stream.read_mode == "50kHz high"
-        return seconds / HIGH_GAIN_FASTER if fast else seconds
+        return seconds / plan.HIGH_GAIN_FASTER if fast else seconds
 
-    def lit_by(self, lamp: str, exposure_s: float, thorium: float = 1.0) -> Electrons:
-        """Return expected electrons of a lamp in the light's part."""
+    def lit_by(self, lamp: str, exposure_s: float, thorium: float = 1.0) -> detector.Electrons:
+        """Return the expected electrons of a lamp in the light-sensitive area.
+
+        Parameters
+        ----------
+        lamp : str
+            Key of `LAMPS`.
+        exposure_s : float
+        thorium : float
+            Brightness of the thorium lines, 1 for a new lamp.
+
+        Returns
+        -------
+        (ny, nx) float32 array
+        """
         binning = self.exposure.stream.binning
         if lamp == "ThAr":
             rate = spectrograph.arc(self.setting_nm, self.chip, binning, self.optics, thorium)
         else:
             rate = spectrograph.flat(self.setting_nm, self.chip, binning, lamp, self.optics)
         rate *= np.float32(exposure_s * self.state.lamp_output[lamp])
-        rate *= sensitivity(self.chip, binning)
+        rate *= detector.sensitivity(self.chip, binning)
         return rate
 
 
 def render(
-    exposure: PlannedExposure,
+    exposure: plan.PlannedExposure,
     state: InstrumentState,
     rng: np.random.Generator,
-    fault: InjectedFault | None = None,
-) -> dict[int, Pixels]:
+    fault: faults.InjectedFault | None = None,
+) -> dict[int, detector.Pixels]:
     """Return the raw images of one exposure by HDU number.
 
     Parameters
     ----------
-    fault : Case or None
-        With the same generator, the frame differs from the healthy one by the fault alone.
+    exposure : PlannedExposure
+    state : InstrumentState
+    rng : Generator
+    fault : InjectedFault or None
+        With the same generator, the frame differs from the nominal one by the fault only.
 
     Returns
     -------
@@ -109,8 +109,8 @@ def render(
 
 
 def _aligned(
-    optics: Optics, state: InstrumentState, chip: str, repeat_px: NDArray[np.float64]
-) -> Optics:
+    optics: spectrograph.Optics, state: InstrumentState, chip: str, repeat_px: NDArray[np.float64]
+) -> spectrograph.Optics:
     """Return the optics as they are today on one chip."""
     x, y = state.shift_px[chip]
     return replace(
@@ -121,7 +121,7 @@ def _aligned(
     )
 
 
-def _shifted(optics: Optics, amount: float, angle: float) -> Optics:
+def _shifted(optics: spectrograph.Optics, amount: float, angle: float) -> spectrograph.Optics:
     return replace(
         optics,
         shift_x_px=optics.shift_x_px + amount * np.cos(angle),
@@ -129,7 +129,7 @@ def _shifted(optics: Optics, amount: float, angle: float) -> Optics:
     )
 
 
-_OPTICS_FAULTS: Mapping[str, Callable[[Optics, float, float], Optics]] = {
+_OPTICS_FAULTS: Mapping[str, Callable[[spectrograph.Optics, float, float], spectrograph.Optics]] = {
     "format_shift": _shifted,
     "defocus": lambda optics, amount, _: replace(optics, blur_px=amount),
     "slit_width_wrong": lambda optics, amount, _: replace(
@@ -141,30 +141,34 @@ _OPTICS_FAULTS: Mapping[str, Callable[[Optics, float, float], Optics]] = {
 }
 
 
-def _misaligned(optics: Optics, case: InjectedFault | None, angle: float) -> Optics:
+def _misaligned(
+    optics: spectrograph.Optics, case: faults.InjectedFault | None, angle: float
+) -> spectrograph.Optics:
     if case is None or case.kind not in _OPTICS_FAULTS:
         return optics
     return _OPTICS_FAULTS[case.kind](optics, case.amount, angle)
 
 
 def _light(
-    exposure: PlannedExposure,
+    exposure: plan.PlannedExposure,
     state: InstrumentState,
     chip: str,
-    optics: Optics,
-    case: InjectedFault | None,
-) -> Electrons:
+    optics: spectrograph.Optics,
+    case: faults.InjectedFault | None,
+) -> detector.Electrons:
     """Return expected electrons of light on a chip; zeros for a healthy bias or dark."""
     setting_nm = exposure.stream.setting_nm
     dark = setting_nm is None
     if setting_nm is None:
         setting_nm = 390 if chip == "BLUE" else 760
-        optics = replace(optics, slit_length_arcsec=SETTINGS[setting_nm].slit_length_arcsec)
+        optics = replace(
+            optics, slit_length_arcsec=spectrograph.SETTINGS[setting_nm].slit_length_arcsec
+        )
     view = _ChipExposure(exposure, state, chip, optics, setting_nm)
     if case is not None and case.kind in _LIGHT_FAULTS:
         return _LIGHT_FAULTS[case.kind](view, case)
     if dark:
-        return np.zeros(light_shape(chip, exposure.stream.binning), np.float32)
+        return np.zeros(detector.light_shape(chip, exposure.stream.binning), np.float32)
     return view.lit_by(_lamp(view), exposure.exposure_s)
 
 
@@ -174,63 +178,63 @@ def _lamp(view: _ChipExposure) -> str:
     return lamp
 
 
-def _remnant(view: _ChipExposure, case: InjectedFault) -> Electrons:
+def _remnant(view: _ChipExposure, case: faults.InjectedFault) -> detector.Electrons:
     """Return the ghost of an arc: lines that were full leave a little of themselves."""
-    read = CHIPS[view.chip].modes[view.exposure.stream.read_mode]
+    read = detector.CHIPS[view.chip].modes[view.exposure.stream.read_mode]
     arc = view.lit_by("ThAr", view.standard_s("ThAr"))
     # Traps fill where a line has much to hold: at a fiftieth of saturation, a standard arc later.
-    held = np.minimum(arc / (0.02 * read.gain_e_per_adu * CONVERTER_LIMIT_ADU), 1)
+    held = np.minimum(arc / (0.02 * read.gain_e_per_adu * detector.CONVERTER_LIMIT_ADU), 1)
     held[held < 0.3] = 0
-    ghost: Electrons = held * np.float32(case.amount * read.read_noise_e)
+    ghost: detector.Electrons = held * np.float32(case.amount * read.read_noise_e)
     return ghost
 
 
-def _other_brightness(view: _ChipExposure, case: InjectedFault) -> Electrons:
-    """Scale the lamp before the chip sees it: columns, cosmic rays and noise stay true."""
+def _other_brightness(view: _ChipExposure, case: faults.InjectedFault) -> detector.Electrons:
+    """Scale the lamp before detection; columns, cosmic rays and noise stay realistic."""
     return view.lit_by(_lamp(view), view.exposure.exposure_s * case.amount)
 
 
-def _other_lamp(view: _ChipExposure, case: InjectedFault) -> Electrons:
+def _other_lamp(view: _ChipExposure, case: faults.InjectedFault) -> detector.Electrons:
     lamp, seconds = _lamp(view), view.exposure.exposure_s
     share = np.float32(case.amount)
-    own_s, other_s = view.standard_s(lamp), view.standard_s(_OTHER_LAMP[lamp])
-    other = view.lit_by(_OTHER_LAMP[lamp], seconds * other_s / own_s)
-    return (1 - share) * view.lit_by(lamp, seconds) + share * other
+    nominal_s, wrong_s = view.standard_s(lamp), view.standard_s(_OTHER_LAMP[lamp])
+    wrong = view.lit_by(_OTHER_LAMP[lamp], seconds * wrong_s / nominal_s)
+    return (1 - share) * view.lit_by(lamp, seconds) + share * wrong
 
 
-def _dying_lamp(view: _ChipExposure, case: InjectedFault) -> Electrons:
+def _dying_lamp(view: _ChipExposure, case: faults.InjectedFault) -> detector.Electrons:
     return view.lit_by("ThAr", view.exposure.exposure_s, thorium=case.amount)
 
 
-def _second_lamp(view: _ChipExposure, case: InjectedFault) -> Electrons:
-    own = view.lit_by(_lamp(view), view.exposure.exposure_s)
-    second = "ThAr" if case.kind == "arc_in_flat" else SETTINGS[view.setting_nm].lamp
-    return own + view.lit_by(second, case.amount * view.standard_s(second))
+def _second_lamp(view: _ChipExposure, case: faults.InjectedFault) -> detector.Electrons:
+    nominal = view.lit_by(_lamp(view), view.exposure.exposure_s)
+    second = "ThAr" if case.kind == "arc_in_flat" else spectrograph.SETTINGS[view.setting_nm].lamp
+    return nominal + view.lit_by(second, case.amount * view.standard_s(second))
 
 
-def _wrong_setting(view: _ChipExposure, case: InjectedFault) -> Electrons:
+def _wrong_setting(view: _ChipExposure, case: faults.InjectedFault) -> detector.Electrons:
     settings = _FAR_SETTING if case.strength == "gross" else _NEAR_SETTING
-    other = replace(view, setting_nm=settings[view.setting_nm])
+    wrong = replace(view, setting_nm=settings[view.setting_nm])
     lamp = _lamp(view)
-    return other.lit_by(lamp, view.exposure.exposure_s)
+    return wrong.lit_by(lamp, view.exposure.exposure_s)
 
 
-def _second_order(view: _ChipExposure, case: InjectedFault) -> Electrons:
+def _second_order(view: _ChipExposure, case: faults.InjectedFault) -> detector.Electrons:
     """Add another order of the cross-disperser: its echelle orders lie across our own."""
-    own = view.lit_by(_lamp(view), view.exposure.exposure_s)
-    other = replace(view, setting_nm=_FAR_SETTING[view.setting_nm])
-    lamp = SETTINGS[other.setting_nm].lamp
-    return own + other.lit_by(lamp, case.amount * other.standard_s(lamp))
+    nominal = view.lit_by(_lamp(view), view.exposure.exposure_s)
+    second = replace(view, setting_nm=_FAR_SETTING[view.setting_nm])
+    lamp = spectrograph.SETTINGS[second.setting_nm].lamp
+    return nominal + second.lit_by(lamp, case.amount * second.standard_s(lamp))
 
 
-def _another_kind(view: _ChipExposure, _case: InjectedFault) -> Electrons:
-    """Return what the header does not say: an arc for a flat, a flat for all others."""
-    shown = _SHOWN_INSTEAD.get(view.exposure.stream.image_class, "flat")
-    lamp = "ThAr" if shown == "arc" else SETTINGS[view.setting_nm].lamp
+def _another_kind(view: _ChipExposure, _case: faults.InjectedFault) -> detector.Electrons:
+    """Return light of another kind of frame: an arc for a flat, a flat for all others."""
+    image_class = _SHOWN_INSTEAD.get(view.exposure.stream.image_class, "flat")
+    lamp = "ThAr" if image_class == "arc" else spectrograph.SETTINGS[view.setting_nm].lamp
     return view.lit_by(lamp, view.standard_s(lamp))
 
 
-_LIGHT_FAULTS: Mapping[str, Callable[[_ChipExposure, InjectedFault], Electrons]] = {
+_LIGHT_FAULTS: Mapping[str, Callable[[_ChipExposure, faults.InjectedFault], detector.Electrons]] = {
     "remnant": _remnant,
     "lamp_off": _other_brightness,
     "lamp_weak": _other_brightness,
@@ -245,41 +249,41 @@ _LIGHT_FAULTS: Mapping[str, Callable[[_ChipExposure, InjectedFault], Electrons]]
 }
 
 
-# Where optics or lamp can be asked, they are; the rest is done to the image as read.
+# Faults that are neither simulated in the optics nor in the lamp change the raw image.
 _READ_OUT_FAULTS = PIXEL_FAULTS.keys() - _OPTICS_FAULTS.keys() - _LIGHT_FAULTS.keys()
 
 
 def _detect(
-    exposure: PlannedExposure,
+    exposure: plan.PlannedExposure,
     state: InstrumentState,
     chip: str,
-    light: Electrons,
+    light: detector.Electrons,
     rng: np.random.Generator,
-    case: InjectedFault | None,
-) -> Pixels:
+    case: faults.InjectedFault | None,
+) -> detector.Pixels:
     """Expose a chip to its light and read it."""
     stream = exposure.stream
     mode = stream.read_mode
     if case is not None and case.kind == "wrong_gain":
         mode = _OTHER_GAIN[mode]
-    charge = expose(light, chip, stream.binning, exposure.exposure_s, rng)
+    charge = detector.expose(light, chip, stream.binning, exposure.exposure_s, rng)
     offset = state.bias_offset_adu[chip] + rng.normal(0, _BIAS_REPEAT_ADU)
-    return read_out(charge, chip, mode, stream.binning, offset, rng)
+    return detector.read_out(charge, chip, mode, stream.binning, offset, rng)
 
 
 def _spoil(
-    pixels: Pixels,
-    exposure: PlannedExposure,
+    pixels: detector.Pixels,
+    exposure: plan.PlannedExposure,
     state: InstrumentState,
     chip: str,
-    case: InjectedFault,
+    case: faults.InjectedFault,
     rng: np.random.Generator,
-) -> Pixels:
-    """Do to a chip's image what its fault does."""
-    read = CHIPS[chip].modes[exposure.stream.read_mode]
-    return inject(
+) -> detector.Pixels:
+    """Inject the fault into the image of a chip."""
+    read = detector.CHIPS[chip].modes[exposure.stream.read_mode]
+    return faults.inject(
         pixels,
-        light=light_region(chip, exposure.stream.binning),
+        light=detector.light_region(chip, exposure.stream.binning),
         gain_e_per_adu=read.gain_e_per_adu,
         read_noise_adu=read.read_noise_adu,
         bias_adu=read.bias_adu + state.bias_offset_adu[chip],
@@ -289,8 +293,10 @@ def _spoil(
     ).pixels
 
 
-def _misfile(images: dict[int, Pixels], case: InjectedFault) -> dict[int, Pixels]:
-    """Do what happens to a red frame's images on their way into the file."""
+def _misfile(
+    images: dict[int, detector.Pixels], case: faults.InjectedFault
+) -> dict[int, detector.Pixels]:
+    """Apply a fault of the file to the images of a red frame."""
     if case.kind == "chip_missing":
         return {1: images[1]}
     if case.kind == "chips_swapped":
@@ -301,11 +307,13 @@ def _misfile(images: dict[int, Pixels], case: InjectedFault) -> dict[int, Pixels
     return images
 
 
-def _halves(pixels: Pixels) -> dict[int, Pixels]:
+def _halves(pixels: detector.Pixels) -> dict[int, detector.Pixels]:
     """Split a blue image at its middle; each port has a prescan and an overscan of its own."""
-    middle = PRESCAN_PX + (pixels.shape[1] - PRESCAN_PX - OVERSCAN_PX) // 2
+    middle = (
+        detector.PRESCAN_PX + (pixels.shape[1] - detector.PRESCAN_PX - detector.OVERSCAN_PX) // 2
+    )
     # The ports' scans are one image's, half a chip apart in time: no two rows share their noise.
-    other = np.roll(pixels, len(pixels) // 2, axis=0)
-    left = np.hstack([pixels[:, :middle], other[:, -OVERSCAN_PX:]])
-    right = np.hstack([other[:, :PRESCAN_PX], pixels[:, middle:]])
-    return {1: left, 2: right}
+    rolled = np.roll(pixels, len(pixels) // 2, axis=0)
+    first = np.hstack([pixels[:, :middle], rolled[:, -detector.OVERSCAN_PX :]])
+    second = np.hstack([rolled[:, : detector.PRESCAN_PX], pixels[:, middle:]])
+    return {1: first, 2: second}

@@ -1,7 +1,7 @@
-"""Light on the chips before any detector has touched it: traces, blaze, lamps, lines.
+"""Light on the chips before detection: traces, blaze, lamps, lines.
 
-Geometry comes from ``orders.csv``: for each setting, chip and order, where the order lies and which
-wavelength falls there, at five places along it (UVES physical model, checked against published
+Geometry comes from ``orders.csv``: for each setting, chip and order, position and
+wavelength at five places along the order (UVES physical model, checked against published
 line lists). Everything is computed in the raw file's orientation: rows run along the orders,
 wavelength falling with the row; blue columns go to redder orders, red columns to bluer ones.
 """
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, zoom
 from scipy.special import ndtr
 
-from qc.simulator.detector import CHIPS, Binning, Electrons, light_shape
+from qc.simulator import detector
 
 Floats = NDArray[np.float64]
 
@@ -142,7 +142,19 @@ class Orders:
 
 @cache
 def order_table(setting_nm: int, chip: str) -> OrderTable:
-    """Read one setting's orders on one chip from ``orders.csv``."""
+    """Read the orders of a setting on one chip from ``orders.csv``.
+
+    Parameters
+    ----------
+    setting_nm : int
+        Key of `SETTINGS`.
+    chip : str
+        Name of the chip.
+
+    Returns
+    -------
+    OrderTable
+    """
     text = (resources.files("qc.simulator") / "orders.csv").read_text(encoding="ascii")
     rows = [
         row
@@ -160,11 +172,26 @@ def order_table(setting_nm: int, chip: str) -> OrderTable:
     )
 
 
-def place_orders(setting_nm: int, chip: str, binning: Binning, optics: Optics) -> Orders:
-    """Return where the orders of a setting are in this exposure."""
+def place_orders(setting_nm: int, chip: str, binning: detector.Binning, optics: Optics) -> Orders:
+    """Return the positions of the orders of a setting in an exposure.
+
+    Parameters
+    ----------
+    setting_nm : int
+        Key of `SETTINGS`.
+    chip : str
+        Name of the chip.
+    binning : (int, int)
+        BINX, BINY.
+    optics : Optics
+
+    Returns
+    -------
+    Orders
+    """
     table = order_table(setting_nm, chip)
     bin_x, bin_y = binning
-    rows, columns = CHIPS[chip].rows, CHIPS[chip].columns
+    rows, columns = detector.CHIPS[chip].rows, detector.CHIPS[chip].columns
     row = (np.arange(rows // bin_y) + 0.5) * bin_y - 0.5 - optics.shift_y_px  # unbinned, from 0
     place = (rows - 1 - row) / (rows - 1)  # both arms: wavelength falls with the row
     across = polynomial.polyval(place, table.trace)  # (n, ny)
@@ -181,7 +208,20 @@ def place_orders(setting_nm: int, chip: str, binning: Binning, optics: Optics) -
 
 
 def lamp_spectrum(lamp: str, wavelength_nm: Floats) -> Floats:
-    """Return photons per pixel of a continuum lamp, any unit, same shape as `wavelength_nm`."""
+    """Return photons per pixel of a continuum lamp in arbitrary units.
+
+    Parameters
+    ----------
+    lamp : str
+        Key of `LAMPS`.
+    wavelength_nm : float array
+        Any shape.
+
+    Returns
+    -------
+    float array
+        Same shape.
+    """
     if lamp == "D2":
         return _deuterium(wavelength_nm)
     kelvin = {"FFL1": 3200, "FFL2": 3100, "FFL3": 2900, "FFL4": 2700}[lamp]
@@ -211,7 +251,22 @@ def _deuterium_lines() -> tuple[Floats, Floats]:
 
 
 def transmission(path: str, arm: str, wavelength_nm: Floats) -> Floats:
-    """Return what dichroic and air let through, 0 to 1."""
+    """Return the transmission of dichroic and air, 0 to 1.
+
+    Parameters
+    ----------
+    path : str
+        INS MODE.
+    arm : str
+        ``blue`` or ``red``.
+    wavelength_nm : float array
+        Any shape.
+
+    Returns
+    -------
+    float array
+        Same shape.
+    """
     through = 1 - np.interp(wavelength_nm, *_air())
     if path in _DICHROIC_EDGE_NM:
         steps = (wavelength_nm - _DICHROIC_EDGE_NM[path]) / (-5.0 if arm == "blue" else 5.0)
@@ -257,25 +312,52 @@ def chips_of(arm: str) -> tuple[str, ...]:
 
 
 def standard_exposure_s(setting_nm: int, lamp: str) -> float:
-    """Return the exposure for a peak of 30 000 ADU: unbinned, low gain, 1" slit."""
+    """Return the exposure for a peak of 30 000 ADU: unbinned, low gain, 1" slit.
+
+    Parameters
+    ----------
+    setting_nm : int
+        Key of `SETTINGS`.
+    lamp : str
+        Key of `LAMPS`.
+
+    Returns
+    -------
+    float
+        Seconds.
+    """
     if lamp == "ThAr":
         return SETTINGS[setting_nm].arc_s
     return DEUTERIUM_S if lamp == "D2" else SETTINGS[setting_nm].flat_s
 
 
-def flat(setting_nm: int, chip: str, binning: Binning, lamp: str, optics: Optics) -> Electrons:
-    """Return a continuum lamp seen through the slit.
+def flat(
+    setting_nm: int, chip: str, binning: detector.Binning, lamp: str, optics: Optics
+) -> detector.Electrons:
+    """Return a continuum lamp through the slit.
+
+    Parameters
+    ----------
+    setting_nm : int
+        Key of `SETTINGS`.
+    chip : str
+        Name of the chip.
+    binning : (int, int)
+        BINX, BINY.
+    lamp : str
+        Key of `LAMPS`.
+    optics : Optics
 
     Returns
     -------
     (ny, nx) float32 array
-        Electrons per second and binned pixel, the light's part only.
+        Expected electrons per second, light-sensitive area only.
     """
     setting = SETTINGS[setting_nm]
     orders = place_orders(setting_nm, chip, binning, optics)
     spectrum = lamp_spectrum(lamp, orders.wavelength_nm) * orders.blaze
     spectrum *= transmission(optics.path, setting.arm, orders.wavelength_nm)
-    low_gain = CHIPS[chips_of(setting.arm)[-1]].modes["225kHz low"].gain_e_per_adu
+    low_gain = detector.CHIPS[chips_of(setting.arm)[-1]].modes["225kHz low"].gain_e_per_adu
     peak_e_s = STANDARD_PEAK_ADU * low_gain / standard_exposure_s(setting_nm, _own(lamp, setting))
     peak_e_s *= optics.slit_arcsec * binning[0] * binning[1]
     spectrum *= peak_e_s / _brightest(setting_nm, lamp)
@@ -293,8 +375,8 @@ def _own(lamp: str, setting: Setting) -> str:
 
 
 def draw_orders(
-    orders: Orders, spectrum: Floats, chip: str, binning: Binning, blur_px: float
-) -> Electrons:
+    orders: Orders, spectrum: Floats, chip: str, binning: detector.Binning, blur_px: float
+) -> detector.Electrons:
     """Paint each order's spectrum along its trace with the slit's profile.
 
     Parameters
@@ -302,8 +384,8 @@ def draw_orders(
     spectrum : (n, ny) float array
         Brightness of a fully lit binned pixel.
     """
-    ny, nx = light_shape(chip, binning)
-    # A column more on either side takes what falls beyond the edge.
+    ny, nx = detector.light_shape(chip, binning)
+    # One more column on either side takes the light beyond the edge.
     scene = np.zeros((ny, nx + 2), np.float32)
     sigma = _edge_sigma(binning[0], blur_px)
     row = np.arange(ny)[:, None]
@@ -324,7 +406,9 @@ def _edge_sigma(bin_x: int, blur_px: float) -> float:
     return float(np.sqrt(1.0 + blur_px**2 + bin_x**2 / 12) / bin_x)
 
 
-def slit_profile(distance: Electrons, half: Electrons | np.float32, sigma: float) -> Electrons:
+def slit_profile(
+    distance: detector.Electrons, half: detector.Electrons | np.float32, sigma: float
+) -> detector.Electrons:
     """Return the slit's image across an order: soft ends, 3 % uneven.
 
     Parameters
@@ -334,14 +418,16 @@ def slit_profile(distance: Electrons, half: Electrons | np.float32, sigma: float
     half : float32 or float32 array that broadcasts
         Half the slit's length in binned columns.
     """
-    lit: Electrons = ndtr((half - np.abs(distance)) / np.float32(sigma))
+    lit: detector.Electrons = ndtr((half - np.abs(distance)) / np.float32(sigma))
     along = distance / half
     lit *= 1 + np.float32(0.012) * along - np.float32(0.02) * (along * along - 0.3)
     return lit
 
 
 @lru_cache(maxsize=6)
-def _fringes(setting_nm: int, chip: str, binning: Binning) -> Electrons | np.float32:
+def _fringes(
+    setting_nm: int, chip: str, binning: detector.Binning
+) -> detector.Electrons | np.float32:
     """Return interference in the silicon: none below 650 nm, 40 % (EEV), 10 % (MIT) at 850 nm."""
     optics = Optics(1.0, 10.0, "RED")
     orders = place_orders(setting_nm, chip, binning, optics)
@@ -349,17 +435,17 @@ def _fringes(setting_nm: int, chip: str, binning: Binning) -> Electrons | np.flo
     if chip == "BLUE" or reddest < 650:
         return np.float32(1)
     thickness_um, contrast = (15.0, 0.2) if chip == "REDL" else (20.0, 0.05)
-    nm = _wavelength_map(orders, light_shape(chip, binning))
+    nm = _wavelength_map(orders, detector.light_shape(chip, binning))
     rng = np.random.default_rng(np.random.SeedSequence([850, *chip.encode()]))
-    bumps = _smooth_field(rng, light_shape(chip, binning), 24)
+    bumps = _smooth_field(rng, detector.light_shape(chip, binning), 24)
     depth = contrast * np.clip((nm - 650) / 200, 0, 1.2) ** 1.5
     # Silicon: n = 3.6; the bumps bend the fringes into the usual wood grain.
     phase = 4 * np.pi * 3.6e3 * (thickness_um + 0.35 * bumps) / nm
-    pattern: Electrons = (1 + depth * np.cos(phase)).astype(np.float32)
+    pattern: detector.Electrons = (1 + depth * np.cos(phase)).astype(np.float32)
     return pattern
 
 
-def _wavelength_map(orders: Orders, shape: tuple[int, int]) -> Electrons:
+def _wavelength_map(orders: Orders, shape: tuple[int, int]) -> detector.Electrons:
     """Return the wavelength that falls on each pixel, from the nearest order: (ny, nx) nm."""
     nm = np.empty(shape, np.float32)
     column = np.arange(shape[1])
@@ -371,50 +457,61 @@ def _wavelength_map(orders: Orders, shape: tuple[int, int]) -> Electrons:
     return nm
 
 
-def _smooth_field(rng: np.random.Generator, shape: tuple[int, int], cells: int) -> Electrons:
+def _smooth_field(
+    rng: np.random.Generator, shape: tuple[int, int], cells: int
+) -> detector.Electrons:
     """Return a random field of unit scatter with `cells` bumps along each side."""
     coarse = gaussian_filter(rng.standard_normal((cells, cells)), 0.7)
     smooth = zoom((coarse / coarse.std()).astype(np.float32), 8, order=3)
     return _stretched(smooth, shape)
 
 
-def _stretched(coarse: Electrons, shape: tuple[int, int]) -> Electrons:
+def _stretched(coarse: detector.Electrons, shape: tuple[int, int]) -> detector.Electrons:
     """Interpolate a smooth field linearly onto a larger grid."""
     factor = shape[0] / coarse.shape[0], shape[1] / coarse.shape[1]
-    field: Electrons = zoom(coarse, factor, order=1, grid_mode=True, mode="nearest")
+    field: detector.Electrons = zoom(coarse, factor, order=1, grid_mode=True, mode="nearest")
     return field
 
 
 @lru_cache(maxsize=6)
 def _diffuse(
-    setting_nm: int, chip: str, binning: Binning, lamp: str, path: str, slit_length_arcsec: float
-) -> Electrons:
+    setting_nm: int,
+    chip: str,
+    binning: detector.Binning,
+    lamp: str,
+    path: str,
+    slit_length_arcsec: float,
+) -> detector.Electrons:
     """Return scattered light between the orders and faint ghost orders, peak of the orders = 1.
 
     Ghosts are steeper and about twice as far apart: below 1 % on EEV chips, more on MIT's at 860.
     """
     setting = SETTINGS[setting_nm]
     optics = Optics(1.0, slit_length_arcsec, path)
-    coarse: Binning = (16, 16)
+    coarse: detector.Binning = (16, 16)
     orders = place_orders(setting_nm, chip, coarse, optics)
     spectrum = lamp_spectrum(lamp, orders.wavelength_nm) * orders.blaze
     spectrum *= transmission(path, setting.arm, orders.wavelength_nm) / _brightest(setting_nm, lamp)
     blocks = draw_orders(orders, spectrum, chip, coarse, 0.0)
     glow = gaussian_filter(blocks, 9, mode="nearest") * 0.025 + 0.0015 * blocks.mean()
-    shape = light_shape(chip, binning)
+    shape = detector.light_shape(chip, binning)
     return _stretched(glow, shape) + _ghosts(
         setting_nm, chip, binning, slit_length_arcsec, spectrum.max(axis=1)
     )
 
 
 def _ghosts(
-    setting_nm: int, chip: str, binning: Binning, slit_length_arcsec: float, brightness: Floats
-) -> Electrons:
+    setting_nm: int,
+    chip: str,
+    binning: detector.Binning,
+    slit_length_arcsec: float,
+    brightness: Floats,
+) -> detector.Electrons:
     """Return every second order again, steeper, in focus, at a fraction of a per cent."""
     strength = 0.015 if (setting_nm, chip) == (860, "REDU") else 0.004
     optics = Optics(1.0, slit_length_arcsec, "RED", shift_x_px=37.0)
     orders = place_orders(setting_nm, chip, binning, optics)
-    half_chip = light_shape(chip, binning)[0] / 2
+    half_chip = detector.light_shape(chip, binning)[0] / 2
     lean = 1 + 0.6 * (np.arange(orders.column.shape[1]) - half_chip) / half_chip
     middle = orders.column.mean(axis=1, keepdims=True)
     steeper = Orders(
@@ -478,8 +575,8 @@ class LineImages:
 
 
 def arc(
-    setting_nm: int, chip: str, binning: Binning, optics: Optics, thorium: float = 1.0
-) -> Electrons:
+    setting_nm: int, chip: str, binning: detector.Binning, optics: Optics, thorium: float = 1.0
+) -> detector.Electrons:
     """Return the thorium-argon lamp seen through the slit.
 
     Parameters
@@ -494,7 +591,7 @@ def arc(
     """
     orders = place_orders(setting_nm, chip, binning, optics)
     images = _line_images(setting_nm, orders, optics, thorium)
-    shape = light_shape(chip, binning)
+    shape = detector.light_shape(chip, binning)
     area = binning[0] * binning[1]
     scene = np.full(shape, images.peak_e_s.sum() / (shape[0] * shape[1]) * 0.2 * area, np.float32)
     inside = (images.column > -images.half_slit) & (images.column < shape[1] + images.half_slit)
@@ -508,24 +605,24 @@ def _line_images(setting_nm: int, orders: Orders, optics: Optics, thorium: float
     element = np.where(lines.argon, 1 / np.sqrt(thorium), thorium)
     rate = lines.rate_e_s * element * 30.0 / standard_exposure_s(setting_nm, "ThAr")
     ny = orders.column.shape[1]
-    found = []
+    images = []
     for number, nm in enumerate(orders.wavelength_nm):
-        seen = slice(*np.searchsorted(lines.wavelength_nm, (nm[-1], nm[0])))
-        row = np.interp(lines.wavelength_nm[seen], nm[::-1], np.arange(ny)[::-1])
+        visible = slice(*np.searchsorted(lines.wavelength_nm, (nm[-1], nm[0])))
+        row = np.interp(lines.wavelength_nm[visible], nm[::-1], np.arange(ny)[::-1])
         through = np.interp(row, np.arange(ny), orders.blaze[number])
         column = np.interp(row, np.arange(ny), orders.column[number])
         half = np.full(row.size, orders.half_slit[number])
         arm = SETTINGS[setting_nm].arm
-        through = through * transmission(optics.path, arm, lines.wavelength_nm[seen])
-        found.append(np.stack([row, column, rate[seen] * through, half]))
-    return LineImages(*np.concatenate(found, axis=1))
+        through = through * transmission(optics.path, arm, lines.wavelength_nm[visible])
+        images.append(np.stack([row, column, rate[visible] * through, half]))
+    return LineImages(*np.concatenate(images, axis=1))
 
 
 def _draw_lines(
-    scene: Electrons,
+    scene: detector.Electrons,
     images: LineImages,
-    wanted: NDArray[np.bool_],
-    binning: Binning,
+    selected: NDArray[np.bool_],
+    binning: detector.Binning,
     optics: Optics,
 ) -> None:
     """Add slightly tilted slit images to a scene, in place; charge is kept when binning."""
@@ -535,19 +632,19 @@ def _draw_lines(
     half_width = SLIT_PX_PER_ARCSEC * optics.slit_arcsec / 2 / bin_y
     edge = _edge_sigma(bin_x, optics.blur_px)
     tilt = SLIT_TILT * bin_x / bin_y
-    half = images.half_slit[wanted, None, None]
+    half = images.half_slit[selected, None, None]
     reach_x = int(half.max(initial=1) + 3 * edge + 1)
     reach_y = int(half_width + 4 * sigma + tilt * reach_x + 1)
-    centre_y, centre_x = images.row[wanted, None, None], images.column[wanted, None, None]
+    centre_y, centre_x = images.row[selected, None, None], images.column[selected, None, None]
     row = np.floor(centre_y).astype(np.intp) + np.arange(-reach_y, reach_y + 2)[:, None]
     column = np.floor(centre_x).astype(np.intp) + np.arange(-reach_x, reach_x + 2)
     away_x = (column - centre_x).astype(np.float32)  # (n, 1, w)
     away_y = (row - centre_y).astype(np.float32) - np.float32(tilt) * away_x  # (n, h, w)
-    profile: Electrons = ndtr((away_y + np.float32(half_width)) / np.float32(sigma))
+    profile: detector.Electrons = ndtr((away_y + np.float32(half_width)) / np.float32(sigma))
     profile -= ndtr((away_y - np.float32(half_width)) / np.float32(sigma))
     # A narrow slit spreads over its neighbours; a wide one keeps the peak.
     profile *= slit_profile(away_x, half.astype(np.float32), edge)
-    profile *= (images.peak_e_s[wanted, None, None] * bin_x * bin_y).astype(np.float32)
+    profile *= (images.peak_e_s[selected, None, None] * bin_x * bin_y).astype(np.float32)
     inside = (row >= 0) & (row < ny) & (column >= 0) & (column < nx)
     place = (row * nx + column)[inside]
     scene += np.bincount(place, profile[inside], ny * nx).reshape(ny, nx).astype(np.float32)

@@ -1,12 +1,12 @@
-"""Could anyone have seen a fault at all? The signal-to-noise ratio of the best possible search."""
+"""Visibility of a fault: signal-to-noise ratio of a matched filter."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 Doubles = NDArray[np.float64]
 
-INVISIBLE = 5.0  # sigma, below which even who knows the fault's exact shape and place finds nothing
-_STEP_ADU = 1.5  # the converter rounds: a difference of one step says little of a fault's size
+INVISIBLE = 5.0  # sigma; below, even a search with known shape and place finds nothing
+_STEP_ADU = 1.5  # rounding: a difference of one step does not measure the size of a fault
 _BLOCK = 16  # pixels; over so many the steps average out
 
 
@@ -28,7 +28,13 @@ def signal_to_noise(
     Parameters
     ----------
     ill, well : (ny, nx) arrays
-        ADU: one exposure with its fault and without, of the same noise.
+        The exposure with and without its fault, with equal noise, ADU.
+    gain_e_per_adu : float
+    read_noise_adu : float
+
+    Returns
+    -------
+    float
     """
     healthy = well.astype(np.float64)
     difference = ill.astype(np.float64) - healthy

@@ -1,4 +1,4 @@
-"""One number of an image type over the years, and what was done to the instrument meanwhile."""
+"""Trend of a metric over years, with interventions and changes of limits."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,48 +9,49 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
-from qc import db
+from qc import core, db
 from qc._time import noon
-from qc.core.verdict import Status
 from qc.db.findings import TrendPoint
 from qc.detection.metrics import METRICS
 from qc.detection.thresholds import Threshold
-from qc.project import Project
+from qc.project import ProjectContext
 
 Doubles = NDArray[np.float64]
 
-MOST_POINTS = 3000  # on a plot: about two to a pixel
+MOST_POINTS = 3000  # of a plot: about two for each pixel
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """What can be drawn over time."""
+    """Quantity with a trend."""
 
     name: str
     unit: str
-    words: str
+    description: str
 
 
 _OF_VERDICTS = (
-    Quantity("score", "", "How odd the frame is: 1 is the limit."),
-    Quantity("merge_height", "cosine distance", "Where it joins its references."),
-    Quantity("merge_ratio", "limits", "Merge height over the threshold it was held against."),
-    Quantity("residual", "sigma", "The strongest pattern that nominal variation cannot explain."),
-    Quantity("residual_ratio", "limits", "Residual over the limit of its night."),
+    Quantity("score", "", "Largest evidence in units of its limit."),
+    Quantity("merge_height", "cosine distance", "Distance at which it joins its references."),
+    Quantity("merge_ratio", "limits", "Merge height over its threshold."),
+    Quantity("residual", "sigma", "Strongest pattern outside the variation of nominal frames."),
+    Quantity("residual_ratio", "limits", "Residual over its limit on that night."),
 )
-QUANTITIES: Mapping[str, Quantity] = {one.name: one for one in _OF_VERDICTS} | {
+QUANTITIES: Mapping[str, Quantity] = {quantity.name: quantity for quantity in _OF_VERDICTS} | {
     name: Quantity(name, metric.unit, metric.meaning) for name, metric in METRICS.items()
 }
 
 
 @dataclass(frozen=True)
 class TrendEvent:
-    """Something that may have changed a trend.
+    """Event that may have changed a trend.
 
     Attributes
     ----------
     kind : str
         ``intervention`` or ``threshold``.
+    words : str
+        Description; a field of the REST API.
     """
 
     night: date
@@ -60,7 +61,7 @@ class TrendEvent:
 
 @dataclass(frozen=True)
 class TrendMonth:
-    """A month of a trend in numbers."""
+    """Statistics of a trend in one month."""
 
     month: date
     frames: int
@@ -72,14 +73,14 @@ class TrendMonth:
 
 @dataclass(frozen=True)
 class MetricTrend:
-    """A quantity of an image type over time.
+    """Trend of a quantity for an image type.
 
     Attributes
     ----------
-    points : tuple of Seen
-        All of them, oldest first.
+    points : tuple of TrendPoint
+        Oldest first.
     limit : tuple of (date, float)
-        From each of these nights on, the limit of the quantity, where it has one.
+        Limits with their first nights; empty without a limit.
     """
 
     image_type: str
@@ -90,130 +91,202 @@ class MetricTrend:
 
     @cached_property
     def months(self) -> list[TrendMonth]:
-        """Return it month by month."""
+        """Return the statistics of each month."""
         by_month: dict[date, list[TrendPoint]] = {}
-        for one in self.points:
-            by_month.setdefault(one.night.replace(day=1), []).append(one)
-        return [_month(month, some) for month, some in by_month.items()]
+        for point in self.points:
+            by_month.setdefault(point.night.replace(day=1), []).append(point)
+        months = []
+        for month, points in by_month.items():
+            values = np.array([point.value for point in points])
+            anomalous = sum(point.status == core.Status.ANOMALOUS for point in points)
+            median, least, greatest = (float(f(values)) for f in (np.median, np.min, np.max))
+            months.append(TrendMonth(month, len(points), median, least, greatest, anomalous))
+        return months
 
     @cached_property
-    def shown(self) -> list[TrendPoint]:
-        """Return the points that are drawn, found once for as long as the trend is kept."""
+    def plotted(self) -> list[TrendPoint]:
+        """Return the points of the plot, cached with the trend."""
         return self.thinned(MOST_POINTS)
 
     def thinned(self, most: int) -> list[TrendPoint]:
-        """Return so few points that look like all: of each stretch of time both extremes.
+        """Return fewer points with the same envelope: both extremes of each interval.
 
-        Anomalous ones stay, the newest first, up to a third.
+        Anomalous points stay, newest first, up to a third of `most`.
         """
         if len(self.points) <= most:
             return list(self.points)
-        odd = [i for i, one in enumerate(self.points) if one.status == Status.ANOMALOUS]
-        kept = extremes(np.array([one.value for one in self.points]), most // 3)
-        return [self.points[i] for i in sorted({*kept.tolist(), *odd[-(most // 3) :]})]
+        anomalous = [
+            i for i, point in enumerate(self.points) if point.status == core.Status.ANOMALOUS
+        ]
+        extreme = extremes(np.array([point.value for point in self.points]), most // 3)
+        selected = {*extreme.tolist(), *anomalous[-(most // 3) :]}
+        return [self.points[i] for i in sorted(selected)]
 
 
-def _month(month: date, some: Sequence[TrendPoint]) -> TrendMonth:
-    values = np.array([one.value for one in some])
-    odd = sum(one.status == Status.ANOMALOUS for one in some)
-    median, least, greatest = (float(f(values)) for f in (np.median, np.min, np.max))
-    return TrendMonth(month, len(some), median, least, greatest, odd)
-
-
-def extremes(values: Doubles, stretches: int) -> NDArray[np.int64]:
-    """Return the indices of the least and the greatest value of each stretch.
+def extremes(values: Doubles, intervals: int) -> NDArray[np.int64]:
+    """Return the indices of the least and the greatest value of each interval.
 
     Parameters
     ----------
     values : (n,) float array
         In order of time.
-    stretches : int
-        Into so many equal parts the n are cut.
+    intervals : int
+        Number of equal parts.
 
     Returns
     -------
     (k,) int array
-        At most twice `stretches`, each once, in order.
+        At most twice `intervals`, distinct, ascending.
     """
-    found = [
-        part[where]
-        for part in np.array_split(np.arange(len(values)), stretches)
+    indices = [
+        part[position]
+        for part in np.array_split(np.arange(len(values)), intervals)
         if len(part)
-        for where in (values[part].argmin(), values[part].argmax())
+        for position in (values[part].argmin(), values[part].argmax())
     ]
-    return np.unique(np.array(found, np.int64))
+    return np.unique(np.array(indices, np.int64))
 
 
 def read_trend(
-    project: Project, session: Session, image_type: str, name: str, first: date, last: date
+    project: ProjectContext, session: Session, image_type: str, name: str, first: date, last: date
 ) -> MetricTrend:
-    """Return a quantity of a type between two nights.
+    """Return the trend of a quantity between two nights.
 
     Parameters
     ----------
+    project : ProjectContext
+        Open project.
+    session : Session
+        Open session.
+    image_type : str
+        Image type.
     name : str
-        One of `QUANTITIES`.
+        A key of `QUANTITIES`.
+    first, last : date
+        First and last night.
+
+    Returns
+    -------
+    MetricTrend
     """
     entries = [
         entry
         for entry in project.thresholds.entries[image_type]
         if entry.encoder == project.encoder.fingerprint
     ]
-    points = tuple(_POINTS.get(name, partial(_metric, name))(session, image_type, first, last))
+    read = _READERS.get(name, partial(_read_metric, name))
+    points = tuple(read(session, image_type, first, last))
     if name == "residual_ratio":
-        points = tuple(_over_limit(points, entries))
-    events = (*_interventions(project, session, image_type), *_changes(entries))
-    shown = sorted((one for one in events if first <= one.night <= last), key=lambda one: one.night)
-    return MetricTrend(image_type, QUANTITIES[name], points, tuple(shown), _limits(entries, name))
+        points = tuple(scale_to_limit(points, entries))
+    events = [
+        *read_interventions(project, session, image_type),
+        *(
+            TrendEvent(entry.since, "threshold", f"limits: {entry.why} ({entry.by})")
+            for entry in entries
+        ),
+    ]
+    within = [event for event in events if first <= event.night <= last]
+    within.sort(key=lambda event: event.night)
+    return MetricTrend(
+        image_type, QUANTITIES[name], points, tuple(within), limits_of(entries, name)
+    )
 
 
 Reader = Callable[[Session, str, date, date], Iterator[TrendPoint]]
 
 
-def _metric(
+def _read_metric(
     name: str, session: Session, image_type: str, first: date, last: date
 ) -> Iterator[TrendPoint]:
-    return db.findings.metric_seen(session, image_type, name, first, last)
+    return db.findings.metric_trend(session, image_type, name, first, last)
 
 
-def _of_verdict(
+def _read_evidence(
     name: str, session: Session, image_type: str, first: date, last: date
 ) -> Iterator[TrendPoint]:
-    return db.findings.verdict_seen(session, image_type, name, first, last)
+    return db.findings.verdict_trend(session, image_type, name, first, last)
 
 
-def _merge_ratio(
+def _read_merge_ratio(
     session: Session, image_type: str, first: date, last: date
 ) -> Iterator[TrendPoint]:
-    for one in db.findings.verdict_seen(session, image_type, "merge_height", first, last):
-        if one.limit:
-            yield _with(one, one.value / one.limit)
+    for point in db.findings.verdict_trend(session, image_type, "merge_height", first, last):
+        if point.limit:
+            yield replace_value(point, point.value / point.limit)
 
 
-_POINTS: Mapping[str, Reader] = {
-    "score": partial(_of_verdict, "score"),
-    "merge_height": partial(_of_verdict, "merge_height"),
-    "merge_ratio": _merge_ratio,
-    "residual": partial(_of_verdict, "residual"),
-    "residual_ratio": partial(_of_verdict, "residual"),
+_READERS: Mapping[str, Reader] = {
+    "score": partial(_read_evidence, "score"),
+    "merge_height": partial(_read_evidence, "merge_height"),
+    "merge_ratio": _read_merge_ratio,
+    "residual": partial(_read_evidence, "residual"),
+    "residual_ratio": partial(_read_evidence, "residual"),
 }
 
 
-def _over_limit(points: Sequence[TrendPoint], entries: Sequence[Threshold]) -> Iterator[TrendPoint]:
-    """Yield each residual over the limit that held in its night; none before the first."""
-    for one in points:
-        valid = [entry for entry in entries if entry.since <= one.night]
+def scale_to_limit(
+    points: Sequence[TrendPoint], entries: Sequence[Threshold]
+) -> Iterator[TrendPoint]:
+    """Yield residuals over the limit of their night; nights before the first entry are left out.
+
+    Parameters
+    ----------
+    points : sequence of TrendPoint
+        Residuals, sigma.
+    entries : sequence of Threshold
+        Entries of the thresholds file, oldest first.
+
+    Yields
+    ------
+    TrendPoint
+    """
+    for point in points:
+        valid = [entry for entry in entries if entry.since <= point.night]
         if valid:
-            yield _with(one, one.value / valid[-1].residual)
+            yield replace_value(point, point.value / valid[-1].residual)
 
 
-def _with(one: TrendPoint, value: float) -> TrendPoint:
+def replace_value(point: TrendPoint, value: float) -> TrendPoint:
+    """Return a point with another value; faster than `dataclasses.replace`.
+
+    Parameters
+    ----------
+    point : TrendPoint
+        Point.
+    value : float
+        New value.
+
+    Returns
+    -------
+    TrendPoint
+    """
     return TrendPoint(
-        one.at, one.frame, one.number, one.night, value, one.status, one.encoder, one.limit
+        point.at,
+        point.frame,
+        point.number,
+        point.night,
+        value,
+        point.status,
+        point.encoder,
+        point.limit,
     )
 
 
-def _limits(entries: Sequence[Threshold], name: str) -> tuple[tuple[date, float], ...]:
+def limits_of(entries: Sequence[Threshold], name: str) -> tuple[tuple[date, float], ...]:
+    """Return the limits of a quantity with their first nights.
+
+    Parameters
+    ----------
+    entries : sequence of Threshold
+        Entries of the thresholds file, oldest first.
+    name : str
+        A key of `QUANTITIES`.
+
+    Returns
+    -------
+    tuple of (date, float)
+        Empty for a quantity without a limit.
+    """
     if name in {"score", "merge_ratio", "residual_ratio"}:
         return ((date.min, 1.0),)
     if name in {"merge_height", "residual"}:
@@ -221,24 +294,51 @@ def _limits(entries: Sequence[Threshold], name: str) -> tuple[tuple[date, float]
     return ()
 
 
-def _interventions(project: Project, session: Session, image_type: str) -> Iterator[TrendEvent]:
+def read_interventions(
+    project: ProjectContext, session: Session, image_type: str
+) -> Iterator[TrendEvent]:
+    """Yield the interventions that concern an image type or its instrument.
+
+    Parameters
+    ----------
+    project : ProjectContext
+        Open project.
+    session : Session
+        Open session.
+    image_type : str
+        Image type.
+
+    Yields
+    ------
+    TrendEvent
+    """
     scopes = {image_type} | {
-        one.name for one in project.instruments if image_type in one.image_types()
+        instrument.name
+        for instrument in project.instruments
+        if image_type in instrument.image_types()
     }
-    for row in db.epochs.epochs_between(session, date(1900, 1, 1), date.max):
+    for row in db.labels.epochs_between(session, date(1900, 1, 1), date.max):
         if row.scope in scopes:
             yield TrendEvent(row.since, "intervention", f"{row.why} ({row.who})")
 
 
-def _changes(entries: Sequence[Threshold]) -> Iterator[TrendEvent]:
-    for entry in entries:
-        yield TrendEvent(entry.since, "threshold", f"limits: {entry.why} ({entry.by})")
-
-
-def steps(
+def limit_steps(
     limit: Sequence[tuple[date, float]], first: date, last: date
 ) -> tuple[list[datetime], list[float]]:
-    """Return a limit as a line of steps between two nights."""
+    """Return a limit as a step line between two nights.
+
+    Parameters
+    ----------
+    limit : sequence of (date, float)
+        Limits with their first nights.
+    first, last : date
+        First and last night.
+
+    Returns
+    -------
+    times : list of datetime
+    values : list of float
+    """
     times: list[datetime] = []
     values: list[float] = []
     ends = [*(since for since, _ in limit[1:]), last]

@@ -1,1 +1,3 @@
-"""Training and evaluation of the classifier."""
+"""Training of the fault classifier: labelled examples, training and evaluation."""
+
+__all__ = ["evaluate", "examples", "train"]

@@ -1,1 +1,3 @@
-"""Fit of thresholds and threshold proposals."""
+"""Threshold tuning: fit limits to nominal or labelled extensions, propose and write them."""
+
+__all__ = ["choice", "extreme_values", "fit", "history", "label_fit", "limits", "proposals"]

@@ -1,4 +1,4 @@
-"""What nominal frames say of how odd a further one may look: the tail of a sample, extrapolated."""
+"""Extreme-value statistics: fit and extrapolation of the upper tail of a sample."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -6,15 +6,32 @@ from math import log
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
-from scipy.stats import genpareto
+from scipy import optimize, stats
 
 Doubles = NDArray[np.float64]
 
-_TAIL = 0.1  # the part of the sample that a tail is fitted to
-_SMALLEST_TAIL = 10  # excesses; fewer cannot tell an exponential from anything else
-_LARGEST_TAIL = 250  # the further out, the better the Pareto form holds
-_HEAVIEST_SHAPE = 0.5  # a small sample's fit may find worse; then one outlier would set the limit
+TAIL_FRACTION = 0.1  # of the sample
+SMALLEST_TAIL = 10  # excesses; the shape of a smaller tail cannot be determined
+LARGEST_TAIL = 250  # excesses; the Pareto form holds better for the outermost values
+HEAVIEST_SHAPE = 0.5  # with a heavier tail a single outlier of a small sample sets the limit
+TYPICAL_SHAPE = 0.15  # of noise-dominated evidence; a lognormal with sigma 0.7 has 0.2
+NEARLY_EXPONENTIAL = 1e-6  # smallest shape in a formula that divides by it
+NEGLIGIBLE_WEIGHT = 1e-15
+DRAWS = 2000
+NEXT_FRAMES = 1000  # a false-alarm interval holds for this many further frames
+INTERVAL_ENDS = (0.025, 0.975)
+_SHAPES = np.linspace(0, HEAVIEST_SHAPE, 11)
+_SCALES = np.exp(np.linspace(-2, 2, 81))  # in units of the mean excess
+_FACTORS = 50  # per product: each factor is below 1000, so the product stays finite
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
 
 
 def tail_quantile(sample: Doubles, false_alarms: float) -> float:
@@ -26,59 +43,54 @@ def tail_quantile(sample: Doubles, false_alarms: float) -> float:
     Parameters
     ----------
     sample : (n,) float array
-        Scores of nominal frames alone; no anomaly is needed.
+        Scores of nominal frames.
     false_alarms : float
         Rate per frame, 0 to 1.
+
+    Returns
+    -------
+    float
+        In the unit of the sample.
 
     Raises
     ------
     ValueError
-        If the sample is too small to have a tail (fewer than 2 values).
+        If the sample has fewer than 2 values.
     """
     if len(sample) < 2:
         raise ValueError(f"need at least 2 nominal frames to set a limit, got {len(sample)}")
-    start = float(np.quantile(sample, 1 - _TAIL))
+    start = float(np.quantile(sample, 1 - TAIL_FRACTION))
     excess = sample[sample > start] - start
     exceeding = len(excess) / len(sample)
     if false_alarms >= exceeding:
         return float(np.quantile(sample, 1 - false_alarms))
-    shape, scale = _fit_tail(excess)
-    return start + float(genpareto.isf(false_alarms / exceeding, shape, scale=scale))
+    shape, scale = fit_pareto(excess)
+    return start + float(stats.genpareto.isf(false_alarms / exceeding, shape, scale=scale))
 
 
-def _fit_tail(excess: Doubles) -> tuple[float, float]:
-    """Return shape and scale of the excesses; an exponential where they are few."""
-    if len(excess) < _SMALLEST_TAIL:
+def fit_pareto(excess: Doubles) -> tuple[float, float]:
+    """Return shape and scale of a generalised Pareto distribution; exponential for few excesses."""
+    if len(excess) < SMALLEST_TAIL:
         return 0.0, float(excess.mean())
-    shape, _, scale = genpareto.fit(excess, floc=0)
-    if shape > _HEAVIEST_SHAPE:
-        return _HEAVIEST_SHAPE, float(excess.mean()) * (1 - _HEAVIEST_SHAPE)
-    return max(float(shape), 0.0), float(scale)  # a bounded tail is a small sample's illusion
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A number, and what it lies between with a probability of 95 %."""
-
-    value: float
-    low: float
-    high: float
+    shape, _, scale = stats.genpareto.fit(excess, floc=0)
+    if shape > HEAVIEST_SHAPE:
+        return HEAVIEST_SHAPE, float(excess.mean()) * (1 - HEAVIEST_SHAPE)
+    return max(float(shape), 0.0), float(scale)  # a bounded tail is an artefact of small samples
 
 
 @dataclass(frozen=True)
 class TailFit:
-    """What a nominal sample says of its own tail: every tail that may have made it.
+    """Weighted generalised Pareto tails that agree with a nominal sample.
 
-    Excesses over `start` follow a generalised Pareto distribution, of a shape and scale that the
-    few of them leave open. So each pair has a weight: its likelihood, times how likely the shape
-    was beforehand, which falls from an exponential to the heaviest that is believed.
+    The excesses over `start` leave shape and scale uncertain. Each pair of them has a weight: its
+    likelihood times a prior, which falls from the exponential to the heaviest accepted shape.
 
     Attributes
     ----------
     sample : (n,) float array
-        In order; up to `start` it speaks for itself.
+        Sorted. Up to `start` the empirical distribution is used.
     beyond : int
-        How many of them lie beyond the start.
+        Number of values beyond the start.
     """
 
     sample: Doubles
@@ -86,154 +98,171 @@ class TailFit:
 
     @property
     def start(self) -> float:
-        """Return where the tail begins."""
+        """Lower end of the tail."""
         return float(self.sample[-self.beyond - 1])
 
     @property
     def share(self) -> float:
-        """Return the part of the sample beyond the start."""
+        """Fraction of the sample beyond the start."""
         return self.beyond / len(self.sample)
 
     @property
     def shapes(self) -> Doubles:
-        """Return those of the tails: (g,)."""
-        return self._fitted[0]
+        """Shape of each tail: (g,)."""
+        return self._parameters[0]
 
     @property
     def scales(self) -> Doubles:
-        """Return those of the tails: (g,)."""
-        return self._fitted[1]
+        """Scale of each tail: (g,)."""
+        return self._parameters[1]
 
     @property
     def weights(self) -> Doubles:
-        """Return those of the tails, of sum 1: (g,)."""
-        return self._fitted[2]
+        """Weight of each tail: (g,), sum 1."""
+        return self._parameters[2]
 
     @cached_property
-    def _fitted(self) -> tuple[Doubles, Doubles, Doubles]:
-        """Return shapes, scales and weights: fitted when they are asked for, as it takes long."""
+    def _parameters(self) -> tuple[Doubles, Doubles, Doubles]:
+        """Shapes, scales and weights, fitted at the first use because the fit is slow."""
         excess = self.sample[-self.beyond :] - self.start
-        all_alike = 1e-9 * max(abs(self.start), 1e-9)  # hardly a tail
-        mean = max(float(excess.mean()), all_alike)
-        shapes, scales = (each.ravel() for each in np.meshgrid(_SHAPES, mean * _SCALES))
-        likelihood = _log_likelihood(excess, shapes, scales)
-        weights = np.exp(likelihood - likelihood.max() - shapes / _USUAL_SHAPE)
+        smallest_mean = 1e-9 * max(abs(self.start), 1e-9)  # for a tail of equal values
+        mean = max(float(excess.mean()), smallest_mean)
+        shapes, scales = (grid.ravel() for grid in np.meshgrid(_SHAPES, mean * _SCALES))
+        likelihood = pareto_log_likelihood(excess, shapes, scales)
+        weights = np.exp(likelihood - likelihood.max() - shapes / TYPICAL_SHAPE)
         weights /= weights.sum()
-        told = weights > _NEGLIGIBLE
-        return shapes[told], scales[told], weights[told]
+        relevant = weights > NEGLIGIBLE_WEIGHT
+        return shapes[relevant], scales[relevant], weights[relevant]
 
     def rate(self, value: float) -> float:
-        """Return how often a further nominal frame is expected beyond a value."""
+        """Return the expected rate of nominal frames beyond a value."""
         if value < self.start:
-            return self._seen_beyond(value)
-        return self._beyond(max(value - self.start, 0.0))
+            return self.empirical_rate(value)
+        return self.tail_rate(max(value - self.start, 0.0))
 
-    def _beyond(self, excess: float) -> float:
-        """Return how often a further nominal frame is expected beyond the start by so much."""
-        return self.share * float(self.weights @ _survival(excess, self.shapes, self.scales))
+    def empirical_rate(self, value: float) -> float:
+        """Return the fraction of the sample beyond a value."""
+        return float((self.sample > value).mean())
+
+    def tail_rate(self, excess: float) -> float:
+        """Return the expected rate of nominal frames beyond the start plus an excess."""
+        return self.share * float(self.weights @ pareto_survival(excess, self.shapes, self.scales))
 
     def limit(self, rate: float) -> float:
-        """Return the value that a further nominal frame is expected beyond at the given rate.
+        """Return the value that nominal frames are expected to exceed at a rate.
 
-        What a small sample leaves open makes it wider: a heavier tail than the likeliest costs
-        more alarms than a lighter one saves.
+        The uncertainty of a small sample widens the limit: a tail heavier than the likeliest adds
+        more alarms than a lighter one removes.
         """
         if rate >= self.share:
             return float(np.quantile(self.sample, 1 - rate))
         high = float(self.scales.max())
-        while self._beyond(high) > rate:
+        while self.tail_rate(high) > rate:
             high *= 2
-        # Of the logarithms, which fall nearly in a straight line: ten steps, not sixty halvings.
+        # The logarithm of the rate is nearly linear: ten steps instead of sixty bisections.
         low = high / 2 if high > self.scales.max() else 0.0
-        excess = brentq(lambda one: log(self._beyond(one) / rate), low, high, xtol=1e-12 * high)
+        excess = optimize.brentq(
+            lambda value: log(self.tail_rate(value) / rate), low, high, xtol=1e-12 * high
+        )
         return self.start + float(excess)
 
-    def limits(self, rate: float) -> Interval:
-        """Return `limit`, and between what the value lies that is truly exceeded at the rate."""
+    def limit_interval(self, rate: float) -> Interval:
+        """Return `limit` with the interval of the value that is truly exceeded at the rate."""
         if rate >= self.share:
-            beyond = np.quantile(self.sample, 1 - self._shares(rate))
+            limits = np.quantile(self.sample, 1 - self.draw_shares(rate))
         else:
-            left = np.minimum(rate / self._shares(self.share), 1.0)
-            beyond = self.start + _quantile(left, *self._pairs())
+            remaining = np.minimum(rate / self.draw_shares(self.share), 1.0)
+            limits = self.start + pareto_quantile(remaining, *self.draw_tails())
         value = self.limit(rate)
-        low, high = np.quantile(beyond, _ENDS)
+        low, high = np.quantile(limits, INTERVAL_ENDS)
         return Interval(value, min(float(low), value), max(float(high), value))
 
-    def rates(self, value: float) -> Interval:
-        """Return `rate`, and between what the share of the next thousand frames beyond will lie."""
-        counted = self.share if value >= self.start else self._seen_beyond(value)
+    def rate_interval(self, value: float) -> Interval:
+        """Return `rate` with the interval of the share of the next thousand frames beyond."""
+        share = self.share if value >= self.start else self.empirical_rate(value)
         excess = max(value - self.start, 0.0)
-        true = self._shares(counted) * _survival(excess, *self._pairs())
-        seen = np.random.default_rng(2).poisson(_NEXT * true) / _NEXT
-        low, high = np.quantile(seen, _ENDS)
+        true_rates = self.draw_shares(share) * pareto_survival(excess, *self.draw_tails())
+        counts = np.random.default_rng(2).poisson(NEXT_FRAMES * true_rates)
+        low, high = np.quantile(counts / NEXT_FRAMES, INTERVAL_ENDS)
         return Interval(self.rate(value), float(low), float(high))
 
-    def _seen_beyond(self, value: float) -> float:
-        return float((self.sample > value).mean())
+    def draw_tails(self) -> tuple[Doubles, Doubles]:
+        """Return shapes and scales drawn by weight: (DRAWS,) each."""
+        random = np.random.default_rng(0)  # fixed seed: equal frames give equal intervals
+        indices = random.choice(len(self.weights), DRAWS, p=self.weights)
+        return self.shapes[indices], self.scales[indices]
 
-    def _pairs(self) -> tuple[Doubles, Doubles]:
-        """Return shape and scale of tails drawn by weight: (_DRAWS,) each."""
-        random = np.random.default_rng(0)  # the same frames, the same interval
-        drawn = random.choice(len(self.weights), _DRAWS, p=self.weights)
-        return self.shapes[drawn], self.scales[drawn]
-
-    def _shares(self, seen: float) -> Doubles:
-        """Return shares of all frames that may have given the one seen: (_DRAWS,)."""
-        k, n = seen * len(self.sample), len(self.sample)
-        return np.random.default_rng(1).beta(k, n - k + 1, _DRAWS)
-
-
-_DRAWS = 2000
-_NEXT = 1000
-_ENDS = (0.025, 0.975)
-_USUAL_SHAPE = 0.15  # of what is noise for the most part; a lognormal's of sigma 0.7 is 0.2
-_SHAPES = np.linspace(0, _HEAVIEST_SHAPE, 11)
-_SCALES = np.exp(np.linspace(-2, 2, 81))  # times the mean excess
+    def draw_shares(self, share: float) -> Doubles:
+        """Return population shares drawn given the sample's share: (DRAWS,)."""
+        k, n = share * len(self.sample), len(self.sample)
+        return np.random.default_rng(1).beta(k, n - k + 1, DRAWS)
 
 
 def fit_tail(sample: Doubles) -> TailFit:
-    """Return what a sample of nominal frames says of its tail.
+    """Fit the upper tail of a sample of nominal frames.
 
     Parameters
     ----------
     sample : (n,) float array
-        Finite; n at least twice `_SMALLEST_TAIL`.
+        Finite; n at least twice `SMALLEST_TAIL`.
     """
-    k = int(np.clip(round(_TAIL * len(sample)), _SMALLEST_TAIL, _LARGEST_TAIL))
-    return TailFit(_in_order(sample), k)
+    beyond = int(np.clip(round(TAIL_FRACTION * len(sample)), SMALLEST_TAIL, LARGEST_TAIL))
+    is_sorted = (sample[1:] >= sample[:-1]).all()  # this check takes a tenth of a sort's time
+    return TailFit(sample if is_sorted else np.sort(sample), beyond)
 
 
-def _in_order(sample: Doubles) -> Doubles:
-    """Sort, but for what is in order already: to see that takes a tenth of the time."""
-    return sample if (sample[1:] >= sample[:-1]).all() else np.sort(sample)
+def pareto_log_likelihood(excess: Doubles, shapes: Doubles, scales: Doubles) -> Doubles:
+    """Return the log likelihood of each generalised Pareto distribution.
 
+    Factors are multiplied in groups before the logarithm is taken, because logarithms are slow.
 
-def _log_likelihood(excess: Doubles, shapes: Doubles, scales: Doubles) -> Doubles:
-    """Return that of each of g Pareto tails: (g,).
+    Parameters
+    ----------
+    excess : (k,) float array
+        Excesses over the start of the tail.
+    shapes, scales : (g,) float arrays
+        Parameters of the distributions.
 
-    Logarithms are taken of products of factors, which are far fewer: none is above a thousand.
+    Returns
+    -------
+    (g,) float array
     """
-    bent = np.maximum(shapes, _NEARLY_EXPONENTIAL)
-    factors = 1 + excess[:, np.newaxis] * (bent / scales)  # (k, g)
+    shapes = np.maximum(shapes, NEARLY_EXPONENTIAL)
+    factors = 1 + excess[:, np.newaxis] * (shapes / scales)  # (k, g)
     products = np.multiply.reduceat(factors, np.arange(0, len(excess), _FACTORS), axis=0)
-    densities = -(1 / bent + 1) * np.log(products).sum(axis=0) - len(excess) * np.log(scales)
+    densities = -(1 / shapes + 1) * np.log(products).sum(axis=0) - len(excess) * np.log(scales)
     return np.asarray(densities, np.float64)
 
 
-_FACTORS = 50  # of a product: a thousand to that power is still a number
-_NEGLIGIBLE = 1e-15  # weight of a tail
+def pareto_survival(excess: float, shapes: Doubles, scales: Doubles) -> Doubles:
+    """Return the fraction of each generalised Pareto distribution beyond an excess.
+
+    Parameters
+    ----------
+    excess : float
+        Excess over the start of the tail.
+    shapes, scales : (g,) float arrays
+        Parameters of the distributions.
+
+    Returns
+    -------
+    (g,) float array
+    """
+    shapes = np.maximum(shapes, NEARLY_EXPONENTIAL)
+    return np.asarray((1 + shapes * excess / scales) ** (-1 / shapes), np.float64)
 
 
-def _survival(excess: float, shapes: Doubles, scales: Doubles) -> Doubles:
-    """Return the part of each Pareto tail beyond an excess."""
-    bent = np.maximum(shapes, _NEARLY_EXPONENTIAL)
-    return np.asarray((1 + bent * excess / scales) ** (-1 / bent), np.float64)
+def pareto_quantile(fraction: Doubles, shapes: Doubles, scales: Doubles) -> Doubles:
+    """Return the excess that a fraction of each generalised Pareto distribution exceeds.
 
+    Parameters
+    ----------
+    fraction, shapes, scales : (g,) float arrays
+        Fraction beyond the excess, and parameters of the distributions.
 
-def _quantile(part: Doubles, shapes: Doubles, scales: Doubles) -> Doubles:
-    """Return the excess that the given part of each Pareto tail lies beyond."""
-    bent = np.maximum(shapes, _NEARLY_EXPONENTIAL)
-    return np.asarray(scales / bent * (part**-bent - 1), np.float64)
-
-
-_NEARLY_EXPONENTIAL = 1e-6
+    Returns
+    -------
+    (g,) float array
+    """
+    shapes = np.maximum(shapes, NEARLY_EXPONENTIAL)
+    return np.asarray(scales / shapes * (fraction**-shapes - 1), np.float64)

@@ -1,1 +1,1 @@
-"""The review pages: what a browser sees of a project. A door: parse, call one function, present."""
+"""Web application: HTML pages in `pages`, the REST API in `api`."""

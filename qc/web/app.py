@@ -1,4 +1,4 @@
-"""The application: its pages, who may see them, and what goes with every answer."""
+"""The web application: routes, access control and error handlers."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -8,74 +8,46 @@ from fastapi import Depends, FastAPI
 from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
 
-from qc._cache import LRUCache, pictures_kept
+from qc import _cache
 from qc._time import utc_now
 from qc.db.reference_models import ReferenceModelCache
-from qc.project import Project
-from qc.web import auth, errors
-from qc.web.api import documentation
-from qc.web.dashboard import PastNights
-from qc.web.drawings import bokeh_folder
-from qc.web.pages import (
-    dashboard,
-    explain,
-    frames,
-    images,
-    labels,
-    login,
-    reports,
-    review,
-    similar,
-    thresholds,
-    thumbnails,
-    trends,
-)
+from qc.project import ProjectContext
+from qc.web import api, errors, pages, plots, security
+from qc.web.api.documentation import ProblemDetail
+from qc.web.dashboard import ArrivalCache
 
 STATIC = Path(__file__).parent / "static"
 
-Now = Callable[[], datetime]
+# The middleware checks the token; this entry documents it in the OpenAPI document.
+_TOKEN = HTTPBearer(
+    auto_error=False, scheme_name="token", description="Token from 'qc users token'."
+)
 
-# The door has looked at it; here it is only told to those who read the OpenAPI document.
-_TOKEN = HTTPBearer(auto_error=False, scheme_name="token", description="Of 'qc user token'.")
 
-
-def create_app(project: Project, now: Now = utc_now) -> FastAPI:
-    """Return the application over an open project.
+def create_app(project: ProjectContext, now: Callable[[], datetime] = utc_now) -> FastAPI:
+    """Return the application of an open project.
 
     Parameters
     ----------
+    project : ProjectContext
     now : callable
-        Tells the time.
+        Returns the time, aware.
     """
     app = FastAPI(
         title="calibration-qc",
         docs_url=None,
         redoc_url=None,
         openapi_url="/api/openapi.json",
-        dependencies=[Depends(auth.unforged), Depends(_TOKEN)],
-        responses={
-            "4XX": {"model": documentation.ProblemDetail, "description": "Why it was not done."}
-        },
+        dependencies=[Depends(security.check_form_token), Depends(_TOKEN)],
+        responses={"4XX": {"model": ProblemDetail, "description": "The request is refused."}},
     )
-    app.state.project, app.state.now, app.state.past = project, now, PastNights()
-    app.state.kept, app.state.pictures = LRUCache(), pictures_kept()
-    app.state.expectations = ReferenceModelCache()
-    app.mount("/static/bokeh", StaticFiles(directory=bokeh_folder()), name="bokeh")
+    app.state.project, app.state.now = project, now
+    app.state.cache, app.state.pictures = _cache.LRUCache(), _cache.picture_cache()
+    app.state.arrivals, app.state.reference_models = ArrivalCache(), ReferenceModelCache()
+    app.mount("/static/bokeh", StaticFiles(directory=plots.bokeh_folder()), name="bokeh")
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
-    auth.guard(app, errors.told)
-    errors.explain(app)
-    app.include_router(login.router)
-    app.include_router(documentation.router)
-    app.include_router(dashboard.router)
-    app.include_router(images.router)
-    app.include_router(frames.router)
-    app.include_router(explain.router)
-    app.include_router(review.router)
-    app.include_router(labels.router)
-    app.include_router(thresholds.router)
-    app.include_router(trends.router)
-    app.include_router(similar.router)
-    app.include_router(similar.uploads)
-    app.include_router(thumbnails.router)
-    app.include_router(reports.router)
+    security.install(app, errors.render_error)
+    errors.install_handlers(app)
+    for router in (*api.routers(), *pages.routers()):
+        app.include_router(router)
     return app

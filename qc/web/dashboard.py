@@ -1,7 +1,7 @@
-"""What is to be looked at now: how all detectors stand, what is doubtful, owed, absent, failed.
+"""State of the dashboard: status matrix, review queue, notifications and issues of a night.
 
-Asked for every few minutes by everybody who watches: it reads the newest night and sums of the
-nights before, never their rows.
+The page is polled every minute. It reads the rows of the newest night, and only counts of the
+nights before.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,41 +12,32 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, selectinload
 
 from qc import db
-from qc.alerts import notifications
+from qc.alerts import notifications, silences
 from qc.core.enums import FrameState
-from qc.db.findings import Finding
-from qc.db.models import (
-    AlertRow,
-    DeliveryRow,
-    ExtensionRow,
-    FrameRow,
-    NotificationRow,
-    VerdictRow,
-    doubt,
-)
-from qc.db.statistics import ArrivalCount
+from qc.db.schema import models
 from qc.io.instruments import Instrument
-from qc.monitoring.completeness import HISTORY, MissingCalibration, find_absences
-from qc.monitoring.health import read_troubles
+from qc.monitoring import completeness, missing
+from qc.monitoring.health import read_issues
 from qc.settings import Settings
-from qc.summaries.night import SEEN_WITHIN, ExtensionStanding, Matrix, matrix_of, standing
+from qc.summaries import matrix
+from qc.summaries.standing import ExtensionStanding, standing_of
 
-LISTED = 30  # of any one list; how many there are besides is always said
-WORTH_A_LOOK = 0.7  # score of a nominal image: so near the limit somebody might disagree
-OPEN_FOR = timedelta(days=30)  # notices that nobody has answered for longer are counted, not read
-_NIGHTS_KEPT = 7
+LISTED = 30  # entries of each list; the total count is always shown
+DOUBTFUL_SCORE = 0.7  # nominal images with a higher score are near the limit, so in the queue
+OPEN_FOR = timedelta(days=30)  # older open notifications are left out
+_MOST_NIGHTS = 7
 
 
 @dataclass(frozen=True)
 class DoubtfulImage:
-    """An image that nobody has spoken of yet.
+    """An unlabelled image that needs a review.
 
     Attributes
     ----------
     doubt : float
-        2 where too few references could say; else 1 on the limit, and less away from it.
+        2 if there were too few references; else 1 at the limit, decreasing with the distance.
     reason : str
-        The first of the verdict's.
+        First reason of the verdict.
     """
 
     extension_id: int
@@ -63,12 +54,14 @@ class DoubtfulImage:
 
 @dataclass(frozen=True)
 class PendingAlert:
-    """Something that people have not been told of yet.
+    """An alert that is not sent yet.
 
     Attributes
     ----------
     to : str
-        An address that the mail has not reached; empty where it is yet to be written.
+        Recipient of a failed delivery; empty for an alert without notification.
+    trouble : str
+        Error of the last attempt.
     """
 
     since: datetime
@@ -79,12 +72,12 @@ class PendingAlert:
 
 @dataclass(frozen=True)
 class ActiveSilence:
-    """What people asked not to be told of.
+    """A silence in force.
 
     Attributes
     ----------
     alerts : int
-        How many it has kept from them.
+        Number of suppressed alerts.
     """
 
     number: int
@@ -101,7 +94,13 @@ class ActiveSilence:
 
 @dataclass(frozen=True)
 class OpenNotification:
-    """What people were told and nobody has answered."""
+    """A notification that is not acknowledged.
+
+    Attributes
+    ----------
+    told : tuple of str
+        Recipients of a successful delivery.
+    """
 
     number: int
     topic: str
@@ -112,7 +111,13 @@ class OpenNotification:
 
 @dataclass(frozen=True)
 class FailedFile:
-    """A file that could not be judged, and when it is tried again, if it is."""
+    """A file that could not be processed.
+
+    Attributes
+    ----------
+    retry_at : datetime or None
+        None if the file is not retried until it changes.
+    """
 
     name: str
     reason: str
@@ -123,22 +128,28 @@ class FailedFile:
 
 @dataclass(frozen=True)
 class Dashboard:
-    """Everything that the first page shows.
+    """Content of the dashboard.
 
     Attributes
     ----------
     evening : date or None
-        The day on which the night began; None where nothing has been processed.
+        Date of the night's evening; None if nothing has been processed.
     is_newest : bool
-        Whether this is the newest night that brought anything.
+        True if this is the newest night with frames.
     nights_since : int
-        Whole nights that have passed since it.
+        Complete nights without frames since then.
     idle : mapping of instrument to tuple of chips
-        Those that no frame came of for 30 days.
-    queue : tuple of Doubtful
-        The most doubtful first; `queued` counts those too that are not listed.
-    open_notices, failed_files : int
-        Counts, those too that are not listed.
+        Detectors without a frame for 30 days.
+    queue : tuple of DoubtfulImage
+        The most doubtful first.
+    queued, open_notices, failed_files : int
+        Counts that include entries not listed.
+    owed : tuple of PendingAlert
+    silenced : tuple of ActiveSilence
+    notices : tuple of OpenNotification
+    absences : tuple of MissingCalibration
+    troubles : tuple of str
+        Active issues of the service.
     """
 
     at: datetime
@@ -147,7 +158,7 @@ class Dashboard:
     nights_since: int
     frames: int
     standings: Mapping[ExtensionStanding, int]
-    matrices: tuple[Matrix, ...]
+    matrices: tuple[matrix.Matrix, ...]
     idle: Mapping[str, tuple[str, ...]]
     queue: tuple[DoubtfulImage, ...]
     queued: int
@@ -155,190 +166,233 @@ class Dashboard:
     silenced: tuple[ActiveSilence, ...]
     notices: tuple[OpenNotification, ...]
     open_notices: int
-    absences: tuple[MissingCalibration, ...]
+    absences: tuple[missing.MissingCalibration, ...]
     failed: tuple[FailedFile, ...]
     failed_files: int
     troubles: tuple[str, ...]
 
 
 @dataclass
-class PastNights:
-    """What the nights before brought, kept as long as no more of them comes in.
+class ArrivalCache:
+    """Cached frame counts of earlier nights, the most expensive query of the dashboard.
 
-    The sums of 100 nights cost more than all else that the page asks for.
+    An entry is valid as long as no frame arrives for its nights.
     """
 
-    known: dict[tuple[date, int, int], tuple[ArrivalCount, ...]] = field(default_factory=dict)
+    entries: dict[tuple[date, int, int], tuple[db.statistics.ArrivalCount, ...]] = field(
+        default_factory=dict
+    )
 
-    def before(self, session: Session, night: date) -> tuple[ArrivalCount, ...]:
-        """Return what each of the nights before brought of each setup."""
-        first, last = night - HISTORY, night - timedelta(days=1)
+    def read_before(self, session: Session, night: date) -> tuple[db.statistics.ArrivalCount, ...]:
+        """Return the frame counts per setup of the nights before a night.
+
+        Parameters
+        ----------
+        session : Session
+            For reading.
+        night : date
+        """
+        first, last = night - completeness.HISTORY, night - timedelta(days=1)
         key = (night, *db.statistics.frames_between(session, first, last))
-        found = self.known.get(key)
-        if found is None:
-            found = tuple(db.statistics.had_between(session, first, last))
-            kept = list(self.known.items())[-_NIGHTS_KEPT:]
-            self.known = {**dict(kept), key: found}  # anew: others may be reading the one before
-        return found
+        counts = self.entries.get(key)
+        if counts is None:
+            counts = tuple(db.statistics.arrivals_between(session, first, last))
+            newest = list(self.entries.items())[-_MOST_NIGHTS:]
+            self.entries = {**dict(newest), key: counts}  # a new dict: other threads may read
+        return counts
 
 
-def read_tonight(
+def read_dashboard(
     session: Session,
     settings: Settings,
     instruments: Sequence[Instrument],
     now: datetime,
     night: date | None = None,
-    past: PastNights | None = None,
+    arrivals: ArrivalCache | None = None,
 ) -> Dashboard:
-    """Return how things stand.
+    """Return the content of the dashboard.
 
     Parameters
     ----------
+    session : Session
+        For reading.
+    settings : Settings
+    instruments : sequence of Instrument
     now : datetime
         Aware.
     night : date, optional
-        Another than the newest that brought anything.
-    past : Past, optional
-        Where the sums of the nights before are kept from one time to the next.
+        Default: the newest night with frames.
+    arrivals : ArrivalCache, optional
+        Shared between calls.
     """
     newest_night = db.statistics.newest_night(session)
     evening = night or newest_night
-    current = max(one.night_of(now) for one in instruments)
+    current = max(instrument.night_of(now) for instrument in instruments)
     is_newest = night is None or night == newest_night
-    findings = db.findings.findings_without_numbers(session, evening) if evening else []
+    findings = db.findings.findings_without_metrics(session, evening) if evening else []
     watched = current if is_newest and evening and current > evening else evening
-    absences = _absences(session, instruments, watched, now, past or PastNights())
-    matrices = _matrices(
+    absences = read_absences(session, instruments, watched, now, arrivals or ArrivalCache())
+    matrices = read_matrices(
         session, instruments, evening, findings, absences, now if is_newest else None
     )
-    counts = {one: sum(standing(found) is one for found in findings) for one in ExtensionStanding}
-    counts[ExtensionStanding.ABSENT] = sum(not one.is_mended for one in absences)
-    queue = doubtful(findings)
-    unanswered = notifications.open_notices(session, now - OPEN_FOR)
-    failed_files = session.scalar(
-        select(func.count()).select_from(FrameRow).where(FrameRow.state == FrameState.FAILED)
+    standings = [standing_of(finding) for finding in findings]
+    counts = {state: standings.count(state) for state in ExtensionStanding}
+    counts[ExtensionStanding.ABSENT] = sum(not absence.is_mended for absence in absences)
+    queue = find_doubtful(findings)
+    unanswered = notifications.open_notifications(session, now - OPEN_FOR)
+    n_failed = session.scalar(
+        select(func.count())
+        .select_from(models.FrameRow)
+        .where(models.FrameRow.state == FrameState.FAILED)
     )
     return Dashboard(
         at=now,
         evening=evening,
         is_newest=is_newest,
         nights_since=max(0, (current - evening).days - 1) if evening else 0,
-        frames=len({one.frame.id for one in findings}),
+        frames=len({finding.frame.id for finding in findings}),
         standings=counts,
-        matrices=tuple(one for one in matrices if one.rows),
-        idle={one.instrument: one.chips for one in matrices if not one.rows},
+        matrices=tuple(matrix for matrix in matrices if matrix.rows),
+        idle={matrix.instrument: matrix.chips for matrix in matrices if not matrix.rows},
         queue=tuple(queue[:LISTED]),
         queued=len(queue),
-        owed=_owed(session),
-        silenced=_silenced(session),
-        notices=_notices(session, [one.id for one in unanswered[-LISTED:]]),
+        owed=read_pending_alerts(session),
+        silenced=read_silences(session),
+        notices=read_notifications(session, [row.id for row in unanswered[-LISTED:]]),
         open_notices=len(unanswered),
         absences=absences,
-        failed=_failed(session),
-        failed_files=failed_files or 0,
-        troubles=read_troubles(session, settings, now),
+        failed=read_failed_files(session),
+        failed_files=n_failed or 0,
+        troubles=read_issues(session, settings, now),
     )
 
 
-def _absences(
+def read_absences(
     session: Session,
     instruments: Sequence[Instrument],
     night: date | None,
     now: datetime,
-    past: PastNights,
-) -> tuple[MissingCalibration, ...]:
+    arrivals: ArrivalCache,
+) -> tuple[missing.MissingCalibration, ...]:
+    """Return the calibrations that are missing at the end of a night, or now.
+
+    Parameters
+    ----------
+    session : Session
+        For reading.
+    instruments : sequence of Instrument
+    night : date or None
+        None gives an empty result.
+    now : datetime
+        Aware.
+    arrivals : ArrivalCache
+    """
     if night is None:
         return ()
-    ends = max(one.night_ends(night) for one in instruments)
-    before = past.before(session, night)
-    return find_absences(session, night, instruments, min(now, ends), before)
+    ends = max(instrument.night_ends(night) for instrument in instruments)
+    before = arrivals.read_before(session, night)
+    return completeness.find_missing(session, night, instruments, min(now, ends), before)
 
 
-def _matrices(
+def read_matrices(
     session: Session,
     instruments: Sequence[Instrument],
     evening: date | None,
-    findings: Sequence[Finding],
-    absences: Sequence[MissingCalibration],
+    findings: Sequence[db.findings.Finding],
+    absences: Sequence[missing.MissingCalibration],
     now: datetime | None,
-) -> list[Matrix]:
+) -> list[matrix.Matrix]:
+    """Return the status matrix of each instrument.
+
+    Parameters
+    ----------
+    session : Session
+        For reading.
+    instruments : sequence of Instrument
+    evening : date or None
+        None gives an empty result.
+    findings : sequence of Finding
+        Of the night.
+    absences : sequence of MissingCalibration
+    now : datetime or None
+        None for ages at the end of the night.
+    """
     if evening is None:
         return []
-    newest = db.statistics.newest_of_types(
-        session, evening - SEEN_WITHIN - timedelta(days=1), evening
-    )
-    missed = [one for one in absences if one.missed <= evening]
-    return [matrix_of(one, evening, newest, findings, (), missed, now) for one in instruments]
+    first = evening - matrix.SEEN_WITHIN - timedelta(days=1)
+    newest = db.statistics.newest_of_types(session, first, evening)
+    missed = [absence for absence in absences if absence.missed <= evening]
+    return [
+        matrix.matrix_of(instrument, evening, newest, findings, (), missed, now)
+        for instrument in instruments
+    ]
 
 
-def doubtful(findings: Sequence[Finding]) -> list[DoubtfulImage]:
-    """Return what somebody should look at, the most doubtful first.
+def find_doubtful(findings: Sequence[db.findings.Finding]) -> list[DoubtfulImage]:
+    """Return the unlabelled images that need a review, the most doubtful first.
 
-    Where too few references could say, nobody knows; then, the nearer to the limit, the more two
-    people might disagree. What a person has spoken of is in no doubt.
+    Images with too few references come first, then those near the limit.
     """
-    found = [
-        _doubtful(one, stands)
-        for one in findings
-        if one.label is None
-        and (
-            (stands := standing(one)) is not ExtensionStanding.NOMINAL
-            or one.verdict.score >= WORTH_A_LOOK
+    images = []
+    for finding in findings:
+        standing, score = standing_of(finding), finding.verdict.score
+        is_clear = standing is ExtensionStanding.NOMINAL and score < DOUBTFUL_SCORE
+        if finding.label is not None or is_clear:
+            continue
+        image = DoubtfulImage(
+            extension_id=finding.extension.id,
+            frame=finding.frame.name,
+            number=finding.extension.number,
+            image_type=finding.extension.image_type,
+            chip=finding.extension.chip,
+            observed_at=finding.frame.observed_at,
+            standing=standing,
+            score=score,
+            doubt=models.doubt(finding.verdict.status, score),
+            reason=next(iter(finding.verdict.reasons), ""),
         )
-    ]
-    return sorted(found, key=lambda one: (-one.doubt, -one.score, one.extension_id))
+        images.append(image)
+    return sorted(images, key=lambda image: (-image.doubt, -image.score, image.extension_id))
 
 
-def _doubtful(finding: Finding, stands: ExtensionStanding) -> DoubtfulImage:
-    score = finding.verdict.score
-    return DoubtfulImage(
-        extension_id=finding.extension.id,
-        frame=finding.frame.name,
-        number=finding.extension.number,
-        image_type=finding.extension.image_type,
-        chip=finding.extension.chip,
-        observed_at=finding.frame.observed_at,
-        standing=stands,
-        score=score,
-        doubt=doubt(finding.verdict.status, score),
-        reason=next(iter(finding.verdict.reasons), ""),
-    )
-
-
-def _owed(session: Session) -> tuple[PendingAlert, ...]:
-    unwritten = (
-        select(AlertRow, FrameRow.name, ExtensionRow.number)
-        .outerjoin(VerdictRow, VerdictRow.id == AlertRow.verdict_id)
-        .outerjoin(ExtensionRow, ExtensionRow.id == VerdictRow.extension_id)
-        .outerjoin(FrameRow, FrameRow.id == ExtensionRow.frame_id)
-        .where(*notifications.waiting())
-        .order_by(AlertRow.id)
+def read_pending_alerts(session: Session) -> tuple[PendingAlert, ...]:
+    """Return the alerts without notification, then the deliveries to be retried."""
+    without_notification = (
+        select(models.AlertRow, models.FrameRow.name, models.ExtensionRow.number)
+        .outerjoin(models.VerdictRow, models.VerdictRow.id == models.AlertRow.verdict_id)
+        .outerjoin(models.ExtensionRow, models.ExtensionRow.id == models.VerdictRow.extension_id)
+        .outerjoin(models.FrameRow, models.FrameRow.id == models.ExtensionRow.frame_id)
+        .where(*notifications.pending_conditions())
+        .order_by(models.AlertRow.id)
         .limit(LISTED)
     )
-    unsent = (
-        select(DeliveryRow, NotificationRow.subject)
-        .join(DeliveryRow.notice)
-        .where(DeliveryRow.due_at.is_not(None))
-        .order_by(DeliveryRow.id)
+    undelivered = (
+        select(models.DeliveryRow, models.NotificationRow.subject)
+        .join(models.DeliveryRow.notification)
+        .where(models.DeliveryRow.due_at.is_not(None))
+        .order_by(models.DeliveryRow.id)
         .limit(LISTED)
     )
-    rows = session.execute(unwritten)
-    first = [
-        PendingAlert(one.owed_at, one.words or f"{name}[{number}]") for one, name, number in rows
+    alerts = [
+        PendingAlert(alert.owed_at, alert.words or f"{name}[{number}]")
+        for alert, name, number in session.execute(without_notification)
     ]
-    others = session.execute(unsent)
-    return (
-        *first,
-        *(PendingAlert(one.owed_at, what, one.address, one.trouble) for one, what in others),
-    )
+    deliveries = [
+        PendingAlert(delivery.owed_at, subject, delivery.address, delivery.trouble)
+        for delivery, subject in session.execute(undelivered)
+    ]
+    return (*alerts, *deliveries)
 
 
-def _silenced(session: Session) -> tuple[ActiveSilence, ...]:
-    rows = notifications.silences(session)
-    kept = select(AlertRow.silence_id, func.count()).where(
-        AlertRow.silence_id.in_([row.id for row in rows])
+def read_silences(session: Session) -> tuple[ActiveSilence, ...]:
+    """Return the silences in force, with the number of alerts that they suppress."""
+    rows = silences.read_silences(session)
+    suppressed = (
+        select(models.AlertRow.silence_id, func.count())
+        .where(models.AlertRow.silence_id.in_([row.id for row in rows]))
+        .group_by(models.AlertRow.silence_id)
     )
-    counts = {silence: n for silence, n in session.execute(kept.group_by(AlertRow.silence_id))}  # noqa: C416 - a Result has keys
+    counts = {silence: n for silence, n in session.execute(suppressed)}  # noqa: C416 - a Result has keys
     return tuple(
         ActiveSilence(
             number=row.id,
@@ -356,13 +410,21 @@ def _silenced(session: Session) -> tuple[ActiveSilence, ...]:
     )
 
 
-def _notices(session: Session, numbers: Sequence[int]) -> tuple[OpenNotification, ...]:
-    """Return notices with those who were told, the newest first."""
+def read_notifications(session: Session, numbers: Sequence[int]) -> tuple[OpenNotification, ...]:
+    """Return notifications with their recipients, the newest first.
+
+    Parameters
+    ----------
+    session : Session
+        For reading.
+    numbers : sequence of int
+        Row numbers.
+    """
     query = (
-        select(NotificationRow)
-        .where(NotificationRow.id.in_(numbers))
-        .options(selectinload(NotificationRow.deliveries))
-        .order_by(NotificationRow.id.desc())
+        select(models.NotificationRow)
+        .where(models.NotificationRow.id.in_(numbers))
+        .options(selectinload(models.NotificationRow.deliveries))
+        .order_by(models.NotificationRow.id.desc())
     )
     return tuple(
         OpenNotification(
@@ -370,17 +432,18 @@ def _notices(session: Session, numbers: Sequence[int]) -> tuple[OpenNotification
             topic=row.topic,
             subject=row.subject.removeprefix("[QC] "),
             made_at=row.made_at,
-            told=tuple(one.address for one in row.deliveries if one.sent_at),
+            told=tuple(delivery.address for delivery in row.deliveries if delivery.sent_at),
         )
         for row in session.scalars(query)
     )
 
 
-def _failed(session: Session) -> tuple[FailedFile, ...]:
+def read_failed_files(session: Session) -> tuple[FailedFile, ...]:
+    """Return the newest files that could not be processed."""
     query = (
-        select(FrameRow)
-        .where(FrameRow.state == FrameState.FAILED)
-        .order_by(FrameRow.id.desc())
+        select(models.FrameRow)
+        .where(models.FrameRow.state == FrameState.FAILED)
+        .order_by(models.FrameRow.id.desc())
         .limit(LISTED)
     )
     return tuple(

@@ -1,4 +1,4 @@
-"""A mistake is told on a page of its own, in the words it was made with; a bug in none."""
+"""Error responses: a page for browsers, JSON for scripts."""
 
 from typing import Any
 
@@ -13,35 +13,43 @@ from qc.web.rendering import render
 _STATUS: dict[type[Exception], int] = {UnknownFrameError: 404, InvalidInputError: 422}
 
 
-def explain(app: FastAPI) -> None:
-    """Answer the errors that qc raises on purpose, as page or as JSON."""
+def install_handlers(app: FastAPI) -> None:
+    """Render the errors that qc raises on purpose; other exceptions are bugs."""
 
     @app.exception_handler(QCError)
-    def mistake(request: Request, error: Exception) -> Response:
-        return told(request, _STATUS.get(type(error), 500), str(error))
+    def handle_qc_error(request: Request, error: Exception) -> Response:
+        return render_error(request, _STATUS.get(type(error), 500), str(error))
 
     @app.exception_handler(HTTPException)
-    def refused(request: Request, error: Exception) -> Response:
+    def handle_http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return told(request, error.status_code, str(error.detail))
+        return render_error(request, error.status_code, str(error.detail))
 
     @app.exception_handler(RequestValidationError)
-    def nonsense(request: Request, error: Exception) -> Response:
+    def handle_invalid_request(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return told(request, 422, "; ".join(_sentence(one) for one in error.errors()))
+        return render_error(request, 422, "; ".join(describe(entry) for entry in error.errors()))
 
 
-def _sentence(mistake: dict[str, Any]) -> str:
-    """Say which part of a question cannot be, and why; what a form holds is not repeated."""
-    where, *names = mistake["loc"]
-    name = ".".join(map(str, names)) or where
-    got = mistake.get("input")
-    is_plain = where != "body" and isinstance(got, str | int | float)
-    return f"{name}: {mistake['msg']}" + (f", got {str(got)[:40]!r}" if is_plain else "")
+def describe(error: dict[str, Any]) -> str:
+    """Return a validation error in words; the content of a form is not repeated."""
+    where, *path = error["loc"]
+    name = ".".join(map(str, path)) or where
+    value = error.get("input")
+    is_simple = where != "body" and isinstance(value, str | int | float)
+    return f"{name}: {error['msg']}" + (f", got {str(value)[:40]!r}" if is_simple else "")
 
 
-def told(request: Request, status: int, words: str) -> Response:
-    """Return a page that says what went wrong, or for scripts a document."""
+def render_error(request: Request, status: int, message: str) -> Response:
+    """Return an error as a page, or as JSON for the API.
+
+    Parameters
+    ----------
+    request : Request
+    status : int
+        HTTP status.
+    message : str
+    """
     if request.url.path.startswith("/api/"):
-        return JSONResponse({"error": words}, status)
-    return render(request, "error.html.j2", status=status, words=words)
+        return JSONResponse({"error": message}, status)
+    return render(request, "error.html.j2", status=status, message=message)

@@ -1,188 +1,190 @@
-"""Where the marks of a small drawing go, in the units of its box; the template draws them."""
+"""Interactive plots as documents for BokehJS.
 
-from collections.abc import Iterator, Sequence
+The plots are dark on white, as for print; the style sheet inverts them on a dark screen.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from bokeh import models, plotting
+from bokeh.core.types import ID
+from bokeh.embed import json_item
+from bokeh.models.annotations import Label, Span
+from bokeh.models.labeling import NoOverlap
 
-from qc.tuning.fit import precision_recall
+TARGET = ID("plot")  # id of the element that holds the plot
+SELECTED = "selected"  # name of the ring around the point selected by keyboard
 
-Doubles = NDArray[np.float64]
-
-WIDTH, HEIGHT = 400, 220  # of the box; text of 12 is read at 390 pixels too
-LEFT, RIGHT, TOP, BOTTOM = 42, 20, 14, 34  # margins
-LEAST, MOST = 0.05, 20.0  # ratios to a limit that are told apart
-_BINS = 48
-_TOLD = np.arange(1, 11) / 10  # the recalls of a curve that are told in numbers
-
-
-@dataclass(frozen=True)
-class HistogramBar:
-    """A group's frames within a span of ratios."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-    frames: int
+_INK, _PAPER, _LINE = "#1b2128", "#ffffff", "#d5dae0"  # as in pages.css
+_EVENT = {"intervention": "#00558c", "threshold": "#8a5a00"}
+_TOOLS = "pan,wheel_zoom,box_zoom,reset,save"
 
 
-@dataclass(frozen=True)
-class AxisTick:
-    """A number beside an axis."""
-
-    at: float
-    words: str
+def bokeh_folder() -> Path:
+    """Return the folder of the scripts in the bokeh package."""
+    package = find_spec("bokeh")
+    assert package is not None
+    assert package.origin is not None
+    return Path(package.origin).parent / "server" / "static" / "js"
 
 
 @dataclass(frozen=True)
-class HistogramBin:
-    """How many frames of each group lie between two ratios to a limit."""
-
-    low: float
-    high: float
-    frames: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class RatioHistogram:
-    """How far past frames lie from their limits, on logarithmic scales.
+class PointGroup:
+    """Points with a common colour and marker.
 
     Attributes
     ----------
-    groups : dict of name to tuple of Bar
-    spans : tuple of Span
-        The same in numbers; those without a frame are left out.
-    cut : float
-        Where the limits are, across.
+    x, y : sequences of n
+    names, addresses, notes : sequences of n str
+        Name, address of the page and description of each point.
     """
 
-    groups: dict[str, tuple[HistogramBar, ...]]
-    spans: tuple[HistogramBin, ...]
-    cut: float
-    across: tuple[AxisTick, ...]
-    up: tuple[AxisTick, ...]
+    name: str
+    colour: str
+    marker: str
+    x: Sequence[Any]
+    y: Sequence[float]
+    names: Sequence[str]
+    addresses: Sequence[str]
+    notes: Sequence[str]
 
 
 @dataclass(frozen=True)
-class PrecisionRecallCurve:
-    """Precision over recall of all cuts.
+class VerticalMark:
+    """A vertical line with a label."""
 
-    Attributes
-    ----------
-    points : str
-        As SVG has them.
-    rows : tuple of (cut, precision, recall)
-        Some of them in numbers, the widest limits first.
-    """
-
-    points: str
-    rows: tuple[tuple[float, float, float], ...]
-    x: float
-    y: float
-    precision: float
-    recall: float
-    across: tuple[AxisTick, ...]
-    up: tuple[AxisTick, ...]
+    at: datetime
+    kind: str
+    label: str
 
 
-def distribution(groups: dict[str, Doubles]) -> RatioHistogram:
-    """Draw how many frames lie where; within a bin the later groups stand side by side.
+def scatter(
+    groups: Sequence[PointGroup],
+    *,
+    x_label: str,
+    y_label: str,
+    is_time: bool,
+    marks: Sequence[VerticalMark] = (),
+    limit: tuple[Sequence[datetime], Sequence[float]] | None = None,
+) -> Mapping[str, Any]:
+    """Return a scatter plot whose points link to pages, by click or by the keys of `plot.js`.
 
     Parameters
     ----------
-    groups : dict of name to (n,) float array
-        Ratios to a limit, beyond 1 flagged; those without a frame are left out.
+    groups : sequence of PointGroup
+    x_label, y_label : str
+    is_time : bool
+        True if x is a naive datetime in UTC.
+    marks : sequence of VerticalMark
+    limit : tuple of sequences, optional
+        Times and values of a dashed line.
+
+    Returns
+    -------
+    mapping
+        JSON item of BokehJS.
     """
-    edges = np.geomspace(LEAST, MOST, _BINS + 1)
-    counts = {
-        name: np.histogram(ratios.clip(LEAST, MOST), edges)[0]
-        for name, ratios in groups.items()
-        if len(ratios)
-    }
-    most = max([1, *(int(one.max(initial=0)) for one in counts.values())])
-    return RatioHistogram(
-        {
-            name: tuple(_bars(edges, one, most, part))
-            for (name, one), part in zip(counts.items(), _parts(len(counts)), strict=True)
-        },
-        tuple(_spans(edges, list(counts.values()))),
-        _across(1.0),
-        tuple(AxisTick(_across(one), f"{one:g}") for one in (0.1, 0.3, 1, 3, 10)),
-        tuple(
-            AxisTick(_up(one, most), f"{one}") for one in (1, 10, 100, 1000, 10000) if one <= most
-        ),
+    figure = plotting.figure(
+        x_axis_type="datetime" if is_time else "linear",
+        height=420,
+        sizing_mode="stretch_width",
+        tools=_TOOLS,
+        active_drag="pan",
+        x_axis_label=x_label,
+        y_axis_label=y_label,
     )
+    renderers: list[Any] = []
+    for group in groups:
+        columns: dict[str, Any] = {
+            "x": list(group.x),
+            "y": list(group.y),
+            "name": list(group.names),
+            "address": list(group.addresses),
+            "note": list(group.notes),
+        }
+        renderer = figure.scatter(
+            "x",
+            "y",
+            source=models.ColumnDataSource(columns),
+            size=6 if group.marker == "circle" else 9,
+            marker=group.marker,
+            color=group.colour,
+            alpha=0.75,
+            legend_label=group.name,
+            name=group.name,
+        )
+        renderers.append(renderer)
+    if limit and limit[0]:
+        figure.line(list(limit[0]), list(limit[1]), color=_EVENT["threshold"], line_dash="dashed")
+    for number, mark in enumerate(marks):
+        add_mark(figure, mark, number)
+    figure.scatter(
+        "x",
+        "y",
+        source=models.ColumnDataSource({"x": [], "y": []}),
+        size=18,
+        fill_alpha=0,
+        line_color=_INK,
+        line_width=3,
+        name=SELECTED,
+    )
+    figure.add_tools(
+        models.HoverTool(tooltips=[("frame", "@name"), ("", "@note")], renderers=renderers),
+        models.TapTool(callback=models.OpenURL(url="@address", same_tab=True), renderers=renderers),
+    )
+    apply_style(figure)
+    document: Mapping[str, Any] = json_item(figure, TARGET)
+    return document
 
 
-def _parts(groups: int) -> list[tuple[float, float]]:
-    """Return where in a bin each group stands: the first fills it, none of the others is hidden."""
-    parts = max(groups - 1, 2)
-    return [(0.0, 1.0), *((one / parts, 1 / parts) for one in range(groups - 1))]
-
-
-def _bars(
-    edges: Doubles, counts: NDArray[np.int_], most: int, part: tuple[float, float]
-) -> list[HistogramBar]:
-    """Return a bar for each bin that is not empty, on a part of it: from where, and how wide."""
-    bars = []
-    for low, high, frames in zip(edges[:-1], edges[1:], counts, strict=True):
-        if frames:
-            top = _up(int(frames), most)
-            left = _across(float(low))
-            bin_width = _across(float(high)) - left - 0.5
-            x, width = round(left + part[0] * bin_width, 1), round(part[1] * bin_width, 1)
-            bars.append(HistogramBar(x, top, width, HEIGHT - BOTTOM - top, int(frames)))
-    return bars
-
-
-def _spans(edges: Doubles, counts: Sequence[NDArray[np.int_]]) -> Iterator[HistogramBin]:
-    for low, high, *frames in zip(edges[:-1], edges[1:], *counts, strict=True):
-        if any(frames):
-            yield HistogramBin(float(low), float(high), tuple(map(int, frames)))
-
-
-def _across(ratio: float) -> float:
-    share = np.log(np.clip(ratio, LEAST, MOST) / LEAST) / np.log(MOST / LEAST)
-    return round(LEFT + float(share) * (WIDTH - LEFT - RIGHT), 1)
-
-
-def _up(frames: int, most: int) -> float:
-    """Return the height of a count; a single frame must be seen."""
-    share = np.log1p(frames) / np.log1p(most)
-    return round(HEIGHT - BOTTOM - float(share) * (HEIGHT - TOP - BOTTOM), 1)
-
-
-def curve(nominal: Doubles, bad: Doubles) -> PrecisionRecallCurve:
-    """Draw precision over recall, and where on it the limits are.
+def add_mark(figure: Any, mark: VerticalMark, number: int) -> None:
+    """Add a vertical line with its label.
 
     Parameters
     ----------
-    nominal, bad : (n,), (b,) float arrays
-        Ratios to a limit, beyond 1 flagged, infinite for what is flagged anyway; b at least 1.
+    figure : bokeh figure
+    mark : VerticalMark
+    number : int
+        Position in the sequence; labels of neighbours are staggered.
     """
-    cuts, precision, recall = precision_recall(nominal, bad)
-    chosen = int(np.flatnonzero(cuts <= 1)[0])
-    steps = np.flatnonzero(np.diff(recall))  # between them the curve falls straight down
-    ends = np.unique(np.concatenate([[0], steps, steps + 1, [len(cuts) - 1]]))
-    places = ends[np.unique(np.linspace(0, len(ends) - 1, min(len(ends), 400)).astype(int))]
-    told = np.union1d(np.searchsorted(recall, _TOLD), [chosen])
-    return PrecisionRecallCurve(
-        " ".join(f"{_share_x(recall[i])},{_share_y(precision[i])}" for i in places),
-        tuple((float(cuts[i]), float(precision[i]), float(recall[i])) for i in told),
-        _share_x(recall[chosen]),
-        _share_y(precision[chosen]),
-        float(precision[chosen]),
-        float(recall[chosen]),
-        tuple(AxisTick(_share_x(one), f"{one:.0%}") for one in (0, 0.25, 0.5, 0.75, 1)),
-        tuple(AxisTick(_share_y(one), f"{one:.0%}") for one in (0, 0.5, 1)),
+    colour = _EVENT[mark.kind]
+    x_ms = mark.at.timestamp() * 1000
+    figure.add_layout(
+        Span(location=x_ms, dimension="height", line_color=colour, line_dash="dotted")
+    )
+    figure.add_layout(
+        Label(
+            x=x_ms,
+            y=4 + 15 * (number % 4),
+            y_units="screen",
+            x_offset=3,
+            text=mark.label[:40],
+            text_color=colour,
+            text_font_size="11px",
+            background_fill_color=_PAPER,
+            background_fill_alpha=0.8,
+        )
     )
 
 
-def _share_x(share: float) -> float:
-    return round(LEFT + share * (WIDTH - LEFT - RIGHT), 1)
-
-
-def _share_y(share: float) -> float:
-    return round(HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM), 1)
+def apply_style(figure: Any) -> None:
+    """Set the colours of axes, grid and legend."""
+    figure.toolbar.logo = None
+    figure.background_fill_color = figure.border_fill_color = _PAPER
+    figure.outline_line_color = _LINE
+    figure.grid.grid_line_color = _LINE
+    for axis in figure.axis:
+        axis.major_label_policy = NoOverlap()
+        axis.axis_line_color = axis.major_tick_line_color = axis.minor_tick_line_color = _LINE
+        axis.major_label_text_color = axis.axis_label_text_color = _INK
+    if figure.legend:
+        figure.add_layout(figure.legend[0], "above")  # inside the plot it would hide points
+        figure.legend.orientation = "horizontal"
+        figure.legend.click_policy = "hide"
+        figure.legend.background_fill_color, figure.legend.label_text_color = _PAPER, _INK
+        figure.legend.border_line_color = _LINE
+        figure.legend.label_text_font_size = "11px"

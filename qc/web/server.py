@@ -1,4 +1,4 @@
-"""The pages in the air: where they are reachable, and until when."""
+"""The web server process."""
 
 import gc
 import logging
@@ -12,29 +12,35 @@ import uvicorn
 
 from qc import db
 from qc.errors import ConfigurationError
-from qc.project import Project
+from qc.project import ProjectContext
 from qc.web.app import create_app
 from qc.web.auth import is_loopback
 
 logger = logging.getLogger(__name__)
 
-GRACE_S = 10  # for answers that are on their way when the server is told to end
+SHUTDOWN_S = 10  # time that running requests have to finish
 
 
-def serve(project: Project, host: str, port: int, say: Callable[[str], None]) -> None:
-    """Serve the pages until the process is told to end.
+def serve(project: ProjectContext, host: str, port: int, announce: Callable[[str], None]) -> None:
+    """Serve the pages until a signal stops the process.
 
     Parameters
     ----------
-    say : callable
-        Is told the address.
+    project : ProjectContext
+    host : str
+        Name or address of an interface of this machine.
+    port : int
+        0 for a free port.
+    announce : callable
+        Receives the address of the server.
 
     Raises
     ------
     ConfigurationError
-        If others could reach the pages and nobody has an account, or the port is taken.
+        If other machines could reach the pages and no account exists, or the port is in use.
     """
     check_reach(project, host)
+    project.load_files()
     web = project.settings.web
     is_secure = web.certificate is not None
     config = uvicorn.Config(
@@ -43,72 +49,76 @@ def serve(project: Project, host: str, port: int, say: Callable[[str], None]) ->
         port=port,
         log_config=None,
         access_log=False,
-        proxy_headers=False,  # the door reads them itself, from those it trusts
+        proxy_headers=False,  # qc.web.security reads them, from trusted proxies only
         server_header=False,
-        timeout_graceful_shutdown=GRACE_S,
+        timeout_graceful_shutdown=SHUTDOWN_S,
         ssl_certfile=_file(project, web.certificate),
         ssl_keyfile=_file(project, web.certificate_key),
     )
     if not is_loopback(host) and not is_secure and not web.trusted_proxies:
-        logger.warning("passwords travel in the clear: set web.certificate, or use a proxy")
+        logger.warning("passwords are sent unencrypted: set web.certificate, or use a proxy")
     try:
-        listening = config.bind_socket()
-    except SystemExit:  # uvicorn has told why
+        listener = config.bind_socket()
+    except SystemExit:  # uvicorn has logged the reason
         raise ConfigurationError(
-            f"{host}:{port}: cannot be listened at; expected an address of this machine and a "
-            "free port: 'qc serve --port'"
+            f"{host}:{port}: cannot listen there; expected an address of this machine and a free "
+            "port. Choose another port with 'qc web serve --port'."
         ) from None
-    send_at_once(listening)
-    listening.listen(config.backlog)  # who reads the address may call at once
-    shown = f"[{host}]" if ":" in host else host
-    say(f"{'https' if is_secure else 'http'}://{shown}:{listening.getsockname()[1]}/")
+    disable_nagle(listener)
+    listener.listen(config.backlog)  # clients may connect as soon as the address is printed
+    displayed = f"[{host}]" if ":" in host else host
+    announce(f"{'https' if is_secure else 'http'}://{displayed}:{listener.getsockname()[1]}/")
     gc.collect()
-    gc.freeze()  # what was imported stays: not to be looked through in the middle of an answer
+    gc.freeze()  # imported modules are never garbage; this shortens collections during requests
     server = uvicorn.Server(config)
-    with _ending(server):
-        server.run(sockets=[listening])
+    with stop_on_signal(server):
+        server.run(sockets=[listener])
 
 
-def send_at_once(listening: socket.socket) -> None:
-    """Let answers leave as they are written; each took 40 ms longer.
+def disable_nagle(listener: socket.socket) -> None:
+    """Send responses without delay; Nagle's algorithm adds 40 ms to each.
 
-    The system keeps the second part of an answer back until the first is acknowledged, which the
-    other side puts off. asyncio turns that off for its own sockets, not for one that is given.
+    asyncio sets TCP_NODELAY on sockets of its own only.
     """
-    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 @contextmanager
-def _ending(server: uvicorn.Server) -> Iterator[None]:
-    """Let what asks the process to end do just that: uvicorn sends on what it has heard."""
+def stop_on_signal(server: uvicorn.Server) -> Iterator[None]:
+    """Stop the server on SIGTERM and SIGINT; uvicorn would raise the signal again."""
 
-    def end(_number: int, _frame: object) -> None:
+    def stop(_number: int, _frame: object) -> None:
         server.should_exit = True
 
-    before = {one: signal.signal(one, end) for one in (signal.SIGTERM, signal.SIGINT)}
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
-def check_reach(project: Project, host: str) -> None:
-    """Refuse to be reachable by others while nobody has an account.
+def check_reach(project: ProjectContext, host: str) -> None:
+    """Refuse to serve other machines without an account.
+
+    Parameters
+    ----------
+    project : ProjectContext
+    host : str
 
     Raises
     ------
     ConfigurationError
-        If it would be so.
+        If the host is not a loopback address and no account exists.
     """
-    with project.reads() as session:
+    with project.read_session() as session:
         if is_loopback(host) or db.accounts.has_accounts(session):
             return
     raise ConfigurationError(
-        f"{host}: others could reach the pages, and nobody has an account; "
-        "add one with 'qc user add NAME --role review', or serve on 127.0.0.1"
+        f"{host}: other machines could reach the pages, but there is no account. "
+        "Create one with 'qc users add NAME --role review', or serve on 127.0.0.1."
     )
 
 
-def _file(project: Project, name: Path | None) -> str | None:
+def _file(project: ProjectContext, name: Path | None) -> str | None:
     return None if name is None else str(project.settings.project / name)

@@ -1,4 +1,4 @@
-"""What was judged of an image type, kept for all pages that try limits on it."""
+"""Cached verdict histories of image types, for the pages that try thresholds on them."""
 
 from datetime import date
 
@@ -7,39 +7,53 @@ from sqlalchemy.orm import Session
 from qc import db
 from qc._cache import LRUCache
 from qc.detection.thresholds import Threshold
-from qc.project import Project
-from qc.tuning import proposals
-from qc.tuning.proposals import PastVerdicts, VerdictHistory
+from qc.project import ProjectContext
+from qc.tuning import history
+from qc.tuning.history import PastVerdicts, VerdictHistory
 
-NEWEST = 20_000  # extensions of a type that limits are tried on: 100 MB, and years of a type
-_TYPES = 3  # whose past is kept
-_LIMITS = 6  # that it is kept beside
+NEWEST = 20_000  # extensions of a type on which thresholds are tried: 100 MB, several years
+_MOST_HISTORIES = 3
+_MOST_GROUPED = 6
 
 
-def past_of(
-    project: Project,
+def read_past(
+    project: ProjectContext,
     session: Session,
-    kept: LRUCache,
+    cache: LRUCache,
     image_type: str,
     present: Threshold,
     since: date,
 ) -> PastVerdicts:
-    """Return a type's past from a night on, beside the limits that are in force.
+    """Return the verdicts of an image type since a night, grouped by the present thresholds.
 
-    It is read again only when something of it has changed, and sorted out again when the limits
-    have.
+    The verdicts are read again only if a verdict, label or intervention is new, and grouped again
+    only if the thresholds have changed.
+
+    Parameters
+    ----------
+    project : ProjectContext
+    session : Session
+        For reading.
+    cache : LRUCache
+    image_type : str
+    present : Threshold
+        The thresholds in force.
+    since : date
+        First night.
     """
-    stamp = *db.findings.newest_word(session, image_type), project.encoder.fingerprint
-    records: LRUCache = kept.get("records", None, lambda: LRUCache(_TYPES))
-    pasts: LRUCache = kept.get("pasts", None, lambda: LRUCache(_LIMITS))
+    stamp = *db.extensions.newest_ids_of_type(session, image_type), project.encoder.fingerprint
+    histories: LRUCache = cache.get("records", None, lambda: LRUCache(_MOST_HISTORIES))
+    grouped: LRUCache = cache.get("pasts", None, lambda: LRUCache(_MOST_GROUPED))
 
-    def sort_out() -> PastVerdicts:
-        record: VerdictHistory = records.get(
-            (image_type, since), stamp, lambda: proposals.read_record(project, image_type, since)
+    def group() -> PastVerdicts:
+        verdicts: VerdictHistory = histories.get(
+            (image_type, since),
+            stamp,
+            lambda: history.read_verdict_history(project, image_type, since),
         )
-        history = proposals.sort_out(record, present)
-        return PastVerdicts(image_type, present, history, record.notes)
+        cases = history.group_cases(verdicts, present)
+        return PastVerdicts(image_type, present, cases, verdicts.notes)
 
-    name = image_type, since, present.since
-    past: PastVerdicts = pasts.get(name, (stamp, project.thresholds.digest), sort_out)
+    key = image_type, since, present.since
+    past: PastVerdicts = grouped.get(key, (stamp, project.thresholds.digest), group)
     return past

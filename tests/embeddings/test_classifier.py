@@ -9,15 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embeddings.classifier import (
-    MAX_BYTES,
+from embeddings.classifier import MAX_BYTES, DenseClassifier, with_prior
+from embeddings.classifier_data import (
     ClassifierError,
-    DenseClassifier,
     Examples,
     Features,
     NamedArrays,
     TooFewExamplesError,
-    with_prior,
 )
 
 # Keras of NumPy 1, when it saves weights
@@ -177,7 +175,7 @@ def test_a_fault_expected_in_one_image_of_a_hundred_is_less_probable(classifier)
 def test_the_numbers_that_spoke_for_a_kind_are_named_most_first(classifier):
     examples = some_examples(60, seed=3)
     dusty = next(i for i, kinds in enumerate(examples.kinds) if kinds == frozenset({"dust"}))
-    spoken = classifier.spoken_for(examples.features[np.array([dusty])], "dust")
+    spoken = classifier.contributions(examples.features[np.array([dusty])], "dust")
     assert next(iter(spoken)) == "darkness"
     assert set(spoken) == {"darkness", "light", "nothing"}
     assert spoken["darkness"] > 5 * abs(spoken["nothing"])
@@ -189,7 +187,7 @@ def test_a_number_that_is_missing_does_not_speak(classifier):
     one = replace(
         features[np.array([0])], differences=NamedArrays(differences, features.differences.names)
     )
-    spoken = classifier.spoken_for(one, "dust")
+    spoken = classifier.contributions(one, "dust")
     assert "darkness" not in spoken
     assert spoken["light"] == 0
 

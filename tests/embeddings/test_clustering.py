@@ -11,7 +11,7 @@ from sklearn.cluster import AgglomerativeClustering
 from embeddings.clustering import (
     average_linkage,
     cosine_distances,
-    cut,
+    cut_tree,
     joining_heights,
     merge_height,
 )
@@ -112,9 +112,9 @@ def partition(labels: NDArray[np.int32]) -> set[frozenset[int]]:
 def test_a_cut_parts_what_joins_above_it():
     merges = average_linkage(at_degrees(0, 1, 40, 41, 42))
     together = {frozenset({0, 1}), frozenset({2, 3, 4})}
-    assert partition(cut(merges, 0.01)) == together
-    assert partition(cut(merges, 1e-9)) == {frozenset({i}) for i in range(5)}
-    assert partition(cut(merges, 2)) == {frozenset(range(5))}
+    assert partition(cut_tree(merges, 0.01)) == together
+    assert partition(cut_tree(merges, 1e-9)) == {frozenset({i}) for i in range(5)}
+    assert partition(cut_tree(merges, 2)) == {frozenset(range(5))}
 
 
 @pytest.mark.parametrize("height", [0.05, 0.2, 0.5])
@@ -124,4 +124,4 @@ def test_a_cut_is_that_of_scikit_learn(height):
         n_clusters=None, metric="cosine", linkage="average", distance_threshold=height
     )
     expected = other.fit_predict(embeddings.astype(np.float64))
-    assert partition(cut(average_linkage(embeddings), height)) == partition(expected)
+    assert partition(cut_tree(average_linkage(embeddings), height)) == partition(expected)

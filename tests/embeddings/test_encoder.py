@@ -14,7 +14,7 @@ from embeddings.clustering import cosine_distances
 from embeddings.encoder import ResNet50Encoder, WeightsError
 from embeddings.preprocess import STRETCHES
 from qc.detection.thresholds import read_thresholds
-from qc.io.instruments import read_instruments
+from qc.io.instrument_files import read_instruments
 from qc.project import image_types_of
 
 # He-normal numbers of a fixed seed: the same on every machine, with every backend, for ever.
@@ -34,7 +34,7 @@ def encoder():
 def saved(encoder, tmp_path_factory):
     """The untrained weights in a file."""
     path = tmp_path_factory.mktemp("weights") / "copy.weights.h5"
-    encoder._network.save_weights(path)  # noqa: SLF001 - who has a file has it from elsewhere
+    encoder.network.save_weights(path)
     return path
 
 

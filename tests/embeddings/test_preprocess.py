@@ -10,10 +10,10 @@ from embeddings.preprocess import (
     STRETCHES,
     appearance,
     asinh,
-    at_standard_light,
     block_statistics,
     minmax,
     physical,
+    scale_to_standard_light,
     zscale,
 )
 
@@ -137,19 +137,19 @@ def test_zscale_is_that_of_astropy_on_a_smooth_ramp():
 def test_a_lamp_exposed_twice_as_long_looks_the_same_at_standard_light():
     zero, lamp = 100, np.random.default_rng(3).uniform(0, 5000, (448, 448))
     once, twice = (block_statistics(zero + times * lamp) for times in (1, 2))
-    standard = at_standard_light(twice, zero, 2.0)
-    assert np.allclose(standard, at_standard_light(once, zero, 1.0), rtol=1e-4)
+    standard = scale_to_standard_light(twice, zero, 2.0)
+    assert np.allclose(standard, scale_to_standard_light(once, zero, 1.0), rtol=1e-4)
     assert np.allclose(standard, once, rtol=1e-4)
 
 
 def test_half_the_light_that_was_promised_looks_like_half():
     statistics = np.full((2, 2, 3), 600, np.float32)
-    assert at_standard_light(statistics, 100, 2.0)[0, 0].tolist() == [350, 300, 350]
+    assert scale_to_standard_light(statistics, 100, 2.0)[0, 0].tolist() == [350, 300, 350]
 
 
 def test_a_frame_without_light_is_left_as_it_is():
     statistics = statistics_of(100)
-    assert at_standard_light(statistics, 100, 0) is statistics
+    assert scale_to_standard_light(statistics, 100, 0) is statistics
 
 
 def test_an_image_looks_the_same_whatever_exposure_its_header_promises():

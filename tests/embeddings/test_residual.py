@@ -125,8 +125,8 @@ def test_one_cosmic_ray_is_not_a_pattern():
 
 def test_every_pattern_has_a_number(lamp):
     residual = lamp.residual(frames(np.random.default_rng(7), 1)[0])
-    assert tuple(residual.oddness) == PATTERNS
-    assert np.isfinite(list(residual.oddness.values())).all()
+    assert tuple(residual.pattern_scores) == PATTERNS
+    assert np.isfinite(list(residual.pattern_scores.values())).all()
     assert residual.maps.shape == (3, 64, 64)
 
 

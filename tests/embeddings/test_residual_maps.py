@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks.explanation import changed_blocks
-from embeddings.residual_maps import ResidualMapModel, brightest_place, learn_explainer
+from embeddings.residual_maps import ResidualMapModel, find_peak_region, learn_map_model
 
 GRID = (96, 96)
 
@@ -20,7 +20,7 @@ def noise(seed: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def explainer() -> ResidualMapModel:
-    return learn_explainer(noise(seed) for seed in range(20))
+    return learn_map_model(noise(seed) for seed in range(20))
 
 
 FAULTS: dict[str, tuple[int, Any, float]] = {
@@ -41,7 +41,7 @@ def test_what_is_odd_shines_whatever_its_shape(explainer, fault):
     odd = np.zeros(GRID, np.bool_)
     odd[where] = True
     assert explanation.max() > 1
-    assert odd[brightest_place(explanation).brightest]
+    assert odd[find_peak_region(explanation).brightest]
 
 
 def test_good_frames_stay_dark_cosmic_rays_and_all(explainer):
@@ -74,8 +74,8 @@ def test_a_setup_whose_good_frames_have_streaks_forgives_a_streak():
 
     streak = noise(103)
     streak[0, :, 50] += 3
-    used_to_it = learn_explainer(streaked(seed) for seed in range(20))
-    never_seen = learn_explainer(noise(seed) for seed in range(20))
+    used_to_it = learn_map_model(streaked(seed) for seed in range(20))
+    never_seen = learn_map_model(noise(seed) for seed in range(20))
     assert used_to_it.explain(streak).max() < 1 < never_seen.explain(streak).max()
 
 
@@ -83,7 +83,7 @@ def test_a_place_is_what_hangs_together_around_the_brightest_block():
     explanation = np.full((10, 10), 0.5, np.float32)
     explanation[2:5, 3] = [2, 4, 2]
     explanation[8, 8] = 3  # another place
-    place = brightest_place(explanation)
+    place = find_peak_region(explanation)
     assert place.brightest == (3, 3)
     assert place.rows == (2, 4)
     assert place.columns == (3, 3)
@@ -94,7 +94,7 @@ def test_a_place_is_what_hangs_together_around_the_brightest_block():
 def test_a_dark_map_has_a_place_too_but_no_share():
     explanation = np.zeros((10, 10), np.float32)
     explanation[6, 7] = 0.8
-    place = brightest_place(explanation)
+    place = find_peak_region(explanation)
     assert place.brightest == (6, 7)
     assert place.rows == (6, 6)
     assert place.share == 0
@@ -102,7 +102,7 @@ def test_a_dark_map_has_a_place_too_but_no_share():
 
 def test_nothing_can_be_learnt_from_no_frame():
     with pytest.raises(ValueError, match="at least one"):
-        learn_explainer([])
+        learn_map_model([])
 
 
 def test_a_fault_that_changes_a_corner_has_a_place_and_one_that_changes_all_has_none():

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from scipy.cluster.hierarchy import linkage
 
-from qc.figures import plots
+from qc.figures import classification, dendrogram, drawing, images, profile, thresholds, trends
 
 START = datetime(2017, 1, 1, 11, tzinfo=UTC)
 
@@ -22,7 +22,7 @@ def opened(png: bytes) -> Image.Image:
 
 def linear(statistic, aspect=1.0, overlay=None) -> bytes:
     """A thumbnail from 0 ADU, black, to 100 ADU, white; the asinh of little is itself."""
-    return plots.thumbnail(
+    return images.draw_thumbnail(
         np.array(statistic, float),
         zero_adu=0,
         scale_adu=1e6,
@@ -42,27 +42,29 @@ def tree(n: int, *, odd: float = 0.0) -> str:
     embeddings = 1 + 0.005 * np.random.default_rng(0).normal(size=(n, 32))
     embeddings[-1, :8] += odd
     merges = linkage(embeddings, "average", metric="cosine")
-    return plots.dendrogram(merges, threshold=0.0004, marked=n - 1)
+    return dendrogram.draw_dendrogram(merges, threshold=0.0004, marked=n - 1)
 
 
 def history(n: int, *, statuses=("nominal", "anomalous", "undecided"), **options) -> str:
     times = [START + timedelta(days=day) for day in range(n)]
     values = np.linspace(200, 201, n)
     repeated = [statuses[i % len(statuses)] for i in range(n)]
-    return plots.trend(times, values, repeated, title="UBB0 bias level", unit="ADU", **options)
+    return trends.draw_trend(
+        times, values, repeated, title="UBB0 bias level", unit="ADU", **options
+    )
 
 
 def band(n: int = 4096, *, spike: float = 0.0) -> str:
     middle = 200 + 50 * np.sin(np.arange(n) / 30)
     new = middle.copy()
     new[n // 2] += spike
-    return plots.profile(middle - 1, middle, middle + 1, new, along="column")
+    return profile.draw_profile(middle - 1, middle, middle + 1, new, along="column")
 
 
 def curve() -> str:
     recall = np.linspace(1, 0, 500)
     chosen = 100
-    return plots.precision_recall(
+    return thresholds.draw_precision_recall(
         1 - recall**4, recall, chosen=chosen, title="UBB0", threshold=0.00012
     )
 
@@ -78,22 +80,22 @@ def confused(n: int = 12) -> str:
     counts = 9 * np.eye(n, dtype=int)
     counts[0, 1] = 3
     names = [f"kind {i}" for i in range(n)]
-    return plots.confusion(counts, names, names, title="Kinds")
+    return classification.draw_confusion_matrix(counts, names, names, title="Kinds")
 
 
 def calibrated() -> str:
     promised = np.array([0.01, 0.45, 0.95])
     true = np.column_stack([promised, promised - 0.01, promised + 0.01])
-    return plots.calibration(promised, true, np.array([90000, 40, 3]), error=0.0123)
+    return classification.draw_calibration(promised, true, np.array([90000, 40, 3]), error=0.0123)
 
 
 DRAWINGS = {
     "confusion": confused,
-    "spans": lambda: plots.spans(
+    "spans": lambda: classification.draw_intervals(
         list("abc"), {"precision": shares(3), "recall": shares(3)}, unit="share"
     ),
     "calibration": calibrated,
-    "learning curve": lambda: plots.learning_curve(
+    "learning curve": lambda: classification.draw_learning_curve(
         np.array([0, 50, 100]),
         np.array([[0.2, 0.1, 0.3], [0.6, 0.5, 0.7], [0.8, 0.7, 0.9]]),
         unit="macro-F1",
@@ -155,9 +157,11 @@ def test_equal_counts_are_equally_grey_in_two_pictures():
     one, other = rng.normal(200, 5, (2, 50, 50))
     other[:25] += 300
     one[0, 0] = other[0, 0] = 207.0
-    vmin, vmax = plots.limits(one, other)
+    vmin, vmax = images.display_limits(one, other)
     pictures = [
-        grey(plots.thumbnail(image, zero_adu=200, scale_adu=10, aspect=1, vmin=vmin, vmax=vmax))
+        grey(
+            images.draw_thumbnail(image, zero_adu=200, scale_adu=10, aspect=1, vmin=vmin, vmax=vmax)
+        )
         for image in (one, other)
     ]
     assert pictures[0][-1, 0] == pictures[1][-1, 0]
@@ -180,22 +184,22 @@ def test_heat_is_seen_where_it_is_and_nowhere_else():
 
 
 def coloured(away):
-    png = plots.difference(np.array(away, float), aspect=1, reach_sigma=10)
+    png = images.draw_difference(np.array(away, float), aspect=1, limit_sigma=10)
     return np.asarray(opened(png).convert("RGB")).astype(int)
 
 
 def test_heat_begins_where_good_frames_end_and_is_full_at_ten_times_that():
     times = np.array([[0.0, 1.0, 1.001, np.sqrt(10), 10.0, 500.0]])
-    assert plots.heat(times) == pytest.approx(
+    assert images.anomaly_overlay(times) == pytest.approx(
         np.array([[0, 0, 0.25, (0.25 + 1) / 2, 1, 1]]), abs=1e-3
     )
 
 
 def test_a_difference_is_blue_below_pale_as_usual_and_orange_above():
     [[below, usual, above]] = coloured([[-10, 0.2, 10]] * 3)[:1].tolist()
-    assert below == list(plots.BELOW)
-    assert usual == list(plots.WITHIN)
-    assert above == list(plots.ABOVE)
+    assert below == list(images.BELOW)
+    assert usual == list(images.WITHIN)
+    assert above == list(images.ABOVE)
 
 
 def test_a_difference_beyond_the_ends_is_as_at_the_ends_and_none_is_as_usual():
@@ -204,59 +208,59 @@ def test_a_difference_beyond_the_ends_is_as_at_the_ends_and_none_is_as_usual():
 
 
 def test_the_first_row_of_a_difference_is_at_the_bottom():
-    assert coloured([[0, 0], [10, 10]])[:, 0].tolist() == [list(plots.ABOVE), list(plots.WITHIN)]
+    assert coloured([[0, 0], [10, 10]])[:, 0].tolist() == [list(images.ABOVE), list(images.WITHIN)]
 
 
 def test_a_faint_difference_and_a_gross_one_are_both_in_reach():
-    assert plots.reach(np.full((9, 9), 0.5)) == 5
-    assert plots.reach(np.full((9, 9), -11.5)) == 12
-    assert plots.reach(np.full((9, 9), 8000)) == 20
+    assert images.difference_limit(np.full((9, 9), 0.5)) == 5
+    assert images.difference_limit(np.full((9, 9), -11.5)) == 12
+    assert images.difference_limit(np.full((9, 9), 8000)) == 20
 
 
 def test_one_cosmic_ray_does_not_stretch_a_difference():
     away = np.zeros((224, 224))
     away[7, 7] = 3000
-    assert plots.reach(away) == 5
+    assert images.difference_limit(away) == 5
 
 
 def test_a_noisy_difference_is_small_and_always_the_same():
     noise = np.random.default_rng(0).normal(0, 1, (224, 224))
-    png = plots.difference(noise, aspect=1.9, reach_sigma=5)
+    png = images.draw_difference(noise, aspect=1.9, limit_sigma=5)
     assert len(png) < 30_000
-    assert png == plots.difference(noise, aspect=1.9, reach_sigma=5)
+    assert png == images.draw_difference(noise, aspect=1.9, limit_sigma=5)
 
 
 def test_a_noisy_thumbnail_is_small():
     noise = np.random.default_rng(0).normal(200, 1, (224, 224))
-    vmin, vmax = plots.limits(noise)
-    png = plots.thumbnail(
+    vmin, vmax = images.display_limits(noise)
+    png = images.draw_thumbnail(
         noise, zero_adu=200, scale_adu=10, aspect=1.9, vmin=vmin, vmax=vmax, overlay=np.eye(7)
     )
     assert len(png) < 40_000
 
 
 def test_limits_span_all_pictures():
-    low, high = plots.limits(np.full((9, 9), 100.0), np.full((9, 9), 500.0))
+    low, high = images.display_limits(np.full((9, 9), 100.0), np.full((9, 9), 500.0))
     assert (low, high) == (100, 500)
 
 
 def test_an_empty_frame_keeps_a_sober_range():
-    assert plots.limits(np.full((9, 9), 200.0), least_span_adu=10) == (195, 205)
+    assert images.display_limits(np.full((9, 9), 200.0), least_span_adu=10) == (195, 205)
 
 
 def test_the_tree_says_where_the_new_frame_joins_and_by_colour_on_which_side():
     apart, among = tree(60, odd=0.2), tree(60)
     assert "this frame: 0.00" in apart
     assert "threshold 0.0004" in apart
-    assert plots.RED in apart
-    assert plots.RED not in among
-    assert plots.BLUE in among
+    assert drawing.RED in apart
+    assert drawing.RED not in among
+    assert drawing.BLUE in among
 
 
 def test_links_join_what_the_merges_join():
     # Leaves 0 and 1 join at 1; leaf 2 joins them at 4.
     merges = np.array([[0, 1, 1.0, 2], [2, 3, 4.0, 3]])
-    links, holds_marked = plots._links(merges, marked=2)  # noqa: SLF001 - the layout itself
+    links, holds_marked = dendrogram.dendrogram_links(merges, marked=2)
     assert links[:, 1, 1].tolist() == [1, 4]
     assert abs(links[0, 0, 0] - links[0, 3, 0]) == 1
     assert holds_marked.tolist() == [False, True]
@@ -264,7 +268,7 @@ def test_links_join_what_the_merges_join():
 
 def test_identical_frames_make_a_tree_too():
     merges = linkage(np.ones((5, 3)), "average")
-    assert "this frame: 0" in plots.dendrogram(merges, threshold=0.1, marked=0)
+    assert "this frame: 0" in dendrogram.draw_dendrogram(merges, threshold=0.1, marked=0)
 
 
 def test_only_statuses_that_occur_are_in_the_legend():
@@ -294,7 +298,7 @@ def test_one_spike_among_thousands_of_columns_is_kept():
     middle = np.zeros(4096)
     new = middle.copy()
     new[1777] = 50
-    _, _, _, high, drawn = plots._thinned(middle - 1, middle, middle + 1, new)  # noqa: SLF001
+    _, _, _, high, drawn = profile.thin_profile(middle - 1, middle, middle + 1, new)
     assert drawn.max() == 50
     assert (drawn > high).sum() == 1
 
@@ -302,7 +306,7 @@ def test_one_spike_among_thousands_of_columns_is_kept():
 def test_values_over_many_decades_are_drawn_logarithmically():
     days = [START + timedelta(days=day) for day in range(3)]
     scores = np.array([1e-5, 1e-3, 0.1])
-    drawn = plots.trend(days, scores, ["nominal"] * 3, title="URW1 score", unit="")
+    drawn = trends.draw_trend(days, scores, ["nominal"] * 3, title="URW1 score", unit="")
     assert ">0.001<" in drawn
 
 
@@ -326,7 +330,7 @@ def test_a_matrix_of_forty_kinds_has_room_for_their_names():
 
 
 def test_a_share_of_nothing_is_left_out():
-    both = plots.spans(["a", "b"], {"precision": shares(2)}, unit="share")
+    both = classification.draw_intervals(["a", "b"], {"precision": shares(2)}, unit="share")
     assert "precision of 2 classes" in both
     assert "nan" not in both
 
@@ -338,7 +342,7 @@ def test_the_calibration_error_is_written_on_the_curve():
 def test_recall_is_drawn_with_its_limit_and_the_same_each_time():
     times = [datetime(2026, 11, day, tzinfo=UTC) for day in (17, 18, 19)]
     spread = np.array([[1.0, 0.9, 1.0], [0.95, 0.8, 1.0], [0.7, 0.5, 0.85]])
-    drawn = plots.recall_trend(times, spread, limit=0.9)
+    drawn = trends.draw_recall_trend(times, spread, limit=0.9)
     assert "limit 0.9" in drawn
     assert "Recall of the self-test on 3 nights, last 0.70" in drawn
-    assert plots.recall_trend(times, spread, limit=0.9) == drawn
+    assert trends.draw_recall_trend(times, spread, limit=0.9) == drawn

@@ -8,14 +8,11 @@ from sqlalchemy.orm import Session
 
 from benchmarks import absence
 from qc.core.enums import FrameState, Topic
-from qc.db.models import AlertRow, ExtensionRow, FrameRow
-from qc.io.instruments import Instrument, read_instruments
-from qc.monitoring.completeness import (
-    MissingCalibration,
-    MissingReason,
-    find_absences,
-    owe_absences,
-)
+from qc.db.schema.models import AlertRow, ExtensionRow, FrameRow
+from qc.io.instrument_files import read_instruments
+from qc.io.instruments import Instrument
+from qc.monitoring.completeness import find_missing, queue_alerts
+from qc.monitoring.missing import MissingCalibration, MissingReason
 from tests.support.builders import short_uves
 
 NIGHT = date(2026, 11, 19)
@@ -28,7 +25,7 @@ SERIAL = count(1)
 
 @pytest.fixture(scope="module")
 def uves() -> Instrument:
-    [uves] = [one for one in read_instruments() if one.name == "UVES"]
+    [uves] = [item for item in read_instruments() if item.name == "UVES"]
     return uves
 
 
@@ -43,7 +40,7 @@ def bring(
     late: timedelta = timedelta(minutes=1),
     nm: float = 580.0,
 ) -> FrameRow:
-    """Keep what a header says of one frame, taken some nights ago."""
+    """Store the header of a frame taken some nights ago."""
     serial = next(SERIAL)
     at = MORNING + timedelta(days=-ago, minutes=minute)
     is_lit = types[0][-2] not in "BD"
@@ -78,7 +75,7 @@ def bring(
 
 
 def forget(session, *conditions):
-    """Let frames never have come; the session too, as their numbers are given anew."""
+    """Delete frames, also from the session, as their ids are used again."""
     session.execute(delete(FrameRow).where(*conditions))
     session.expunge_all()
 
@@ -94,15 +91,15 @@ def weeks(session: Session, *kinds: tuple[str, ...], nights: int = 20, every: in
 def absences(
     session: Session, uves: Instrument, now: datetime = DUE
 ) -> tuple[MissingCalibration, ...]:
-    return find_absences(session, NIGHT, [uves], now)
+    return find_missing(session, NIGHT, [uves], now)
 
 
 def scopes(session: Session, uves: Instrument) -> list[tuple[str, ...]]:
     """At the end of the night, when darks are due too."""
-    return [one.scope for one in absences(session, uves, DUE + timedelta(hours=2))]
+    return [finding.scope for finding in absences(session, uves, DUE + timedelta(hours=2))]
 
 
-def test_what_came_every_night_and_not_tonight_is_missed(session, uves):
+def test_nightly_calibration_absent_tonight_is_missing(session, uves):
     weeks(session, BLUE_BIAS, BLUE_DARK)
     bring(session, BLUE_DARK)
     [missed] = absences(session, uves)
@@ -114,7 +111,7 @@ def test_what_came_every_night_and_not_tonight_is_missed(session, uves):
     )
 
 
-def test_nine_of_the_last_ten_nights_make_a_custom(session, uves):
+def test_arrival_on_nine_of_ten_nights_is_expected(session, uves):
     for ago in (10, 9, 8, 7, 5, 4, 3, 2, 1):
         bring(session, BLUE_DARK, ago)
         bring(session, BLUE_BIAS, ago)
@@ -123,14 +120,14 @@ def test_nine_of_the_last_ten_nights_make_a_custom(session, uves):
     assert scopes(session, uves) == [("blue", "dark")]
 
 
-def test_a_setup_used_once_is_not_missed(session, uves):
+def test_setup_used_once_is_not_missing(session, uves):
     weeks(session, BLUE_BIAS)
     bring(session, BLUE_DARK, 1)
     bring(session, BLUE_BIAS)
     assert absences(session, uves) == ()
 
 
-def test_a_setup_of_a_weeks_visitor_is_not_missed_when_he_leaves(session, uves):
+def test_setup_of_a_single_week_is_not_missing_afterwards(session, uves):
     weeks(session, BLUE_BIAS)
     weeks(session, RED_ARC, RED_FLAT, nights=6)
     bring(session, BLUE_BIAS)
@@ -138,7 +135,7 @@ def test_a_setup_of_a_weeks_visitor_is_not_missed_when_he_leaves(session, uves):
     assert absences(session, uves) == ()
 
 
-def test_what_comes_every_third_night_is_missed_on_the_third(session, uves):
+def test_calibration_of_every_third_night_is_missing_on_the_third(session, uves):
     weeks(session, BLUE_BIAS, nights=24)
     weeks(session, BLUE_DARK, nights=24, every=3)
     bring(session, BLUE_BIAS)
@@ -148,7 +145,7 @@ def test_what_comes_every_third_night_is_missed_on_the_third(session, uves):
     assert scopes(session, uves) == []
 
 
-def test_the_plan_tells_when_what_comes_irregularly_is_overdue(session, uves):
+def test_irregular_calibration_is_overdue_by_its_plan(session, uves):
     weeks(session, RED_BIAS, nights=40)
     bring(session, RED_BIAS)
     for ago in (32, 28, 22, 20, 15, 8):  # one set in seven days is planned
@@ -161,7 +158,7 @@ def test_the_plan_tells_when_what_comes_irregularly_is_overdue(session, uves):
     assert "planned every 7 days" in overdue.sentence
 
 
-def test_what_comes_when_it_is_wanted_is_not_missed(session, uves):
+def test_calibration_on_demand_is_not_missing(session, uves):
     weeks(session, BLUE_BIAS, nights=60)
     bring(session, BLUE_BIAS)
     rng = np.random.default_rng(3)
@@ -171,7 +168,7 @@ def test_what_comes_when_it_is_wanted_is_not_missed(session, uves):
     assert absences(session, uves) == ()
 
 
-def test_nothing_is_missed_before_it_is_due_but_for_what_was_missed_before(session, uves):
+def test_before_the_due_hour_only_earlier_nights_are_missing(session, uves):
     weeks(session, BLUE_BIAS, BLUE_DARK)
     assert absences(session, uves, DUE - timedelta(minutes=1)) == ()
     forget(session, FrameRow.template == "UBB0 580 1")
@@ -179,14 +176,14 @@ def test_nothing_is_missed_before_it_is_due_but_for_what_was_missed_before(sessi
     assert (overdue.lack, overdue.missed) == (MissingReason.OVERDUE, NIGHT - timedelta(days=1))
 
 
-def test_darks_may_come_until_the_end_of_the_night(session, uves):
+def test_darks_are_due_at_the_end_of_the_night(session, uves):
     weeks(session, BLUE_BIAS, BLUE_DARK)
     bring(session, BLUE_BIAS)
     assert absences(session, uves, DUE) == ()
     assert len(absences(session, uves, DUE + timedelta(hours=2))) == 1
 
 
-def test_a_silent_arm_is_one_finding(session, uves):
+def test_missing_arm_is_one_finding(session, uves):
     weeks(session, BLUE_BIAS, RED_BIAS, RED_ARC, RED_FLAT)
     bring(session, BLUE_BIAS)
     [silent] = absences(session, uves)
@@ -194,23 +191,23 @@ def test_a_silent_arm_is_one_finding(session, uves):
     assert silent.sentence.startswith("Nothing came from the red arm of UVES")
 
 
-def test_a_night_without_a_single_frame_is_one_finding(session, uves):
+def test_night_without_frames_is_one_finding(session, uves):
     weeks(session, BLUE_BIAS, RED_BIAS, RED_ARC)
     [silent] = absences(session, uves)
     assert silent.scope == ()
     assert silent.sentence.startswith("Nothing came from UVES")
 
 
-def test_a_cloudy_night_excuses_what_was_due_on_it(session, uves):
+def test_night_without_frames_does_not_count_as_waiting(session, uves):
     weeks(session, BLUE_BIAS, nights=30)
-    for ago in range(28, 0, -3):  # due last night, when nothing came at all
+    for ago in range(28, 0, -3):  # due last night, without any frame
         bring(session, BLUE_DARK, ago)
     forget(session, FrameRow.night == NIGHT - timedelta(days=1))
     bring(session, BLUE_BIAS)
     assert absences(session, uves) == ()
 
 
-def test_a_setting_that_went_out_of_use_is_one_finding(session, uves):
+def test_missing_setting_is_one_finding(session, uves):
     weeks(session, RED_BIAS)
     bring(session, RED_BIAS)
     for kind in (RED_ARC, RED_FLAT):
@@ -225,7 +222,7 @@ def test_a_setting_that_went_out_of_use_is_one_finding(session, uves):
     assert gone.expected == 2
 
 
-def test_many_setups_of_one_kind_are_one_finding(session, uves):
+def test_missing_setups_of_one_kind_are_one_finding(session, uves):
     weeks(session, RED_BIAS, RED_FLAT)
     for nm in (520.0, 564.0):
         for ago in range(20, 0, -1):
@@ -239,7 +236,7 @@ def test_many_setups_of_one_kind_are_one_finding(session, uves):
     assert both.sentence.startswith("2 setups of red arc did not come (URW1 URW2): 1x1")
 
 
-def test_what_has_not_come_for_a_month_is_forgotten(session, uves):
+def test_calibration_absent_for_a_month_is_not_in_use(session, uves):
     for ago in range(50, 30, -1):
         bring(session, BLUE_DARK, ago)
     weeks(session, BLUE_BIAS, nights=50)
@@ -247,14 +244,14 @@ def test_what_has_not_come_for_a_month_is_forgotten(session, uves):
     far = NIGHT + timedelta(days=31)
     assert scopes(session, uves) == [("blue", "dark")]
     assert [
-        one.scope for one in find_absences(session, far, [uves], DUE + timedelta(days=31))
+        finding.scope for finding in find_missing(session, far, [uves], DUE + timedelta(days=31))
     ] == []
 
 
 # --- sets and chips -------------------------------------------------------------------------------
 
 
-def test_a_set_of_five_that_stopped_at_three_is_one_finding_for_both_chips(session, uves):
+def test_incomplete_set_is_one_finding_for_both_chips(session, uves):
     for number in (1, 2, 4):
         bring(session, RED_BIAS, number=number, size=5, minute=number)
     [stopped] = absences(session, uves)
@@ -266,19 +263,19 @@ def test_a_set_of_five_that_stopped_at_three_is_one_finding_for_both_chips(sessi
     )
 
 
-def test_a_set_has_an_hour_to_go_on(session, uves):
+def test_set_is_incomplete_after_an_hour_without_frames(session, uves):
     bring(session, BLUE_BIAS, size=5)
     assert absences(session, uves, MORNING + timedelta(minutes=59)) == ()
     assert len(absences(session, uves, MORNING + timedelta(minutes=60))) == 1
 
 
-def test_the_next_dark_is_waited_for_as_long_as_it_takes(session, uves):
+def test_set_with_long_exposures_waits_for_the_next_one(session, uves):
     bring(session, BLUE_DARK, size=3).exposure_s = 3600.0
     assert absences(session, uves, MORNING + timedelta(minutes=179)) == ()
     assert len(absences(session, uves, MORNING + timedelta(minutes=180))) == 1
 
 
-def test_a_file_that_could_not_be_read_is_named_with_its_set(session, uves):
+def test_incomplete_set_names_failed_files_of_its_time(session, uves):
     for number in (1, 3):
         bring(session, BLUE_BIAS, number=number, size=3, minute=number)
     lost = FrameRow(
@@ -292,17 +289,17 @@ def test_a_file_that_could_not_be_read_is_named_with_its_set(session, uves):
     )
 
 
-def test_a_frame_that_is_not_ours_may_belong_to_the_set(session, uves):
+def test_skipped_frame_counts_for_the_set(session, uves):
     bring(session, BLUE_BIAS, number=1, size=2)
-    theirs = FrameRow(
+    skipped = FrameRow(
         state=FrameState.SKIPPED, path="/in/science.fits", file_bytes=1, modified_ns=1,
         processed_at=MORNING, name="UVES.2026-11-20T09:32:00.000.fits",
     )  # fmt: skip
-    session.add(theirs)
+    session.add(skipped)
     assert absences(session, uves) == ()
 
 
-def test_two_arms_may_share_a_template_and_its_numbers(session, uves):
+def test_template_of_two_arms_with_common_numbers_is_complete(session, uves):
     for number, kind in enumerate((BLUE_BIAS, BLUE_BIAS, RED_BIAS, RED_BIAS), start=1):
         bring(session, kind, number=number, size=4).template = "both"
     assert absences(session, uves) == ()
@@ -313,17 +310,17 @@ def test_two_arms_may_share_a_template_and_its_numbers(session, uves):
     assert stopped.image_types == RED_ARC
 
 
-def test_a_set_that_was_repeated_whole_is_told_in_the_report_alone(session, uves):
+def test_repeated_set_raises_no_alert(session, uves):
     bring(session, BLUE_BIAS, number=1, size=2)
     for number in (1, 2):
         bring(session, BLUE_BIAS, number=number, size=2, minute=10).template = "again"
     [stopped] = absences(session, uves)
     assert stopped.is_mended
     assert stopped.sentence.endswith("1 of 2 came, No. 2 missing; repeated whole by 09:40 UT")
-    assert owe_absences(session, [uves], DUE) == 0
+    assert queue_alerts(session, [uves], DUE) == 0
 
 
-def test_a_chip_that_is_not_in_its_files_is_one_finding(session, uves):
+def test_chip_missing_in_several_files_is_one_finding(session, uves):
     for number in range(1, 6):
         bring(session, ("URB1",), number=number, size=5)
     [missing] = absences(session, uves)
@@ -332,87 +329,88 @@ def test_a_chip_that_is_not_in_its_files_is_one_finding(session, uves):
     assert "URB2 not in the file that should hold it: 5 files" in missing.sentence
 
 
-def test_a_planned_set_counts_where_no_header_tells_of_templates(session):
+def test_set_size_without_template_keywords_is_the_planned_one(session):
     plain = short_uves()
     object.__setattr__(plain.keywords, "template", ())
     for minute in range(3):
         bring(session, BLUE_BIAS, minute=minute)
-    [stopped] = find_absences(session, NIGHT, [plain], DUE)
+    [stopped] = find_missing(session, NIGHT, [plain], DUE)
     assert (stopped.got, stopped.expected) == (3, 5)
 
 
-# --- telling --------------------------------------------------------------------------------------
+# --- alerts ---------------------------------------------------------------------------------------
 
 
-def owed(session: Session) -> list[AlertRow]:
+def alerts(session: Session) -> list[AlertRow]:
     return list(session.scalars(select(AlertRow).order_by(AlertRow.id)))
 
 
-def test_an_absence_is_owed_once_however_often_it_is_looked_for(session, uves):
+def test_missing_calibration_raises_one_alert(session, uves):
     weeks(session, BLUE_BIAS, BLUE_ARC)
     bring(session, BLUE_BIAS)
-    assert owe_absences(session, [uves], DUE) == 1
+    assert queue_alerts(session, [uves], DUE) == 1
     for hours in (1, 2, 24, 72):
-        assert owe_absences(session, [uves], DUE + timedelta(hours=hours)) <= (hours >= 24)
-    [first, *later] = owed(session)
+        assert queue_alerts(session, [uves], DUE + timedelta(hours=hours)) <= (hours >= 24)
+    [first, *later] = alerts(session)
     assert (first.topic, first.image_type, first.night) == (Topic.ABSENCE, "UBW0", NIGHT)
     assert first.words.startswith("No blue arc came (UBW0)")
-    assert all(one.words.startswith("Nothing came from UVES") for one in later)
+    assert all(alert.words.startswith("Nothing came from UVES") for alert in later)
 
 
-def test_what_arrives_late_after_all_is_not_told_again(session, uves):
+def test_late_arrival_raises_no_further_alert(session, uves):
     weeks(session, BLUE_BIAS, BLUE_ARC)
     bring(session, BLUE_BIAS)
-    owe_absences(session, [uves], DUE)
+    queue_alerts(session, [uves], DUE)
     bring(session, BLUE_ARC, minute=600, late=timedelta(minutes=1))
     assert absences(session, uves) == ()
-    assert owe_absences(session, [uves], DUE + timedelta(hours=1)) == 0
+    assert queue_alerts(session, [uves], DUE + timedelta(hours=1)) == 0
 
 
-def test_what_was_told_of_an_arm_is_not_told_of_its_kinds(session, uves):
+def test_kinds_of_a_reported_arm_raise_no_alert(session, uves):
     weeks(session, BLUE_BIAS, RED_BIAS, RED_ARC, RED_FLAT)
     bring(session, BLUE_BIAS)
-    assert owe_absences(session, [uves], DUE) == 1
+    assert queue_alerts(session, [uves], DUE) == 1
     bring(session, RED_FLAT, minute=600)
-    assert {one.scope[:1] for one in absences(session, uves)} == {("red",)}
-    assert owe_absences(session, [uves], DUE + timedelta(minutes=30)) == 0
+    assert {finding.scope[:1] for finding in absences(session, uves)} == {("red",)}
+    assert queue_alerts(session, [uves], DUE + timedelta(minutes=30)) == 0
 
 
-def test_nothing_is_told_while_frames_are_caught_up(session, uves):
+def test_backlog_delays_alerts(session, uves):
     weeks(session, BLUE_BIAS, BLUE_ARC)
     bring(session, BLUE_BIAS, late=timedelta(hours=10))  # taken in at 19:30
-    assert owe_absences(session, [uves], DUE) == 0
-    assert owe_absences(session, [uves], DUE + timedelta(minutes=31)) == 1
+    assert queue_alerts(session, [uves], DUE) == 0
+    assert queue_alerts(session, [uves], DUE + timedelta(minutes=31)) == 1
 
 
-def test_nobody_is_told_of_what_is_missing_in_an_archive(session, uves):
+def test_old_missing_calibration_raises_no_alert(session, uves):
     weeks(session, BLUE_BIAS, BLUE_ARC)
     bring(session, BLUE_BIAS)
     later = DUE + timedelta(days=9)
-    assert owe_absences(session, [uves], later) == 0
+    assert queue_alerts(session, [uves], later) == 0
 
 
-def test_the_end_of_a_night_is_looked_at_the_next_day(session, uves):
+def test_end_of_a_night_is_checked_the_next_day(session, uves):
     weeks(session, BLUE_BIAS)
     bring(session, BLUE_BIAS, number=1, size=2, minute=12 * 60)  # half an hour before its end
-    assert owe_absences(session, [uves], DUE + timedelta(hours=3)) == 1
+    assert queue_alerts(session, [uves], DUE + timedelta(hours=3)) == 1
 
 
 # --- normal months --------------------------------------------------------------------------------
 
 
 @pytest.mark.sqlite  # the benchmark's own, in memory
-def test_a_month_as_planned_has_no_false_absence_and_true_ones_are_found():
+def test_simulated_month_has_no_false_finding_and_all_true_ones():
     past = absence.simulate_past(70, seed=11, cloudy=0.1)
     uves = absence.uves()
     with absence.opened() as session:
         absence.store(session, past)
         nights = past.last(10)
         false = list(absence.false_absences(session, nights, uves))
-        assert [one.sentence for night, one in false if past.nights[night]] == []
-        night = next(one for one in nights if past.nights[one])
+        assert [finding.sentence for night, finding in false if past.nights[night]] == []
+        night = next(item for item in nights if past.nights[item])
         rng = np.random.default_rng(1)
-        told = [absence.try_one(session, one, uves) for one in absence.trials(past, [night], rng)]
-    late = [one.trial.name for one in told if one.nights_later is None]
+        trials = absence.trials(past, [night], rng)
+        results = [absence.try_one(session, trial, uves) for trial in trials]
+    late = [result.trial.name for result in results if result.nights_later is None]
     assert late == []
-    assert max(len(one.findings) for one in told) <= 2
+    assert max(len(result.findings) for result in results) <= 2

@@ -8,16 +8,24 @@ from sqlalchemy import func, select
 
 from qc import db
 from qc.core.enums import LabelName
-from qc.db.models import AlertRow, EmbeddingRow, ExtensionRow, FrameRow, SelfTestRow, VerdictRow
+from qc.db.schema.models import (
+    AlertRow,
+    EmbeddingRow,
+    ExtensionRow,
+    FrameRow,
+    SelfTestRow,
+    VerdictRow,
+)
 from qc.errors import ConfigurationError, FrameError
-from qc.io.instruments import read_instrument
-from qc.io.read_frame import parse_frame
-from qc.monitoring.injection_test import STRENGTHS, TRIED, run_self_test
+from qc.io.frame_reader import parse_frame
+from qc.io.instrument_files import read_instrument
+from qc.monitoring.injection_plan import INJECTED_KINDS, STRENGTHS
+from qc.monitoring.injection_test import run_injection_test
 from qc.monitoring.recall import recall_by_kind
 from qc.simulator import FAULTS, FILE_FAULTS, signal_to_noise, spoil_file
 from tests.support.builders import cards, frame_bytes, pixels, short_uves, write
-from tests.support.databases import copied
-from tests.support.tiny import (
+from tests.support.databases import copied_project
+from tests.support.tiny_spectrograph import (
     INSTRUMENT,
     LIT,
     NX,
@@ -38,7 +46,7 @@ NIGHT = date(2026, 1, 5)
 def good_night(empty_project, tmp_path_factory):
     """A project with twenty references of either kind, and a night of three good ones."""
     folder = tmp_path_factory.mktemp("good")
-    with copied(empty_project, folder / "project") as project_folder:
+    with copied_project(empty_project, folder / "project") as project_folder:
         with open_tiny(project_folder) as project:
             history = write_history(folder) + write_history(folder, kind="FLAT", night=2)
             process(project, *history, label=LabelName.GOOD)
@@ -51,124 +59,125 @@ def good_night(empty_project, tmp_path_factory):
 @pytest.fixture
 def project(good_night, tmp_path):
     project_folder, _ = good_night
-    with copied(project_folder, tmp_path / "project") as copy, open_tiny(copy) as opened:
+    with copied_project(project_folder, tmp_path / "project") as copy, open_tiny(copy) as opened:
         yield opened
 
 
 def rows(project, table):
-    with project.reads() as session:
+    with project.read_session() as session:
         return session.scalar(select(func.count()).select_from(table))
 
 
-def test_each_kind_and_image_type_is_tried_and_found(project):
-    tested = run_self_test(project, None, NOW)
+def test_injection_finds_each_kind_in_each_image_type(project):
+    tested = run_injection_test(project, None, NOW)
     assert tested.night == NIGHT
-    assert {(one.kind, one.image_type) for one in tested.trials} == {
+    assert {(trial.kind, trial.image_type) for trial in tested.trials} == {
         ("light_leak", "TB0"),
         ("lamp_off", "TF0"),
     }
-    assert {one.strength for one in tested.trials} == set(STRENGTHS)
+    assert {trial.strength for trial in tested.trials} == set(STRENGTHS)
     assert tested.count.found == tested.count.tried >= 3
     assert (tested.untried, tested.lost, tested.falls) == ((), (), ())
-    assert "injected faults found, 2 kinds in 2 image types" in tested.words
+    assert "injected faults found, 2 kinds in 2 image types" in tested.summary
 
 
-def test_nothing_is_kept_but_whether_it_was_found(project):
+def test_injection_stores_results_only(project):
     tables = (FrameRow, ExtensionRow, EmbeddingRow, VerdictRow, AlertRow)
     before = [rows(project, table) for table in tables]
-    tested = run_self_test(project, NIGHT, NOW)
+    tested = run_injection_test(project, NIGHT, NOW)
     assert [rows(project, table) for table in tables] == before
     assert rows(project, SelfTestRow) == len(tested.trials)
-    with project.reads() as session:
+    with project.read_session() as session:
         [row, *_] = session.scalars(select(SelfTestRow).order_by(SelfTestRow.id))
         assert (row.night, row.at, row.instrument, row.is_found) == (NIGHT, NOW, "TINY", True)
         assert row.frame.startswith("TINY.2026-01-05T20:")
         assert len(recall_by_kind(session, NIGHT)) == 2
 
 
-def test_the_same_night_gives_the_same_trials_and_replaces_the_former(project):
-    first = run_self_test(project, NIGHT, NOW)
-    again = run_self_test(project, NIGHT, NOW + timedelta(hours=1))
+def test_injection_of_the_same_night_is_reproducible_and_replaces_results(project):
+    first = run_injection_test(project, NIGHT, NOW)
+    again = run_injection_test(project, NIGHT, NOW + timedelta(hours=1))
     assert again.trials == first.trials
     assert rows(project, SelfTestRow) == len(first.trials)
 
 
-def test_it_stops_when_time_is_up_and_says_what_was_not_tried(project):
+def test_injection_stops_at_the_budget_and_lists_untried_kinds(project):
     clock = iter(range(0, 10_000, 60))  # a minute passes at each look
-    tested = run_self_test(project, NIGHT, NOW, budget_s=130, clock=lambda: float(next(clock)))
-    assert len({one.kind for one in tested.trials}) == 1
+    tested = run_injection_test(project, NIGHT, NOW, budget_s=130, clock=lambda: float(next(clock)))
+    assert len({trial.kind for trial in tested.trials}) == 1
     assert len(tested.untried) == 2  # a kind, and its image type
 
 
-def test_the_next_night_begins_with_what_was_not_tried(project, tmp_path):
+def test_injection_begins_with_kinds_untried_the_night_before(project, tmp_path):
     clock = iter(range(0, 10_000, 60))
-    first = run_self_test(project, NIGHT, NOW, budget_s=130, clock=lambda: float(next(clock)))
+    first = run_injection_test(project, NIGHT, NOW, budget_s=130, clock=lambda: float(next(clock)))
     for number in range(3):
         process(project, write_frame(tmp_path, 6, number))
         process(project, write_frame(tmp_path, 6, 10 + number, kind="FLAT"))
     clock = iter(range(0, 10_000, 60))
-    second = run_self_test(project, None, NOW, budget_s=130, clock=lambda: float(next(clock)))
-    assert {one.kind for one in second.trials} == set(first.untried) - {"TB0", "TF0"}
+    second = run_injection_test(project, None, NOW, budget_s=130, clock=lambda: float(next(clock)))
+    assert {trial.kind for trial in second.trials} == set(first.untried) - {"TB0", "TF0"}
 
 
-def test_a_file_that_is_gone_is_replaced_by_another(project, good_night, tmp_path):
+def test_injection_replaces_a_lost_file(project, good_night, tmp_path):
     """The files are moved away, and later put back."""
     _, tonight = good_night
-    first = run_self_test(project, NIGHT, NOW)
-    used = {one.frame.partition("[")[0] for one in first.trials}
+    first = run_injection_test(project, NIGHT, NOW)
+    used = {trial.frame.partition("[")[0] for trial in first.trials}
     moved = [path for path in tonight if path.name.removesuffix(".fits") in used]
     for path in moved:
         shutil.move(path, tmp_path / path.name)
     try:
-        tested = run_self_test(project, NIGHT, NOW)
+        tested = run_injection_test(project, NIGHT, NOW)
     finally:
         for path in moved:
             shutil.move(tmp_path / path.name, path)
     assert tested.count.tried == first.count.tried
     assert set(tested.lost) == used
-    assert used.isdisjoint(one.frame.partition("[")[0] for one in tested.trials)
+    assert used.isdisjoint(trial.frame.partition("[")[0] for trial in tested.trials)
 
 
-def test_a_night_whose_files_are_all_gone_says_so(project):
-    with project.writes.begin() as session:
+def test_injection_without_any_file_has_no_trials(project):
+    with project.write_session.begin() as session:
         for row in session.scalars(select(FrameRow)):
             row.path = f"/nowhere/{row.id}.fits"
-    tested = run_self_test(project, NIGHT, NOW)
+    tested = run_injection_test(project, NIGHT, NOW)
     assert tested.trials == ()
-    assert tested.words.endswith("nothing could be tried: no good frame of it is on disk as it was")
+    reason = "no good frame of it is on disk as it was"
+    assert tested.summary.endswith(f"nothing could be tried: {reason}")
     assert len(tested.lost) == 6
 
 
-def test_a_file_that_was_changed_since_is_not_used(project, tmp_path):
-    other = write_frame(tmp_path, 5, 0, EXPTIME=2.0)
-    with project.writes.begin() as session:
+def test_injection_ignores_changed_files(project, tmp_path):
+    replacement = write_frame(tmp_path, 5, 0, EXPTIME=2.0)
+    with project.write_session.begin() as session:
         for row in session.scalars(select(FrameRow)):
-            row.path = str(other)
-    assert run_self_test(project, NIGHT, NOW).trials == ()
+            row.path = str(replacement)
+    assert run_injection_test(project, NIGHT, NOW).trials == ()
 
 
-def test_what_a_person_called_bad_is_no_good_image(project):
-    with project.writes.begin() as session:
-        for one in list(db.findings.findings(session, NIGHT, NIGHT)):
+def test_injection_ignores_images_labelled_bad(project):
+    with project.write_session.begin() as session:
+        for finding in list(db.findings.findings(session, NIGHT, NIGHT)):
             answer = db.labels.LabelAnswer(LabelName.BAD, "kim", "other")
-            db.labels.record_label(session, one.extension.id, answer)
-    tested = run_self_test(project, NIGHT, NOW)
-    assert tested.words.endswith("nothing could be tried: it had no good frame")
+            db.labels.record_label(session, finding.extension.id, answer)
+    tested = run_injection_test(project, NIGHT, NOW)
+    assert tested.summary.endswith("nothing could be tried: it had no good frame")
 
 
-def test_without_a_night_it_says_what_is_lacking(project_folder):
+def test_injection_without_frames_is_an_error(project_folder):
     with (
         open_tiny(project_folder) as empty,
         pytest.raises(ConfigurationError, match="nothing to try"),
     ):
-        run_self_test(empty, None, NOW)
+        run_injection_test(empty, None, NOW)
 
 
-def test_a_blind_system_is_below_its_limit_and_owes_an_alert_once(good_night, tmp_path):
-    """Bad trials of the nights before, and a test tonight: the fall is told once."""
+def test_low_recall_raises_one_alert(good_night, tmp_path):
+    """Failed trials of the nights before and a test tonight raise one alert."""
     project_folder, _ = good_night
-    with copied(project_folder, tmp_path / "project") as copy, open_tiny(copy) as project:
-        with project.writes.begin() as session:
+    with copied_project(project_folder, tmp_path / "project") as copy, open_tiny(copy) as project:
+        with project.write_session.begin() as session:
             for number in range(30):
                 row = SelfTestRow(
                     night=NIGHT - timedelta(days=1 + number % 3), at=NOW, instrument="TINY",
@@ -177,23 +186,23 @@ def test_a_blind_system_is_below_its_limit_and_owes_an_alert_once(good_night, tm
                 )  # fmt: skip
                 session.add(row)
         for _ in range(2):
-            tested = run_self_test(project, NIGHT, NOW)
+            tested = run_injection_test(project, NIGHT, NOW)
         assert tested.is_below_limit
         assert "light_leak" in tested.falls[0].sentence
         assert rows(project, AlertRow) == 1
 
 
-# --- what is done to frames -----------------------------------------------------------------------
+# --- injected faults ------------------------------------------------------------------------------
 
 
-def test_every_kind_that_is_tried_is_one_that_people_know():
+def test_injected_kinds_are_in_the_instrument_file():
     named = {fault.name for fault in short_uves().faults}
-    assert set(TRIED) <= named
-    assert set(TRIED) <= set(FAULTS)
+    assert set(INJECTED_KINDS) <= named
+    assert set(INJECTED_KINDS) <= set(FAULTS)
 
 
 @pytest.mark.parametrize("kind", FILE_FAULTS)
-def test_a_spoilt_file_is_refused(kind):
+def test_file_with_a_fault_is_refused(kind):
     content = frame_bytes(cards("red", "BIAS"), pixels(), pixels())
     uves = [short_uves()]
     assert len(parse_frame(content, Path("a.fits"), uves).extensions) == 2
@@ -201,7 +210,7 @@ def test_a_spoilt_file_is_refused(kind):
         parse_frame(spoil_file(content, kind, "gross"), Path("a.fits"), uves)
 
 
-def test_a_file_that_lacks_what_the_fault_would_take_is_told():
+def test_file_fault_without_its_target_is_an_error():
     content = frame_bytes(cards("blue", "BIAS"), pixels())
     with pytest.raises(ValueError, match="several images"):
         spoil_file(content, "chip_missing", "gross")
@@ -211,14 +220,14 @@ def test_a_file_that_lacks_what_the_fault_would_take_is_told():
         spoil_file(content, "dust", "gross")
 
 
-def test_a_fault_below_the_noise_is_invisible():
+def test_signal_to_noise_of_one_pixel():
     well = np.full((64, 64), 100)
     ill = well.copy()
     ill[10, 10] += 9
     assert signal_to_noise(ill, well, gain_e_per_adu=1.0, read_noise_adu=3.0) == pytest.approx(3)
 
 
-# --- what another image shows ---------------------------------------------------------------------
+# --- donor images --------------------------------------------------------------------------------
 
 TWO_CHIPS = """\
 calibrations:
@@ -246,7 +255,7 @@ chips:
   TWO: *chip
 faults:
 """
-LENT = {
+FAULT_CLASSES = {
     "chips_swapped": "flat, arc",
     "chip_duplicated": "flat, arc",
     "chip_missing": "flat, arc",
@@ -273,16 +282,16 @@ def two_chips(folder, night, number, kind, nm):
     else:
         images[0, :, :100] += 1000
         images[1, :, 120:220] += 1000
-    told = cards_of(night, number, kind) | {"WAVELEN": nm}
+    header = cards_of(night, number, kind) | {"WAVELEN": nm}
     counts = images.round().astype(np.uint16)
-    return write(folder / f"{told['ARCFILE']}", frame_bytes(told, *counts))
+    return write(folder / f"{header['ARCFILE']}", frame_bytes(header, *counts))
 
 
 @pytest.fixture
 def two_chip_project(project_folder, inbox):
     faults = "".join(
         f"  - {{name: {name}, sentence: A fault., classes: [{classes}]}}\n"
-        for name, classes in LENT.items()
+        for name, classes in FAULT_CLASSES.items()
     )
     text = INSTRUMENT[: INSTRUMENT.index("calibrations:")] + TWO_CHIPS + faults
     (project_folder / "instruments" / "tiny.yaml").write_text(text)
@@ -302,12 +311,14 @@ def two_chip_project(project_folder, inbox):
 
 
 @pytest.mark.once
-def test_what_another_image_shows_is_tried_and_found(two_chip_project):
-    tested = run_self_test(two_chip_project, NIGHT, NOW)
+def test_injection_finds_faults_from_donor_images(two_chip_project):
+    tested = run_injection_test(two_chip_project, NIGHT, NOW)
     missed = [
-        f"{one.kind} in {one.frame}: {one.score}" for one in tested.trials if not one.is_found
+        f"{trial.kind} in {trial.frame}: {trial.score}"
+        for trial in tested.trials
+        if not trial.is_found
     ]
     assert missed == []
-    assert {one.kind for one in tested.trials} == LENT.keys() - {"lamp_spectrum"}
+    assert {trial.kind for trial in tested.trials} == FAULT_CLASSES.keys() - {"lamp_spectrum"}
     assert tested.beyond == ("lamp_spectrum",)
-    assert {one.image_type for one in tested.trials} == {"TF1", "TF2", "TW1", "TW2"}
+    assert {trial.image_type for trial in tested.trials} == {"TF1", "TF2", "TW1", "TW2"}

@@ -7,35 +7,32 @@ NOW = datetime(2026, 1, 2, 3, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 
 
-def said(caplog):
-    return [(record.message, record.trouble) for record in caplog.records]
-
-
-def test_a_trouble_is_said_when_it_begins_and_when_it_is_over(caplog):
-    troubles = ActiveIssues()
-    news = [troubles.begin("database", "locked", NOW + n * MINUTE) for n in range(10)]
-    assert news == [True] + 9 * [False]
-    troubles.end("database", NOW + 10 * MINUTE)
-    troubles.end("database", NOW + 11 * MINUTE)
-    assert said(caplog) == [("trouble begins", "database"), ("trouble is over", "database")]
+def test_issue_is_logged_once_at_its_begin_and_end(caplog):
+    issues = ActiveIssues()
+    is_new = [issues.begin("database", "locked", NOW + n * MINUTE) for n in range(10)]
+    assert is_new == [True] + 9 * [False]
+    issues.end("database", NOW + 10 * MINUTE)
+    issues.end("database", NOW + 11 * MINUTE)
+    logged = [(record.message, record.issue) for record in caplog.records]
+    assert logged == [("issue begins", "database"), ("issue ends", "database")]
     assert caplog.records[-1].lasted_s == 600
-    assert not list(troubles)
+    assert not list(issues)
 
 
-def test_troubles_of_a_kind_that_are_no_longer_there_are_over(caplog):
+def test_replace_ends_missing_issues_with_the_prefix(caplog):
     caplog.set_level(logging.WARNING)
-    troubles = ActiveIssues()
-    troubles.begin("schedule", "away", NOW)
-    troubles.stand("inbox ", {"a": "gone", "b": "gone"}, NOW)
-    troubles.stand("inbox ", {"b": "gone"}, NOW + MINUTE)
-    assert [trouble.key for trouble in troubles] == ["schedule", "inbox b"]
+    issues = ActiveIssues()
+    issues.begin("schedule", "away", NOW)
+    issues.replace("inbox ", {"a": "gone", "b": "gone"}, NOW)
+    issues.replace("inbox ", {"b": "gone"}, NOW + MINUTE)
+    assert [issue.key for issue in issues] == ["schedule", "inbox b"]
 
 
-def test_how_long_it_has_lasted_counts_from_its_beginning():
-    troubles = ActiveIssues()
-    troubles.begin("database", "locked", NOW)
-    troubles.begin("database", "locked still", NOW + 9 * MINUTE)
-    [trouble] = troubles
-    assert trouble.words == "locked"
-    assert trouble.has_lasted(10 * MINUTE, NOW + 10 * MINUTE)
-    assert not trouble.has_lasted(10 * MINUTE, NOW + 9 * MINUTE)
+def test_has_lasted_counts_from_the_first_message():
+    issues = ActiveIssues()
+    issues.begin("database", "locked", NOW)
+    issues.begin("database", "locked still", NOW + 9 * MINUTE)
+    [issue] = issues
+    assert issue.message == "locked"
+    assert issue.has_lasted(10 * MINUTE, NOW + 10 * MINUTE)
+    assert not issue.has_lasted(10 * MINUTE, NOW + 9 * MINUTE)

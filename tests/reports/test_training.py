@@ -5,16 +5,18 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from embeddings.classifier import DenseClassifier, Examples, Features, NamedArrays
+from embeddings.classifier import DenseClassifier
+from embeddings.classifier_data import Examples, Features, NamedArrays
 from qc.reports.training import (
-    NOTHING,
+    NO_FAULT,
     calibration_bins,
     confusion_of_kinds,
     confusion_of_types,
     learning_curve,
-    write_lessons,
+    write_training_page,
 )
-from qc.training.train import EvaluationSplit, Predictions, TrainingResult, measure
+from qc.training.evaluate import Predictions, measure
+from qc.training.train import EvaluationSplit, TrainingResult
 
 # Keras of NumPy 1, when it saves weights
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -24,7 +26,7 @@ WHEN = datetime(2026, 3, 1, tzinfo=UTC)
 TYPES, KINDS = ("bias", "flat"), ("dust", HOSTILE)
 
 
-def some(n: int, *, first_day: int = 0) -> Examples:
+def make_examples(n: int, *, first_day: int = 0) -> Examples:
     """Images of two types; a third is good, a third has each fault, which moves a number by far."""
     rng = np.random.default_rng(first_day)
     step, fault = np.arange(n) % 2, np.arange(n) % 3
@@ -41,28 +43,30 @@ def some(n: int, *, first_day: int = 0) -> Examples:
 
 @pytest.fixture(scope="module")
 def trained() -> TrainingResult:
-    exam = EvaluationSplit(some(36, first_day=99), some(120), 60, "the newest month", True, True)
-    twin = DenseClassifier.fit(exam.rest)
+    split = EvaluationSplit(
+        make_examples(36, first_day=99), make_examples(120), 60, "the newest month", True, True
+    )
+    twin = DenseClassifier.fit(split.rest)
     return TrainingResult(
         classifier=twin,
-        examples=exam.rest + exam.examples,
+        examples=split.rest + split.examples,
         simulated=60,
-        exam=exam,
-        twin=twin,
-        new=measure(twin, exam.examples),
-        old=measure(twin, exam.examples),
+        split=split,
+        evaluated=twin,
+        new=measure(twin, split.examples),
+        old=measure(twin, split.examples),
         accepted=True,
-        why="not worse",
+        reason="not worse",
     )
 
 
 @pytest.fixture(scope="module")
 def page(trained, tmp_path_factory) -> str:
     steps: list[tuple[int, int]] = []
-    written = write_lessons(
+    written = write_training_page(
         tmp_path_factory.mktemp("page") / "new" / "classifier.html",
         trained,
-        who=HOSTILE,
+        author=HOSTILE,
         encoder="network-1",
         generated_at=WHEN,
         progress=lambda *step: steps.append(step),
@@ -71,93 +75,101 @@ def page(trained, tmp_path_factory) -> str:
     return written.read_text()
 
 
-def test_the_page_needs_nothing_but_itself(page):
+def test_page_is_self_contained(page):
     addresses = re.findall(r'(?:src|href)="([^"]*)"', page)
-    assert all(one.startswith("data:") for one in addresses)
-    assert len([one for one in addresses if one.startswith("data:image/svg")]) == 5
+    assert all(address.startswith("data:") for address in addresses)
+    assert len([address for address in addresses if address.startswith("data:image/svg")]) == 5
     assert "url(" not in page
 
 
-def test_hostile_names_stay_text(page):
+def test_hostile_text_is_escaped(page):
     assert "<script" not in page
     assert page.count("&lt;script&gt;") > 2
 
 
-def test_the_page_tells_what_was_learnt_and_how_well(page, trained):
+def test_page_has_examples_and_accuracy(page, trained):
     text = " ".join(re.sub(r"<[^>]+>", " ", page).split())
     assert "Accepted: it acts from now on; not worse." in text
-    assert "Learnt from 96 examples that people labelled and 60 simulated ones." in text
-    assert f"image type, share right {trained.new.type_accuracy.words}" in text
+    assert "Trained on 96 labelled examples and 60 simulated examples, by" in text
+    assert f"image type, share right {trained.new.type_accuracy.text}" in text
     assert "bias 16 10" in text
     assert "Simulated images are easier" not in text
 
 
-def test_an_exam_of_simulated_images_is_called_one(trained, tmp_path):
-    exam = replace(
-        trained.exam,
+def test_simulated_evaluation_is_marked(trained, tmp_path):
+    split = replace(
+        trained.split,
         is_real=False,
-        words="simulated examples",
-        rest=trained.exam.rest[:0],
+        description="simulated examples",
+        rest=trained.split.rest[:0],
         simulated=0,
     )
-    page = write_lessons(
-        tmp_path / "x.html", replace(trained, exam=exam), who="kim", encoder="e", generated_at=WHEN
+    page = write_training_page(
+        tmp_path / "x.html",
+        replace(trained, split=split),
+        author="kim",
+        encoder="e",
+        generated_at=WHEN,
     ).read_text()
     assert "Simulated images are easier than real ones" in page
 
 
-def test_without_an_exam_the_page_says_so_and_what_was_learnt(trained, tmp_path):
-    bare = replace(trained, exam=None, twin=None, new=None, old=None)
-    page = write_lessons(
-        tmp_path / "x.html", bare, who="kim", encoder="e", generated_at=WHEN
+def test_page_without_evaluation(trained, tmp_path):
+    bare = replace(trained, split=None, evaluated=None, new=None, old=None)
+    page = write_training_page(
+        tmp_path / "x.html", bare, author="kim", encoder="e", generated_at=WHEN
     ).read_text()
-    assert "nothing can be said of how well it answers" in page
+    assert "the accuracy is unknown" in page
     assert "dust" in page
     assert "data:image/svg" not in page
 
 
-def test_parts_that_are_too_small_to_learn_from_are_left_out_of_the_curve(trained):
-    exam = replace(trained.exam, rest=trained.exam.rest[np.arange(12)], simulated=0)
+def test_learning_curve_skips_small_parts(trained):
+    split = replace(trained.split, rest=trained.split.rest[np.arange(12)], simulated=0)
     steps: list[tuple[int, int]] = []
-    curve = learning_curve(exam, trained.new.macro_f1, lambda *step: steps.append(step))
+    curve = learning_curve(split, trained.new.macro_f1, lambda *step: steps.append(step))
     assert curve == [(12, trained.new.macro_f1)]
     assert steps == [(1, 3), (2, 3), (3, 3)]
 
 
-def said(promised: list[list[float]], truth: list[list[bool]], told: list[bool]) -> Predictions:
-    n = len(promised)
+def predictions_of(
+    probability: list[list[float]], truth: list[list[bool]], labelled: list[bool]
+) -> Predictions:
+    n = len(probability)
     return Predictions(
         types=("bias",) * n,
-        seen=("bias",) * (n - 1) + ("flat",),
-        own=np.ones(n),
-        good=np.array(told),
-        told=np.array(told),
+        predicted_types=("bias",) * (n - 1) + ("flat",),
+        type_probability=np.ones(n),
+        is_good=np.array(labelled),
+        is_labelled=np.array(labelled),
         kinds=("dust", "glow"),
-        promised=np.array(promised),
+        probabilities=np.array(probability),
         truth=np.array(truth),
     )
 
 
-def test_kinds_are_confused_where_the_most_probable_is_another():
-    answers = said(
+def test_confusion_of_kinds_by_most_probable_kind():
+    answers = predictions_of(
         [[0.9, 0.1], [0.2, 0.8], [0.3, 0.4], [0.1, 0.1], [0.9, 0.9]],
         [[True, False], [True, False], [False, True], [False, False], [True, True]],
         [True, True, True, True, False],
     )
     counts, rows, columns = confusion_of_kinds(answers)
-    assert (rows, columns) == (["dust", "glow", NOTHING], ["dust", "glow", NOTHING])
+    assert (rows, columns) == (["dust", "glow", NO_FAULT], ["dust", "glow", NO_FAULT])
     assert counts.tolist() == [[1, 1, 0], [0, 0, 1], [0, 0, 1]]
 
 
-def test_a_type_that_is_only_said_has_a_column_and_no_row():
-    counts, rows, columns = confusion_of_types(said([[0, 0]] * 3, [[False, False]] * 3, [True] * 3))
+def test_confusion_of_types_with_predicted_only_type():
+    counts, rows, columns = confusion_of_types(
+        predictions_of([[0, 0]] * 3, [[False, False]] * 3, [True] * 3)
+    )
     assert (counts.tolist(), rows, columns) == ([[2, 1]], ["bias"], ["bias", "flat"])
 
 
-def test_a_bin_holds_what_was_promised_and_how_often_it_was_true():
-    answers = said([[0.05, 0.95]] * 4, [[False, True]] * 3 + [[False, False]], [True] * 4)
-    promised, true, counts = calibration_bins(answers)
-    assert promised == pytest.approx([0.05, 0.95])
+def test_calibration_bins_have_probability_and_true_rate():
+    answers = predictions_of([[0.05, 0.95]] * 4, [[False, True]] * 3 + [[False, False]], [True] * 4)
+    probability, true, counts = calibration_bins(answers)
+    assert probability == pytest.approx([0.05, 0.95])
     assert true[:, 0] == pytest.approx([0, 0.75])
     assert (true[:, 1] <= true[:, 0]).all()
     assert (true[:, 2] >= true[:, 0]).all()

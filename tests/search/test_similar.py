@@ -6,9 +6,8 @@ from qc import db
 from qc.core.enums import LabelName
 from qc.core.verdict import Status
 from qc.errors import InvalidInputError, UnknownFrameError, UnreadableFrameError
-from qc.search.similar import similar
-from tests.support.remembered import Past, remember
-from tests.support.tiny import (
+from qc.search.similar import find_similar
+from tests.support.tiny_spectrograph import (
     MERGE_HEIGHT,
     StandIn,
     light_leak,
@@ -16,8 +15,9 @@ from tests.support.tiny import (
     write_frame,
     write_history,
 )
+from tests.support.verdict_rows import StoredExtension, add_extensions
 
-DEAD_LAMP = Past(
+DEAD_LAMP = StoredExtension(
     vector=(1, 0.02),
     label=LabelName.BAD,
     kind="lamp_dead",
@@ -26,108 +26,121 @@ DEAD_LAMP = Past(
 )
 
 
-def angles(*degrees: float, **changes) -> list[Past]:
-    """Frames whose embeddings point so far away from the first axis."""
+def angles(*degrees: float, **changes) -> list[StoredExtension]:
+    """Frames whose embeddings point at given angles from the first axis."""
     return [
-        Past(vector=(float(np.cos(each)), float(np.sin(each))), **changes)
-        for each in np.radians(degrees)
+        StoredExtension(vector=(float(np.cos(angle)), float(np.sin(angle))), **changes)
+        for angle in np.radians(degrees)
     ]
 
 
-def names(likeness) -> list[str]:
-    return [one.name for one in likeness.neighbours]
+def names(result) -> list[str]:
+    return [neighbour.name for neighbour in result.neighbours]
 
 
-def test_the_nearest_come_first_and_the_frame_itself_is_left_out(project):
-    remember(project, *angles(0, 30, 10, 20))
-    [found] = similar(project, "TINY.0", 2)
-    assert names(found) == ["TINY.2[0]", "TINY.3[0]"]
+def test_find_similar_sorts_by_distance_without_the_frame_itself(project):
+    add_extensions(project, *angles(0, 30, 10, 20))
+    [result] = find_similar(project, "TINY.0", 2)
+    assert names(result) == ["TINY.2[0]", "TINY.3[0]"]
     expected = 1 - np.cos(np.radians([10, 20]))
-    assert [one.distance for one in found.neighbours] == pytest.approx(expected, rel=0.01)
-    assert found.threshold == MERGE_HEIGHT
+    assert [neighbour.distance for neighbour in result.neighbours] == pytest.approx(
+        expected, rel=0.01
+    )
+    assert result.threshold == MERGE_HEIGHT
 
 
-def test_what_people_said_is_told_in_words(project):
-    remember(project, Past(), DEAD_LAMP)
-    [found] = similar(project, "TINY.0", 5)
-    [sentence] = found.sentences()
-    told, _, words = sentence.partition(": ")
+def test_sentences_contain_the_label(project):
+    add_extensions(project, StoredExtension(), DEAD_LAMP)
+    [result] = find_similar(project, "TINY.0", 5)
+    [sentence] = result.sentences()
+    subject, _, assessment = sentence.partition(": ")
     where = "TINY.1[0] of the night 2026-01-01 (0.0002, 0.2 thresholds)"
-    assert told == f"TINY.0[0] (TB0) is most like {where}"
-    assert words == "judged ANOMALOUS, labelled bad (lamp dead), “lamp exchanged”."
+    assert subject == f"TINY.0[0] (TB0) is most like {where}"
+    assert assessment == "judged ANOMALOUS, labelled bad (lamp dead), “lamp exchanged”."
 
 
-def test_the_nearest_that_was_bad_is_told_beside_the_nearest(project):
-    remember(project, Past(), Past(vector=(1, 0.01)), DEAD_LAMP)
-    [found] = similar(project, "TINY.0", 5)
-    nearest, bad = found.sentences()
+def test_sentences_contain_the_nearest_bad_frame(project):
+    add_extensions(project, StoredExtension(), StoredExtension(vector=(1, 0.01)), DEAD_LAMP)
+    [result] = find_similar(project, "TINY.0", 5)
+    nearest, bad = result.sentences()
     assert "most like TINY.1[0]" in nearest
-    assert nearest.endswith("judged NOMINAL, nobody has labelled it.")
-    assert bad.startswith("Of these, the nearest that was called bad is TINY.2[0] of the night")
+    assert nearest.endswith("judged NOMINAL, not labelled.")
+    assert bad.startswith("Of these, the nearest labelled bad is TINY.2[0] of the night")
 
 
-def test_its_own_image_type_is_searched_or_a_pattern_or_all(project):
-    remember(project, Past(), Past(image_type="TF0"), Past(image_type="TF0"), *angles(5))
+def test_find_similar_by_image_type_or_pattern(project):
+    add_extensions(
+        project,
+        StoredExtension(),
+        StoredExtension(image_type="TF0"),
+        StoredExtension(image_type="TF0"),
+        *angles(5),
+    )
     counts = {
-        wanted: len(similar(project, "TINY.0", 9, image_type=wanted)[0].neighbours)
-        for wanted in (None, "any", "T*", "TF0", "tf0", "TB?")
+        pattern: len(find_similar(project, "TINY.0", 9, image_type=pattern)[0].neighbours)
+        for pattern in (None, "any", "T*", "TF0", "tf0", "TB?")
     }
     assert counts == {None: 1, "any": 3, "T*": 3, "TF0": 2, "tf0": 2, "TB?": 1}
 
 
-def test_only_labelled_frames_are_searched_if_asked(project):
-    remember(project, Past(), *angles(1, 2), DEAD_LAMP)
-    [found] = similar(project, "TINY.0", 9, labelled=True)
-    assert names(found) == ["TINY.3[0]"]
+def test_find_similar_among_labelled_frames(project):
+    add_extensions(project, StoredExtension(), *angles(1, 2), DEAD_LAMP)
+    [result] = find_similar(project, "TINY.0", 9, labelled=True)
+    assert names(result) == ["TINY.3[0]"]
 
 
-def test_embeddings_of_another_encoder_are_not_compared(project):
-    remember(project, Past(), Past(encoder="another"), Past(vector=(1, 0.5)))
-    assert names(similar(project, "TINY.0", 9)[0]) == ["TINY.2[0]"]
+def test_find_similar_ignores_other_encoders(project):
+    add_extensions(
+        project,
+        StoredExtension(),
+        StoredExtension(encoder="another"),
+        StoredExtension(vector=(1, 0.5)),
+    )
+    assert names(find_similar(project, "TINY.0", 9)[0]) == ["TINY.2[0]"]
     with pytest.raises(
         UnknownFrameError, match=r"TINY\.1\[0\]: has no embedding by the encoder in use"
     ):
-        similar(project, "TINY.1", 9)
+        find_similar(project, "TINY.1", 9)
 
 
-def test_the_only_frame_has_nothing_to_compare_it_with(project):
-    remember(project, Past())
-    [found] = similar(project, "TINY.0", 9)
-    assert found.sentences() == ["TINY.0[0] (TB0): there is nothing to compare it with."]
+def test_sentences_of_the_only_frame(project):
+    add_extensions(project, StoredExtension())
+    [result] = find_similar(project, "TINY.0", 9)
+    assert result.sentences() == ["TINY.0[0] (TB0): there is nothing to compare it with."]
 
 
-def test_a_file_that_is_not_stored_is_read_and_not_stored(project, inbox):
+def test_find_similar_to_a_file_does_not_store_it(project, inbox):
     history = write_history(inbox, frames=4)
     process(project, *history)
     [first] = process(project, write_frame(inbox, night=2, change=light_leak))
     again = write_frame(inbox, night=3, change=light_leak)
-    [found] = similar(project, str(again), 3)
-    assert names(found)[0] == f"{first.path.stem}[0]"
-    assert found.neighbours[0].distance < found.neighbours[1].distance
-    assert len(similar(project, str(again), 99)[0].neighbours) == 5
+    [result] = find_similar(project, str(again), 3)
+    assert names(result)[0] == f"{first.path.stem}[0]"
+    assert result.neighbours[0].distance < result.neighbours[1].distance
+    assert len(find_similar(project, str(again), 99)[0].neighbours) == 5
 
 
-def test_a_copy_of_a_stored_file_is_not_its_own_neighbour(project, inbox, tmp_path):
+def test_find_similar_to_a_copy_leaves_out_the_original(project, inbox, tmp_path):
     history = write_history(inbox, frames=4)
     process(project, *history)
     copy = tmp_path / "copy.fits"
     copy.write_bytes(history[0].read_bytes())
-    for asked in (copy, history[0], history[0].stem):
-        [found] = similar(project, str(asked), 9)
-        assert sorted(names(found)) == [f"{path.stem}[0]" for path in history[1:]]
+    for name in (copy, history[0], history[0].stem):
+        [result] = find_similar(project, str(name), 9)
+        assert sorted(names(result)) == [f"{path.stem}[0]" for path in history[1:]]
 
 
-def test_distances_are_those_of_the_stored_embeddings(project, inbox):
+def test_find_similar_has_distances_of_stored_embeddings(project, inbox):
     process(project, *write_history(inbox, frames=3))
-    with project.reads() as session:
-        [(_, vectors)] = list(db.embeddings.vectors(session, StandIn.fingerprint))
+    with project.read_session() as session:
+        [(_, vectors)] = list(db.embeddings.iterate_vectors(session, StandIn.fingerprint))
     expected = np.sort(cosine_distances(vectors[1:], vectors[:1])[:, 0])
-    [found] = similar(project, next(iter(sorted(inbox.iterdir()))).stem, 9)
-    assert [one.distance for one in found.neighbours] == pytest.approx(expected)
+    [result] = find_similar(project, next(iter(sorted(inbox.iterdir()))).stem, 9)
+    assert [neighbour.distance for neighbour in result.neighbours] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
-    ("frame", "changes", "error", "words"),
+    ("frame", "changes", "error", "message"),
     [
         (
             "TINY.9",
@@ -144,22 +157,22 @@ def test_distances_are_those_of_the_stored_embeddings(project, inbox):
         ),
     ],
 )
-def test_what_cannot_be_asked_is_told(project, frame, changes, error, words):
-    remember(project, Past())
-    with pytest.raises(error) as told:
-        similar(project, frame, 3, **changes)
-    assert words in str(told.value)
+def test_find_similar_with_wrong_input_is_an_error(project, frame, changes, error, message):
+    add_extensions(project, StoredExtension())
+    with pytest.raises(error) as raised:
+        find_similar(project, frame, 3, **changes)
+    assert message in str(raised.value)
 
 
-def test_a_file_that_is_no_frame_is_told(project, inbox):
+def test_find_similar_to_a_damaged_file_is_an_error(project, inbox):
     (inbox / "x.fits").write_bytes(b"?")
     with pytest.raises(UnreadableFrameError, match=r"x\.fits"):
-        similar(project, str(inbox / "x.fits"), 3)
+        find_similar(project, str(inbox / "x.fits"), 3)
 
 
-def test_blocks_of_the_history_are_bounded_and_complete(project):
-    remember(project, *angles(*np.linspace(0, 90, 2100)))
-    with project.reads() as session:
-        sizes = [len(ids) for ids, _ in db.embeddings.vectors(session, StandIn.fingerprint)]
+def test_iterate_vectors_yields_bounded_blocks(project):
+    add_extensions(project, *angles(*np.linspace(0, 90, 2100)))
+    with project.read_session() as session:
+        sizes = [len(ids) for ids, _ in db.embeddings.iterate_vectors(session, StandIn.fingerprint)]
     assert sum(sizes) == 2100
     assert max(sizes) <= 2000

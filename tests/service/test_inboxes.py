@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from sqlalchemy.exc import OperationalError
 
 from qc import db
-from qc.core import measurement
+from qc.core import file
 from qc.core.enums import FrameState
 from qc.errors import ConfigurationError
-from qc.pipeline.process import process_frames
+from qc.pipeline.batch import process_frames
 from qc.service.inboxes import InboxSet, ScanResult
 from qc.settings import Settings, read_settings
 from tests.support.databases import write_settings
-from tests.support.tiny import write_frame
+from tests.support.tiny_spectrograph import write_frame
 
 NOW = datetime(2026, 11, 19, 12, tzinfo=UTC)
 QUIET_S = 3
@@ -38,12 +38,12 @@ def settings_of(project_folder: Path, *paths: Path | str, **watch: float) -> Set
     return read_settings(project_folder)
 
 
-def nobody_knows(_file: measurement.FileInfo) -> bool:
+def is_unknown(_file: file.FileInfo) -> bool:
     return False
 
 
 @contextmanager
-def inboxes_of(project_folder, *paths, is_known=nobody_knows):
+def inboxes_of(project_folder, *paths, is_known=is_unknown):
     opened = InboxSet(settings_of(project_folder, *paths), is_known)
     yield opened
     opened.close()
@@ -54,7 +54,7 @@ def at(seconds: float) -> datetime:
 
 
 def put(path: Path, content: bytes = b"frame", age_s: float = 3600) -> Path:
-    """Write a file as it looks when it was written so long before NOW."""
+    """Write a file with a date before NOW."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     stamp = NOW.timestamp() - age_s
@@ -66,14 +66,14 @@ def names(scan: ScanResult) -> list[str]:
     return [path.name for path in scan.arrived]
 
 
-def test_a_file_that_was_written_long_ago_has_arrived_and_is_handed_out_once(project_folder, inbox):
+def test_old_file_is_returned_once(project_folder, inbox):
     path = put(inbox / "a.fits")
     with inboxes_of(project_folder, inbox) as inboxes:
         assert inboxes.scan(NOW) == ScanResult((path,), 0, (), 1)
         assert inboxes.scan(at(60)) == ScanResult((), 0, (), 1)
 
 
-def test_a_new_file_must_keep_still_between_two_looks(project_folder, inbox):
+def test_new_file_waits_for_two_equal_observations(project_folder, inbox):
     put(inbox / "a.fits", age_s=1)
     with inboxes_of(project_folder, inbox) as inboxes:
         assert inboxes.scan(NOW) == ScanResult((), 1, (), 1)
@@ -81,30 +81,32 @@ def test_a_new_file_must_keep_still_between_two_looks(project_folder, inbox):
         assert names(inboxes.scan(at(QUIET_S))) == ["a.fits"]
 
 
-def test_a_file_that_grows_waits_however_wrong_the_servers_clock(project_folder, inbox):
+def test_growing_file_waits_with_a_wrong_server_clock(project_folder, inbox):
     with inboxes_of(project_folder, inbox) as inboxes:
         for step in range(5):
-            put(inbox / "a.fits", bytes(step + 1), age_s=30 - QUIET_S * step)  # half a minute slow
-            assert inboxes.scan(at(QUIET_S * step)).restless == 1
+            put(
+                inbox / "a.fits", bytes(step + 1), age_s=30 - QUIET_S * step
+            )  # clock half a minute slow
+            assert inboxes.scan(at(QUIET_S * step)).pending == 1
         assert names(inboxes.scan(at(QUIET_S * 5))) == ["a.fits"]
 
 
-def test_a_date_in_the_future_blocks_no_file(project_folder, inbox):
+def test_file_with_future_date_is_returned(project_folder, inbox):
     put(inbox / "a.fits", age_s=-1e6)
     with inboxes_of(project_folder, inbox) as inboxes:
-        assert inboxes.scan(NOW).restless == 1
+        assert inboxes.scan(NOW).pending == 1
         assert names(inboxes.scan(at(QUIET_S))) == ["a.fits"]
 
 
-def test_a_clock_that_is_set_back_delays_a_file_by_no_more_than_a_look(project_folder, inbox):
+def test_clock_set_back_delays_file_by_one_observation(project_folder, inbox):
     put(inbox / "a.fits", age_s=0)
     with inboxes_of(project_folder, inbox) as inboxes:
         inboxes.scan(NOW)
-        assert inboxes.scan(at(-7200)).restless == 1
+        assert inboxes.scan(at(-7200)).pending == 1
         assert names(inboxes.scan(at(-7200 + QUIET_S))) == ["a.fits"]
 
 
-def test_an_empty_file_waits_ten_minutes_and_is_not_chased(project_folder, inbox):
+def test_empty_file_waits_ten_minutes_without_early_scans(project_folder, inbox):
     put(inbox / "a.fits", b"", age_s=0)
     with inboxes_of(project_folder, inbox) as inboxes:
         assert inboxes.scan(NOW) == ScanResult((), 0, (), 1)
@@ -112,32 +114,32 @@ def test_an_empty_file_waits_ten_minutes_and_is_not_chased(project_folder, inbox
         assert names(inboxes.scan(at(600))) == ["a.fits"]
 
 
-def test_a_file_that_is_changed_is_handed_out_again_when_it_is_quiet(project_folder, inbox):
+def test_changed_file_is_returned_again(project_folder, inbox):
     put(inbox / "a.fits")
     with inboxes_of(project_folder, inbox) as inboxes:
         inboxes.scan(NOW)
         put(inbox / "a.fits", b"longer than before", age_s=-60)
-        assert inboxes.scan(at(60)).restless == 1
+        assert inboxes.scan(at(60)).pending == 1
         assert names(inboxes.scan(at(63))) == ["a.fits"]
 
 
-def test_only_whole_fits_files_of_anyones_folders_count(project_folder, inbox):
-    wanted = ["a.fits", "b.FIT", "c.fts.gz", "d.fits.Z", "night/e.fits", "night/deep/er/f.fits.fz"]
-    others = [
+def test_scan_ignores_hidden_partial_and_other_files(project_folder, inbox):
+    valid = ["a.fits", "b.FIT", "c.fts.gz", "d.fits.Z", "night/e.fits", "night/deep/er/f.fits.fz"]
+    ignored = [
         ".a.fits", "a.fits.part", "a.fits.tmp", "~a.fits", "#a.fits", "a.txt",
         ".snapshot/a.fits", ".~tmp~/a.fits",
     ]  # fmt: skip
-    for name in wanted + others:
+    for name in valid + ignored:
         put(inbox / name)
     (inbox / "folder.fits").mkdir()
     os.mkfifo(inbox / "pipe.fits")
     with inboxes_of(project_folder, inbox) as inboxes:
         scan = inboxes.scan(NOW)
-    assert {str(path.relative_to(inbox)) for path in scan.arrived} == set(wanted)
-    assert scan.seen == len(wanted)
+    assert {str(path.relative_to(inbox)) for path in scan.arrived} == set(valid)
+    assert scan.total == len(valid)
 
 
-def test_the_newest_night_comes_first_and_in_it_what_arrived_first(project_folder, inbox):
+def test_scan_orders_by_newest_night_then_arrival(project_folder, inbox):
     put(inbox / "UVES.2026-11-17T03:00:00.000.fits", age_s=100)
     put(inbox / "UVES.2026-11-18T03:00:00.000.fits", age_s=90_000)
     put(inbox / "UVES.2026-11-17T23:00:00.000.fits", age_s=200_000)
@@ -154,30 +156,30 @@ def test_the_newest_night_comes_first_and_in_it_what_arrived_first(project_folde
 
 
 @pytest.mark.parametrize("name", ["X.9999-12-31T23:59:59.fits", "X.2026-02-31T00:00:00.fits"])
-def test_a_name_with_a_strange_date_stops_nothing(project_folder, inbox, name):
+def test_name_with_impossible_date_is_returned(project_folder, inbox, name):
     os.utime(put(inbox / name), ns=(0, -(10**18)))
     with inboxes_of(project_folder, inbox) as inboxes:
         assert names(inboxes.scan(NOW)) == [name]
 
 
-def test_what_is_known_is_asked_about_once(project_folder, inbox):
+def test_known_file_is_queried_once(project_folder, inbox):
     path = put(inbox / "a.fits")
-    asked: list[measurement.FileInfo] = []
+    queried: list[file.FileInfo] = []
 
-    def knows(file):
-        asked.append(file)
+    def is_known_file(file):
+        queried.append(file)
         return True
 
-    with inboxes_of(project_folder, inbox, is_known=knows) as inboxes:
+    with inboxes_of(project_folder, inbox, is_known=is_known_file) as inboxes:
         for minute in range(3):
             assert inboxes.scan(at(60 * minute)) == ScanResult((), 0, (), 1)
-        assert asked == [measurement.FileInfo(path, 5, path.stat().st_mtime_ns)]
-        inboxes.forget()
+        assert queried == [file.FileInfo(path, 5, path.stat().st_mtime_ns)]
+        inboxes.reset()
         inboxes.scan(at(240))
-        assert len(asked) == 2
+        assert len(queried) == 2
 
 
-def test_nothing_is_lost_when_the_database_is_away(project_folder, inbox):
+def test_database_error_loses_no_file(project_folder, inbox):
     put(inbox / "a.fits")
     put(inbox / "b.fits")
     answers = iter([False, OperationalError("select", {}, Exception("locked")), False, False])
@@ -194,7 +196,7 @@ def test_nothing_is_lost_when_the_database_is_away(project_folder, inbox):
         assert names(inboxes.scan(at(60))) == ["a.fits", "b.fits"]
 
 
-def test_links_are_followed_each_folder_once_and_loops_end(project_folder, inbox, tmp_path):
+def test_links_are_followed_without_repetition(project_folder, inbox, tmp_path):
     put(tmp_path / "other disk" / "a.fits")
     put(tmp_path / "elsewhere" / "b.fits")
     (inbox / "one").symlink_to(tmp_path / "other disk")
@@ -211,29 +213,29 @@ def test_links_are_followed_each_folder_once_and_loops_end(project_folder, inbox
     }
 
 
-def test_names_that_are_not_utf8_are_handed_out_as_the_disk_has_them(project_folder, inbox):
+def test_non_utf8_name_is_returned_unchanged(project_folder, inbox):
     path = inbox / os.fsdecode(b"a\xff.fits")
     put(path)
-    asked: list[measurement.FileInfo] = []
-    with inboxes_of(project_folder, inbox, is_known=asked.append) as inboxes:
+    queried: list[file.FileInfo] = []
+    with inboxes_of(project_folder, inbox, is_known=queried.append) as inboxes:
         assert inboxes.scan(NOW).arrived == (path,)
-    assert asked[0].path.name == "a\\xff.fits"
+    assert queried[0].path.name == "a\\xff.fits"
 
 
-def test_a_folder_that_cannot_be_listed_is_said_and_the_others_go_on(project_folder, inbox):
+def test_unlistable_folder_is_reported(project_folder, inbox):
     put(inbox / "a.fits")
     put(inbox / "deep" / "b.fits")
-    bury(inbox / "deep", 20)  # its path is longer than the system allows: no-one can list it
+    bury(inbox / "deep", 20)  # its path exceeds the system's limit
     with inboxes_of(project_folder, inbox) as inboxes:
         scan = inboxes.scan(NOW)
         assert names(scan) == ["a.fits", "b.fits"]
-        [trouble] = scan.troubles
-        assert trouble.startswith(f"{inbox}/deep/n")
-        assert trouble.endswith("cannot be listed: File name too long")
+        [problem] = scan.problems
+        assert problem.startswith(f"{inbox}/deep/n")
+        assert problem.endswith("cannot be listed: File name too long")
 
 
 def bury(folder: Path, levels: int) -> None:
-    """Nest folders of long names deeper than a path can say."""
+    """Nest folders deeper than the longest path."""
     code = (
         f"import os; os.chdir({str(folder)!r})\n"
         f"for _ in range({levels}): os.mkdir('n' * 250); os.chdir('n' * 250)"
@@ -241,20 +243,20 @@ def bury(folder: Path, levels: int) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def test_two_inboxes_one_in_the_other_hand_a_file_out_once(project_folder, inbox):
+def test_nested_inboxes_return_a_file_once(project_folder, inbox):
     put(inbox / "uves" / "a.fits")
     with inboxes_of(project_folder, inbox, inbox / "uves") as inboxes:
         assert names(inboxes.scan(NOW)) == ["a.fits"]
 
 
-def test_a_path_is_relative_to_the_project_or_a_url_of_this_machine(project_folder, inbox):
+def test_inbox_path_may_be_relative_or_a_file_url(project_folder, inbox):
     put(project_folder / "raw" / "a.fits")
     put(inbox / "b.fits")
     with inboxes_of(project_folder, "raw", f"file://{inbox}") as inboxes:
         assert names(inboxes.scan(NOW)) == ["a.fits", "b.fits"]
 
 
-def test_an_inbox_of_the_whole_project_leaves_the_fetched_copies_out(project_folder):
+def test_project_folder_as_inbox_skips_fetched_copies(project_folder):
     put(project_folder / "fetched" / "s3-bucket" / "a.fits")
     put(project_folder / "b.fits")
     with inboxes_of(project_folder, project_folder) as inboxes:
@@ -264,28 +266,28 @@ def test_an_inbox_of_the_whole_project_leaves_the_fetched_copies_out(project_fol
 # --- inboxes that go and come ---------------------------------------------------------------------
 
 
-def test_an_inbox_that_is_away_is_said_and_caught_up_with_when_it_returns(project_folder, inbox):
+def test_missing_inbox_is_reported_until_it_returns(project_folder, inbox):
     put(inbox / "a.fits")
     with inboxes_of(project_folder, inbox) as inboxes:
         inboxes.scan(NOW)
         away = inbox.rename(inbox.with_name("away"))
         put(away / "b.fits")
         scan = inboxes.scan(at(60))
-        assert (scan.arrived, scan.seen) == ((), 1)
-        [trouble] = scan.troubles
-        assert trouble == (f"{inbox}: cannot be listed: No such file or directory; is it mounted?")
+        assert (scan.arrived, scan.total) == ((), 1)
+        [problem] = scan.problems
+        assert problem == (f"{inbox}: cannot be listed: No such file or directory; is it mounted?")
         away.rename(inbox)
         assert inboxes.scan(at(120)) == ScanResult((inbox / "b.fits",), 0, (), 2)
 
 
-def test_an_inbox_that_is_a_file_is_said(project_folder, inbox):
+def test_file_as_inbox_is_reported(project_folder, inbox):
     put(inbox / "a.fits")
     with inboxes_of(project_folder, inbox / "a.fits") as inboxes:
-        assert "Not a directory" in inboxes.scan(NOW).troubles[0]
+        assert "Not a directory" in inboxes.scan(NOW).problems[0]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
-def test_a_mount_point_with_nothing_mounted_is_no_empty_inbox(project_folder, inbox):
+def test_unmounted_inbox_is_reported(project_folder, inbox):
     if not mount(inbox):
         pytest.skip("this machine lets nobody mount a file system")
     try:
@@ -293,7 +295,7 @@ def test_a_mount_point_with_nothing_mounted_is_no_empty_inbox(project_folder, in
         with inboxes_of(project_folder, inbox) as inboxes:
             assert names(inboxes.scan(NOW)) == ["a.fits"]
             subprocess.run(["umount", str(inbox)], check=True)
-            assert inboxes.scan(at(60)).troubles == (
+            assert inboxes.scan(at(60)).problems == (
                 f"{inbox}: is empty and no longer the file system it was; is it mounted?",
             )
             assert mount(inbox)
@@ -308,7 +310,7 @@ def mount(folder: Path) -> bool:
     return subprocess.run(command, check=False, capture_output=True).returncode == 0
 
 
-def test_an_inbox_that_was_emptied_is_no_trouble(project_folder, inbox):
+def test_emptied_inbox_is_not_reported(project_folder, inbox):
     path = put(inbox / "a.fits")
     with inboxes_of(project_folder, inbox) as inboxes:
         inboxes.scan(NOW)
@@ -316,13 +318,13 @@ def test_an_inbox_that_was_emptied_is_no_trouble(project_folder, inbox):
         assert inboxes.scan(at(60)) == ScanResult((), 0, (), 0)
 
 
-def test_an_inbox_that_hangs_holds_up_no_other_and_is_named(project_folder, inbox):
+def test_hanging_inbox_is_reported_and_delays_no_other(project_folder, inbox):
     path = put(inbox / "a.fits")
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes calls and never answers
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts connections and never answers
         address = f"http://127.0.0.1:{silent.getsockname()[1]}/raw/"
         with inboxes_of(project_folder, inbox, address) as inboxes:
             assert inboxes.scan(NOW) == ScanResult((path,), 1, (), 1)
-            assert inboxes.scan(at(121)).troubles == (
+            assert inboxes.scan(at(121)).problems == (
                 f"{address}: has not answered since 2026-11-19 12:00:00 UT",
             )
 
@@ -331,74 +333,74 @@ def test_an_inbox_that_hangs_holds_up_no_other_and_is_named(project_folder, inbo
 
 
 @dataclass
-class Bell:
-    """Counts the wakes, and waits for the next."""
+class EventCounter:
+    """Waits for calls of `wake`."""
 
-    rung: threading.Event = field(default_factory=threading.Event)
+    called: threading.Event = field(default_factory=threading.Event)
 
     def __call__(self) -> None:
-        self.rung.set()
+        self.called.set()
 
-    def rings(self, within_s: float = 10) -> bool:
-        heard = self.rung.wait(within_s)
-        self.rung.clear()
-        return heard
+    def is_called(self, within_s: float = 10) -> bool:
+        was_called = self.called.wait(within_s)
+        self.called.clear()
+        return was_called
 
 
-def test_a_new_file_wakes_the_daemon(project_folder, inbox):
-    bell = Bell()
+def test_new_file_calls_wake(project_folder, inbox):
+    events = EventCounter()
     with inboxes_of(project_folder, inbox) as inboxes:
-        inboxes.watch(bell)
+        inboxes.watch(events)
         put(inbox / "a.fits")
-        assert bell.rings()
+        assert events.is_called()
         put(inbox / "night" / "b.fits")
-        assert bell.rings()
+        assert events.is_called()
 
 
-def test_reading_a_file_or_writing_a_log_wakes_nobody(project_folder, inbox):
+def test_read_file_or_log_does_not_call_wake(project_folder, inbox):
     path = put(inbox / "a.fits")
-    bell = Bell()
+    events = EventCounter()
     with inboxes_of(project_folder, inbox) as inboxes:
-        inboxes.watch(bell)
+        inboxes.watch(events)
         path.read_bytes()
         put(inbox / "night.log")
-        assert not bell.rings(within_s=1)
+        assert not events.is_called(within_s=1)
 
 
-def test_an_inbox_that_comes_late_is_watched_from_the_scan_that_finds_it(project_folder, tmp_path):
+def test_late_inbox_is_watched_after_a_scan(project_folder, tmp_path):
     late = tmp_path / "late"
-    bell = Bell()
+    events = EventCounter()
     with inboxes_of(project_folder, late) as inboxes:
-        inboxes.watch(bell)
-        assert inboxes.scan(NOW).troubles
+        inboxes.watch(events)
+        assert inboxes.scan(NOW).problems
         late.mkdir()
-        assert not inboxes.scan(at(60)).troubles
+        assert not inboxes.scan(at(60)).problems
         put(late / "a.fits")
-        assert bell.rings()
+        assert events.is_called()
 
 
-def test_another_folder_in_the_inboxs_place_is_watched_in_its_turn(project_folder, inbox):
-    bell = Bell()
+def test_replaced_inbox_folder_is_watched(project_folder, inbox):
+    events = EventCounter()
     with inboxes_of(project_folder, inbox) as inboxes:
-        inboxes.watch(bell)
+        inboxes.watch(events)
         inbox.rename(inbox.with_name("old"))
         inbox.mkdir()
         inboxes.scan(NOW)
-        bell.rung.clear()
+        events.called.clear()
         put(inbox / "a.fits")
-        assert bell.rings()
+        assert events.is_called()
 
 
-def test_a_closed_inbox_wakes_nobody(project_folder, inbox):
-    bell = Bell()
+def test_closed_inbox_does_not_call_wake(project_folder, inbox):
+    events = EventCounter()
     with inboxes_of(project_folder, inbox) as inboxes:
-        inboxes.watch(bell)
-    bell.rung.clear()
+        inboxes.watch(events)
+    events.called.clear()
     put(inbox / "a.fits")
-    assert not bell.rings(within_s=0.5)
+    assert not events.is_called(within_s=0.5)
 
 
-def test_a_kernel_that_lets_nothing_be_watched_is_said_and_the_scans_go_on(project_folder, inbox):
+def test_refused_watch_is_reported(project_folder, inbox):
     path = put(inbox / "a.fits")
     with inboxes_of(project_folder, inbox) as inboxes:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -406,15 +408,15 @@ def test_a_kernel_that_lets_nothing_be_watched_is_said_and_the_scans_go_on(proje
         resource.setrlimit(resource.RLIMIT_NOFILE, (highest, hard))
         try:
             held = exhaust_descriptors()
-            inboxes.watch(Bell())
-            for one in held:
-                os.close(one)
+            inboxes.watch(EventCounter())
+            for descriptor in held:
+                os.close(descriptor)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         scan = inboxes.scan(NOW)
     assert scan.arrived == (path,)
-    [trouble] = scan.troubles
-    assert trouble == (
+    [problem] = scan.problems
+    assert problem == (
         f"{inbox}: new files are noticed by the scans only: inotify instance limit reached; "
         "raise fs.inotify.max_user_watches or max_user_instances"
     )
@@ -433,7 +435,7 @@ def exhaust_descriptors() -> list[int]:
     ("limit", "why"),
     [(0, "inotify watch limit reached"), (2, "3 folders, and the kernel lets 2 be watched")],
 )
-def test_more_folders_than_may_be_watched_are_said(project_folder, inbox, limit, why):
+def test_exceeded_watch_limit_is_reported(project_folder, inbox, limit, why):
     (inbox / "night" / "deep").mkdir(parents=True)
     settings_of(project_folder, inbox)
     code = (
@@ -441,38 +443,40 @@ def test_more_folders_than_may_be_watched_are_said(project_folder, inbox, limit,
         "from qc.service.inboxes import InboxSet; from qc.settings import read_settings\n"
         f"inboxes = InboxSet(read_settings(Path({str(project_folder)!r})), lambda file: False)\n"
         "inboxes.watch(print)\n"
-        "for _ in range(2): print(inboxes.scan(datetime.now(UTC)).troubles)\n"
+        "for _ in range(2): print(inboxes.scan(datetime.now(UTC)).problems)\n"
     )
     limited = f"echo {limit} > /proc/sys/user/max_inotify_watches && exec {sys.executable} -c"
     command = ["unshare", "--user", "--map-root-user", "sh", "-c", f"{limited} {shlex.quote(code)}"]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
     if done.returncode and "unshare" in done.stderr:
         pytest.skip("this machine lets nobody limit what may be watched")
-    said = (
+    expected = (
         f"('{inbox}: new files are noticed by the scans only: {why}; "
         "raise fs.inotify.max_user_watches or max_user_instances',)"
     )
-    assert done.stdout.splitlines() == [said] * 2
+    assert done.stdout.splitlines() == [expected] * 2
 
 
 # --- with the pipeline ----------------------------------------------------------------------------
 
 
-def test_what_arrives_is_judged_and_not_handed_out_by_the_next_daemon(project, inbox):
-    told = settings_of(project.settings.project, inbox)
+def test_processed_file_is_not_returned_by_the_next_daemon(project, inbox):
+    config = settings_of(project.settings.project, inbox)
     put(inbox / "broken.fits")
 
     def is_known(file):
-        with project.reads() as session:
+        with project.read_session() as session:
             return db.frames.is_known(session, file)
 
     path = write_frame(inbox)
     os.utime(path, (0, 0))
     for expected in ([path.name, "broken.fits"], ["broken.fits"]):
-        inboxes = InboxSet(told, is_known)
+        inboxes = InboxSet(config, is_known)
         scan = inboxes.scan(NOW)
         assert names(scan) == expected[::-1]
-        states = {one.path.name: one.state for one in process_frames(scan.arrived, project)}
+        states = {
+            outcome.path.name: outcome.state for outcome in process_frames(scan.arrived, project)
+        }
         assert states["broken.fits"] is FrameState.FAILED
         inboxes.close()
 
@@ -489,8 +493,8 @@ DAYS = st.lists(
 
 
 @dataclass
-class Life:
-    """An inbox, what happened in it, and what was handed out."""
+class InboxSimulation:
+    """An inbox, its events, and the files that scans returned."""
 
     folder: Path
     skew_s: float
@@ -504,7 +508,7 @@ class Life:
         return self.folder.with_name("away")
 
     def write(self, name: str, mode: str) -> None:
-        """Write more bytes than ever before, so that no two versions are alike."""
+        """Write more bytes than before, so that all versions differ."""
         path = self.folder / name
         if not self.folder.exists() or (mode == "ab" and not path.exists()):
             return
@@ -529,8 +533,8 @@ class Life:
             case "touch" if path.exists():
                 self.stamp(path)
             case "rename" if path.exists():
-                other = path.rename(path.with_name(f"{self.bytes_written}-{path.name}"))
-                self.changed_at[other] = self.changed_at[path]
+                renamed = path.rename(path.with_name(f"{self.bytes_written}-{path.name}"))
+                self.changed_at[renamed] = self.changed_at[path]
             case "delete":
                 path.unlink(missing_ok=True)
             case "vanish" if self.folder.exists():
@@ -550,43 +554,41 @@ class Life:
 @settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-def test_every_finished_file_is_handed_out_once_for_each_version_and_none_that_changes(
-    tmp_path_factory, is_recorded, events, skew_s
-):
-    root = tmp_path_factory.mktemp("life")
-    life = Life(root / "inbox", skew_s)
-    life.folder.mkdir()
-    known: set[tuple[Path, int, int]] = set()
+def test_each_complete_version_is_returned_once(tmp_path_factory, is_recorded, events, skew_s):
+    root = tmp_path_factory.mktemp("simulation")
+    simulation = InboxSimulation(root / "inbox", skew_s)
+    simulation.folder.mkdir()
+    recorded: set[tuple[Path, int, int]] = set()
 
     def is_known(file):
-        return (file.path, file.size_bytes, file.modified_ns) in known
+        return (file.path, file.size_bytes, file.modified_ns) in recorded
 
-    told = settings_of(root / "project", life.folder)
-    inboxes = InboxSet(told, is_known)
+    config = settings_of(root / "project", simulation.folder)
+    inboxes = InboxSet(config, is_known)
     for act, name, pause_s in [*events, ("return", "", 0), ("scan", "", QUIET_S), ("scan", "", 0)]:
-        life.act(act, name)
+        simulation.act(act, name)
         if act == "scan":
-            life.scan(inboxes)
+            simulation.scan(inboxes)
         elif act == "restart" and is_recorded:
             inboxes.close()
-            inboxes = InboxSet(told, is_known)
+            inboxes = InboxSet(config, is_known)
         if is_recorded:
-            known.update(life.handed)
-        life.seconds += pause_s
+            recorded.update(simulation.handed)
+        simulation.seconds += pause_s
     inboxes.close()
-    assert len(life.handed) == len(set(life.handed))
+    assert len(simulation.handed) == len(set(simulation.handed))
     there = {
         (path, path.stat().st_size, path.stat().st_mtime_ns)
-        for path in life.folder.rglob("*.fits*")
+        for path in simulation.folder.rglob("*.fits*")
     }
-    assert there <= set(life.handed)
+    assert there <= set(simulation.handed)
 
 
-def test_an_address_that_nothing_reads_is_a_mistake(project_folder):
+def test_unknown_protocol_is_an_error(project_folder):
     with pytest.raises(ConfigurationError, match="expected a folder or an address like s3://"):
-        InboxSet(settings_of(project_folder, "gopher://host/raw"), nobody_knows)
+        InboxSet(settings_of(project_folder, "gopher://host/raw"), is_unknown)
 
 
-def test_an_inbox_named_twice_is_a_mistake(project_folder, inbox):
+def test_duplicate_inbox_is_an_error(project_folder, inbox):
     with pytest.raises(ConfigurationError, match="named more than once"):
-        InboxSet(settings_of(project_folder, inbox, inbox), nobody_knows)
+        InboxSet(settings_of(project_folder, inbox, inbox), is_unknown)

@@ -20,14 +20,14 @@ from sqlalchemy.orm import Session
 from embeddings.encoder import ResNet50Encoder
 from qc._time import utc_now
 from qc.core.enums import LabelName
-from qc.db.engine import connect
-from qc.db.models import ExtensionRow, FrameRow, JobRunRow, ScheduledJobRow, VerdictRow
-from qc.io.instruments import read_instruments
+from qc.db.schema.engine import connect
+from qc.db.schema.models import ExtensionRow, FrameRow, JobRunRow, ScheduledJobRow, VerdictRow
+from qc.io.instrument_files import read_instruments
+from qc.service.daemon import Daemon
 from qc.service.jobs import JOBS
-from qc.service.scheduler import Daemon
 from qc.settings import read_settings
 from tests.support.databases import write_settings
-from tests.support.tiny import (
+from tests.support.tiny_spectrograph import (
     StandIn,
     light_leak,
     open_tiny,
@@ -40,8 +40,8 @@ from tests.support.tiny import (
 from tests.support.waiting import DEADLINE_S, wait_for_end, wait_until
 
 
-class Letters:
-    """What a mail server was given."""
+class MailHandler:
+    """SMTP handler that keeps the messages."""
 
     def __init__(self, port):
         self.port = port
@@ -54,11 +54,11 @@ class Letters:
 
 @pytest.fixture
 def post():
-    """A mail server on this machine."""
+    """A local mail server."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    letters = Letters(port)
+    letters = MailHandler(port)
     controller = Controller(letters, hostname="127.0.0.1", port=port)
     controller.start()
     yield letters
@@ -66,8 +66,8 @@ def post():
 
 
 @pytest.fixture
-def settled(project_folder, inbox, post):
-    """A project with a history, an inbox, and somebody who wants mail."""
+def project_with_mail(project_folder, inbox, post):
+    """A project with a history, an inbox and a mail subscription."""
     with open_tiny(project_folder) as project:
         process(project, *write_history(project_folder), label=LabelName.GOOD)
     toml = f"""
@@ -94,24 +94,24 @@ port = 0
 
 
 @contextmanager
-def watching(project):
-    watch = Daemon(project, JOBS)
-    thread = threading.Thread(target=watch.run)
+def running_daemon(project):
+    daemon = Daemon(project, JOBS)
+    thread = threading.Thread(target=daemon.run)
     thread.start()
     try:
-        yield watch
+        yield daemon
     finally:
-        watch.stop()
+        daemon.stop()
         wait_for_end(thread)
 
 
 def rows(project, table):
-    with project.reads() as session:
+    with project.read_session() as session:
         return list(session.scalars(select(table)))
 
 
-def test_a_frame_that_arrives_is_judged_and_people_are_told(settled, inbox, post):
-    with open_tiny(settled) as project, watching(project):
+def test_anomalous_frame_is_mailed(project_with_mail, inbox, post):
+    with open_tiny(project_with_mail) as project, running_daemon(project):
         write_frame(inbox, 2, change=light_leak)
         wait_until(lambda: post.messages)
     [message] = post.messages
@@ -119,8 +119,8 @@ def test_a_frame_that_arrives_is_judged_and_people_are_told(settled, inbox, post
     assert message["To"] == "me@here.example"
 
 
-def test_a_good_frame_wakes_nobody_and_a_broken_one_is_tried_again(settled, inbox, post):
-    with open_tiny(settled) as project, watching(project):
+def test_nominal_frame_is_not_mailed_and_broken_file_is_retried(project_with_mail, inbox, post):
+    with open_tiny(project_with_mail) as project, running_daemon(project):
         write_frame(inbox, 2)
         (inbox / "broken.fits").write_bytes(b"no FITS")
         wait_until(
@@ -132,8 +132,8 @@ def test_a_good_frame_wakes_nobody_and_a_broken_one_is_tried_again(settled, inbo
     assert not post.messages
 
 
-class Choking(StandIn):
-    """A network with a bug that a frame of much light brings to light."""
+class FailingEncoder(StandIn):
+    """Encoder that raises an error for bright frames."""
 
     def embed(self, inputs):
         if inputs.mean() > 2:
@@ -141,34 +141,34 @@ class Choking(StandIn):
         return super().embed(inputs)
 
 
-def test_a_bug_that_one_frame_brings_to_light_holds_up_none_of_the_others(settled, inbox):
+def test_program_error_for_one_frame_delays_no_other(project_with_mail, inbox):
     def bright(image):
         image += 20000
 
     for number in range(3):
         write_frame(inbox, 2, number, change=bright if number == 1 else None)
-    with open_tiny(settled, Choking()) as project:
-        watch = Daemon(project, JOBS)
-        watch.await_turn(sorted(inbox.iterdir()), utc_now())
-        counts = watch.process_waiting()
-        watch.inboxes.close()
+    with open_tiny(project_with_mail, FailingEncoder()) as project:
+        daemon = Daemon(project, JOBS)
+        daemon.enqueue(sorted(inbox.iterdir()), utc_now())
+        counts = daemon.process_queue()
+        daemon.inboxes.close()
         [failed] = [row for row in rows(project, FrameRow) if row.state == "failed"]
-    assert (counts["processed"], counts["failed"], watch.waiting) == (2, 1, {})
+    assert (counts["processed"], counts["failed"], daemon.queue) == (2, 1, {})
     assert "a fault of the program: ValueError: a bug" in failed.reason
     assert failed.retry_at is not None
 
 
-def test_the_night_in_hand_goes_before_an_archive_that_is_read(project):
-    watch = Daemon(project, JOBS)
+def test_queue_prefers_the_newest_night(project):
+    daemon = Daemon(project, JOBS)
     names = [f"TINY.{when}.fits" for when in ("2026-01-05T20:00:00", "2026-01-09T20:00:00")]
     old, new = (project.settings.project / name for name in names)
-    watch.await_turn([old, new], utc_now())
-    assert max(watch.waiting, key=watch.waiting.__getitem__) == new
-    watch.inboxes.close()
+    daemon.enqueue([old, new], utc_now())
+    assert max(daemon.queue, key=daemon.queue.__getitem__) == new
+    daemon.inboxes.close()
 
 
-def test_every_job_is_listed_with_its_next_run(settled):
-    with open_tiny(settled) as project, watching(project):
+def test_every_job_is_scheduled(project_with_mail):
+    with open_tiny(project_with_mail) as project, running_daemon(project):
         wait_until(lambda: len(rows(project, ScheduledJobRow)) == len(JOBS))
         listed = rows(project, ScheduledJobRow)
     assert {row.id for row in listed} == {job.name for job in JOBS}
@@ -176,63 +176,65 @@ def test_every_job_is_listed_with_its_next_run(settled):
 
 
 @pytest.mark.parametrize("name", [job.name for job in JOBS])
-def test_each_job_goes_well_in_a_project_with_a_night(settled, name, inbox):
+def test_job_succeeds(project_with_mail, name, inbox):
     [job] = [job for job in JOBS if job.name == name]
-    with open_tiny(settled) as project:
+    with open_tiny(project_with_mail) as project:
         process(project, write_frame(inbox, 2))
-        watch = Daemon(project, JOBS)
-        watch.carry_out(job)
-        watch.inboxes.close()
-        assert not list(watch.troubles)
+        daemon = Daemon(project, JOBS)
+        daemon.execute(job.name)
+        daemon.inboxes.close()
+        assert not list(daemon.issues)
 
 
-def test_the_night_that_is_reported_is_that_of_the_instrument_in_use(settled):
-    with open_tiny(settled) as project:
-        others = read_instruments()
-        watch = Daemon(replace(project, instruments=(*others, *project.instruments)), JOBS)
-        morning = datetime(2026, 1, 3, 11, tzinfo=UTC)  # the tiny one's nights begin at 12 UT
-        assert watch.last_night(morning) == date(2026, 1, 2)
-        assert watch.last_night(morning + timedelta(hours=2)) == date(2026, 1, 3)
-        watch.inboxes.close()
+def test_last_night_follows_the_instrument_in_use(project_with_mail):
+    with open_tiny(project_with_mail) as project:
+        packaged = read_instruments()
+        daemon = Daemon(replace(project, instruments=(*packaged, *project.instruments)), JOBS)
+        morning = datetime(
+            2026, 1, 3, 11, tzinfo=UTC
+        )  # nights of the tiny instrument begin at 12 UT
+        assert daemon.last_night(morning) == date(2026, 1, 2)
+        assert daemon.last_night(morning + timedelta(hours=2)) == date(2026, 1, 3)
+        daemon.inboxes.close()
 
 
-def test_edited_thresholds_count_from_the_next_scan_on(settled):
-    with open_tiny(settled) as project:
-        watch = Daemon(project, JOBS)
-        before = watch.project.thresholds.digest
-        file = settled / "thresholds.yaml"
+def test_reload_uses_edited_thresholds(project_with_mail):
+    with open_tiny(project_with_mail) as project:
+        daemon = Daemon(project, JOBS)
+        before = daemon.project.thresholds.digest
+        file = project_with_mail / "thresholds.yaml"
         file.write_text(file.read_text() + "\n# edited\n")
-        watch.renew()
-        assert watch.project.thresholds.digest != before
+        daemon.reload_project()
+        assert daemon.project.thresholds.digest != before
         file.write_text("nonsense: [")
-        watch.renew()
-        assert [trouble.key for trouble in watch.troubles] == ["thresholds"]
-        watch.inboxes.close()
+        daemon.reload_project()
+        assert [trouble.key for trouble in daemon.issues] == ["thresholds"]
+        daemon.inboxes.close()
 
 
 # --- a real process -------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def installed(settled):
-    """The same with limits for the network that a real process has."""
-    instrument = write_instrument(settled / "instruments")
+def real_encoder_project(project_with_mail):
+    """A project with limits for the encoder of a real process."""
+    instrument = write_instrument(project_with_mail / "instruments")
     shipped = (Path(__file__).parents[2] / "thresholds.yaml").read_text()
     limits = thresholds_text(instrument.image_types(), ResNet50Encoder().fingerprint)
-    (settled / "thresholds.yaml").write_text(shipped + limits)
-    return settled
+    (project_with_mail / "thresholds.yaml").write_text(shipped + limits)
+    return project_with_mail
 
 
 def run_daemon(project_folder):
-    """Begin a daemon that is expected to end by itself."""
-    command = [sys.executable, "-m", "qc", "run", "--project", project_folder]
+    """Run a daemon that is expected to exit."""
+    command = [sys.executable, "-m", "qc", "service", "run", "--project", project_folder]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 @contextmanager
-def daemon(project_folder):
+def daemon_process(project_folder):
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [sys.executable, "-m", "qc", "run", "--project", project_folder]
+    command = [sys.executable, "-m", "qc", "service", "run", "--project", project_folder]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
         try:
             assert process.stderr is not None
@@ -245,36 +247,36 @@ def daemon(project_folder):
 
 
 @pytest.mark.once
-def test_a_daemon_that_is_killed_is_followed_by_one_that_says_so_and_goes_on(
-    installed, inbox, tmp_path
-):
-    with daemon(installed) as first:
-        second = run_daemon(installed)
+def test_daemon_continues_after_a_kill(real_encoder_project, inbox, tmp_path):
+    with daemon_process(real_encoder_project) as first:
+        second = run_daemon(real_encoder_project)
         assert second.returncode == 2
         assert f"process {first.pid}" in second.stderr
         first.send_signal(signal.SIGKILL)
     shutil.move(write_frame(tmp_path, 2), inbox)
-    with daemon(installed) as third:
-        wait_until(lambda: any("inbox" in path for path in verdicts_of(installed)))
+    with daemon_process(real_encoder_project) as third:
+        wait_until(lambda: any("inbox" in path for path in verdicts_of(real_encoder_project)))
         third.send_signal(signal.SIGTERM)
         assert third.wait(DEADLINE_S) == 0
         assert "daemon ends" in third.stderr.read()
-    [verdict] = [count for path, count in verdicts_of(installed).items() if "inbox" in path]
+    [verdict] = [
+        count for path, count in verdicts_of(real_encoder_project).items() if "inbox" in path
+    ]
     assert verdict == 1
 
 
 @pytest.mark.postgresql
-def test_two_project_folders_with_one_database_have_one_daemon(installed, tmp_path):
-    other = shutil.copytree(installed, tmp_path / "other")
-    (other / "daemon.lock").unlink(missing_ok=True)
-    with daemon(installed):
-        second = run_daemon(other)
+def test_second_daemon_of_a_database_is_refused(real_encoder_project, tmp_path):
+    second_folder = shutil.copytree(real_encoder_project, tmp_path / "other")
+    (second_folder / "daemon.lock").unlink(missing_ok=True)
+    with daemon_process(real_encoder_project):
+        second = run_daemon(second_folder)
     assert second.returncode == 2
     assert "a daemon on another host, or of another project folder" in second.stderr
 
 
 def verdicts_of(project_folder):
-    """How many verdicts there are on the extensions of each file."""
+    """Return the number of verdicts by file."""
     engine = connect(read_settings(project_folder).database_url)
     query = (
         select(FrameRow.path, func.count(VerdictRow.id))
@@ -283,17 +285,17 @@ def verdicts_of(project_folder):
         .group_by(FrameRow.id)
     )
     with Session(engine) as session:
-        found = dict(session.execute(query).all())
+        counts = dict(session.execute(query).all())
     engine.dispose()
-    return found
+    return counts
 
 
 @pytest.mark.once
-def test_status_names_a_daemon_that_died(installed):
-    with daemon(installed) as process:
+def test_status_reports_a_killed_daemon(real_encoder_project):
+    with daemon_process(real_encoder_project) as process:
         process.send_signal(signal.SIGKILL)
     done = subprocess.run(
-        [sys.executable, "-m", "qc", "status", "--json", "--project", installed],
+        [sys.executable, "-m", "qc", "status", "--json", "--project", real_encoder_project],
         capture_output=True,
         text=True,
         check=False,
@@ -301,4 +303,4 @@ def test_status_names_a_daemon_that_died(installed):
     health = json.loads(done.stdout)["health"]
     assert done.returncode == 1
     assert (health["is_running"], health["is_well"]) == (False, False)
-    assert any("died without a word" in trouble for trouble in health["troubles"])
+    assert any("ended without shutdown" in trouble for trouble in health["troubles"])

@@ -16,7 +16,7 @@ def line(style, message="frame judged", **facts):
     return EventFormatter(style).format(record)
 
 
-def test_an_event_is_a_line_of_keys_and_values():
+def test_logfmt_writes_keys_and_values():
     written = line(LogStyle.LOGFMT, frame="UVES.2026-01-01", extension=2, words='level "high"')
     _, *facts = shlex.split(written)
     assert facts == [
@@ -28,16 +28,16 @@ def test_an_event_is_a_line_of_keys_and_values():
     ]
 
 
-def test_as_json_its_numbers_are_numbers():
+def test_json_keeps_numbers():
     record = json.loads(line(LogStyle.JSON, score=1.5, frame=None))
     assert (record["event"], record["score"], record["frame"]) == ("frame judged", 1.5, None)
 
 
 @given(st.text())
 @pytest.mark.parametrize("style", LogStyle)
-def test_nothing_that_a_header_holds_begins_a_line_of_its_own(style, text):
+def test_any_text_stays_in_one_line(style, text):
     assert len(line(style, frame=text).splitlines()) == 1
 
 
-def test_an_endless_fact_is_cut():
+def test_long_value_is_cut():
     assert len(line(LogStyle.LOGFMT, words="x" * 10**6)) < 3000

@@ -8,14 +8,14 @@ import pytest
 
 from qc.service import maintenance
 from qc.settings import Settings
-from tests.support.tiny import process, write_frame
+from tests.support.tiny_spectrograph import process, write_frame
 from tests.support.waiting import wait_for_end
 
 NOW = datetime(2026, 1, 2, 3, tzinfo=UTC)
 
 
 @pytest.mark.sqlite
-def test_a_copy_is_of_one_moment_though_others_write(project, inbox):
+def test_backup_is_consistent_during_writes(project, inbox):
     process(project, write_frame(inbox))
     ends = threading.Event()
 
@@ -28,12 +28,12 @@ def test_a_copy_is_of_one_moment_though_others_write(project, inbox):
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        words = maintenance.back_up(project.settings, NOW)
+        result = maintenance.back_up(project.settings, NOW)
     finally:
         ends.set()
         wait_for_end(writer)
     [copy] = (project.settings.project / "backups").iterdir()
-    assert words.startswith(copy.name)
+    assert result.startswith(copy.name)
     with closing(sqlite3.connect(copy)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         [(path, name)] = connection.execute("SELECT path, name FROM frame")
@@ -41,27 +41,25 @@ def test_a_copy_is_of_one_moment_though_others_write(project, inbox):
 
 
 @pytest.mark.sqlite
-def test_a_large_database_is_copied_in_one_step_as_one_that_is_written_to_begins_anew_at_each(
-    project, monkeypatch
-):
+def test_backup_copies_in_one_step(project, monkeypatch):
     steps = []
 
-    class Counted(sqlite3.Connection):
-        def backup(self, target, **how):
-            super().backup(target, progress=lambda *_: steps.append(1), **how)
+    class CountingConnection(sqlite3.Connection):
+        def backup(self, target, **options):
+            super().backup(target, progress=lambda *_: steps.append(1), **options)
 
     database = project.settings.project / "qc.db"
     with closing(sqlite3.connect(database)) as connection:
         connection.execute("CREATE TABLE filler (a)")
         connection.executemany("INSERT INTO filler VALUES (zeroblob(100000))", [()] * 300)
         connection.commit()
-    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Counted))
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=CountingConnection))
     maintenance.back_up(project.settings, NOW)
     assert steps == [1]
 
 
 @pytest.mark.sqlite
-def test_only_the_newest_copies_stay(project):
+def test_old_backups_are_removed(project):
     for day in range(9):
         maintenance.back_up(project.settings, NOW + timedelta(days=day))
     copies = sorted((project.settings.project / "backups").iterdir())
@@ -70,7 +68,7 @@ def test_only_the_newest_copies_stay(project):
     ]
 
 
-def test_a_server_is_left_to_its_own_tools(tmp_path):
+def test_server_database_is_not_copied(tmp_path):
     settings = Settings(project=tmp_path, database="postgresql+psycopg://qc@host/qc")
     assert maintenance.back_up(settings, NOW) == "the database server's own backups are relied upon"
     assert not (tmp_path / "backups").exists()

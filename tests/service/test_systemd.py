@@ -20,37 +20,37 @@ def systemd(tmp_path):
         yield listener
 
 
-def test_systemd_is_told_that_the_program_is_ready(systemd):
-    ServiceManager({"NOTIFY_SOCKET": systemd.getsockname()}).say("READY=1")
+def test_notify_sends_ready(systemd):
+    ServiceManager({"NOTIFY_SOCKET": systemd.getsockname()}).notify("READY=1")
     assert systemd.recv(100) == b"READY=1"
 
 
-def test_it_is_told_that_the_program_is_alive_three_times_in_what_it_waits(systemd):
+def test_ping_is_limited_to_three_per_interval(systemd):
     environment = {"NOTIFY_SOCKET": systemd.getsockname(), "WATCHDOG_USEC": str(3600 * 10**6)}
-    supervisor = ServiceManager(environment)
+    service_manager = ServiceManager(environment)
     for _ in range(10):
-        supervisor.ping()
+        service_manager.ping()
     assert systemd.recv(100) == b"WATCHDOG=1"
     systemd.setblocking(False)
     with pytest.raises(BlockingIOError):
         systemd.recv(100)
 
 
-def test_on_a_machine_that_has_just_started_it_is_told_at_once(systemd, monkeypatch):
+def test_first_ping_is_sent_after_boot(systemd, monkeypatch):
     monkeypatch.setattr(time, "monotonic", lambda: 5.0)
     environment = {"NOTIFY_SOCKET": systemd.getsockname(), "WATCHDOG_USEC": str(60 * 10**6)}
     ServiceManager(environment).ping()
     assert systemd.recv(100) == b"WATCHDOG=1"
 
 
-def test_without_systemd_nobody_is_told():
-    supervisor = ServiceManager({})
-    supervisor.say("READY=1")
-    supervisor.ping()
+def test_notify_without_systemd_does_nothing():
+    service_manager = ServiceManager({})
+    service_manager.notify("READY=1")
+    service_manager.ping()
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")
-def test_systemd_accepts_the_unit(tmp_path):
+def test_unit_file_is_valid(tmp_path):
     unit = tmp_path / UNIT.name
     unit.write_text(UNIT.read_text().replace("/opt/calibration-qc/.venv/bin/qc", sys.executable))
     done = subprocess.run(

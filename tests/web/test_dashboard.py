@@ -3,43 +3,43 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from qc import db
-from qc.alerts.notifications import silence
+from qc.alerts.silences import silence
 from qc.core.enums import FrameState, LabelName, Role, Topic
 from qc.core.verdict import Status
-from qc.db.alerts import owe_alert
-from qc.db.models import AlertRow, FrameRow, NotificationRow
+from qc.db.operations import add_alert
+from qc.db.schema.models import AlertRow, FrameRow, NotificationRow
+from tests.support.alert_rows import broken_file
 from tests.support.browser import pages_of, violations
-from tests.support.owed import broken_file
-from tests.support.remembered import Past, remember
+from tests.support.verdict_rows import StoredExtension, add_extensions
 
 NOW = datetime(2026, 1, 2, 6, tzinfo=UTC)
 JUDGED = (
-    Past(score=0.2),
-    Past(score=0.95),
-    Past(score=1.3, status=Status.ANOMALOUS),
-    Past(score=40.0, status=Status.ANOMALOUS),
-    Past(score=0.0, status=Status.UNDECIDED, references=2),
-    Past(score=3.0, status=Status.ANOMALOUS, label=LabelName.GOOD),
+    StoredExtension(score=0.2),
+    StoredExtension(score=0.95),
+    StoredExtension(score=1.3, status=Status.ANOMALOUS),
+    StoredExtension(score=40.0, status=Status.ANOMALOUS),
+    StoredExtension(score=0.0, status=Status.UNDECIDED, references=2),
+    StoredExtension(score=3.0, status=Status.ANOMALOUS, label=LabelName.GOOD),
 )
 
 
-def tell(project, at: datetime = NOW) -> int:
-    """Make a notice that nobody has answered, and return its number."""
-    with project.writes.begin() as session:
+def add_notification(project, at: datetime = NOW) -> int:
+    """Add an open notification, and return its number."""
+    with project.write_session.begin() as session:
         row = NotificationRow(topic=Topic.DAEMON, made_at=at, subject="[QC] the <disk> is full")
         session.add(row)
         session.flush()
-        session.add(AlertRow(topic=Topic.DAEMON, owed_at=at, notice_id=row.id, key="disk"))
+        session.add(AlertRow(topic=Topic.DAEMON, owed_at=at, notification_id=row.id, key="disk"))
         return row.id
 
 
 @pytest.fixture
 def night(project):
-    """A night with a bit of everything; the number of its open notice."""
-    remember(project, *JUDGED)
-    number = tell(project)
-    with project.writes.begin() as session:
-        owe_alert(session, Topic.FILE, "b.fits", "b.fits cannot be read")
+    """A night with all parts of a dashboard; number of the open notification."""
+    add_extensions(project, *JUDGED)
+    number = add_notification(project)
+    with project.write_session.begin() as session:
+        add_alert(session, Topic.FILE, "b.fits", "b.fits cannot be read")
         until = NOW + timedelta(days=1)
         silence(session, number, until, False, "ann", NOW, "known")
         session.add(broken_file(NOW))
@@ -47,26 +47,31 @@ def night(project):
 
 
 @pytest.fixture
-def told(project):
-    """A notice of today."""
-    return tell(project, datetime.now(UTC))
+def notification(project):
+    """An open notification of today."""
+    return add_notification(project, datetime.now(UTC))
 
 
-def document(project, address: str = "/api/v1/tonight", now: datetime = NOW):
+def document(project, address: str = "/api/v1/dashboard", now: datetime = NOW):
     answer = pages_of(project, lambda: now).get(address)
     assert answer.status_code == 200
     return answer.json()
 
 
 @pytest.mark.usefixtures("night")
-def test_the_queue_begins_with_what_nobody_can_know(project):
+def test_queue_order_by_doubt(project):
     queue = document(project)["queue"]
-    assert [one["score"] for one in queue] == [0.0, 0.95, 1.3, 40.0]
-    assert [one["standing"] for one in queue] == ["undecided", "nominal", "anomalous", "anomalous"]
+    assert [item["score"] for item in queue] == [0.0, 0.95, 1.3, 40.0]
+    assert [item["standing"] for item in queue] == [
+        "undecided",
+        "nominal",
+        "anomalous",
+        "anomalous",
+    ]
 
 
 @pytest.mark.usefixtures("night")
-def test_a_cell_tells_the_worst_of_its_chip_and_how_long_ago_it_was(project):
+def test_matrix_cell_shows_worst_status_and_age(project):
     (matrix,) = document(project)["matrices"]
     (row,) = matrix["rows"]
     (cell,) = row["cells"]
@@ -76,24 +81,24 @@ def test_a_cell_tells_the_worst_of_its_chip_and_how_long_ago_it_was(project):
 
 
 @pytest.mark.usefixtures("night")
-def test_what_is_owed_silenced_and_failed_is_there(project):
-    found = document(project)
-    assert [one["what"] for one in found["owed"]] == ["b.fits cannot be read"]
-    assert [(one["who"], one["alerts"]) for one in found["silenced"]] == [("ann", 0)]
-    assert [(one["name"], one["reason"]) for one in found["failed"]] == [
+def test_dashboard_lists_pending_silenced_and_failed(project):
+    dashboard = document(project)
+    assert [item["what"] for item in dashboard["owed"]] == ["b.fits cannot be read"]
+    assert [(item["who"], item["alerts"]) for item in dashboard["silenced"]] == [("ann", 0)]
+    assert [(item["name"], item["reason"]) for item in dashboard["failed"]] == [
         ("b.fits", "it ends too early")
     ]
 
 
-def test_a_night_on_which_nothing_came_is_told_in_words(project):
-    remember(project, Past())
+def test_dashboard_reports_nights_without_frames(project):
+    add_extensions(project, StoredExtension())
     page = pages_of(project, lambda: NOW + timedelta(days=3)).get("/").text
-    assert "Nothing has come for 2 nights since" in page
-    assert "newest 3 days old" in page
+    assert "No frames for 2 nights since" in page
+    assert "newest: 3 days ago" in page
 
 
-def test_a_chip_without_a_frame_for_a_month_is_named_all_the_same(project):
-    with project.writes.begin() as session:
+def test_dashboard_lists_idle_detector(project):
+    with project.write_session.begin() as session:
         session.add(
             FrameRow(
                 state=FrameState.PROCESSED,
@@ -111,13 +116,13 @@ def test_a_chip_without_a_frame_for_a_month_is_named_all_the_same(project):
     assert "TINY (CCD): no frame for 30 days" in pages_of(project, lambda: NOW).get("/").text
 
 
-def test_an_older_night_says_that_it_is_not_the_newest(project):
-    remember(project, *[Past()] * 11)
+def test_dashboard_of_older_night(project):
+    add_extensions(project, *[StoredExtension()] * 11)
     assert "Not the newest night" in pages_of(project).get("/?night=2026-01-01").text
     assert "Not the newest night" not in pages_of(project).get("/?night=2026-01-02").text
 
 
-def test_words_from_outside_are_words_and_no_markup(project, night):
+def test_dashboard_escapes_markup(project, night):
     page = pages_of(project, lambda: NOW).get("/").text
     assert night
     assert "the &lt;disk&gt; is full" in page
@@ -126,52 +131,56 @@ def test_words_from_outside_are_words_and_no_markup(project, night):
 # --- in a browser ---------------------------------------------------------------------------------
 
 
-def test_a_notice_is_acknowledged_with_the_keyboard_alone(page, told):
+def test_notification_acknowledged_by_keyboard(page, notification):
     page.goto("/")
-    note = page.get_by_label("What it is")
+    note = page.get_by_label("Note")
     while not note.evaluate("one => one === document.activeElement"):
         page.keyboard.press("Tab")
     page.keyboard.type("a bigger disk is ordered")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Acknowledge"
     page.keyboard.press("Enter")
-    page.get_by_text("Everything of the last 30 days has been answered").wait_for()
-    assert told
+    page.get_by_text("None of the last 30 days.").wait_for()
+    assert notification
 
 
-def test_what_was_acknowledged_is_kept_with_who_and_when(project, night):
-    with project.writes.begin() as session:
+def test_acknowledgement_stores_author_and_time(project, night):
+    with project.write_session.begin() as session:
         db.accounts.add_account(session, "kim", Role.REVIEW, "echelle-390", NOW)
         token = db.accounts.make_token(session, "kim", NOW)
     client = pages_of(project, lambda: NOW)
     bearer = {"Authorization": f"Bearer {token}"}
-    address = f"/api/v1/notices/{night}/acknowledge"
+    address = f"/api/v1/notifications/{night}/acknowledge"
     assert client.post(address, json={"note": "seen"}, headers=bearer).status_code == 204
-    with project.reads() as session:
-        (said,) = session.get_one(NotificationRow, night).acknowledgements
-        assert (said.who, said.at, said.note) == ("kim", NOW, "seen")
+    with project.read_session() as session:
+        (acknowledgement,) = session.get_one(NotificationRow, night).acknowledgements
+        assert (acknowledgement.who, acknowledgement.at, acknowledgement.note) == (
+            "kim",
+            NOW,
+            "seen",
+        )
 
 
-def test_who_may_only_look_is_given_no_button_and_refused(project, night):
-    with project.writes.begin() as session:
+def test_acknowledgement_requires_review_role(project, night):
+    with project.write_session.begin() as session:
         db.accounts.add_account(session, "eve", Role.LOOK, "echelle-390", NOW)
         token = db.accounts.make_token(session, "eve", NOW)
 
     client = pages_of(project, lambda: NOW)
     client.cookies["qc_session"] = db.accounts.log_in(
-        project.writes, "eve", "echelle-390", "127.0.0.1", NOW, timedelta(hours=1)
+        project.write_session, "eve", "echelle-390", "127.0.0.1", NOW, timedelta(hours=1)
     )
     assert "Acknowledge" not in client.get("/").text
     client.cookies.clear()
     refusal = client.post(
-        f"/api/v1/notices/{night}/acknowledge",
+        f"/api/v1/notifications/{night}/acknowledge",
         json={},
         headers={"Authorization": f"Bearer {token}"},
     )
     assert (refusal.status_code, "REVIEW" in refusal.json()["error"]) == (403, True)
 
 
-def test_a_page_that_cannot_be_read_again_turns_red(page):
+def test_dashboard_becomes_stale_offline(page):
     page.clock.install()
     page.goto("/")
     age = page.locator("nav .age")
@@ -180,24 +189,24 @@ def test_a_page_that_cannot_be_read_again_turns_red(page):
     page.clock.run_for(11 * 60 * 1000)
     page.locator("nav .age.stale").wait_for()
     assert "11 min old" in age.inner_text()
-    assert page.get_by_role("status").inner_text() == "This page is old: load it again."
+    assert page.get_by_role("status").inner_text() == "This page is old. Reload it."
     assert violations(page) == []
 
 
-def test_a_page_that_is_left_open_shows_what_comes(page, project):
+def test_dashboard_reloads_itself(page, project):
     page.clock.install()
     page.goto("/")
-    remember(project, Past(status=Status.ANOMALOUS, score=4.0))
+    add_extensions(project, StoredExtension(status=Status.ANOMALOUS, score=4.0))
     page.clock.run_for(61 * 1000)
     page.get_by_text("TINY.0[0]").wait_for()
     assert page.locator("nav .age.stale").count() == 0
 
 
-def test_a_note_being_written_is_not_taken_away_by_what_comes(page, project, told):
+def test_dashboard_does_not_reload_while_editing(page, project, notification):
     page.clock.install()
     page.goto("/")
-    page.get_by_label("What it is").fill("half a sen")
-    remember(project, Past(status=Status.ANOMALOUS, score=4.0))
+    page.get_by_label("Note").fill("half a sen")
+    add_extensions(project, StoredExtension(status=Status.ANOMALOUS, score=4.0))
     page.clock.run_for(61 * 1000)
-    assert page.get_by_label("What it is").input_value() == "half a sen"
-    assert told
+    assert page.get_by_label("Note").input_value() == "half a sen"
+    assert notification

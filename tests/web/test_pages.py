@@ -1,4 +1,4 @@
-"""Every page as everybody may come to it: wide or narrow, by day or night, by keys, on paper."""
+"""All pages: accessibility, narrow windows, dark mode, keyboard and print."""
 
 import io
 from dataclasses import dataclass, replace
@@ -10,19 +10,18 @@ from fastapi.routing import APIRoute
 from playwright.sync_api import expect
 from pypdf import PdfReader
 
-from qc.alerts.notifications import silence
+from qc.alerts.silences import silence
 from qc.core.enums import LabelName, Topic
-from qc.db.alerts import owe_alert
 from qc.db.findings import findings_named
 from qc.db.labels import LabelAnswer, record_label
-from qc.db.models import AlertRow, EpochRow, NotificationRow
+from qc.db.operations import add_alert
+from qc.db.schema.models import AlertRow, EpochRow, NotificationRow
 from qc.settings import WebSettings
 from qc.web.app import create_app
+from tests.support.alert_rows import broken_file
 from tests.support.browser import WIDE, hindrances, routes_of, serving, window
-from tests.support.databases import copied
-from tests.support.owed import broken_file
-from tests.support.remembered import Past, nominal_frames, remember
-from tests.support.tiny import (
+from tests.support.databases import copied_project
+from tests.support.tiny_spectrograph import (
     MERGE_HEIGHT,
     StandIn,
     light_leak,
@@ -31,6 +30,7 @@ from tests.support.tiny import (
     write_frame,
     write_history,
 )
+from tests.support.verdict_rows import StoredExtension, add_extensions, nominal_frames
 
 NOW = datetime(2026, 1, 8, 8, tzinfo=UTC)
 LEAK, GOOD, OTHER = (f"TINY.2026-01-02T20:0{minute}:00" for minute in range(3))
@@ -58,27 +58,27 @@ class Place:
 _VIEWER = ".viewer[data-ready=yes]"
 _PLOT = "#plot[data-drawn=yes]"
 PAGES = {
-    "tonight": Place("/"),
+    "dashboard": Place("/"),
     "an older night": Place("/?night=2026-01-01"),
     "frame": Place(f"/frames/{LEAK}", _VIEWER),
-    "frame, where it differs": Place(f"/frames/{LEAK}?where=1&x=120&y=200", _VIEWER),
-    "why": Place(f"/frames/{LEAK}/why", "#cost table, #cost .trouble"),
-    "why not": Place(f"/frames/{GOOD}/why", "#cost table, #cost .trouble"),
-    "cost": Place(f"/frames/{GOOD}/why/cost"),
+    "frame with residual map": Place(f"/frames/{LEAK}?where=1&x=120&y=200", _VIEWER),
+    "why flagged": Place(f"/frames/{LEAK}/explanation", "#cost table, #cost .trouble"),
+    "why not flagged": Place(f"/frames/{GOOD}/explanation", "#cost table, #cost .trouble"),
+    "cost": Place(f"/frames/{GOOD}/explanation/cost"),
     "header": Place(f"/frames/{LEAK}/header?q=bin", "table"),
     "review": Place("/review?labelled=any", "body[data-ready]"),
-    "review, nothing left": Place("/review?from=2030-01-01"),
-    "wall": Place("/review?view=wall&labelled=any", "body[data-ready]"),
+    "review, no match": Place("/review?from=2030-01-01"),
+    "grid": Place("/review?view=grid&labelled=any", "body[data-ready]"),
     "keys": Place("/review/keys"),
     "thresholds": Place("/thresholds"),
     "threshold": Place("/thresholds/TF0?factor=0.5", ".figures"),
-    "compared": Place("/thresholds/TB0/compare?one=1&other=2", ".differs"),
+    "comparison": Place("/thresholds/TB0/compare?one=1&other=2", ".differs"),
     "trends": Place("/trends"),
     "trend": Place("/trends/TB0?metric=bias_level", _PLOT),
     "table of a trend": Place("/trends/TB0/table?metric=bias_level", "table"),
-    "history": Place("/similar"),
-    "similar": Place(f"/similar?frame={LEAK}", ".wall"),
-    "map": Place("/map?type=TB0", _PLOT),
+    "search": Place("/similar"),
+    "similar": Place(f"/similar?frame={LEAK}", ".thumbnails"),
+    "projection": Place("/projection?type=TB0", _PLOT),
     "dendrogram": Place("/dendrogram?type=TB0", "svg"),
     "dendrogram of too few": Place("/dendrogram?type=TB0&since=2030-01-01", ".trouble"),
     "the API": Place("/api/docs"),
@@ -114,94 +114,99 @@ FOCUSED = """() => {
 
 
 @pytest.fixture(scope="module")
-def made(empty_project, tmp_path_factory):
-    """A project that has a bit of everything.
+def shared_project(empty_project, tmp_path_factory):
+    """A project with all parts that the pages show.
 
     Twenty good biases; a night later one with a leak, one without, and a labelled leak. Sixty
     good flats and ten bad ones, without files. Two entries of limits, an intervention, a file
-    that failed; alerts owed, told and silenced.
+    that failed; alerts pending, sent and silenced.
     """
     folder = tmp_path_factory.mktemp("everything")
     (inbox := folder / "inbox").mkdir()
-    with copied(empty_project, folder / "project") as project_folder:
-        live(project_folder, inbox)
+    with copied_project(empty_project, folder / "project") as project_folder:
+        fill_project(project_folder, inbox)
         yield project_folder
 
 
-def live(project_folder, inbox):
-    """Let a project live through what `made` tells."""
+def fill_project(project_folder, inbox):
+    """Fill the project of `shared_project`."""
     path = project_folder / "thresholds.yaml"
-    first, *others = path.read_text().splitlines()
-    path.write_text("\n".join([f"{first.removesuffix(']')}, {SECOND_ENTRY}]", *others, ""]))
+    first, *rest = path.read_text().splitlines()
+    path.write_text("\n".join([f"{first.removesuffix(']')}, {SECOND_ENTRY}]", *rest, ""]))
     with open_tiny(project_folder) as project:
         process(project, *write_history(inbox), label=LabelName.GOOD)
         fresh = [light_leak, None, light_leak]
-        process(project, *(write_frame(inbox, 2, n, change=one) for n, one in enumerate(fresh)))
-        good = [replace(one, image_type="TF0") for one in nominal_frames(60)]
-        bad = [Past(0.001 * n, label=LabelName.BAD, image_type="TF0") for n in range(1, 11)]
-        remember(project, *good, *bad)
-        with project.writes.begin() as session:
-            fill(session)
+        process(
+            project, *(write_frame(inbox, 2, n, change=change) for n, change in enumerate(fresh))
+        )
+        good = [replace(frame, image_type="TF0") for frame in nominal_frames(60)]
+        bad = [
+            StoredExtension(0.001 * n, label=LabelName.BAD, image_type="TF0") for n in range(1, 11)
+        ]
+        add_extensions(project, *good, *bad)
+        with project.write_session.begin() as session:
+            add_records(session)
 
 
-def fill(session):
-    """Say, owe, silence and enter what a project of some years has."""
-    [other] = findings_named(session, OTHER)
+def add_records(session):
+    """Add labels, alerts, a silence and an intervention."""
+    [labelled] = findings_named(session, OTHER)
     record_label(
-        session, other.extension.id, LabelAnswer(LabelName.BAD, "kim", "light_leak", "a door")
+        session, labelled.extension.id, LabelAnswer(LabelName.BAD, "kim", "light_leak", "a door")
     )
     session.add(EpochRow(scope="TINY", since=date(2026, 1, 2), why="a lamp", who="kim", at=NOW))
     for subject in ("[QC] the disk is full", "[QC] light on a bias"):
         notice = NotificationRow(topic=Topic.DAEMON, made_at=NOW, subject=subject)
         session.add(notice)
         session.flush()
-        alert = AlertRow(topic=Topic.DAEMON, owed_at=NOW, notice_id=notice.id, key=subject)
+        alert = AlertRow(topic=Topic.DAEMON, owed_at=NOW, notification_id=notice.id, key=subject)
         session.add(alert)
         session.flush()
     silence(session, notice.id, NOW + timedelta(days=1), False, "ann", NOW, "known")
-    owe_alert(session, Topic.FILE, "b.fits", "b.fits cannot be read")
+    add_alert(session, Topic.FILE, "b.fits", "b.fits cannot be read")
     session.add(broken_file(NOW))
 
 
 @pytest.fixture(scope="module")
-def house(made):
-    """The project, served to all tests that do not write."""
-    with open_tiny(made) as project, serving(project, lambda: NOW) as one:
-        yield one
+def shared_server(shared_project):
+    """Server of the project, for tests that do not write."""
+    with open_tiny(shared_project) as project, serving(project, lambda: NOW) as server:
+        yield server
 
 
-def opened(page, place):
+def open_page(page, place):
     page.goto(place.address)
     page.locator(place.there).first.wait_for()
-    for one in page.locator("details").all()[:9]:
-        one.evaluate("one => { one.open = true; }")
+    for item in page.locator("details").all()[:9]:
+        item.evaluate("one => { one.open = true; }")
 
 
-def test_no_page_is_forgotten(project):
+def test_pages_list_is_complete(project):
     pages = [
-        one
-        for one in routes_of(create_app(project))
-        if isinstance(one, APIRoute)
-        and one.methods == {"GET"}
-        and one.endpoint.__annotations__["return"] is HTMLResponse
+        item
+        for item in routes_of(create_app(project))
+        if isinstance(item, APIRoute)
+        and item.methods == {"GET"}
+        and item.endpoint.__annotations__["return"] is HTMLResponse
     ]
     paths = [place.address.partition("?")[0] for place in PAGES.values()]
-    forgotten = {one.path for one in pages if not any(map(one.path_regex.match, paths))}
+    listed = {route.endpoint for route in pages if any(map(route.path_regex.match, paths))}
+    missing = {route.path for route in pages if route.endpoint not in listed}
     assert len(pages) > 15
-    assert forgotten == PARTS
+    assert missing == PARTS
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_is_readable_at_every_width_by_day_and_by_night(chromium, house, name):
-    with window(chromium, house) as page:
-        opened(page, PAGES[name])
+def test_page_accessibility(chromium, shared_server, name):
+    with window(chromium, shared_server) as page:
+        open_page(page, PAGES[name])
         assert hindrances(page) == []
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_everything_on_a_page_is_reached_by_keys_and_seen_to_be(chromium, house, name):
-    with window(chromium, house) as page:
-        opened(page, PAGES[name])
+def test_page_keyboard_navigation(chromium, shared_server, name):
+    with window(chromium, shared_server) as page:
+        open_page(page, PAGES[name])
         page.evaluate("document.body.tabIndex = -1; document.body.focus()")  # from the top
         many = page.evaluate(KEYS)
         reached: list[int] = []
@@ -221,52 +226,52 @@ def test_everything_on_a_page_is_reached_by_keys_and_seen_to_be(chromium, house,
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_is_printed_without_what_paper_cannot_do(chromium, house, name):
-    with window(chromium, house, color_scheme="dark") as page:
-        opened(page, PAGES[name])
+def test_page_print(chromium, shared_server, name):
+    with window(chromium, shared_server, color_scheme="dark") as page:
+        open_page(page, PAGES[name])
         heading = page.locator("h1").first.inner_text()
         paper = PdfReader(io.BytesIO(page.pdf(format="A4")))
-        words = " ".join(" ".join(one.extract_text() for one in paper.pages).split())
-        assert "".join(heading.split()) in "".join(words.split())
-        assert "as of 2026-01-08" in words
-        assert "Thresholds Trends History" not in words
+        text = " ".join(" ".join(page.extract_text() for page in paper.pages).split())
+        assert "".join(heading.split()) in "".join(text.split())
+        assert "as of 2026-01-08" in text
+        assert "Thresholds Trends Similar" not in text
         assert len(paper.pages) < 12
 
 
 # --- mistakes -------------------------------------------------------------------------------------
 
 
-def readable(page, heading):
-    """Wait for a page that says what went wrong, and look at it in all ways."""
+def check_error_page(page, heading):
+    """Wait for an error page, and check its accessibility."""
     expect(page.get_by_role("heading", level=1)).to_contain_text(heading)
     assert hindrances(page) == []
     page.set_viewport_size({"width": WIDE[0], "height": WIDE[1]})
 
 
-def test_a_form_that_is_not_of_our_making_is_told_on_a_page(page):
+def test_error_page_of_invalid_csrf_token(page):
     page.goto("/login")
     page.locator("main input[name=csrf]").evaluate("one => { one.value = 'x'; }")
-    page.get_by_label("Name").fill("kim")
+    page.get_by_label("User name").fill("kim")
     page.get_by_label("Password").fill("whatever")
     page.get_by_role("button", name="Log in").click()
-    readable(page, "403")
+    check_error_page(page, "403")
 
 
-def test_what_was_found_for_a_file_and_what_was_not_is_read_by_everybody(page, project, inbox):
+def test_accessibility_of_upload_results(page, project, inbox):
     process(project, *write_history(inbox, frames=4))
     page.goto("/similar")
     page.get_by_label("or a FITS file").set_input_files(write_frame(inbox, 3))
-    page.get_by_role("button", name="Look at it").click()
+    page.get_by_role("button", name="Search with file").click()
     expect(page.get_by_text("is most like").first).to_be_visible()
-    readable(page, "Have we seen this before?")
+    check_error_page(page, "Similar frames")
     broken = inbox / "broken.fits"
     broken.write_bytes(b"SIMPLE  = nothing of the kind")
     page.get_by_label("or a FITS file").set_input_files(broken)
-    page.get_by_role("button", name="Look at it").click()
-    readable(page, "422")
+    page.get_by_role("button", name="Search with file").click()
+    check_error_page(page, "422")
 
 
-def test_a_file_too_large_is_told_on_a_page(chromium, project, inbox):
+def test_error_page_of_large_upload(chromium, project, inbox):
     settings = project.settings.model_copy(update={"web": WebSettings(upload_mb=1)})
     object.__setattr__(project, "settings", settings)
     large = inbox / "large.fits"
@@ -274,12 +279,12 @@ def test_a_file_too_large_is_told_on_a_page(chromium, project, inbox):
     with serving(project) as served, window(chromium, served) as page:
         page.goto("/similar")
         page.get_by_label("or a FITS file").set_input_files(large)
-        page.get_by_role("button", name="Look at it").click()
-        readable(page, "413")
+        page.get_by_role("button", name="Search with file").click()
+        check_error_page(page, "413")
 
 
-def test_limits_that_cannot_be_read_are_told_on_a_page(page, project):
+def test_error_page_of_invalid_thresholds_file(page, project):
     (project.settings.project / "thresholds.yaml").write_text("TB0: [nonsense]\n")
     page.goto("/thresholds")
-    readable(page, "500")
+    check_error_page(page, "500")
     expect(page.get_by_text("thresholds.yaml")).to_be_visible()

@@ -1,4 +1,4 @@
-"""Behind a real reverse proxy that ends TLS: whom the application believes, and what it tells."""
+"""Authentication and cookies behind a real reverse proxy with TLS."""
 
 import logging
 import ssl
@@ -20,10 +20,10 @@ from cryptography.x509.oid import NameOID
 
 from qc import db
 from qc.core.enums import Role
-from qc.db.models import LabelRow
+from qc.db.schema.models import LabelRow
 from qc.settings import WebSettings
 from tests.support.browser import Served, serving, window
-from tests.support.remembered import Past, remember
+from tests.support.verdict_rows import StoredExtension, add_extensions
 from tests.support.waiting import wait_for_end
 
 PASSWORD = "echelle-390"
@@ -33,23 +33,25 @@ HOPS = {"connection", "transfer-encoding", "keep-alive", "content-length"}
 
 
 class Proxy(BaseHTTPRequestHandler):
-    """Passes requests on, as nginx would: says who asks, from where and how."""
+    """Reverse proxy that adds the forwarding headers of nginx."""
 
     protocol_version = "HTTP/1.1"
     port = 0
     person = ""  # whom it has let in
 
     def pass_on(self) -> None:
-        told = {k: v for k, v in self.headers.items() if k.lower() not in HOPS | {HEADER.lower()}}
+        headers = {
+            k: v for k, v in self.headers.items() if k.lower() not in HOPS | {HEADER.lower()}
+        }
         came = self.headers.get("X-Forwarded-For", "")
-        told["X-Forwarded-For"] = ", ".join(filter(None, [came, self.client_address[0]]))
-        told["X-Forwarded-Proto"] = "https"
+        headers["X-Forwarded-For"] = ", ".join(filter(None, [came, self.client_address[0]]))
+        headers["X-Forwarded-Proto"] = "https"
         if self.person:
-            told[HEADER] = self.person
+            headers[HEADER] = self.person
         body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
-        asked = HTTPConnection("127.0.0.1", self.port, source_address=(PROXY, 0), timeout=60)
-        asked.request(self.command, self.path, body or None, told)
-        answer = asked.getresponse()
+        connection = HTTPConnection("127.0.0.1", self.port, source_address=(PROXY, 0), timeout=60)
+        connection.request(self.command, self.path, body or None, headers)
+        answer = connection.getresponse()
         content = answer.read()
         self.send_response(answer.status)
         for name, value in answer.getheaders():
@@ -58,7 +60,7 @@ class Proxy(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
-        asked.close()
+        connection.close()
 
     do_GET = do_POST = do_DELETE = pass_on  # noqa: N815 - the base class names them so
 
@@ -72,7 +74,7 @@ def certificate(tmp_path_factory):
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     now = datetime.now(UTC)
-    made = (
+    signed = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
@@ -92,7 +94,7 @@ def certificate(tmp_path_factory):
             serialization.PrivateFormat.PKCS8,
             serialization.NoEncryption(),
         )
-        + made.public_bytes(serialization.Encoding.PEM)
+        + signed.public_bytes(serialization.Encoding.PEM)
     )
     return path
 
@@ -124,7 +126,7 @@ def proxied(project, certificate, person: str = "", **web: Any) -> Iterator[tupl
 @pytest.fixture
 def add(project):
     def somebody(name: str, role: Role = Role.REVIEW) -> str:
-        with project.writes.begin() as session:
+        with project.write_session.begin() as session:
             db.accounts.add_account(session, name, role, PASSWORD, datetime.now(UTC))
         return name
 
@@ -132,7 +134,7 @@ def add(project):
 
 
 def client_of(certificate, url: str, address: str = "127.0.0.1") -> httpx.Client:
-    """Return who asks from an address of this machine."""
+    """Return a client that connects from an address of this machine."""
     context = ssl.create_default_context(cafile=certificate)
     transport = httpx.HTTPTransport(verify=context, local_address=address)
     return httpx.Client(base_url=url, transport=transport, timeout=60)
@@ -140,18 +142,18 @@ def client_of(certificate, url: str, address: str = "127.0.0.1") -> httpx.Client
 
 def try_to_log_in(client: httpx.Client, password: str, **headers: str) -> httpx.Response:
     page = client.get("/login").text
-    mark = page.partition('name="csrf" content="')[2][:64]
-    data = {"name": "kim", "password": password, "csrf": mark}
+    token = page.partition('name="csrf" content="')[2][:64]
+    data = {"name": "kim", "password": password, "csrf": token}
     return client.post("/login", data=data, headers={"Sec-Fetch-Site": "same-origin"} | headers)
 
 
-def test_a_name_counts_from_the_proxy_alone(project, certificate, add):
+def test_user_header_counts_from_proxy_only(project, certificate, add):
     add("kim")
     add("ann", Role.TUNE)
     with proxied(project, certificate, "kim", trusted_header=HEADER) as (outer, inner):
         with client_of(certificate, outer.url) as client:
             for forged in ({}, {HEADER: "ann"}):
-                assert '<span class="who">kim</span>' in client.get("/", headers=forged).text
+                assert '<span class="user">kim</span>' in client.get("/", headers=forged).text
         with httpx.Client(base_url=inner) as client:
             for forged in ({}, {HEADER: "ann"}, {HEADER: "ann", "X-Forwarded-For": PROXY}):
                 answer = client.get("/", headers=forged)
@@ -159,26 +161,26 @@ def test_a_name_counts_from_the_proxy_alone(project, certificate, add):
                 assert client.get("/api/v1/tonight", headers=forged).status_code == 401
 
 
-def test_a_try_counts_for_the_browser_and_not_for_the_proxy(project, certificate, add):
+def test_rate_limit_applies_to_browser_address(project, certificate, add):
     add("kim")
     with proxied(project, certificate) as (outer, _):
         with client_of(certificate, outer.url, "127.0.0.2") as guesser:
             for number in range(db.accounts.MOST_OF_BOTH):
                 forged = {"X-Forwarded-For": f"192.0.2.{number}"}
-                assert "do not fit" in try_to_log_in(guesser, "wrong-password", **forged).text
+                assert (
+                    "Invalid user name" in try_to_log_in(guesser, "wrong-password", **forged).text
+                )
             refused = try_to_log_in(guesser, PASSWORD, **{"X-Forwarded-For": "192.0.2.99"})
             assert "try again in" in refused.text
         with client_of(certificate, outer.url, "127.0.0.3") as owner:
             assert try_to_log_in(owner, PASSWORD).status_code == 303
 
 
-def test_behind_tls_every_cookie_is_secure_and_no_secret_is_in_an_address_or_log(
-    chromium, project, certificate, add, caplog
-):
+def test_secrets_behind_tls(chromium, project, certificate, add, caplog):
     caplog.set_level(logging.DEBUG, "qc")
     caplog.set_level(logging.DEBUG, "uvicorn")
     add("kim")
-    remember(project, Past())
+    add_extensions(project, StoredExtension())
     with (
         proxied(project, certificate) as (outer, _),
         window(chromium, outer, ignore_https_errors=True) as page,
@@ -186,7 +188,7 @@ def test_behind_tls_every_cookie_is_secure_and_no_secret_is_in_an_address_or_log
         addresses: list[str] = []
         page.on("request", lambda request: addresses.append(request.url))
         page.goto("/review?labelled=any")
-        page.get_by_label("Name").fill("kim")
+        page.get_by_label("User name").fill("kim")
         page.get_by_label("Password").fill(PASSWORD)
         page.get_by_role("button", name="Log in").click()
         page.wait_for_url("**/review?labelled=any")
@@ -194,13 +196,13 @@ def test_behind_tls_every_cookie_is_secure_and_no_secret_is_in_an_address_or_log
         page.keyboard.press("1")
         page.wait_for_selector('body[data-unsent="0"]')
         cookies = page.context.cookies()
-        mark = page.locator("meta[name=csrf]").get_attribute("content") or ""
-    assert len(mark) == 64
-    with project.reads() as session:
+        token = page.locator("meta[name=csrf]").get_attribute("content") or ""
+    assert len(token) == 64
+    with project.read_session() as session:
         assert session.query(LabelRow).one().who == "kim"
-    assert {one["name"] for one in cookies} == {"qc_session", "qc_browser"}
-    assert all(one["secure"] and one["httpOnly"] for one in cookies)
-    secrets = [PASSWORD, mark, *(one["value"] for one in cookies)]
-    told = [*addresses, *(str(vars(one)) for one in caplog.records)]
-    assert [text for text in told for secret in secrets if secret in text] == []
-    assert any(getattr(one, "address", "") == "127.0.0.1" for one in caplog.records)
+    assert {item["name"] for item in cookies} == {"qc_session", "qc_browser"}
+    assert all(item["secure"] and item["httpOnly"] for item in cookies)
+    secrets = [PASSWORD, token, *(item["value"] for item in cookies)]
+    texts = [*addresses, *(str(vars(record)) for record in caplog.records)]
+    assert [text for text in texts for secret in secrets if secret in text] == []
+    assert any(getattr(record, "address", "") == "127.0.0.1" for record in caplog.records)

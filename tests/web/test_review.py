@@ -13,13 +13,20 @@ from sqlalchemy import select
 from qc import db
 from qc.core.enums import LabelName, Role
 from qc.core.verdict import Status
-from qc.db.models import FrameRow, LabelRow, VerdictRow, doubt
+from qc.db.schema.models import FrameRow, LabelRow, VerdictRow, doubt
 from qc.review import idempotency, queue
-from qc.review.queue import QueueFilters, QueueOrder, read_some
+from qc.review.queue import read_page
+from qc.review.queue_filters import QueueFilters, QueueOrder
 from tests.support.browser import serving, violations, window
-from tests.support.databases import copied
-from tests.support.remembered import Past, remember
-from tests.support.tiny import light_leak, open_tiny, process, write_frame, write_history
+from tests.support.databases import copied_project
+from tests.support.tiny_spectrograph import (
+    light_leak,
+    open_tiny,
+    process,
+    write_frame,
+    write_history,
+)
+from tests.support.verdict_rows import StoredExtension, add_extensions
 
 KEY = "0123456789abcdef"
 
@@ -31,7 +38,7 @@ def made(empty_project, tmp_path_factory):
     (inbox := folder / "inbox").mkdir()
     changes = [None, light_leak, None, light_leak, None]
     fresh = [write_frame(inbox, 2, n, change=change) for n, change in enumerate(changes)]
-    with copied(empty_project, folder / "project") as project_folder:
+    with copied_project(empty_project, folder / "project") as project_folder:
         with open_tiny(project_folder) as project:
             process(project, *write_history(inbox), label=LabelName.GOOD)
             process(project, *fresh)
@@ -40,76 +47,76 @@ def made(empty_project, tmp_path_factory):
 
 @pytest.fixture
 def project_folder(request, empty_project, tmp_path):
-    """A project of the test's own: what was made, for those that take `judged`."""
+    """A project of the test; with the judged frames for tests that use `judged`."""
     is_judged = "judged" in request.fixturenames
     source = request.getfixturevalue("made") if is_judged else empty_project
-    with copied(source, tmp_path / "project") as one:
-        yield one
+    with copied_project(source, tmp_path / "project") as folder:
+        yield folder
 
 
 @pytest.fixture
 def judged(project):
-    """What was made, in a project of the test's own."""
+    """A project of the test with the judged frames."""
     return project
 
 
 def labels(project):
-    with project.reads() as session:
+    with project.read_session() as session:
         rows = session.scalars(select(LabelRow).order_by(LabelRow.id)).all()
         return [(row.extension_id, str(row.label), row.kind, row.undoes_id) for row in rows]
 
 
 def new_labels(project):
-    """What was said beyond the certified history."""
-    return [one for one in labels(project) if one[0] > 20]
+    """Return the labels added after the certified history."""
+    return [label for label in labels(project) if label[0] > 20]
 
 
-def say(pages, *ids, label="good", key=KEY, **more):
+def add_label(pages, *ids, label="good", key=KEY, **more):
     return pages.post(
         "/api/v1/labels", json={"extensions": list(ids), "label": label, "key": key, **more}
     )
 
 
 def ids_of(pages, question=""):
-    found = pages.get(f"/api/v1/extensions?{question}").json()["extensions"]
-    return [one["id"] for one in found]
+    extensions = pages.get(f"/api/v1/extensions?{question}").json()["extensions"]
+    return [item["id"] for item in extensions]
 
 
 # --- what comes next ------------------------------------------------------------------------------
 
 
-def test_most_doubtful_is_without_a_verdict_then_nearest_to_the_limit(project):
-    remember(
+def test_doubt_order(project):
+    add_extensions(
         project,
-        Past(score=0.2),
-        Past(score=1.1, status=Status.ANOMALOUS),
-        Past(score=9.0, status=Status.ANOMALOUS),
-        Past(score=0.95),
-        Past(score=0.1, status=Status.UNDECIDED),
+        StoredExtension(score=0.2),
+        StoredExtension(score=1.1, status=Status.ANOMALOUS),
+        StoredExtension(score=9.0, status=Status.ANOMALOUS),
+        StoredExtension(score=0.95),
+        StoredExtension(score=0.1, status=Status.UNDECIDED),
     )
-    with project.reads() as session:
-        some = read_some(session, project.instruments, QueueFilters(), 10)
+    with project.read_session() as session:
+        some = read_page(session, project.instruments, QueueFilters(), 10)
     assert (some.ids, some.after) == ((5, 4, 2, 1, 3), "")
 
 
-def test_doubt_is_one_on_the_limit_and_falls_to_both_sides():
+def test_doubt_is_largest_at_limit():
     assert doubt(Status.NOMINAL, 1.0) == 1.0
     assert doubt(Status.NOMINAL, 0.5) == doubt(Status.ANOMALOUS, 1.5) == pytest.approx(2 / 3)
     assert doubt(Status.UNDECIDED, 0.0) == 2.0
 
 
 @pytest.mark.parametrize("order", [QueueOrder.DOUBT, QueueOrder.SCORE, QueueOrder.TIME])
-def test_pages_of_any_size_hold_all_once_and_in_order(project, order):
+def test_pages_of_any_size_are_complete(project, order):
     random = np.random.default_rng(3)
     scores = random.choice([0.5, 1.0, 1.5, 2.5], 57)  # many are equal
-    remember(project, *(Past(score=float(one)) for one in scores))
-    with project.reads() as session:
+    add_extensions(project, *(StoredExtension(score=float(item)) for item in scores))
+    with project.read_session() as session:
         filters = QueueFilters(order=order)
-        whole = read_some(session, project.instruments, filters, 100).ids
+        whole = read_page(session, project.instruments, filters, 100).ids
         parts: list[int] = []
         after = ""
         while True:
-            some = read_some(session, project.instruments, filters, 10, after)
+            some = read_page(session, project.instruments, filters, 10, after)
             parts += some.ids
             after = some.after
             if not after:
@@ -120,54 +127,57 @@ def test_pages_of_any_size_hold_all_once_and_in_order(project, order):
 
 @pytest.mark.parametrize("order", [QueueOrder.DOUBT, QueueOrder.SCORE, QueueOrder.TIME])
 @pytest.mark.parametrize("long_way", [6, 1000])  # then all that fit are found at once; or never
-def test_a_stretch_of_an_order_ends_anywhere(project, monkeypatch, order, long_way):
+def test_page_limit_within_equal_values(project, monkeypatch, order, long_way):
     random = np.random.default_rng(4)
     scores = random.choice([0.5, 1.0, 1.5, 2.5], 40)  # many are equal
     kinds = random.choice(["TB0", "TF0"], 40)
     pasts = [
-        Past(score=float(one), image_type=kind) for one, kind in zip(scores, kinds, strict=True)
+        StoredExtension(score=float(score), image_type=kind)
+        for score, kind in zip(scores, kinds, strict=True)
     ]
-    remember(project, *pasts)
+    add_extensions(project, *pasts)
     filters = QueueFilters(types="TF0", order=order)
-    with project.reads() as session:
+    with project.read_session() as session:
         monkeypatch.setattr(queue, "FEW", 0)
-        whole = read_some(session, project.instruments, filters, 100).ids
-        monkeypatch.setattr(queue, "_FIRST_STRETCH", 3)
-        monkeypatch.setattr(queue, "_LONGEST_STRETCH", 5)
-        monkeypatch.setattr(queue, "_LONG_WAY", long_way)
-        assert read_some(session, project.instruments, filters, 100).ids == whole
-    values = [one.score for one in pasts if one.image_type == "TF0"]
+        whole = read_page(session, project.instruments, filters, 100).ids
+        monkeypatch.setattr(queue, "_FIRST_CHUNK", 3)
+        monkeypatch.setattr(queue, "_LARGEST_CHUNK", 5)
+        monkeypatch.setattr(queue, "_MAX_SCANNED", long_way)
+        assert read_page(session, project.instruments, filters, 100).ids == whole
+    values = [item.score for item in pasts if item.image_type == "TF0"]
     assert len(whole) == len(values) > 10
 
 
-def test_nights_are_those_named_to_the_last_day_there_is(pages, project):
-    remember(project, *[Past()] * 25)  # ten a night
-    with project.reads() as session:
+def test_night_filter_accepts_extreme_dates(pages, project):
+    add_extensions(project, *[StoredExtension()] * 25)  # ten a night
+    with project.read_session() as session:
         first, middle, _ = session.scalars(select(FrameRow.night).distinct().order_by("night"))
     assert ids_of(pages, f"from={middle}&to={middle}&order=time") == list(range(20, 10, -1))
     assert ids_of(pages, f"from={middle}&to=9999-12-31&order=time") == list(range(25, 10, -1))
     assert sorted(ids_of(pages, f"to={first}")) == list(range(1, 11))
 
 
-def test_only_the_newest_verdict_counts(project):
-    remember(project, Past(score=0.5), Past(score=0.4))
-    with project.writes.begin() as session:
+def test_queue_uses_newest_verdict(project):
+    add_extensions(project, StoredExtension(score=0.5), StoredExtension(score=0.4))
+    with project.write_session.begin() as session:
         old = session.get(VerdictRow, 1)
-        kept = {one.name: getattr(old, one.name) for one in VerdictRow.__table__.columns}
-        session.add(VerdictRow(**kept | {"id": None, "score": 0.3}))
-    with project.reads() as session:
-        found = read_some(session, project.instruments, QueueFilters(order=QueueOrder.SCORE), 10)
-    assert found.ids == (2, 1)
+        columns = {
+            column.name: getattr(old, column.name) for column in VerdictRow.__table__.columns
+        }
+        session.add(VerdictRow(**columns | {"id": None, "score": 0.3}))
+    with project.read_session() as session:
+        page = read_page(session, project.instruments, QueueFilters(order=QueueOrder.SCORE), 10)
+    assert page.ids == (2, 1)
 
 
-def test_each_filter_leaves_what_it_says(pages, project):
-    remember(
+def test_queue_filter(pages, project):
+    add_extensions(
         project,
-        Past(label=LabelName.BAD, kind="light_leak", score=3.0, status=Status.ANOMALOUS),
-        Past(score=0.5),
-        Past(image_type="TF0", label=LabelName.GOOD, score=0.7),
+        StoredExtension(label=LabelName.BAD, kind="light_leak", score=3.0, status=Status.ANOMALOUS),
+        StoredExtension(score=0.5),
+        StoredExtension(image_type="TF0", label=LabelName.GOOD, score=0.7),
     )
-    wanted = {
+    expected = {
         "type=TB*": {1, 2},
         "type=tf0": {3},
         "setup=CCD 1x1": {1, 2, 3},
@@ -184,10 +194,10 @@ def test_each_filter_leaves_what_it_says(pages, project):
         "to=2026-01-01": {1, 2, 3},
         "from=&to=&type=&status=&least=": {1, 2, 3},
     }
-    assert {asked: set(ids_of(pages, asked)) for asked in wanted} == wanted
+    assert {query: set(ids_of(pages, query)) for query in expected} == expected
 
 
-def test_a_filter_that_makes_no_sense_is_told(pages):
+def test_queue_filter_rejects_invalid_value(pages):
     answer = pages.get("/api/v1/extensions?type=TBX")
     assert (answer.status_code, "no image type" in answer.json()["error"]) == (422, True)
     assert pages.get("/api/v1/extensions?after=nonsense").status_code == 422
@@ -196,20 +206,20 @@ def test_a_filter_that_makes_no_sense_is_told(pages):
 
 
 @pytest.mark.usefixtures("judged")
-def test_the_sample_is_what_the_spot_check_drew(pages):
+def test_queue_filter_by_spot_check_sample(pages):
     sample = set(ids_of(pages, "sample=true"))
     assert sample == set(ids_of(pages, "sample=true&from=2026-01-02"))
     assert sample <= {21, 23, 25}  # nominal, of the newest night
 
 
-def test_what_teaches_most_is_uncertain_and_unlike_what_came_before(pages, project):
-    twin, other = (1.0, 0.0), (0.0, 1.0)
-    remember(
+def test_most_informative_is_uncertain_and_diverse(pages, project):
+    first, second = (1.0, 0.0), (0.0, 1.0)
+    add_extensions(
         project,
-        Past(score=1.0, vector=twin),
-        Past(score=1.0, vector=twin),
-        Past(score=0.7, vector=other),
-        Past(score=1.0, vector=other, label=LabelName.GOOD),
+        StoredExtension(score=1.0, vector=first),
+        StoredExtension(score=1.0, vector=first),
+        StoredExtension(score=0.7, vector=second),
+        StoredExtension(score=1.0, vector=second, label=LabelName.GOOD),
     )
     ranked = ids_of(pages, "order=informative")
     assert ranked[1] == 3  # less doubtful than the twin of the first, but news
@@ -217,100 +227,100 @@ def test_what_teaches_most_is_uncertain_and_unlike_what_came_before(pages, proje
     assert ids_of(pages, f"order=informative&after={ranked[0]}") == ranked[1:]
 
 
-# --- what is said ---------------------------------------------------------------------------------
+# --- labels ---------------------------------------------------------------------------------------
 
 
-def test_a_label_is_kept_and_told_with_who_gave_it(pages, judged):
-    did = say(pages, 22, label="bad", kind="light-leak").json()
+def test_add_label_stores_author(pages, judged):
+    did = add_label(pages, 22, label="bad", kind="light-leak").json()
     assert did["changed"] == 1
     assert (did["now"][0]["label"], did["now"][0]["kind"]) == ("bad", "light_leak")
     assert new_labels(judged) == [(22, "bad", "light_leak", None)]
 
 
-def test_what_is_sent_twice_is_said_once(pages, judged):
-    first, second = say(pages, 22).json(), say(pages, 22).json()
+def test_add_label_is_idempotent(pages, judged):
+    first, second = add_label(pages, 22).json(), add_label(pages, 22).json()
     assert (first["is_repeated"], second["is_repeated"]) == (False, True)
     assert second["now"] == first["now"]
     assert len(new_labels(judged)) == 1
 
 
-def test_an_undo_that_is_sent_twice_undoes_one_label(pages, judged):
-    say(pages, 22, key=f"{KEY}-1")
-    say(pages, 22, key=f"{KEY}-2", label="bad", kind="other")
+def test_undo_is_idempotent(pages, judged):
+    add_label(pages, 22, key=f"{KEY}-1")
+    add_label(pages, 22, key=f"{KEY}-2", label="bad", kind="other")
     for _ in range(2):
         answer = pages.delete(f"/api/v1/labels?extension=22&key={KEY}-3&of={KEY}-2")
         assert answer.json()["now"][0]["label"] == "good"
     assert len(new_labels(judged)) == 3
 
 
-def test_an_undo_takes_back_ones_own_words_and_leaves_those_of_others(pages, judged):
-    say(pages, 22, key=f"{KEY}-1")
-    with judged.writes.begin() as session:
-        asked = idempotency.LabelRequest("kim", "kims-key", pages.app.state.now(), [22])
-        idempotency.answer_once(session, asked, judged.instruments, ("bad", "light_leak", ""))
+def test_undo_leaves_labels_of_others(pages, judged):
+    add_label(pages, 22, key=f"{KEY}-1")
+    with judged.write_session.begin() as session:
+        request = idempotency.LabelRequest("kim", "kims-key", pages.app.state.now(), [22])
+        idempotency.add_labels_once(session, request, judged.instruments, ("bad", "light_leak", ""))
     did = pages.delete(f"/api/v1/labels?extension=22&key={KEY}-2&of={KEY}-1").json()
     assert (did["changed"], did["now"][0]["label"], did["now"][0]["who"]) == (1, "bad", "kim")
 
 
-def test_a_label_on_an_older_state_is_kept_and_told(pages, judged):
-    with judged.writes.begin() as session:
-        asked = idempotency.LabelRequest("kim", "kims-key", pages.app.state.now(), [22])
-        idempotency.answer_once(session, asked, judged.instruments, ("good", "", ""))
-    did = say(pages, 22, label="bad", kind="other", seen={"22": 0}).json()
+def test_add_label_reports_concurrent_label(pages, judged):
+    with judged.write_session.begin() as session:
+        request = idempotency.LabelRequest("kim", "kims-key", pages.app.state.now(), [22])
+        idempotency.add_labels_once(session, request, judged.instruments, ("good", "", ""))
+    did = add_label(pages, 22, label="bad", kind="other", seen={"22": 0}).json()
     assert re.fullmatch(r"TINY\S+\[0\]: kim called it good \d+ s before", did["meanwhile"][0])
     assert did["now"][0]["label"] == "bad"
-    aware = say(pages, 22, key=f"{KEY}-2", seen={"22": did["now"][0]["id"]}).json()
+    aware = add_label(pages, 22, key=f"{KEY}-2", seen={"22": did["now"][0]["id"]}).json()
     assert aware["meanwhile"] == []
 
 
-def test_more_than_twenty_at_once_need_a_second_thought(pages, judged):
+def test_add_label_requires_confirmation_above_twenty(pages, judged):
     many = list(range(1, 26))
-    refused = say(pages, *many, label="valid-outlier")
+    refused = add_label(pages, *many, label="valid-outlier")
     assert (refused.status_code, new_labels(judged)) == (422, [])
     assert "25 extensions are more than 20" in refused.json()["error"]
-    assert say(pages, *many, label="valid-outlier", sure=True).json()["changed"] == 25
+    assert add_label(pages, *many, label="valid-outlier", sure=True).json()["changed"] == 25
 
 
-def test_what_cannot_be_is_refused_and_nothing_is_kept(pages, judged):
-    assert say(pages, 22, label="bad", kind="lamp_off").status_code == 422
-    assert say(pages, 22, label="splendid").status_code == 422
-    assert say(pages, 22, 999).status_code == 404
-    assert say(pages, 22, key="short").status_code == 422
+def test_add_label_rejects_invalid_request(pages, judged):
+    assert add_label(pages, 22, label="bad", kind="lamp_off").status_code == 422
+    assert add_label(pages, 22, label="splendid").status_code == 422
+    assert add_label(pages, 22, 999).status_code == 404
+    assert add_label(pages, 22, key="short").status_code == 422
     assert new_labels(judged) == []
 
 
-def test_the_whole_set_is_labelled_together(pages, project):
-    in_set = [Past(template="one", template_number=n, template_size=3) for n in range(3)]
-    remember(project, *in_set, Past(template="another"))
-    assert say(pages, 2, whole_set=True).json()["changed"] == 3
-    assert [one[0] for one in labels(project)] == [1, 2, 3]
+def test_add_label_to_whole_set(pages, project):
+    in_set = [StoredExtension(template="one", template_number=n, template_size=3) for n in range(3)]
+    add_extensions(project, *in_set, StoredExtension(template="another"))
+    assert add_label(pages, 2, whole_set=True).json()["changed"] == 3
+    assert [label[0] for label in labels(project)] == [1, 2, 3]
 
 
-def test_a_commit_precedes_the_answer(pages, judged):
-    with judged.engine.execution_options(writes=True).connect() as other:
-        assert say(pages, 22).status_code == 200
-        assert other.exec_driver_sql("SELECT count(*) FROM request").scalar() == 1
+def test_add_label_commits_before_response(pages, judged):
+    with judged.engine.execution_options(writes=True).connect() as connection:
+        assert add_label(pages, 22).status_code == 200
+        assert connection.exec_driver_sql("SELECT count(*) FROM request").scalar() == 1
 
 
-# --- tables for other tools -----------------------------------------------------------------------
+# --- exports --------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("judged")
-@pytest.mark.parametrize(("what", "rows"), [("labels", 21), ("verdicts", 25)])
-def test_pandas_and_astropy_open_what_is_downloaded(pages, what, rows):
-    say(pages, 22, label="bad", kind="light_leak")
-    asked = f"/api/v1/{what}?format="
-    table = pd.read_csv(io.BytesIO(pages.get(f"{asked}csv").content))
+@pytest.mark.parametrize(("table_name", "rows"), [("labels", 21), ("verdicts", 25)])
+def test_export_formats_are_readable(pages, table_name, rows):
+    add_label(pages, 22, label="bad", kind="light_leak")
+    address = f"/api/v1/{table_name}?format="
+    table = pd.read_csv(io.BytesIO(pages.get(f"{address}csv").content))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        votable = parse_single_table(io.BytesIO(pages.get(f"{asked}votable").content)).to_table()
+        votable = parse_single_table(io.BytesIO(pages.get(f"{address}votable").content)).to_table()
     assert len(table) == len(votable) == rows
     assert set(table["file"]) == set(votable["file"])
     assert (table["label"] == "bad").sum() == 1
 
 
 @pytest.mark.usefixtures("judged")
-def test_a_page_of_a_table_tells_where_the_next_begins(pages):
+def test_table_page_has_cursor(pages):
     first = pages.get("/api/v1/verdicts?count=20&order=time").json()
     second = pages.get(f"/api/v1/verdicts?count=20&order=time&after={first['after']}").json()
     assert (len(first["rows"]), len(second["rows"]), second["after"]) == (20, 5, "")
@@ -318,10 +328,10 @@ def test_a_page_of_a_table_tells_where_the_next_begins(pages):
 
 
 @pytest.mark.usefixtures("judged")
-def test_labels_of_frames_are_told_in_the_order_asked_for(pages):
-    say(pages, 22)
-    words = pages.get("/api/v1/labels/of?extension=23&extension=22").json()
-    assert [(one["extension"], one["label"]) for one in words] == [(23, ""), (22, "good")]
+def test_current_labels_keep_order(pages):
+    add_label(pages, 22)
+    labels_found = pages.get("/api/v1/labels/of?extension=23&extension=22").json()
+    assert [(item["extension"], item["label"]) for item in labels_found] == [(23, ""), (22, "good")]
 
 
 # --- pages without scripts ------------------------------------------------------------------------
@@ -333,13 +343,13 @@ def form_of(text):
     return dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', form))
 
 
-def test_without_scripts_an_answer_leads_to_the_next_frame_and_can_be_undone(pages, judged):
+def test_label_form_redirects_and_undoes(pages, judged):
     page = pages.get("/review?status=anomalous").text
     fields = {k: v.replace("&amp;", "&") for k, v in form_of(page).items()}
     first = int(fields["extension"].split(":")[0])
     next_page = pages.post("/review/answer", data={**fields, "answer": "bad:light_leak"})
     assert next_page.status_code == 200
-    assert "1 new label kept" in next_page.text
+    assert "1 new label saved" in next_page.text
     assert int(form_of(next_page.text)["extension"].split(":")[0]) != first
     assert new_labels(judged) == [(first, "bad", "light_leak", None)]
     undone = pages.post(
@@ -356,7 +366,7 @@ def test_without_scripts_an_answer_leads_to_the_next_frame_and_can_be_undone(pag
 
 
 @pytest.mark.usefixtures("judged")
-def test_a_form_leads_nowhere_but_to_the_review(pages):
+def test_label_form_never_redirects_elsewhere(pages):
     answer = pages.post(
         "/review/answer",
         data={"answer": "good", "key": KEY, "extension": "22:0", "back": "https://example.org/"},
@@ -365,20 +375,20 @@ def test_a_form_leads_nowhere_but_to_the_review(pages):
     assert answer.headers["Location"] == f"/review?just={KEY}"
 
 
-def test_without_scripts_others_words_are_told_before_going_on(pages, judged):
-    with judged.writes.begin() as session:
-        asked = idempotency.LabelRequest("kim", "kims-key", pages.app.state.now(), [22])
-        idempotency.answer_once(session, asked, judged.instruments, ("good", "", ""))
-    told = pages.post(
+def test_label_form_reports_concurrent_label(pages, judged):
+    with judged.write_session.begin() as session:
+        request = idempotency.LabelRequest("kim", "kims-key", pages.app.state.now(), [22])
+        idempotency.add_labels_once(session, request, judged.instruments, ("good", "", ""))
+    response = pages.post(
         "/review/answer", data={"answer": "bad:other", "key": KEY, "extension": "22:0"}
     )
-    assert "kim called it good" in told.text
+    assert "kim called it good" in response.text
     assert new_labels(judged)[-1] == (22, "bad", "other", None)
 
 
 @pytest.mark.usefixtures("judged")
-def test_the_form_of_the_filters_shows_what_is_asked_for(pages):
-    page = pages.get("/review?type=TB*&status=ANOMALOUS&labelled=any&order=score&view=wall").text
+def test_filter_form_shows_query(pages):
+    page = pages.get("/review?type=TB*&status=ANOMALOUS&labelled=any&order=score&view=grid").text
     assert 'name="type" value="TB*"' in page
     assert '<option value="ANOMALOUS" selected>' in page
     assert '<option value="score" selected>' in page
@@ -386,36 +396,36 @@ def test_the_form_of_the_filters_shows_what_is_asked_for(pages):
 
 
 @pytest.mark.usefixtures("judged")
-def test_words_of_people_are_shown_as_words(pages):
-    say(pages, 22, note="<script>alert(1)</script>")
+def test_review_page_escapes_notes(pages):
+    add_label(pages, 22, note="<script>alert(1)</script>")
     page = pages.get("/review?at=22&labelled=any").text
     assert "&lt;script&gt;alert(1)" in page
     assert "<script>alert" not in page
 
 
-def test_nothing_left_is_said(pages):
-    assert "Nothing is left" in pages.get("/review").text
-    assert "Nothing is left" in pages.get("/review?view=wall").text
+def test_review_page_of_empty_queue(pages):
+    assert "No extension matches" in pages.get("/review").text
+    assert "No extension matches" in pages.get("/review?view=grid").text
 
 
 @pytest.mark.usefixtures("judged")
-def test_pictures_are_drawn_once_and_need_not_be_asked_for_again(pages):
+def test_review_pictures_are_cached(pages):
     [address, *_] = re.findall(r"/review/pictures/\S+?/own.png", pages.get("/review").text)
     first = pages.get(address)
     assert first.content.startswith(b"\x89PNG")
     assert "immutable" in first.headers["Cache-Control"]
     assert pages.get(address).content == first.content
-    for what in ("nearest", "map", "small"):
-        assert pages.get(address.replace("own", what)).status_code in {200, 404}
+    for kind in ("nearest", "map", "small"):
+        assert pages.get(address.replace("own", kind)).status_code in {200, 404}
     stale = address.replace("-", "-9")
     assert pages.get(stale).headers["Cache-Control"] == "no-store"
     assert pages.get(address.replace("own", "other")).status_code == 404
 
 
 @pytest.mark.usefixtures("judged")
-def test_keys_show_an_example_of_what_was_labelled(pages):
-    assert "nobody has labelled one yet" in pages.get("/review/keys").text
-    say(pages, 22, label="bad", kind="light_leak")
+def test_keys_page_shows_labelled_example(pages):
+    assert "no labelled example" in pages.get("/review/keys").text
+    add_label(pages, 22, label="bad", kind="light_leak")
     page = pages.get("/review/keys").text
     assert "/review/pictures/22/" in page
     assert "Stray light falls on the chip." in page
@@ -424,12 +434,12 @@ def test_keys_show_an_example_of_what_was_labelled(pages):
 # --- in a browser ---------------------------------------------------------------------------------
 
 
-def heard(page):
-    """Wait until the server has heard all that was said."""
+def wait_until_saved(page):
+    """Wait until the server has confirmed all labels."""
     page.wait_for_selector('body[data-unsent="0"]')
 
 
-def opened(page, address="/review?labelled=any&order=time&from=2026-01-02"):
+def open_page(page, address="/review?labelled=any&order=time&from=2026-01-02"):
     page.goto(address)
     page.wait_for_selector("body[data-ready]")
 
@@ -438,89 +448,89 @@ def shown(page):
     return int(page.locator("article").get_attribute("data-extension"))
 
 
-def turned(page, extension):
+def wait_for_frame(page, extension):
     page.wait_for_selector(f'article[data-extension="{extension}"]')
 
 
-def test_digits_label_and_go_on(page, judged):
-    opened(page)
+def test_review_digit_keys_label(page, judged):
+    open_page(page)
     assert shown(page) == 25
     page.keyboard.press("1")
-    turned(page, 24)
+    wait_for_frame(page, 24)
     page.keyboard.press("3")
-    turned(page, 23)
-    heard(page)
+    wait_for_frame(page, 23)
+    wait_until_saved(page)
     assert new_labels(judged) == [(25, "good", "", None), (24, "valid-outlier", "", None)]
 
 
-def test_the_second_key_says_what_is_wrong(page, judged):
-    opened(page)
+def test_review_second_key_selects_kind(page, judged):
+    open_page(page)
     page.keyboard.press("2")
     assert page.locator("details.kinds").get_attribute("open") is not None
     page.keyboard.press("Escape")
     assert page.locator("details.kinds").get_attribute("open") is None
     page.keyboard.press("2")
     page.keyboard.press("1")  # no label now: the first kind
-    turned(page, 24)
-    heard(page)
+    wait_for_frame(page, 24)
+    wait_until_saved(page)
     assert new_labels(judged) == [(25, "bad", "light_leak", None)]
 
 
-def test_keys_move_and_the_address_is_a_link_to_the_frame(page, judged):
-    opened(page)
+def test_review_keys_move_and_update_address(page, judged):
+    open_page(page)
     for key, there in (("j", 24), ("ArrowRight", 23), ("k", 24), ("ArrowLeft", 25)):
         page.keyboard.press(key)
-        turned(page, there)
+        wait_for_frame(page, there)
     page.keyboard.press("j")
-    turned(page, 24)
+    wait_for_frame(page, 24)
     address = page.url
     page.goto(address)
     assert shown(page) == 24
     assert labels(judged)[-1][0] == 20
 
 
-def test_u_undoes_what_was_said_last_and_shows_it(page, judged):
-    opened(page)
+def test_review_u_undoes_last_label(page, judged):
+    open_page(page)
     page.keyboard.press("1")
-    turned(page, 24)
+    wait_for_frame(page, 24)
     page.keyboard.press("3")
-    turned(page, 23)
+    wait_for_frame(page, 23)
     page.keyboard.press("u")
-    turned(page, 24)
+    wait_for_frame(page, 24)
     page.keyboard.press("u")
-    turned(page, 25)
-    heard(page)
-    page.wait_for_selector("p.said >> text=no label")
-    assert [one[3] is not None for one in new_labels(judged)] == [False, False, True, True]
+    wait_for_frame(page, 25)
+    wait_until_saved(page)
+    page.wait_for_selector("p.label >> text=no label")
+    assert [label[3] is not None for label in new_labels(judged)] == [False, False, True, True]
 
 
-def test_b_labels_the_whole_set(page, project):
-    in_set = [Past(template="one", template_number=n, template_size=3) for n in range(3)]
-    remember(project, *in_set)
-    opened(page, "/review?order=time")
+def test_review_b_labels_whole_set(page, project):
+    in_set = [StoredExtension(template="one", template_number=n, template_size=3) for n in range(3)]
+    add_extensions(project, *in_set)
+    open_page(page, "/review?order=time")
     page.keyboard.press("b")
     page.keyboard.press("1")
-    heard(page)
-    assert [one[0] for one in labels(project)] == [1, 2, 3]
+    wait_until_saved(page)
+    assert [label[0] for label in labels(project)] == [1, 2, 3]
 
 
-def test_a_note_is_written_without_its_letters_being_keys(page, judged):
-    opened(page)
+def test_review_note_input_ignores_shortcuts(page, judged):
+    open_page(page)
     page.keyboard.press("n")
     page.keyboard.type("1 just as before")
     page.keyboard.press("Escape")
     page.keyboard.press("1")
-    turned(page, 24)
-    heard(page)
-    with judged.reads() as session:
+    wait_for_frame(page, 24)
+    wait_until_saved(page)
+    with judged.read_session() as session:
         assert session.scalars(select(LabelRow.note).where(LabelRow.extension_id == 25)).all() == [
             "1 just as before"
         ]
 
 
 @pytest.mark.usefixtures("judged")
-def test_a_question_mark_shows_the_keys(page):
-    opened(page)
+def test_review_question_mark_shows_keys(page):
+    open_page(page)
     page.keyboard.press("?")
     page.wait_for_selector("dialog[open] >> text=Stray light falls on the chip.")
     assert violations(page) == []
@@ -531,99 +541,99 @@ def test_a_question_mark_shows_the_keys(page):
 
 
 @pytest.mark.usefixtures("judged")
-def test_the_next_frame_is_there_before_it_is_asked_for(page):
-    opened(page)
-    asked = []
+def test_review_prefetches_next_frame(page):
+    open_page(page)
+    requests: list[str] = []
     page.wait_for_load_state("networkidle")
-    page.on("request", lambda request: asked.append(request.url))
+    page.on("request", lambda request: requests.append(request.url))
     page.keyboard.press("j")
-    turned(page, 24)
-    assert not [one for one in asked if "/frames/24" in one or "/pictures/24" in one]
+    wait_for_frame(page, 24)
+    assert not [item for item in requests if "/frames/24" in item or "/pictures/24" in item]
 
 
-def test_a_wall_is_labelled_by_click_shift_and_key(page, judged):
-    opened(page, "/review?view=wall&labelled=any&order=time&from=2026-01-02")
-    ticks = page.locator(".wall input")
+def test_grid_labelled_by_click_and_key(page, judged):
+    open_page(page, "/review?view=grid&labelled=any&order=time&from=2026-01-02")
+    ticks = page.locator(".thumbnails input")
     ticks.nth(0).click()
-    page.locator(".wall img").nth(2).click(modifiers=["Shift"])
-    page.wait_for_selector("#chosen >> text=3 chosen")
+    page.locator(".thumbnails img").nth(2).click(modifiers=["Shift"])
+    page.wait_for_selector("#selected >> text=3 selected")
     page.keyboard.press("2")
     page.keyboard.press("1")
-    page.wait_for_selector("#chosen >> text=None chosen")
-    heard(page)
-    assert [one[:3] for one in new_labels(judged)] == [
-        (one, "bad", "light_leak") for one in (23, 24, 25)
+    page.wait_for_selector("#selected >> text=None selected")
+    wait_until_saved(page)
+    assert [label[:3] for label in new_labels(judged)] == [
+        (item, "bad", "light_leak") for item in (23, 24, 25)
     ]
-    page.wait_for_selector('li[data-extension="25"] .said >> text=bad: light leak')
+    page.wait_for_selector('li[data-extension="25"] .label >> text=bad: light leak')
     page.keyboard.press("u")
-    heard(page)
-    page.wait_for_selector('li[data-extension="25"] .said >> text=no label')
+    wait_until_saved(page)
+    page.wait_for_selector('li[data-extension="25"] .label >> text=no label')
 
 
-def test_a_wall_is_walked_by_arrows_and_shift_extends(page, judged):
-    opened(page, "/review?view=wall&labelled=any&order=time&from=2026-01-02")
-    page.locator(".wall input").nth(0).focus()
+def test_grid_arrow_keys_and_shift(page, judged):
+    open_page(page, "/review?view=grid&labelled=any&order=time&from=2026-01-02")
+    page.locator(".thumbnails input").nth(0).focus()
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Shift+ArrowRight")
-    page.wait_for_selector("#chosen >> text=2 chosen")
+    page.wait_for_selector("#selected >> text=2 selected")
     page.keyboard.press("1")
-    heard(page)
-    assert [one[0] for one in new_labels(judged)] == [23, 24]
+    wait_until_saved(page)
+    assert [label[0] for label in new_labels(judged)] == [23, 24]
 
 
-def test_more_than_twenty_on_a_wall_are_said_twice(page, judged):
-    opened(page, "/review?view=wall&labelled=any&order=time")
+def test_grid_requires_confirmation_above_twenty(page, judged):
+    open_page(page, "/review?view=grid&labelled=any&order=time")
     page.keyboard.press("a")
-    page.wait_for_selector("#chosen >> text=25 chosen")
+    page.wait_for_selector("#selected >> text=25 selected")
     page.keyboard.press("3")
-    page.wait_for_selector("#told >> text=25 frames are more than 20")
-    heard(page)
+    page.wait_for_selector("#message >> text=25 frames are more than 20")
+    wait_until_saved(page)
     assert new_labels(judged) == []
     page.keyboard.press("3")
-    page.wait_for_selector("#chosen >> text=None chosen")
-    heard(page)
+    page.wait_for_selector("#selected >> text=None selected")
+    wait_until_saved(page)
     assert len(new_labels(judged)) == 5
 
 
-def test_a_server_that_restarts_mid_review_loses_no_label(chromium, judged):
+def test_review_survives_server_restart(chromium, judged):
     with serving(judged) as first:
         port = int(first.url.rpartition(":")[2])
         manager = window(chromium, first)
         page = manager.__enter__()
-        opened(page)
+        open_page(page)
         page.wait_for_load_state("networkidle")
         page.keyboard.press("1")
-        turned(page, 24)
-        heard(page)
+        wait_for_frame(page, 24)
+        wait_until_saved(page)
     page.keyboard.press("1")  # the server is away
-    turned(page, 23)
+    wait_for_frame(page, 23)
     page.keyboard.press("3")
-    turned(page, 22)
-    page.wait_for_selector("#unsent >> text=2 not yet heard")
+    wait_for_frame(page, 22)
+    page.wait_for_selector("#unsent >> text=2 not yet saved")
     assert len(new_labels(judged)) == 1
     with serving(judged, port=port):
-        heard(page)
-        said = [(25, "good"), (24, "good"), (23, "valid-outlier")]
-        assert [one[:2] for one in new_labels(judged)] == said
+        wait_until_saved(page)
+        expected = [(25, "good"), (24, "good"), (23, "valid-outlier")]
+        assert [label[:2] for label in new_labels(judged)] == expected
         manager.__exit__(None, None, None)
 
 
-def test_labels_that_were_not_heard_outlast_the_page(chromium, judged):
+def test_unsent_labels_survive_reload(chromium, judged):
     with serving(judged) as served, window(chromium, served) as page:
         page.route("**/api/v1/labels", lambda route: route.abort())
-        opened(page)
+        open_page(page)
         page.wait_for_load_state("networkidle")
         page.keyboard.press("1")
-        turned(page, 24)
-        page.wait_for_selector("#unsent >> text=1 not yet heard")
+        wait_for_frame(page, 24)
+        page.wait_for_selector("#unsent >> text=1 not yet saved")
         page.unroute("**/api/v1/labels")
         page.reload()
-        heard(page)
+        wait_until_saved(page)
         page.wait_for_selector("body[data-ready]")
-    assert [one[:2] for one in new_labels(judged)] == [(25, "good")]
+    assert [label[:2] for label in new_labels(judged)] == [(25, "good")]
 
 
-def test_an_answer_that_was_lost_on_its_way_is_not_said_twice(page, judged):
+def test_lost_response_adds_no_second_label(page, judged):
     lost: list[object] = []
 
     def lose_the_first(route):
@@ -634,114 +644,116 @@ def test_an_answer_that_was_lost_on_its_way_is_not_said_twice(page, judged):
             lost.append(route)
             route.abort()
 
-    # Before the page is there: to one that is, Chromium tells of it only after a while.
+    # Before the page is there: a loaded page notices a new route only after a while.
     page.route("**/api/v1/labels", lose_the_first)
-    opened(page)
+    open_page(page)
     page.keyboard.press("1")
-    turned(page, 24)
-    heard(page)
+    wait_for_frame(page, 24)
+    wait_until_saved(page)
     assert lost
-    assert [one[:2] for one in new_labels(judged)] == [(25, "good")]
+    assert [label[:2] for label in new_labels(judged)] == [(25, "good")]
 
 
-def test_two_who_look_at_one_frame_see_each_other(chromium, judged):
+def test_review_shows_concurrent_label(chromium, judged):
     with serving(judged) as served, window(chromium, served) as page:
-        opened(page)
-        with judged.writes.begin() as session:
-            asked = idempotency.LabelRequest("kim", "kims-key", datetime.now(UTC), [25])
-            idempotency.answer_once(session, asked, judged.instruments, ("bad", "light_leak", ""))
-        page.wait_for_selector("#told >> text=Meanwhile: bad, light_leak, says kim")
-        assert "says kim" in page.locator(".said").inner_text()
+        open_page(page)
+        with judged.write_session.begin() as session:
+            request = idempotency.LabelRequest("kim", "kims-key", datetime.now(UTC), [25])
+            idempotency.add_labels_once(
+                session, request, judged.instruments, ("bad", "light_leak", "")
+            )
+        page.wait_for_selector("#message >> text=Meanwhile: bad, light_leak, by kim")
+        assert "by kim" in page.locator("article .label").inner_text()
 
 
-def test_who_answers_on_an_older_state_is_told(page, judged):
+def test_review_reports_label_on_older_state(page, judged):
     page.route("**/api/v1/labels/of?**", lambda route: route.abort())  # not told beforehand
-    opened(page)
-    with judged.writes.begin() as session:
-        asked = idempotency.LabelRequest("kim", "kims-key", datetime.now(UTC), [25])
-        idempotency.answer_once(session, asked, judged.instruments, ("good", "", ""))
+    open_page(page)
+    with judged.write_session.begin() as session:
+        request = idempotency.LabelRequest("kim", "kims-key", datetime.now(UTC), [25])
+        idempotency.add_labels_once(session, request, judged.instruments, ("good", "", ""))
     page.keyboard.press("3")
-    page.wait_for_selector("#told >> text=kim called it good")
-    heard(page)
+    page.wait_for_selector("#message >> text=kim called it good")
+    wait_until_saved(page)
     assert new_labels(judged)[-1][:2] == (25, "valid-outlier")
 
 
-def test_without_scripts_a_browser_answers_all_the_same(chromium, judged):
+def test_review_without_scripts(chromium, judged):
     with serving(judged) as served:
         options = {"java_script_enabled": False}
         with window(chromium, served, **options) as page:
             page.goto("/review?order=time&from=2026-01-02")
             page.locator("button", has_text="good").click()
-            page.wait_for_selector("text=1 new label kept")
+            page.wait_for_selector("text=1 new label saved")
             page.locator("summary", has_text="bad").click()
             page.locator("button", has_text="light leak").click()
             page.wait_for_selector('article[data-extension="23"]')
             page.locator("summary", has_text="Filters").click()
             page.select_option('[name="view"]', "wall")
             page.locator(".filters button").click()
-            assert "view=wall" in page.url
-            page.locator(".wall input").nth(0).check()
+            assert "view=grid" in page.url
+            page.locator(".thumbnails input").nth(0).check()
             page.locator("button", has_text="valid outlier").click()
-            page.wait_for_selector("text=1 new label kept")
-    said = [(25, "good"), (24, "bad"), (23, "valid-outlier")]
-    assert [one[:2] for one in new_labels(judged)] == said
+            page.wait_for_selector("text=1 new label saved")
+    expected = [(25, "good"), (24, "bad"), (23, "valid-outlier")]
+    assert [label[:2] for label in new_labels(judged)] == expected
 
 
-def test_enter_takes_what_the_classifier_thinks_of(page, judged):
-    with judged.writes.begin() as session:
+def test_review_enter_takes_prediction(page, judged):
+    with judged.write_session.begin() as session:
         verdict = session.scalars(select(VerdictRow).where(VerdictRow.extension_id == 25)).one()
         verdict.predicted_kind, verdict.kind_probability = "light_leak", 0.9
-    opened(page)
+    open_page(page)
     page.keyboard.press("2")
     page.keyboard.press("Enter")
-    turned(page, 24)
-    heard(page)
+    wait_for_frame(page, 24)
+    wait_until_saved(page)
     assert new_labels(judged) == [(25, "bad", "light_leak", None)]
 
 
-def test_w_leads_to_the_wall_and_n_to_its_next_page(page, project):
-    remember(project, *[Past(score=n / 100) for n in range(70)])
-    opened(page, "/review?order=score")
+def test_review_w_opens_grid_and_n_next_page(page, project):
+    add_extensions(project, *[StoredExtension(score=n / 100) for n in range(70)])
+    open_page(page, "/review?order=score")
     page.keyboard.press("w")
-    page.wait_for_url("**view=wall**")
+    page.wait_for_url("**view=grid**")
     page.wait_for_selector("body[data-ready]")
-    assert page.locator(".wall li").count() == 60
+    assert page.locator(".thumbnails li").count() == 60
     page.keyboard.press("n")
     page.wait_for_url("**after=**")
     page.wait_for_selector("body[data-ready]")
-    assert page.locator(".wall li").count() == 10
+    assert page.locator(".thumbnails li").count() == 10
 
 
-def test_space_chooses_and_arrows_move_by_rows_too(page, judged):
-    opened(page, "/review?view=wall&labelled=any&order=time")
-    page.locator(".wall input").nth(0).focus()
+def test_grid_space_selects_and_arrows_move(page, judged):
+    open_page(page, "/review?view=grid&labelled=any&order=time")
+    page.locator(".thumbnails input").nth(0).focus()
     page.keyboard.press("Space")
-    page.wait_for_selector("#chosen >> text=1 chosen")
+    page.wait_for_selector("#selected >> text=1 selected")
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Space")
     page.keyboard.press("ArrowUp")
     page.keyboard.press("Space")
-    page.wait_for_selector("#chosen >> text=1 chosen")
+    page.wait_for_selector("#selected >> text=1 selected")
     page.keyboard.press("ArrowDown")
     below = page.evaluate("document.activeElement.closest('li').dataset.extension")
     page.keyboard.press("3")
-    page.wait_for_selector("#chosen >> text=None chosen")
-    heard(page)
-    assert [one[0] for one in labels(judged) if one[1] == "valid-outlier"] == [int(below)]
+    page.wait_for_selector("#selected >> text=None selected")
+    wait_until_saved(page)
+    assert [label[0] for label in labels(judged) if label[1] == "valid-outlier"] == [int(below)]
 
 
 @pytest.mark.usefixtures("judged")
-def test_a_question_mark_is_for_the_wall_too_and_a_button_closes(page):
-    opened(page, "/review?view=wall&labelled=any")
+def test_grid_question_mark_shows_keys(page):
+    open_page(page, "/review?view=grid&labelled=any")
     page.keyboard.press("?")
-    page.wait_for_selector("dialog[open] >> text=Keys of the review")
+    page.wait_for_selector("dialog[open] >> text=Keyboard shortcuts")
     page.get_by_role("button", name="Close").click()
     page.wait_for_selector("dialog", state="hidden")
 
 
-def test_two_people_who_label_one_frame_see_each_other_by_name(chromium, judged):
+def test_review_shows_names_of_concurrent_users(chromium, judged):
     now = datetime.now(UTC)
-    with judged.writes.begin() as session:
+    with judged.write_session.begin() as session:
         for name in ("kim", "ann"):
             db.accounts.add_account(session, name, Role.REVIEW, "echelle-390", now)
     with (
@@ -751,17 +763,17 @@ def test_two_people_who_label_one_frame_see_each_other_by_name(chromium, judged)
     ):
         for page, name in ((kim, "kim"), (ann, "ann")):
             page.goto("/review?labelled=any&order=time&from=2026-01-02")
-            page.get_by_label("Name").fill(name)
+            page.get_by_label("User name").fill(name)
             page.get_by_label("Password").fill("echelle-390")
             page.get_by_role("button", name="Log in").click()
             page.wait_for_selector("body[data-ready]")
             assert shown(page) == 25
         kim.keyboard.press("1")
-        heard(kim)
-        ann.wait_for_selector("#told >> text=Meanwhile: good, says kim")
+        wait_until_saved(kim)
+        ann.wait_for_selector("#message >> text=Meanwhile: good, by kim")
         ann.keyboard.press("3")
-        heard(ann)
+        wait_until_saved(ann)
         kim.keyboard.press("k")
-        turned(kim, 25)
-        kim.wait_for_selector(".said >> text=says ann")
-    assert [one[:2] for one in new_labels(judged)] == [(25, "good"), (25, "valid-outlier")]
+        wait_for_frame(kim, 25)
+        kim.wait_for_selector(".label >> text=says ann")
+    assert [label[:2] for label in new_labels(judged)] == [(25, "good"), (25, "valid-outlier")]

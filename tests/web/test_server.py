@@ -1,4 +1,4 @@
-"""The server as a process, and what each request of it has."""
+"""Server process, database sessions of requests and uploads."""
 
 import os
 import signal
@@ -14,13 +14,13 @@ from fastapi.testclient import TestClient
 from sqlalchemy import func, select
 
 from qc.core.enums import LabelName
-from qc.db.models import EpochRow
+from qc.db.schema.models import EpochRow
 from qc.project import create_project
 from qc.web.api import uploads
-from qc.web.rendering import Writes
-from qc.web.server import send_at_once
+from qc.web.deps import WriteSession
+from qc.web.server import disable_nagle
 from tests.support.browser import pages_of
-from tests.support.tiny import process, write_frame, write_history
+from tests.support.tiny_spectrograph import process, write_frame, write_history
 from tests.support.waiting import DEADLINE_S
 
 pytest_plugins = ["tests.support.browser"]
@@ -29,9 +29,9 @@ MORNING = datetime(2026, 1, 2, tzinfo=UTC)
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_a_server_that_is_told_to_end_ends_well(unmade, how):
+def test_server_stops_on_signal(unmade, how):
     create_project(unmade)
-    command = [sys.executable, "-m", "qc", "serve", "--port", "0", "--project", str(unmade)]
+    command = [sys.executable, "-m", "qc", "web", "serve", "--port", "0", "--project", str(unmade)]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
     assert server.stdout is not None
     try:
@@ -44,9 +44,9 @@ def test_a_server_that_is_told_to_end_ends_well(unmade, how):
         server.stdout.close()
 
 
-def test_an_answer_leaves_as_it_is_written():
+def test_disable_nagle_applies_to_connections():
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        send_at_once(listening)
+        disable_nagle(listening)
         with socket.create_connection(listening.getsockname()) as _caller:
             accepted, _ = listening.accept()
             with accepted:
@@ -58,58 +58,58 @@ def epochs_in(session):
 
 
 def writing(project):
-    """An application whose only page writes, and goes wrong without a reason; and what was seen."""
+    """Return a client of a route that writes and fails without a reason, and the row counts."""
     app = FastAPI()
     app.state.project = project
-    seen = []
+    counts = []
 
     @app.middleware("http")
     async def look(request, answer):
         response = await answer(request)
-        with project.reads() as session:  # before a byte of the answer has left
-            seen.append(epochs_in(session))
+        with project.read_session() as session:  # before a byte of the answer has left
+            counts.append(epochs_in(session))
         return response
 
     @app.post("/epochs")
-    def enter(session: Writes, why: str = "") -> list[int]:
+    def enter(session: WriteSession, why: str = "") -> list[int]:
         row = EpochRow(scope="TINY", since=MORNING.date(), why=why, who="kim", at=MORNING)
         session.add(row)
         if not why:
             raise HTTPException(422, "no reason")
-        return seen
+        return counts
 
-    return TestClient(app), seen
+    return TestClient(app), counts
 
 
-def test_what_a_page_writes_is_kept_before_its_answer_leaves(project):
-    client, seen = writing(project)
+def test_write_session_commits_before_response(project):
+    client, counts = writing(project)
     assert client.post("/epochs?why=lamp").status_code == 200
-    assert seen == [1]
+    assert counts == [1]
 
 
-def test_what_a_page_wrote_before_it_went_wrong_is_not_kept(project):
-    client, seen = writing(project)
+def test_write_session_rolls_back_on_error(project):
+    client, counts = writing(project)
     assert client.post("/epochs").status_code == 422
-    assert seen == [0]
+    assert counts == [0]
 
 
-def test_no_more_files_are_looked_at_at_once_than_may_be(project, inbox, monkeypatch):
+def test_concurrent_uploads_are_limited(project, inbox, monkeypatch):
     process(project, *write_history(inbox), label=LabelName.GOOD)
-    monkeypatch.setattr(uploads, "AT_ONCE", 0)
+    monkeypatch.setattr(uploads, "MOST_CONCURRENT", 0)
     content = write_frame(inbox, 2).read_bytes()
     answer = pages_of(project).post("/api/v1/similar", files={"file": ("a.fits", content)})
     assert answer.status_code == 503
-    assert "as many as may be at once" in answer.json()["error"]
-    monkeypatch.setattr(uploads, "AT_ONCE", 1)
+    assert "the maximum" in answer.json()["error"]
+    monkeypatch.setattr(uploads, "MOST_CONCURRENT", 1)
     pages = pages_of(project)
     for _ in range(2):  # a place is free again afterwards
         assert pages.post("/api/v1/similar", files={"file": ("a", content)}).status_code == 200
 
 
-def test_the_report_of_a_night_is_a_page_once_it_was_written(project, pages):
-    told = pages.get("/reports/2026-01-01")
-    assert told.status_code == 404
-    assert "qc report --night 2026-01-01" in told.text
+def test_report_page(project, pages):
+    response = pages.get("/reports/2026-01-01")
+    assert response.status_code == 404
+    assert "qc report night --night 2026-01-01" in response.text
     folder = project.settings.reports_folder
     folder.mkdir()
     (folder / "2026-01-01.html").write_text("<h1>the night</h1>")
@@ -117,7 +117,7 @@ def test_the_report_of_a_night_is_a_page_once_it_was_written(project, pages):
     assert pages.get("/reports/..%2Fqc").status_code in {404, 422}
 
 
-def test_a_frame_leads_to_its_like_its_review_and_its_report(project, inbox, pages):
+def test_frame_page_links(project, inbox, pages):
     process(project, *write_history(inbox), label=LabelName.GOOD)
     page = pages.get("/frames/TINY.2026-01-01T20:00:00").text
     assert 'href="/similar?frame=TINY.2026-01-01T20%3A00%3A00"' in page

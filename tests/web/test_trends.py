@@ -10,19 +10,19 @@ from pypdf import PdfReader
 
 from qc._cache import LRUCache
 from qc.core.verdict import Status
-from qc.db.models import EpochRow
+from qc.db.schema.models import EpochRow
 from qc.summaries.trends import extremes
-from qc.web.pages.trends import TrendQuery, read
+from qc.web.api.trends import TrendQuery, read_trend
 from tests.support.browser import pages_of
-from tests.support.remembered import Past, remember
-from tests.support.tiny import MERGE_HEIGHT
+from tests.support.tiny_spectrograph import MERGE_HEIGHT
+from tests.support.verdict_rows import StoredExtension, add_extensions
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 
 
 @pytest.fixture
 def browser(project):
-    """What asks for pages without a browser."""
+    """Client of the application, without a browser."""
     return pages_of(project, lambda: NOW)
 
 
@@ -32,42 +32,42 @@ def past(project):
     levels = [100 + 0.1 * number for number in range(400)]
     levels[100] = 150.0
     odd = {100: Status.ANOMALOUS}
-    names = remember(
+    names = add_extensions(
         project,
         *[
-            Past(bias_level_adu=level, status=odd.get(number, Status.NOMINAL))
+            StoredExtension(bias_level_adu=level, status=odd.get(number, Status.NOMINAL))
             for number, level in enumerate(levels)
         ],
     )
-    with project.writes.begin() as session:
+    with project.write_session.begin() as session:
         why = "new <lamp>"
         session.add(EpochRow(scope="TINY", since=date(2026, 1, 20), why=why, who="kim", at=NOW))
     return names
 
 
-def test_the_extremes_of_each_stretch_are_kept_once():
+def test_extremes_of_each_span():
     values = np.array([3.0, 1, 2, 5, 4, 9, 9, 9])
     assert extremes(values, 2).tolist() == [1, 3, 4, 5]
     assert extremes(np.zeros(5), 5).tolist() == [0, 1, 2, 3, 4]
 
 
-def test_a_thinned_trend_keeps_what_stands_apart(project, past):
-    with project.reads() as session:
-        found = read(project, session, LRUCache(), "TB0", TrendQuery(metric="bias_level"))
-    assert len(found.thinned(400)) == 400
-    few = found.thinned(100)
+def test_thinned_trend_keeps_outlier(project, past):
+    with project.read_session() as session:
+        trend = read_trend(project, session, LRUCache(), "TB0", TrendQuery(metric="bias_level"))
+    assert len(trend.thinned(400)) == 400
+    few = trend.thinned(100)
     assert len(few) <= 100
-    assert f"{few[[one.value for one in few].index(150.0)].frame}[0]" == past[100]
+    assert f"{few[[point.value for point in few].index(150.0)].frame}[0]" == past[100]
 
 
 @pytest.mark.usefixtures("past")
-def test_a_trend_as_json_has_points_months_events_and_limit(browser):
-    told = browser.get("/api/v1/trends/TB0?metric=merge_height").json()
-    assert told["count"] == len(told["points"]) == 400
-    assert told["points"][0]["value"] == pytest.approx(0.3 * MERGE_HEIGHT)
-    assert [one["frames"] for one in told["months"]] == [310, 90]
-    assert told["limit"] == [{"from": "2000-01-01", "limit": MERGE_HEIGHT}]
-    kinds = {(one["kind"], one["night"]) for one in told["events"]}
+def test_trend_json_fields(browser):
+    document = browser.get("/api/v1/trends/TB0?metric=merge_height").json()
+    assert document["count"] == len(document["points"]) == 400
+    assert document["points"][0]["value"] == pytest.approx(0.3 * MERGE_HEIGHT)
+    assert [month["frames"] for month in document["months"]] == [310, 90]
+    assert document["limit"] == [{"from": "2000-01-01", "limit": MERGE_HEIGHT}]
+    kinds = {(event["kind"], event["night"]) for event in document["events"]}
     assert kinds == {("intervention", "2026-01-20"), ("threshold", "2000-01-01")}
 
 
@@ -82,20 +82,20 @@ def test_a_trend_as_json_has_points_months_events_and_limit(browser):
         ("residual_ratio", 0.01),
     ],
 )
-def test_every_kind_of_number_has_a_trend(browser, metric, first):
-    told = browser.get(f"/api/v1/trends/TB0?metric={metric}").json()
-    assert told["points"][0]["value"] == pytest.approx(first)
+def test_trend_of_each_quantity(browser, metric, first):
+    document = browser.get(f"/api/v1/trends/TB0?metric={metric}").json()
+    assert document["points"][0]["value"] == pytest.approx(first)
 
 
 @pytest.mark.usefixtures("past")
-def test_the_nights_can_be_chosen(browser):
+def test_trend_of_selected_nights(browser):
     address = "/api/v1/trends/TB0?metric=bias_level&since=2026-01-03&until=2026-01-04"
-    told = browser.get(address).json()
-    assert told["count"] == 20
-    assert told["points"][0]["frame"] == "TINY.20[0]"
+    document = browser.get(address).json()
+    assert document["count"] == 20
+    assert document["points"][0]["frame"] == "TINY.20[0]"
 
 
-def test_every_point_is_in_the_csv_file(browser, past):
+def test_trend_csv_has_every_point(browser, past):
     answer = browser.get("/api/v1/trends/TB0/points.csv?metric=bias_level")
     table = pd.read_csv(io.StringIO(answer.text))
     assert (len(table), table["bias_level"].max()) == (400, 150.0)
@@ -104,14 +104,14 @@ def test_every_point_is_in_the_csv_file(browser, past):
 
 
 @pytest.mark.usefixtures("past")
-def test_the_table_says_in_numbers_what_the_plot_shows(browser):
+def test_trend_table_has_months_and_events(browser):
     page = browser.get("/trends/TB0/table?metric=bias_level").text
     assert "2026-02" in page
     assert "new &lt;lamp&gt; (kim)" in page
 
 
 @pytest.mark.usefixtures("past")
-def test_what_the_form_says_becomes_an_address(browser):
+def test_trend_form_redirects(browser):
     answer = browser.get(
         "/trends/choose?type=TB0&metric=residual&since=&until=2026-02-01", follow_redirects=False
     )
@@ -119,7 +119,7 @@ def test_what_the_form_says_becomes_an_address(browser):
 
 
 @pytest.mark.parametrize(
-    ("asked", "status"),
+    ("query", "status"),
     [
         ("TB0?metric=beauty", 422),
         ("TB0?since=2026-02-30", 422),
@@ -129,23 +129,23 @@ def test_what_the_form_says_becomes_an_address(browser):
     ],
 )
 @pytest.mark.usefixtures("past")
-def test_what_cannot_be_asked_is_told_in_a_sentence(browser, asked, status):
-    answer = browser.get(f"/api/v1/trends/{asked}")
+def test_invalid_query_is_rejected(browser, query, status):
+    answer = browser.get(f"/api/v1/trends/{query}")
     assert (answer.status_code, list(answer.json())) == (status, ["error"])
 
 
 @pytest.mark.usefixtures("past")
-def test_the_plot_is_drawn_under_the_policy_and_a_click_on_a_point_opens_its_frame(page):
+def test_trend_plot_click_opens_frame(page):
     """There is one point in the middle of the plot: a click there must open its frame."""
     page.goto("/trends/TB0?metric=bias_level&since=2026-01-11&until=2026-01-11")
     expect(page.locator("#plot[data-drawn=yes]")).to_be_visible()
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    urls: list[str] = []
+    page.on("request", lambda request: urls.append(request.url))
     place = page.evaluate(
         """() => {
             const view = Bokeh.index.get_by_id
                 ? [...Bokeh.index][0] : Object.values(Bokeh.index)[0];
-            const dots = view.model.renderers.find((one) => one.data_source?.data.name.length);
+            const dots = view.model.renderers.find((dots) => dots.data_source?.data.name.length);
             const [x, y] = [dots.data_source.data.x[0], dots.data_source.data.y[0]];
             const box = view.el.getBoundingClientRect();
             const frame = view.frame;
@@ -154,7 +154,7 @@ def test_the_plot_is_drawn_under_the_policy_and_a_click_on_a_point_opens_its_fra
     )
     with page.expect_request(lambda request: "/frames/TINY.10" in request.url):
         page.mouse.click(*place)
-    assert all(one.startswith(page.url.split("/trends")[0].split("/frames")[0]) for one in asked)
+    assert all(item.startswith(page.url.split("/trends")[0].split("/frames")[0]) for item in urls)
 
 
 def ring_of(page):
@@ -162,16 +162,16 @@ def ring_of(page):
     return page.evaluate(
         """() => {
             const [view] = [...Bokeh.index];
-            const { x, y } = view.model.select_one("chosen").data_source.data;
+            const { x, y } = view.model.select_one("selected").data_source.data;
             return [Array.from(x), Array.from(y)];
         }"""
     )
 
 
-def test_every_point_is_reached_by_keys_alone_and_told(page, past):
+def test_trend_points_by_keyboard(page, past):
     page.goto("/trends/TB0?metric=bias_level")
     page.locator("#plot[data-drawn=yes]").wait_for()
-    slider = page.get_by_role("slider", name="one by one")
+    slider = page.get_by_role("slider", name="point by point")
     group = page.get_by_role("combobox", name="points")
     group.focus()
     page.keyboard.press("Tab")
@@ -197,7 +197,7 @@ def test_every_point_is_reached_by_keys_alone_and_told(page, past):
 
 
 @pytest.mark.usefixtures("past")
-def test_a_point_that_a_zoom_has_left_outside_is_brought_in(page):
+def test_trend_plot_scrolls_to_selected_point(page):
     page.goto("/trends/TB0?metric=bias_level")
     page.locator("#plot[data-drawn=yes]").wait_for()
     x, y, width, height = page.locator("#plot").bounding_box().values()
@@ -205,14 +205,14 @@ def test_a_point_that_a_zoom_has_left_outside_is_brought_in(page):
     page.mouse.down()
     page.mouse.move(x + 20, y + height / 2, steps=5)
     page.mouse.up()
-    seen = """() => {
+    is_visible = """() => {
         const { model } = [...Bokeh.index][0], { start, end } = model.x_range;
         const first = Math.min(...model.select_one("nominal").data_source.data.x);
         return start <= first && first <= end;
     }"""
-    assert not page.evaluate(seen)
-    page.get_by_role("slider", name="one by one").press("Home")
-    assert page.evaluate(seen)
+    assert not page.evaluate(is_visible)
+    page.get_by_role("slider", name="point by point").press("Home")
+    assert page.evaluate(is_visible)
 
 
 def brightness(picture):
@@ -220,15 +220,15 @@ def brightness(picture):
 
 
 @pytest.mark.usefixtures("past")
-def test_a_plot_is_dark_on_a_dark_screen_and_light_on_paper(page):
+def test_trend_plot_colour_scheme(page):
     page.emulate_media(color_scheme="dark")
     page.goto("/trends/TB0?metric=bias_level")
     plot = page.locator("#plot[data-drawn=yes]")
     plot.wait_for()
     assert brightness(Image.open(io.BytesIO(plot.screenshot()))) < 80
     drawn = [
-        Image.open(io.BytesIO(one.data))
+        Image.open(io.BytesIO(image.data))
         for sheet in PdfReader(io.BytesIO(page.pdf(format="A4", print_background=True))).pages
-        for one in sheet.images
+        for image in sheet.images
     ]
-    assert brightness(max(drawn, key=lambda one: one.width * one.height)) > 200
+    assert brightness(max(drawn, key=lambda picture: picture.width * picture.height)) > 200

@@ -1,4 +1,4 @@
-"""The API as a page: what each address takes and answers, made from the OpenAPI document."""
+"""Documentation page of the API, generated from the OpenAPI document."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -10,13 +10,17 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel
 
-from qc.web.auth import DOCS, Anybody
+from qc.web import auth
 from qc.web.rendering import render
+from qc.web.security import DOCS_PATH
 
 router = APIRouter(include_in_schema=False)
 
+Document = Mapping[str, Any]
+
 _METHODS = ("get", "post", "put", "delete")
-_MUCH = 2**53  # no bound that anybody meets
+_NO_BOUND = 2**53  # larger bounds are not shown
+_BOUNDS = {"minimum": "from", "maximum": "to", "exclusiveMaximum": "below", "maxLength": "up to"}
 _EXAMPLES: Mapping[str, Any] = {
     "name": "UVES.2026-07-15T09:08:57.612",
     "frame": "UVES.2026-07-15T09:08:57.612",
@@ -29,186 +33,262 @@ _EXAMPLES: Mapping[str, Any] = {
 
 
 class ProblemDetail(BaseModel):
-    """Why a request was not done, in a sentence."""
+    """Reason of a refused request, in a sentence."""
 
     error: str
 
 
 @dataclass(frozen=True)
 class FieldDescription:
-    """Something that an address takes, or that an answer holds."""
+    """A parameter of an operation, or a field of its response."""
 
     name: str
     kind: str
-    is_needed: bool
-    words: str
+    is_required: bool
+    description: str
     where: str = ""
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One address and method.
+    """An operation of the API.
 
     Attributes
     ----------
-    takes, gives : tuple of Field
-        Of the request; of the answer, as far as it is a document whose fields are fixed.
-    answer : str
-        What kind of answer comes when it was done.
+    parameters : tuple of FieldDescription
+    response : str
+        Status and type of a successful response.
+    fields : tuple of FieldDescription
+        Of the response, if it is a document with fixed fields.
     media : tuple of str
-        In which forms it can come.
+        Media types, if there are several.
     curl : str
-        An example for the shell.
+        Example for the shell.
     """
 
     method: str
     path: str
-    words: str
-    takes: tuple[FieldDescription, ...]
-    answer: str
-    gives: tuple[FieldDescription, ...]
+    description: str
+    parameters: tuple[FieldDescription, ...]
+    response: str
+    fields: tuple[FieldDescription, ...]
     media: tuple[str, ...]
     curl: str
 
 
-@router.get(DOCS)
-def docs(request: Request, _who: Anybody) -> HTMLResponse:
-    """Show all that programs may ask."""
+@router.get(DOCS_PATH)
+def docs(request: Request, _user: auth.User) -> HTMLResponse:
+    """Show the documentation of the API.
+
+    Parameters
+    ----------
+    request : Request
+    """
     document: dict[str, Any] = request.app.openapi()
     server = str(request.base_url).rstrip("/")
-    return render(request, "api.html.j2", groups=groups_of(document, server))
+    return render(request, "api.html.j2", groups=group_operations(document, server))
 
 
-def groups_of(document: Mapping[str, Any], server: str) -> dict[str, list[Operation]]:
-    """Return the operations of an OpenAPI document by subject."""
+def group_operations(document: Document, server: str) -> dict[str, list[Operation]]:
+    """Return the operations of an OpenAPI document by subject.
+
+    Parameters
+    ----------
+    document : mapping
+    server : str
+        Address for the examples.
+    """
     groups: dict[str, list[Operation]] = {}
     for path, methods in document["paths"].items():
         for method in _METHODS:
             if method in methods:
                 subject = path.removeprefix("/api/v1/").partition("/")[0]
                 name = (methods[method].get("tags") or [subject])[0]
-                one = _operation(document, server, path, method)
-                groups.setdefault(name, []).append(one)
+                operation = describe_operation(document, server, path, method)
+                groups.setdefault(name, []).append(operation)
     return groups
 
 
-def _operation(document: Mapping[str, Any], server: str, path: str, method: str) -> Operation:
-    told = document["paths"][path][method]
-    status, done = next(item for item in told["responses"].items() if item[0].startswith("2"))
-    content: dict[str, Any] = done.get("content", {})
-    schema = _seen(document, content.get(next(iter(content), ""), {}).get("schema", {}))
-    given = tuple(_parameters(document, told))
-    media, body = _body_of(document, told)
-    kind = _kind(document, schema) if schema else ("nothing" if status == "204" else "a file")
+def describe_operation(document: Document, server: str, path: str, method: str) -> Operation:
+    """Return the description of an operation.
+
+    Parameters
+    ----------
+    document : mapping
+    server, path, method : str
+    """
+    entry = document["paths"][path][method]
+    status, response = next(item for item in entry["responses"].items() if item[0].startswith("2"))
+    content: dict[str, Any] = response.get("content", {})
+    schema = resolve(document, content.get(next(iter(content), ""), {}).get("schema", {}))
+    items = resolve(document, schema["items"]) if "items" in schema else schema
+    media, body = find_body(document, entry)
+    where = "form" if media.endswith("data") else "body"
+    kind = "nothing" if status == "204" else "a file"
     return Operation(
         method=method.upper(),
         path=path,
-        words=told.get("description", told.get("summary", "")),
-        takes=(*given, *_fields(document, body, "form" if media.endswith("data") else "body")),
-        answer=f"{status}, {kind}",
-        gives=tuple(_fields(document, _items(document, schema), "")),
+        description=entry.get("description", entry.get("summary", "")),
+        parameters=(*list_parameters(document, entry), *list_fields(document, body, where)),
+        response=f"{status}, {describe_type(document, schema) if schema else kind}",
+        fields=tuple(list_fields(document, items, "")),
         media=tuple(content) if len(content) > 1 else (),
-        curl=_curl(document, server, path, method, told),
+        curl=make_curl(document, server, path, method),
     )
 
 
-def _body_of(document: Mapping[str, Any], told: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    content = told.get("requestBody", {}).get("content", {})
+# --- schemas --------------------------------------------------------------------------------------
+
+
+def find_body(document: Document, entry: Document) -> tuple[str, dict[str, Any]]:
+    """Return media type and schema of a request body; empty without one.
+
+    Parameters
+    ----------
+    document : mapping
+    entry : mapping
+        The operation in the document.
+    """
+    content = entry.get("requestBody", {}).get("content", {})
     media = next(iter(content), "")
-    return media, _seen(document, content.get(media, {}).get("schema", {}))
+    return media, resolve(document, content.get(media, {}).get("schema", {}))
 
 
-def _seen(document: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a schema itself where there is only its name."""
+def resolve(document: Document, schema: Document) -> dict[str, Any]:
+    """Return a schema, looked up if it is a reference.
+
+    Parameters
+    ----------
+    document, schema : mapping
+    """
     if "$ref" not in schema:
         return dict(schema)
     name = schema["$ref"].rpartition("/")[2]
-    found: dict[str, Any] = document["components"]["schemas"][name]
-    return found
+    target: dict[str, Any] = document["components"]["schemas"][name]
+    return target
 
 
-def _items(document: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
-    return _seen(document, schema["items"]) if "items" in schema else dict(schema)
+def list_parameters(document: Document, entry: Document) -> Iterator[FieldDescription]:
+    """Yield the parameters of an operation.
+
+    Parameters
+    ----------
+    document : mapping
+    entry : mapping
+        The operation in the document.
+    """
+    for parameter in entry.get("parameters", ()):
+        schema = parameter.get("schema", {})
+        description = parameter.get("description", "") or schema.get("description", "")
+        yield FieldDescription(
+            parameter["name"],
+            describe_type(document, schema),
+            parameter.get("required", False),
+            description,
+            parameter["in"],
+        )
 
 
-def _parameters(document: Mapping[str, Any], told: Mapping[str, Any]) -> Iterator[FieldDescription]:
-    for one in told.get("parameters", ()):
-        schema = one.get("schema", {})
-        words = one.get("description", "") or schema.get("description", "")
-        is_needed = one.get("required", False)
-        yield FieldDescription(one["name"], _kind(document, schema), is_needed, words, one["in"])
+def list_fields(document: Document, schema: Document, where: str) -> Iterator[FieldDescription]:
+    """Yield the fields of an object.
+
+    Parameters
+    ----------
+    document, schema : mapping
+    where : str
+        Place of the fields in the request.
+    """
+    required = schema.get("required", ())
+    for name, field in schema.get("properties", {}).items():
+        kind, description = describe_type(document, field), field.get("description", "")
+        yield FieldDescription(name, kind, name in required, description, where)
 
 
-def _fields(
-    document: Mapping[str, Any], schema: Mapping[str, Any], where: str
-) -> Iterator[FieldDescription]:
-    needed = schema.get("required", ())
-    for name, one in schema.get("properties", {}).items():
-        kind, words = _kind(document, one), one.get("description", "")
-        yield FieldDescription(name, kind, name in needed, words, where)
+def describe_type(document: Document, schema: Document) -> str:
+    """Return the type of a schema in words.
 
-
-def _kind(document: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
-    """Say in words what fits a schema."""
+    Parameters
+    ----------
+    document, schema : mapping
+    """
     if "anyOf" in schema:
-        some = [one for one in schema["anyOf"] if one.get("type") != "null"]
-        return " or ".join(dict.fromkeys(_kind(document, one) for one in some))
-    found = _seen(document, schema)
-    if "enum" in found:
-        return " or ".join(map(json.dumps, found["enum"]))
-    if found.get("type") == "array":
-        items = found.get("items") or (found.get("prefixItems") or [{}])[0]
-        return f"list of {_kind(document, items)}"
-    if found.get("type") == "object" or "properties" in found:
-        return str(found.get("title", "document")) if "properties" in found else "document"
-    kind = str(found.get("type", "anything")).replace("null", "nothing")
-    return str(found.get("format", "")).replace("binary", "file") or kind + _bounds(found)
-
-
-def _bounds(schema: Mapping[str, Any]) -> str:
-    names = {"minimum": "from", "maximum": "to", "exclusiveMaximum": "below", "maxLength": "up to"}
-    told = [
-        f"{word} {schema[one]}" for one, word in names.items() if schema.get(one, _MUCH) < _MUCH
+        options = [option for option in schema["anyOf"] if option.get("type") != "null"]
+        return " or ".join(dict.fromkeys(describe_type(document, option) for option in options))
+    schema = resolve(document, schema)
+    if "enum" in schema:
+        return " or ".join(map(json.dumps, schema["enum"]))
+    if schema.get("type") == "array":
+        items = schema.get("items") or (schema.get("prefixItems") or [{}])[0]
+        return f"list of {describe_type(document, items)}"
+    if "properties" in schema:
+        return str(schema.get("title", "document"))
+    if schema.get("type") == "object":
+        return "document"
+    bounds = [
+        f"{relation} {schema[name]}"
+        for name, relation in _BOUNDS.items()
+        if schema.get(name, _NO_BOUND) < _NO_BOUND
     ]
-    return f" {' '.join(told)}" if told else ""
+    kind = " ".join([str(schema.get("type", "anything")).replace("null", "nothing"), *bounds])
+    return str(schema.get("format", "")).replace("binary", "file") or kind
 
 
-# --- an example -----------------------------------------------------------------------------------
+# --- examples -------------------------------------------------------------------------------------
 
 
-def _curl(
-    document: Mapping[str, Any], server: str, path: str, method: str, told: Mapping[str, Any]
-) -> str:
-    given = [one for one in told.get("parameters", ()) if one.get("required")]
-    values = {one["name"]: _example(document, one["name"], one["schema"]) for one in given}
-    for one in given:
-        if one["in"] == "path":
-            path = path.replace(f"{{{one['name']}}}", quote(str(values.pop(one["name"])), safe=":"))
-    asked = f"?{urlencode(values, doseq=True)}" if values else ""
-    words = ["curl -H 'Authorization: Bearer TOKEN'"]
-    media, body = _body_of(document, told)
+def make_curl(document: Document, server: str, path: str, method: str) -> str:
+    """Return a curl command for an operation, with the required parameters.
+
+    Parameters
+    ----------
+    document : mapping
+    server, path, method : str
+    """
+    entry = document["paths"][path][method]
+    required = [item for item in entry.get("parameters", ()) if item.get("required")]
+    values = {
+        parameter["name"]: make_example(document, parameter["name"], parameter["schema"])
+        for parameter in required
+    }
+    address = path
+    for parameter in required:
+        name = parameter["name"]
+        if parameter["in"] == "path":
+            address = address.replace(f"{{{name}}}", quote(str(values.pop(name)), safe=":"))
+    query = f"?{urlencode(values, doseq=True)}" if values else ""
+    parts = ["curl -H 'Authorization: Bearer TOKEN'"]
+    media, body = find_body(document, entry)
     if media.endswith("json"):
-        sent = json.dumps(_example(document, "", body))
-        words.append(f"-H 'Content-Type: application/json' -d '{sent}'")
+        content = json.dumps(make_example(document, "", body))
+        parts.append(f"-H 'Content-Type: application/json' -d '{content}'")
     elif media:
-        words.append("-F file=@frame.fits")
+        parts.append("-F file=@frame.fits")
     elif method != "get":
-        words.append(f"-X {method.upper()}")
-    return " ".join([*words, f"'{server}{path}{asked}'"])
+        parts.append(f"-X {method.upper()}")
+    return " ".join([*parts, f"'{server}{address}{query}'"])
 
 
-def _example(document: Mapping[str, Any], name: str, schema: Mapping[str, Any]) -> Any:
-    """Return something that fits a schema: only what is needed."""
+def make_example(document: Document, name: str, schema: Document) -> Any:
+    """Return an example of a schema, with the required fields.
+
+    Parameters
+    ----------
+    document : mapping
+    name : str
+        Name of the parameter; some have a fixed example.
+    schema : mapping
+    """
     if name in _EXAMPLES:
         return _EXAMPLES[name]
-    found = _seen(document, schema)
-    if found.get("type") == "array":
-        return [_example(document, name, found["items"])]
-    if "properties" in found:
-        needed = found.get("required", ())
-        return {one: _example(document, one, found["properties"][one]) for one in needed}
-    if "enum" in found:
-        return found["enum"][0]
-    return {"integer": found.get("minimum", 1), "number": 1.0, "boolean": True}.get(
-        found.get("type", ""), "words"
-    )
+    schema = resolve(document, schema)
+    if schema.get("type") == "array":
+        return [make_example(document, name, schema["items"])]
+    if "properties" in schema:
+        return {
+            field: make_example(document, field, schema["properties"][field])
+            for field in schema.get("required", ())
+        }
+    if "enum" in schema:
+        return schema["enum"][0]
+    defaults = {"integer": schema.get("minimum", 1), "number": 1.0, "boolean": True}
+    return defaults.get(schema.get("type", ""), "words")

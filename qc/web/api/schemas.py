@@ -1,6 +1,6 @@
-"""What the API answers of limits and of the past: each field with what it is, and its unit.
+"""Response models of thresholds, trends, similar frames and projections.
 
-What is answered and not described here is a mistake of ours, and is refused.
+A field that is missing here raises an error instead of being returned without description.
 """
 
 from datetime import date, datetime
@@ -11,15 +11,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from qc.core.verdict import Status
 from qc.search.projection import ProjectionMethod
 
-Ratio = Annotated[float, Field(description="Strongest evidence of the frame, over its limit.")]
-ImageType = Annotated[str, Field(description="As the instrument file has it: `UBB0`.")]
+Ratio = Annotated[float, Field(description="Strongest evidence, divided by its threshold.")]
+ImageType = Annotated[str, Field(description="Name in the instrument file, for example `UBB0`.")]
 FrameName = Annotated[str, Field(description="`FRAME[EXTENSION]`.")]
-Night = Annotated[date, Field(description="The evening's date.")]
-Who = Annotated[str, Field(description="Name of a person.")]
+Night = Annotated[date, Field(description="Date of the evening.")]
+Author = Annotated[str, Field(description="Name of the author.")]
 
 
 class ResponseModel(BaseModel):
-    """What is answered: no more than it says."""
+    """Base of the responses: no fields beyond the described ones."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -28,71 +28,71 @@ class ResponseModel(BaseModel):
 
 
 class MetricLimitsModel(ResponseModel):
-    """Limits on one metric."""
+    """Thresholds of a metric."""
 
-    warn: Annotated[float, Field(description="|z| beyond which it is reported, sigma.")]
-    alarm: Annotated[float, Field(description="|z| beyond which it is anomalous, sigma.")]
+    warn: Annotated[float, Field(description="|z| of a warning, sigma.")]
+    alarm: Annotated[float, Field(description="|z| of an anomaly, sigma.")]
 
 
 class LimitsModel(ResponseModel):
-    """The limits of an image type from a night on."""
+    """Thresholds of an image type from a night on."""
 
-    since: Annotated[date, Field(alias="from", description="First night on which they hold.")]
-    encoder: Annotated[str, Field(description="Fingerprint of the encoder they are for.")]
+    since: Annotated[date, Field(alias="from", description="First night in force.")]
+    encoder: Annotated[str, Field(description="Fingerprint of the encoder.")]
     merge_height: Annotated[float, Field(description="Cosine distance, 0 to 2.")]
-    residual: Annotated[float, Field(description="Sigma, robust, of what references show.")]
-    false_alarms: Annotated[float, Field(description="Granted rate per extension, 0 to 1.")]
-    metrics: Annotated[dict[str, MetricLimitsModel], Field(description="By the metric's name.")]
-    why: Annotated[str, Field(description="Its author's reason.")]
-    by: Who
+    residual: Annotated[float, Field(description="In units of the robust scatter of references.")]
+    false_alarms: Annotated[float, Field(description="Accepted rate per extension, 0 to 1.")]
+    metrics: Annotated[dict[str, MetricLimitsModel], Field(description="By name of the metric.")]
+    why: Annotated[str, Field(description="Reason given by the author.")]
+    by: Author
 
 
 class LimitsEntry(LimitsModel):
-    """An entry of the file of limits."""
+    """An entry of the thresholds file."""
 
-    number: Annotated[int, Field(description="In order of the file, from 1.")]
-    is_in_force: Annotated[bool, Field(description="Whether it holds tonight.")]
+    number: Annotated[int, Field(description="Position in the file, from 1.")]
+    is_in_force: Annotated[bool, Field(description="Whether it is in force now.")]
 
 
 class TypeLimitsInForce(ResponseModel):
-    """An image type and its limits in force."""
+    """An image type and its thresholds in force."""
 
     image_type: ImageType
     entry: LimitsEntry
 
 
 class LimitsInForce(ResponseModel):
-    """The limits in force of all image types that were ever seen."""
+    """Thresholds in force of all processed image types."""
 
     types: list[TypeLimitsInForce]
 
 
 class InterventionModel(ResponseModel):
-    """Something that was done to an instrument: what came before is no reference any more."""
+    """An intervention; earlier frames are no references for later ones."""
 
-    number: Annotated[int, Field(description="In the log.")]
+    number: Annotated[int, Field(description="Number in the log.")]
     scope: Annotated[str, Field(description="An instrument or an image type.")]
-    since: Annotated[date, Field(alias="from", description="First night after it.")]
-    why: Annotated[str, Field(description="What was done.")]
-    who: Who
-    at: Annotated[datetime, Field(description="When it was entered, UTC.")]
-    undone_by: Annotated[str | None, Field(description="Who took it back; null: it counts.")]
+    since: Annotated[date, Field(alias="from", description="First night after the intervention.")]
+    why: Annotated[str, Field(description="Work that was done.")]
+    who: Author
+    at: Annotated[datetime, Field(description="Time of the entry, UTC.")]
+    undone_by: Annotated[str | None, Field(description="Author of the withdrawal; null if valid.")]
 
 
 class TypeLimits(ResponseModel):
-    """All that is known of an image type's limits."""
+    """Thresholds and interventions of an image type."""
 
     image_type: ImageType
-    digest: Annotated[str, Field(description="SHA-256 of the file of limits.")]
-    entries: Annotated[list[LimitsEntry], Field(description="In order of the file.")]
+    digest: Annotated[str, Field(description="SHA-256 of the thresholds file.")]
+    entries: Annotated[list[LimitsEntry], Field(description="In the order of the file.")]
     interventions: list[InterventionModel]
     valid_outliers_since_the_last: Annotated[
-        list[date], Field(description="Nights of frames labelled so since the last intervention.")
+        list[date], Field(description="Nights of valid outliers since the last intervention.")
     ]
 
 
 class IntervalModel(ResponseModel):
-    """A number, and what it lies between with a probability of 95 %."""
+    """A number and its 95 % interval."""
 
     value: float
     low: float
@@ -100,27 +100,27 @@ class IntervalModel(ResponseModel):
 
 
 class FlippedFrame(ResponseModel):
-    """A past frame that the limits tried would judge otherwise."""
+    """A past frame with another verdict under the thresholds tried."""
 
     name: FrameName
     night: Night
-    label: Annotated[str, Field(description="What people say of it; empty: nothing.")]
-    kind: Annotated[str, Field(description="Of fault, where it is labelled bad.")]
+    label: Annotated[str, Field(description="Label; empty without one.")]
+    kind: Annotated[str, Field(description="Kind of fault of a bad frame.")]
     ratio: Ratio
 
 
 class FrameCounts(ResponseModel):
-    """On how many past frames limits were tried."""
+    """Numbers of past frames on which thresholds were tried."""
 
-    nominal: Annotated[int, Field(description="Labelled good, or let through without a label.")]
+    nominal: Annotated[int, Field(description="Labelled good, or nominal without a label.")]
     bad: Annotated[int, Field(description="Labelled bad.")]
-    unexplained: Annotated[int, Field(description="Flagged, and nobody said what they are.")]
+    unexplained: Annotated[int, Field(description="Flagged and not labelled.")]
     outliers: Annotated[int, Field(description="Labelled valid outliers.")]
-    contradictory: Annotated[int, Field(description="Labelled good and bad under one name.")]
+    contradictory: Annotated[int, Field(description="Labelled both good and bad.")]
 
 
 class ExpectedRates(ResponseModel):
-    """What is to be expected of limits; shares from 0 to 1."""
+    """Expected performance of thresholds; shares from 0 to 1."""
 
     merge_height: Annotated[IntervalModel, Field(description="Cosine distance, 0 to 2.")]
     residual: Annotated[IntervalModel, Field(description="Sigma.")]
@@ -132,20 +132,20 @@ class ExpectedRates(ResponseModel):
 
 
 class LimitConsequences(ResponseModel):
-    """What other limits would have done to the past."""
+    """Effect of other thresholds on the verdicts of the past."""
 
     image_type: ImageType
-    basis: Annotated[str, Field(description="What they were tuned to, in words.")]
+    basis: Annotated[str, Field(description="Criterion of the tuning, in words.")]
     frames: FrameCounts
     present: LimitsModel
     proposed: LimitsModel
     expected: ExpectedRates
     newly_flagged: Annotated[list[FlippedFrame], Field(description="The first thousand.")]
     no_longer_flagged: Annotated[list[FlippedFrame], Field(description="The first thousand.")]
-    notes: Annotated[list[str], Field(description="What was left out, and what would help.")]
-    newly_flagged_count: Annotated[int, Field(description="All of them.")]
-    no_longer_flagged_count: Annotated[int, Field(description="All of them.")]
-    since: Annotated[date, Field(description="First night whose frames were looked at.")]
+    notes: Annotated[list[str], Field(description="Frames left out, and advice.")]
+    newly_flagged_count: Annotated[int, Field(description="Total number.")]
+    no_longer_flagged_count: Annotated[int, Field(description="Total number.")]
+    since: Annotated[date, Field(description="First night of the frames.")]
 
 
 class EntryComparison(ResponseModel):
@@ -155,11 +155,11 @@ class EntryComparison(ResponseModel):
     other: LimitsEntry
     only_one_flags: Annotated[
         list[FlippedFrame] | None,
-        Field(description="The first thousand; null: one is for another encoder."),
+        Field(description="The first thousand; null if an entry is for another encoder."),
     ]
     only_other_flags: Annotated[
         list[FlippedFrame] | None,
-        Field(description="The first thousand; null: one is for another encoder."),
+        Field(description="The first thousand; null if an entry is for another encoder."),
     ]
 
 
@@ -167,35 +167,35 @@ class EntryComparison(ResponseModel):
 
 
 class QuantityModel(ResponseModel):
-    """What a trend is of."""
+    """Quantity of a trend."""
 
     name: str
-    unit: Annotated[str, Field(description="Of the values; empty: none.")]
-    words: Annotated[str, Field(description="What it is.")]
+    unit: Annotated[str, Field(description="Unit of the values; empty without one.")]
+    words: Annotated[str, Field(description="Meaning of the quantity.")]
 
 
 class TrendPointModel(ResponseModel):
-    """One extension's number."""
+    """Value of an extension."""
 
-    at: Annotated[datetime, Field(description="When it was taken, UTC.")]
+    at: Annotated[datetime, Field(description="Time of the exposure, UTC.")]
     frame: FrameName
     value: Annotated[float, Field(description="In the unit of the quantity.")]
-    status: Annotated[Status, Field(description="Of its newest verdict.")]
+    status: Annotated[Status, Field(description="Status of the newest verdict.")]
 
 
 class MonthModel(ResponseModel):
     """A month of a trend; values in the unit of the quantity."""
 
     month: Annotated[date, Field(description="Its first day.")]
-    frames: Annotated[int, Field(description="How many extensions have the number.")]
+    frames: Annotated[int, Field(description="Number of extensions.")]
     median: float
     least: float
     greatest: float
-    anomalous: Annotated[int, Field(description="How many of them were judged anomalous.")]
+    anomalous: Annotated[int, Field(description="Number of anomalous extensions.")]
 
 
 class TrendEventModel(ResponseModel):
-    """Something that may have changed a trend."""
+    """An intervention or a change of thresholds."""
 
     night: Night
     kind: Literal["intervention", "threshold"]
@@ -203,87 +203,90 @@ class TrendEventModel(ResponseModel):
 
 
 class DatedLimit(ResponseModel):
-    """A limit of the quantity from a night on."""
+    """A threshold of the quantity from a night on."""
 
-    since: Annotated[date, Field(alias="from", description="First night on which it holds.")]
+    since: Annotated[date, Field(alias="from", description="First night in force.")]
     limit: Annotated[float, Field(description="In the unit of the quantity.")]
 
 
 class TrendModel(ResponseModel):
-    """One number of an image type over time."""
+    """A quantity of an image type over time."""
 
     image_type: ImageType
     quantity: QuantityModel
-    count: Annotated[int, Field(description="How many points there are; all are in the CSV.")]
-    points: Annotated[list[TrendPointModel], Field(description="Some thousand, with all extremes.")]
+    count: Annotated[int, Field(description="Number of points; the CSV has all.")]
+    points: Annotated[
+        list[TrendPointModel], Field(description="At most some thousand, with all extremes.")
+    ]
     months: list[MonthModel]
     events: list[TrendEventModel]
-    limit: Annotated[list[DatedLimit], Field(description="Empty where the quantity has none.")]
+    limit: Annotated[list[DatedLimit], Field(description="Empty for a quantity without threshold.")]
 
 
-# --- history --------------------------------------------------------------------------------------
+# --- similar frames and projections ---------------------------------------------------------------
 
 
 class SimilarExtension(ResponseModel):
-    """A stored extension that looks like the one asked about."""
+    """A stored extension, similar to the query."""
 
     name: FrameName
     image_type: ImageType
     night: date | None
     distance: Annotated[float, Field(description="Cosine distance, 0 to 2.")]
-    status: Annotated[str, Field(description="Of its newest verdict.")]
-    label: Annotated[str, Field(description="What people say of it; empty: nothing.")]
-    kind: Annotated[str, Field(description="Of fault, where it is labelled bad.")]
+    status: Annotated[str, Field(description="Status of the newest verdict.")]
+    label: Annotated[str, Field(description="Label; empty without one.")]
+    kind: Annotated[str, Field(description="Kind of fault of a bad frame.")]
     note: str
 
 
 class SimilarFramesModel(ResponseModel):
-    """What an extension looks like."""
+    """Nearest neighbours of an extension."""
 
     name: FrameName
     image_type: ImageType
     threshold: Annotated[
         float | None,
         Field(
-            description="Cosine distance at which one of its type stands apart; null: it is older "
-            "than every limit."
+            description="Merge height threshold of its type; null if the frame is older than every "
+            "threshold."
         ),
     ]
     neighbours: Annotated[list[SimilarExtension], Field(description="Nearest first.")]
 
 
 class ProjectedExtensionModel(ResponseModel):
-    """An extension on a map."""
+    """An extension in a projection."""
 
     name: FrameName
     image_type: ImageType
     night: date | None
-    status: Annotated[str, Field(description="Of its newest verdict.")]
-    label: Annotated[str, Field(description="What people say of it; empty: nothing.")]
-    kind: Annotated[str, Field(description="Of fault, where it is labelled bad.")]
+    status: Annotated[str, Field(description="Status of the newest verdict.")]
+    label: Annotated[str, Field(description="Label; empty without one.")]
+    kind: Annotated[str, Field(description="Kind of fault of a bad frame.")]
     x: Annotated[float, Field(description="Along the first axis; without unit.")]
     y: Annotated[float, Field(description="Along the second axis; without unit.")]
 
 
 class ProjectionModel(ResponseModel):
-    """Extensions on a plane: those that look alike lie together."""
+    """Embeddings on a plane; similar extensions are close together."""
 
     way: ProjectionMethod
     places: Annotated[
-        list[ProjectedExtensionModel], Field(description="Some thousand, evenly over time.")
+        list[ProjectedExtensionModel],
+        Field(description="At most some thousand, evenly sampled over time."),
     ]
-    of: Annotated[int, Field(description="How many there are.")]
+    of: Annotated[int, Field(description="Number of selected extensions.")]
 
 
 class DendrogramModel(ResponseModel):
-    """A dendrogram by average linkage."""
+    """A dendrogram of average linkage."""
 
     names: Annotated[list[str], Field(description="Its n leaves, oldest first.")]
     merges: Annotated[
         list[tuple[float, float, float, float]],
         Field(
-            description="n - 1 rows: the two that merge (a leaf's place, or n and the number of a "
-            "merge before), cosine distance, how many leaves."
+            description="n - 1 rows of `scipy.cluster.hierarchy.linkage`: two clusters (index of a "
+            "leaf, or n plus index of a merge), cosine distance, number of leaves."
         ),
     ]
     marked: FrameName

@@ -1,163 +1,149 @@
-"""A frame: all that is known of it, its image from pixel to pixel, and what people say of it."""
+"""Frame page: image viewer, evidence, metrics, header and labels."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated
-from urllib.parse import quote
 
 from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 
-from qc.core.enums import LabelName
-from qc.db.selection import extensions_with
-from qc.errors import FrameError, UnknownFrameError
-from qc.io.fits import Card
+from qc import core, db
+from qc.errors import UnknownFrameError
 from qc.labels import store
-from qc.review.frame_detail import (
-    ExtensionDetail,
-    FrameDetail,
-    finding_of,
-    nearest_bad,
-    read_frame_view,
-    read_header,
-)
+from qc.review import extension_links, frame_detail
 from qc.review.pixels import find_source
 from qc.review.pyramid import Stretch
-from qc.web.auth import Reviewer
-from qc.web.pages.images import AskedLook, Name, Number
-from qc.web.pages.reports import report_file
-from qc.web.rendering import ProjectDep, Reads, render
+from qc.web import auth, deps
+from qc.web.api.frames import SearchText, search_header
+from qc.web.pages.images import RequestedDisplay
+from qc.web.pages.reports import has_report
+from qc.web.rendering import render
+from qc.web.urls import frame_url
 
-router = APIRouter()
+router = APIRouter(prefix="/frames/{name}", include_in_schema=False)
 
-UNDO = "undo"  # instead of a label
-
-
-def frame_url(name: str, number: int | None = None, page: str = "") -> str:
-    """Return the address of a frame's page."""
-    path = f"/frames/{quote(name, safe='')}{page}"
-    return path if number is None else f"{path}?extension={number}"
+UNDO = "undo"  # value of the button that withdraws a label
 
 
-@router.get("/frames/{name}", include_in_schema=False)
+@router.get("")
 def frame(
     request: Request,
-    project: ProjectDep,
-    session: Reads,
-    name: Name,
-    look: AskedLook,
-    extension: Number = None,
+    project: deps.CurrentProject,
+    session: deps.ReadSession,
+    name: deps.FrameName,
+    display: RequestedDisplay,
+    extension: deps.ExtensionNumber = None,
     metric: Annotated[str, Query(max_length=100)] = "",
 ) -> HTMLResponse:
-    """Show a frame."""
-    view = read_frame_view(project, session, name)
-    shown = view.extension(extension)
-    usual = Stretch.ASINH if shown.promised_light > 0 else Stretch.LINEAR
+    """Show a frame.
+
+    Parameters
+    ----------
+    request, project, session, display : dependencies
+    name : str
+    extension : int, optional
+    metric : str
+        Metric to plot; default: the most deviating.
+    """
+    detail = frame_detail.read_frame_detail(project, session, name)
+    extension_detail = detail.extension(extension)
+    stretch = Stretch.ASINH if extension_detail.promised_light > 0 else Stretch.LINEAR
     return render(
         request,
         "frame.html.j2",
-        view=view,
-        shown=shown,
-        look=replace(look, stretch=look.stretch or usual),
+        view=detail,
+        shown=extension_detail,
+        display=replace(display, stretch=display.stretch or stretch),
         stretches=list(Stretch),
-        labels=list(LabelName),
-        drawn=_drawn(shown, metric),
-        frame_url=frame_url,
-        has_report=view.night and report_file(project.settings, view.night).is_file(),
+        labels=list(core.LabelName),
+        plotted=metrics_to_plot(extension_detail, metric),
+        has_report=detail.night and has_report(project.settings, detail.night),
     )
 
 
-def _drawn(shown: ExtensionDetail, metric: str) -> list[str]:
-    """Choose the detector number asked for; or the most telling, and the furthest beyond."""
-    if any(one.name == metric for one in shown.measures):
-        return [metric]
-    far = [one.name for one in shown.measures if one.alarm and abs(one.z or 0) > one.alarm]
-    return list(dict.fromkeys(filter(None, [shown.telling, *far[:1]])))
+def metrics_to_plot(extension_detail: frame_detail.ExtensionDetail, metric: str) -> list[str]:
+    """Return the requested metric, or the most telling and the first beyond its alarm.
 
-
-@router.get("/api/v1/frames/{name}", tags=["frames"])
-def frame_record(project: ProjectDep, session: Reads, name: Name) -> FrameDetail:
-    """Return all that is known of a frame, every extension."""
-    return read_frame_view(project, session, name)
-
-
-@router.get("/frames/{name}/nearest-bad", include_in_schema=False)
-def to_nearest_bad(session: Reads, name: Name, extension: Number = None) -> RedirectResponse:
-    """Go to the image of the type most like this one that people call bad."""
-    found = nearest_bad(session, finding_of(session, name, extension))
-    if found is None:
-        raise UnknownFrameError(f"{name}: nobody has called an image of its type bad")
-    return RedirectResponse(frame_url(found.link.name, found.link.number), 303)
-
-
-# --- header ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class HeaderSearch:
-    """The header cards of a frame's file in which some words stand.
-
-    Attributes
+    Parameters
     ----------
-    trouble : str
-        Why there are none; empty where the file could be read.
+    extension_detail : ExtensionDetail
+    metric : str
+        Empty for the default.
     """
-
-    name: str
-    wanted: str
-    cards: tuple[Card, ...]
-    trouble: str
-
-
-Words = Annotated[str, Query(max_length=200, description="Words of a card; else all cards.")]
-
-
-@router.get("/frames/{name}/header", include_in_schema=False)
-def header(request: Request, session: Reads, name: Name, q: Words = "") -> HTMLResponse:
-    """Show the header of a frame's file, or the cards in which some words stand."""
-    return render(request, "header.html.j2", header=_header(session, name, q), frame_url=frame_url)
+    if any(measure.name == metric for measure in extension_detail.measures):
+        return [metric]
+    beyond = [
+        measure.name
+        for measure in extension_detail.measures
+        if measure.alarm and abs(measure.z or 0) > measure.alarm
+    ]
+    return list(dict.fromkeys(filter(None, [extension_detail.telling, *beyond[:1]])))
 
 
-@router.get("/api/v1/frames/{name}/header", tags=["frames"])
-def header_record(session: Reads, name: Name, q: Words = "") -> HeaderSearch:
-    """Return the header cards of a frame's file in which some words stand."""
-    return _header(session, name, q)
+@router.get("/nearest-bad")
+def show_nearest_bad(
+    session: deps.ReadSession, name: deps.FrameName, extension: deps.ExtensionNumber = None
+) -> RedirectResponse:
+    """Redirect to the nearest image of the same type with the label bad.
+
+    Parameters
+    ----------
+    session : Session
+    name : str
+    extension : int, optional
+    """
+    finding = frame_detail.find_finding(session, name, extension)
+    nearest = extension_links.find_nearest_bad(session, finding)
+    if nearest is None:
+        raise UnknownFrameError(f"{name}: no image of its type has the label bad")
+    return RedirectResponse(frame_url(nearest.link.name, nearest.link.number), 303)
 
 
-def _header(session: Reads, name: str, wanted: str) -> HeaderSearch:
-    known = find_source(session, name).name
-    try:
-        return HeaderSearch(known, wanted, read_header(session, name, wanted), "")
-    except FrameError as error:
-        return HeaderSearch(known, wanted, (), str(error))
+@router.get("/header")
+def header(
+    request: Request, session: deps.ReadSession, name: deps.FrameName, q: SearchText = ""
+) -> HTMLResponse:
+    """Show the header cards of a frame's file that contain a text.
+
+    Parameters
+    ----------
+    request, session : dependencies
+    name, q : str
+    """
+    return render(request, "header.html.j2", header=search_header(session, name, q))
 
 
-# --- what people say ------------------------------------------------------------------------------
-
-
-@router.post("/frames/{name}/label", include_in_schema=False)
+@router.post("/label")
 def label(
     request: Request,
-    project: ProjectDep,
-    who: Reviewer,
-    name: Name,
+    project: deps.CurrentProject,
+    user: auth.Reviewer,
+    name: deps.FrameName,
     extension: Annotated[int, Form(ge=0, le=1000)],
-    said: Annotated[str, Form(alias="label", max_length=100)],
+    label_name: Annotated[str, Form(alias="label", max_length=100)],
     kind: Annotated[str, Form(max_length=200)] = "",
     note: Annotated[str, Form(max_length=4000)] = "",
 ) -> RedirectResponse:
-    """Keep what a person says of one extension, or undo what was said last."""
-    with project.writes.begin() as session:  # it is kept before the answer says so
+    """Add a label to an extension, or undo the newest.
+
+    Parameters
+    ----------
+    request, project, user : dependencies
+    name : str
+    extension : int
+    label_name, kind, note : str
+    """
+    with project.write_session.begin() as session:  # committed before the response is sent
         source = find_source(session, name, extension)
-        found = extensions_with(session, [source.extension_id])
-        if said == UNDO:
-            store.undo(session, found, who.name, note)
+        extensions = db.extensions.extensions_by_id(session, [source.extension_id])
+        if label_name == UNDO:
+            store.undo(session, extensions, user.name, note)
         else:
-            answer = store.read_answer(
-                said,
-                kind if said == LabelName.BAD else "",
+            answer = store.parse_answer(
+                label_name,
+                kind if label_name == core.LabelName.BAD else "",
                 note,
-                who=who.name,
+                who=user.name,
                 at=request.app.state.now(),
             )
-            store.answer_for(session, found, answer, project.instruments)
+            store.add_labels(session, extensions, answer, project.instruments)
     return RedirectResponse(f"{frame_url(source.name, source.number)}#labels", 303)

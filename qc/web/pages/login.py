@@ -1,4 +1,4 @@
-"""In and out."""
+"""Login and logout."""
 
 from typing import Annotated
 
@@ -7,56 +7,86 @@ from fastapi.responses import RedirectResponse, Response
 
 from qc import db
 from qc.errors import AuthenticationError
-from qc.web.auth import SESSION, cookie, session_lasts, visit_of
-from qc.web.rendering import ProjectDep, Writes, render
+from qc.web import auth, deps
+from qc.web.rendering import render
 
 router = APIRouter(include_in_schema=False)
 
-Word = Annotated[str, Form(max_length=1024)]
+FormText = Annotated[str, Form(max_length=1024)]
 
 
 @router.get("/login")
 def login_page(request: Request, to: str = "/") -> Response:
-    """Ask who it is."""
-    return render(request, "login.html.j2", to=_ours(to), trouble="")
+    """Show the login form.
+
+    Parameters
+    ----------
+    request : Request
+    to : str
+        Address of the page after the login.
+    """
+    return render(request, "login.html.j2", to=safe_target(to), trouble="")
 
 
 @router.post("/login")
 def log_in(
     request: Request,
-    project: ProjectDep,
-    name: Word = "",
-    password: Word = "",
-    to: Word = "/",
+    project: deps.CurrentProject,
+    name: FormText = "",
+    password: FormText = "",
+    to: FormText = "/",
 ) -> Response:
-    """Let somebody in, if name and password fit."""
-    visit = visit_of(request)
-    assert visit is not None  # the door lets nobody come here unseen
-    lasts = session_lasts(project.settings.web)
-    now = request.app.state.now()
+    """Start a session if user name and password are valid.
+
+    Parameters
+    ----------
+    request, project : dependencies
+    name, password : str
+    to : str
+        Address of the next page.
+    """
+    context = auth.context_of(request)
+    assert context is not None  # set by the middleware
+    duration = auth.session_duration(project.settings.web)
     try:
-        key = db.accounts.log_in(project.writes, name, password, visit.address, now, lasts)
-    except AuthenticationError as refusal:
-        trouble = f"You are not logged in: {refusal}."
-        return render(request, "login.html.j2", status=403, to=_ours(to), trouble=trouble)
-    answer = RedirectResponse(_ours(to), 303)
-    seconds = int(lasts.total_seconds())
-    answer.headers.append("Set-Cookie", cookie(SESSION, key, seconds, visit.is_secure))
-    return answer
+        key = db.accounts.log_in(
+            project.write_session,
+            name,
+            password,
+            context.address,
+            request.app.state.now(),
+            duration,
+        )
+    except AuthenticationError as error:
+        message = str(error)
+        trouble = f"{message[:1].upper()}{message[1:]}."
+        return render(request, "login.html.j2", status=403, to=safe_target(to), trouble=trouble)
+    response = RedirectResponse(safe_target(to), 303)
+    cookie = auth.make_cookie(
+        auth.SESSION_COOKIE, key, int(duration.total_seconds()), is_secure=context.is_secure
+    )
+    response.headers.append("Set-Cookie", cookie)
+    return response
 
 
 @router.post("/logout")
-def log_out(request: Request, session: Writes) -> Response:
-    """Let this browser in no more."""
-    visit = visit_of(request)
-    assert visit is not None
-    db.accounts.log_out(session, request.cookies.get(SESSION, ""))
-    answer = RedirectResponse("/login", 303)
-    answer.headers.append("Set-Cookie", cookie(SESSION, "", 0, visit.is_secure))
-    return answer
+def log_out(request: Request, session: deps.WriteSession) -> Response:
+    """End the session of this browser.
+
+    Parameters
+    ----------
+    request, session : dependencies
+    """
+    context = auth.context_of(request)
+    assert context is not None
+    db.accounts.log_out(session, request.cookies.get(auth.SESSION_COOKIE, ""))
+    response = RedirectResponse("/login", 303)
+    cookie = auth.make_cookie(auth.SESSION_COOKIE, "", 0, is_secure=context.is_secure)
+    response.headers.append("Set-Cookie", cookie)
+    return response
 
 
-def _ours(to: str) -> str:
-    """Return a way within our pages: never another host's, however it is spelt."""
-    is_ours = to.startswith("/") and not to.startswith("//") and "\\" not in to and to.isprintable()
-    return to if is_ours else "/"
+def safe_target(to: str) -> str:
+    """Return an address within this application; other hosts become ``/``."""
+    is_local = to.startswith("/") and not to.startswith("//") and "\\" not in to
+    return to if is_local and to.isprintable() else "/"

@@ -1,31 +1,42 @@
-"""The report of a night, as it was written to disk."""
+"""Night reports that have been written to disk."""
 
 from datetime import date
-from pathlib import Path
 
 from fastapi import APIRouter
 from fastapi.responses import FileResponse
 
 from qc.errors import UnknownFrameError
 from qc.settings import Settings
-from qc.web.auth import Anybody
-from qc.web.rendering import ProjectDep
+from qc.web import auth, deps
 
 router = APIRouter(include_in_schema=False)
 
 
 @router.get("/reports/{night}")
-def report(project: ProjectDep, night: date, _who: Anybody) -> FileResponse:
-    """Show the report of a night."""
-    file = report_file(project.settings, night)
-    if not file.is_file():
+def report(project: deps.CurrentProject, night: date, _user: auth.User) -> FileResponse:
+    """Show the report of a night.
+
+    Parameters
+    ----------
+    project : ProjectContext
+    night : date
+        Date of the evening.
+    """
+    path = project.settings.reports_folder / f"{night}.html"
+    if not path.is_file():
         raise UnknownFrameError(
-            f"{night}: there is no report of this night; 'qc report --night {night}' writes it"
+            f"{night}: no report of this night; write it with 'qc report night --night {night}'"
         )
-    headers = {"Cache-Control": "no-store"}  # it is written anew as people answer
-    return FileResponse(file, media_type="text/html", headers=headers)
+    headers = {"Cache-Control": "no-store"}  # rewritten after each label
+    return FileResponse(path, media_type="text/html", headers=headers)
 
 
-def report_file(settings: Settings, night: date) -> Path:
-    """Return where the report of a night is, if it was written."""
-    return settings.reports_folder / f"{night}.html"
+def has_report(settings: Settings, night: date) -> bool:
+    """Return True if the report of a night is on disk.
+
+    Parameters
+    ----------
+    settings : Settings
+    night : date
+    """
+    return (settings.reports_folder / f"{night}.html").is_file()

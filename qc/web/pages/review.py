@@ -1,4 +1,4 @@
-"""The review: one frame a second by keyboard, or many on a wall; without scripts as well."""
+"""Review page: label extensions one by one, or many in a grid; works without scripts."""
 
 import secrets
 from collections.abc import Callable
@@ -11,69 +11,56 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
-from qc._cache import LRUCache
+from qc import core, db
 from qc._text import MANY
-from qc.core.verdict import Status
-from qc.db.findings import Finding, findings_with, image_types_seen
-from qc.db.labels import labels_added_by
-from qc.db.models import BEYOND_IDS
+from qc.db.schema.models import BEYOND_IDS
 from qc.errors import InvalidInputError, UnknownFrameError
-from qc.project import Project, image_types_of
-from qc.reports.extension_figures import EmbeddedPicture, FigureRenderer
-from qc.review import idempotency
-from qc.review.idempotency import RequestResult
-from qc.review.queue import (
-    FaultKey,
-    LabelFilter,
-    QueueItem,
-    QueueOrder,
-    digest_of,
-    keys_of,
-    read_examples,
-    read_look,
-    read_looks,
-)
-from qc.web.auth import Anybody, Reviewer
-from qc.web.pages.labels import next_of, promising
-from qc.web.query import ReviewedFor, UnlabelledQuery
-from qc.web.rendering import Keeping, ProjectDep, Reads, RowNumber, render
+from qc.project import ProjectContext, image_types_of
+from qc.reports.extension_figures import FigureRenderer
+from qc.reports.pictures import EmbeddedPicture
+from qc.review import examples, idempotency, queue, queue_filters, queue_items
+from qc.web import auth, deps
+from qc.web.api.labels import REQUEST_KEY, durable_session, read_page
+from qc.web.query import ReviewPageFilters, ReviewPageQuery
+from qc.web.rendering import render
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(prefix="/review", include_in_schema=False)
 
-ON_A_WALL = 60
-AHEAD = 30  # named to the browser, which fetches a few of them before they are asked for
-_UNCHANGING = {"Cache-Control": "private, max-age=31536000, immutable"}
-_NO_PICTURE = (  # a browser shows it for all that it comes with a 404
+GRID_SIZE = 60
+AHEAD = 30  # extensions named to the browser, which prefetches some of them
+UNDO = "undo"
+_IMMUTABLE = {"Cache-Control": "private, max-age=31536000, immutable"}
+_NO_PICTURE = (  # a browser shows it although the status is 404
     b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 120 120"><rect width="120" height="120"'
     b' fill="#777"/><text x="60" y="64" text-anchor="middle" font-family="sans-serif"'
     b' font-size="11" fill="#fff">no picture</text></svg>'
 )
-_maps = Lock()  # what learns from references is made for one at a time, and takes all processors
+_residual_map_lock = Lock()  # a reference model uses all processors: one at a time
 
 
 @dataclass(frozen=True)
 class QueueEntry:
-    """One extension as the page shows it.
+    """One extension with its label form.
 
     Attributes
     ----------
-    kinds : tuple of Key
-        What may be wrong with it.
+    kinds : tuple of FaultKey
+        Kinds of fault to choose from.
     request_key : str
-        Names the answer that its form will give.
+        Idempotency key of the form.
     back : str
-        Where the form leads, once it is answered.
+        Address after the form is sent.
     """
 
-    look: QueueItem
-    kinds: tuple[FaultKey, ...]
+    look: queue_items.QueueItem
+    kinds: tuple[examples.FaultKey, ...]
     request_key: str
     back: str
 
 
 @dataclass(frozen=True)
 class FilterChoices:
-    """What the form of the filters offers."""
+    """Choices of the filter form."""
 
     statuses: tuple[str, ...]
     kinds: tuple[str, ...]
@@ -82,213 +69,310 @@ class FilterChoices:
     labelled: tuple[str, ...]
 
 
-@router.get("/review")
+# --- pages ----------------------------------------------------------------------------------------
+
+
+@router.get("")
 def review(
     request: Request,
-    session: Reads,
-    project: ProjectDep,
-    kept: Keeping,
-    asked: ReviewedFor,
-    who: Anybody,
+    session: deps.ReadSession,
+    project: deps.CurrentProject,
+    cache: deps.Cache,
+    query: ReviewPageFilters,
+    user: auth.User,
 ) -> HTMLResponse:
-    """Show the next extension, or a wall of them."""
-    just = labels_added_by(session, who.name, asked.just) if asked.just else None
-    choices = _choices(project)
-    common: dict[str, Any] = {"asked": asked, "choices": choices, "just": just, "many": MANY}
-    if asked.view == "wall":
-        return _wall(request, session, project, kept, asked, common)
-    some = next_of(session, project, kept, asked, AHEAD)
-    ids = some.ids
-    if asked.at is not None:
-        ids = (asked.at, *(one for one in ids if one != asked.at))
-    shown = _shown(session, project, asked, ids[0]) if ids else None
-    return render(request, "review.html.j2", shown=shown, ids=ids, after=some.after, **common)
+    """Show the next extension, or a grid of extensions.
 
-
-def _wall(
-    request: Request,
-    session: Session,
-    project: Project,
-    kept: LRUCache,
-    asked: UnlabelledQuery,
-    common: dict[str, Any],
-) -> HTMLResponse:
-    some = next_of(session, project, kept, asked, ON_A_WALL)
-    looks = read_looks(session, some.ids)
-    kinds = {key.kind.name: key for look in looks for key in keys_of(project.instruments, look)}
-    return render(
-        request,
-        "review_wall.html.j2",
-        looks=looks,
-        kinds=tuple(kinds.values()),
-        after=some.after,
-        request_key=secrets.token_hex(16),
-        back=f"/review?{asked.address(just='', at='')}",
-        **common,
-    )
-
-
-@router.get("/review/ahead")
-def ahead(
-    session: Reads, project: ProjectDep, kept: Keeping, asked: ReviewedFor, _who: Anybody
-) -> dict[str, object]:
-    """Name the extensions that come after those of a page."""
-    some = next_of(session, project, kept, asked, AHEAD)
-    return {"ids": some.ids, "after": some.after}
-
-
-@router.get("/review/frames/{extension_id}")
-def frame(
-    request: Request,
-    session: Reads,
-    project: ProjectDep,
-    asked: ReviewedFor,
-    extension_id: RowNumber,
-    _who: Anybody,
-) -> HTMLResponse:
-    """Show one extension as a part of the page."""
-    shown = _shown(session, project, asked, extension_id)
-    return render(request, "review_frame.html.j2", shown=shown, many=MANY)
-
-
-def _shown(
-    session: Session, project: Project, asked: UnlabelledQuery, extension_id: int
-) -> QueueEntry:
-    look = read_look(session, extension_id)
-    leaves = asked.labelled is LabelFilter.NO  # once labelled, the next takes its place
-    back = asked.address(at="", just="") if leaves else asked.address(at=extension_id, just="")
-    kinds = keys_of(project.instruments, look)
-    return QueueEntry(look, kinds, secrets.token_hex(16), f"/review?{back}")
-
-
-@router.get("/review/keys")
-def keys(request: Request, session: Reads, project: ProjectDep, _who: Anybody) -> HTMLResponse:
-    """Show the keys, and an example of each kind of fault."""
-    seen = {*image_types_seen(session)}
-    known = [one for one in project.instruments if seen & {*one.image_types()}]
-    examples = read_examples(session, known or project.instruments)
-    return render(request, "review_keys.html.j2", examples=examples)
-
-
-def _choices(project: Project) -> FilterChoices:
-    kinds = [kind.name for one in project.instruments for kind in one.fault_kinds()]
-    return FilterChoices(
-        statuses=tuple(Status),
+    Parameters
+    ----------
+    request, session, project, cache, user : dependencies
+    query : ReviewPageQuery
+    """
+    just = db.labels.find_request_labels(session, user.name, query.just) if query.just else None
+    kinds = [kind.name for instrument in project.instruments for kind in instrument.fault_kinds()]
+    choices = FilterChoices(
+        statuses=tuple(core.Status),
         kinds=tuple(dict.fromkeys(kinds)),
         types=tuple(image_types_of(project.instruments)),
-        orders=tuple(QueueOrder),
-        labelled=tuple(LabelFilter),
+        orders=tuple(queue_filters.QueueOrder),
+        labelled=tuple(queue_filters.LabelFilter),
     )
+    common: dict[str, Any] = {"query": query, "choices": choices, "just": just, "many": MANY}
+    if query.view == "grid":
+        page = read_page(session, project, cache, query, GRID_SIZE)
+        return render(
+            request,
+            "review_grid.html.j2",
+            after=page.after,
+            **read_grid(session, project, query, page),
+            **common,
+        )
+    page = read_page(session, project, cache, query, AHEAD)
+    ids = page.ids
+    if query.at is not None:
+        ids = (query.at, *(number for number in ids if number != query.at))
+    entry = read_entry(session, project, query, ids[0]) if ids else None
+    return render(request, "review.html.j2", shown=entry, ids=ids, after=page.after, **common)
 
 
-# --- an answer from a form ------------------------------------------------------------------------
+def read_grid(
+    session: Session, project: ProjectContext, query: ReviewPageQuery, page: queue.Page
+) -> dict[str, Any]:
+    """Return the template variables of a grid of extensions.
+
+    Parameters
+    ----------
+    session : Session
+        For reading.
+    project : ProjectContext
+    query : ReviewPageQuery
+    page : Page
+    """
+    looks = queue_items.read_items(session, page.ids)
+    kinds = {
+        key.kind.name: key
+        for look in looks
+        for key in examples.list_fault_keys(project.instruments, look)
+    }
+    return {
+        "looks": looks,
+        "kinds": tuple(kinds.values()),
+        "request_key": secrets.token_hex(16),
+        "back": f"/review?{query.address(just='', at='')}",
+    }
+
+
+def read_entry(
+    session: Session, project: ProjectContext, query: ReviewPageQuery, extension_id: int
+) -> QueueEntry:
+    """Return an extension with its label form.
+
+    Parameters
+    ----------
+    session : Session
+        For reading.
+    project : ProjectContext
+    query : ReviewPageQuery
+    extension_id : int
+    """
+    look = queue_items.read_item(session, extension_id)
+    leaves_queue = (
+        query.labelled is queue_filters.LabelFilter.NO
+    )  # a labelled extension is filtered out
+    at = "" if leaves_queue else extension_id
+    kinds = examples.list_fault_keys(project.instruments, look)
+    back = f"/review?{query.address(at=at, just='')}"
+    return QueueEntry(look, kinds, secrets.token_hex(16), back)
+
+
+@router.get("/ahead")
+def ahead(
+    session: deps.ReadSession,
+    project: deps.CurrentProject,
+    cache: deps.Cache,
+    query: ReviewPageFilters,
+    _user: auth.User,
+) -> dict[str, object]:
+    """Return the numbers of the next extensions, for the script of the page.
+
+    Parameters
+    ----------
+    session, project, cache : dependencies
+    query : ReviewPageQuery
+    """
+    page = read_page(session, project, cache, query, AHEAD)
+    return {"ids": page.ids, "after": page.after}
+
+
+@router.get("/frames/{extension_id}")
+def frame(
+    request: Request,
+    session: deps.ReadSession,
+    project: deps.CurrentProject,
+    query: ReviewPageFilters,
+    extension_id: deps.RowNumber,
+    _user: auth.User,
+) -> HTMLResponse:
+    """Return one extension as a fragment of the page.
+
+    Parameters
+    ----------
+    request, session, project : dependencies
+    query : ReviewPageQuery
+    extension_id : int
+    """
+    entry = read_entry(session, project, query, extension_id)
+    return render(request, "review_frame.html.j2", shown=entry, many=MANY)
+
+
+@router.get("/keys")
+def keys(
+    request: Request, session: deps.ReadSession, project: deps.CurrentProject, _user: auth.User
+) -> HTMLResponse:
+    """Show the keyboard shortcuts, and an example of each kind of fault.
+
+    Parameters
+    ----------
+    request, session, project : dependencies
+    """
+    processed = {*db.extensions.list_image_types(session)}
+    used = [
+        instrument for instrument in project.instruments if processed & {*instrument.image_types()}
+    ]
+    fault_examples = examples.read_fault_examples(session, used or project.instruments)
+    return render(request, "review_keys.html.j2", examples=fault_examples)
+
+
+# --- label form -----------------------------------------------------------------------------------
 
 
 class LabelFormAnswer(BaseModel):
-    """What a form says; `extension` is ``12:3``, where label number 3 of extension 12 was seen."""
+    """Content of the label form.
+
+    Attributes
+    ----------
+    extension : list of str
+        ``12:3`` stands for extension 12, displayed with label number 3; 0 for no label.
+    """
 
     answer: Annotated[str, Field(max_length=100)]
-    key: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{8,64}$")]
+    key: Annotated[str, Field(pattern=REQUEST_KEY)]
     back: Annotated[str, Field(max_length=4000)] = "/review?"
-    extension: Annotated[list[str], Field(max_length=idempotency.MOST)] = []
+    extension: Annotated[list[str], Field(max_length=idempotency.MAX_EXTENSIONS)] = []
     note: Annotated[str, Field(max_length=1000)] = ""
     of: Annotated[str, Field(max_length=64)] = ""
     whole_set: bool = False
     sure: bool = False
 
 
-@router.post("/review/answer")
+@router.post("/answer")
 def answer(
-    request: Request, project: ProjectDep, said: Annotated[LabelFormAnswer, Form()], who: Reviewer
+    request: Request,
+    project: deps.CurrentProject,
+    form: Annotated[LabelFormAnswer, Form()],
+    user: auth.Reviewer,
 ) -> Response:
-    """Take the answer of somebody whose browser runs no scripts, and go on."""
-    seen = _read_seen(said.extension)
-    if not seen and not said.of:
-        raise InvalidInputError("no frame is chosen")
+    """Add or undo labels from a form, and show the next extension.
+
+    Parameters
+    ----------
+    request, project, user : dependencies
+    form : LabelFormAnswer
+    """
+    displayed = parse_displayed(form.extension)
+    if not displayed and not form.of:
+        raise InvalidInputError("no frame is selected")
     now = request.app.state.now()
-    asked = idempotency.LabelRequest(who.name, said.key, now, list(seen), said.sure, seen)
-    with promising(project).begin() as session:
-        if said.answer == "undo":
-            did = idempotency.undo_once(session, asked, said.of)
+    label_request = idempotency.LabelRequest(
+        user.name, form.key, now, list(displayed), form.sure, displayed
+    )
+    with durable_session(project).begin() as session:
+        if form.answer == UNDO:
+            result = idempotency.undo_once(session, label_request, form.of)
         else:
-            label, _, kind = said.answer.partition(":")
-            words = label, kind, said.note
-            did = idempotency.answer_once(
-                session, asked, project.instruments, words, whole_set=said.whole_set
+            label, _, kind = form.answer.partition(":")
+            result = idempotency.add_labels_once(
+                session,
+                label_request,
+                project.instruments,
+                (label, kind, form.note),
+                whole_set=form.whole_set,
             )
-    return _go_on(request, did, said.back, said.key)
-
-
-def _read_seen(words: list[str]) -> dict[int, int]:
-    """Read ``12:3``: extension 12, whose label number 3 was seen; 0 where there was none."""
-    try:
-        pairs = [word.partition(":")[::2] for word in words]
-        seen = {int(one): int(label or 0) for one, label in pairs}
-    except ValueError:
-        raise InvalidInputError(f"extension: expected a number, got '{words[0][:40]}'") from None
-    if not all(0 < one < BEYOND_IDS for one in seen):
-        raise UnknownFrameError(f"extension {min(seen)}: there is none of that number")
-    return seen
-
-
-def _go_on(request: Request, did: RequestResult, back: str, key: str) -> Response:
-    """Lead to the next; or first say what others have said meanwhile."""
-    inside = back if back.startswith("/review?") else "/review?"  # nowhere else, whatever is sent
-    address = f"{inside}&just={key}".replace("?&", "?")
-    if did.meanwhile:
-        return render(request, "review_told.html.j2", did=did, address=address)
+    back = form.back if form.back.startswith("/review?") else "/review?"  # no other address
+    address = f"{back}&just={form.key}".replace("?&", "?")
+    if result.meanwhile:
+        return render(request, "review_conflict.html.j2", result=result, address=address)
     return RedirectResponse(address, 303)
+
+
+def parse_displayed(values: list[str]) -> dict[int, int]:
+    """Return the label number displayed with each extension.
+
+    Raises
+    ------
+    InvalidInputError
+        If a value has not the form ``12:3``.
+    UnknownFrameError
+        If the number of an extension is out of range.
+    """
+    try:
+        pairs = [value.partition(":")[::2] for value in values]
+        displayed = {int(extension): int(label or 0) for extension, label in pairs}
+    except ValueError:
+        raise InvalidInputError(f"extension: expected a number, got '{values[0][:40]}'") from None
+    if not all(0 < number < BEYOND_IDS for number in displayed):
+        raise UnknownFrameError(f"extension {min(displayed)}: no such number")
+    return displayed
 
 
 # --- pictures -------------------------------------------------------------------------------------
 
 
-@router.get("/review/pictures/{extension_id}/{digest}/{what}.png")
+def draw_pair(kind: str) -> Callable[[FigureRenderer, db.findings.Finding], EmbeddedPicture | None]:
+    """Return a function that draws an extension or its nearest reference."""
+
+    def draw(renderer: FigureRenderer, finding: db.findings.Finding) -> EmbeddedPicture | None:
+        return next((plot for plot in renderer.draw_pair(finding) if plot.kind == kind), None)
+
+    return draw
+
+
+def draw_residual_map(
+    renderer: FigureRenderer, finding: db.findings.Finding
+) -> EmbeddedPicture | None:
+    """Return the residual map of an extension; None without references.
+
+    Parameters
+    ----------
+    renderer : FigureRenderer
+    finding : Finding
+    """
+    with _residual_map_lock:
+        location = renderer.locate_residual(finding)
+    return location.picture if location else None
+
+
+_PICTURES: dict[str, Callable[[FigureRenderer, db.findings.Finding], EmbeddedPicture | None]] = {
+    "own": draw_pair("mean"),
+    "nearest": draw_pair("nearest mean"),
+    "map": draw_residual_map,
+    "small": FigureRenderer.draw_thumbnail,
+}
+
+
+@router.get("/pictures/{extension_id}/{digest}/{kind}.png")
 def picture(
     request: Request,
-    session: Reads,
-    project: ProjectDep,
-    extension_id: RowNumber,
+    session: deps.ReadSession,
+    project: deps.CurrentProject,
+    extension_id: deps.RowNumber,
     digest: str,
-    what: str,
-    _who: Anybody,
+    kind: str,
+    _user: auth.User,
 ) -> Response:
-    """Draw an extension: its mean, that of the nearest reference, or where they differ."""
-    found = findings_with(session, [extension_id])
-    if not found or what not in _DRAWN:
-        raise UnknownFrameError(f"extension {extension_id}, {what}: there is no such picture")
-    current = digest_of(found[0])
+    """Return a picture of an extension, its nearest reference or its residual map.
+
+    Parameters
+    ----------
+    request, session, project : dependencies
+    extension_id : int
+    digest : str
+        Of the verdict; a picture with the digest of the newest verdict is cached.
+    kind : str
+    """
+    findings = db.findings.findings_by_id(session, [extension_id])
+    if not findings or kind not in _PICTURES:
+        raise UnknownFrameError(f"extension {extension_id}: no picture '{kind[:40]}'")
+    current = queue_items.picture_digest(findings[0])
 
     def draw() -> bytes | None:
-        gallery = FigureRenderer(session, project.thresholds, request.app.state.expectations)
-        shown = _DRAWN[what](gallery, found[0])
-        return shown.content if shown else None
+        renderer = FigureRenderer(session, project.thresholds, request.app.state.reference_models)
+        plot = _PICTURES[kind](renderer, findings[0])
+        return plot.content if plot else None
 
-    drawn = request.app.state.pictures.get((extension_id, what), current, draw)
-    # An address of an older verdict shows the newest, and is not to be remembered as that.
-    headers = _UNCHANGING if digest == current else {"Cache-Control": "no-store"}
-    if drawn is None:
+    content = request.app.state.pictures.get((extension_id, kind), current, draw)
+    # An address with the digest of an older verdict shows the newest picture: do not cache it.
+    headers = _IMMUTABLE if digest == current else {"Cache-Control": "no-store"}
+    if content is None:
         return Response(_NO_PICTURE, 404, media_type="image/svg+xml")
-    return Response(drawn, media_type="image/png", headers=headers)
-
-
-def _own(gallery: FigureRenderer, finding: Finding) -> EmbeddedPicture | None:
-    return next((one for one in gallery.pair(finding) if one.kind == "mean"), None)
-
-
-def _nearest(gallery: FigureRenderer, finding: Finding) -> EmbeddedPicture | None:
-    return next((one for one in gallery.pair(finding) if one.kind == "nearest mean"), None)
-
-
-def _map(gallery: FigureRenderer, finding: Finding) -> EmbeddedPicture | None:
-    with _maps:
-        where = gallery.where(finding)
-    return where.picture if where else None
-
-
-_DRAWN: dict[str, Callable[[FigureRenderer, Finding], EmbeddedPicture | None]] = {
-    "own": _own,
-    "nearest": _nearest,
-    "map": _map,
-    "small": FigureRenderer.small,
-}
+    return Response(content, media_type="image/png", headers=headers)

@@ -1,75 +1,75 @@
-// A plot is fetched as a document and drawn by BokehJS; without it the table says the same. Its
-// points are gone through by keys: a slider leads from each to the next, and Enter opens its frame.
+// Loads a plot and draws it with BokehJS. A slider selects points by keyboard; Enter opens the
+// frame of the selected point.
 "use strict";
 async function drawPlot(place) {
-  const words = place.dataset.waiting || "";
+  const alternative = place.dataset.waiting || "";
   place.classList.add("waiting");
   try {
-    const answer = await fetch(place.dataset.plot);
-    if (!answer.ok) {
-      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-      place.textContent = page.querySelector("main p")?.textContent || `The server answers ${answer.status}.`;
+    const response = await fetch(place.dataset.plot);
+    if (!response.ok) {
+      const page = new DOMParser().parseFromString(await response.text(), "text/html");
+      place.textContent = page.querySelector("main p")?.textContent || `Server error ${response.status}.`;
       return;
     }
-    const plot = await answer.json();
+    const plot = await response.json();
     place.replaceChildren();
     const views = await Bokeh.embed.embed_item(plot, place.id);
-    walkThrough([...views][0].model, place);
+    addNavigator([...views][0].model, place);
     place.dataset.drawn = "yes";
   } catch {
-    place.textContent = `The plot could not be drawn. ${words}`;
+    place.textContent = `The plot could not be drawn. ${alternative}`;
   } finally {
     place.classList.remove("waiting");
   }
 }
 
 function pointsOf(groups) {
-  const found = groups.flatMap(({ name: group, data_source: { data } }) => Array.from(data.name, (name, n) => (
-    { group, name, x: data.x[n], y: data.y[n], address: data.address[n], told: data.told[n] })));
-  return found.sort((one, other) => one.x - other.x || one.y - other.y);
+  const points = groups.flatMap(({ name: group, data_source: { data } }) => Array.from(data.name, (name, n) => (
+    { group, name, x: data.x[n], y: data.y[n], address: data.address[n], note: data.note[n] })));
+  return points.sort((a, b) => a.x - b.x || a.y - b.y);
 }
 
-function walkThrough(model, place) {
-  const walk = document.querySelector(`[data-walk=${place.id}]`);
-  const groups = model.renderers.filter((one) => one.data_source?.data.name);
-  if (!walk || !groups.length) return;
-  const [chosen, slider, link, told] = ["select", "input", "a", "span"].map((one) => walk.querySelector(one));
-  const ring = model.renderers.find((one) => one.name === "chosen");
+function addNavigator(model, place) {
+  const navigator = document.querySelector(`[data-navigator=${place.id}]`);
+  const groups = model.renderers.filter((renderer) => renderer.data_source?.data.name);
+  if (!navigator || !groups.length) return;
+  const [select, slider, link, description] = ["select", "input", "a", "span"].map((name) => navigator.querySelector(name));
+  const ring = model.renderers.find((renderer) => renderer.name === "selected");
   let points = [];
-  function stand(number) {
-    const one = points[number - 1];
+  function describe(number) {
+    const point = points[number - 1];
     slider.value = number;
-    link.href = one.address;
-    link.textContent = one.name;
-    const words = `${one.told}, ${one.group}; ${number} of ${points.length}`;
-    told.textContent = ` ${words}`;
-    slider.setAttribute("aria-valuetext", `${one.name}, ${words}`);
+    link.href = point.address;
+    link.textContent = point.name;
+    const words = `${point.note}, ${point.group}; ${number} of ${points.length}`;
+    description.textContent = ` ${words}`;
+    slider.setAttribute("aria-valuetext", `${point.name}, ${words}`);
   }
   function mark() {
-    const one = points[slider.value - 1];
-    ring.data_source.data = { x: [one.x], y: [one.y] };
-    bringIn(model.x_range, one.x);
-    bringIn(model.y_range, one.y);
+    const point = points[slider.value - 1];
+    ring.data_source.data = { x: [point.x], y: [point.y] };
+    centreOn(model.x_range, point.x);
+    centreOn(model.y_range, point.y);
   }
-  function choose() {
-    const some = groups.filter((one) => !chosen.value || one.name === chosen.value);
-    for (const one of groups) one.visible = some.includes(one);  // as a click on the legend does
-    points = pointsOf(some);
+  function selectGroup() {
+    const selected = groups.filter((group) => !select.value || group.name === select.value);
+    for (const group of groups) group.visible = selected.includes(group);  // as a click on the legend
+    points = pointsOf(selected);
     slider.max = points.length;
-    stand(points.length);
+    describe(points.length);
   }
-  const all = groups.reduce((sum, one) => sum + one.data_source.data.name.length, 0);
-  chosen.replaceChildren(new Option(`all, ${all}`, ""), ...groups.map((one) => new Option(`${one.name}, ${one.data_source.data.name.length}`, one.name)));
-  chosen.addEventListener("change", () => { choose(); mark(); });
-  slider.addEventListener("input", () => { stand(slider.valueAsNumber); mark(); });
+  const total = groups.reduce((sum, group) => sum + group.data_source.data.name.length, 0);
+  select.replaceChildren(new Option(`all, ${total}`, ""), ...groups.map((group) => new Option(`${group.name}, ${group.data_source.data.name.length}`, group.name)));
+  select.addEventListener("change", () => { selectGroup(); mark(); });
+  slider.addEventListener("input", () => { describe(slider.valueAsNumber); mark(); });
   slider.addEventListener("focus", mark);
   slider.addEventListener("keydown", (event) => { if (event.key === "Enter") location.assign(link.href); });
-  choose();
-  walk.hidden = false;
+  selectGroup();
+  navigator.hidden = false;
 }
 
-// Move what is seen of an axis, as it is after a zoom, to where a point is.
-function bringIn(range, value) {
+// Move the visible range of an axis so that it contains a value.
+function centreOn(range, value) {
   const { start, end } = range;
   if ((value - start) * (value - end) <= 0) return;
   range.setv({ start: value - (end - start) / 2, end: value + (end - start) / 2 });

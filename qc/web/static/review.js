@@ -1,145 +1,145 @@
-// The review by keyboard. Every key presses a button that is there without scripts too.
-// What is said waits in this browser until the server has heard it, under a key that the server
-// knows again: nothing is lost while it is away, and nothing is said twice.
+// Review queue by keyboard. Each key presses a button that also works without JavaScript.
+// Label requests wait in the local storage until the server confirms them. Each has an idempotency
+// key: no label is lost while the server is down, and none is added twice.
 "use strict";
 (() => {
-  const box = document.getElementById("review"), wall = document.getElementById("wall");
+  const single = document.getElementById("review"), grid = document.getElementById("grid");
   const keysDialog = document.getElementById("keys");
-  const home = box || wall;
+  const root = single || grid;
   if (!keysDialog) return;
-  const who = home ? home.dataset.who : "", many = home ? Number(home.dataset.many) : 0;
-  const PREFIX = `qc-review ${who} `, DONE = `qc-review-done ${who}`;
-  const AHEAD = 4, POLL_MS = 4000, LONGEST_PAUSE_MS = 8000, PATIENCE_MS = 20000;
+  const user = root ? root.dataset.user : "", many = root ? Number(root.dataset.many) : 0;
+  const PREFIX = `qc-review ${user} `, DONE = `qc-review-done ${user}`;
+  const PREFETCH = 4, POLL_MS = 4000, LONGEST_DELAY_MS = 8000, TIMEOUT_MS = 20000;
   const element = (id) => document.getElementById(id);
-  const tell = (words) => { element("told").textContent = words; };
+  const showMessage = (words) => { element("message").textContent = words; };
 
-  // --- what was said and not yet heard ---------------------------------------------------------
-  let sending = false, pause = 250, count = 0, complaint = "";
-  const newKey = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (one) => one.toString(16).padStart(2, "0")).join("");
-  const waiting = () => Object.keys(localStorage).filter((name) => name.startsWith(PREFIX)).sort();
-  function tellUnsent() {
-    const left = waiting().length;
-    element("unsent").textContent = left ? `${left} not yet heard by the server${complaint}` : "";
-    document.body.dataset.unsent = String(left);
+  // --- queue of unsent requests ----------------------------------------------------------------
+  let isSending = false, delay = 250, count = 0, problem = "";
+  const newKey = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+  const unsent = () => Object.keys(localStorage).filter((name) => name.startsWith(PREFIX)).sort();
+  function showUnsent() {
+    const number = unsent().length;
+    element("unsent").textContent = number ? `${number} not yet saved${problem}` : "";
+    document.body.dataset.unsent = String(number);
   }
-  function keep(request) {
+  function enqueue(request) {
     const name = `${PREFIX}${String(Date.now()).padStart(15, "0")}-${String(count++).padStart(6, "0")}`;
     try { localStorage.setItem(name, JSON.stringify(request)); } catch (error) {
-      tell(`Not said: this browser cannot keep it (${error.name})`);
+      showMessage(`Not saved: the local storage of this browser is not available (${error.name})`);
       return false;
     }
-    tellUnsent();
+    showUnsent();
     send();
     return true;
   }
-  function token() {
-    const mark = document.querySelector('meta[name="csrf"]');
-    return mark ? { "X-CSRF-Token": mark.content } : {};
+  function csrfHeader() {
+    const token = document.querySelector('meta[name="csrf"]');
+    return token ? { "X-CSRF-Token": token.content } : {};
   }
   async function transmit(request) {
     const body = request.body ? JSON.stringify(request.body) : undefined;
-    const headers = { "Content-Type": "application/json", ...token() };
-    return fetch(request.url, { method: request.method, headers, body, signal: AbortSignal.timeout(PATIENCE_MS) });
+    const headers = { "Content-Type": "application/json", ...csrfHeader() };
+    return fetch(request.url, { method: request.method, headers, body, signal: AbortSignal.timeout(TIMEOUT_MS) });
   }
-  function later(why) {
-    complaint = `: ${why}`;
-    setTimeout(send, pause);
-    pause = Math.min(2 * pause, LONGEST_PAUSE_MS);
+  function retryLater(reason) {
+    problem = `: ${reason}`;
+    setTimeout(send, delay);
+    delay = Math.min(2 * delay, LONGEST_DELAY_MS);
   }
   async function send() {
-    if (sending) return;
-    sending = true;
+    if (isSending) return;
+    isSending = true;
     try {
-      for (let name = waiting()[0]; name; name = waiting()[0]) {
+      for (let name = unsent()[0]; name; name = unsent()[0]) {
         const request = JSON.parse(localStorage.getItem(name));
-        let answer, did;
+        let response, result;
         try {
-          answer = await transmit(request);
-          did = await answer.json();
-        } catch { later("it does not answer; tried again"); return; }
-        if (answer.status >= 500 || answer.status === 429) { later("it is in trouble; tried again"); return; }
-        if (answer.status === 401 || answer.status === 403) { later("log in again, in another window"); return; }
+          response = await transmit(request);
+          result = await response.json();
+        } catch { retryLater("the server does not respond; retrying"); return; }
+        if (response.status >= 500 || response.status === 429) { retryLater(`server error ${response.status}; retrying`); return; }
+        if (response.status === 401 || response.status === 403) { retryLater("log in again in another window"); return; }
         localStorage.removeItem(name);
-        pause = 250;
-        complaint = "";
-        if (answer.ok) heard(did); else tell(`Not kept: ${did.error || answer.status}`);
-        tellUnsent();
+        delay = 250;
+        problem = "";
+        if (response.ok) confirm(result); else showMessage(`Not saved: ${result.error || response.status}`);
+        showUnsent();
       }
-    } finally { sending = false; tellUnsent(); }
+    } finally { isSending = false; showUnsent(); }
   }
-  function heard(did) {
-    if (did.meanwhile.length) tell(did.meanwhile.join("; "));
-    did.now.forEach(learn);
+  function confirm(result) {
+    if (result.meanwhile.length) showMessage(result.meanwhile.join("; "));
+    result.now.forEach(updateLabel);
   }
 
-  // --- what counts of the frames in sight, whoever said it -------------------------------------
-  function learn(word) {
-    if (box) parts.delete(word.extension);
-    const inSight = document.querySelector(`[data-extension="${word.extension}"]`);
-    if (!inSight) return;
-    inSight.querySelector(".said").textContent = wall ? [word.label || "no label", word.kind.replaceAll("_", " ")].filter(Boolean).join(": ") : word.words;
-    const tick = inSight.querySelector('input[name="extension"]');
-    if (tick) tick.value = `${word.extension}:${word.id}`;
-    inSight.dataset.seen = word.id;
-    const undoing = inSight.querySelector('[value="undo"]');
-    if (undoing) undoing.disabled = !word.id && !done().length;
+  // --- current labels of the displayed extensions ----------------------------------------------
+  function updateLabel(label) {
+    if (single) fragments.delete(label.extension);
+    const item = document.querySelector(`[data-extension="${label.extension}"]`);
+    if (!item) return;
+    item.querySelector(".label").textContent = grid ? [label.label || "no label", label.kind.replaceAll("_", " ")].filter(Boolean).join(": ") : label.words;
+    const checkbox = item.querySelector('input[name="extension"]');
+    if (checkbox) checkbox.value = `${label.extension}:${label.id}`;
+    item.dataset.label = label.id;
+    const undo = item.querySelector('[value="undo"]');
+    if (undo) undo.disabled = !label.id && !done().length;
   }
   async function poll() {
-    const inSight = [...document.querySelectorAll("[data-extension]")];
-    if (document.hidden || !inSight.length) return;
-    const asked = inSight.map((one) => `extension=${one.dataset.extension}`).join("&");
+    const items = [...document.querySelectorAll("[data-extension]")];
+    if (document.hidden || !items.length) return;
+    const query = items.map((item) => `extension=${item.dataset.extension}`).join("&");
     try {
-      const answer = await fetch(`/api/v1/labels/of?${asked}`);
-      if (!answer.ok) return;
-      for (const word of await answer.json()) {
-        const one = document.querySelector(`[data-extension="${word.extension}"]`);
-        if (!one || one.dataset.seen === undefined || Number(one.dataset.seen) === word.id) continue;
-        if (word.who !== who && word.id) tell(`Meanwhile: ${word.words}`);
-        learn(word);
+      const response = await fetch(`/api/v1/labels/of?${query}`);
+      if (!response.ok) return;
+      for (const label of await response.json()) {
+        const item = document.querySelector(`[data-extension="${label.extension}"]`);
+        if (!item || item.dataset.label === undefined || Number(item.dataset.label) === label.id) continue;
+        if (label.who !== user && label.id) showMessage(`Meanwhile: ${label.words}`);
+        updateLabel(label);
       }
-    } catch { /* the line that tells of unsent labels tells of a server that is away */ }
+    } catch { /* the line of unsent labels shows that the server is down */ }
   }
 
-  // --- what was said last, to be undone --------------------------------------------------------
+  // --- requests --------------------------------------------------------------------------------
   const done = () => JSON.parse(sessionStorage.getItem(DONE) || "[]");
-  const remember = (list) => sessionStorage.setItem(DONE, JSON.stringify(list.slice(-200)));
-  function say(value, ids, seen, options) {
+  const setDone = (list) => sessionStorage.setItem(DONE, JSON.stringify(list.slice(-200)));
+  function addLabel(value, ids, seen, options) {
     const [label, kind = ""] = value.split(":");
     const key = newKey();
     const body = { extensions: ids, label, kind, key, seen, ...options };
-    if (!keep({ method: "POST", url: "/api/v1/labels", body })) return false;
-    remember([...done(), { key, ids }]);
+    if (!enqueue({ method: "POST", url: "/api/v1/labels", body })) return false;
+    setDone([...done(), { key, ids }]);
     return true;
   }
-  function takeBack(ids, of) {
-    const asked = ids.map((one) => `extension=${one}`).join("&");
-    return keep({ method: "DELETE", url: `/api/v1/labels?${asked}&key=${newKey()}&of=${of}&sure=true` });
+  function undoLabel(ids, of) {
+    const query = ids.map((id) => `extension=${id}`).join("&");
+    return enqueue({ method: "DELETE", url: `/api/v1/labels?${query}&key=${newKey()}&of=${of}&sure=true` });
   }
-  let meant = "";
-  function isSure(value, size, ticked) {
-    if (size <= many || ticked || meant === value) { meant = ""; return true; }
-    meant = value;
-    tell(`${size} frames are more than ${many}: the same once more, and it is said`);
+  let unconfirmed = "";
+  function isConfirmed(value, size, isChecked) {
+    if (size <= many || isChecked || unconfirmed === value) { unconfirmed = ""; return true; }
+    unconfirmed = value;
+    showMessage(`${size} frames are more than ${many}: repeat the key or click to confirm`);
     return false;
   }
 
   // --- one at a time ---------------------------------------------------------------------------
-  const parts = new Map(), pictures = new Map();
-  let ids = [], at = 0, after = "", query = "", turning = 0;
-  function part(id) {
-    if (!parts.has(id)) {
-      const coming = fetch(`/review/frames/${id}?${query}`).then(async (answer) => {
-        if (!answer.ok) throw new Error(`the server answers ${answer.status}`);
-        const html = await answer.text();
-        preload(html);
+  const fragments = new Map(), pictures = new Map();
+  let ids = [], position = 0, after = "", query = "", navigation = 0;
+  function fragment(id) {
+    if (!fragments.has(id)) {
+      const loading = fetch(`/review/frames/${id}?${query}`).then(async (response) => {
+        if (!response.ok) throw new Error(`server error ${response.status}`);
+        const html = await response.text();
+        preloadPictures(html);
         return html;
       });
-      coming.catch(() => parts.delete(id));
-      parts.set(id, coming);
+      loading.catch(() => fragments.delete(id));
+      fragments.set(id, loading);
     }
-    return parts.get(id);
+    return fragments.get(id);
   }
-  function preload(html) {
+  function preloadPictures(html) {
     for (const [, address] of html.matchAll(/<img src="([^"]+)"/g)) {
       if (pictures.has(address)) continue;
       const picture = new Image();
@@ -148,201 +148,201 @@
       if (pictures.size > 200) pictures.delete(pictures.keys().next().value);
     }
   }
-  async function more() {
-    if (!after || ids.length - at > 2 * AHEAD) return;
-    const place = after;
+  async function loadMore() {
+    if (!after || ids.length - position > 2 * PREFETCH) return;
+    const cursor = after;
     after = "";
     try {
-      const answer = await fetch(`/review/ahead?${query}&after=${encodeURIComponent(place)}`);
-      const found = await answer.json();
-      ids.push(...found.ids.filter((one) => !ids.includes(one)));
-      after = found.after;
-    } catch { after = place; }
+      const response = await fetch(`/review/ahead?${query}&after=${encodeURIComponent(cursor)}`);
+      const page = await response.json();
+      ids.push(...page.ids.filter((id) => !ids.includes(id)));
+      after = page.after;
+    } catch { after = cursor; }
   }
   async function go(to) {
-    if (to < 0) return tell("This is the first");
-    if (to >= ids.length) await more();
-    at = Math.min(to, ids.length);
-    if (at === ids.length) {
-      box.innerHTML = '<p class="done">Nothing is left that these filters want.</p>';
+    if (to < 0) return showMessage("First extension");
+    if (to >= ids.length) await loadMore();
+    position = Math.min(to, ids.length);
+    if (position === ids.length) {
+      single.innerHTML = '<p class="done">No further extension matches these filters.</p>';
       return;
     }
-    const turn = ++turning, id = ids[at];
-    box.dataset.wanted = id;
+    const request = ++navigation, id = ids[position];
+    single.dataset.wanted = id;
     let html;
-    try { html = await part(id); } catch (error) {
-      if (turn !== turning) return;
-      tell(`The next frame does not come: ${error.message}; tried again`);
-      setTimeout(() => { if (turn === turning) go(at); }, 1000);
+    try { html = await fragment(id); } catch (error) {
+      if (request !== navigation) return;
+      showMessage(`The next frame cannot be loaded: ${error.message}; retrying`);
+      setTimeout(() => { if (request === navigation) go(position); }, 1000);
       return;
     }
-    if (turn !== turning) return;
-    box.innerHTML = html;
-    const undoing = box.querySelector('[value="undo"]');
-    if (done().length) undoing.disabled = false;
+    if (request !== navigation) return;
+    single.innerHTML = html;
+    const undo = single.querySelector('[value="undo"]');
+    if (done().length) undo.disabled = false;
     history.replaceState(null, "", `/review?${query}${query ? "&" : ""}at=${id}`);
-    ids.slice(at + 1, at + 1 + AHEAD).forEach((one) => part(one).catch(() => {}));
-    more();
+    ids.slice(position + 1, position + 1 + PREFETCH).forEach((next) => fragment(next).catch(() => {}));
+    loadMore();
   }
-  function answerOne(value) {
-    const frame = box.querySelector("article");
+  function answerSingle(value) {
+    const frame = single.querySelector("article");
     if (!frame) { if (value === "undo") undoLast(); return; }
     if (value === "undo") return undoLast();
     const id = Number(frame.dataset.extension), form = frame.querySelector("form");
     const whole_set = Boolean(form.elements.whole_set?.checked);
-    const size = whole_set ? Number(frame.dataset.beside) : 1;
-    if (!isSure(value, size, form.elements.sure?.checked)) return;
+    const size = whole_set ? Number(frame.dataset.setSize) : 1;
+    if (!isConfirmed(value, size, form.elements.sure?.checked)) return;
     const options = { note: form.elements.note.value, whole_set, sure: size > many };
-    if (!say(value, [id], { [id]: Number(frame.dataset.seen) }, options)) return;
-    parts.delete(id);
-    tell(`${frame.dataset.name}${whole_set ? ` and its set of ${size}` : ""}: ${value.replace(":", ", ").replaceAll("_", " ")}`);
-    go(at + 1);
+    if (!addLabel(value, [id], { [id]: Number(frame.dataset.label) }, options)) return;
+    fragments.delete(id);
+    showMessage(`${frame.dataset.name}${whole_set ? ` and its template set of ${size}` : ""}: ${value.replace(":", ", ").replaceAll("_", " ")}`);
+    go(position + 1);
   }
   function undoLast() {
     const list = done(), last = list.pop();
-    remember(list);
+    setDone(list);
     if (last) {
-      takeBack(last.ids, last.key);
-      tell("Undone");
-      if (!box) return;
+      undoLabel(last.ids, last.key);
+      showMessage("Undone");
+      if (!single) return;
       const [id] = last.ids;
-      if (!ids.includes(id)) ids.splice(at, 0, id);
-      parts.delete(id);
+      if (!ids.includes(id)) ids.splice(position, 0, id);
+      fragments.delete(id);
       return void go(ids.indexOf(id));
     }
-    const frame = box?.querySelector("article");
-    if (frame && Number(frame.dataset.seen)) { takeBack([frame.dataset.extension], ""); tell("Undone"); } else tell("Nothing to undo");
+    const frame = single?.querySelector("article");
+    if (frame && Number(frame.dataset.label)) { undoLabel([frame.dataset.extension], ""); showMessage("Undone"); } else showMessage("Nothing to undo");
   }
-  function startOne() {
-    ids = box.dataset.ids.split(" ").filter(Boolean).map(Number);
-    after = box.dataset.after;
-    query = box.dataset.query;
-    const shown = box.querySelector("article");
-    if (shown) {
-      if (done().length) box.querySelector('[value="undo"]').disabled = false;
-      ids.slice(1, 1 + AHEAD).forEach((one) => part(one).catch(() => {}));
+  function startSingle() {
+    ids = single.dataset.ids.split(" ").filter(Boolean).map(Number);
+    after = single.dataset.after;
+    query = single.dataset.query;
+    const frame = single.querySelector("article");
+    if (frame) {
+      if (done().length) single.querySelector('[value="undo"]').disabled = false;
+      ids.slice(1, 1 + PREFETCH).forEach((id) => fragment(id).catch(() => {}));
     }
     document.querySelector(".noscript-next")?.classList.add("scripted");
-    element("next")?.addEventListener("click", (event) => { event.preventDefault(); go(at + 1); });
-    box.addEventListener("submit", (event) => {
+    element("next")?.addEventListener("click", (event) => { event.preventDefault(); go(position + 1); });
+    single.addEventListener("submit", (event) => {
       event.preventDefault();
-      if (event.submitter) answerOne(event.submitter.value);
+      if (event.submitter) answerSingle(event.submitter.value);
     });
   }
 
-  // --- the wall --------------------------------------------------------------------------------
-  const ticks = () => [...wall.querySelectorAll('input[name="extension"]')];
-  const chosen = () => ticks().filter((one) => one.checked);
+  // --- grid ------------------------------------------------------------------------------------
+  const checkboxes = () => [...grid.querySelectorAll('input[name="extension"]')];
+  const selected = () => checkboxes().filter((checkbox) => checkbox.checked);
   let anchor = null;
-  function tellChosen() {
-    element("chosen").textContent = `${chosen().length || "None"} chosen`;
-    meant = "";
+  function showSelected() {
+    element("selected").textContent = `${selected().length || "None"} selected`;
+    unconfirmed = "";
   }
-  function choose(to, state) {
-    const all = ticks(), from = all.indexOf(anchor ?? to), until = all.indexOf(to);
-    all.slice(Math.min(from, until), Math.max(from, until) + 1).forEach((one) => { one.checked = state; });
-    tellChosen();
+  function selectRange(to, state) {
+    const all = checkboxes(), from = all.indexOf(anchor ?? to), until = all.indexOf(to);
+    all.slice(Math.min(from, until), Math.max(from, until) + 1).forEach((checkbox) => { checkbox.checked = state; });
+    showSelected();
   }
-  function answerWall(value) {
-    const some = chosen();
-    const seen = Object.fromEntries(some.map((one) => one.value.split(":").map(Number)));
+  function answerGrid(value) {
+    const items = selected();
+    const seen = Object.fromEntries(items.map((checkbox) => checkbox.value.split(":").map(Number)));
     const extensions = Object.keys(seen).map(Number);
     if (value === "undo") {
-      if (!some.length) return undoLast();
-      if (!isSure(value, some.length, element("sure").checked)) return;
-      takeBack(extensions, "");
+      if (!items.length) return undoLast();
+      if (!isConfirmed(value, items.length, element("sure").checked)) return;
+      undoLabel(extensions, "");
     } else {
-      if (!some.length) return tell("Choose frames first: click, Space, or a for all");
-      if (!isSure(value, some.length, element("sure").checked)) return;
-      if (!say(value, extensions, seen, { sure: some.length > many })) return;
-      for (const one of some) one.closest("li").dataset.pending = "true";
+      if (!items.length) return showMessage("Select frames first: click, Space, or a for all");
+      if (!isConfirmed(value, items.length, element("sure").checked)) return;
+      if (!addLabel(value, extensions, seen, { sure: items.length > many })) return;
+      for (const checkbox of items) checkbox.closest("li").dataset.pending = "true";
     }
-    tell(`${some.length} frames: ${value.replace(":", ", ").replaceAll("_", " ")}`);
-    some.forEach((one) => { one.checked = false; });
-    tellChosen();
+    showMessage(`${items.length} frames: ${value.replace(":", ", ").replaceAll("_", " ")}`);
+    items.forEach((checkbox) => { checkbox.checked = false; });
+    showSelected();
   }
-  function move(step, extend) {
-    const all = ticks(), here = all.indexOf(document.activeElement);
+  function moveFocus(key, extend) {
+    const all = checkboxes(), here = all.indexOf(document.activeElement);
     const top = all[0].closest("li").offsetTop;
-    const columns = all.filter((one) => one.closest("li").offsetTop === top).length;
+    const columns = all.filter((checkbox) => checkbox.closest("li").offsetTop === top).length;
     const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns };
-    const to = all[Math.max(0, Math.min(all.length - 1, here < 0 ? 0 : here + steps[step]))];
-    if (extend) { anchor ??= all[Math.max(here, 0)]; choose(to, true); } else anchor = to;
+    const to = all[Math.max(0, Math.min(all.length - 1, here < 0 ? 0 : here + steps[key]))];
+    if (extend) { anchor ??= all[Math.max(here, 0)]; selectRange(to, true); } else anchor = to;
     to.focus();
   }
-  function startWall() {
-    for (const one of wall.querySelectorAll("li")) one.dataset.seen = one.querySelector("input").value.split(":")[1];
-    wall.addEventListener("click", (event) => {
+  function startGrid() {
+    for (const item of grid.querySelectorAll("li")) item.dataset.label = item.querySelector("input").value.split(":")[1];
+    grid.addEventListener("click", (event) => {
       const item = event.target.closest("li");
       if (!item || event.target.closest("a")) return;
-      const tick = item.querySelector("input");
+      const checkbox = item.querySelector("input");
       if (event.shiftKey && anchor) {
         event.preventDefault();
-        setTimeout(() => choose(tick, true)); // after the browser has had its say
-      } else if (event.target === tick) { anchor = tick; tellChosen(); }
+        setTimeout(() => selectRange(checkbox, true)); // after the default action of the browser
+      } else if (event.target === checkbox) { anchor = checkbox; showSelected(); }
     });
-    element("choose-all").addEventListener("click", () => {
-      const state = chosen().length < ticks().length;
-      ticks().forEach((one) => { one.checked = state; });
-      tellChosen();
+    element("select-all").addEventListener("click", () => {
+      const state = selected().length < checkboxes().length;
+      checkboxes().forEach((checkbox) => { checkbox.checked = state; });
+      showSelected();
     });
-    wall.addEventListener("submit", (event) => {
+    grid.addEventListener("submit", (event) => {
       event.preventDefault();
-      if (event.submitter) answerWall(event.submitter.value);
+      if (event.submitter) answerGrid(event.submitter.value);
     });
   }
 
   // --- keys ------------------------------------------------------------------------------------
-  async function help() {
+  async function toggleHelp() {
     if (keysDialog.open) return keysDialog.close();
-    const answer = await fetch("/review/keys");
-    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+    const response = await fetch("/review/keys");
+    const page = new DOMParser().parseFromString(await response.text(), "text/html");
     const close = Object.assign(document.createElement("button"), { type: "button", textContent: "Close (Esc)", autofocus: true });
     close.addEventListener("click", () => keysDialog.close());
     keysDialog.replaceChildren(close, page.getElementById("keys-content"));
     keysDialog.showModal();
   }
-  function second(event, kinds) {
+  function pressKind(event, kinds) {
     if (event.key === "Escape") { kinds.open = false; return true; }
     const likely = event.key === "Enter" ? kinds.querySelector(".likely") : null;
-    // A focused button or link is pressed by Enter itself.
+    // Enter presses a focused button or link by itself.
     if (event.key === "Enter" && document.activeElement?.closest("details.kinds button")) return false;
-    const wanted = likely || [...kinds.querySelectorAll("[data-second]")].find((one) => one.dataset.second && one.dataset.second === event.key);
-    if (wanted) { kinds.open = false; wanted.click(); }
-    return Boolean(wanted);
+    const button = likely || [...kinds.querySelectorAll("[data-second]")].find((kind) => kind.dataset.second && kind.dataset.second === event.key);
+    if (button) { kinds.open = false; button.click(); }
+    return Boolean(button);
   }
-  function press(key) {
-    if (key === "u") { if (box) answerOne("undo"); else answerWall("undo"); return true; }
+  function pressButton(key) {
+    if (key === "u") { if (single) answerSingle("undo"); else answerGrid("undo"); return true; }
     const target = document.querySelector(`.answer [data-key="${CSS.escape(key)}"]`);
     if (!target) return false;
     if (target.matches("details")) { target.open = true; target.querySelector("summary").focus(); } else target.click();
     return true;
   }
-  const moves = { j: 1, ArrowRight: 1, k: -1, ArrowLeft: -1 };
-  function act(event) {
+  const steps = { j: 1, ArrowRight: 1, k: -1, ArrowLeft: -1 };
+  function handleKey(event) {
     const kinds = document.querySelector("details.kinds[open]");
-    if (kinds && (second(event, kinds) || (event.key.length === 1 && event.key !== " "))) return true;
-    if (event.key === "?") { help(); return true; }
-    if (event.key === "w") { element("to-wall")?.click(); return true; }
-    if (box && event.key in moves) { go(at + moves[event.key]); return true; }
-    if (box && event.key === "n") { box.querySelector('[name="note"]')?.focus(); return true; }
-    if (wall && event.key === "n") { element("next")?.click(); return true; }
-    if (wall && event.key.startsWith("Arrow") && ticks().length) { move(event.key, event.shiftKey); return true; }
-    return event.key.length === 1 && press(event.key);
+    if (kinds && (pressKind(event, kinds) || (event.key.length === 1 && event.key !== " "))) return true;
+    if (event.key === "?") { toggleHelp(); return true; }
+    if (event.key === "w") { element("to-grid")?.click(); return true; }
+    if (single && event.key in steps) { go(position + steps[event.key]); return true; }
+    if (single && event.key === "n") { single.querySelector('[name="note"]')?.focus(); return true; }
+    if (grid && event.key === "n") { element("next")?.click(); return true; }
+    if (grid && event.key.startsWith("Arrow") && checkboxes().length) { moveFocus(event.key, event.shiftKey); return true; }
+    return event.key.length === 1 && pressButton(event.key);
   }
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.altKey || event.metaKey || event.isComposing) return;
-    const writing = event.target.matches('input:not([type="checkbox"]), select, textarea');
-    if (writing && event.key === "Escape") event.target.blur();
-    if (writing || keysDialog.open) return;
-    if (act(event)) event.preventDefault();
+    const isTyping = event.target.matches('input:not([type="checkbox"]), select, textarea');
+    if (isTyping && event.key === "Escape") event.target.blur();
+    if (isTyping || keysDialog.open) return;
+    if (handleKey(event)) event.preventDefault();
   });
-  element("to-keys")?.addEventListener("click", (event) => { event.preventDefault(); help(); });
-  if (!home) return;
-  if (box) startOne(); else startWall();
+  element("to-keys")?.addEventListener("click", (event) => { event.preventDefault(); toggleHelp(); });
+  if (!root) return;
+  if (single) startSingle(); else startGrid();
   window.addEventListener("online", send);
-  window.addEventListener("storage", tellUnsent);
-  tellUnsent();
+  window.addEventListener("storage", showUnsent);
+  showUnsent();
   send();
   setInterval(poll, POLL_MS);
   document.body.dataset.ready = "true";
