@@ -1,5 +1,6 @@
 # make demo   simulate a night of calibration frames, judge it, write the report
-# make test   every check: format, lint, types, tests, browser tests, migrations
+# make test   format, lint, types, tests on both databases and in a browser, migrations: 12 minutes
+# make test-rest   the slow tests, all tests on PostgreSQL, doctests
 # make browser   the tests that drive a real browser (Debian's chromium) alone; without it they are skipped
 # make docs   the documentation site in build/docs, with warnings as errors
 #
@@ -10,7 +11,7 @@ BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: demo test browser docs format clean
+.PHONY: demo test test-rest browser docs format clean
 
 demo: .venv/installed
 	rm -rf demo
@@ -20,12 +21,17 @@ test: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2
-	$(BIN)/pytest -n 2 --database postgresql -m 'not browser and not once'
-	$(BIN)/pytest -m browser
+	$(BIN)/pytest -n 2 -m 'not slow and not browser'
+	$(BIN)/pytest -n 2 --database postgresql -m 'database and not slow and not browser and not once'
+	$(BIN)/pytest -m 'browser and not slow'
 	mkdir -p build && rm -f build/check.db
 	QC_DATABASE=sqlite:///build/check.db $(BIN)/alembic upgrade head
 	QC_DATABASE=sqlite:///build/check.db $(BIN)/alembic check
+
+test-rest: .venv/installed-dev
+	$(BIN)/pytest -n 2 -m 'slow and not browser'
+	$(BIN)/pytest -n 2 --database postgresql -m '(slow or not database) and not browser and not once'
+	$(BIN)/pytest -n 0 --doctest-modules qc
 
 browser: .venv/installed-dev
 	$(BIN)/pytest -m browser

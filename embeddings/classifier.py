@@ -11,11 +11,11 @@ NumPy: the result is the same on every machine, within microseconds, without a b
 Shapes: n images, d the embedding's length, k numbers besides it, c classes.
 """
 
+import dataclasses
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Self
@@ -23,16 +23,7 @@ from typing import Any, Self
 import numpy as np
 from scipy.special import expit, logit, softmax
 
-from embeddings import classifier_training
-from embeddings.classifier_data import (
-    ClassifierError,
-    Doubles,
-    Examples,
-    Features,
-    NamedArrays,
-    TooFewExamplesError,
-)
-from embeddings.classifier_head import Arrays, Head
+from embeddings import classifier_data, classifier_head, classifier_training
 
 EXAMPLES_NEEDED = 8  # of each class; with fewer, the network overfits these images
 MAX_BYTES = 64 * 2**20  # a classifier has one or two million numbers
@@ -42,7 +33,7 @@ _VERSION = 2
 _LONGEST_HEADER = 2**20
 
 
-@dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False)
 class DenseClassifier:
     """A trained classifier.
 
@@ -56,13 +47,17 @@ class DenseClassifier:
     """
 
     fingerprint: str
-    type_head: Head
-    kind_head: Head
-    examples: Mapping[str, int] = field(default_factory=dict)
+    type_head: classifier_head.Head
+    kind_head: classifier_head.Head
+    examples: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def fit(
-        cls, examples: Examples, *, seed: int = 0, minimum_examples: int = EXAMPLES_NEEDED
+        cls,
+        examples: classifier_data.Examples,
+        *,
+        seed: int = 0,
+        minimum_examples: int = EXAMPLES_NEEDED,
     ) -> Self:
         """Train on labelled images.
 
@@ -101,13 +96,13 @@ class DenseClassifier:
         )
         kind_counts = Counter(kind for faults in labelled.kinds for kind in faults or ())
         if len(types) < 2:
-            raise TooFewExamplesError(
+            raise classifier_data.TooFewExamplesError(
                 f"expected {minimum_examples} good examples of at least two image types, got "
                 f"{', '.join(types) or 'none'}; label more as good"
             )
         if not kinds:
             counts = [f"{name} ({count})" for name, count in sorted(kind_counts.items())]
-            raise TooFewExamplesError(
+            raise classifier_data.TooFewExamplesError(
                 f"expected {minimum_examples} bad examples of at least one kind, got "
                 f"{', '.join(counts) or 'none'}; label more as bad"
             )
@@ -125,7 +120,7 @@ class DenseClassifier:
             {**Counter(good.types), **kind_counts},
         )
 
-    def type_probabilities(self, features: Features) -> Doubles:
+    def type_probabilities(self, features: classifier_data.Features) -> classifier_data.Doubles:
         """Return the probability of each type for equal priors: (n, c), rows sum to 1.
 
         An image of none of the types is assigned to one of them nevertheless.
@@ -137,10 +132,12 @@ class DenseClassifier:
         """
         self._check_features(features)
         logits = self.type_head.logits(features.embeddings, features.looks)
-        probabilities: Doubles = softmax(logits, axis=1)
+        probabilities: classifier_data.Doubles = softmax(logits, axis=1)
         return probabilities
 
-    def kind_probabilities(self, features: Features, expected: Mapping[str, float]) -> Doubles:
+    def kind_probabilities(
+        self, features: classifier_data.Features, expected: Mapping[str, float]
+    ) -> classifier_data.Doubles:
         """Compute the probability of each kind of fault.
 
         Parameters
@@ -168,7 +165,7 @@ class DenseClassifier:
         ]
         return with_prior(trained, head.shares, np.array(prior))
 
-    def contributions(self, features: Features, kind: str) -> dict[str, float]:
+    def contributions(self, features: classifier_data.Features, kind: str) -> dict[str, float]:
         """Attribute the logit of a kind of fault to the differences of one image.
 
         The contribution of a difference is the decrease of the logit if this difference alone
@@ -196,26 +193,27 @@ class DenseClassifier:
         values = np.repeat(differences.values, k + 1, axis=0)  # (k + 1, k)
         missing = np.isnan(values[0])
         np.fill_diagonal(values, 0.0)  # the last row stays as it is
-        copies = replace(
-            features[np.zeros(k + 1, int)], differences=NamedArrays(values, differences.names)
+        copies = dataclasses.replace(
+            features[np.zeros(k + 1, int)],
+            differences=classifier_data.NamedArrays(values, differences.names),
         )
         logits = self.kind_head.logits(copies.embeddings, copies.differences)
         decrease = (logits[-1] - logits[:-1])[:, self.kind_head.classes.index(kind)]
         order = np.argsort(-decrease, kind="stable")
         return {differences.names[i]: float(decrease[i]) for i in order if not missing[i]}
 
-    def _check_features(self, features: Features) -> None:
+    def _check_features(self, features: classifier_data.Features) -> None:
         expected = len(self.type_head.arrays["middle"])
         length = features.embeddings.shape[1]
         if (features.fingerprint, length) != (self.fingerprint, expected):
-            raise ClassifierError(
+            raise classifier_data.ClassifierError(
                 f"the classifier was trained on embeddings of {self.fingerprint} with {expected} "
                 f"numbers, these are of {features.fingerprint} with {length}; train it anew on "
                 "embeddings of the encoder in use, or go back to its encoder"
             )
         names = (features.looks.names, features.differences.names)
         if names != (self.type_head.names, self.kind_head.names):
-            raise ClassifierError(
+            raise classifier_data.ClassifierError(
                 "the classifier was trained with other numbers besides the embedding than these; "
                 "train it anew"
             )
@@ -259,7 +257,7 @@ class DenseClassifier:
             If the content is too large, of another version, damaged, or no classifier.
         """
         if len(content) > MAX_BYTES:
-            raise ClassifierError(
+            raise classifier_data.ClassifierError(
                 f"expected a classifier of at most {MAX_BYTES} bytes, got {len(content)}"
             )
         first_line, _, payload = content.partition(b"\n")
@@ -268,7 +266,7 @@ class DenseClassifier:
         try:
             return cls._from_parts(json.loads(header[:_LONGEST_HEADER]), body)
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            raise ClassifierError(
+            raise classifier_data.ClassifierError(
                 f"the classifier is not as this program writes it: {error}"
             ) from error
 
@@ -282,7 +280,7 @@ class DenseClassifier:
         }
         arrays = _split_arrays(shapes, body)
         type_head, kind_head = (
-            Head.from_header(
+            classifier_head.Head.from_header(
                 heads[head], {name: arrays[f"{head}/{name}"] for name in heads[head]["shapes"]}
             )
             for head in (TYPE, KIND)
@@ -290,7 +288,9 @@ class DenseClassifier:
         return cls(str(header["fingerprint"]), type_head, kind_head, dict(header["examples"]))
 
 
-def with_prior(probability: Doubles, trained: Any, expected: Any) -> Doubles:
+def with_prior(
+    probability: classifier_data.Doubles, trained: Any, expected: Any
+) -> classifier_data.Doubles:
     """Convert probabilities to another share of positives than that of the training.
 
     ``P_N / (P_N + (pi_N / (1 - pi_N)) ((1 - pi) / pi) (1 - P_N))``, Bayes' rule: a classifier
@@ -308,7 +308,7 @@ def with_prior(probability: Doubles, trained: Any, expected: Any) -> Doubles:
     float64 array
     """
     shifted_logit = logit(probability) - logit(trained) + logit(expected)
-    shifted: Doubles = expit(shifted_logit)
+    shifted: classifier_data.Doubles = expit(shifted_logit)
     return shifted
 
 
@@ -322,17 +322,21 @@ def _check_first_line(first_line: bytes, payload: bytes) -> None:
     start, _, digest = first_line.rpartition(b" ")
     magic, _, version = start.rpartition(b" ")
     if magic != _MAGIC:
-        raise ClassifierError("not a classifier: it does not begin as one; train one")
+        raise classifier_data.ClassifierError(
+            "not a classifier: it does not begin as one; train one"
+        )
     if version != str(_VERSION).encode():
-        raise ClassifierError(
+        raise classifier_data.ClassifierError(
             f"expected a classifier of version {_VERSION}, got "
             f"{version.decode(errors='replace')}; train it anew with this program"
         )
     if digest.decode(errors="replace") != hashlib.sha256(payload).hexdigest():
-        raise ClassifierError("the classifier is damaged: its digest is wrong; train it anew")
+        raise classifier_data.ClassifierError(
+            "the classifier is damaged: its digest is wrong; train it anew"
+        )
 
 
-def _split_arrays(shapes: Mapping[str, Sequence[int]], body: bytes) -> Arrays:
+def _split_arrays(shapes: Mapping[str, Sequence[int]], body: bytes) -> classifier_head.Arrays:
     """Split the last part of a file into arrays, without a copy."""
     sizes = {name: int(np.prod(shape, dtype=object)) for name, shape in shapes.items()}
     if 4 * sum(sizes.values()) != len(body) or min(sizes.values(), default=0) < 0:

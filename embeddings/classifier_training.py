@@ -33,7 +33,7 @@ _LEARNING_RATE = 2e-3
 _WEIGHT_DECAY = 1e-2
 _MOST_EPOCHS = 150
 _UNTESTED_EPOCHS = 30
-_PATIENCE = 25  # epochs without a better validation loss
+_EPOCHS_WITHOUT_GAIN = 25  # epochs without a better validation loss
 _RAREST = 0.05  # a rarer class does not weigh as if it were more frequent than this
 _COLDEST, _HOTTEST = 0.05, 20.0  # temperatures searched
 _LAYERS = ("hidden", "hidden_bias", "output", "output_bias")
@@ -222,7 +222,7 @@ def _validate(
         loss = validation_data.loss(logits)
         if loss < lowest:
             best, epochs, lowest = logits, epoch, loss
-        elif epoch >= epochs + _PATIENCE:
+        elif epoch >= epochs + _EPOCHS_WITHOUT_GAIN:
             break
     temperature = validation_data.best_temperature(best)
     return epochs, temperature, validation_data.loss(best / temperature)

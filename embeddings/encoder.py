@@ -3,6 +3,7 @@
 Shapes: n inputs of (h, w, 3); d = 2048, the embedding's length.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -10,7 +11,6 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -218,14 +218,14 @@ def _read_notes(path: Path | None) -> dict[str, str]:
 
 
 def _write_notes(path: Path, digests: dict[str, str]) -> None:
-    with suppress(OSError):  # without the cache the next start loads the network again
+    with contextlib.suppress(OSError):  # without the cache the next start loads the network again
         path.parent.mkdir(exist_ok=True)
         temporary = path.with_name(f"{path.name}.{os.getpid()}")
         temporary.write_text(json.dumps(digests, indent=1))
         temporary.replace(path)  # atomic: other processes read the file
 
 
-@contextmanager
+@contextlib.contextmanager
 def quiet_start() -> Iterator[None]:
     """Suppress the start-up output of a backend; print it if the start fails.
 

@@ -1,13 +1,13 @@
 """Project lock: one daemon for each project, by a file lock that ends with its process."""
 
+import contextlib
+import dataclasses
 import fcntl
 import json
 import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TextIO
@@ -18,7 +18,7 @@ LOCK_FILE = "daemon.lock"
 _TIMEOUT_S = 1  # read_holder holds the lock for a moment too
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class LockHolder:
     """Process that holds, or held, the lock of a project."""
 
@@ -31,7 +31,7 @@ class LockHolder:
         return f"process {self.pid} on {self.host}, since {self.since:%Y-%m-%d %H:%M:%S} UT"
 
 
-@contextmanager
+@contextlib.contextmanager
 def daemon_lock(project: Path, now: datetime) -> Iterator[LockHolder | None]:
     """Hold the lock of a project; the context is the previous holder if it crashed.
 
@@ -66,7 +66,7 @@ def daemon_lock(project: Path, now: datetime) -> Iterator[LockHolder | None]:
         _write(file, None)  # not reached after an exception: the holder has crashed
 
 
-@contextmanager
+@contextlib.contextmanager
 def file_lock(path: Path) -> Iterator[None]:
     """Wait for the lock of a file, and hold it until the end of the block or process."""
     with path.open("a") as file:
@@ -100,7 +100,7 @@ def _try_lock(file: TextIO, timeout_s: float = 0) -> bool:
 
 def _read(file: TextIO) -> LockHolder | None:
     file.seek(0)
-    with suppress(ValueError, KeyError, TypeError):  # empty, or truncated by a full disk
+    with contextlib.suppress(ValueError, KeyError, TypeError):  # empty, or truncated by a full disk
         values = json.load(file)
         return LockHolder(values["pid"], values["host"], datetime.fromisoformat(values["since"]))
     return None
@@ -110,5 +110,5 @@ def _write(file: TextIO, holder: LockHolder | None) -> None:
     file.seek(0)
     file.truncate()
     if holder is not None:
-        json.dump(asdict(holder), file, default=str)
+        json.dump(dataclasses.asdict(holder), file, default=str)
     file.flush()

@@ -3,10 +3,10 @@
 pandas and NumPy are imported on first use: the status of a project needs neither.
 """
 
+import itertools
 import json
 from collections import abc
 from datetime import date
-from itertools import chain, islice
 from math import isinf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -85,8 +85,8 @@ def read_tables(
         At least one, which may be empty; all have the same columns.
     """
     findings = db.findings.findings(session, since or date.min)
-    yield table_of(session, table, islice(findings, rows))
-    while part := list(islice(findings, rows)):
+    yield table_of(session, table, itertools.islice(findings, rows))
+    while part := list(itertools.islice(findings, rows)):
         yield table_of(session, table, part)
 
 
@@ -431,7 +431,7 @@ def _write_parquet(tables: "abc.Iterable[pd.DataFrame]", stream: BinaryIO) -> in
     plain = [str(name) for name in first.columns if name != "embedding"]
     rows = 0
     with pq.ParquetWriter(stream, schema, use_dictionary=plain) as writer:
-        for table in chain([first], parts):
+        for table in itertools.chain([first], parts):
             writer.write_table(pa.Table.from_pandas(table, schema, preserve_index=False))
             rows += len(table)
     return rows

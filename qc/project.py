@@ -4,10 +4,10 @@ Instruments, thresholds and encoder are loaded at their first use: commands that
 write rows need neither NumPy nor the learning libraries.
 """
 
+import contextlib
+import dataclasses
 import shutil
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from collections import abc
 from functools import cached_property
 from hashlib import sha256
 from importlib import resources
@@ -48,7 +48,7 @@ class LazyField(Generic[T]):
         Returns the value for a project.
     """
 
-    def __init__(self, load: "Callable[[ProjectContext], T]") -> None:
+    def __init__(self, load: "abc.Callable[[ProjectContext], T]") -> None:
         self._load = load
         self._lock = RLock()  # threads share one value
 
@@ -107,7 +107,7 @@ def _load_reference_models(project: "ProjectContext") -> "ReferenceModelCache":
     return ReferenceModelCache()
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ProjectContext:
     """Settings, database and, loaded at first use, everything that judges frames.
 
@@ -132,8 +132,8 @@ class ProjectContext:
     thresholds: "LazyField[Thresholds]" = LazyField(_load_thresholds)
     encoder: "LazyField[Encoder]" = LazyField(_load_encoder)
     reference_models: "LazyField[ReferenceModelCache]" = LazyField(_load_reference_models)
-    cache: LRUCache = field(default_factory=LRUCache)
-    at_close: ExitStack = field(default_factory=ExitStack)
+    cache: LRUCache = dataclasses.field(default_factory=LRUCache)
+    at_close: contextlib.ExitStack = dataclasses.field(default_factory=contextlib.ExitStack)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.settings.project)!r})"
@@ -164,7 +164,7 @@ class ProjectContext:
                 "install it with pip install 'calibration-qc[openvino]'"
             )
         engine = connect(settings.database_url)
-        with ExitStack() as at_failure:
+        with contextlib.ExitStack() as at_failure:
             at_failure.callback(engine.dispose)
             check_schema(engine)
             at_close = at_failure.pop_all()
@@ -214,12 +214,12 @@ class ProjectContext:
         file = thresholds_file(self.settings)
         if sha256(file.read_bytes()).hexdigest() != self.thresholds.digest:
             thresholds = read_thresholds(file, image_types_of(self.instruments))
-            return replace(self, thresholds=thresholds)
+            return dataclasses.replace(self, thresholds=thresholds)
         with self.read_session() as session:
             newest = newest_classifier(session, self.encoder.fingerprint)
         loaded = self.__dict__.get("classifier")
         is_current = loaded is None or newest is None or newest.digest == loaded.digest
-        return self if is_current else replace(self)
+        return self if is_current else dataclasses.replace(self)
 
     @cached_property
     def classifier(self) -> "DenseClassifier | None":
@@ -285,8 +285,8 @@ def create_project(project: Path) -> None:
         engine.dispose()
 
 
-@contextmanager
-def open_project(settings: Settings) -> Iterator[ProjectContext]:
+@contextlib.contextmanager
+def open_project(settings: Settings) -> abc.Iterator[ProjectContext]:
     """Open a project, and close it at the end of the block.
 
     Raises
@@ -301,7 +301,7 @@ def open_project(settings: Settings) -> Iterator[ProjectContext]:
         project.close()
 
 
-def image_types_of(instruments: "Iterable[Instrument]") -> list[str]:
+def image_types_of(instruments: "abc.Iterable[Instrument]") -> list[str]:
     """Return all image types that the instruments describe."""
     return [code for instrument in instruments for code in instrument.image_types()]
 

@@ -25,6 +25,17 @@ from tests.support.tiny_spectrograph import (
 pytest_plugins = ["tests.support.browser", "tests.support.buckets", "tests.support.terminal"]
 
 
+DATABASE_FOLDERS = {"db", "labels"}  # mostly queries and transactions
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of the folders whose subject is the database."""
+    for item in items:
+        if item.path.parent.name in DATABASE_FOLDERS:
+            item.add_marker("database")
+
+
 @pytest.fixture(scope="session")
 def empty_project(tmp_path_factory):
     """Empty project folder, shared: tests must not write to it."""
@@ -144,7 +155,8 @@ def pytest_runtest_makereport():
     """Disable garbage collection while a failure is reported.
 
     CPython 3.11 has one recursion counter for all threads that parse source. A finalizer lets
-    another thread run; if that one logs an error, both parse, and pytest fails with "AST constructor recursion depth mismatch".
+    another thread run; if that one logs an error, both parse, and pytest fails with
+    "AST constructor recursion depth mismatch".
     """
     gc.disable()
     try:

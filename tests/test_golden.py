@@ -20,10 +20,11 @@ def test_commands_and_options_remain():
 
 
 def test_openapi_remains_compatible(project_folder):
+    """Former addresses are hidden aliases, with the parameters and fields of version 0.1."""
     recorded = golden.read_golden(FOLDER, "openapi")
     with open_tiny(project_folder) as project:
-        document = create_app(project).openapi()
-    assert list(golden.compare_openapi(recorded, json.loads(json.dumps(document)))) == []
+        document = json.loads(json.dumps(create_app(project).openapi()))
+    assert list(golden.compare_openapi(recorded, document)) == []
 
 
 def test_missing_field_is_reported():
@@ -31,7 +32,7 @@ def test_missing_field_is_reported():
     recorded = golden.read_golden(FOLDER, "openapi")
     changed = json.loads(json.dumps(recorded))
     path = next(iter(changed["paths"]))
-    del changed["paths"][path]
+    del changed["paths"][golden.FORMER_ADDRESSES.get(path, path)]
     assert any(path in line for line in golden.compare_openapi(recorded, changed))
 
 

@@ -27,6 +27,15 @@ TABLES = ("verdicts", "metrics", "embeddings")
 VOLATILE_COLUMNS = ("judged_at", "path")
 KEY = ["file", "extension"]
 TEXT_COLUMNS = ("reasons", "widened")
+FORMER_ADDRESSES = {  # hidden aliases, served by the same function as the new address
+    "/api/v1/tonight": "/api/v1/dashboard",
+    "/api/v1/notices/{number}/acknowledge": "/api/v1/notifications/{number}/acknowledge",
+    "/api/v1/frames/{name}/beside": "/api/v1/frames/{name}/nearest-bad",
+    "/api/v1/frames/{name}/where": "/api/v1/frames/{name}/residual-map",
+    "/api/v1/frames/{name}/why": "/api/v1/frames/{name}/explanation",
+    "/api/v1/frames/{name}/why/cost": "/api/v1/frames/{name}/explanation/cost",
+    "/api/v1/map": "/api/v1/projection",
+}
 MAX_DEPTH = 12  # of nested schemas; recursive ones end there
 CONTAINERS = {"items", "schema", "content", "anyOf", "allOf", "oneOf", "additionalProperties"}
 EXIT_CODES = (
@@ -285,7 +294,8 @@ def compare_openapi(golden: Mapping[str, Any], found: Mapping[str, Any]) -> Iter
     for path, methods in golden["paths"].items():
         for method, operation in methods.items():
             name = f"{method.upper()} {path}"
-            now = found["paths"].get(path, {}).get(method)
+            address = FORMER_ADDRESSES.get(path, path)
+            now = found["paths"].get(address, {}).get(method)
             if now is None:
                 yield f"{name} is missing"
                 continue

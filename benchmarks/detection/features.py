@@ -43,7 +43,7 @@ class Extractor:
 
 @dataclass(frozen=True)
 class Networks:
-    """Which networks there are beside the product's; nothing is loaded yet.
+    """Networks that are compared with the product's; none is loaded yet.
 
     Attributes
     ----------

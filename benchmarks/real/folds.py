@@ -25,7 +25,7 @@ Card = tuple[str, str]  # a kind of fault, and its strength
 SEED = 131  # of no tuning, and no other benchmark
 REFERENCES = 25
 GOOD_TESTS = 20  # of a lamp, in each fold; of biases, all folds together, somewhat more
-_BIAS_TESTS = 5  # made of each bias that is held out, beside itself
+_BIAS_TESTS = 5  # modified copies of each bias that is held out
 _BIAS_ROUNDS = 2  # times that every fault is injected into biases
 
 

@@ -200,7 +200,7 @@ def wander_of(levels_adu: Sequence[float], frames: Sequence[RealFrame]) -> Wande
 
 
 def displacement(item: Floats, second: Floats) -> tuple[float, float]:
-    """Return how many rows and columns the second image lies beside the first, by least squares.
+    """Return the shift of the second image in rows and columns, by least squares.
 
     For shifts within the width of a line; brightness and background may differ.
     """

@@ -4,24 +4,20 @@ Header values and file names become plain lines of bounded length. The templates
 HTML.
 """
 
+import dataclasses
+import datetime as dt
 import logging
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime
+from collections import Counter, abc
 from pathlib import Path
 from urllib.parse import quote
 
 from sqlalchemy.orm import Session
 
-from qc import core
-from qc._text import plain_line
+from qc import _text, core, db
 from qc.alerts import subjects, traces
-from qc.db.findings import Finding
 from qc.db.schema import models
 from qc.project import ProjectContext
-from qc.reports import extension_figures, pictures
-from qc.reports.rendering import format_sigma
+from qc.reports import extension_figures, pictures, rendering
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +35,7 @@ _CAPTIONS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class InlineImage:
     """Picture in a mail.
 
@@ -62,7 +58,7 @@ class InlineImage:
     high: str
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class ImageLine:
     """Image in the list of a mail."""
 
@@ -74,7 +70,7 @@ class ImageLine:
     url: str
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class EventLine:
     """Event in the list of a digest."""
 
@@ -85,7 +81,7 @@ class EventLine:
     url: str
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class MetricDeviation:
     """Metric beyond its warning limit, as text."""
 
@@ -95,7 +91,7 @@ class MetricDeviation:
     sigma: str
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class WorstImage:
     """Worst image of a notification, with pictures and metrics.
 
@@ -126,7 +122,7 @@ class WorstImage:
     nearest: str
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class AnomalyCounts:
     """Number of anomalous images: a row for each image type, a column for each chip."""
 
@@ -134,7 +130,7 @@ class AnomalyCounts:
     rows: tuple[tuple[str, tuple[int, ...]], ...]
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class EarlierNotification:
     """Earlier recipient of a notification, and the time of delivery."""
 
@@ -142,7 +138,7 @@ class EarlierNotification:
     at: str
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class NotificationContent:
     """Content of a notification, independent of the transport.
 
@@ -169,7 +165,7 @@ class NotificationContent:
     form: core.NotificationKind
     subject: str
     headline: str
-    facts: Mapping[str, str]
+    facts: abc.Mapping[str, str]
     messages: tuple[str, ...] = ()
     total: int = 0
     worst: WorstImage | None = None
@@ -186,7 +182,7 @@ def read_content(
     session: Session,
     notification: models.NotificationRow,
     project: ProjectContext,
-    due_since: datetime | None = None,
+    due_since: dt.datetime | None = None,
 ) -> NotificationContent:
     """Return the content of a notification.
 
@@ -206,7 +202,7 @@ def read_content(
     -------
     NotificationContent
     """
-    subject = plain_line(notification.subject, subjects.LONGEST_SUBJECT)
+    subject = _text.plain_line(notification.subject, subjects.LONGEST_SUBJECT)
     findings = traces.read_findings(session, notification.alerts)
     content = NotificationContent(
         number=notification.id,
@@ -216,11 +212,11 @@ def read_content(
         headline=subject.removeprefix(subjects.PREFIX),
         facts=read_facts(notification, findings),
         messages=tuple(
-            plain_line(alert.words) for alert in notification.alerts[:LISTED] if alert.words
+            _text.plain_line(alert.words) for alert in notification.alerts[:LISTED] if alert.words
         ),
         total=len(notification.alerts),
         earlier=tuple(
-            EarlierNotification(plain_line(delivery.address), format_minute(delivery.sent_at))
+            EarlierNotification(_text.plain_line(delivery.address), format_minute(delivery.sent_at))
             for delivery in notification.deliveries
             if due_since and delivery.sent_at is not None and delivery.sent_at < due_since
         ),
@@ -229,7 +225,7 @@ def read_content(
     )
     if not findings:
         return content
-    content = replace(
+    content = dataclasses.replace(
         content,
         worst=read_worst_image(session, findings[0], project),
         lines=tuple(read_image_line(finding, project) for finding in findings[:LISTED]),
@@ -238,7 +234,7 @@ def read_content(
     if notification.form == core.NotificationKind.EVENT:
         return content
     events = traces.read_events(session, notification)
-    return replace(
+    return dataclasses.replace(
         content,
         events=tuple(read_event_line(session, event, project) for event in events[:LISTED]),
         events_total=len(events),
@@ -246,7 +242,9 @@ def read_content(
     )
 
 
-def read_facts(notification: models.NotificationRow, findings: Sequence[Finding]) -> dict[str, str]:
+def read_facts(
+    notification: models.NotificationRow, findings: abc.Sequence[db.findings.Finding]
+) -> dict[str, str]:
     """Return instrument, night, image types, chips and sets as text.
 
     Parameters
@@ -270,16 +268,18 @@ def read_facts(notification: models.NotificationRow, findings: Sequence[Finding]
     }
     distinct = {name: list(dict.fromkeys(filter(None, values))) for name, values in facts.items()}
     return {
-        name: plain_line(subjects.list_names(values)) for name, values in distinct.items() if values
+        name: _text.plain_line(subjects.list_names(values))
+        for name, values in distinct.items()
+        if values
     }
 
 
-def format_minute(time: datetime | None) -> str:
+def format_minute(time: dt.datetime | None) -> str:
     """Return a time in UTC, to the minute; empty for None."""
-    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if time else ""
+    return f"{time.astimezone(dt.UTC):%Y-%m-%d %H:%M} UTC" if time else ""
 
 
-def night_url(project: ProjectContext, night: date | None) -> str:
+def night_url(project: ProjectContext, night: dt.date | None) -> str:
     """Return the URL of a night's review page; empty without a web server.
 
     Parameters
@@ -297,7 +297,7 @@ def night_url(project: ProjectContext, night: date | None) -> str:
     return f"{base}/nights/{night}" if base and night else base
 
 
-def read_image_line(finding: Finding, project: ProjectContext) -> ImageLine:
+def read_image_line(finding: db.findings.Finding, project: ProjectContext) -> ImageLine:
     """Return an image as a line of a list.
 
     Parameters
@@ -314,17 +314,17 @@ def read_image_line(finding: Finding, project: ProjectContext) -> ImageLine:
     score = finding.verdict.score
     base = project.settings.alerts.review_url.rstrip("/")
     return ImageLine(
-        name=f"{plain_line(finding.frame.name, 80)}[{finding.extension.number}]",
+        name=f"{_text.plain_line(finding.frame.name, 80)}[{finding.extension.number}]",
         image_type=f"{finding.extension.image_type} {finding.extension.chip}",
         taken=format_minute(finding.frame.observed_at),
         score=">1000" if score > 1000 else f"{score:.1f}" if score < 10 else f"{score:.0f}",
-        reason=plain_line(next(iter(finding.verdict.reasons), "")),
+        reason=_text.plain_line(next(iter(finding.verdict.reasons), "")),
         url=f"{base}/frames/{quote(finding.frame.name, safe='')}" if base else "",
     )
 
 
 def read_event_line(
-    session: Session, findings: Sequence[Finding], project: ProjectContext
+    session: Session, findings: abc.Sequence[db.findings.Finding], project: ProjectContext
 ) -> EventLine:
     """Return an event as a line of a list.
 
@@ -344,19 +344,21 @@ def read_event_line(
     event = subjects.describe_event(session, findings, project.instruments)
     worst = read_image_line(event.worst, project)
     types = subjects.list_names(event.image_types)
-    return EventLine(plain_line(event.headline), types, worst.score, worst.name, worst.url)
+    return EventLine(_text.plain_line(event.headline), types, worst.score, worst.name, worst.url)
 
 
-def count_anomalies(findings: Sequence[Finding]) -> AnomalyCounts:
+def count_anomalies(findings: abc.Sequence[db.findings.Finding]) -> AnomalyCounts:
     """Count images by image type and chip."""
     chips = tuple(sorted({finding.extension.chip for finding in findings}))
     cells = Counter((finding.extension.image_type, finding.extension.chip) for finding in findings)
     types = sorted({name for name, _ in cells})
-    rows = ((plain_line(name), tuple(cells[name, chip] for chip in chips)) for name in types)
-    return AnomalyCounts(tuple(map(plain_line, chips)), tuple(rows))
+    rows = ((_text.plain_line(name), tuple(cells[name, chip] for chip in chips)) for name in types)
+    return AnomalyCounts(tuple(map(_text.plain_line, chips)), tuple(rows))
 
 
-def read_worst_image(session: Session, finding: Finding, project: ProjectContext) -> WorstImage:
+def read_worst_image(
+    session: Session, finding: db.findings.Finding, project: ProjectContext
+) -> WorstImage:
     """Return the worst image with pictures and metrics.
 
     Parameters
@@ -377,7 +379,9 @@ def read_worst_image(session: Session, finding: Finding, project: ProjectContext
         renderer = extension_figures.FigureRenderer(session, project.thresholds)
         figures = renderer.render(finding)
     except Exception:  # the alert is sent without pictures
-        logger.exception("%s: cannot draw the pictures of the mail", plain_line(finding.frame.name))
+        logger.exception(
+            "%s: cannot draw the pictures of the mail", _text.plain_line(finding.frame.name)
+        )
         figures = None
     setup = finding.extension.setup
     light = [f"{setup.wavelength_nm:g} nm"] if setup.wavelength_nm is not None else []
@@ -387,12 +391,14 @@ def read_worst_image(session: Session, finding: Finding, project: ProjectContext
     location = figures.residual_location if figures else None
     return WorstImage(
         line=read_image_line(finding, project),
-        setup=plain_line(", ".join(parts)),
-        reasons=tuple(plain_line(reason) for reason in finding.verdict.reasons[:REASONS_SHOWN]),
-        residual_location=plain_line(location.description) if location else "",
+        setup=_text.plain_line(", ".join(parts)),
+        reasons=tuple(
+            _text.plain_line(reason) for reason in finding.verdict.reasons[:REASONS_SHOWN]
+        ),
+        residual_location=_text.plain_line(location.description) if location else "",
         pictures=inline_pictures(figures) if figures else (),
         deviations=format_deviations(figures) if figures else (),
-        nearest=plain_line(nearest.frame.name, 80) if nearest else "",
+        nearest=_text.plain_line(nearest.frame.name, 80) if nearest else "",
     )
 
 
@@ -418,7 +424,7 @@ def format_deviations(
             name=subjects.spell_name(row.name),
             here=row.metric.show(row.value),
             references="-" if row.median is None else row.metric.show(row.median),
-            sigma="-" if row.z is None else format_sigma(row.z),
+            sigma="-" if row.z is None else rendering.format_sigma(row.z),
         )
         for row in figures.deviating[:METRICS_SHOWN]
     )

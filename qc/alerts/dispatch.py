@@ -4,29 +4,27 @@ The process may be killed between any two mails: each attempt is stored before i
 result right after it.
 """
 
+import datetime as dt
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections import abc
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select
+import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
-from qc import core, errors
-from qc._text import truncate
-from qc.alerts import email, recipients, webhook
-from qc.alerts.content import NotificationContent, read_content
+from qc import _text, core, errors
+from qc.alerts import content, email, recipients, webhook
 from qc.db.schema import models
 from qc.project import ProjectContext
 from qc.settings import MailSettings, check_address
 
 logger = logging.getLogger(__name__)
 
-LONGEST_RETRY_WAIT = timedelta(hours=1)
+LONGEST_RETRY_WAIT = dt.timedelta(hours=1)
 LOST_CONNECTIONS = 2  # in succession; the other mails wait for the next round
 RECORD_FOR_S = 600.0  # retry time for storing the result of an attempt
 _RECORD_PAUSE_S = 1.0
@@ -50,7 +48,7 @@ class DispatchResult:
     problems: tuple[str, ...] = ()
 
 
-def send_unsent(project: ProjectContext, now: datetime) -> DispatchResult:
+def send_unsent(project: ProjectContext, now: dt.datetime) -> DispatchResult:
     """Send all due deliveries; each is committed as sent after the server accepted it.
 
     An attempt is stored as failed before it begins. A process that is killed during an attempt
@@ -79,25 +77,25 @@ class DueDelivery:
     notification_id: int
     channel: core.Channel
     address: str
-    owed_at: datetime
+    owed_at: dt.datetime
     tries: int
 
 
 class DispatchRound:
     """One round of sending."""
 
-    def __init__(self, project: ProjectContext, now: datetime) -> None:
+    def __init__(self, project: ProjectContext, now: dt.datetime) -> None:
         self.project, self.mail = project, project.settings.mail
         self.started_at, self._start_s = now, time.monotonic()
         self._sent = self._deferred = self._gave_up = 0
         self._problems: dict[str, None] = {}
-        self._content: tuple[tuple[int, datetime], NotificationContent] | None = None
-        self._message: tuple[tuple[int, datetime], email.Message] | None = None
+        self._content: tuple[tuple[int, dt.datetime], content.NotificationContent] | None = None
+        self._message: tuple[tuple[int, dt.datetime], email.Message] | None = None
 
     @property
-    def now(self) -> datetime:
+    def now(self) -> dt.datetime:
         """Return the time, UTC."""
-        return self.started_at + timedelta(seconds=time.monotonic() - self._start_s)
+        return self.started_at + dt.timedelta(seconds=time.monotonic() - self._start_s)
 
     def run(self) -> DispatchResult:
         """Send all due deliveries."""
@@ -112,7 +110,7 @@ class DispatchRound:
         """Return the due deliveries, fewest attempts first, so that no mail blocks the others."""
         row = models.DeliveryRow
         query = (
-            select(row)
+            sa.select(row)
             .where(row.due_at <= self.started_at)
             .order_by(row.tries, row.notification_id, row.id)
         )
@@ -124,7 +122,7 @@ class DispatchRound:
                 for row in session.scalars(query)
             ]
 
-    def send_mails(self, due: Sequence[DueDelivery]) -> None:
+    def send_mails(self, due: abc.Sequence[DueDelivery]) -> None:
         """Send mails by one SMTP connection, until the server is unreachable."""
         lost = 0
         with email.SmtpConnection(self.mail, self.project.settings.project) as connection:
@@ -136,13 +134,13 @@ class DispatchRound:
                         if self.claim(unsent):
                             self.defer(unsent, str(error))
                     return
-                is_lost = self.attempt(delivery, lambda each: self._post_mail(connection, each))
+                is_lost = self.attempt(delivery, lambda item: self._post_mail(connection, item))
                 lost = lost + 1 if is_lost else 0
                 if lost == LOST_CONNECTIONS:  # the rest stays due and is first in the next round
                     self._deferred += len(due) - number - 1
                     return
 
-    def attempt(self, delivery: DueDelivery, post: Callable[[DueDelivery], str]) -> bool:
+    def attempt(self, delivery: DueDelivery, post: abc.Callable[[DueDelivery], str]) -> bool:
         """Try a delivery and store the result.
 
         Parameters
@@ -187,7 +185,7 @@ class DispatchRound:
             if row is None or row.tries != delivery.tries or row.due_at is None:
                 return False
             row.tries += 1
-            first = timedelta(seconds=self.mail.retry_first_s)
+            first = dt.timedelta(seconds=self.mail.retry_first_s)
             wait = min(first * float(1 << min(row.tries - 1, 30)), LONGEST_RETRY_WAIT)
             row.due_at = self.now + wait
             row.trouble = "the last attempt was interrupted"
@@ -203,7 +201,7 @@ class DispatchRound:
         problem : str
             Error message.
         """
-        if self.now - delivery.owed_at >= timedelta(days=self.mail.retry_days):
+        if self.now - delivery.owed_at >= dt.timedelta(days=self.mail.retry_days):
             days = self.mail.retry_days
             duration = f"{days:g} {'day' if days == 1 else 'days'}"
             self.give_up(delivery, f"given up after {duration}: {problem}")
@@ -279,13 +277,16 @@ class DispatchRound:
             self._message = key, email.render_message(self._content_of(delivery))
         return self._message[1]
 
-    def _content_of(self, delivery: DueDelivery) -> NotificationContent:
+    def _content_of(self, delivery: DueDelivery) -> content.NotificationContent:
         """Return the content, cached for all recipients of a notification."""
         key = delivery.notification_id, delivery.owed_at
         if self._content is None or self._content[0] != key:
             with self.project.read_session() as session:
                 row = session.get_one(models.NotificationRow, delivery.notification_id)
-                self._content = key, read_content(session, row, self.project, delivery.owed_at)
+                self._content = (
+                    key,
+                    content.read_content(session, row, self.project, delivery.owed_at),
+                )
         return self._content[1]
 
     def _post_webhook(self, delivery: DueDelivery) -> str:
@@ -295,7 +296,7 @@ class DispatchRound:
         return webhook.post_message(url, message, self.mail.timeout_s)
 
 
-def message_id(delivery: DueDelivery, created: datetime) -> str:
+def message_id(delivery: DueDelivery, created: dt.datetime) -> str:
     """Return the local part of a Message-ID, equal for all attempts of a delivery.
 
     Parameters
@@ -314,7 +315,7 @@ def message_id(delivery: DueDelivery, created: datetime) -> str:
     return f"qc.{number}.{hashlib.sha256(facts.encode()).hexdigest()[:20]}"
 
 
-def send_test(mail: MailSettings, project: Path, to: str, now: datetime) -> str:
+def send_test(mail: MailSettings, project: Path, to: str, now: dt.datetime) -> str:
     """Send a test mail.
 
     Parameters
@@ -343,10 +344,10 @@ def send_test(mail: MailSettings, project: Path, to: str, now: datetime) -> str:
     try:
         check_address(to)
     except ValueError as error:
-        raise errors.InvalidInputError(f"'{truncate(to)}': {error}") from None
+        raise errors.InvalidInputError(f"'{_text.truncate(to)}': {error}") from None
     text = (
         f"Test mail of 'qc alerts test' for the project {project.name}, "
-        f"{now.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC. No action is needed."
+        f"{now.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S} UTC. No action is needed."
     )
     message = email.Message("[QC] test mail", f"{text}\n", f"<p>{text}</p>\n")
     identity = hashlib.sha256(f"{to} {now.isoformat()}".encode()).hexdigest()[:20]

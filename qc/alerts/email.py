@@ -1,12 +1,12 @@
 """Mail transport: message composition and the SMTP connection."""
 
+import datetime as dt
 import re
 import smtplib
 import ssl
-from collections.abc import Iterator
+from collections import abc
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from email import policy
 from email.headerregistry import Address
 from email.message import EmailMessage
@@ -15,12 +15,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from qc import errors
+from qc import _text, errors
 from qc._files import read_secret
-from qc._text import plain_line
 from qc.alerts.content import InlineImage, NotificationContent
 from qc.alerts.subjects import LONGEST_SUBJECT
-from qc.reports.rendering import render_template
+from qc.reports import rendering
 from qc.settings import MailSettings
 
 SENDER = "Calibration QC"
@@ -65,8 +64,8 @@ def render_message(content: NotificationContent) -> Message:
     text, html = (
         _CONTROL_CHARACTERS.sub("", page.encode("utf-8", "replace").decode())
         for page in (
-            render_template("mail.txt.j2", **context),
-            render_template("mail.html.j2", **context),
+            rendering.render_template("mail.txt.j2", **context),
+            rendering.render_template("mail.html.j2", **context),
         )
     )
     pictures = content.worst.pictures if content.worst else ()
@@ -96,10 +95,12 @@ def read_attachments(file: Path) -> tuple[tuple[Attachment, ...], tuple[str, ...
             size = path.stat().st_size
             content = path.read_bytes() if size <= free else b""
         except OSError as error:
-            missing.append(f"{plain_line(path.name)}: {error.strerror}")
+            missing.append(f"{_text.plain_line(path.name)}: {error.strerror}")
             continue
         if size > free:
-            missing.append(f"{plain_line(path.name)}: too large for a mail, {size / 1e6:.0f} MB")
+            missing.append(
+                f"{_text.plain_line(path.name)}: too large for a mail, {size / 1e6:.0f} MB"
+            )
             continue
         free -= size
         media_type = _MEDIA_TYPES.get(path.suffix.lower(), ("application", "octet-stream"))
@@ -109,7 +110,7 @@ def read_attachments(file: Path) -> tuple[tuple[Attachment, ...], tuple[str, ...
 
 
 def compose(
-    message: Message, mail: MailSettings, to: str, message_id: str, now: datetime
+    message: Message, mail: MailSettings, to: str, message_id: str, now: dt.datetime
 ) -> EmailMessage:
     """Return the mail to one address.
 
@@ -130,12 +131,12 @@ def compose(
     -------
     EmailMessage
     """
-    subject = plain_line(message.subject, LONGEST_SUBJECT)
+    subject = _text.plain_line(message.subject, LONGEST_SUBJECT)
     result = EmailMessage(policy=_UNFOLDED if subject.isascii() else _POLICY)
     result["Subject"] = subject
     result["From"] = Address(SENDER, addr_spec=mail.sender)
     result["To"] = Address(addr_spec=to)
-    result["Date"] = format_datetime(now.astimezone(UTC))
+    result["Date"] = format_datetime(now.astimezone(dt.UTC))
     result["Message-ID"] = f"<{message_id}@{mail.sender.partition('@')[2]}>"
     result["Auto-Submitted"] = "auto-generated"  # prevents vacation replies
     result.set_content(message.text)
@@ -227,7 +228,7 @@ class SmtpConnection:
         return server
 
     @contextmanager
-    def _errors_explained(self) -> Iterator[None]:
+    def _errors_explained(self) -> abc.Iterator[None]:
         """Replace errors of a connection by a message without secrets."""
         server = f"mail server {self.mail.host}:{self.mail.port}"
         try:
@@ -330,7 +331,7 @@ class SmtpConnection:
         """Return a server's answer as one line, without the password that it may repeat."""
         text = answer.decode("utf-8", "replace") if isinstance(answer, bytes) else answer
         hidden = text.replace(self._password, "***") if self._password else text
-        return plain_line(hidden, LONGEST_ANSWER)
+        return _text.plain_line(hidden, LONGEST_ANSWER)
 
     def _drop(self) -> None:
         if self._server is not None:

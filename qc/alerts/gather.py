@@ -1,22 +1,18 @@
 """Group pending alerts into notifications, and assign recipients."""
 
+import datetime as dt
+import functools
 import logging
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections import abc, defaultdict
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
-from functools import cache
 from pathlib import Path
 
-from sqlalchemy import ColumnElement, exists, select
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from qc import core, db
-from qc.alerts import grouping, recipients, silences, subjects, traces
-from qc.alerts.notifications import pending_conditions
+from qc import core, db, io
+from qc.alerts import grouping, notifications, recipients, silences, subjects, traces
 from qc.db.schema import models
-from qc.io.instrument_files import read_instruments
-from qc.io.instruments import Instrument
 from qc.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -24,15 +20,17 @@ logger = logging.getLogger(__name__)
 PLACES_PER_TRANSACTION = 200  # bounds the duration of the database lock when an archive arrives
 _GOOD = (core.LabelName.GOOD, core.LabelName.VALID_OUTLIER)
 
-AlertPlace = tuple[core.Topic, str | None, date | None]  # topic, instrument and night
-NextReport = Callable[[datetime], datetime]  # time of the first morning report after a time
+AlertPlace = tuple[core.Topic, str | None, dt.date | None]  # topic, instrument and night
+NextReport = abc.Callable[
+    [dt.datetime], dt.datetime
+]  # time of the first morning report after a time
 
 
 def gather_alerts(
     session: Session,
     settings: Settings,
-    now: datetime,
-    instruments: Sequence[Instrument] | None,
+    now: dt.datetime,
+    instruments: abc.Sequence[io.Instrument] | None,
     next_report: NextReport,
 ) -> int:
     """Group pending alerts into notifications, assign recipients, and escalate.
@@ -71,26 +69,28 @@ def gather_alerts(
     return count
 
 
-@cache
-def _read_instruments(folder: Path | None) -> tuple[Instrument, ...]:
-    return read_instruments(folder)
+@functools.cache
+def _read_instruments(folder: Path | None) -> tuple[io.Instrument, ...]:
+    return io.read_instruments(folder)
 
 
 def pending_by_place(session: Session) -> list[tuple[AlertPlace, list[models.AlertRow]]]:
     """Return the pending alerts by topic, instrument and night, newest night first."""
     places = defaultdict[AlertPlace, list[models.AlertRow]](list)
     row = models.AlertRow
-    for alert in session.scalars(select(row).where(*pending_conditions()).order_by(row.id)):
+    for alert in session.scalars(
+        sa.select(row).where(*notifications.pending_conditions()).order_by(row.id)
+    ):
         places[alert.topic, alert.instrument, alert.night].append(alert)
-    return sorted(places.items(), key=lambda place: place[0][2] or date.max, reverse=True)
+    return sorted(places.items(), key=lambda place: place[0][2] or dt.date.max, reverse=True)
 
 
 def settle_alerts(session: Session) -> None:
     """Settle pending alerts of images that are labelled good or judged nominal by now."""
     query = (
-        select(models.AlertRow, models.VerdictRow.extension_id)
+        sa.select(models.AlertRow, models.VerdictRow.extension_id)
         .join(models.VerdictRow, models.VerdictRow.id == models.AlertRow.verdict_id)
-        .where(*pending_conditions())
+        .where(*notifications.pending_conditions())
     )
     alerts = {extension_id: alert for alert, extension_id in session.execute(query)}
     for finding in db.findings.findings_by_id(session, list(alerts)):
@@ -107,12 +107,12 @@ class Grouper:
 
     session: Session
     settings: Settings
-    instruments: Sequence[Instrument]
+    instruments: abc.Sequence[io.Instrument]
     place: AlertPlace
-    now: datetime
+    now: dt.datetime
     next_report: NextReport
 
-    def group(self, alerts: Sequence[models.AlertRow]) -> int:
+    def group(self, alerts: abc.Sequence[models.AlertRow]) -> int:
         """Group alerts; return the number of new notifications."""
         archived = self.find_archived()
         old = [alert for alert in alerts if alert.id in archived]
@@ -133,20 +133,20 @@ class Grouper:
 
     def find_archived(self) -> set[int]:
         """Return the ids of alerts whose frames were observed long before the verdict."""
-        oldest = timedelta(days=self.settings.alerts.oldest_days)
+        oldest = dt.timedelta(days=self.settings.alerts.oldest_days)
         alert, verdict = models.AlertRow, models.VerdictRow
         extension, frame = models.ExtensionRow, models.FrameRow
         query = (
-            select(alert.id, frame.observed_at, alert.owed_at)
+            sa.select(alert.id, frame.observed_at, alert.owed_at)
             .join(verdict, verdict.id == alert.verdict_id)
             .join(extension, extension.id == verdict.extension_id)
             .join(frame, frame.id == extension.frame_id)
-            .where(*self.place_conditions(), *pending_conditions())
+            .where(*self.place_conditions(), *notifications.pending_conditions())
         )
         rows = self.session.execute(query)
         return {id_ for id_, observed, judged in rows if observed and judged - observed > oldest}
 
-    def place_conditions(self) -> tuple[ColumnElement[bool], ...]:
+    def place_conditions(self) -> tuple[sa.ColumnElement[bool], ...]:
         """Return the conditions of alerts of this topic, instrument and night."""
         topic, instrument, night = self.place
         return (
@@ -159,20 +159,20 @@ class Grouper:
         """Return the notifications of this topic, instrument and night, oldest first."""
         row, alert = models.NotificationRow, models.AlertRow
         query = (
-            select(row)
+            sa.select(row)
             .where(
                 row.form.in_(forms),
                 row.topic == self.place[0],
-                exists().where(alert.notification_id == row.id, *self.place_conditions()),
+                sa.exists().where(alert.notification_id == row.id, *self.place_conditions()),
             )
             .order_by(row.id)
         )
         if self.place[2] is None:  # alerts without a night: the last 24 hours
-            query = query.where(row.made_at > self.now - timedelta(days=1))
+            query = query.where(row.made_at > self.now - dt.timedelta(days=1))
         return list(self.session.scalars(query))
 
     def find_events(
-        self, alerts: Sequence[models.AlertRow]
+        self, alerts: abc.Sequence[models.AlertRow]
     ) -> tuple[
         list[tuple[models.NotificationRow, list[models.AlertRow]]], list[list[models.AlertRow]]
     ]:
@@ -209,10 +209,10 @@ class Grouper:
                 events.append(new)
         return known, events
 
-    def find_notification(self, alert_ids: Sequence[int]) -> models.NotificationRow | None:
+    def find_notification(self, alert_ids: abc.Sequence[int]) -> models.NotificationRow | None:
         """Return the first notification of some alerts; None without alerts."""
         query = (
-            select(models.NotificationRow)
+            sa.select(models.NotificationRow)
             .join(models.AlertRow, models.AlertRow.notification_id == models.NotificationRow.id)
             .where(models.AlertRow.id.in_(alert_ids))
             .order_by(models.NotificationRow.id)
@@ -220,16 +220,16 @@ class Grouper:
         )
         return self.session.scalar(query) if alert_ids else None
 
-    def is_ready(self, event: Sequence[models.AlertRow]) -> bool:
+    def is_ready(self, event: abc.Sequence[models.AlertRow]) -> bool:
         """Return True after the waiting time for further frames, or if the clock was set back."""
-        wait = timedelta(seconds=self.settings.alerts.gather_s)
+        wait = dt.timedelta(seconds=self.settings.alerts.gather_s)
         ages = [self.now - alert.owed_at for alert in event]
-        return min(ages) >= wait or max(ages) >= 2 * wait or min(ages) < timedelta(0)
+        return min(ages) >= wait or max(ages) >= 2 * wait or min(ages) < dt.timedelta(0)
 
     def notify(
         self,
-        events: Sequence[Sequence[models.AlertRow]],
-        ready: Sequence[Sequence[models.AlertRow]],
+        events: abc.Sequence[abc.Sequence[models.AlertRow]],
+        ready: abc.Sequence[abc.Sequence[models.AlertRow]],
     ) -> int:
         """Create a notification for each ready event, or one digest for many events.
 
@@ -266,7 +266,7 @@ class Grouper:
         return len(ready)
 
     def create_notification(
-        self, form: core.NotificationKind, alerts: Sequence[models.AlertRow]
+        self, form: core.NotificationKind, alerts: abc.Sequence[models.AlertRow]
     ) -> None:
         """Create a notification of alerts.
 
@@ -287,7 +287,7 @@ class Grouper:
         logger.info("notification %d: %s", notification.id, notification.subject)
 
     def add_alerts(
-        self, notification: models.NotificationRow, alerts: Sequence[models.AlertRow]
+        self, notification: models.NotificationRow, alerts: abc.Sequence[models.AlertRow]
     ) -> None:
         """Add alerts to a notification, update its subject until it is sent, queue deliveries.
 

@@ -4,12 +4,11 @@ A wrong link hides a fault; a missing link costs a second mail. Each link theref
 property that two anomalies share and that nominal frames lack.
 """
 
+import datetime as dt
+import itertools
 import re
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections import abc, defaultdict
 from dataclasses import dataclass
-from datetime import datetime
-from itertools import combinations, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,9 +45,9 @@ class Cause:
     x: float | None = None
     y: float | None = None
 
-    def matches(self, other: "Cause") -> bool:
+    def matches(self, cause: "Cause") -> bool:
         """Return True for the same cause at the same place."""
-        return self.name == other.name and is_near(self.x, other.x) and is_near(self.y, other.y)
+        return self.name == cause.name and is_near(self.x, cause.x) and is_near(self.y, cause.y)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +70,7 @@ class AnomalyTrace:
 
     alert_id: int
     frame_id: int
-    observed_at: datetime
+    observed_at: dt.datetime
     image_type: str
     chip: str
     template: str | None
@@ -88,7 +87,7 @@ class NightImage:
     """Image of a night, anomalous or not."""
 
     frame_id: int
-    observed_at: datetime
+    observed_at: dt.datetime
     chip: str
 
 
@@ -144,7 +143,7 @@ def is_near(first: float | None, second: float | None) -> bool:
 
 
 def group_anomalies(
-    traces: Sequence[AnomalyTrace], night: Iterable[NightImage] = ()
+    traces: abc.Sequence[AnomalyTrace], night: abc.Iterable[NightImage] = ()
 ) -> list[list[AnomalyTrace]]:
     """Group the anomalies of one instrument and night into events.
 
@@ -196,7 +195,9 @@ class UnionFind:
         self.parent[larger] = smaller
 
 
-def find_links(traces: Sequence[AnomalyTrace], night: Sequence[NightImage]) -> Iterator[Link]:
+def find_links(
+    traces: abc.Sequence[AnomalyTrace], night: abc.Sequence[NightImage]
+) -> abc.Iterator[Link]:
     """Yield the pairs of anomalies that belong to one event.
 
     Parameters
@@ -218,7 +219,7 @@ def find_links(traces: Sequence[AnomalyTrace], night: Sequence[NightImage]) -> I
     yield from link_dead_chips(traces, night)
 
 
-def link_template_sets(traces: Sequence[AnomalyTrace]) -> Iterator[Link]:
+def link_template_sets(traces: abc.Sequence[AnomalyTrace]) -> abc.Iterator[Link]:
     """Link the frames of a template set by chip, and the chips of a frame with one cause.
 
     The two chips of a set may have different faults: a failing lamp shows on both, an amplifier
@@ -227,9 +228,9 @@ def link_template_sets(traces: Sequence[AnomalyTrace]) -> Iterator[Link]:
     for group in _group_by(
         traces, lambda trace: (trace.template or trace.frame_id, trace.image_type)
     ):
-        yield from pairwise(group)
+        yield from itertools.pairwise(group)
     for group in _group_by(traces, lambda trace: trace.template or trace.frame_id):
-        for first, second in combinations(group, 2):
+        for first, second in itertools.combinations(group, 2):
             if first.chip == second.chip:
                 continue
             is_named = first.kind and second.kind
@@ -238,13 +239,13 @@ def link_template_sets(traces: Sequence[AnomalyTrace]) -> Iterator[Link]:
                 yield first, second
 
 
-def link_causes(traces: Sequence[AnomalyTrace]) -> Iterator[Link]:
+def link_causes(traces: abc.Sequence[AnomalyTrace]) -> abc.Iterator[Link]:
     """Link anomalies of one chip with the same cause, for all image types."""
     specific = [trace for trace in traces if trace.kind or trace.causes]
     groups = _group_by(specific, lambda trace: (trace.kind, trace.causes[:LEADING]))
     for group in groups:
-        yield from pairwise(group)
-    for first, second in combinations([group[0] for group in groups], 2):
+        yield from itertools.pairwise(group)
+    for first, second in itertools.combinations([group[0] for group in groups], 2):
         if have_same_cause(first, second):
             yield first, second
 
@@ -272,7 +273,7 @@ def have_same_cause(first: AnomalyTrace, second: AnomalyTrace) -> bool:
     )
 
 
-def link_neighbours(traces: Sequence[AnomalyTrace]) -> Iterator[Link]:
+def link_neighbours(traces: abc.Sequence[AnomalyTrace]) -> abc.Iterator[Link]:
     """Link images of one type with similar embeddings, dissimilar to all nominal ones.
 
     Images that join their references are left out: their embeddings are nominal, so similar to
@@ -306,7 +307,9 @@ def link_neighbours(traces: Sequence[AnomalyTrace]) -> Iterator[Link]:
             yield separate[i], separate[int(j)]
 
 
-def link_dead_chips(traces: Sequence[AnomalyTrace], night: Sequence[NightImage]) -> Iterator[Link]:
+def link_dead_chips(
+    traces: abc.Sequence[AnomalyTrace], night: abc.Sequence[NightImage]
+) -> abc.Iterator[Link]:
     """Link all anomalies of a chip without a nominal image since its first failure.
 
     The other chips of the same files must be nominal: a failed lamp affects all chips.
@@ -330,14 +333,14 @@ def link_dead_chips(traces: Sequence[AnomalyTrace], night: Sequence[NightImage])
         anomalous_chips[trace.frame_id].add(trace.chip)
     for group in _group_by(traces, lambda trace: trace.chip):
         if is_chip_dead(group, night, chips_of_frame, anomalous_chips):
-            yield from pairwise(group)
+            yield from itertools.pairwise(group)
 
 
 def is_chip_dead(
-    traces: Sequence[AnomalyTrace],
-    night: Sequence[NightImage],
-    chips_of_frame: Mapping[int, set[str]],
-    anomalous_chips: Mapping[int, set[str]],
+    traces: abc.Sequence[AnomalyTrace],
+    night: abc.Sequence[NightImage],
+    chips_of_frame: abc.Mapping[int, set[str]],
+    anomalous_chips: abc.Mapping[int, set[str]],
 ) -> bool:
     """Return True if a chip has no nominal image since its first anomaly.
 
@@ -371,9 +374,9 @@ def is_chip_dead(
 
 
 def _group_by(
-    traces: Iterable[AnomalyTrace], key: Callable[[AnomalyTrace], Hashable]
-) -> Iterable[list[AnomalyTrace]]:
-    groups: dict[Hashable, list[AnomalyTrace]] = defaultdict(list)
+    traces: abc.Iterable[AnomalyTrace], key: abc.Callable[[AnomalyTrace], abc.Hashable]
+) -> abc.Iterable[list[AnomalyTrace]]:
+    groups: dict[abc.Hashable, list[AnomalyTrace]] = defaultdict(list)
     for trace in traces:
         groups[key(trace)].append(trace)
     return groups.values()

@@ -1,27 +1,25 @@
 """Notifications: pending alerts, open notifications, acknowledgements."""
 
-from collections.abc import Sequence
-from datetime import datetime
+import datetime as dt
 from typing import Any
 
-from sqlalchemy import ColumnElement, exists, func, select
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from qc import core, db, errors
-from qc._text import plain_line
+from qc import _text, core, db, errors
 from qc.db.schema import models
 
 LONGEST_NOTE = 2000  # characters
 
 
-def pending_conditions() -> tuple[ColumnElement[bool], ...]:
+def pending_conditions() -> tuple[sa.ColumnElement[bool], ...]:
     """Return the conditions of pending alerts: not in a notification, silenced or settled."""
     row = models.AlertRow
     return row.notification_id.is_(None), row.silence_id.is_(None), row.settled == ""
 
 
 def open_notifications(
-    session: Session, since: datetime | None = None
+    session: Session, since: dt.datetime | None = None
 ) -> list[models.NotificationRow]:
     """Return the notifications without an acknowledgement, oldest first.
 
@@ -42,15 +40,15 @@ def open_notifications(
     row = models.NotificationRow
     label = db.labels.newest_label()
     unlabelled = (  # also true for an alert without a verdict
-        select(models.AlertRow.id)
+        sa.select(models.AlertRow.id)
         .outerjoin(models.VerdictRow, models.VerdictRow.id == models.AlertRow.verdict_id)
         .outerjoin(models.ExtensionRow, models.ExtensionRow.id == models.VerdictRow.extension_id)
         .where(models.AlertRow.notification_id == row.id, label.is_(None))
     )
-    query = select(row).where(
+    query = sa.select(row).where(
         row.topic != core.Topic.REPORT,
         row.form != core.NotificationKind.ARCHIVE,
-        ~exists().where(models.AcknowledgementRow.notification_id == row.id),
+        ~sa.exists().where(models.AcknowledgementRow.notification_id == row.id),
         unlabelled.exists(),
     )
     if since is not None:
@@ -86,7 +84,7 @@ def get_notification(session: Session, notification_id: int) -> models.Notificat
 
 
 def acknowledge(
-    session: Session, notification_id: int, author: str, now: datetime, note: str = ""
+    session: Session, notification_id: int, author: str, now: dt.datetime, note: str = ""
 ) -> None:
     """Acknowledge a notification; earlier acknowledgements stay.
 
@@ -97,7 +95,7 @@ def acknowledge(
     notification_id : int
         Number.
     author : str
-        Person who acknowledges.
+        Name of the person.
     now : datetime
         Time, UTC.
     note : str
@@ -112,7 +110,7 @@ def acknowledge(
     session.add(
         models.AcknowledgementRow(
             notification_id=notification_id,
-            who=plain_line(author),
+            who=_text.plain_line(author),
             at=now,
             note=note[:LONGEST_NOTE],
         )
@@ -139,13 +137,13 @@ def alerts_record(session: Session, *, every: bool = False) -> dict[str, Any]:
         ``open``, ``waiting``, ``notices`` and ``silences``.
     """
     unanswered = open_notifications(session)
-    rows: Sequence[models.NotificationRow] = unanswered
+    rows = unanswered
     if every:
-        query = select(models.NotificationRow).order_by(models.NotificationRow.id)
-        rows = session.scalars(query).all()
+        query = sa.select(models.NotificationRow).order_by(models.NotificationRow.id)
+        rows = list(session.scalars(query))
     open_ids = {row.id for row in unanswered}
-    pending = select(func.count()).select_from(models.AlertRow).where(*pending_conditions())
-    silences = select(models.SilenceRow).order_by(models.SilenceRow.id)
+    pending = sa.select(sa.func.count()).select_from(models.AlertRow).where(*pending_conditions())
+    silences = sa.select(models.SilenceRow).order_by(models.SilenceRow.id)
     if not every:
         silences = silences.where(models.SilenceRow.ended_at.is_(None))
     return {

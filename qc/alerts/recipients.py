@@ -1,19 +1,17 @@
 """Recipients of notifications: subscriptions, delivery queue and escalation."""
 
+import datetime as dt
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections import abc
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 
-from sqlalchemy import select
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from qc import core, errors
+from qc import core, errors, io
 from qc._files import read_secret
-from qc.alerts import traces
-from qc.alerts.notifications import open_notifications
+from qc.alerts import notifications, traces
 from qc.db.schema import models
-from qc.io.instruments import Instrument
 from qc.settings import Settings, Subscription, matches_patterns
 
 
@@ -31,8 +29,8 @@ def queue_deliveries(
     session: Session,
     settings: Settings,
     notification: models.NotificationRow,
-    instruments: Sequence[Instrument],
-    now: datetime,
+    instruments: abc.Sequence[io.Instrument],
+    now: dt.datetime,
 ) -> None:
     """Queue a notification for the first address and the webhook of each subscription.
 
@@ -63,7 +61,7 @@ def queue_delivery(
     notification: models.NotificationRow,
     channel: core.Channel,
     address: str,
-    now: datetime,
+    now: dt.datetime,
 ) -> bool:
     """Queue a notification for one address, once.
 
@@ -85,8 +83,8 @@ def queue_delivery(
     bool
         False if the address is empty or queued already.
     """
-    known = {(row.channel, row.address.casefold()) for row in notification.deliveries}
-    if not address or (channel, address.casefold()) in known:
+    queued = {(row.channel, row.address.casefold()) for row in notification.deliveries}
+    if not address or (channel, address.casefold()) in queued:
         return False
     notification.deliveries.append(
         models.DeliveryRow(
@@ -100,7 +98,7 @@ def queue_delivery(
 def read_attributes(
     session: Session,
     notification: models.NotificationRow,
-    instruments: Sequence[Instrument],
+    instruments: abc.Sequence[io.Instrument],
 ) -> list[AlertAttributes]:
     """Return the attributes of a notification's alerts.
 
@@ -120,7 +118,7 @@ def read_attributes(
     arms = traces.arms_by_image_type(instruments)
     alert, verdict = models.AlertRow, models.VerdictRow
     query = (
-        select(alert.instrument, alert.image_type, verdict.score)
+        sa.select(alert.instrument, alert.image_type, verdict.score)
         .outerjoin(verdict, verdict.id == alert.verdict_id)
         .where(alert.notification_id == notification.id)
     )
@@ -133,7 +131,7 @@ def read_attributes(
 
 
 def selects(
-    subscription: Subscription, topic: core.Topic, attributes: Iterable[AlertAttributes]
+    subscription: Subscription, topic: core.Topic, attributes: abc.Iterable[AlertAttributes]
 ) -> bool:
     """Return True if a subscription selects a notification.
 
@@ -214,8 +212,8 @@ def webhook_url(name: str, settings: Settings) -> str:
 def escalate(
     session: Session,
     settings: Settings,
-    now: datetime,
-    instruments: Sequence[Instrument],
+    now: dt.datetime,
+    instruments: abc.Sequence[io.Instrument],
 ) -> int:
     """Queue notifications without an acknowledgement for the next address.
 
@@ -241,9 +239,9 @@ def escalate(
     """
     if not any(len(subscription.to) > 1 for subscription in settings.subscription):
         return 0
-    since = now - timedelta(days=settings.alerts.oldest_days)
+    since = now - dt.timedelta(days=settings.alerts.oldest_days)
     count = 0
-    for notification in open_notifications(session, since):
+    for notification in notifications.open_notifications(session, since):
         due = [
             (subscription, next_address(notification, subscription, now))
             for subscription in settings.subscription
@@ -258,7 +256,7 @@ def escalate(
 
 
 def next_address(
-    notification: models.NotificationRow, subscription: Subscription, now: datetime
+    notification: models.NotificationRow, subscription: Subscription, now: dt.datetime
 ) -> str:
     """Return the address to which a notification escalates now; empty for none.
 
@@ -286,6 +284,6 @@ def next_address(
     number = deliveries.index(None)
     previous = deliveries[number - 1]
     assert previous is not None
-    wait = timedelta(hours=subscription.escalate_h)
+    wait = dt.timedelta(hours=subscription.escalate_h)
     is_overdue = previous.sent_at is not None and now >= previous.sent_at + wait
     return subscription.to[number] if is_overdue or previous.gave_up_at else ""

@@ -1,23 +1,24 @@
 """Report mail: queue written reports for the subscribers of reports."""
 
-from datetime import date, datetime
+import datetime as dt
 from pathlib import Path
 
-from sqlalchemy import select
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from qc import core
-from qc._text import plain_line
+from qc import _text, core
 from qc.alerts import recipients
 from qc.db.schema import models
 from qc.project import ProjectContext
 from qc.reports.index import read_outcome
 from qc.reports.publish import PublishedReport
 from qc.settings import Settings
-from qc.summaries.night_range import NightRange
+from qc.summaries import night_range
 
 
-def mail_night(project: ProjectContext, night: date, report: PublishedReport, now: datetime) -> int:
+def mail_night(
+    project: ProjectContext, night: dt.date, report: PublishedReport, now: dt.datetime
+) -> int:
     """Queue a night report, with the outcome of the night in the subject.
 
     Parameters
@@ -43,7 +44,7 @@ def mail_night(project: ProjectContext, night: date, report: PublishedReport, no
 
 
 def mail_span(
-    project: ProjectContext, span: NightRange, report: PublishedReport, now: datetime
+    project: ProjectContext, span: night_range.NightRange, report: PublishedReport, now: dt.datetime
 ) -> int:
     """Queue the report of a week or a month.
 
@@ -73,8 +74,8 @@ def queue_report(
     settings: Settings,
     file: Path,
     subject: str,
-    night: date | None,
-    now: datetime,
+    night: dt.date | None,
+    now: dt.datetime,
 ) -> int:
     """Queue a report page for the subscribers of reports.
 
@@ -103,7 +104,7 @@ def queue_report(
     """
     row = models.NotificationRow
     unsent = (
-        select(row)
+        sa.select(row)
         .join(row.deliveries)
         .where(
             row.topic == core.Topic.REPORT,
@@ -120,7 +121,7 @@ def queue_report(
         file=str(file),
         subject="",
     )
-    notification.subject = plain_line(subject)
+    notification.subject = _text.plain_line(subject)
     subscriptions = settings.subscription
     if not any(recipients.selects(entry, core.Topic.REPORT, ()) for entry in subscriptions):
         return 0

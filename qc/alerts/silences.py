@@ -1,24 +1,23 @@
 """Silences: suppress similar alerts until a time or the next nominal frame."""
 
-from collections.abc import Sequence
-from datetime import datetime
+import datetime as dt
+from collections import abc
 
-from sqlalchemy import func, or_, select
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from qc import core, errors
-from qc._text import plain_line
-from qc.alerts.notifications import LONGEST_NOTE, get_notification, pending_conditions
+from qc import _text, core, errors
+from qc.alerts import notifications
 from qc.db.schema import models
 
 
 def silence(
     session: Session,
     notification_id: int,
-    until: datetime | None,
+    until: dt.datetime | None,
     until_nominal: bool,
     author: str,
-    now: datetime,
+    now: dt.datetime,
     note: str = "",
 ) -> models.SilenceRow:
     """Silence alerts with the topic, instrument and image types of a notification.
@@ -34,7 +33,7 @@ def silence(
     until_nominal : bool
         End with the next nominal frame of these image types.
     author : str
-        Person who silences.
+        Name of the person.
     now : datetime
         Time, UTC.
     note : str
@@ -49,7 +48,7 @@ def silence(
     InvalidInputError
         If there is no such notification, or the silence has no end in the future.
     """
-    notification = get_notification(session, notification_id)
+    notification = notifications.get_notification(session, notification_id)
     if until is None and not until_nominal:
         raise errors.InvalidInputError("a silence needs an end: a time, or the next nominal frame")
     if until is not None and until <= now:
@@ -68,18 +67,18 @@ def silence(
         topic=notification.topic,
         instrument=next((alert.instrument for alert in alerts if alert.instrument), None),
         image_types=types,
-        who=plain_line(author),
+        who=_text.plain_line(author),
         since=now,
         until=until,
         until_nominal=until_nominal,
-        note=note[:LONGEST_NOTE],
+        note=note[: notifications.LONGEST_NOTE],
     )
     session.add(row)
     session.flush()
     return row
 
 
-def read_silences(session: Session, *, ended: bool = False) -> Sequence[models.SilenceRow]:
+def read_silences(session: Session, *, ended: bool = False) -> abc.Sequence[models.SilenceRow]:
     """Return the silences in force.
 
     Parameters
@@ -93,13 +92,13 @@ def read_silences(session: Session, *, ended: bool = False) -> Sequence[models.S
     -------
     sequence of SilenceRow
     """
-    query = select(models.SilenceRow).order_by(models.SilenceRow.id)
+    query = sa.select(models.SilenceRow).order_by(models.SilenceRow.id)
     if not ended:
         query = query.where(models.SilenceRow.ended_at.is_(None))
     return session.scalars(query).all()
 
 
-def end_silences(session: Session, now: datetime) -> int:
+def end_silences(session: Session, now: dt.datetime) -> int:
     """End the silences that have expired or whose image types are nominal again.
 
     Parameters
@@ -128,7 +127,7 @@ def end_silences(session: Session, now: datetime) -> int:
     return count
 
 
-def find_nominal(session: Session, row: models.SilenceRow) -> tuple[datetime, str] | None:
+def find_nominal(session: Session, row: models.SilenceRow) -> tuple[dt.datetime, str] | None:
     """Return time and name of the first nominal frame after the silenced anomalies.
 
     Parameters
@@ -145,7 +144,7 @@ def find_nominal(session: Session, row: models.SilenceRow) -> tuple[datetime, st
     """
     frame, extension, verdict = models.FrameRow, models.ExtensionRow, models.VerdictRow
     last_anomaly = (
-        select(func.max(frame.observed_at))
+        sa.select(sa.func.max(frame.observed_at))
         .join(extension, extension.frame_id == frame.id)
         .join(verdict, verdict.extension_id == extension.id)
         .join(models.AlertRow, models.AlertRow.verdict_id == verdict.id)
@@ -153,14 +152,14 @@ def find_nominal(session: Session, row: models.SilenceRow) -> tuple[datetime, st
         .scalar_subquery()
     )
     query = (
-        select(verdict.judged_at, frame.name, extension.number)
+        sa.select(verdict.judged_at, frame.name, extension.number)
         .join(extension, extension.id == verdict.extension_id)
         .join(frame, frame.id == extension.frame_id)
         .where(
             extension.image_type.in_(row.image_types),
             frame.instrument == row.instrument,
             frame.processed_at >= row.since,
-            or_(last_anomaly.is_(None), frame.observed_at > last_anomaly),
+            sa.or_(last_anomaly.is_(None), frame.observed_at > last_anomaly),
             verdict.status == core.Status.NOMINAL,
         )
         .order_by(verdict.id)
@@ -170,7 +169,7 @@ def find_nominal(session: Session, row: models.SilenceRow) -> tuple[datetime, st
     return (match[0], f"{match[1]}[{match[2]}] is nominal") if match else None
 
 
-def apply_silences(session: Session, now: datetime) -> None:
+def apply_silences(session: Session, now: dt.datetime) -> None:
     """Assign pending alerts to the silences that cover them.
 
     Parameters
@@ -183,7 +182,9 @@ def apply_silences(session: Session, now: datetime) -> None:
     silences = [row for row in read_silences(session, ended=True) if row.since <= now]
     if not silences:
         return
-    for alert in session.scalars(select(models.AlertRow).where(*pending_conditions())):
+    for alert in session.scalars(
+        sa.select(models.AlertRow).where(*notifications.pending_conditions())
+    ):
         row = next((row for row in silences if covers(row, alert)), None)
         if row is not None:
             alert.silence_id = row.id

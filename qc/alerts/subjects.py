@@ -1,22 +1,18 @@
 """Subject lines of notifications: number of anomalous frames, detectors and main deviation."""
 
-from collections.abc import Sequence
+import datetime as dt
+from collections import abc
 from dataclasses import dataclass
-from datetime import date
 from math import floor, log10
 
 import numpy as np
-from sqlalchemy import func, select
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from qc import core, db
-from qc._text import plain_line, pluralise
+from qc import _text, core, db, detection, io
 from qc.alerts import traces
-from qc.db.findings import Finding
 from qc.db.schema import models
 from qc.detection.decision import WORTH_NAMING
-from qc.detection.metrics import METRICS
-from qc.io.instruments import Instrument
 
 PREFIX = "[QC] "
 LONGEST_SUBJECT = 160  # characters
@@ -43,18 +39,18 @@ class EventHeadline:
         ``3 of 5 biases anomalous, REDU, level +6.2 ADU``.
     """
 
-    findings: tuple[Finding, ...]
+    findings: tuple[db.findings.Finding, ...]
     image_types: tuple[str, ...]
     headline: str
 
     @property
-    def worst(self) -> Finding:
+    def worst(self) -> db.findings.Finding:
         """Return the image with the highest score."""
         return self.findings[0]
 
 
 def compose_subject(
-    session: Session, notification: models.NotificationRow, instruments: Sequence[Instrument]
+    session: Session, notification: models.NotificationRow, instruments: abc.Sequence[io.Instrument]
 ) -> str:
     """Return the subject line: ``[QC] URB1 2026-11-19: 3 of 5 biases anomalous, REDU``.
 
@@ -76,7 +72,7 @@ def compose_subject(
     if notification.topic != core.Topic.VERDICT:
         message = alerts[0].words
         if len(alerts) > 1:
-            message = f"{pluralise(len(alerts), *_NOUNS[notification.topic])}: {message}"
+            message = f"{_text.pluralise(len(alerts), *_NOUNS[notification.topic])}: {message}"
         return _subject(alerts, notification.night, message)
     findings = traces.read_findings(session, alerts)
     if notification.form == core.NotificationKind.EVENT:
@@ -85,7 +81,7 @@ def compose_subject(
         return subject_line(f"{types} {notification.night}: {line.headline}")
     frames = len({finding.frame.id for finding in findings})
     events = len(traces.read_events(session, notification))
-    summary = f"{pluralise(frames, 'frame')} anomalous in {pluralise(events, 'event')}"
+    summary = f"{_text.pluralise(frames, 'frame')} anomalous in {_text.pluralise(events, 'event')}"
     if notification.form == core.NotificationKind.ARCHIVE:
         return _subject(alerts, notification.night, f"of an archive, {summary}")
     worst = findings[0]
@@ -94,7 +90,7 @@ def compose_subject(
     return _subject(alerts, notification.night, f"{summary}; worst {name}, {change}")
 
 
-def _subject(alerts: Sequence[models.AlertRow], night: date | None, message: str) -> str:
+def _subject(alerts: abc.Sequence[models.AlertRow], night: dt.date | None, message: str) -> str:
     names = sorted({alert.instrument for alert in alerts if alert.instrument})
     scope = " ".join([*names, *([str(night)] if night else [])])
     return subject_line(f"{scope}: {message}" if scope else message)
@@ -102,11 +98,13 @@ def _subject(alerts: Sequence[models.AlertRow], night: date | None, message: str
 
 def subject_line(message: str) -> str:
     """Return a message as a subject line."""
-    return plain_line(f"{PREFIX}{message}", LONGEST_SUBJECT)
+    return _text.plain_line(f"{PREFIX}{message}", LONGEST_SUBJECT)
 
 
 def describe_event(
-    session: Session, findings: Sequence[Finding], instruments: Sequence[Instrument]
+    session: Session,
+    findings: abc.Sequence[db.findings.Finding],
+    instruments: abc.Sequence[io.Instrument],
 ) -> EventHeadline:
     """Return an event in one line.
 
@@ -134,19 +132,21 @@ def describe_event(
     plural = f"{noun}es" if noun.endswith(("s", "x", "ch")) else f"{noun}s"
     total = max(frames, count_taken(session, findings, types))
     headline = (
-        f"{frames} of {pluralise(total, noun, plural)} anomalous, {list_names(chips)}, "
+        f"{frames} of {_text.pluralise(total, noun, plural)} anomalous, {list_names(chips)}, "
         f"{describe_change(session, findings[0])}"
     )
     return EventHeadline(tuple(findings), types, headline)
 
 
-def list_names(names: Sequence[str]) -> str:
+def list_names(names: abc.Sequence[str]) -> str:
     """Return the first names, and the number of the others."""
     more = len(names) - NAMES_LISTED
     return " ".join(names[:NAMES_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
-def count_taken(session: Session, findings: Sequence[Finding], types: Sequence[str]) -> int:
+def count_taken(
+    session: Session, findings: abc.Sequence[db.findings.Finding], types: abc.Sequence[str]
+) -> int:
     """Count the frames of the template sets, or of the night for frames without a set.
 
     Parameters
@@ -167,7 +167,7 @@ def count_taken(session: Session, findings: Sequence[Finding], types: Sequence[s
     templates = {finding.frame.template for finding in findings}
     of_sets = [row.template.in_(templates)] if all(templates) else []
     query = (
-        select(func.count(func.distinct(row.id)))
+        sa.select(sa.func.count(sa.func.distinct(row.id)))
         .join(models.ExtensionRow, models.ExtensionRow.frame_id == row.id)
         .where(
             row.instrument == frame.instrument,
@@ -179,7 +179,7 @@ def count_taken(session: Session, findings: Sequence[Finding], types: Sequence[s
     return session.scalar(query) or 0
 
 
-def describe_change(session: Session, finding: Finding) -> str:
+def describe_change(session: Session, finding: db.findings.Finding) -> str:
     """Return the probable fault kind and the deviation of the first metric in the reasons.
 
     Parameters
@@ -199,7 +199,7 @@ def describe_change(session: Session, finding: Finding) -> str:
         (
             name
             for reason in verdict.reasons
-            for name in METRICS
+            for name in detection.METRICS
             if reason.startswith(f"{spell_name(name)} ")
         ),
         None,
@@ -215,7 +215,7 @@ def describe_change(session: Session, finding: Finding) -> str:
     return reason.split(" stands")[0]
 
 
-def describe_deviation(session: Session, finding: Finding, name: str) -> str:
+def describe_deviation(session: Session, finding: db.findings.Finding, name: str) -> str:
     """Return the deviation of a metric from the median of the references: ``level +6.2 ADU``.
 
     Parameters
@@ -232,7 +232,7 @@ def describe_deviation(session: Session, finding: Finding, name: str) -> str:
     str
         The value where there are no references; the name alone without a value.
     """
-    metric, title = METRICS[name], spell_name(name)
+    metric, title = detection.METRICS[name], spell_name(name)
     value = finding.extension.metrics.get(name)
     if value is None:
         return title

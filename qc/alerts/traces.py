@@ -1,24 +1,22 @@
 """Queries for alert grouping: anomaly traces, images of a night, findings of alerts."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from datetime import date
+import datetime as dt
+from collections import abc, defaultdict
 
-from sqlalchemy import ColumnElement, select
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from qc import db
+from qc import db, io
 from qc.alerts import grouping
-from qc.db.findings import Finding
 from qc.db.schema import models
 from qc.detection.decision import WORTH_NAMING
-from qc.io.instrument_parts import OpticalMode
-from qc.io.instruments import Instrument
 
-_NO_MODE = OpticalMode("", ())
+_NO_MODE = io.OpticalMode("", ())
 
 
-def read_traces(session: Session, *conditions: ColumnElement[bool]) -> list[grouping.AnomalyTrace]:
+def read_traces(
+    session: Session, *conditions: sa.ColumnElement[bool]
+) -> list[grouping.AnomalyTrace]:
     """Return the traces of verdict alerts, in order of observation.
 
     Parameters
@@ -33,7 +31,7 @@ def read_traces(session: Session, *conditions: ColumnElement[bool]) -> list[grou
     list of AnomalyTrace
     """
     query = (
-        select(
+        sa.select(
             models.AlertRow.id,
             models.FrameRow,
             models.ExtensionRow,
@@ -77,7 +75,7 @@ def read_traces(session: Session, *conditions: ColumnElement[bool]) -> list[grou
 
 
 def read_night_images(
-    session: Session, instrument: str | None, night: date | None
+    session: Session, instrument: str | None, night: dt.date | None
 ) -> list[grouping.NightImage]:
     """Return all images of an instrument and night.
 
@@ -96,7 +94,7 @@ def read_night_images(
     """
     frame = models.FrameRow
     query = (
-        select(frame.id, frame.observed_at, models.ExtensionRow.chip)
+        sa.select(frame.id, frame.observed_at, models.ExtensionRow.chip)
         .join(models.ExtensionRow.frame)
         .where(frame.instrument == instrument, frame.night == night)
     )
@@ -107,7 +105,9 @@ def read_night_images(
     ]
 
 
-def read_findings(session: Session, alerts: Sequence[models.AlertRow]) -> list[Finding]:
+def read_findings(
+    session: Session, alerts: abc.Sequence[models.AlertRow]
+) -> list[db.findings.Finding]:
     """Return the images of verdict alerts, worst score first.
 
     Parameters
@@ -122,12 +122,14 @@ def read_findings(session: Session, alerts: Sequence[models.AlertRow]) -> list[F
     list of Finding
     """
     verdict_ids = [alert.verdict_id for alert in alerts if alert.verdict_id is not None]
-    query = select(models.VerdictRow.extension_id).where(models.VerdictRow.id.in_(verdict_ids))
+    query = sa.select(models.VerdictRow.extension_id).where(models.VerdictRow.id.in_(verdict_ids))
     findings = db.findings.findings_by_id(session, list(session.scalars(query)))
     return sorted(findings, key=lambda finding: -finding.verdict.score)
 
 
-def read_events(session: Session, notification: models.NotificationRow) -> list[list[Finding]]:
+def read_events(
+    session: Session, notification: models.NotificationRow
+) -> list[list[db.findings.Finding]]:
     """Return the events of a notification, worst first.
 
     Parameters
@@ -143,7 +145,9 @@ def read_events(session: Session, notification: models.NotificationRow) -> list[
         Images of each event, worst first.
     """
     alerts = {alert.id: alert for alert in notification.alerts}
-    by_night: dict[tuple[str | None, date | None], list[grouping.AnomalyTrace]] = defaultdict(list)
+    by_night: dict[tuple[str | None, dt.date | None], list[grouping.AnomalyTrace]] = defaultdict(
+        list
+    )
     for trace in read_traces(session, models.AlertRow.notification_id == notification.id):
         alert = alerts[trace.alert_id]
         by_night[alert.instrument, alert.night].append(trace)
@@ -155,7 +159,7 @@ def read_events(session: Session, notification: models.NotificationRow) -> list[
     return sorted(filter(None, events), key=lambda event: -event[0].verdict.score)
 
 
-def arms_by_image_type(instruments: Iterable[Instrument]) -> dict[tuple[str, str], str]:
+def arms_by_image_type(instruments: abc.Iterable[io.Instrument]) -> dict[tuple[str, str], str]:
     """Return the arm of each image type, by names of instrument and type."""
     return {
         (

@@ -1,8 +1,8 @@
 """Anomaly detector for frames and embeddings, without a project or database."""
 
+import dataclasses
 import datetime as dt
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,13 +27,16 @@ Samples = Sequence[Source] | NDArray[Any] | pd.DataFrame
 FALSE_ALARMS = 0.001  # granted rate per embedding, as in the packaged thresholds
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class SetupReferences:
     """Measurements, embeddings and nights of the references of one setup, newest first."""
 
     measurements: tuple[core.Measurement, ...]
     embeddings: Floats
     nights: tuple[dt.date, ...]
+
+
+NO_REFERENCES = SetupReferences((), np.empty((0, 0), np.float32), ())
 
 
 class Detector:
@@ -88,6 +91,7 @@ class Detector:
         self.encoder = encoder or ResNet50Encoder()
         self.thresholds = thresholds or _packaged_thresholds(self.instruments)
         self.references_: dict[core.Setup, SetupReferences] = {}
+        self._reference_sets: dict[tuple[core.Setup, dt.date], core.Reference] = {}
 
     @classmethod
     def from_frames(cls, references: Iterable[Source], **parameters: Any) -> Self:
@@ -132,6 +136,7 @@ class Detector:
             return self._fit_embeddings(np.asarray(references, np.float32))
         frames = [self._read(source) for source in references]
         self.references_ = self._group(frames)
+        self._reference_sets.clear()
         return self
 
     def judge(self, frame: Source) -> list[core.Verdict]:
@@ -225,12 +230,14 @@ class Detector:
         }
 
     def _reference(self, setup: core.Setup, night: dt.date) -> core.Reference:
-        group = self.references_.get(setup)
-        if group is None:
-            return detection.make_reference([], np.empty((0, 0), np.float32))
-        return detection.make_reference(
-            group.measurements, group.embeddings, night=night, nights=group.nights
-        )
+        """Return the reference set of a setup; its residual model is the same for a week."""
+        monday = night - dt.timedelta(days=night.weekday())
+        if (setup, monday) not in self._reference_sets:
+            group = self.references_.get(setup, NO_REFERENCES)
+            self._reference_sets[setup, monday] = detection.make_reference(
+                group.measurements, group.embeddings, night=night, nights=group.nights
+            )
+        return self._reference_sets[setup, monday]
 
     def _nearest_image(self, judgement: detection.Judgement) -> Floats | None:
         if judgement.nearest_id is None:
@@ -239,7 +246,7 @@ class Detector:
         return group.measurements[judgement.nearest_id].statistics[..., 0]
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class VerdictFigure:
     """Callable that draws a judgement.
 
@@ -288,12 +295,14 @@ def describe_verdict(
     -------
     Verdict
     """
-    verdict = replace(
+    verdict = dataclasses.replace(
         judgement.verdict,
         image_type=judgement.measurement.setup.image_type,
         evidence=judgement.evidence,
     )
-    return replace(verdict, figure=VerdictFigure(judgement, reference, nearest, str(verdict)))
+    return dataclasses.replace(
+        verdict, figure=VerdictFigure(judgement, reference, nearest, str(verdict))
+    )
 
 
 def _packaged_thresholds(instruments: Iterable[io.Instrument]) -> detection.Thresholds:

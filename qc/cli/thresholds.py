@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qc._text import match_names as match_names
+from qc._text import match_names
 from qc._time import utc_now
 from qc.cli import options
 from qc.cli.options import AsJson, Author, ProjectFolder, err, opened_project, out, print_json

@@ -1,9 +1,9 @@
 """Labels, label requests and epochs: queries and inserts."""
 
+import dataclasses
 import datetime as dt
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,7 +15,7 @@ from qc.db.schema import models
 from qc.db.schema.engine import chunks
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class LabelAnswer:
     """A person's answer: the content of a label.
 
@@ -31,7 +31,7 @@ class LabelAnswer:
     who: str
     kind: str = ""
     note: str = ""
-    at: dt.datetime = field(default_factory=utc_now)
+    at: dt.datetime = dataclasses.field(default_factory=utc_now)
 
 
 def newest_label(

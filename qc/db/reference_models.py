@@ -1,7 +1,7 @@
 """Cache of residual models and residual map models by reference set."""
 
+import dataclasses
 from collections import OrderedDict
-from dataclasses import dataclass, field
 from datetime import date
 from threading import Lock
 
@@ -20,7 +20,7 @@ _CAPACITY = 24  # the setups of a busy night; 9 MB each
 _MAP_REFERENCES = 30  # newest references for a residual map model, which takes 1 s
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class ReferenceModelCache:
     """LRU cache of residual models, shared by threads: decision 0098.
 
@@ -34,10 +34,14 @@ class ReferenceModelCache:
 
     capacity: int = _CAPACITY
 
-    _models: OrderedDict[tuple[int, ...], residual.Expectation] = field(default_factory=OrderedDict)
-    _map_models: dict[tuple[int, ...], residual_maps.ResidualMapModel] = field(default_factory=dict)
-    _lock: Lock = field(default_factory=Lock)
-    _fitting: KeyedLocks = field(default_factory=KeyedLocks)
+    _models: OrderedDict[tuple[int, ...], residual.Expectation] = dataclasses.field(
+        default_factory=OrderedDict
+    )
+    _map_models: dict[tuple[int, ...], residual_maps.ResidualMapModel] = dataclasses.field(
+        default_factory=dict
+    )
+    _lock: Lock = dataclasses.field(default_factory=Lock)
+    _fitting: KeyedLocks = dataclasses.field(default_factory=KeyedLocks)
 
     def find(
         self,

@@ -1,7 +1,7 @@
 """Reference sets: queries for nominal extensions and identical pixels."""
 
+import dataclasses
 from collections import abc
-from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ _CANDIDATES_PER_QUERY = 400  # candidates among which nominal extensions are sel
 _FREE_SLIT = frozenset({"slit_arcsec"})
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class PendingNight:
     """Frames of one night that are judged together and recorded at the end.
 
@@ -35,8 +35,10 @@ class PendingNight:
         Extensions judged so far, in order.
     """
 
-    references: dict[tuple[str, core.Setup], core.Reference] = field(default_factory=dict)
-    judged: list[tuple[core.Frame, core.Measurement]] = field(default_factory=list)
+    references: dict[tuple[str, core.Setup], core.Reference] = dataclasses.field(
+        default_factory=dict
+    )
+    judged: list[tuple[core.Frame, core.Measurement]] = dataclasses.field(default_factory=list)
 
     def add(self, frame: core.Frame, measurements: abc.Sequence[core.Measurement]) -> None:
         """Add a judged frame.
@@ -125,7 +127,7 @@ def load(
         reference = night.reference(session, frame, measurement.setup, fingerprint)
         duplicate_of = find_duplicate(session, measurement, frame)
         references.append(
-            replace(
+            dataclasses.replace(
                 reference,
                 residual_model=model_cache.find(session, measurement, reference, frame.night),
                 duplicate_of=duplicate_of or night.find_duplicate(frame, measurement),

@@ -1,7 +1,7 @@
 """Counts, times and unprocessed files for status pages, monitoring and summaries."""
 
+import collections.abc
 import datetime as dt
-from collections import abc, defaultdict
 from dataclasses import dataclass
 from statistics import median
 
@@ -30,7 +30,7 @@ class ArrivalCount:
     last: dt.datetime
 
 
-def unprocessed_files(session: Session) -> abc.Sequence[models.FrameRow]:
+def unprocessed_files(session: Session) -> collections.abc.Sequence[models.FrameRow]:
     """Return the files that failed or were skipped, newest first."""
     return session.scalars(
         sa.select(models.FrameRow)
@@ -39,7 +39,7 @@ def unprocessed_files(session: Session) -> abc.Sequence[models.FrameRow]:
     ).all()
 
 
-def failed_files(session: Session) -> abc.Sequence[models.FrameRow]:
+def failed_files(session: Session) -> collections.abc.Sequence[models.FrameRow]:
     """Return the files that failed, by name."""
     is_failed = models.FrameRow.state == core.FrameState.FAILED
     return session.scalars(
@@ -47,14 +47,14 @@ def failed_files(session: Session) -> abc.Sequence[models.FrameRow]:
     ).all()
 
 
-def list_instruments(session: Session) -> abc.Sequence[str]:
+def list_instruments(session: Session) -> collections.abc.Sequence[str]:
     """Return the instruments with a processed frame, by name."""
     is_processed = models.FrameRow.state == core.FrameState.PROCESSED
     query = sa.select(models.FrameRow.instrument).where(is_processed).distinct()
     return sorted(name for name in session.scalars(query) if name)
 
 
-def frames_by_night(session: Session, first: dt.date) -> abc.Mapping[dt.date, int]:
+def frames_by_night(session: Session, first: dt.date) -> collections.abc.Mapping[dt.date, int]:
     """Return the number of processed frames of each night with frames.
 
     Parameters
@@ -82,7 +82,7 @@ def newest_night(session: Session) -> dt.date | None:
 
 def newest_of_types(
     session: Session, first: dt.date, last: dt.date
-) -> abc.Mapping[tuple[str, str], dt.datetime]:
+) -> collections.abc.Mapping[tuple[str, str], dt.datetime]:
     """Return the time of the newest frame of each image type in a range of nights.
 
     Parameters
@@ -133,13 +133,13 @@ def frames_between(session: Session, first: dt.date, last: dt.date) -> tuple[int
     return count, newest or 0
 
 
-def frame_states(session: Session) -> abc.Mapping[str, int]:
+def frame_states(session: Session) -> collections.abc.Mapping[str, int]:
     """Return the number of files in each state."""
     query = sa.select(models.FrameRow.state, sa.func.count()).group_by(models.FrameRow.state)
     return {name: count for name, count in session.execute(query)}  # noqa: C416 - a Result has keys
 
 
-def verdict_counts(session: Session) -> abc.Mapping[str, int]:
+def verdict_counts(session: Session) -> collections.abc.Mapping[str, int]:
     """Return the number of extensions with each newest status."""
     newest = sa.select(sa.func.max(models.VerdictRow.id)).group_by(models.VerdictRow.extension_id)
     query = (
@@ -150,7 +150,7 @@ def verdict_counts(session: Session) -> abc.Mapping[str, int]:
     return {name: count for name, count in session.execute(query)}  # noqa: C416 - a Result has keys
 
 
-def encoder_counts(session: Session) -> abc.Mapping[str, int]:
+def encoder_counts(session: Session) -> collections.abc.Mapping[str, int]:
     """Return the number of embeddings of each encoder, by fingerprint."""
     query = (
         sa.select(models.EncoderRow.fingerprint, sa.func.count())
@@ -227,7 +227,7 @@ def weekly_distances(session: Session, first: dt.date) -> list[tuple[str, str, f
             models.VerdictRow.merge_height.is_not(None),
         )
     )
-    ratios = defaultdict[tuple[str, str], list[float]](list)
+    ratios = collections.defaultdict[tuple[str, str], list[float]](list)
     for image_type, night, ratio in session.execute(query):
         if night is not None and ratio is not None:
             year, week, _ = night.isocalendar()
@@ -242,7 +242,7 @@ def last_processed_at(session: Session) -> dt.datetime | None:
 
 def unprocessed_between(
     session: Session, start: dt.datetime, end: dt.datetime
-) -> abc.Sequence[models.FrameRow]:
+) -> collections.abc.Sequence[models.FrameRow]:
     """Return the failed or skipped files that may have been taken in a time span.
 
     The observation time of an unreadable file is unknown: its name must contain one of the dates,
@@ -282,7 +282,9 @@ def estimate_observed_at(row: models.FrameRow) -> dt.datetime:
     return time or dt.datetime.fromtimestamp(row.modified_ns / 1e9, dt.UTC)
 
 
-def arrivals_between(session: Session, first: dt.date, last: dt.date) -> abc.Iterator[ArrivalCount]:
+def arrivals_between(
+    session: Session, first: dt.date, last: dt.date
+) -> collections.abc.Iterator[ArrivalCount]:
     """Yield the number of frames of each setup and night in a range of nights.
 
     Parameters

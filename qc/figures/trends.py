@@ -1,7 +1,7 @@
 """Values over time: metrics and scores, recall of the injection test, margins to the limits."""
 
+import datetime as dt
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, time, timedelta
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -22,14 +22,14 @@ STATUSES = {  # marker, fill, edge, size in points: shape and fill repeat the me
 
 
 def draw_trend(
-    times: Sequence[datetime],
+    times: Sequence[dt.datetime],
     values: Floats,
     statuses: Sequence[str],
     *,
     limit: float | None = None,
     title: str,
     unit: str,
-    events: Sequence[tuple[datetime, str]] = (),
+    events: Sequence[tuple[dt.datetime, str]] = (),
     marked: int | None = None,
 ) -> str:
     """Draw a metric or a score over time.
@@ -80,7 +80,7 @@ def draw_trend(
 
 
 def draw_recall_trend(
-    times: Sequence[datetime], intervals: Floats, *, limit: float | None = None
+    times: Sequence[dt.datetime], intervals: Floats, *, limit: float | None = None
 ) -> str:
     """Draw the recall of the injection test over the nights.
 
@@ -115,7 +115,7 @@ def draw_recall_trend(
     )
 
 
-def draw_margins(weeks: Sequence[date], ratios: Floats, *, title: str) -> str:
+def draw_margins(weeks: Sequence[dt.date], ratios: Floats, *, title: str) -> str:
     """Draw the weekly evidence of good frames of one type, relative to the limits.
 
     Parameters
@@ -133,19 +133,19 @@ def draw_margins(weeks: Sequence[date], ratios: Floats, *, title: str) -> str:
     """
     figure, axes = drawing.new_figure(height_in=1.75, width_in=2.6)
     axes.axhline(1, color=drawing.BLACK, linestyle="--", linewidth=1)
-    instants = np.array([datetime.combine(day, time(), UTC) for day in weeks], "O")
+    instants = np.array([dt.datetime.combine(day, dt.time(), dt.UTC) for day in weeks], "O")
     for column, (marker, colour) in enumerate((("o", drawing.BLUE), ("D", drawing.RED))):
         finite = np.isfinite(ratios[:, column])
         heights = np.minimum(ratios[finite, column], LARGEST_RATIO)
         axes.plot(instants[finite], heights, f"{marker}-", color=colour, markersize=3, linewidth=1)
     axes.set(ylim=(0, LARGEST_RATIO + 0.05), yticks=(0, 0.5, 1))
-    axes.set_xlim(instants[0], instants[-1] + timedelta(days=3))
+    axes.set_xlim(instants[0], instants[-1] + dt.timedelta(days=3))
     drawing.set_dates(axes, ticks=(2, 4))
     drawing.set_title(axes, title, pad=4)
     return drawing.svg_text(figure, f"{title}: medians of {len(weeks)} weeks, 1 is the limit")
 
 
-def _draw_events(axes: Axes, events: Sequence[tuple[datetime, str]]) -> None:
+def _draw_events(axes: Axes, events: Sequence[tuple[dt.datetime, str]]) -> None:
     for instant, label in events:
         position = float(date2num(instant))  # type: ignore[no-untyped-call]
         axes.axvline(position, color=drawing.BLUE, linewidth=1, linestyle=":")

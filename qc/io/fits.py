@@ -8,12 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from astropy.io import fits
-from numpy.typing import NDArray
 
 from qc import core, errors
 from qc.io.compression import describe_error
 
-Pixels = NDArray[np.uint16] | NDArray[np.float32]
+Pixels = np.typing.NDArray[np.uint16] | np.typing.NDArray[np.float32]
 
 _LARGEST_SCALING = 1e12  # larger values of BSCALE and BZERO are refused
 _BLOCK = 2880
@@ -308,7 +307,7 @@ def _scaling(header: core.Header, keyword: str, default: float) -> float:
     return float(value)
 
 
-def convert_to_unsigned(raw: NDArray[np.generic]) -> Pixels:
+def convert_to_unsigned(raw: np.typing.NDArray[np.generic]) -> Pixels:
     """Convert FITS's signed storage of unsigned integers: flip the top bit, without floats."""
     native = raw.byteswap().view(f"u{raw.itemsize}")
     native ^= native.dtype.type(1 << (8 * raw.itemsize - 1))

@@ -4,12 +4,12 @@ The listing is not trusted: names that leave the folder, endless listings and wr
 refused.
 """
 
+import contextlib
+import dataclasses
 import hashlib
 import os
 import re
 from collections import abc, deque
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from shutil import disk_usage
@@ -30,7 +30,7 @@ _MAX_REASON = 300
 _FREE_BYTES = 2**29  # copies must not fill a disk that may hold the database as well
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class RemoteFile:
     """A file in the listing of a remote folder.
 
@@ -207,7 +207,7 @@ class RemoteFolder:
         """
         if info.get("type") != "link":
             return info
-        with suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError):
             target = fs.info(info["name"])
             if target["type"] == "file":
                 return {**target, "name": info["name"]}
@@ -226,7 +226,7 @@ class RemoteFolder:
                 info = fs.info(file.address)
             except FileNotFoundError:
                 return None
-        return replace(
+        return dataclasses.replace(
             file,
             size_bytes=remote_options.read_size(info),
             modified_ns=remote_options.read_modified_ns(info) or 0,
@@ -277,7 +277,7 @@ class RemoteFolder:
                 part.unlink(missing_ok=True)
         return True
 
-    @contextmanager
+    @contextlib.contextmanager
     def reporting_errors(self, problem: str) -> abc.Iterator[tuple[Any, str]]:
         """Provide the connection; convert any error to a message without credentials.
 

@@ -4,9 +4,9 @@ Arrivals form a tree: the instrument, its arms, their kinds of calibration, the 
 setup also belongs to a setting (wavelength, binning, read mode), which all kinds share.
 """
 
+import dataclasses
 import datetime as dt
 from collections import abc, defaultdict
-from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from math import ceil
@@ -30,7 +30,7 @@ _NEEDED = ((2, 2), (4, 4), (4, 8), (4, 8))
 _NEEDED_BY_PLAN = (2, 14)
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class CalibrationPlace:
     """Branch of an image type, and the image types of the same file."""
 
@@ -70,7 +70,7 @@ def calibration_places(instrument: Instrument) -> abc.Mapping[str, tuple[Calibra
     return {image_type: tuple(branches) for image_type, branches in places.items()}
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class NightArrivals:
     """Frames of a branch in one night."""
 
@@ -78,7 +78,7 @@ class NightArrivals:
     last: dt.datetime
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class ExpectedInterval:
     """Expected number of nights between arrivals, and its basis in words."""
 
@@ -87,7 +87,7 @@ class ExpectedInterval:
     is_regular: bool = False
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class ArrivalHistory:
     """Arrivals of an instrument, night by night, up to a night and a moment."""
 
@@ -150,7 +150,7 @@ class ArrivalHistory:
     def setting(self, setup: core.Setup) -> Path:
         """Return the branch of a setup's setting."""
         place = self.places[setup.image_type][0]
-        common = replace(setup, slit_arcsec=None, optics="")
+        common = dataclasses.replace(setup, slit_arcsec=None, optics="")
         name = f"{SETTING_PREFIX}{place.mode} {common.description}"
         return place.arm, name.replace("  ", " ")
 

@@ -91,28 +91,28 @@ def queue_alerts(session: Session, instruments: Sequence[Instrument], now: dt.da
         pause = dt.timedelta(minutes=instrument.set_stopped_after_min)
         if db.statistics.is_catching_up(session, now, now - pause, LATE_S):
             continue
-        tonight = instrument.night_of(now)
-        for night in (tonight - dt.timedelta(days=1), tonight):
+        current_night = instrument.night_of(now)
+        for night in (current_night - dt.timedelta(days=1), current_night):
             for finding in find_missing(session, night, [instrument], now):
-                alerts += queue_alert(session, finding, tonight)
+                alerts += queue_alert(session, finding, current_night)
     return alerts
 
 
-def queue_alert(session: Session, finding: MissingCalibration, tonight: dt.date) -> bool:
+def queue_alert(session: Session, finding: MissingCalibration, current_night: dt.date) -> bool:
     """Queue an alert for a missing calibration unless it is old, repeated or known.
 
     Parameters
     ----------
     session : Session
     finding : MissingCalibration
-    tonight : date
+    current_night : date
 
     Returns
     -------
     bool
         True if the alert is new.
     """
-    is_old = tonight - finding.missed > dt.timedelta(days=ALERT_DAYS)
+    is_old = current_night - finding.missed > dt.timedelta(days=ALERT_DAYS)
     if is_old or finding.is_mended or db.operations.known_alert_keys(session, finding.keys):
         return False
     return db.operations.add_alert(

@@ -4,11 +4,11 @@ Faults are injected in memory and judged like the frames of the night. The frame
 in the database stay unchanged; only the results are stored.
 """
 
+import dataclasses
 import datetime as dt
 import logging
 import time
 from collections import abc
-from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,7 @@ _LARGEST_SCORE = 1e6  # of a refused frame; not every database stores infinity
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class InjectionTrial:
     """A fault that was injected into a good image, and its verdict."""
 
@@ -45,7 +45,7 @@ class InjectionTrial:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class InjectionTest:
     """Result of a night's injection test.
 
@@ -311,7 +311,9 @@ class InjectionRunner:
         extension = find_extension(frame, number)
         pixels = self.inject(task, frame)
         frame_reader.check_alive(pixels, number, extension.setup.chip)
-        faulty = replace(frame, extensions=(replace(extension, pixels=pixels),))
+        faulty = dataclasses.replace(
+            frame, extensions=(dataclasses.replace(extension, pixels=pixels),)
+        )
         return process.add_thresholds(readers.reduce_frame(file, faulty), self.project)
 
     def inject(

@@ -13,8 +13,6 @@ from sqlalchemy.exc import OperationalError
 from qc import core, db, detection, errors
 from qc.detection.embedding import split_by_frame
 from qc.pipeline import dask_workers, outcomes, process, readers
-from qc.pipeline.outcomes import ProcessingOutcome
-from qc.pipeline.readers import FrameReading
 from qc.project import ProjectContext
 
 
@@ -23,7 +21,7 @@ def measure_archive(
     project: ProjectContext,
     label: core.LabelName | None = None,
     client: Any = None,
-) -> abc.Iterator[ProcessingOutcome]:
+) -> abc.Iterator[outcomes.ProcessingOutcome]:
     """Measure, embed and record files without a verdict, in any order.
 
     Parameters
@@ -45,7 +43,7 @@ def measure_archive(
     ClusterUnavailableError
         If the scheduler of the cluster does not respond.
     """
-    known: deque[ProcessingOutcome] = deque()
+    known: deque[outcomes.ProcessingOutcome] = deque()
     new = skip_known(files, known, project, label)
     if client is None:
         batches = read_in_processes(new, len(files), project)
@@ -64,7 +62,7 @@ def measure_archive(
 
 def skip_known(
     files: abc.Iterable[core.FileInfo],
-    known: deque[ProcessingOutcome],
+    known: deque[outcomes.ProcessingOutcome],
     project: ProjectContext,
     label: core.LabelName | None,
 ) -> abc.Iterator[core.FileInfo]:
@@ -85,7 +83,7 @@ def skip_known(
     """
     for file in files:
         if outcomes.is_file_known(file, project, label):
-            known.append(ProcessingOutcome(file.path, core.FrameState.KNOWN))
+            known.append(outcomes.ProcessingOutcome(file.path, core.FrameState.KNOWN))
         else:
             yield file
 
@@ -115,14 +113,14 @@ def read_in_processes(
     with readers.ReaderPool(project.instruments, workers) as pool:
         results = read_ahead(files, pool, pool.ahead and pool.ahead + size)
         while batch := list(islice(results, size)):
-            readings = [result for result in batch if isinstance(result, FrameReading)]
+            readings = [result for result in batch if isinstance(result, readers.FrameReading)]
             unread = [result for result in batch if isinstance(result, dask_workers.UnreadFile)]
             yield [*embed_isolated(readings, project), *unread]
 
 
 def read_ahead(
     files: abc.Iterator[core.FileInfo], pool: readers.ReaderPool, ahead: int
-) -> abc.Iterator[FrameReading | dask_workers.UnreadFile]:
+) -> abc.Iterator[readers.FrameReading | dask_workers.UnreadFile]:
     """Read files in their order, several at once.
 
     Parameters
@@ -136,7 +134,7 @@ def read_ahead(
     ------
     FrameReading or UnreadFile
     """
-    pending: deque[tuple[core.FileInfo, abc.Callable[[], FrameReading]]] = deque()
+    pending: deque[tuple[core.FileInfo, abc.Callable[[], readers.FrameReading]]] = deque()
     for file in files:
         pending.append((file, pool.begin(file)))
         if len(pending) > ahead:
@@ -146,8 +144,8 @@ def read_ahead(
 
 
 def wait_for_reading(
-    file: core.FileInfo, reading: abc.Callable[[], FrameReading]
-) -> FrameReading | dask_workers.UnreadFile:
+    file: core.FileInfo, reading: abc.Callable[[], readers.FrameReading]
+) -> readers.FrameReading | dask_workers.UnreadFile:
     """Wait for a file that is being read.
 
     Parameters
@@ -174,7 +172,7 @@ def wait_for_reading(
 
 
 def embed_isolated(
-    readings: abc.Sequence[FrameReading], project: ProjectContext
+    readings: abc.Sequence[readers.FrameReading], project: ProjectContext
 ) -> abc.Iterator[dask_workers.EmbeddedFrame | dask_workers.UnreadFile]:
     """Embed a batch; isolate a frame that causes a program error.
 
@@ -216,7 +214,7 @@ def record_batch(
     batch: abc.Sequence[dask_workers.EmbeddedFrame | dask_workers.UnreadFile],
     project: ProjectContext,
     label: core.LabelName | None,
-) -> abc.Iterator[ProcessingOutcome]:
+) -> abc.Iterator[outcomes.ProcessingOutcome]:
     """Record a batch: failures one by one, frames in one transaction.
 
     Parameters
@@ -249,7 +247,7 @@ def record_frames(
     frames: abc.Sequence[dask_workers.EmbeddedFrame],
     project: ProjectContext,
     label: core.LabelName | None,
-) -> abc.Iterator[ProcessingOutcome]:
+) -> abc.Iterator[outcomes.ProcessingOutcome]:
     """Record frames in one transaction; isolate a frame that causes a program error.
 
     Parameters
@@ -277,7 +275,7 @@ def record_frames(
                     label=label,
                 )
                 state = core.FrameState.PROCESSED if is_new else core.FrameState.KNOWN
-                results.append(ProcessingOutcome(reading.file.path, state))
+                results.append(outcomes.ProcessingOutcome(reading.file.path, state))
     except (OperationalError, *outcomes.FATAL_ERRORS):
         raise
     except Exception as error:  # noqa: BLE001 - recorded and logged for the frame that causes it

@@ -10,8 +10,6 @@ from qc import _files, core, detection, errors
 from qc.db.references import PendingNight
 from qc.detection.embedding import split_by_frame
 from qc.pipeline import outcomes, process, readers
-from qc.pipeline.outcomes import ProcessingOutcome
-from qc.pipeline.process import MeasuredFrame
 from qc.project import ProjectContext
 
 
@@ -40,7 +38,7 @@ def find_frames(paths: abc.Iterable[Path]) -> list[Path]:
 
 def process_frames(
     paths: abc.Iterable[Path], project: ProjectContext, label: core.LabelName | None = None
-) -> abc.Iterator[ProcessingOutcome]:
+) -> abc.Iterator[outcomes.ProcessingOutcome]:
     """Process many files in order of their names, in an ESO archive the order of time.
 
     Files that were processed before are not read. A file that cannot be judged is recorded with
@@ -62,9 +60,9 @@ def process_frames(
     """
     project.load_files()
     ordered = sorted(paths, key=lambda path: (path.name, path))
-    batch: list[MeasuredFrame] = []
+    batch: list[process.MeasuredFrame] = []
     for result in read_frames(ordered, project, label):
-        if isinstance(result, ProcessingOutcome):
+        if isinstance(result, outcomes.ProcessingOutcome):
             yield result
             continue
         batch.append(result)
@@ -76,7 +74,7 @@ def process_frames(
 
 def read_frames(
     paths: abc.Sequence[Path], project: ProjectContext, label: core.LabelName | None
-) -> abc.Iterator[MeasuredFrame | ProcessingOutcome]:
+) -> abc.Iterator[process.MeasuredFrame | outcomes.ProcessingOutcome]:
     """Read and measure files in their order.
 
     Parameters
@@ -95,7 +93,9 @@ def read_frames(
     with readers.ReaderPool(project.instruments, workers) as pool:
         # The next batch is read while a batch is judged; the sum bounds the memory.
         ahead = pool.ahead and pool.ahead + project.settings.batch_frames
-        pending: deque[abc.Callable[[], MeasuredFrame | ProcessingOutcome]] = deque()
+        pending: deque[abc.Callable[[], process.MeasuredFrame | outcomes.ProcessingOutcome]] = (
+            deque()
+        )
         for path in paths:
             pending.append(begin_reading(path, pool, project, label))
             if len(pending) > ahead:
@@ -106,7 +106,7 @@ def read_frames(
 
 def begin_reading(
     path: Path, pool: readers.ReaderPool, project: ProjectContext, label: core.LabelName | None
-) -> abc.Callable[[], MeasuredFrame | ProcessingOutcome]:
+) -> abc.Callable[[], process.MeasuredFrame | outcomes.ProcessingOutcome]:
     """Begin to read a file, unless it is known.
 
     Parameters
@@ -129,7 +129,7 @@ def begin_reading(
         outcome = outcomes.record_unprocessed(file, failed, str(error), project)
         return lambda: outcome
     if outcomes.is_file_known(file, project, label):
-        return lambda: ProcessingOutcome(file.path, core.FrameState.KNOWN)
+        return lambda: outcomes.ProcessingOutcome(file.path, core.FrameState.KNOWN)
     reading = pool.begin(file)
     return lambda: finish_reading(file, reading, project, label)
 
@@ -139,7 +139,7 @@ def finish_reading(
     reading: abc.Callable[[], readers.FrameReading],
     project: ProjectContext,
     label: core.LabelName | None,
-) -> MeasuredFrame | ProcessingOutcome:
+) -> process.MeasuredFrame | outcomes.ProcessingOutcome:
     """Wait for a file that is being read; record a failure.
 
     Parameters
@@ -158,7 +158,7 @@ def finish_reading(
     try:
         result = reading()
         if outcomes.is_frame_known(result.file, result.frame.sha256, project, label):
-            return ProcessingOutcome(file.path, core.FrameState.KNOWN)
+            return outcomes.ProcessingOutcome(file.path, core.FrameState.KNOWN)
         return process.add_thresholds(result, project)
     except errors.FrameError as error:
         is_unsupported = isinstance(error, errors.UnsupportedFrameError)
@@ -171,8 +171,10 @@ def finish_reading(
 
 
 def judge_batch(
-    frames: abc.Sequence[MeasuredFrame], project: ProjectContext, label: core.LabelName | None
-) -> abc.Iterator[ProcessingOutcome]:
+    frames: abc.Sequence[process.MeasuredFrame],
+    project: ProjectContext,
+    label: core.LabelName | None,
+) -> abc.Iterator[outcomes.ProcessingOutcome]:
     """Judge and record a batch; isolate a frame that causes a program error.
 
     Parameters
@@ -203,8 +205,10 @@ def judge_batch(
 
 
 def judge_nights(
-    frames: abc.Sequence[MeasuredFrame], project: ProjectContext, label: core.LabelName | None
-) -> abc.Iterator[ProcessingOutcome]:
+    frames: abc.Sequence[process.MeasuredFrame],
+    project: ProjectContext,
+    label: core.LabelName | None,
+) -> abc.Iterator[outcomes.ProcessingOutcome]:
     """Embed a batch at once; judge and record it night by night.
 
     Frames of one night are no references of each other, so that one transaction records them all.

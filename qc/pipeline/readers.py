@@ -5,6 +5,7 @@ measurements only, 1 MB for a frame of 70 MB.
 """
 
 import ctypes
+import dataclasses
 import logging
 import os
 import signal
@@ -12,7 +13,6 @@ import threading
 from collections import abc
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,7 +32,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # numbers in malloc.h
 _ABOVE_ANY_FRAME = 2**30  # bytes
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class FrameReading:
     """Frame that was read and measured.
 
@@ -50,7 +50,7 @@ class FrameReading:
     measurements: tuple[core.Measurement, ...]
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class RemoteFileInfo(core.FileInfo):
     """File of a remote storage, fetched to be read and deleted; `path` would be its local copy.
 
@@ -117,7 +117,7 @@ def read_remote_file(file: RemoteFileInfo, instruments: abc.Sequence[Instrument]
         finally:
             store.close()
         local = core.FileInfo(file.path, file.size_bytes, file.modified_ns)
-        return reduce_frame(local, replace(frame, path=file.path))
+        return reduce_frame(local, dataclasses.replace(frame, path=file.path))
 
 
 def reduce_frame(file: core.FileInfo, frame: core.Frame) -> FrameReading:
@@ -139,7 +139,7 @@ def reduce_frame(file: core.FileInfo, frame: core.Frame) -> FrameReading:
         If an extension cannot be measured.
     """
     measurements = detection.measure(frame)
-    return FrameReading(file, replace(frame, extensions=()), measurements)
+    return FrameReading(file, dataclasses.replace(frame, extensions=()), measurements)
 
 
 # --- reader processes -----------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """Judging of stored extensions: first verdicts after a backfill, and rejudging."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ MODELS_AT_ONCE = 4  # residual models that are fitted at once; each takes 300 MB
 _ARCHIVE_CACHE = 64  # models in the cache, 9 MB each; with fewer, some are fitted again each night
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class VerdictChange:
     """Rejudged extension.
 
@@ -104,7 +104,9 @@ def judge_pending(project: ProjectContext) -> Iterator[detection.Judgement]:
     Judgement
         One for each extension, when its night is stored.
     """
-    project = replace(project, reference_models=ReferenceModelCache(capacity=_ARCHIVE_CACHE))
+    project = dataclasses.replace(
+        project, reference_models=ReferenceModelCache(capacity=_ARCHIVE_CACHE)
+    )
     with project.read_session() as session:
         nights = db.recording.find_pending_nights(session)
     for night in nights:

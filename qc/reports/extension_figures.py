@@ -1,21 +1,16 @@
 """Figures of an extension: pictures, residual map, dendrogram, metrics and history."""
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+import datetime as dt
+from collections import abc, defaultdict
 from dataclasses import dataclass
-from datetime import date, timedelta
 
 import numpy as np
 from sqlalchemy.orm import Session
 
 from embeddings.clustering import average_linkage
 from embeddings.preprocess import scale_to_standard_light
-from qc import core, db
-from qc.db.findings import Finding
-from qc.db.schema.models import ExtensionRow
-from qc.detection.decision import widen_limits
-from qc.detection.metrics import METRICS, Metric
-from qc.detection.thresholds import Thresholds
+from qc import core, db, detection
+from qc.db.schema import models
 from qc.figures import dendrogram
 from qc.figures import images as figure_images
 from qc.reports import pictures, trend_figures
@@ -28,7 +23,7 @@ SIGMA_OF_MAD = 1.4826  # of a normal distribution
 LEAST_SCATTER_ADU = 0.01  # keeps the division finite where references are equal
 WARN_SIGMA = 5.0  # limit of the listed metrics without a thresholds entry; not for verdicts
 DEVIATING_LISTED = 12
-DAYS_AFTER = timedelta(days=30)  # of a frame's history: does the deviation persist?
+DAYS_AFTER = dt.timedelta(days=30)  # of a frame's history: does the deviation persist?
 MEAN, MAXIMUM = 0, 2  # planes of the block statistics
 PLANES = {MEAN: "mean", MAXIMUM: "maximum"}
 
@@ -44,7 +39,7 @@ class MetricRow:
     """
 
     name: str
-    metric: Metric
+    metric: detection.Metric
     value: float
     median: float | None
     z: float | None
@@ -86,10 +81,10 @@ class ExtensionFigures:
         None with too few references for a reference model.
     """
 
-    finding: Finding
+    finding: db.findings.Finding
     pictures: tuple[EmbeddedPicture, ...]
     references: int
-    nearest: ExtensionRow | None
+    nearest: models.ExtensionRow | None
     deviating: tuple[MetricRow, ...]
     metrics: tuple[MetricRow, ...]
     tree: EmbeddedPicture | None
@@ -100,7 +95,7 @@ class ExtensionFigures:
 class Thumbnail:
     """Small picture of an extension; None where block statistics are not stored."""
 
-    finding: Finding
+    finding: db.findings.Finding
     picture: EmbeddedPicture | None
 
 
@@ -128,7 +123,7 @@ class FigureRenderer:
     def __init__(
         self,
         session: Session,
-        thresholds: Thresholds | None,
+        thresholds: detection.Thresholds | None,
         reference_models: db.reference_models.ReferenceModelCache | None = None,
     ) -> None:
         self.session = session
@@ -137,14 +132,14 @@ class FigureRenderer:
         self._appearances: dict[tuple[core.Setup, str], _SetupAppearance | None] = {}
         self._models = reference_models or db.reference_models.ReferenceModelCache()
 
-    def render(self, finding: Finding) -> ExtensionFigures:
+    def render(self, finding: db.findings.Finding) -> ExtensionFigures:
         """Return all figures of an extension."""
         key = finding.extension.setup, finding.fingerprint
         if key not in self._references:
             self._references[key] = db.findings.reference_of(self.session, finding)
             self._appearances[key] = self._read_appearance(self._references[key])
         reference, appearance = self._references[key], self._appearances[key]
-        nearest = self.session.get(ExtensionRow, finding.verdict.nearest_id or 0)
+        nearest = self.session.get(models.ExtensionRow, finding.verdict.nearest_id or 0)
         metrics = list_metrics(finding, reference)
         return ExtensionFigures(
             finding=finding,
@@ -157,26 +152,26 @@ class FigureRenderer:
             residual_location=self._locate_residual(finding, reference),
         )
 
-    def draw_pair(self, finding: Finding) -> tuple[EmbeddedPicture, ...]:
+    def draw_pair(self, finding: db.findings.Finding) -> tuple[EmbeddedPicture, ...]:
         """Draw the means of an extension and its nearest reference on the same scale."""
-        nearest = self.session.get(ExtensionRow, finding.verdict.nearest_id or 0)
+        nearest = self.session.get(models.ExtensionRow, finding.verdict.nearest_id or 0)
         return self._draw_pictures(finding.extension, nearest, appearance=None)
 
-    def draw_thumbnail(self, finding: Finding) -> EmbeddedPicture | None:
+    def draw_thumbnail(self, finding: db.findings.Finding) -> EmbeddedPicture | None:
         """Draw a small mean on the scale of the nearest reference, to show a change of level."""
         image = self._read_image(finding.extension)
         if image is None:
             return None
-        nearest = self.session.get(ExtensionRow, finding.verdict.nearest_id or 0)
+        nearest = self.session.get(models.ExtensionRow, finding.verdict.nearest_id or 0)
         reference = self._read_image(nearest) if nearest else None
         scale = image if reference is None else reference
         limits = figure_images.display_limits(pictures.rebin(scale[..., MEAN]))
         mean = pictures.rebin(image[..., MEAN])
         return pictures.draw_intensity("mean", mean, finding.extension, limits)
 
-    def draw_thumbnails(self, findings: Sequence[Finding]) -> tuple[Thumbnail, ...]:
+    def draw_thumbnails(self, findings: abc.Sequence[db.findings.Finding]) -> tuple[Thumbnail, ...]:
         """Draw small means, grouped by setup; those of one setup share a scale."""
-        by_setup: dict[core.Setup, list[Finding]] = defaultdict(list)
+        by_setup: dict[core.Setup, list[db.findings.Finding]] = defaultdict(list)
         for finding in findings:
             by_setup[finding.extension.setup].append(finding)
         thumbnails = []
@@ -194,7 +189,7 @@ class FigureRenderer:
                 thumbnails.append(Thumbnail(finding, picture))
         return tuple(thumbnails)
 
-    def locate_residual(self, finding: Finding) -> ResidualLocation | None:
+    def locate_residual(self, finding: db.findings.Finding) -> ResidualLocation | None:
         """Draw the residual map; None with too few references."""
         return self._locate_residual(finding, db.findings.reference_of(self.session, finding))
 
@@ -206,7 +201,9 @@ class FigureRenderer:
         names += [row.name for row in figures.deviating[:1]]
         return self.draw_metrics(finding, list(dict.fromkeys(names)))
 
-    def draw_metrics(self, finding: Finding, names: Sequence[str]) -> tuple[EmbeddedPicture, ...]:
+    def draw_metrics(
+        self, finding: db.findings.Finding, names: abc.Sequence[str]
+    ) -> tuple[EmbeddedPicture, ...]:
         """Draw metrics of an extension's setup over the nights before and after.
 
         Parameters
@@ -220,8 +217,8 @@ class FigureRenderer:
         -------
         tuple of EmbeddedPicture
         """
-        night = finding.frame.night or date.max
-        first, last = night - timedelta(days=HISTORY_NIGHTS - 1), night + DAYS_AFTER
+        night = finding.frame.night or dt.date.max
+        first, last = night - dt.timedelta(days=HISTORY_NIGHTS - 1), night + DAYS_AFTER
         epochs = db.labels.epochs_between(self.session, first, last)
         scopes = {finding.extension.image_type, finding.frame.instrument or ""}
         events = trend_figures.intervention_marks(epochs, scopes)
@@ -235,12 +232,14 @@ class FigureRenderer:
             for name in names
         )
 
-    def draw_tree(self, finding: Finding) -> EmbeddedPicture | None:
+    def draw_tree(self, finding: db.findings.Finding) -> EmbeddedPicture | None:
         """Draw the dendrogram of an extension and its references; None with too few of them."""
         return self._draw_tree(finding, db.findings.reference_of(self.session, finding))
 
     def residual_map(
-        self, finding: Finding, reference_models: db.reference_models.ReferenceModelCache
+        self,
+        finding: db.findings.Finding,
+        reference_models: db.reference_models.ReferenceModelCache,
     ) -> Floats | None:
         """Return the residual map in units of the largest residual of nominal frames.
 
@@ -259,7 +258,7 @@ class FigureRenderer:
         reference = db.findings.reference_of(self.session, finding)
         return self._residual_map(finding, reference, reference_models)
 
-    def _read_image(self, extension: ExtensionRow) -> Floats | None:
+    def _read_image(self, extension: models.ExtensionRow) -> Floats | None:
         """Return block statistics above zero at standard light, (h, w, 3), if stored."""
         statistics = db.block_statistics.find_block_statistics(self.session, extension.id)
         if statistics is None:
@@ -269,7 +268,7 @@ class FigureRenderer:
 
     def _read_appearance(self, reference: core.Reference) -> _SetupAppearance | None:
         ids = reference.extension_ids[:SCATTER_REFERENCES]
-        rows = [self.session.get(ExtensionRow, extension_id) for extension_id in ids]
+        rows = [self.session.get(models.ExtensionRow, extension_id) for extension_id in ids]
         stored = [self._read_image(row) for row in rows if row]
         images = [image for image in stored if image is not None]
         if len(images) < FEWEST_FOR_SCATTER:
@@ -282,8 +281,8 @@ class FigureRenderer:
 
     def _draw_pictures(
         self,
-        extension: ExtensionRow,
-        nearest: ExtensionRow | None,
+        extension: models.ExtensionRow,
+        nearest: models.ExtensionRow | None,
         appearance: _SetupAppearance | None,
     ) -> tuple[EmbeddedPicture, ...]:
         """Draw an extension, its nearest reference and the difference from the references.
@@ -301,14 +300,14 @@ class FigureRenderer:
             planes += [MAXIMUM] if largest[MAXIMUM] > 2 * largest[MEAN] else []
         drawn = []
         for plane in planes:
-            name, own = PLANES[plane], image[..., plane]
+            name, values = PLANES[plane], image[..., plane]
             near = reference[..., plane] if reference is not None else None
             limits = (
-                figure_images.display_limits(own)
+                figure_images.display_limits(values)
                 if near is None
-                else figure_images.display_limits(own, near)
+                else figure_images.display_limits(values, near)
             )
-            drawn.append(pictures.draw_intensity(name, own, extension, limits))
+            drawn.append(pictures.draw_intensity(name, values, extension, limits))
             if near is not None:
                 drawn.append(pictures.draw_intensity(f"nearest {name}", near, extension, limits))
             if difference is not None:
@@ -317,7 +316,7 @@ class FigureRenderer:
         return tuple(drawn)
 
     def _locate_residual(
-        self, finding: Finding, reference: core.Reference
+        self, finding: db.findings.Finding, reference: core.Reference
     ) -> ResidualLocation | None:
         """Draw the residual map of the present reference set."""
         residuals = self._residual_map(finding, reference, self._models)
@@ -332,23 +331,25 @@ class FigureRenderer:
 
     def _residual_map(
         self,
-        finding: Finding,
+        finding: db.findings.Finding,
         reference: core.Reference,
         reference_models: db.reference_models.ReferenceModelCache,
     ) -> Floats | None:
         if len(reference.extension_ids) < core.REFERENCE_NEEDED:
             return None
-        of_model = reference.select_for_model(finding.frame.night or date.max)
+        of_model = reference.select_for_model(finding.frame.night or dt.date.max)
         return reference_models.residual_map(self.session, finding.extension, of_model)
 
-    def _draw_tree(self, finding: Finding, reference: core.Reference) -> EmbeddedPicture | None:
+    def _draw_tree(
+        self, finding: db.findings.Finding, reference: core.Reference
+    ) -> EmbeddedPicture | None:
         m = len(reference.extension_ids)
         if m < 2:
             return None
-        own = db.embeddings.embedding_of(
+        embedding = db.embeddings.embedding_of(
             self.session, finding.extension.id, finding.verdict.encoder_id
         )
-        merges = average_linkage(np.vstack([reference.embeddings, own]))
+        merges = average_linkage(np.vstack([reference.embeddings, embedding]))
         threshold = finding.verdict.threshold
         svg = dendrogram.draw_dendrogram(merges, threshold=threshold, marked=m)
         return pictures.embed_plot("tree", svg)
@@ -357,7 +358,7 @@ class FigureRenderer:
 # --- metrics --------------------------------------------------------------------------------------
 
 
-def list_metrics(finding: Finding, reference: core.Reference) -> tuple[MetricRow, ...]:
+def list_metrics(finding: db.findings.Finding, reference: core.Reference) -> tuple[MetricRow, ...]:
     """Return the metrics of an extension in the order of `METRICS`.
 
     Parameters
@@ -373,7 +374,7 @@ def list_metrics(finding: Finding, reference: core.Reference) -> tuple[MetricRow
     """
     z, values = finding.verdict.z, finding.extension.metrics
     rows = []
-    for name, metric in METRICS.items():
+    for name, metric in detection.METRICS.items():
         if name in values:
             usual = [metrics[name] for metrics in reference.metrics if name in metrics]
             median = float(np.median(usual)) if usual else None
@@ -382,7 +383,7 @@ def list_metrics(finding: Finding, reference: core.Reference) -> tuple[MetricRow
 
 
 def select_deviating(
-    metrics: Sequence[MetricRow], limits: Mapping[str, float]
+    metrics: abc.Sequence[MetricRow], limits: abc.Mapping[str, float]
 ) -> tuple[MetricRow, ...]:
     """Return the metrics beyond their warning limits, largest deviation first.
 
@@ -406,7 +407,9 @@ def select_deviating(
     return tuple(row for _, row in deviations[:DEVIATING_LISTED])
 
 
-def warning_limits(finding: Finding, thresholds: Thresholds | None) -> Mapping[str, float]:
+def warning_limits(
+    finding: db.findings.Finding, thresholds: detection.Thresholds | None
+) -> abc.Mapping[str, float]:
     """Return the warning limits in force; `WARN_SIGMA` for all metrics without an entry.
 
     Parameters
@@ -421,12 +424,12 @@ def warning_limits(finding: Finding, thresholds: Thresholds | None) -> Mapping[s
     mapping of str to float
         Sigma, by name of the metric.
     """
-    night = finding.frame.night or date.max
+    night = finding.frame.night or dt.date.max
     entries = thresholds.entries.get(finding.extension.image_type, ()) if thresholds else ()
     valid = [
         entry for entry in entries if entry.encoder == finding.fingerprint and entry.since <= night
     ]
     if not valid:
-        return dict.fromkeys(METRICS, WARN_SIGMA)
-    limits = widen_limits(valid[-1], finding.verdict.reference_size)
+        return dict.fromkeys(detection.METRICS, WARN_SIGMA)
+    limits = detection.widen_limits(valid[-1], finding.verdict.reference_size)
     return {name: limit.warn for name, limit in limits.metrics.items()}

@@ -1,22 +1,18 @@
 """Frame report: one HTML page with the figures of each extension of a frame."""
 
+import datetime as dt
 import re
-from collections.abc import Mapping, Sequence
+from collections import abc
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from sqlalchemy.orm import Session
 
-from qc import db
+from qc import db, detection, io
 from qc._time import utc_now
-from qc.db.schema.models import FrameRow
-from qc.detection.thresholds import Thresholds
-from qc.io.instruments import Instrument
+from qc.db.schema import models
 from qc.project import ProjectContext
-from qc.reports import rendering
-from qc.reports.extension_figures import ExtensionFigures, FigureRenderer
-from qc.reports.pictures import EmbeddedPicture
+from qc.reports import extension_figures, pictures, rendering
 from qc.summaries.matrix import kinds_of
 from qc.summaries.standing import ExtensionStanding, standing_of
 
@@ -37,11 +33,11 @@ class FrameReport:
         Metrics over time, for each extension.
     """
 
-    frame: FrameRow
-    generated_at: datetime
-    names: Mapping[str, str]
-    figures: tuple[ExtensionFigures, ...]
-    histories: tuple[tuple[EmbeddedPicture, ...], ...]
+    frame: models.FrameRow
+    generated_at: dt.datetime
+    names: abc.Mapping[str, str]
+    figures: tuple[extension_figures.ExtensionFigures, ...]
+    histories: tuple[tuple[pictures.EmbeddedPicture, ...], ...]
 
     @property
     def standings(self) -> tuple[ExtensionStanding, ...]:
@@ -54,9 +50,9 @@ def build_frame_page(
     session: Session,
     name: str,
     *,
-    instruments: Sequence[Instrument],
-    thresholds: Thresholds | None,
-    generated_at: datetime,
+    instruments: abc.Sequence[io.Instrument],
+    thresholds: detection.Thresholds | None,
+    generated_at: dt.datetime,
 ) -> str:
     """Return the page of one frame, with all its extensions.
 
@@ -84,11 +80,11 @@ def build_frame_page(
         If no processed frame has this name.
     """
     findings = db.findings.findings_named(session, name)
-    renderer = FigureRenderer(session, thresholds)
+    renderer = extension_figures.FigureRenderer(session, thresholds)
     figures = tuple(renderer.render(finding) for finding in findings)
     report = FrameReport(
         frame=findings[0].frame,
-        generated_at=generated_at.astimezone(UTC),
+        generated_at=generated_at.astimezone(dt.UTC),
         names={
             kind.image_type: kind.name
             for instrument in instruments
@@ -133,7 +129,7 @@ def write_frame_page(project: ProjectContext, name: str) -> Path:
         return rendering.write_page(file, page)
 
 
-def file_name_of(frame: FrameRow) -> str:
+def file_name_of(frame: models.FrameRow) -> str:
     """Return a valid file name for a frame: its archive name, or one with a part of the digest.
 
     The archive name comes from the header and may contain any character.

@@ -1,23 +1,20 @@
 """Report index: a page with all reports by month, and the outcome of each night."""
 
+import datetime as dt
+import itertools
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, abc, defaultdict
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
-from itertools import groupby
 from pathlib import Path
 
-from sqlalchemy import String, cast, func, select
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from qc import core, db
-from qc._text import pluralise
+from qc import _text, core, db, io
 from qc.db.schema import models
-from qc.io.instruments import Instrument
 from qc.project import ProjectContext
 from qc.reports import rendering
-from qc.summaries.night_range import month_of
+from qc.summaries import night_range
 from qc.summaries.standing import ExtensionStanding, standing_by
 
 INDEX = "index.html"
@@ -49,7 +46,7 @@ class NightOutcome:
             if self.counts[standing] and standing != ExtensionStanding.NOMINAL
         ]
         parts += [f"{self.failed} failed"] if self.failed else []
-        return f"{', '.join(parts) or 'all nominal'}; {pluralise(self.frames, 'frame')}"
+        return f"{', '.join(parts) or 'all nominal'}; {_text.pluralise(self.frames, 'frame')}"
 
     @property
     def worst(self) -> ExtensionStanding:
@@ -75,7 +72,7 @@ class ReportEntry:
     """
 
     title: str
-    last: date
+    last: dt.date
     html: str
     pdf: str
     outcome: NightOutcome | None = None
@@ -95,12 +92,12 @@ class MonthOfReports:
 class ReportIndex:
     """Variables of the index page."""
 
-    generated_at: datetime
+    generated_at: dt.datetime
     instruments: str
     months: tuple[MonthOfReports, ...]
 
 
-def read_outcome(project: ProjectContext, night: date) -> NightOutcome:
+def read_outcome(project: ProjectContext, night: dt.date) -> NightOutcome:
     """Return the outcome of a night.
 
     Parameters
@@ -120,7 +117,7 @@ def read_outcome(project: ProjectContext, night: date) -> NightOutcome:
     return outcomes.get(night, NightOutcome(0, 0, Counter()))
 
 
-def write_index(project: ProjectContext, now: datetime) -> Path:
+def write_index(project: ProjectContext, now: dt.datetime) -> Path:
     """Write the index page from the report files and the database.
 
     Other files in the folder are neither listed nor changed.
@@ -146,7 +143,7 @@ def write_index(project: ProjectContext, now: datetime) -> Path:
 
 
 def read_index(
-    session: Session, folder: Path, instruments: Sequence[Instrument], now: datetime
+    session: Session, folder: Path, instruments: abc.Sequence[io.Instrument], now: dt.datetime
 ) -> ReportIndex:
     """Return all reports, and all nights since the first one with a report.
 
@@ -180,7 +177,7 @@ def read_index(
             outcome = outcomes.get(night, NightOutcome(0, 0, Counter()))
             entries[str(night)] = ReportEntry(entry.title, night, entry.html, entry.pdf, outcome)
     return ReportIndex(
-        generated_at=now.astimezone(UTC),
+        generated_at=now.astimezone(dt.UTC),
         instruments=", ".join(in_use or [instrument.name for instrument in instruments]),
         months=tuple(group_by_month(entries.values())),
     )
@@ -203,19 +200,19 @@ def read_entry(match: re.Match[str], names: set[str]) -> ReportEntry | None:
     kind, text = match["kind"], match["date"]
     is_month = kind == "month-"
     try:
-        day = date.fromisoformat(f"{text}-01" if is_month else text)
+        day = dt.date.fromisoformat(f"{text}-01" if is_month else text)
     except ValueError:  # e.g. 31 February, or a night without a day
         return None
     pdf = match[0].removesuffix(".html") + ".pdf"
     title = {"": text, "week-": f"week to {text}", "month-": f"{day:%B %Y}"}[kind]
-    last = month_of(day).last if is_month else day
+    last = night_range.month_of(day).last if is_month else day
     return ReportEntry(title, last, match[0], pdf if pdf in names else "")
 
 
-def group_by_month(entries: Iterable[ReportEntry]) -> Iterator[MonthOfReports]:
+def group_by_month(entries: abc.Iterable[ReportEntry]) -> abc.Iterator[MonthOfReports]:
     """Yield reports by month, newest first."""
     newest_first = sorted(entries, key=lambda entry: entry.last, reverse=True)
-    for name, group in groupby(newest_first, key=lambda entry: f"{entry.last:%B %Y}"):
+    for name, group in itertools.groupby(newest_first, key=lambda entry: f"{entry.last:%B %Y}"):
         reports = list(group)
         whole = [entry for entry in reports if entry.title == name]
         nights = [entry for entry in reports if entry.outcome is not None]
@@ -224,8 +221,11 @@ def group_by_month(entries: Iterable[ReportEntry]) -> Iterator[MonthOfReports]:
 
 
 def read_outcomes(
-    session: Session, first: date, instruments: Sequence[Instrument], in_use: Sequence[str]
-) -> dict[date, NightOutcome]:
+    session: Session,
+    first: dt.date,
+    instruments: abc.Sequence[io.Instrument],
+    in_use: abc.Sequence[str],
+) -> dict[dt.date, NightOutcome]:
     """Return the outcome of each night with frames, failed files or missing calibrations.
 
     Parameters
@@ -243,12 +243,12 @@ def read_outcomes(
     -------
     dict of date to NightOutcome
     """
-    counts: dict[date, Counter[ExtensionStanding]] = defaultdict(Counter)
+    counts: dict[dt.date, Counter[ExtensionStanding]] = defaultdict(Counter)
     for night, standing, n in count_standings(session, first):
         counts[night][standing] += n
     alert = models.AlertRow
     missing = (
-        select(alert.night, func.count())
+        sa.select(alert.night, sa.func.count())
         .where(alert.topic == core.Topic.ABSENCE, alert.night >= first)
         .group_by(alert.night)
     )
@@ -263,7 +263,9 @@ def read_outcomes(
     }
 
 
-def count_standings(session: Session, first: date) -> Iterator[tuple[date, ExtensionStanding, int]]:
+def count_standings(
+    session: Session, first: dt.date
+) -> abc.Iterator[tuple[dt.date, ExtensionStanding, int]]:
     """Yield the number of extensions by night and standing, counted in the database.
 
     Parameters
@@ -280,9 +282,9 @@ def count_standings(session: Session, first: date) -> Iterator[tuple[date, Exten
     frame, extension = models.FrameRow, models.ExtensionRow
     verdict, label = models.VerdictRow, models.LabelRow
     current = db.labels.current_labels()
-    has_reasons = cast(verdict.reasons, String) != "[]"
+    has_reasons = sa.cast(verdict.reasons, sa.String) != "[]"
     query = (
-        select(frame.night, verdict.status, label.label, has_reasons, func.count())
+        sa.select(frame.night, verdict.status, label.label, has_reasons, sa.func.count())
         .select_from(extension)
         .join(extension.frame)
         .join(verdict, verdict.id == db.extensions.newest_verdict_id())
@@ -297,8 +299,11 @@ def count_standings(session: Session, first: date) -> Iterator[tuple[date, Exten
 
 
 def count_failed(
-    session: Session, first: date, instruments: Sequence[Instrument], in_use: Sequence[str]
-) -> Counter[date]:
+    session: Session,
+    first: dt.date,
+    instruments: abc.Sequence[io.Instrument],
+    in_use: abc.Sequence[str],
+) -> Counter[dt.date]:
     """Count the files that could not be judged by their estimated night.
 
     Parameters
@@ -317,7 +322,7 @@ def count_failed(
     Counter of date
     """
     used = [instrument for instrument in instruments if instrument.name in in_use] or instruments
-    hours = timedelta(hours=min(instrument.night_starts_utc_hour for instrument in used))
+    hours = dt.timedelta(hours=min(instrument.night_starts_utc_hour for instrument in used))
     rows = db.statistics.failed_files(session)
     nights = ((db.statistics.estimate_observed_at(row) - hours).date() for row in rows)
     return Counter(night for night in nights if night >= first)

@@ -1,17 +1,14 @@
 """Night report: one HTML page with matrix, anomalies, trends, injection test and spot check."""
 
-from collections.abc import Mapping, Sequence
+import datetime as dt
+from collections import abc
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
 from sqlalchemy.orm import Session
 
-from qc import db
-from qc.detection.thresholds import Thresholds
-from qc.errors import ConfigurationError
-from qc.io.instruments import Instrument
+from qc import db, detection, errors, io
 from qc.project import ProjectContext
 from qc.reports import extension_figures, rendering, trend_figures
 from qc.summaries.matrix import by_image_type
@@ -47,10 +44,10 @@ class NightReport:
     """
 
     night: NightSummary
-    generated_at: datetime
+    generated_at: dt.datetime
     encoder: EncoderInfo
     thresholds_digest: str
-    figures: Mapping[str, extension_figures.ExtensionFigures]
+    figures: abc.Mapping[str, extension_figures.ExtensionFigures]
     trends: tuple[trend_figures.NightTrend, ...]
     sample: tuple[extension_figures.Thumbnail, ...]
     recalls: tuple[trend_figures.RecallFigure, ...]
@@ -75,12 +72,12 @@ class NightReport:
 
 def build_report(
     session: Session,
-    evening: date,
+    evening: dt.date,
     *,
-    instruments: Sequence[Instrument],
+    instruments: abc.Sequence[io.Instrument],
     encoder: EncoderInfo,
-    thresholds: Thresholds | None,
-    generated_at: datetime,
+    thresholds: detection.Thresholds | None,
+    generated_at: dt.datetime,
     progress: rendering.Progress | None = None,
 ) -> str:
     """Return the report of a night.
@@ -111,14 +108,14 @@ def build_report(
     events = night.events[:EVENTS_WITH_PICTURES]
     by_type = by_image_type(night.history)
     kinds = [kind for kind in night.kinds if kind.image_type in by_type]
-    first = evening - timedelta(days=HISTORY_NIGHTS - 1)
+    first = evening - dt.timedelta(days=HISTORY_NIGHTS - 1)
     epochs = db.labels.epochs_between(session, first, evening)
     renderer = extension_figures.FigureRenderer(session, thresholds)
     counter = rendering.ProgressIterator(len(events) + len(kinds), progress)
     recalls = [trend_figures.draw_recall(session, evening, entry) for entry in instruments]
     report = NightReport(
         night=night,
-        generated_at=generated_at.astimezone(UTC),
+        generated_at=generated_at.astimezone(dt.UTC),
         encoder=encoder,
         thresholds_digest=thresholds.digest if thresholds else "",
         figures={event.anchor: renderer.render(event.worst) for event in counter.iterate(events)},
@@ -134,8 +131,8 @@ def build_report(
 
 def write_report(
     project: ProjectContext,
-    night: date | None,
-    now: datetime,
+    night: dt.date | None,
+    now: dt.datetime,
     file: Path | None = None,
     *,
     progress: rendering.Progress | None = None,
@@ -168,7 +165,9 @@ def write_report(
     with project.read_session() as session:
         night = night or db.statistics.newest_night(session)
         if night is None:
-            raise ConfigurationError("no frame has been processed yet: there is no night to report")
+            raise errors.ConfigurationError(
+                "no frame has been processed yet: there is no night to report"
+            )
         page = build_report(
             session,
             night,

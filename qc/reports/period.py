@@ -1,23 +1,19 @@
 """Week and month report: one HTML page from a period summary."""
 
-from collections.abc import Mapping, Sequence
+import datetime as dt
+from collections import abc
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import numpy as np
 from sqlalchemy.orm import Session
 
-from qc import db
-from qc.detection.thresholds import Thresholds
+from qc import db, detection, io
 from qc.figures import trends
-from qc.io.instruments import Instrument
 from qc.monitoring.recall import recall_interval
-from qc.reports import rendering
-from qc.reports.extension_figures import ExtensionFigures, FigureRenderer
-from qc.reports.pictures import EmbeddedPicture, embed_plot
+from qc.reports import extension_figures, pictures, rendering
+from qc.summaries import night_range
 from qc.summaries.incidents import Incident
 from qc.summaries.matrix import kinds_of
-from qc.summaries.night_range import NightRange, midnight
 from qc.summaries.performance import InjectionTestSummary
 from qc.summaries.period import PeriodSummary, read_period
 
@@ -42,22 +38,22 @@ class PeriodReport:
     """
 
     period: PeriodSummary
-    generated_at: datetime
+    generated_at: dt.datetime
     instruments: str
-    names: Mapping[str, str]
+    names: abc.Mapping[str, str]
     thresholds_digest: str
-    figures: tuple[tuple[Incident, ExtensionFigures], ...]
-    recall: EmbeddedPicture | None
-    margins: tuple[EmbeddedPicture, ...]
+    figures: tuple[tuple[Incident, extension_figures.ExtensionFigures], ...]
+    recall: pictures.EmbeddedPicture | None
+    margins: tuple[pictures.EmbeddedPicture, ...]
 
 
 def build_period_page(
     session: Session,
-    span: NightRange,
+    span: night_range.NightRange,
     *,
-    instruments: Sequence[Instrument],
-    thresholds: Thresholds,
-    generated_at: datetime,
+    instruments: abc.Sequence[io.Instrument],
+    thresholds: detection.Thresholds,
+    generated_at: dt.datetime,
     progress: rendering.Progress | None = None,
 ) -> str:
     """Return the report of a week or a month.
@@ -84,7 +80,7 @@ def build_period_page(
     """
     period = read_period(session, span, instruments, thresholds)
     incidents = period.confirmed[:INCIDENTS_WITH_PICTURES]
-    renderer = FigureRenderer(session, thresholds)
+    renderer = extension_figures.FigureRenderer(session, thresholds)
     counter = rendering.ProgressIterator(len(incidents) + len(period.margins), progress)
     figures = []
     for incident in counter.iterate(incidents):
@@ -92,7 +88,7 @@ def build_period_page(
         figures.append((incident, renderer.render(finding)))
     report = PeriodReport(
         period=period,
-        generated_at=generated_at.astimezone(UTC),
+        generated_at=generated_at.astimezone(dt.UTC),
         instruments=", ".join(
             period.instruments or [instrument.name for instrument in instruments]
         ),
@@ -105,7 +101,7 @@ def build_period_page(
         figures=tuple(figures),
         recall=draw_recall_trend(period.injection_test),
         margins=tuple(
-            embed_plot(
+            pictures.embed_plot(
                 margin.image_type,
                 trends.draw_margins(margin.weeks, margin.ratios, title=margin.image_type),
             )
@@ -115,10 +111,10 @@ def build_period_page(
     return rendering.render_template("period.html.j2", page=report)
 
 
-def draw_recall_trend(test: InjectionTestSummary) -> EmbeddedPicture | None:
+def draw_recall_trend(test: InjectionTestSummary) -> pictures.EmbeddedPicture | None:
     """Draw the recall of each night; None with too few nights."""
     if len(test.nights) < FEWEST_IN_A_TREND:
         return None
-    spread = [(found / tried, *recall_interval(found, tried)) for _, found, tried in test.nights]
-    times = [midnight(night) for night, _, _ in test.nights]
-    return embed_plot("recall", trends.draw_recall_trend(times, np.array(spread)))
+    spread = [(hits / n, *recall_interval(hits, n)) for _, hits, n in test.nights]
+    times = [night_range.midnight(night) for night, _, _ in test.nights]
+    return pictures.embed_plot("recall", trends.draw_recall_trend(times, np.array(spread)))

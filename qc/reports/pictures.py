@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embeddings.residual_maps import find_peak_region
-from qc.db.schema.models import ExtensionRow
+from qc.db.schema import models
 from qc.figures import images
 
 Floats = NDArray[np.float32]
@@ -80,7 +80,7 @@ def embed_plot(kind: str, svg: str) -> EmbeddedPicture:
 
 
 def draw_intensity(
-    kind: str, image: Floats, extension: ExtensionRow, limits: tuple[float, float]
+    kind: str, image: Floats, extension: models.ExtensionRow, limits: tuple[float, float]
 ) -> EmbeddedPicture:
     """Draw an image in grey.
 
@@ -111,7 +111,9 @@ def draw_intensity(
     return embed(kind, "image/png", png, f"{round(black)}", f"{round(white)} ADU")
 
 
-def draw_difference(kind: str, difference: Floats, extension: ExtensionRow) -> EmbeddedPicture:
+def draw_difference(
+    kind: str, difference: Floats, extension: models.ExtensionRow
+) -> EmbeddedPicture:
     """Draw a difference from the references.
 
     Parameters
@@ -132,7 +134,9 @@ def draw_difference(kind: str, difference: Floats, extension: ExtensionRow) -> E
     return embed(kind, "image/png", png, f"-{limit:.0f}", f"+{limit:.0f} sigma")
 
 
-def draw_residual_map(mean: Floats, residuals: Floats, extension: ExtensionRow) -> EmbeddedPicture:
+def draw_residual_map(
+    mean: Floats, residuals: Floats, extension: models.ExtensionRow
+) -> EmbeddedPicture:
     """Draw an image with its residual map in colour, on a scale common to all frames.
 
     Parameters
@@ -159,7 +163,7 @@ def draw_residual_map(mean: Floats, residuals: Floats, extension: ExtensionRow) 
     return embed("where", "image/png", png, low, high)
 
 
-def describe_location(residuals: Floats, extension: ExtensionRow) -> str:
+def describe_location(residuals: Floats, extension: models.ExtensionRow) -> str:
     """Return the place and extent of the largest residual in words.
 
     Parameters
@@ -197,7 +201,7 @@ def describe_location(residuals: Floats, extension: ExtensionRow) -> str:
 
 
 def block_centre(
-    block: tuple[int, int], extension: ExtensionRow, grid: tuple[int, ...]
+    block: tuple[int, int], extension: models.ExtensionRow, grid: tuple[int, ...]
 ) -> tuple[int, int]:
     """Return row and column of the pixel at the centre of a block.
 
@@ -221,7 +225,7 @@ def block_centre(
     return y, x
 
 
-def aspect_of(extension: ExtensionRow) -> float:
+def aspect_of(extension: models.ExtensionRow) -> float:
     """Return height over width on the detector, for any binning."""
     bin_x, bin_y = map(int, extension.binning.split("x"))
     return (extension.ny * bin_y) / (extension.nx * bin_x)

@@ -1,18 +1,15 @@
 """Publish reports: HTML file, PDF file and the report index."""
 
+import datetime as dt
 from dataclasses import dataclass
-from datetime import date, datetime
 from pathlib import Path
 
-from qc import db
-from qc.errors import ConfigurationError
+from qc import db, errors
 from qc.project import ProjectContext
-from qc.reports.index import write_index
+from qc.reports import index, period, rendering
 from qc.reports.night import write_report
 from qc.reports.pdf import write_pdf
-from qc.reports.period import build_period_page
-from qc.reports.rendering import Progress, write_page
-from qc.summaries.night_range import NightRange, week_to
+from qc.summaries import night_range
 
 
 @dataclass(frozen=True)
@@ -25,12 +22,12 @@ class PublishedReport:
 
 def publish_night(
     project: ProjectContext,
-    night: date | None,
-    now: datetime,
+    night: dt.date | None,
+    now: dt.datetime,
     *,
     file: Path | None = None,
     pdf: bool = False,
-    progress: Progress | None = None,
+    progress: rendering.Progress | None = None,
 ) -> PublishedReport:
     """Write the report of a night, and the index.
 
@@ -65,12 +62,12 @@ def publish_night(
 
 def publish_span(
     project: ProjectContext,
-    span: NightRange,
-    now: datetime,
+    span: night_range.NightRange,
+    now: dt.datetime,
     *,
     file: Path | None = None,
     pdf: bool = False,
-    progress: Progress | None = None,
+    progress: rendering.Progress | None = None,
 ) -> PublishedReport:
     """Write the report of a week or a month, and the index.
 
@@ -100,7 +97,7 @@ def publish_span(
         If WeasyPrint is not installed.
     """
     with project.read_session() as session:
-        page = build_period_page(
+        page = period.build_period_page(
             session,
             span,
             instruments=project.instruments,
@@ -109,10 +106,10 @@ def publish_span(
             progress=progress,
         )
     html = file or project.settings.reports_folder / f"{span.file_name}.html"
-    return _finish(project, write_page(html, page), now, is_indexed=file is None, pdf=pdf)
+    return _finish(project, rendering.write_page(html, page), now, is_indexed=file is None, pdf=pdf)
 
 
-def newest_week(project: ProjectContext, night: date | None) -> NightRange:
+def newest_week(project: ProjectContext, night: dt.date | None) -> night_range.NightRange:
     """Return the week up to a night.
 
     Parameters
@@ -134,14 +131,16 @@ def newest_week(project: ProjectContext, night: date | None) -> NightRange:
     with project.read_session() as session:
         night = night or db.statistics.newest_night(session)
     if night is None:
-        raise ConfigurationError("no frame has been processed yet: there is no week to report")
-    return week_to(night)
+        raise errors.ConfigurationError(
+            "no frame has been processed yet: there is no week to report"
+        )
+    return night_range.week_to(night)
 
 
 def _finish(
-    project: ProjectContext, html: Path, now: datetime, *, is_indexed: bool, pdf: bool
+    project: ProjectContext, html: Path, now: dt.datetime, *, is_indexed: bool, pdf: bool
 ) -> PublishedReport:
     written = write_pdf(html.read_text(encoding="utf-8"), html.with_suffix(".pdf")) if pdf else None
     if is_indexed:
-        write_index(project, now)
+        index.write_index(project, now)
     return PublishedReport(html, written)

@@ -1,27 +1,25 @@
 """Rendering: Jinja templates, number formats and page files."""
 
+import datetime as dt
+import functools
 import platform
-from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime, timedelta
-from functools import cache
+from collections import abc
 from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
 
 import jinja2
 
-from qc import core
+from qc import _text, core
 from qc._files import atomic_writer
-from qc._text import pluralise
 from qc.detection.decision import describe_sample
 from qc.labels import spot_check
 from qc.monitoring.recall import SHOWN_NIGHTS
 from qc.reports import extension_figures, trend_figures
+from qc.summaries import night_range, standing
 from qc.summaries.night import HISTORY_NIGHTS
-from qc.summaries.night_range import format_duration
-from qc.summaries.standing import standing_of
 
-Progress = Callable[[int, int], None]
+Progress = abc.Callable[[int, int], None]
 T = TypeVar("T")
 
 LISTED = 200  # rows of a table; an export has all
@@ -42,7 +40,7 @@ class ProgressIterator:
     def __init__(self, total: int, progress: Progress | None) -> None:
         self.total, self.progress, self.done = total, progress, 0
 
-    def iterate(self, items: Iterable[T]) -> Iterator[T]:
+    def iterate(self, items: abc.Iterable[T]) -> abc.Iterator[T]:
         """Yield items; each is finished when the next one is requested."""
         for item in items:
             yield item
@@ -69,7 +67,7 @@ def render_template(template: str, **context: object) -> str:
     return _environment().get_template(template).render(versions=versions, **context)
 
 
-@cache
+@functools.cache
 def _environment() -> jinja2.Environment:
     packages = ("qc.reports", "qc.alerts")
     environment = jinja2.Environment(
@@ -85,11 +83,11 @@ def _environment() -> jinja2.Environment:
         "sigma": format_sigma,
         "utc": format_second,
         "sample": describe_sample,
-        "duration": format_duration,
+        "duration": night_range.format_duration,
     }
     environment.globals |= {
-        "counted": pluralise,
-        "standing_of": standing_of,
+        "counted": _text.pluralise,
+        "standing_of": standing.standing_of,
         "listed": LISTED,
         "ample": core.REFERENCE_AMPLE,
         "history_nights": HISTORY_NIGHTS,
@@ -117,15 +115,15 @@ def format_sigma(sigma: float) -> str:
     return f"{sigma:+.1f}" if abs(sigma) < 100 else f"{sigma:+.0f}"
 
 
-def format_age(age: timedelta) -> str:
+def format_age(age: dt.timedelta) -> str:
     """Return an age in hours or days."""
     hours = age.total_seconds() / 3600
     return f"{hours:.0f} h" if hours < 48 else f"{hours / 24:.0f} d"
 
 
-def format_second(time: datetime) -> str:
+def format_second(time: dt.datetime) -> str:
     """Return a time in UTC, to the second."""
-    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+    return f"{time.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def write_page(file: Path, page: str) -> Path:

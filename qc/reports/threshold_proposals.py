@@ -1,11 +1,10 @@
 """Threshold proposals: a weekly HTML page; a person decides."""
 
+import datetime as dt
 from base64 import b64encode
 from dataclasses import dataclass
-from datetime import date, datetime
 
-from qc._text import pluralise
-from qc.errors import InsufficientDataError
+from qc import _text, errors
 from qc.project import ProjectContext
 from qc.reports import rendering
 from qc.tuning import choice, proposals
@@ -32,11 +31,13 @@ class ThresholdProposalPage:
     proposals: list[proposals.ThresholdProposal]
     refused: list[str]
     picture: str
-    generated_at: datetime
+    generated_at: dt.datetime
     listed_changes: int = LISTED_CHANGES
 
 
-def write_proposal_page(project: ProjectContext, now: datetime, first: date = date.min) -> str:
+def write_proposal_page(
+    project: ProjectContext, now: dt.datetime, first: dt.date = dt.date.min
+) -> str:
     """Propose limits for every image type and write the page; no limit is changed.
 
     Parameters
@@ -58,12 +59,15 @@ def write_proposal_page(project: ProjectContext, now: datetime, first: date = da
         proposed, refused = proposals.propose_all(
             project, (), goal, _REASON, _AUTHOR, progress=lambda _done, _total: None
         )
-    except InsufficientDataError as error:
+    except errors.InsufficientDataError as error:
         return f"nothing to propose: {error}"
     picture = b64encode(proposals.draw_proposals(proposed)).decode()
     page = ThresholdProposalPage(proposed, refused, picture, now)
     file = project.settings.reports_folder / FOLDER / f"{now:%Y-%m-%d}.html"
     rendering.write_page(file, rendering.render_template("proposals.html.j2", page=page))
     changes = sum(len(entry.newly_flagged) + len(entry.no_longer_flagged) for entry in proposed)
-    types, frames = pluralise(len(proposed), "image type"), pluralise(changes, "past frame")
+    types, frames = (
+        _text.pluralise(len(proposed), "image type"),
+        _text.pluralise(changes, "past frame"),
+    )
     return f"{file.name}: {types}, {frames} with another verdict"

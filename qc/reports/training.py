@@ -1,16 +1,15 @@
 """Training report: one HTML page with examples and accuracy of a trained classifier."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+import datetime as dt
+from collections import Counter, abc
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from qc.errors import InsufficientLabelsError
+from qc import errors
 from qc.figures import classification
 from qc.reports import rendering
 from qc.reports.pictures import EmbeddedPicture, embed_plot
@@ -48,10 +47,10 @@ class TrainingReport:
     trained: train.TrainingResult
     author: str
     encoder: str
-    generated_at: datetime
+    generated_at: dt.datetime
     types: tuple[ClassCount, ...]
     kinds: tuple[ClassCount, ...]
-    pictures: Mapping[str, EmbeddedPicture]
+    pictures: abc.Mapping[str, EmbeddedPicture]
 
 
 def write_training_page(
@@ -60,7 +59,7 @@ def write_training_page(
     *,
     author: str,
     encoder: str,
-    generated_at: datetime,
+    generated_at: dt.datetime,
     progress: train.Progress | None = None,
 ) -> Path:
     """Write the page of a training.
@@ -72,7 +71,7 @@ def write_training_page(
     trained : TrainingResult
         Result of the training.
     author : str
-        Person who trained.
+        Name of the person.
     encoder : str
         Fingerprint of the encoder.
     generated_at : datetime
@@ -145,7 +144,7 @@ def learning_curve(
         try:
             classifier = train.fit_classifier(split.rest[rows])
             curve.append((size, evaluate.measure(classifier, split.examples).macro_f1))
-        except InsufficientLabelsError:
+        except errors.InsufficientLabelsError:
             continue
         finally:
             if progress:
@@ -192,7 +191,7 @@ def confusion_of_kinds(predictions: evaluate.Predictions) -> tuple[Counts, list[
 
 
 def confusion(
-    true: Sequence[str] | NDArray[np.str_], predicted: Sequence[str] | NDArray[np.str_]
+    true: abc.Sequence[str] | NDArray[np.str_], predicted: abc.Sequence[str] | NDArray[np.str_]
 ) -> tuple[Counts, list[str], list[str]]:
     """Return a confusion matrix; columns without a row come last, and "none" after the others.
 
@@ -283,7 +282,7 @@ def draw_evaluation(
 
 
 def draw_confusion(
-    counts: Counts, rows: Sequence[str], columns: Sequence[str], *, title: str
+    counts: Counts, rows: abc.Sequence[str], columns: abc.Sequence[str], *, title: str
 ) -> str:
     """Draw a confusion matrix.
 
@@ -309,7 +308,7 @@ def draw_confusion(
     )
 
 
-def interval_array(proportions: Sequence[evaluate.Proportion]) -> Doubles:
+def interval_array(proportions: abc.Sequence[evaluate.Proportion]) -> Doubles:
     """Return values, low and high ends: (n, 3)."""
     return np.array([[share.value, share.low, share.high] for share in proportions])
 
@@ -319,7 +318,9 @@ def spell_name(name: str) -> str:
     return name.replace("_", " ")
 
 
-def count_classes(classes: Sequence[Sequence[str]], simulated: int) -> tuple[ClassCount, ...]:
+def count_classes(
+    classes: abc.Sequence[abc.Sequence[str]], simulated: int
+) -> tuple[ClassCount, ...]:
     """Count the examples of each class.
 
     Parameters

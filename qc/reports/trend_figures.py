@@ -1,24 +1,19 @@
 """Figures over time: scores, metrics and injection recall of the last nights."""
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+import datetime as dt
+from collections import Counter, abc
 from dataclasses import dataclass
-from datetime import date, datetime
 
 import numpy as np
 from sqlalchemy.orm import Session
 
-from qc import core
-from qc.db.findings import Finding, SetupMetricValue
-from qc.db.schema.models import EpochRow
-from qc.detection.metrics import METRICS
+from qc import core, db, detection, io
+from qc.db.schema import models
 from qc.figures import trends
-from qc.io.instruments import Instrument
 from qc.monitoring import recall
 from qc.reports.pictures import EmbeddedPicture, embed_plot
+from qc.summaries import night_range, standing
 from qc.summaries.matrix import CalibrationKind
-from qc.summaries.night_range import midnight
-from qc.summaries.standing import ExtensionStanding, standing_of
 
 LARGEST_SCORE = 10.0  # higher ones are drawn here, so that the limit at 1 stays visible
 MAIN_METRICS = {  # by class of frame; the first measured one is drawn
@@ -27,9 +22,12 @@ MAIN_METRICS = {  # by class of frame; the first measured one is drawn
     "flat": ("light_ratio", "light_level"),
     "arc": ("light_ratio", "light_level"),
 }
-_STATUSES = {ExtensionStanding.ANOMALOUS: "anomalous", ExtensionStanding.UNDECIDED: "undecided"}
+_STATUSES = {
+    standing.ExtensionStanding.ANOMALOUS: "anomalous",
+    standing.ExtensionStanding.UNDECIDED: "undecided",
+}
 
-Event = tuple[datetime, str]  # time and label of an intervention
+Event = tuple[dt.datetime, str]  # time and label of an intervention
 
 
 @dataclass(frozen=True)
@@ -47,14 +45,14 @@ class RecallFigure:
 
     Attributes
     ----------
-    tonight : RecallCount
+    newest : RecallCount
         Count of the night; zero without an injection test.
     pooled : RecallCount
         Count of all nights in the plot.
     """
 
     instrument: str
-    tonight: recall.RecallCount
+    newest: recall.RecallCount
     pooled: recall.RecallCount
     kinds: tuple[recall.KindRecall, ...]
     drops: tuple[recall.RecallDrop, ...]
@@ -62,7 +60,9 @@ class RecallFigure:
 
 
 def draw_trend(
-    kind: CalibrationKind, findings: Sequence[Finding], epochs: Sequence[EpochRow]
+    kind: CalibrationKind,
+    findings: abc.Sequence[db.findings.Finding],
+    epochs: abc.Sequence[models.EpochRow],
 ) -> NightTrend:
     """Draw the highest score of each night, and the main metric of the most frequent setup.
 
@@ -88,11 +88,13 @@ def draw_trend(
     if name := main_metric(of_setup[-1]):
         measured = [finding for finding in of_setup if name in finding.extension.metrics]
         values = [finding.extension.metrics[name] for finding in measured]
-        plotted.append(_plot(name, measured, values, METRICS[name].unit, events))
+        plotted.append(_plot(name, measured, values, detection.METRICS[name].unit, events))
     return NightTrend(kind, setup, tuple(plotted))
 
 
-def draw_recall(session: Session, evening: date, instrument: Instrument) -> RecallFigure | None:
+def draw_recall(
+    session: Session, evening: dt.date, instrument: io.Instrument
+) -> RecallFigure | None:
     """Draw the injection recall of the last 30 nights.
 
     Parameters
@@ -113,12 +115,12 @@ def draw_recall(session: Session, evening: date, instrument: Instrument) -> Reca
     if not nights:
         return None
     spread = np.array([(night.count.recall, *night.count.interval) for night in nights])
-    times = [midnight(night.night) for night in nights]
+    times = [night_range.midnight(night.night) for night in nights]
     svg = trends.draw_recall_trend(times, spread, limit=instrument.self_test.least_recall)
-    is_tonight = nights[-1].night == evening
+    has_test = nights[-1].night == evening
     return RecallFigure(
         instrument=instrument.name,
-        tonight=nights[-1].count if is_tonight else recall.RecallCount(),
+        newest=nights[-1].count if has_test else recall.RecallCount(),
         pooled=sum((night.count for night in nights), recall.RecallCount()),
         kinds=recall.recall_by_kind(session, evening, instrument=instrument.name),
         drops=recall.active_drops(session, [instrument], evening),
@@ -127,7 +129,10 @@ def draw_recall(session: Session, evening: date, instrument: Instrument) -> Reca
 
 
 def draw_setup_metric(
-    name: str, values: Sequence[SetupMetricValue], events: Sequence[Event], marked: int
+    name: str,
+    values: abc.Sequence[db.findings.SetupMetricValue],
+    events: abc.Sequence[Event],
+    marked: int,
 ) -> EmbeddedPicture:
     """Draw a metric of a setup over time.
 
@@ -159,14 +164,14 @@ def draw_setup_metric(
         np.array([value.value for value in values]),
         statuses,
         title=name.replace("_", " "),
-        unit=METRICS[name].unit,
+        unit=detection.METRICS[name].unit,
         events=events,
         marked=ids.index(marked) if marked in ids else None,
     )
     return embed_plot(name, svg)
 
 
-def intervention_marks(epochs: Sequence[EpochRow], scopes: set[str]) -> list[Event]:
+def intervention_marks(epochs: abc.Sequence[models.EpochRow], scopes: set[str]) -> list[Event]:
     """Return time and reason of the interventions of some scopes.
 
     Parameters
@@ -180,12 +185,14 @@ def intervention_marks(epochs: Sequence[EpochRow], scopes: set[str]) -> list[Eve
     -------
     list of (datetime, str)
     """
-    return [(midnight(epoch.since), epoch.why) for epoch in epochs if epoch.scope in scopes]
+    return [
+        (night_range.midnight(epoch.since), epoch.why) for epoch in epochs if epoch.scope in scopes
+    ]
 
 
-def worst_by_night(findings: Iterable[Finding]) -> list[Finding]:
+def worst_by_night(findings: abc.Iterable[db.findings.Finding]) -> list[db.findings.Finding]:
     """Return the extension with the highest score of each night, in the order of the nights."""
-    worst: dict[date | None, Finding] = {}
+    worst: dict[dt.date | None, db.findings.Finding] = {}
     for finding in findings:
         night = finding.frame.night
         if night not in worst or finding.verdict.score > worst[night].verdict.score:
@@ -193,7 +200,7 @@ def worst_by_night(findings: Iterable[Finding]) -> list[Finding]:
     return list(worst.values())
 
 
-def main_metric(finding: Finding) -> str:
+def main_metric(finding: db.findings.Finding) -> str:
     """Return the most informative metric of an extension's class of frame; empty for none."""
     extension = finding.extension
     names = MAIN_METRICS.get(extension.frame_class, ("bias_level", "light_level"))
@@ -202,17 +209,17 @@ def main_metric(finding: Finding) -> str:
 
 def _plot(
     name: str,
-    findings: Sequence[Finding],
-    values: Sequence[float],
+    findings: abc.Sequence[db.findings.Finding],
+    values: abc.Sequence[float],
     unit: str,
-    events: Sequence[Event],
+    events: abc.Sequence[Event],
     *,
     limit: float | None = None,
 ) -> EmbeddedPicture:
     svg = trends.draw_trend(
         [finding.frame.observed_at for finding in findings if finding.frame.observed_at],
         np.array(values),
-        [_STATUSES.get(standing_of(finding), "nominal") for finding in findings],
+        [_STATUSES.get(standing.standing_of(finding), "nominal") for finding in findings],
         limit=limit,
         title=name.replace("_", " "),
         unit=unit,

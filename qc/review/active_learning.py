@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from embeddings.classifier import DenseClassifier
 from qc import db, io
-from qc.detection.classifier_features import ClassifierFeatures, stack_features
+from qc.detection import classifier_features
 from qc.project import ProjectContext
 from qc.review import queue, queue_filters
 from qc.training.examples import features_of_finding
@@ -75,7 +75,7 @@ def most_informative(
 def measure_uncertainty(
     classifier: DenseClassifier | None,
     findings: Sequence[db.findings.Finding],
-    features: Sequence[ClassifierFeatures],
+    features: Sequence[classifier_features.ClassifierFeatures],
     instruments: Sequence[io.Instrument],
 ) -> Doubles:
     """Return the uncertainty of each extension.
@@ -107,7 +107,7 @@ def measure_uncertainty(
         for frame_class in classes:
             for kind, share in instrument.expected_faults(frame_class).items():
                 expected[kind] = max(share, expected.get(kind, 0.0))
-    stacked = stack_features(features, classifier.fingerprint)
+    stacked = classifier_features.stack_features(features, classifier.fingerprint)
     types = classifier.type_probabilities(stacked)  # (n, t)
     kinds = classifier.kind_probabilities(stacked, expected)  # (n, k)
     has_kinds = np.array([bool(feature.differences) for feature in features])

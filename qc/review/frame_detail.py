@@ -15,7 +15,6 @@ from qc.detection.metrics import METRICS
 from qc.project import ProjectContext
 from qc.reports.trend_figures import main_metric
 from qc.review import extension_links
-from qc.review.extension_links import ExtensionLink
 from qc.review.pixels import find_source
 from qc.summaries.matrix import kinds_of
 from qc.summaries.standing import standing_of
@@ -114,9 +113,9 @@ class ExtensionDetail:
     measures: tuple[MetricComparison, ...]
     telling: str
     said: tuple[LabelHistoryEntry, ...]
-    nearest: ExtensionLink | None
-    before: ExtensionLink | None
-    after: ExtensionLink | None
+    nearest: extension_links.ExtensionLink | None
+    before: extension_links.ExtensionLink | None
+    after: extension_links.ExtensionLink | None
     kinds: tuple[tuple[str, str], ...]
 
     @property

@@ -1,7 +1,7 @@
 """Pixels of stored extensions, from their files or from the stored block statistics."""
 
+import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ _MAX_FAILURES = 1000
 _MAX_CONCURRENT = 2  # a red frame takes 150 MB while its pyramid is built
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class PixelSource:
     """Location of an extension's pixels, with the properties that their display needs.
 
@@ -61,7 +61,7 @@ class PixelSource:
         return bin_y / bin_x
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class PixelImage:
     """Pixels of an extension, or its block means.
 
@@ -174,7 +174,7 @@ def make_source(frame: models.FrameRow, extension: models.ExtensionRow) -> Pixel
     )
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class PixelStore:
     """Images of a project's extensions, cached as pyramids.
 
@@ -183,8 +183,8 @@ class PixelStore:
 
     project: ProjectContext
     pyramids: pyramid.PyramidCache
-    _reading: KeyedLocks = field(default_factory=lambda: KeyedLocks(_MAX_CONCURRENT))
-    _failures: dict[tuple[str, str, int, int], str] = field(default_factory=dict)
+    _reading: KeyedLocks = dataclasses.field(default_factory=lambda: KeyedLocks(_MAX_CONCURRENT))
+    _failures: dict[tuple[str, str, int, int], str] = dataclasses.field(default_factory=dict)
 
     def find(self, name: str, number: int | None = None) -> PixelImage:
         """Return the image of an extension.

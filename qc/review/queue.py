@@ -9,7 +9,6 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from qc import db, errors, io
-from qc.db.schema import models
 from qc.review import queue_filters
 
 FEW = 20_000  # rows that are sorted within the time of a page; more are read in a stored order
@@ -68,13 +67,17 @@ def _parse_time(text: str) -> dt.datetime:
 
 
 _ORDERS = {
-    queue_filters.QueueOrder.DOUBT: SortKey(models.VerdictRow.doubt, models.VerdictRow.id, float),
-    queue_filters.QueueOrder.SCORE: SortKey(models.VerdictRow.score, models.VerdictRow.id, float),
+    queue_filters.QueueOrder.DOUBT: SortKey(
+        db.schema.models.VerdictRow.doubt, db.schema.models.VerdictRow.id, float
+    ),
+    queue_filters.QueueOrder.SCORE: SortKey(
+        db.schema.models.VerdictRow.score, db.schema.models.VerdictRow.id, float
+    ),
     queue_filters.QueueOrder.TIME: SortKey(
-        models.ExtensionRow.observed_at, models.ExtensionRow.id, _parse_time
+        db.schema.models.ExtensionRow.observed_at, db.schema.models.ExtensionRow.id, _parse_time
     ),
     queue_filters.QueueOrder.INFORMATIVE: SortKey(
-        models.ExtensionRow.observed_at, models.ExtensionRow.id, _parse_time
+        db.schema.models.ExtensionRow.observed_at, db.schema.models.ExtensionRow.id, _parse_time
     ),
 }
 
@@ -111,14 +114,20 @@ def read_page(
         If an image type, a status or a kind does not exist, or the cursor is invalid.
     """
     order = _ORDERS[filters.order]
-    newer = orm.aliased(models.VerdictRow)
+    newer = orm.aliased(db.schema.models.VerdictRow)
     is_newest = ~sa.exists().where(
-        newer.extension_id == models.VerdictRow.extension_id, newer.id > models.VerdictRow.id
+        newer.extension_id == db.schema.models.VerdictRow.extension_id,
+        newer.id > db.schema.models.VerdictRow.id,
     )
     query = (
-        sa.select(models.ExtensionRow.id, order.value.label("value"), order.tie.label("tie"))
-        .join(models.ExtensionRow.frame)
-        .join(models.VerdictRow, models.VerdictRow.extension_id == models.ExtensionRow.id)
+        sa.select(
+            db.schema.models.ExtensionRow.id, order.value.label("value"), order.tie.label("tie")
+        )
+        .join(db.schema.models.ExtensionRow.frame)
+        .join(
+            db.schema.models.VerdictRow,
+            db.schema.models.VerdictRow.extension_id == db.schema.models.ExtensionRow.id,
+        )
         .where(is_newest, *queue_filters.build_conditions(session, instruments, filters))
     )
     cursor = parse_cursor(order, after) if after else None
@@ -128,7 +137,7 @@ def read_page(
         rows = read_sorted(session, order, query, cursor, count + 1)
     else:
         narrow: list[sa.ColumnElement[bool]] = []
-        if order.value is models.ExtensionRow.observed_at:
+        if order.value is db.schema.models.ExtensionRow.observed_at:
             narrow = db.schema.engine.time_conditions(*filters.nights)
             narrow += queue_filters.type_conditions(instruments, filters)
         rows = read_in_order(session, order, query, narrow, cursor, count + 1)
@@ -251,7 +260,7 @@ def parse_cursor(order: SortKey, after: str) -> Cursor:
         cursor = Cursor(order.parse(text), int(tie))
     except ValueError:
         cursor = None
-    if cursor is None or not 0 <= cursor.tie < models.BEYOND_IDS:
+    if cursor is None or not 0 <= cursor.tie < db.schema.models.BEYOND_IDS:
         raise errors.InvalidInputError(f"after: '{after[:60]}' is no place in this order")
     return cursor
 
@@ -284,13 +293,17 @@ def is_small(
         return True
     queries: list[sa.Select[Any]] = []
     if filters.labelled is queue_filters.LabelFilter.YES or filters.by:
-        labels = sa.select(models.LabelRow.id)
-        queries.append(labels.where(models.LabelRow.who == filters.by) if filters.by else labels)
+        labels = sa.select(db.schema.models.LabelRow.id)
+        queries.append(
+            labels.where(db.schema.models.LabelRow.who == filters.by) if filters.by else labels
+        )
     if filters.first or filters.last or filters.types:
         conditions = db.schema.engine.night_conditions(*filters.nights)
         conditions += queue_filters.type_conditions(instruments, filters)
         queries.append(
-            sa.select(models.ExtensionRow.id).join(models.ExtensionRow.frame).where(*conditions)
+            sa.select(db.schema.models.ExtensionRow.id)
+            .join(db.schema.models.ExtensionRow.frame)
+            .where(*conditions)
         )
     for query in queries:
         rows = query.limit(FEW + 1).subquery()

@@ -8,7 +8,6 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from qc import db, errors
-from qc.db.schema import models
 from qc.labels import store
 from qc.review import idempotency
 from qc.summaries.standing import standing_of
@@ -119,7 +118,10 @@ def read_item(session: Session, extension_id: int) -> QueueItem:
 
 
 def make_item(
-    finding: db.findings.Finding, labels: abc.Sequence[models.LabelRow], set_size: int, nearest: str
+    finding: db.findings.Finding,
+    labels: abc.Sequence[db.schema.models.LabelRow],
+    set_size: int,
+    nearest: str,
 ) -> QueueItem:
     """Make the queue item of an extension.
 
@@ -200,10 +202,14 @@ def count_template_sets(
     """
     templates = {finding.frame.template for finding in findings if finding.frame.template}
     query = (
-        sa.select(models.FrameRow.template, models.ExtensionRow.image_type, sa.func.count())
-        .join(models.ExtensionRow.frame)
-        .where(models.FrameRow.template.in_(templates))
-        .group_by(models.FrameRow.template, models.ExtensionRow.image_type)
+        sa.select(
+            db.schema.models.FrameRow.template,
+            db.schema.models.ExtensionRow.image_type,
+            sa.func.count(),
+        )
+        .join(db.schema.models.ExtensionRow.frame)
+        .where(db.schema.models.FrameRow.template.in_(templates))
+        .group_by(db.schema.models.FrameRow.template, db.schema.models.ExtensionRow.image_type)
     )
     return {(str(template), name): count for template, name, count in session.execute(query)}
 
@@ -223,8 +229,12 @@ def read_names(session: Session, ids: abc.Sequence[int | None]) -> abc.Mapping[i
     mapping of int to str
     """
     query = (
-        sa.select(models.ExtensionRow.id, models.FrameRow.name, models.ExtensionRow.number)
-        .join(models.ExtensionRow.frame)
-        .where(models.ExtensionRow.id.in_({number for number in ids if number}))
+        sa.select(
+            db.schema.models.ExtensionRow.id,
+            db.schema.models.FrameRow.name,
+            db.schema.models.ExtensionRow.number,
+        )
+        .join(db.schema.models.ExtensionRow.frame)
+        .where(db.schema.models.ExtensionRow.id.in_({number for number in ids if number}))
     )
     return {row.id: f"{row.name}[{row.number}]" for row in session.execute(query)}

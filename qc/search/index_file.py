@@ -3,9 +3,9 @@
 The file is memory-mapped. A footer holds the positions of the sections; digests detect damage.
 """
 
+import dataclasses
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -29,7 +29,7 @@ class DamagedIndexError(Exception):
     """A file is not an index, or was changed since it was written; a new index is needed."""
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class IndexHeader:
     """Origin of an index.
 
@@ -54,7 +54,7 @@ class IndexHeader:
     samples: tuple[tuple[int, str], ...]
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class EmbeddingIndex:
     """Codes of n embeddings, with extension, image type and night.
 
@@ -100,7 +100,7 @@ def write_index(index: EmbeddingIndex, path: Path) -> None:
         }
         codes = body.write_section(index.codes.write)
         footer = {
-            "facts": asdict(index.header),
+            "facts": dataclasses.asdict(index.header),
             "sections": sections,
             "codes": codes,
             "sha256": body.digest.hexdigest(),

@@ -5,9 +5,9 @@ database and compared exactly, as are embeddings newer than the index. The index
 out of date, and the distances are always exact.
 """
 
+import functools
 import logging
 from collections.abc import Callable, Iterator
-from functools import lru_cache, partial
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path
@@ -142,7 +142,7 @@ def open_index(
     return index, ""
 
 
-@lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=2)
 def _read_cached(
     path: Path, _inode: int, _size: int, _modified_ns: int
 ) -> index_file.EmbeddingIndex:
@@ -223,7 +223,7 @@ def matching_rows(
         masks.append((index.nights <= criteria.last.toordinal()) & (index.nights > 0))
     if criteria.labelled:
         state = (db.labels.newest_label_id(session), header.last_id, header.learnt_from)
-        make = partial(labelled_rows, session, index.extension_ids)
+        make = functools.partial(labelled_rows, session, index.extension_ids)
         masks.append(project.cache.get("labelled rows", state, make))
     return np.logical_and.reduce(masks) if masks else None
 

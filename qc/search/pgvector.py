@@ -1,6 +1,7 @@
 """Nearest neighbours in PostgreSQL: pgvector, with one HNSW index per encoder."""
 
-from typing import TYPE_CHECKING, Any
+from collections import abc  # noqa: TC003 - annotations are read at run time
+from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
@@ -11,9 +12,6 @@ from embeddings.index import nearest
 from qc.db import embeddings
 from qc.db.schema import models
 from qc.db.schema.types import halfvec_text
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 INDEXED_FROM = 50_000  # embeddings of an encoder; a scan of fewer takes no more time
 BUILD_MEMORY = 2 * 2**30  # bytes of the server; more only if its own settings allow it
@@ -62,7 +60,7 @@ def nearest_by_server(
     if encoder_id is None:
         return np.empty(0, np.int64), np.empty(0)
     n = 2 * k + _MARGIN
-    rows: Sequence[Any] = ()
+    rows: abc.Sequence[Any] = ()
     labels = sa.select(sa.func.count()).select_from(models.LabelRow)
     if not criteria.labelled or (session.scalar(labels) or 0) > FEW_LABELS:
         configure_search(session)

@@ -219,7 +219,9 @@ def sensitivity(chip: str, binning: Binning) -> Electrons:
     for _ in range(12):
         _add_speck(response, rng, binning)
     for blemish in CHIPS[chip].blemishes:
-        response[_place(blemish, chip, binning)] *= _diluted(blemish.sensitivity, binning[0])
+        # One of the binned columns is weak.
+        weak = (binning[0] - 1 + blemish.sensitivity) / binning[0]
+        response[_place(blemish, chip, binning)] *= weak
     return response
 
 
@@ -233,11 +235,6 @@ def _add_speck(response: Electrons, rng: np.random.Generator, binning: Binning) 
     columns = np.arange(max(0, x - reach), min(nx, x + reach))[None, :]
     distance = np.hypot((rows - y) * binning[1], (columns - x) * binning[0]) / radius_px
     response[rows, columns] *= 1 - depth * np.exp(-(distance**2)).astype(np.float32)
-
-
-def _diluted(one_column: float, bin_x: int) -> float:
-    """Return the sensitivity of `bin_x` binned columns, one of them weak."""
-    return (bin_x - 1 + one_column) / bin_x
 
 
 def _place(blemish: Blemish, chip: str, binning: Binning) -> Region:

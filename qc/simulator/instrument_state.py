@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 
 from qc.simulator.detector import CHIPS
-from qc.simulator.spectrograph import LAMPS
+from qc.simulator.lamps import LAMPS
 
 _LAMP_LIFE_DAYS = {"FFL1": 420, "FFL2": 420, "FFL3": 500, "FFL4": 500, "D2": 600, "ThAr": 700}
 _FIRST_LAMP = datetime(2000, 3, 11, tzinfo=UTC)  # start of operation
@@ -168,20 +168,20 @@ def _weather(when: datetime, seed: int) -> tuple[float, float]:
 
 
 def _bias_wander_adu(chip: str, when: datetime, seed: int) -> float:
-    """Return the bias level's wandering, and its settling after the night's last clean."""
+    """Return the drift of the bias level, and its settling after the last wipe of the chip."""
     wander = 0.35 * _waves(f"bias {chip}", when, seed, (0.6, 4.1, 11.0, 37.0))
     minutes = (when - when.replace(hour=9, minute=0, second=0)).total_seconds() / 60
     return wander + (0.7 * float(np.exp(-minutes / 12)) if minutes >= 0 else 0.0)
 
 
 @lru_cache(maxsize=256)
-def _lamp_births(lamp: str, seed: int) -> tuple[float, ...]:
-    """Return when each successive lamp was put in (POSIX days) up to the year 2060."""
+def _lamp_installations(lamp: str, seed: int) -> tuple[float, ...]:
+    """Return the installation times of successive lamps (POSIX days) up to the year 2060."""
     rng = np.random.default_rng(np.random.SeedSequence([seed, 3, *lamp.encode()]))
-    births = [_FIRST_LAMP.timestamp() / 86400 - rng.uniform(0, 300)]
-    while births[-1] < 33_000:
-        births.append(births[-1] + _LAMP_LIFE_DAYS[lamp] * rng.uniform(0.6, 1.4))
-    return tuple(births)
+    installations = [_FIRST_LAMP.timestamp() / 86400 - rng.uniform(0, 300)]
+    while installations[-1] < 33_000:
+        installations.append(installations[-1] + _LAMP_LIFE_DAYS[lamp] * rng.uniform(0.6, 1.4))
+    return tuple(installations)
 
 
 def lamp_replacements(lamp: str, seed: int) -> tuple[datetime, ...]:
@@ -198,14 +198,16 @@ def lamp_replacements(lamp: str, seed: int) -> tuple[datetime, ...]:
     -------
     tuple of datetime
     """
-    return tuple(datetime.fromtimestamp(86400 * day, UTC) for day in _lamp_births(lamp, seed))
+    return tuple(
+        datetime.fromtimestamp(86400 * day, UTC) for day in _lamp_installations(lamp, seed)
+    )
 
 
 def _lamp_output(lamp: str, when: datetime, seed: int) -> float:
-    """Return a lamp's brightness: each one a little different, a quarter less at its end."""
-    births = _lamp_births(lamp, seed)
+    """Return the brightness of a lamp: 5 % scatter between lamps, a quarter less at its end."""
+    installations = _lamp_installations(lamp, seed)
     days = when.timestamp() / 86400
-    number = int(np.searchsorted(births, days)) - 1
+    number = int(np.searchsorted(installations, days)) - 1
     new = np.random.default_rng(np.random.SeedSequence([seed, 4, number, *lamp.encode()]))
-    age = (days - births[max(number, 0)]) / _LAMP_LIFE_DAYS[lamp]
+    age = (days - installations[max(number, 0)]) / _LAMP_LIFE_DAYS[lamp]
     return float(new.normal(1.0, 0.05) * np.exp(-0.25 * age))

@@ -115,7 +115,9 @@ def _plan_jobs(
                 case = None  # the ground truth holds one fault per frame
             else:
                 imaged = before.exposure
-        jobs.append(_RenderJob(exposure, imaged, case, seed, _path(out, exposure, suffix)))
+        night = exposure.start.date() - dt.timedelta(days=1)
+        path = out / night.isoformat() / f"{exposure.archive_name}{suffix}"
+        jobs.append(_RenderJob(exposure, imaged, case, seed, path))
     return jobs
 
 
@@ -136,11 +138,6 @@ def frame_rng(seed: int, exposure: PlannedExposure, purpose: str) -> np.random.G
     """
     name = exposure.archive_name + purpose
     return np.random.default_rng(np.random.SeedSequence([seed, *name.encode()]))
-
-
-def _path(out: Path, exposure: PlannedExposure, suffix: str) -> Path:
-    night = exposure.start.date() - dt.timedelta(days=1)
-    return out / night.isoformat() / f"{exposure.archive_name}{suffix}"
 
 
 def _run(

@@ -1,12 +1,12 @@
 """One exposure from the lamp to the 16-bit image, with or without a fault."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qc.simulator import detector, faults, plan, spectrograph
+from qc.simulator import arc_lines, detector, faults, plan, spectrograph
 from qc.simulator.instrument_state import InstrumentState
 from qc.simulator.pixel_faults import PIXEL_FAULTS
 
@@ -25,10 +25,10 @@ _NEAR_SETTING = {
 _FAR_SETTING = {
     346: 437, 390: 346, 437: 346, 520: 860, 564: 860, 580: 860, 600: 760, 760: 564, 860: 580,
 }  # fmt: skip
-_SHOWN_INSTEAD = {"flat": "arc", "dflat": "arc", "orderdef": "arc"}  # all others show a flat
+_MISLABELLED_AS = {"flat": "arc", "dflat": "arc", "orderdef": "arc"}  # for all others a flat
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class _ChipExposure:
     """Exposure, state and optics of one chip."""
 
@@ -38,13 +38,20 @@ class _ChipExposure:
     optics: spectrograph.Optics
     setting_nm: int
 
+    @property
+    def lamp(self) -> str:
+        """Lamp of the exposure."""
+        lamp = self.exposure.lamp
+        assert lamp is not None
+        return lamp
+
     def standard_s(self, lamp: str) -> float:
-        """Return the exposure that a lamp needs here for a peak of 30 000 ADU."""
+        """Return the exposure time of a lamp for a peak of 30 000 ADU in this read-out mode."""
         seconds = spectrograph.standard_exposure_s(self.setting_nm, lamp)
         fast = self.exposure.stream.read_mode == "50kHz high"
         return seconds / plan.HIGH_GAIN_FASTER if fast else seconds
 
-    def lit_by(self, lamp: str, exposure_s: float, thorium: float = 1.0) -> detector.Electrons:
+    def illuminate(self, lamp: str, exposure_s: float, thorium: float = 1.0) -> detector.Electrons:
         """Return the expected electrons of a lamp in the light-sensitive area.
 
         Parameters
@@ -61,7 +68,7 @@ class _ChipExposure:
         """
         binning = self.exposure.stream.binning
         if lamp == "ThAr":
-            rate = spectrograph.arc(self.setting_nm, self.chip, binning, self.optics, thorium)
+            rate = arc_lines.arc(self.setting_nm, self.chip, binning, self.optics, thorium)
         else:
             rate = spectrograph.flat(self.setting_nm, self.chip, binning, lamp, self.optics)
         rate *= np.float32(exposure_s * self.state.lamp_output[lamp])
@@ -92,28 +99,30 @@ def render(
         blue frame that is read through two ports.
     """
     fault_rng = rng.spawn(1)[0]
-    bent = rng.normal(0, _GRATING_REPEAT_PX, 2)
-    bend = fault_rng.uniform(0, 2 * np.pi)  # one direction for all chips
+    repeat_px = rng.normal(0, _GRATING_REPEAT_PX, 2)
+    angle = fault_rng.uniform(0, 2 * np.pi)  # common to all chips
     lamp_factor = np.float32(rng.normal(1, _LAMP_REPEAT))
     images = {}
     for hdu, chip in zip(exposure.hdus, exposure.chips, strict=False):
         case = fault if fault is not None and fault.hits(hdu) else None
-        optics = _misaligned(_aligned(exposure.optics, state, chip, bent), case, bend)
+        optics = _align(exposure.optics, state, chip, repeat_px)
+        if case is not None and case.kind in _OPTICS_FAULTS:
+            optics = _OPTICS_FAULTS[case.kind](optics, case.amount, angle)
         light = lamp_factor * _light(exposure, state, chip, optics, case)
         images[hdu] = _detect(exposure, state, chip, light, rng, case)
         if case is not None and case.kind in _READ_OUT_FAULTS:
-            images[hdu] = _spoil(images[hdu], exposure, state, chip, case, fault_rng)
+            images[hdu] = _inject(images[hdu], exposure, state, chip, case, fault_rng)
     if exposure.stream.two_ports:
-        return _halves(images[1])
-    return _misfile(images, fault) if fault is not None else images
+        return _split_ports(images[1])
+    return _apply_file_fault(images, fault) if fault is not None else images
 
 
-def _aligned(
+def _align(
     optics: spectrograph.Optics, state: InstrumentState, chip: str, repeat_px: NDArray[np.float64]
 ) -> spectrograph.Optics:
-    """Return the optics as they are today on one chip."""
+    """Apply the state of the instrument and the repeatability of the grating to the optics."""
     x, y = state.shift_px[chip]
-    return replace(
+    return dataclasses.replace(
         optics,
         shift_x_px=x + repeat_px[0],
         shift_y_px=y + repeat_px[1],
@@ -121,32 +130,20 @@ def _aligned(
     )
 
 
-def _shifted(optics: spectrograph.Optics, amount: float, angle: float) -> spectrograph.Optics:
-    return replace(
+_OPTICS_FAULTS: Mapping[str, Callable[[spectrograph.Optics, float, float], spectrograph.Optics]] = {
+    "format_shift": lambda optics, amount, angle: dataclasses.replace(
         optics,
         shift_x_px=optics.shift_x_px + amount * np.cos(angle),
         shift_y_px=optics.shift_y_px + amount * np.sin(angle),
-    )
-
-
-_OPTICS_FAULTS: Mapping[str, Callable[[spectrograph.Optics, float, float], spectrograph.Optics]] = {
-    "format_shift": _shifted,
-    "defocus": lambda optics, amount, _: replace(optics, blur_px=amount),
-    "slit_width_wrong": lambda optics, amount, _: replace(
+    ),
+    "defocus": lambda optics, amount, _: dataclasses.replace(optics, blur_px=amount),
+    "slit_width_wrong": lambda optics, amount, _: dataclasses.replace(
         optics, slit_arcsec=optics.slit_arcsec * amount
     ),
-    "slit_length_wrong": lambda optics, amount, _: replace(
+    "slit_length_wrong": lambda optics, amount, _: dataclasses.replace(
         optics, slit_length_arcsec=optics.slit_length_arcsec * amount
     ),
 }
-
-
-def _misaligned(
-    optics: spectrograph.Optics, case: faults.InjectedFault | None, angle: float
-) -> spectrograph.Optics:
-    if case is None or case.kind not in _OPTICS_FAULTS:
-        return optics
-    return _OPTICS_FAULTS[case.kind](optics, case.amount, angle)
 
 
 def _light(
@@ -156,100 +153,100 @@ def _light(
     optics: spectrograph.Optics,
     case: faults.InjectedFault | None,
 ) -> detector.Electrons:
-    """Return expected electrons of light on a chip; zeros for a healthy bias or dark."""
+    """Compute the expected electrons of light on a chip; zeros for a good bias or dark."""
     setting_nm = exposure.stream.setting_nm
-    dark = setting_nm is None
+    is_dark = setting_nm is None
     if setting_nm is None:
         setting_nm = 390 if chip == "BLUE" else 760
-        optics = replace(
+        optics = dataclasses.replace(
             optics, slit_length_arcsec=spectrograph.SETTINGS[setting_nm].slit_length_arcsec
         )
-    view = _ChipExposure(exposure, state, chip, optics, setting_nm)
+    chip_exposure = _ChipExposure(exposure, state, chip, optics, setting_nm)
     if case is not None and case.kind in _LIGHT_FAULTS:
-        return _LIGHT_FAULTS[case.kind](view, case)
-    if dark:
+        return _LIGHT_FAULTS[case.kind](chip_exposure, case)
+    if is_dark:
         return np.zeros(detector.light_shape(chip, exposure.stream.binning), np.float32)
-    return view.lit_by(_lamp(view), exposure.exposure_s)
+    return chip_exposure.illuminate(chip_exposure.lamp, exposure.exposure_s)
 
 
-def _lamp(view: _ChipExposure) -> str:
-    lamp = view.exposure.lamp
-    assert lamp is not None
-    return lamp
-
-
-def _remnant(view: _ChipExposure, case: faults.InjectedFault) -> detector.Electrons:
-    """Return the ghost of an arc: lines that were full leave a little of themselves."""
-    read = detector.CHIPS[view.chip].modes[view.exposure.stream.read_mode]
-    arc = view.lit_by("ThAr", view.standard_s("ThAr"))
-    # Traps fill where a line has much to hold: at a fiftieth of saturation, a standard arc later.
-    held = np.minimum(arc / (0.02 * read.gain_e_per_adu * detector.CONVERTER_LIMIT_ADU), 1)
-    held[held < 0.3] = 0
-    ghost: detector.Electrons = held * np.float32(case.amount * read.read_noise_e)
+def _persistence(chip_exposure: _ChipExposure, case: faults.InjectedFault) -> detector.Electrons:
+    """Return the persistence of a former arc: bright lines leave a faint image."""
+    read = detector.CHIPS[chip_exposure.chip].modes[chip_exposure.exposure.stream.read_mode]
+    arc = chip_exposure.illuminate("ThAr", chip_exposure.standard_s("ThAr"))
+    # The traps of a pixel are full from a fiftieth of saturation on.
+    filled = np.minimum(arc / (0.02 * read.gain_e_per_adu * detector.CONVERTER_LIMIT_ADU), 1)
+    filled[filled < 0.3] = 0
+    ghost: detector.Electrons = filled * np.float32(case.amount * read.read_noise_e)
     return ghost
 
 
-def _other_brightness(view: _ChipExposure, case: faults.InjectedFault) -> detector.Electrons:
-    """Scale the lamp before detection; columns, cosmic rays and noise stay realistic."""
-    return view.lit_by(_lamp(view), view.exposure.exposure_s * case.amount)
+def _scaled_lamp(chip_exposure: _ChipExposure, case: faults.InjectedFault) -> detector.Electrons:
+    """Scale the lamp before detection, which keeps columns, cosmic rays and noise realistic."""
+    return chip_exposure.illuminate(
+        chip_exposure.lamp, chip_exposure.exposure.exposure_s * case.amount
+    )
 
 
-def _other_lamp(view: _ChipExposure, case: faults.InjectedFault) -> detector.Electrons:
-    lamp, seconds = _lamp(view), view.exposure.exposure_s
+def _wrong_lamp(chip_exposure: _ChipExposure, case: faults.InjectedFault) -> detector.Electrons:
+    lamp, seconds = chip_exposure.lamp, chip_exposure.exposure.exposure_s
     share = np.float32(case.amount)
-    nominal_s, wrong_s = view.standard_s(lamp), view.standard_s(_OTHER_LAMP[lamp])
-    wrong = view.lit_by(_OTHER_LAMP[lamp], seconds * wrong_s / nominal_s)
-    return (1 - share) * view.lit_by(lamp, seconds) + share * wrong
+    nominal_s, wrong_s = chip_exposure.standard_s(lamp), chip_exposure.standard_s(_OTHER_LAMP[lamp])
+    wrong = chip_exposure.illuminate(_OTHER_LAMP[lamp], seconds * wrong_s / nominal_s)
+    return (1 - share) * chip_exposure.illuminate(lamp, seconds) + share * wrong
 
 
-def _dying_lamp(view: _ChipExposure, case: faults.InjectedFault) -> detector.Electrons:
-    return view.lit_by("ThAr", view.exposure.exposure_s, thorium=case.amount)
+def _second_lamp(chip_exposure: _ChipExposure, case: faults.InjectedFault) -> detector.Electrons:
+    nominal = chip_exposure.illuminate(chip_exposure.lamp, chip_exposure.exposure.exposure_s)
+    second = (
+        "ThAr"
+        if case.kind == "arc_in_flat"
+        else spectrograph.SETTINGS[chip_exposure.setting_nm].lamp
+    )
+    return nominal + chip_exposure.illuminate(
+        second, case.amount * chip_exposure.standard_s(second)
+    )
 
 
-def _second_lamp(view: _ChipExposure, case: faults.InjectedFault) -> detector.Electrons:
-    nominal = view.lit_by(_lamp(view), view.exposure.exposure_s)
-    second = "ThAr" if case.kind == "arc_in_flat" else spectrograph.SETTINGS[view.setting_nm].lamp
-    return nominal + view.lit_by(second, case.amount * view.standard_s(second))
-
-
-def _wrong_setting(view: _ChipExposure, case: faults.InjectedFault) -> detector.Electrons:
+def _wrong_setting(chip_exposure: _ChipExposure, case: faults.InjectedFault) -> detector.Electrons:
     settings = _FAR_SETTING if case.strength == "gross" else _NEAR_SETTING
-    wrong = replace(view, setting_nm=settings[view.setting_nm])
-    lamp = _lamp(view)
-    return wrong.lit_by(lamp, view.exposure.exposure_s)
+    wrong = dataclasses.replace(chip_exposure, setting_nm=settings[chip_exposure.setting_nm])
+    lamp = chip_exposure.lamp
+    return wrong.illuminate(lamp, chip_exposure.exposure.exposure_s)
 
 
-def _second_order(view: _ChipExposure, case: faults.InjectedFault) -> detector.Electrons:
-    """Add another order of the cross-disperser: its echelle orders lie across our own."""
-    nominal = view.lit_by(_lamp(view), view.exposure.exposure_s)
-    second = replace(view, setting_nm=_FAR_SETTING[view.setting_nm])
+def _second_order(chip_exposure: _ChipExposure, case: faults.InjectedFault) -> detector.Electrons:
+    """Add the second order of the cross-disperser: its echelle orders cross the nominal ones."""
+    nominal = chip_exposure.illuminate(chip_exposure.lamp, chip_exposure.exposure.exposure_s)
+    second = dataclasses.replace(chip_exposure, setting_nm=_FAR_SETTING[chip_exposure.setting_nm])
     lamp = spectrograph.SETTINGS[second.setting_nm].lamp
-    return nominal + second.lit_by(lamp, case.amount * second.standard_s(lamp))
+    return nominal + second.illuminate(lamp, case.amount * second.standard_s(lamp))
 
 
-def _another_kind(view: _ChipExposure, _case: faults.InjectedFault) -> detector.Electrons:
-    """Return light of another kind of frame: an arc for a flat, a flat for all others."""
-    image_class = _SHOWN_INSTEAD.get(view.exposure.stream.image_class, "flat")
-    lamp = "ThAr" if image_class == "arc" else spectrograph.SETTINGS[view.setting_nm].lamp
-    return view.lit_by(lamp, view.standard_s(lamp))
+def _other_class(chip_exposure: _ChipExposure, _case: faults.InjectedFault) -> detector.Electrons:
+    """Return the light of another image class: an arc for a flat, a flat for all others."""
+    image_class = _MISLABELLED_AS.get(chip_exposure.exposure.stream.image_class, "flat")
+    lamp = "ThAr" if image_class == "arc" else spectrograph.SETTINGS[chip_exposure.setting_nm].lamp
+    return chip_exposure.illuminate(lamp, chip_exposure.standard_s(lamp))
 
 
 _LIGHT_FAULTS: Mapping[str, Callable[[_ChipExposure, faults.InjectedFault], detector.Electrons]] = {
-    "remnant": _remnant,
-    "lamp_off": _other_brightness,
-    "lamp_weak": _other_brightness,
-    "overexposed": _other_brightness,
-    "lamp_wrong": _other_lamp,
-    "lamp_dying": _dying_lamp,
+    "remnant": _persistence,
+    "lamp_off": _scaled_lamp,
+    "lamp_weak": _scaled_lamp,
+    "overexposed": _scaled_lamp,
+    "lamp_wrong": _wrong_lamp,
+    "lamp_dying": lambda chip_exposure, case: chip_exposure.illuminate(
+        "ThAr", chip_exposure.exposure.exposure_s, thorium=case.amount
+    ),
     "arc_in_flat": _second_lamp,
     "flat_in_arc": _second_lamp,
     "setting_wrong": _wrong_setting,
     "order_filter_missing": _second_order,
-    "mislabelled": _another_kind,
+    "mislabelled": _other_class,
 }
 
 
-# Faults that are neither simulated in the optics nor in the lamp change the raw image.
+# All faults but those of the optics and the lamp change the raw image.
 _READ_OUT_FAULTS = PIXEL_FAULTS.keys() - _OPTICS_FAULTS.keys() - _LIGHT_FAULTS.keys()
 
 
@@ -271,7 +268,7 @@ def _detect(
     return detector.read_out(charge, chip, mode, stream.binning, offset, rng)
 
 
-def _spoil(
+def _inject(
     pixels: detector.Pixels,
     exposure: plan.PlannedExposure,
     state: InstrumentState,
@@ -279,7 +276,7 @@ def _spoil(
     case: faults.InjectedFault,
     rng: np.random.Generator,
 ) -> detector.Pixels:
-    """Inject the fault into the image of a chip."""
+    """Inject a fault of the read-out or the detector into the image of a chip."""
     read = detector.CHIPS[chip].modes[exposure.stream.read_mode]
     return faults.inject(
         pixels,
@@ -293,7 +290,7 @@ def _spoil(
     ).pixels
 
 
-def _misfile(
+def _apply_file_fault(
     images: dict[int, detector.Pixels], case: faults.InjectedFault
 ) -> dict[int, detector.Pixels]:
     """Apply a fault of the file to the images of a red frame."""
@@ -307,12 +304,12 @@ def _misfile(
     return images
 
 
-def _halves(pixels: detector.Pixels) -> dict[int, detector.Pixels]:
-    """Split a blue image at its middle; each port has a prescan and an overscan of its own."""
+def _split_ports(pixels: detector.Pixels) -> dict[int, detector.Pixels]:
+    """Split a blue image at its middle into two ports, with a prescan and an overscan each."""
     middle = (
         detector.PRESCAN_PX + (pixels.shape[1] - detector.PRESCAN_PX - detector.OVERSCAN_PX) // 2
     )
-    # The ports' scans are one image's, half a chip apart in time: no two rows share their noise.
+    # The scans come from rows half a chip apart, so that the noise of both ports is independent.
     rolled = np.roll(pixels, len(pixels) // 2, axis=0)
     first = np.hstack([pixels[:, :middle], rolled[:, -detector.OVERSCAN_PX :]])
     second = np.hstack([rolled[:, : detector.PRESCAN_PX], pixels[:, middle:]])

@@ -7,9 +7,9 @@ wavelength falling with the row; blue columns go to redder orders, red columns t
 """
 
 import csv
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, lru_cache
 from importlib import resources
 
 import numpy as np
@@ -18,14 +18,11 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, zoom
 from scipy.special import ndtr
 
-from qc.simulator import detector
+from qc.simulator import detector, lamps
 
 Floats = NDArray[np.float64]
 
 STANDARD_PEAK_ADU = 30_000.0  # UVES User Manual P110.1, table 4.2
-PSF_SIGMA_PX = 0.95  # with the slit's width below, lines of 2.5 px at 0.4" and 3.5 px at 1.0"
-SLIT_PX_PER_ARCSEC = 3.4  # along the dispersion; measured on arcs of 2012 and 2024
-SLIT_TILT = 0.035  # rows per column
 _PLACES = np.linspace(0, 1, 5)  # along the dispersion axis, where orders.csv has its values
 
 
@@ -68,9 +65,6 @@ SETTINGS: Mapping[int, Setting] = {
     )
 }
 DEUTERIUM_S = 145.0  # deuterium lamp at 346, same source
-LAMPS = ("FFL1", "FFL2", "FFL3", "FFL4", "D2", "ThAr")
-_DICHROIC_EDGE_NM = {"DICHR#1": 452.0, "DICHR#2": 545.0}  # manual: under-exposed near the edge
-_SHORTEST_NM, _LONGEST_NM = 295.0, 1070.0
 
 
 @dataclass(frozen=True)
@@ -140,7 +134,7 @@ class Orders:
     half_slit: Floats
 
 
-@cache
+@functools.cache
 def order_table(setting_nm: int, chip: str) -> OrderTable:
     """Read the orders of a setting on one chip from ``orders.csv``.
 
@@ -207,93 +201,7 @@ def place_orders(setting_nm: int, chip: str, binning: detector.Binning, optics: 
     )
 
 
-def lamp_spectrum(lamp: str, wavelength_nm: Floats) -> Floats:
-    """Return photons per pixel of a continuum lamp in arbitrary units.
-
-    Parameters
-    ----------
-    lamp : str
-        Key of `LAMPS`.
-    wavelength_nm : float array
-        Any shape.
-
-    Returns
-    -------
-    float array
-        Same shape.
-    """
-    if lamp == "D2":
-        return _deuterium(wavelength_nm)
-    kelvin = {"FFL1": 3200, "FFL2": 3100, "FFL3": 2900, "FFL4": 2700}[lamp]
-    planck = wavelength_nm**-4 / np.expm1(1.4388e7 / (kelvin * wavelength_nm))
-    # Colour filters before the blue lamps flatten the rise to the red; not documented in detail.
-    centre, width = {"FFL1": (330, 45), "FFL2": (395, 60), "FFL3": (560, 170), "FFL4": (800, 300)}[
-        lamp
-    ]
-    return planck * np.exp(-0.5 * ((wavelength_nm - centre) / width) ** 2)
-
-
-def _deuterium(wavelength_nm: Floats) -> Floats:
-    """Return a continuum that rises to the ultraviolet, with molecular lines beyond 350 nm."""
-    grid, lines = _deuterium_lines()
-    return np.exp(-(wavelength_nm - 300) / 45) + np.interp(wavelength_nm, grid, lines)
-
-
-@cache
-def _deuterium_lines() -> tuple[Floats, Floats]:
-    """Return a wavelength grid and the lines' brightness on it, both (n,)."""
-    rng = np.random.default_rng(1932)
-    grid = np.arange(_SHORTEST_NM, 660, 0.001)
-    brightness = np.zeros_like(grid)
-    where = np.searchsorted(grid, rng.uniform(352, 655, 900))
-    np.add.at(brightness, where, 10 ** rng.normal(-0.6, 0.45, where.size))
-    return grid, gaussian_filter(brightness, 3.0) * 3.4  # as wide as a 1" slit
-
-
-def transmission(path: str, arm: str, wavelength_nm: Floats) -> Floats:
-    """Return the transmission of dichroic and air, 0 to 1.
-
-    Parameters
-    ----------
-    path : str
-        INS MODE.
-    arm : str
-        ``blue`` or ``red``.
-    wavelength_nm : float array
-        Any shape.
-
-    Returns
-    -------
-    float array
-        Same shape.
-    """
-    through = 1 - np.interp(wavelength_nm, *_air())
-    if path in _DICHROIC_EDGE_NM:
-        steps = (wavelength_nm - _DICHROIC_EDGE_NM[path]) / (-5.0 if arm == "blue" else 5.0)
-        edge = 1 / (1 + np.exp(-np.clip(steps, -50, 50)))
-        through *= edge * (0.97 + 0.03 * np.sin(wavelength_nm / 4.0)) / 1.1
-    return through
-
-
-@cache
-def _air() -> tuple[Floats, Floats]:
-    """Return wavelengths and depths of the oxygen and water lines in a few metres of air."""
-    rng = np.random.default_rng(760)
-    grid = np.arange(680, _LONGEST_NM, 0.002)
-    depth = np.zeros_like(grid)
-    for first, last, lines, deepest in (
-        (686.7, 692.0, 40, 0.05),  # O2 B
-        (716.0, 732.0, 120, 0.04),  # H2O
-        (759.4, 770.0, 60, 0.16),  # O2 A
-        (813.0, 835.0, 120, 0.05),  # H2O
-        (928.0, 978.0, 260, 0.12),  # H2O
-    ):
-        where = np.searchsorted(grid, rng.uniform(first, last, lines))
-        np.maximum.at(depth, where, deepest * rng.uniform(0.1, 1, lines))
-    return grid, gaussian_filter(depth, 3.0) * 7.5
-
-
-@cache
+@functools.cache
 def _brightest(setting_nm: int, lamp: str) -> float:
     """Return the highest value of lamp times blaze on all chips of a setting."""
     arm = SETTINGS[setting_nm].arm
@@ -301,7 +209,7 @@ def _brightest(setting_nm: int, lamp: str) -> float:
     peaks = []
     for chip in chips_of(arm):
         orders = place_orders(setting_nm, chip, (2, 2), optics)
-        light = lamp_spectrum(lamp, orders.wavelength_nm) * orders.blaze
+        light = lamps.lamp_spectrum(lamp, orders.wavelength_nm) * orders.blaze
         peaks.append(np.percentile(light, 99.8))  # a deuterium line may stand out of it
     return float(max(peaks))
 
@@ -319,7 +227,7 @@ def standard_exposure_s(setting_nm: int, lamp: str) -> float:
     setting_nm : int
         Key of `SETTINGS`.
     lamp : str
-        Key of `LAMPS`.
+        One of `lamps.LAMPS`.
 
     Returns
     -------
@@ -345,7 +253,7 @@ def flat(
     binning : (int, int)
         BINX, BINY.
     lamp : str
-        Key of `LAMPS`.
+        One of `lamps.LAMPS`.
     optics : Optics
 
     Returns
@@ -355,10 +263,11 @@ def flat(
     """
     setting = SETTINGS[setting_nm]
     orders = place_orders(setting_nm, chip, binning, optics)
-    spectrum = lamp_spectrum(lamp, orders.wavelength_nm) * orders.blaze
-    spectrum *= transmission(optics.path, setting.arm, orders.wavelength_nm)
+    spectrum = lamps.lamp_spectrum(lamp, orders.wavelength_nm) * orders.blaze
+    spectrum *= lamps.transmission(optics.path, setting.arm, orders.wavelength_nm)
     low_gain = detector.CHIPS[chips_of(setting.arm)[-1]].modes["225kHz low"].gain_e_per_adu
-    peak_e_s = STANDARD_PEAK_ADU * low_gain / standard_exposure_s(setting_nm, _own(lamp, setting))
+    standard_lamp = "D2" if lamp == "D2" else setting.lamp
+    peak_e_s = STANDARD_PEAK_ADU * low_gain / standard_exposure_s(setting_nm, standard_lamp)
     peak_e_s *= optics.slit_arcsec * binning[0] * binning[1]
     spectrum *= peak_e_s / _brightest(setting_nm, lamp)
     scene = draw_orders(orders, spectrum, chip, binning, optics.blur_px)
@@ -367,11 +276,6 @@ def flat(
         setting_nm, chip, binning, lamp, optics.path, optics.slit_length_arcsec
     )
     return scene
-
-
-def _own(lamp: str, setting: Setting) -> str:
-    """Return the lamp whose table entry sets the brightness: the setting's own, or deuterium."""
-    return "D2" if lamp == "D2" else setting.lamp
 
 
 def draw_orders(
@@ -387,7 +291,7 @@ def draw_orders(
     ny, nx = detector.light_shape(chip, binning)
     # One more column on either side takes the light beyond the edge.
     scene = np.zeros((ny, nx + 2), np.float32)
-    sigma = _edge_sigma(binning[0], blur_px)
+    sigma = edge_sigma(binning[0], blur_px)
     row = np.arange(ny)[:, None]
     for centre, brightness, half in zip(orders.column, spectrum, orders.half_slit, strict=True):
         reach = int(half + 4 * sigma + 1)
@@ -401,8 +305,20 @@ def draw_orders(
     return scene[:, 1:-1].copy()
 
 
-def _edge_sigma(bin_x: int, blur_px: float) -> float:
-    """Return the softness of the slit's ends in binned columns: image quality and pixel."""
+def edge_sigma(bin_x: int, blur_px: float) -> float:
+    """Compute the width of the slit's blurred ends: image quality, defocus and pixel.
+
+    Parameters
+    ----------
+    bin_x : int
+    blur_px : float
+        Gaussian sigma of defocus, unbinned.
+
+    Returns
+    -------
+    float
+        Gaussian sigma, binned columns.
+    """
     return float(np.sqrt(1.0 + blur_px**2 + bin_x**2 / 12) / bin_x)
 
 
@@ -424,7 +340,7 @@ def slit_profile(
     return lit
 
 
-@lru_cache(maxsize=6)
+@functools.lru_cache(maxsize=6)
 def _fringes(
     setting_nm: int, chip: str, binning: detector.Binning
 ) -> detector.Electrons | np.float32:
@@ -473,7 +389,7 @@ def _stretched(coarse: detector.Electrons, shape: tuple[int, int]) -> detector.E
     return field
 
 
-@lru_cache(maxsize=6)
+@functools.lru_cache(maxsize=6)
 def _diffuse(
     setting_nm: int,
     chip: str,
@@ -490,8 +406,10 @@ def _diffuse(
     optics = Optics(1.0, slit_length_arcsec, path)
     coarse: detector.Binning = (16, 16)
     orders = place_orders(setting_nm, chip, coarse, optics)
-    spectrum = lamp_spectrum(lamp, orders.wavelength_nm) * orders.blaze
-    spectrum *= transmission(path, setting.arm, orders.wavelength_nm) / _brightest(setting_nm, lamp)
+    spectrum = lamps.lamp_spectrum(lamp, orders.wavelength_nm) * orders.blaze
+    spectrum *= lamps.transmission(path, setting.arm, orders.wavelength_nm) / _brightest(
+        setting_nm, lamp
+    )
     blocks = draw_orders(orders, spectrum, chip, coarse, 0.0)
     glow = gaussian_filter(blocks, 9, mode="nearest") * 0.025 + 0.0015 * blocks.mean()
     shape = detector.light_shape(chip, binning)
@@ -522,129 +440,3 @@ def _ghosts(
     )
     spectrum = strength * brightness[::2, None] * steeper.blaze
     return draw_orders(steeper, spectrum, chip, binning, 0.5)
-
-
-@dataclass(frozen=True)
-class LineList:
-    """Lines of the thorium-argon lamp, by wavelength.
-
-    Attributes
-    ----------
-    wavelength_nm : (n,) float array
-    rate_e_s : (n,) float array
-        Peak of an unbinned pixel at full blaze, where the standard arc takes 30 s.
-    argon : (n,) bool array
-        The others are thorium's.
-    """
-
-    wavelength_nm: Floats
-    rate_e_s: Floats
-    argon: NDArray[np.bool_]
-
-
-@cache
-def line_list() -> LineList:
-    """Return a lamp with the statistics of real arcs, always the same one.
-
-    50 to 100 lines to an order; brightness log-normal over two decades with a brighter tail; from
-    690 nm on, argon lines that saturate (UVES User Manual P110.1; arcs of 2012 and 2024).
-    """
-    rng = np.random.default_rng(1889)
-    lines = []
-    edges = np.arange(_SHORTEST_NM, _LONGEST_NM, 5.0)
-    for first in edges:
-        density_per_nm = 26 * (350 / first) ** 0.9
-        lines.append(rng.uniform(first, first + 5, rng.poisson(5 * density_per_nm)))
-    wavelength = np.sort(np.concatenate(lines))
-    argon = rng.random(wavelength.size) < 0.25
-    decades = rng.normal(0.2, 0.65, wavelength.size)
-    decades += (rng.random(wavelength.size) < 0.025) * rng.uniform(0.5, 2.2, wavelength.size)
-    red_argon = argon & (wavelength > 690) & (rng.random(wavelength.size) < 0.04)
-    decades[red_argon] = rng.uniform(1.6, 4.4, red_argon.sum())
-    return LineList(wavelength, 10**decades, argon)
-
-
-@dataclass(frozen=True)
-class LineImages:
-    """Where n images of lines fall on the binned chip, and how bright they are."""
-
-    row: Floats
-    column: Floats
-    peak_e_s: Floats
-    half_slit: Floats
-
-
-def arc(
-    setting_nm: int, chip: str, binning: detector.Binning, optics: Optics, thorium: float = 1.0
-) -> detector.Electrons:
-    """Return the thorium-argon lamp seen through the slit.
-
-    Parameters
-    ----------
-    thorium : float
-        Brightness of thorium's lines; a dying lamp loses them and brightens in argon.
-
-    Returns
-    -------
-    (ny, nx) float32 array
-        Electrons per second and binned pixel, the light's part only.
-    """
-    orders = place_orders(setting_nm, chip, binning, optics)
-    images = _line_images(setting_nm, orders, optics, thorium)
-    shape = detector.light_shape(chip, binning)
-    area = binning[0] * binning[1]
-    scene = np.full(shape, images.peak_e_s.sum() / (shape[0] * shape[1]) * 0.2 * area, np.float32)
-    inside = (images.column > -images.half_slit) & (images.column < shape[1] + images.half_slit)
-    _draw_lines(scene, images, inside & (images.peak_e_s > 0.01), binning, optics)
-    return scene
-
-
-def _line_images(setting_nm: int, orders: Orders, optics: Optics, thorium: float) -> LineImages:
-    """Find each line in every order that shows it."""
-    lines = line_list()
-    element = np.where(lines.argon, 1 / np.sqrt(thorium), thorium)
-    rate = lines.rate_e_s * element * 30.0 / standard_exposure_s(setting_nm, "ThAr")
-    ny = orders.column.shape[1]
-    images = []
-    for number, nm in enumerate(orders.wavelength_nm):
-        visible = slice(*np.searchsorted(lines.wavelength_nm, (nm[-1], nm[0])))
-        row = np.interp(lines.wavelength_nm[visible], nm[::-1], np.arange(ny)[::-1])
-        through = np.interp(row, np.arange(ny), orders.blaze[number])
-        column = np.interp(row, np.arange(ny), orders.column[number])
-        half = np.full(row.size, orders.half_slit[number])
-        arm = SETTINGS[setting_nm].arm
-        through = through * transmission(optics.path, arm, lines.wavelength_nm[visible])
-        images.append(np.stack([row, column, rate[visible] * through, half]))
-    return LineImages(*np.concatenate(images, axis=1))
-
-
-def _draw_lines(
-    scene: detector.Electrons,
-    images: LineImages,
-    selected: NDArray[np.bool_],
-    binning: detector.Binning,
-    optics: Optics,
-) -> None:
-    """Add slightly tilted slit images to a scene, in place; charge is kept when binning."""
-    bin_x, bin_y = binning
-    ny, nx = scene.shape
-    sigma = np.sqrt(PSF_SIGMA_PX**2 + optics.blur_px**2 + bin_y**2 / 12) / bin_y
-    half_width = SLIT_PX_PER_ARCSEC * optics.slit_arcsec / 2 / bin_y
-    edge = _edge_sigma(bin_x, optics.blur_px)
-    tilt = SLIT_TILT * bin_x / bin_y
-    half = images.half_slit[selected, None, None]
-    reach_x = int(half.max(initial=1) + 3 * edge + 1)
-    reach_y = int(half_width + 4 * sigma + tilt * reach_x + 1)
-    centre_y, centre_x = images.row[selected, None, None], images.column[selected, None, None]
-    row = np.floor(centre_y).astype(np.intp) + np.arange(-reach_y, reach_y + 2)[:, None]
-    column = np.floor(centre_x).astype(np.intp) + np.arange(-reach_x, reach_x + 2)
-    away_x = (column - centre_x).astype(np.float32)  # (n, 1, w)
-    away_y = (row - centre_y).astype(np.float32) - np.float32(tilt) * away_x  # (n, h, w)
-    profile: detector.Electrons = ndtr((away_y + np.float32(half_width)) / np.float32(sigma))
-    profile -= ndtr((away_y - np.float32(half_width)) / np.float32(sigma))
-    # A narrow slit spreads over its neighbours; a wide one keeps the peak.
-    profile *= slit_profile(away_x, half.astype(np.float32), edge)
-    profile *= (images.peak_e_s[selected, None, None] * bin_x * bin_y).astype(np.float32)
-    inside = (row >= 0) & (row < ny) & (column >= 0) & (column < nx)
-    place = (row * nx + column)[inside]
-    scene += np.bincount(place, profile[inside], ny * nx).reshape(ny, nx).astype(np.float32)

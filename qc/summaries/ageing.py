@@ -1,19 +1,17 @@
 """Ageing of model and limits: weekly distance of nominal frames to their limits."""
 
+import datetime as dt
 from collections import defaultdict
 from dataclasses import dataclass
-from datetime import date, timedelta
 from typing import Any
 
 import numpy as np
+import sqlalchemy as sa
 from numpy.typing import NDArray
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from qc import db
+from qc import db, detection
 from qc.db.schema import models
-from qc.detection.decision import widening
-from qc.detection.thresholds import Thresholds
 from qc.summaries.losses import ROWS_PER_FETCH
 
 WEEKS = 26  # a drift over half a year is invisible within a month
@@ -32,11 +30,13 @@ class LimitMargin:
     """
 
     image_type: str
-    weeks: tuple[date, ...]
+    weeks: tuple[dt.date, ...]
     ratios: NDArray[np.float64]
 
 
-def read_margins(session: Session, last: date, thresholds: Thresholds) -> tuple[LimitMargin, ...]:
+def read_margins(
+    session: Session, last: dt.date, thresholds: detection.Thresholds
+) -> tuple[LimitMargin, ...]:
     """Return the weekly medians of each image type in the half year up to a night.
 
     Parameters
@@ -52,10 +52,10 @@ def read_margins(session: Session, last: date, thresholds: Thresholds) -> tuple[
     -------
     tuple of LimitMargin
     """
-    weeks = tuple(last - timedelta(weeks=back) for back in range(WEEKS - 1, -1, -1))
+    weeks = tuple(last - dt.timedelta(weeks=back) for back in range(WEEKS - 1, -1, -1))
     extension, frame, verdict = models.ExtensionRow, models.FrameRow, models.VerdictRow
     query = (
-        select(
+        sa.select(
             extension.image_type,
             frame.night,
             verdict.merge_height,
@@ -67,7 +67,7 @@ def read_margins(session: Session, last: date, thresholds: Thresholds) -> tuple[
         .join(extension.frame)
         .join(verdict, verdict.id == db.extensions.newest_verdict_id())
         .join(models.EncoderRow, models.EncoderRow.id == verdict.encoder_id)
-        .where(frame.night >= weeks[0] - timedelta(days=6), frame.night <= last)
+        .where(frame.night >= weeks[0] - dt.timedelta(days=6), frame.night <= last)
     )
     ratios: dict[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)
     for row in session.execute(query.execution_options(yield_per=ROWS_PER_FETCH)):
@@ -89,7 +89,7 @@ def read_margins(session: Session, last: date, thresholds: Thresholds) -> tuple[
     return tuple(margins)
 
 
-def residual_limit(thresholds: Thresholds, row: Any) -> float:
+def residual_limit(thresholds: detection.Thresholds, row: Any) -> float:
     """Return the limit of a residual by the present thresholds file.
 
     Parameters
@@ -108,4 +108,4 @@ def residual_limit(thresholds: Thresholds, row: Any) -> float:
     valid = [
         entry for entry in entries if entry.encoder == row.fingerprint and entry.since <= row.night
     ]
-    return valid[-1].residual * widening(row.reference_size) if valid else float("nan")
+    return valid[-1].residual * detection.widening(row.reference_size) if valid else float("nan")

@@ -1,16 +1,16 @@
 """Changes in a period: thresholds, interventions and trained classifiers."""
 
+import datetime as dt
 from collections import defaultdict
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 
-from sqlalchemy import select
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from qc.db.schema.models import ClassifierRow
-from qc.detection.thresholds import Threshold, Thresholds
+from qc import detection
+from qc.db.schema import models
 from qc.labels import epochs
-from qc.summaries.night_range import NightRange, midnight
+from qc.summaries import night_range
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class LimitChange:
     """
 
     image_types: tuple[str, ...]
-    old: Threshold | None
-    new: Threshold
+    old: detection.Threshold | None
+    new: detection.Threshold
 
     @property
     def rows(self) -> list[tuple[str, str, str]]:
@@ -45,7 +45,7 @@ class TrainingSummary:
     Attributes
     ----------
     author : str
-        Person who trained it.
+        Name of the person.
     reason : str
         Reason for its acceptance or refusal.
     labelled : int or None
@@ -54,7 +54,7 @@ class TrainingSummary:
         Mean F1 over the kinds of fault; None without an evaluation.
     """
 
-    trained_at: datetime
+    trained_at: dt.datetime
     author: str
     accepted: bool
     reason: str
@@ -62,7 +62,9 @@ class TrainingSummary:
     macro_f1: float | None
 
 
-def find_limit_changes(thresholds: Thresholds, span: NightRange) -> tuple[LimitChange, ...]:
+def find_limit_changes(
+    thresholds: detection.Thresholds, span: night_range.NightRange
+) -> tuple[LimitChange, ...]:
     """Return the entries of thresholds.yaml that became valid in a period.
 
     Parameters
@@ -91,7 +93,7 @@ def find_limit_changes(thresholds: Thresholds, span: NightRange) -> tuple[LimitC
     return tuple(sorted(changes, key=lambda change: (change.new.since, change.image_types)))
 
 
-def format_limits(entry: Threshold) -> dict[str, str]:
+def format_limits(entry: detection.Threshold) -> dict[str, str]:
     """Return the limits of an entry as text, by name."""
     metrics = {
         name.replace("_", " "): f"{limit.warn:g} / {limit.alarm:g} sigma"
@@ -105,7 +107,9 @@ def format_limits(entry: Threshold) -> dict[str, str]:
     }
 
 
-def read_interventions(session: Session, span: NightRange) -> tuple[epochs.EpochEntry, ...]:
+def read_interventions(
+    session: Session, span: night_range.NightRange
+) -> tuple[epochs.EpochEntry, ...]:
     """Return the interventions that began or were entered in a period, undone or not.
 
     Parameters
@@ -127,7 +131,7 @@ def read_interventions(session: Session, span: NightRange) -> tuple[epochs.Epoch
     )
 
 
-def read_trainings(session: Session, span: NightRange) -> tuple[TrainingSummary, ...]:
+def read_trainings(session: Session, span: night_range.NightRange) -> tuple[TrainingSummary, ...]:
     """Return the classifiers trained in a period.
 
     Parameters
@@ -141,12 +145,12 @@ def read_trainings(session: Session, span: NightRange) -> tuple[TrainingSummary,
     -------
     tuple of TrainingSummary
     """
-    row = ClassifierRow  # columns instead of rows: the content has megabytes
+    row = models.ClassifierRow  # columns instead of rows: the content has megabytes
     query = (
-        select(row.trained_at, row.who, row.accepted, row.why, row.figures)
+        sa.select(row.trained_at, row.who, row.accepted, row.why, row.figures)
         .where(
             row.trained_at >= span.begins,
-            row.trained_at < midnight(span.last) + timedelta(days=2),
+            row.trained_at < night_range.midnight(span.last) + dt.timedelta(days=2),
         )
         .order_by(row.id)
     )

@@ -1,15 +1,13 @@
 """Counts of a period: verdicts and labels by image type."""
 
-from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import date
+import collections
+import datetime as dt
+from collections import abc
+from dataclasses import dataclass, field
 
-from qc import core
-from qc.db.findings import Finding
-from qc.summaries.incidents import LabelledCase, case_of
+from qc import core, db
+from qc.summaries import incidents, standing
 from qc.summaries.losses import IncompleteSet
-from qc.summaries.standing import ExtensionStanding, standing_of
 
 
 @dataclass(frozen=True)
@@ -41,18 +39,20 @@ class VerdictTally:
     incomplete: int
 
 
+@dataclass
 class FindingCollector:
     """Counts findings one by one, and keeps the flagged and bad ones as cases."""
 
-    def __init__(self) -> None:
-        self.frames: set[int] = set()
-        self.nights: set[date] = set()
-        self.instruments: set[str] = set()
-        self.encoders: set[str] = set()
-        self.cases: list[LabelledCase] = []
-        self.counts: dict[str, Counter[str]] = defaultdict(Counter)
+    frames: set[int] = field(default_factory=set)
+    nights: set[dt.date] = field(default_factory=set)
+    instruments: set[str] = field(default_factory=set)
+    encoders: set[str] = field(default_factory=set)
+    cases: list[incidents.LabelledCase] = field(default_factory=list)
+    counts: dict[str, collections.Counter[str]] = field(
+        default_factory=lambda: collections.defaultdict(collections.Counter)
+    )
 
-    def add(self, finding: Finding) -> None:
+    def add(self, finding: db.findings.Finding) -> None:
         """Count a finding."""
         frame, label = finding.frame, finding.label
         self.frames.add(frame.id)
@@ -62,16 +62,18 @@ class FindingCollector:
         self.encoders.add(finding.fingerprint)
         counts = self.counts[finding.extension.image_type]
         counts["judged"] += 1
-        counts["undecided"] += standing_of(finding) is ExtensionStanding.UNDECIDED
+        counts["undecided"] += standing.standing_of(finding) is standing.ExtensionStanding.UNDECIDED
         is_flagged = finding.verdict.status == core.Status.ANOMALOUS
         if is_flagged or (label is not None and label.label == core.LabelName.BAD):
-            self.cases.append(case_of(finding))
+            self.cases.append(incidents.case_of(finding))
             counts[name_outcome(label.label if label else None, is_flagged=is_flagged)] += 1
             counts["flagged"] += is_flagged
 
-    def tallies(self, incomplete: Sequence[IncompleteSet]) -> tuple[VerdictTally, ...]:
+    def tallies(self, incomplete: abc.Sequence[IncompleteSet]) -> tuple[VerdictTally, ...]:
         """Return the counts by image type, with those of incomplete sets."""
-        ended_early = Counter(name for entry in incomplete for name in entry.image_types)
+        ended_early = collections.Counter(
+            name for entry in incomplete for name in entry.image_types
+        )
         return tuple(
             VerdictTally(
                 image_type=name,

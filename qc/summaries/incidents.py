@@ -1,12 +1,10 @@
 """Incidents of a period: flagged or bad extensions, grouped by template set, chip and type."""
 
-from collections import defaultdict
-from collections.abc import Iterable
+import datetime as dt
+from collections import abc, defaultdict
 from dataclasses import dataclass
-from datetime import date, datetime
 
-from qc import core
-from qc.db.findings import Finding
+from qc import core, db
 
 
 @dataclass(frozen=True)
@@ -20,15 +18,15 @@ class LabelledCase:
     chip: str
     instrument: str
     template: str
-    night: date
-    observed_at: datetime
+    night: dt.date
+    observed_at: dt.datetime
     score: float
     is_flagged: bool
     reason: str
     label: core.LabelName | None
     kind: str
     author: str
-    labelled_at: datetime | None
+    labelled_at: dt.datetime | None
     note: str
 
     @property
@@ -49,7 +47,7 @@ class Incident:
         return self.cases[0]
 
 
-def case_of(finding: Finding) -> LabelledCase:
+def case_of(finding: db.findings.Finding) -> LabelledCase:
     """Return a finding as a case."""
     frame, extension, label = finding.frame, finding.extension, finding.label
     assert frame.night is not None  # every processed frame has one
@@ -75,7 +73,7 @@ def case_of(finding: Finding) -> LabelledCase:
     )
 
 
-def group_incidents(cases: Iterable[LabelledCase]) -> tuple[Incident, ...]:
+def group_incidents(cases: abc.Iterable[LabelledCase]) -> tuple[Incident, ...]:
     """Group cases into incidents, worst first."""
     groups: dict[tuple[str, str, str, str], list[LabelledCase]] = defaultdict(list)
     for case in cases:

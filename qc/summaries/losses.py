@@ -1,19 +1,17 @@
 """Losses of a period: missing calibrations, incomplete template sets and failed files."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+import datetime as dt
+from collections import abc, defaultdict
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import select
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from qc import core, db
+from qc import core, db, io
 from qc.db.schema import models
-from qc.io.instruments import Instrument
 from qc.monitoring.missing import MissingReason
-from qc.summaries.night_range import NightRange, midnight
+from qc.summaries import night_range
 
 ROWS_PER_FETCH = 2000
 _COMPLETENESS_JOB = "absence"  # name in the database
@@ -38,7 +36,9 @@ class IncompleteSet:
     missing: tuple[int, ...]
 
 
-def read_incomplete_sets(session: Session, span: NightRange) -> tuple[IncompleteSet, ...]:
+def read_incomplete_sets(
+    session: Session, span: night_range.NightRange
+) -> tuple[IncompleteSet, ...]:
     """Return the template sets that ended early, oldest first.
 
     Parameters
@@ -54,7 +54,7 @@ def read_incomplete_sets(session: Session, span: NightRange) -> tuple[Incomplete
     """
     row = models.FrameRow
     query = (
-        select(row.instrument, row.template, row.template_number, row.template_size)
+        sa.select(row.instrument, row.template, row.template_number, row.template_size)
         .add_columns(models.ExtensionRow.image_type)
         .join(models.ExtensionRow.frame)
         .where(row.night >= span.first, row.night <= span.last, row.template != "")
@@ -74,7 +74,7 @@ def read_incomplete_sets(session: Session, span: NightRange) -> tuple[Incomplete
     return tuple(incomplete)
 
 
-def read_missing(session: Session, span: NightRange) -> tuple[str, ...]:
+def read_missing(session: Session, span: night_range.NightRange) -> tuple[str, ...]:
     """Return the messages about missing calibrations, without incomplete sets.
 
     Parameters
@@ -90,7 +90,7 @@ def read_missing(session: Session, span: NightRange) -> tuple[str, ...]:
     """
     row = models.AlertRow
     query = (
-        select(row)
+        sa.select(row)
         .where(
             row.topic == core.Topic.ABSENCE,
             row.night >= span.first,
@@ -102,7 +102,7 @@ def read_missing(session: Session, span: NightRange) -> tuple[str, ...]:
     return tuple(alert.words for alert in session.scalars(query))
 
 
-def was_completeness_checked(session: Session, span: NightRange) -> bool:
+def was_completeness_checked(session: Session, span: night_range.NightRange) -> bool:
     """Return True if the completeness check ran in a period.
 
     Parameters
@@ -117,16 +117,19 @@ def was_completeness_checked(session: Session, span: NightRange) -> bool:
     bool
     """
     row = models.JobRunRow
-    query = select(row.id).where(
+    query = sa.select(row.id).where(
         row.job == _COMPLETENESS_JOB,
         row.started_at >= span.begins,
-        row.started_at < midnight(span.last) + timedelta(days=2),
+        row.started_at < night_range.midnight(span.last) + dt.timedelta(days=2),
     )
     return session.scalar(query.limit(1)) is not None
 
 
 def read_failed(
-    session: Session, span: NightRange, instruments: Sequence[Instrument], in_use: Iterable[str]
+    session: Session,
+    span: night_range.NightRange,
+    instruments: abc.Sequence[io.Instrument],
+    in_use: abc.Iterable[str],
 ) -> tuple[models.FrameRow, ...]:
     """Return the files that could not be judged, by their estimated time of observation.
 
@@ -147,7 +150,7 @@ def read_failed(
     """
     names = set(in_use)
     used = [instrument for instrument in instruments if instrument.name in names] or instruments
-    hours = timedelta(hours=min(instrument.night_starts_utc_hour for instrument in used))
-    start, end = span.begins + hours, midnight(span.last) + hours + timedelta(days=1)
+    hours = dt.timedelta(hours=min(instrument.night_starts_utc_hour for instrument in used))
+    start, end = span.begins + hours, night_range.midnight(span.last) + hours + dt.timedelta(days=1)
     rows = db.statistics.failed_files(session)
     return tuple(row for row in rows if start <= db.statistics.estimate_observed_at(row) < end)

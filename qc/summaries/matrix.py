@@ -1,20 +1,17 @@
 """Status matrix: the chips of an instrument by kind of calibration."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+import datetime as dt
+from collections import abc, defaultdict
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
 from typing import Protocol
 
-from qc.db.findings import Finding
-from qc.io.instrument_parts import Calibration, OpticalMode
-from qc.io.instruments import Instrument
+from qc import db, io
 from qc.monitoring.missing import MissingCalibration
 from qc.summaries.standing import ExtensionStanding, standing_of
 
-SEEN_WITHIN = timedelta(days=30)  # image types without a newer frame are left out
+SEEN_WITHIN = dt.timedelta(days=30)  # image types without a newer frame are left out
 
-NewestTimes = Mapping[tuple[str, str], datetime]  # by instrument and image type
+NewestTimes = abc.Mapping[tuple[str, str], dt.datetime]  # by instrument and image type
 
 
 @dataclass(frozen=True)
@@ -30,7 +27,7 @@ class CalibrationKind:
     image_type: str
     instrument: str
     mode: str
-    calibration: Calibration
+    calibration: io.Calibration
     chip: str
     together: frozenset[str]
 
@@ -71,7 +68,7 @@ class MatrixCell:
     anomalous: int
     labelled: int
     references: int | None
-    age: timedelta
+    age: dt.timedelta
     anchor: str
 
 
@@ -89,7 +86,7 @@ class Matrix:
     """Chips of an instrument by kinds of calibration with recent frames."""
 
     instrument: str
-    ends: datetime
+    ends: dt.datetime
     chips: tuple[str, ...]
     rows: tuple[MatrixRow, ...]
 
@@ -102,15 +99,15 @@ class LinkedGroup(Protocol):
         """Return the link target."""
 
     @property
-    def worst(self) -> Finding:
+    def worst(self) -> db.findings.Finding:
         """Return the image with the highest score."""
 
 
-def kinds_of(instrument: Instrument) -> tuple[CalibrationKind, ...]:
+def kinds_of(instrument: io.Instrument) -> tuple[CalibrationKind, ...]:
     """Return the image types of an instrument, in the order of its file."""
     kinds: dict[str, CalibrationKind] = {}
     for calibration in instrument.calibrations:
-        for mode in (OpticalMode("", ()), *instrument.modes):
+        for mode in (io.OpticalMode("", ()), *instrument.modes):
             for layout in instrument.layouts:
                 arm = instrument.arms[layout.arm]
                 names = [
@@ -125,15 +122,17 @@ def kinds_of(instrument: Instrument) -> tuple[CalibrationKind, ...]:
     return tuple(kinds.values())
 
 
-def by_image_type(findings: Iterable[Finding]) -> Mapping[str, Sequence[Finding]]:
+def by_image_type(
+    findings: abc.Iterable[db.findings.Finding],
+) -> abc.Mapping[str, abc.Sequence[db.findings.Finding]]:
     """Return findings by image type, in their order."""
-    groups: dict[str, list[Finding]] = defaultdict(list)
+    groups: dict[str, list[db.findings.Finding]] = defaultdict(list)
     for finding in findings:
         groups[finding.extension.image_type].append(finding)
     return groups
 
 
-def newest_times(findings: Iterable[Finding]) -> NewestTimes:
+def newest_times(findings: abc.Iterable[db.findings.Finding]) -> NewestTimes:
     """Return the newest observation by instrument and image type, from findings oldest first."""
     return {
         (str(finding.frame.instrument), finding.extension.image_type): finding.frame.observed_at
@@ -156,13 +155,13 @@ class CellBuilder:
         Link target of the worst event.
     """
 
-    now: datetime
-    newest: Mapping[str, datetime]
-    findings: Mapping[str, Sequence[Finding]]
-    anchors: Mapping[str, str]
-    missing: Sequence[MissingCalibration]
+    now: dt.datetime
+    newest: abc.Mapping[str, dt.datetime]
+    findings: abc.Mapping[str, abc.Sequence[db.findings.Finding]]
+    anchors: abc.Mapping[str, str]
+    missing: abc.Sequence[MissingCalibration]
 
-    def build(self, kinds: Sequence[CalibrationKind]) -> MatrixCell:
+    def build(self, kinds: abc.Sequence[CalibrationKind]) -> MatrixCell:
         """Return the cell of the image types of one chip."""
         names = tuple(kind.image_type for kind in kinds)
         absent = tuple(name for name in names if self.is_absent(name))
@@ -202,13 +201,13 @@ class CellBuilder:
 
 
 def matrix_of(
-    instrument: Instrument,
-    night: date,
+    instrument: io.Instrument,
+    night: dt.date,
     newest: NewestTimes,
-    findings: Sequence[Finding],
-    events: Sequence[LinkedGroup],
-    missing: Sequence[MissingCalibration],
-    now: datetime | None = None,
+    findings: abc.Sequence[db.findings.Finding],
+    events: abc.Sequence[LinkedGroup],
+    missing: abc.Sequence[MissingCalibration],
+    now: dt.datetime | None = None,
 ) -> Matrix:
     """Return the status matrix of an instrument in a night.
 

@@ -1,27 +1,23 @@
 """Night summary: matrix, anomalies, missing calibrations, failed files and spot check."""
 
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import date, datetime, timedelta
-from functools import cached_property
+import dataclasses
+import datetime as dt
+import functools
+from collections import Counter, abc, defaultdict
 from math import comb
 
 from sqlalchemy.orm import Session
 
-from qc import core, db
-from qc.db.findings import Finding
-from qc.db.schema.models import FrameRow
-from qc.io.instruments import Instrument
+from qc import core, db, io
+from qc.db.schema import models
 from qc.labels import spot_check
 from qc.monitoring import completeness, missing
-from qc.summaries import matrix
-from qc.summaries.standing import ExtensionStanding, standing_of
+from qc.summaries import matrix, standing
 
 HISTORY_NIGHTS = 60
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class AnomalyGroup:
     """Anomalies of one template set, chip and image type, usually one fault.
 
@@ -36,21 +32,24 @@ class AnomalyGroup:
     """
 
     anchor: str
-    findings: tuple[Finding, ...]
+    findings: tuple[db.findings.Finding, ...]
     frames: int
 
     @property
-    def worst(self) -> Finding:
+    def worst(self) -> db.findings.Finding:
         """Return the image with the highest score."""
         return self.findings[0]
 
     @property
     def is_open(self) -> bool:
         """Return True unless all images are labelled good."""
-        return any(standing_of(finding) is ExtensionStanding.ANOMALOUS for finding in self.findings)
+        return any(
+            standing.standing_of(finding) is standing.ExtensionStanding.ANOMALOUS
+            for finding in self.findings
+        )
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class SpotCheckSample:
     """Random sample of a night's nominal extensions, and their labels.
 
@@ -66,7 +65,7 @@ class SpotCheckSample:
         Bounds by image type, from all samples of the last 90 days.
     """
 
-    findings: tuple[Finding, ...]
+    findings: tuple[db.findings.Finding, ...]
     population: int
     answers: tuple[core.LabelName, ...]
     statements: tuple[spot_check.AcceptanceBound, ...]
@@ -82,7 +81,7 @@ class SpotCheckSample:
         return missed_count_bound(self.population, len(self.findings))
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class NightSummary:
     """Summary of one night.
 
@@ -108,33 +107,35 @@ class NightSummary:
         Failed and skipped files.
     """
 
-    evening: date
-    ends: datetime
+    evening: dt.date
+    ends: dt.datetime
     kinds: tuple[matrix.CalibrationKind, ...]
-    history: tuple[Finding, ...]
+    history: tuple[db.findings.Finding, ...]
     matrices: tuple[matrix.Matrix, ...]
     idle: tuple[str, ...]
     events: tuple[AnomalyGroup, ...]
     absences: tuple[missing.MissingCalibration, ...]
-    unknown_types: Mapping[str, int]
-    unprocessed: tuple[FrameRow, ...]
+    unknown_types: abc.Mapping[str, int]
+    unprocessed: tuple[models.FrameRow, ...]
     sample: SpotCheckSample
 
     @property
-    def names(self) -> Mapping[str, str]:
+    def names(self) -> abc.Mapping[str, str]:
         """Return the kind in words by image type."""
         return {kind.image_type: kind.name for kind in self.kinds}
 
-    @cached_property
-    def findings(self) -> tuple[Finding, ...]:
+    @functools.cached_property
+    def findings(self) -> tuple[db.findings.Finding, ...]:
         """Return the judged extensions of the night."""
         return tuple(finding for finding in self.history if finding.frame.night == self.evening)
 
-    @cached_property
-    def standings(self) -> Counter[ExtensionStanding]:
+    @functools.cached_property
+    def standings(self) -> Counter[standing.ExtensionStanding]:
         """Count extensions by standing, and missing calibrations; a missing arm counts once."""
-        counts = Counter(standing_of(finding) for finding in self.findings)
-        counts[ExtensionStanding.ABSENT] = sum(not absence.is_mended for absence in self.absences)
+        counts = Counter(standing.standing_of(finding) for finding in self.findings)
+        counts[standing.ExtensionStanding.ABSENT] = sum(
+            not absence.is_mended for absence in self.absences
+        )
         return counts
 
     @property
@@ -148,21 +149,21 @@ class NightSummary:
         return ", ".join([table.instrument for table in self.matrices] or self.idle)
 
     @property
-    def failed(self) -> tuple[FrameRow, ...]:
+    def failed(self) -> tuple[models.FrameRow, ...]:
         """Return the files that could not be judged."""
         return tuple(row for row in self.unprocessed if row.state == core.FrameState.FAILED)
 
     @property
-    def skipped(self) -> tuple[FrameRow, ...]:
+    def skipped(self) -> tuple[models.FrameRow, ...]:
         """Return the readable files that are not supported calibrations."""
         return tuple(row for row in self.unprocessed if row.state == core.FrameState.SKIPPED)
 
 
 def read_night(
     session: Session,
-    evening: date,
-    instruments: Sequence[Instrument],
-    now: datetime | None = None,
+    evening: dt.date,
+    instruments: abc.Sequence[io.Instrument],
+    now: dt.datetime | None = None,
 ) -> NightSummary:
     """Return the summary of a night.
 
@@ -182,19 +183,19 @@ def read_night(
     -------
     NightSummary
     """
-    first = evening - timedelta(days=HISTORY_NIGHTS - 1)
+    first = evening - dt.timedelta(days=HISTORY_NIGHTS - 1)
     history = tuple(db.findings.findings(session, first, evening))
-    tonight = tuple(finding for finding in history if finding.frame.night == evening)
-    events = group_anomalies(tonight)
+    of_night = tuple(finding for finding in history if finding.frame.night == evening)
+    events = group_anomalies(of_night)
     ends = max(instrument.night_ends(evening) for instrument in instruments)
     absences = completeness.find_missing(session, evening, instruments, now or ends)
     newest = matrix.newest_times(history)
     matrices = [
-        matrix.matrix_of(instrument, evening, newest, tonight, events, absences)
+        matrix.matrix_of(instrument, evening, newest, of_night, events, absences)
         for instrument in instruments
     ]
     kinds = tuple(kind for instrument in instruments for kind in matrix.kinds_of(instrument))
-    known = {kind.image_type for kind in kinds}
+    described = {kind.image_type for kind in kinds}
     return NightSummary(
         evening=evening,
         ends=ends,
@@ -206,11 +207,11 @@ def read_night(
         absences=absences,
         unknown_types=Counter(
             finding.extension.image_type
-            for finding in tonight
-            if finding.extension.image_type not in known
+            for finding in of_night
+            if finding.extension.image_type not in described
         ),
         unprocessed=read_unprocessed(session, matrices),
-        sample=read_sample(session, evening, tonight),
+        sample=read_sample(session, evening, of_night),
     )
 
 
@@ -242,9 +243,9 @@ def missed_count_bound(population: int, sampled: int) -> int:
     )
 
 
-def group_anomalies(findings: Sequence[Finding]) -> tuple[AnomalyGroup, ...]:
+def group_anomalies(findings: abc.Sequence[db.findings.Finding]) -> tuple[AnomalyGroup, ...]:
     """Group anomalies by template set, chip and image type; closed groups come last."""
-    groups: dict[tuple[str, str, str], list[Finding]] = defaultdict(list)
+    groups: dict[tuple[str, str, str], list[db.findings.Finding]] = defaultdict(list)
     for finding in findings:
         template = finding.frame.template or finding.frame.name
         groups[template, finding.extension.chip, finding.extension.image_type].append(finding)
@@ -254,18 +255,22 @@ def group_anomalies(findings: Sequence[Finding]) -> tuple[AnomalyGroup, ...]:
         if anomalies:
             events.append(AnomalyGroup("", tuple(anomalies), len(group)))
     events.sort(key=lambda event: (not event.is_open, -event.worst.verdict.score))
-    return tuple(replace(event, anchor=f"event-{n}") for n, event in enumerate(events, start=1))
-
-
-def is_anomaly(finding: Finding) -> bool:
-    """Return True for a verdict or label of an anomaly; a good label closes but hides nothing."""
-    return (
-        finding.verdict.status == core.Status.ANOMALOUS
-        or standing_of(finding) is ExtensionStanding.ANOMALOUS
+    return tuple(
+        dataclasses.replace(event, anchor=f"event-{n}") for n, event in enumerate(events, start=1)
     )
 
 
-def read_unprocessed(session: Session, matrices: Sequence[matrix.Matrix]) -> tuple[FrameRow, ...]:
+def is_anomaly(finding: db.findings.Finding) -> bool:
+    """Return True for a verdict or label of an anomaly; a good label closes but hides nothing."""
+    return (
+        finding.verdict.status == core.Status.ANOMALOUS
+        or standing.standing_of(finding) is standing.ExtensionStanding.ANOMALOUS
+    )
+
+
+def read_unprocessed(
+    session: Session, matrices: abc.Sequence[matrix.Matrix]
+) -> tuple[models.FrameRow, ...]:
     """Return the failed and skipped files of a night.
 
     Parameters
@@ -280,13 +285,15 @@ def read_unprocessed(session: Session, matrices: Sequence[matrix.Matrix]) -> tup
     tuple of FrameRow
     """
     in_use = [table for table in matrices if table.rows] or matrices
-    start = min(table.ends for table in in_use) - timedelta(days=1)
+    start = min(table.ends for table in in_use) - dt.timedelta(days=1)
     end = max(table.ends for table in in_use)
     rows = db.statistics.unprocessed_between(session, start, end)
     return tuple(row for row in rows if start <= db.statistics.estimate_observed_at(row) < end)
 
 
-def read_sample(session: Session, evening: date, findings: Sequence[Finding]) -> SpotCheckSample:
+def read_sample(
+    session: Session, evening: dt.date, findings: abc.Sequence[db.findings.Finding]
+) -> SpotCheckSample:
     """Return the spot-check sample of a night.
 
     Parameters
@@ -304,10 +311,10 @@ def read_sample(session: Session, evening: date, findings: Sequence[Finding]) ->
     """
     first = spot_check.first_counted_night(evening)
     draws = spot_check.read_draws(session, first, evening)
-    tonight = [draw for draw in draws if draw.night == evening]
-    drawn = spot_check.drawn_answers(tonight)
+    of_night = [draw for draw in draws if draw.night == evening]
+    drawn = spot_check.drawn_answers(of_night)
     sample = [finding for finding in findings if finding.extension.id in drawn]
     sample.sort(key=lambda finding: str(finding.extension.setup))
     answers = tuple(answer for answer in drawn.values() if answer)
     bounds = spot_check.acceptance_bounds(draws)
-    return SpotCheckSample(tuple(sample), len(tonight), answers, bounds)
+    return SpotCheckSample(tuple(sample), len(of_night), answers, bounds)

@@ -1,20 +1,19 @@
 """Performance in a period: injection recall, and response times to notifications."""
 
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+import datetime as dt
+from collections import Counter, abc, defaultdict
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
 
 import numpy as np
+import sqlalchemy as sa
 from scipy.stats import binomtest
-from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from qc import core, db
 from qc.db.schema import models
+from qc.summaries import night_range
 from qc.summaries.ageing import WEEKS
 from qc.summaries.losses import ROWS_PER_FETCH
-from qc.summaries.night_range import NightRange
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class InjectionTestSummary:
     """
 
     recalls: tuple[KindRecallSummary, ...]
-    nights: tuple[tuple[date, int, int], ...]
+    nights: tuple[tuple[dt.date, int, int], ...]
 
     @property
     def overall(self) -> KindRecallSummary | None:
@@ -88,20 +87,20 @@ class ResponseTimes:
 
     notified: int
     silenced: int
-    waits: tuple[timedelta, ...]
+    waits: tuple[dt.timedelta, ...]
 
     @property
     def unanswered(self) -> int:
         """Count the notifications without an answer."""
         return self.notified - len(self.waits)
 
-    def quantile(self, share: float) -> timedelta:
+    def quantile(self, share: float) -> dt.timedelta:
         """Return the time within which a share of the answers came."""
         seconds = [wait.total_seconds() for wait in self.waits]
-        return timedelta(seconds=float(np.quantile(seconds, share)))
+        return dt.timedelta(seconds=float(np.quantile(seconds, share)))
 
 
-def read_injection_test(session: Session, span: NightRange) -> InjectionTestSummary:
+def read_injection_test(session: Session, span: night_range.NightRange) -> InjectionTestSummary:
     """Return the results of the injection test in a period.
 
     Parameters
@@ -116,11 +115,11 @@ def read_injection_test(session: Session, span: NightRange) -> InjectionTestSumm
     InjectionTestSummary
     """
     row = models.SelfTestRow
-    query = select(row.night, row.kind, row.is_found).where(
-        row.night > span.last - timedelta(weeks=WEEKS), row.night <= span.last
+    query = sa.select(row.night, row.kind, row.is_found).where(
+        row.night > span.last - dt.timedelta(weeks=WEEKS), row.night <= span.last
     )
-    tried_by_night: Counter[date] = Counter()
-    found_by_night: Counter[date] = Counter()
+    tried_by_night: Counter[dt.date] = Counter()
+    found_by_night: Counter[dt.date] = Counter()
     kinds: dict[str, list[tuple[int, bool]]] = defaultdict(list)  # week and result
     for night, kind, is_found in session.execute(query.execution_options(yield_per=ROWS_PER_FETCH)):
         tried_by_night[night] += 1
@@ -139,7 +138,7 @@ def read_injection_test(session: Session, span: NightRange) -> InjectionTestSumm
     return InjectionTestSummary(tuple(recalls), nights)
 
 
-def read_response_times(session: Session, span: NightRange) -> ResponseTimes:
+def read_response_times(session: Session, span: night_range.NightRange) -> ResponseTimes:
     """Return the response times to notifications of flagged frames.
 
     Parameters
@@ -155,7 +154,7 @@ def read_response_times(session: Session, span: NightRange) -> ResponseTimes:
     """
     alert, verdict, notification = models.AlertRow, models.VerdictRow, models.NotificationRow
     query = (
-        select(alert.owed_at, alert.silence_id, verdict.extension_id, notification)
+        sa.select(alert.owed_at, alert.silence_id, verdict.extension_id, notification)
         .join(verdict, verdict.id == alert.verdict_id)
         .outerjoin(notification, notification.id == alert.notification_id)
         .where(
@@ -165,7 +164,7 @@ def read_response_times(session: Session, span: NightRange) -> ResponseTimes:
         )
         .order_by(alert.id)
     )
-    groups: dict[str, list[tuple[datetime, int]]] = defaultdict(list)  # time and extension
+    groups: dict[str, list[tuple[dt.datetime, int]]] = defaultdict(list)  # time and extension
     silenced = 0
     numbers: set[int] = set()
     for owed_at, silence_id, extension_id, row in session.execute(query):
@@ -182,7 +181,7 @@ def read_response_times(session: Session, span: NightRange) -> ResponseTimes:
         for extension_id, rows in db.labels.labels_of(session, ids).items()
     }
     answer = models.AcknowledgementRow
-    first_answers = select(answer.notification_id, func.min(answer.at)).group_by(
+    first_answers = sa.select(answer.notification_id, sa.func.min(answer.at)).group_by(
         answer.notification_id
     )
     acknowledged = {
@@ -196,10 +195,10 @@ def read_response_times(session: Session, span: NightRange) -> ResponseTimes:
 
 
 def first_wait(
-    alerts: Sequence[tuple[datetime, int]],
-    labels: Mapping[int, Sequence[datetime]],
-    acknowledged: datetime | None,
-) -> timedelta | None:
+    alerts: abc.Sequence[tuple[dt.datetime, int]],
+    labels: abc.Mapping[int, abc.Sequence[dt.datetime]],
+    acknowledged: dt.datetime | None,
+) -> dt.timedelta | None:
     """Return the time from a notification to the first answer; None without an answer.
 
     Parameters
@@ -220,4 +219,4 @@ def first_wait(
         time for _, extension_id in alerts for time in labels.get(extension_id, ()) if time >= since
     ]
     answers += [acknowledged] if acknowledged else []
-    return max(min(answers) - since, timedelta()) if answers else None
+    return max(min(answers) - since, dt.timedelta()) if answers else None

@@ -1,18 +1,14 @@
 """Period summary: a week or a month of verdicts, labels, losses, changes and performance."""
 
-from collections.abc import Sequence
+from collections import abc
 from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
-from qc import core, db
-from qc._text import pluralise
-from qc.db.schema.models import FrameRow
-from qc.detection.thresholds import Thresholds
-from qc.io.instruments import Instrument
+from qc import _text, core, db, detection, io
+from qc.db.schema import models
 from qc.labels import epochs, spot_check
-from qc.summaries import ageing, changes, counts, incidents, losses, performance
-from qc.summaries.night_range import NightRange, format_duration
+from qc.summaries import ageing, changes, counts, incidents, losses, night_range, performance
 
 _OUTCOMES = {
     "confirmed": "confirmed bad",
@@ -44,7 +40,7 @@ class PeriodSummary:
         True if the completeness check ran.
     """
 
-    span: NightRange
+    span: night_range.NightRange
     instruments: tuple[str, ...]
     encoders: tuple[str, ...]
     frames: int
@@ -55,7 +51,7 @@ class PeriodSummary:
     unanswered: tuple[incidents.Incident, ...]
     missed: tuple[incidents.Incident, ...]
     incomplete: tuple[losses.IncompleteSet, ...]
-    failed: tuple[FrameRow, ...]
+    failed: tuple[models.FrameRow, ...]
     missing: tuple[str, ...]
     is_completeness_checked: bool
     limit_changes: tuple[changes.LimitChange, ...]
@@ -73,8 +69,11 @@ class PeriodSummary:
     @property
     def summary(self) -> str:
         """Return the summary in a few sentences."""
-        judged = pluralise(self.count("judged"), "extension was", "extensions were")
-        frames, nights = pluralise(self.frames, "frame"), pluralise(self.nights, "night")
+        judged = _text.pluralise(self.count("judged"), "extension was", "extensions were")
+        frames, nights = (
+            _text.pluralise(self.frames, "frame"),
+            _text.pluralise(self.nights, "night"),
+        )
         flagged = "none was flagged"
         if self.count("flagged"):
             outcomes = [
@@ -85,11 +84,11 @@ class PeriodSummary:
             flagged = f"{self.count('flagged')} flagged: " + ", ".join(outcomes)
         sentences = [f"{judged} judged, of {frames} in {nights}; {flagged}."]
         if missed := self.count("missed"):
-            sentences.append(f"{pluralise(missed, 'unflagged extension')} labelled bad.")
+            sentences.append(f"{_text.pluralise(missed, 'unflagged extension')} labelled bad.")
         lost = [
-            pluralise(len(self.failed), "file failed", "files failed") if self.failed else "",
-            pluralise(len(self.incomplete), "incomplete set") if self.incomplete else "",
-            pluralise(len(self.missing), "missing calibration") if self.missing else "",
+            _text.pluralise(len(self.failed), "file failed", "files failed") if self.failed else "",
+            _text.pluralise(len(self.incomplete), "incomplete set") if self.incomplete else "",
+            _text.pluralise(len(self.missing), "missing calibration") if self.missing else "",
         ]
         if any(lost):
             sentences.append(", ".join(filter(None, lost)) + ".")
@@ -101,9 +100,9 @@ class PeriodSummary:
             share = f"{100 * overall.share:.1f} %"
             sentences.append(f"The injection test found {share} of {overall.tried} known faults.")
         times = self.response_times
-        notifications = pluralise(times.notified, "notification")
+        notifications = _text.pluralise(times.notified, "notification")
         if times.waits:
-            median = format_duration(times.quantile(0.5))
+            median = night_range.format_duration(times.quantile(0.5))
             sentences.append(
                 f"{notifications}, {times.unanswered} without an answer; "
                 f"median response time {median}."
@@ -112,12 +111,15 @@ class PeriodSummary:
             sentences.append(f"{notifications}, none answered.")
         if self.limit_changes:
             types = len({name for change in self.limit_changes for name in change.image_types})
-            sentences.append(f"Limits of {pluralise(types, 'image type')} changed.")
+            sentences.append(f"Limits of {_text.pluralise(types, 'image type')} changed.")
         return sentences
 
 
 def read_period(
-    session: Session, span: NightRange, instruments: Sequence[Instrument], thresholds: Thresholds
+    session: Session,
+    span: night_range.NightRange,
+    instruments: abc.Sequence[io.Instrument],
+    thresholds: detection.Thresholds,
 ) -> PeriodSummary:
     """Return the summary of a week or a month.
 

@@ -1,19 +1,16 @@
 """Trend of a metric over years, with interventions and changes of limits."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import datetime as dt
+import functools
+from collections import abc
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
-from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
-from qc import core, db
+from qc import core, db, detection
 from qc._time import noon
-from qc.db.findings import TrendPoint
-from qc.detection.metrics import METRICS
-from qc.detection.thresholds import Threshold
 from qc.project import ProjectContext
 
 Doubles = NDArray[np.float64]
@@ -37,8 +34,8 @@ _OF_VERDICTS = (
     Quantity("residual", "sigma", "Strongest pattern outside the variation of nominal frames."),
     Quantity("residual_ratio", "limits", "Residual over its limit on that night."),
 )
-QUANTITIES: Mapping[str, Quantity] = {quantity.name: quantity for quantity in _OF_VERDICTS} | {
-    name: Quantity(name, metric.unit, metric.meaning) for name, metric in METRICS.items()
+QUANTITIES: abc.Mapping[str, Quantity] = {quantity.name: quantity for quantity in _OF_VERDICTS} | {
+    name: Quantity(name, metric.unit, metric.meaning) for name, metric in detection.METRICS.items()
 }
 
 
@@ -54,7 +51,7 @@ class TrendEvent:
         Description; a field of the REST API.
     """
 
-    night: date
+    night: dt.date
     kind: str
     words: str
 
@@ -63,7 +60,7 @@ class TrendEvent:
 class TrendMonth:
     """Statistics of a trend in one month."""
 
-    month: date
+    month: dt.date
     frames: int
     median: float
     least: float
@@ -85,14 +82,14 @@ class MetricTrend:
 
     image_type: str
     quantity: Quantity
-    points: tuple[TrendPoint, ...]
+    points: tuple[db.findings.TrendPoint, ...]
     events: tuple[TrendEvent, ...]
-    limit: tuple[tuple[date, float], ...]
+    limit: tuple[tuple[dt.date, float], ...]
 
-    @cached_property
+    @functools.cached_property
     def months(self) -> list[TrendMonth]:
         """Return the statistics of each month."""
-        by_month: dict[date, list[TrendPoint]] = {}
+        by_month: dict[dt.date, list[db.findings.TrendPoint]] = {}
         for point in self.points:
             by_month.setdefault(point.night.replace(day=1), []).append(point)
         months = []
@@ -103,12 +100,12 @@ class MetricTrend:
             months.append(TrendMonth(month, len(points), median, least, greatest, anomalous))
         return months
 
-    @cached_property
-    def plotted(self) -> list[TrendPoint]:
+    @functools.cached_property
+    def plotted(self) -> list[db.findings.TrendPoint]:
         """Return the points of the plot, cached with the trend."""
         return self.thinned(MOST_POINTS)
 
-    def thinned(self, most: int) -> list[TrendPoint]:
+    def thinned(self, most: int) -> list[db.findings.TrendPoint]:
         """Return fewer points with the same envelope: both extremes of each interval.
 
         Anomalous points stay, newest first, up to a third of `most`.
@@ -148,7 +145,12 @@ def extremes(values: Doubles, intervals: int) -> NDArray[np.int64]:
 
 
 def read_trend(
-    project: ProjectContext, session: Session, image_type: str, name: str, first: date, last: date
+    project: ProjectContext,
+    session: Session,
+    image_type: str,
+    name: str,
+    first: dt.date,
+    last: dt.date,
 ) -> MetricTrend:
     """Return the trend of a quantity between two nights.
 
@@ -174,7 +176,7 @@ def read_trend(
         for entry in project.thresholds.entries[image_type]
         if entry.encoder == project.encoder.fingerprint
     ]
-    read = _READERS.get(name, partial(_read_metric, name))
+    read = _READERS.get(name, functools.partial(_read_metric, name))
     points = tuple(read(session, image_type, first, last))
     if name == "residual_ratio":
         points = tuple(scale_to_limit(points, entries))
@@ -192,41 +194,41 @@ def read_trend(
     )
 
 
-Reader = Callable[[Session, str, date, date], Iterator[TrendPoint]]
+Reader = abc.Callable[[Session, str, dt.date, dt.date], abc.Iterator[db.findings.TrendPoint]]
 
 
 def _read_metric(
-    name: str, session: Session, image_type: str, first: date, last: date
-) -> Iterator[TrendPoint]:
+    name: str, session: Session, image_type: str, first: dt.date, last: dt.date
+) -> abc.Iterator[db.findings.TrendPoint]:
     return db.findings.metric_trend(session, image_type, name, first, last)
 
 
 def _read_evidence(
-    name: str, session: Session, image_type: str, first: date, last: date
-) -> Iterator[TrendPoint]:
+    name: str, session: Session, image_type: str, first: dt.date, last: dt.date
+) -> abc.Iterator[db.findings.TrendPoint]:
     return db.findings.verdict_trend(session, image_type, name, first, last)
 
 
 def _read_merge_ratio(
-    session: Session, image_type: str, first: date, last: date
-) -> Iterator[TrendPoint]:
+    session: Session, image_type: str, first: dt.date, last: dt.date
+) -> abc.Iterator[db.findings.TrendPoint]:
     for point in db.findings.verdict_trend(session, image_type, "merge_height", first, last):
         if point.limit:
             yield replace_value(point, point.value / point.limit)
 
 
-_READERS: Mapping[str, Reader] = {
-    "score": partial(_read_evidence, "score"),
-    "merge_height": partial(_read_evidence, "merge_height"),
+_READERS: abc.Mapping[str, Reader] = {
+    "score": functools.partial(_read_evidence, "score"),
+    "merge_height": functools.partial(_read_evidence, "merge_height"),
     "merge_ratio": _read_merge_ratio,
-    "residual": partial(_read_evidence, "residual"),
-    "residual_ratio": partial(_read_evidence, "residual"),
+    "residual": functools.partial(_read_evidence, "residual"),
+    "residual_ratio": functools.partial(_read_evidence, "residual"),
 }
 
 
 def scale_to_limit(
-    points: Sequence[TrendPoint], entries: Sequence[Threshold]
-) -> Iterator[TrendPoint]:
+    points: abc.Sequence[db.findings.TrendPoint], entries: abc.Sequence[detection.Threshold]
+) -> abc.Iterator[db.findings.TrendPoint]:
     """Yield residuals over the limit of their night; nights before the first entry are left out.
 
     Parameters
@@ -246,7 +248,7 @@ def scale_to_limit(
             yield replace_value(point, point.value / valid[-1].residual)
 
 
-def replace_value(point: TrendPoint, value: float) -> TrendPoint:
+def replace_value(point: db.findings.TrendPoint, value: float) -> db.findings.TrendPoint:
     """Return a point with another value; faster than `dataclasses.replace`.
 
     Parameters
@@ -260,7 +262,7 @@ def replace_value(point: TrendPoint, value: float) -> TrendPoint:
     -------
     TrendPoint
     """
-    return TrendPoint(
+    return db.findings.TrendPoint(
         point.at,
         point.frame,
         point.number,
@@ -272,7 +274,9 @@ def replace_value(point: TrendPoint, value: float) -> TrendPoint:
     )
 
 
-def limits_of(entries: Sequence[Threshold], name: str) -> tuple[tuple[date, float], ...]:
+def limits_of(
+    entries: abc.Sequence[detection.Threshold], name: str
+) -> tuple[tuple[dt.date, float], ...]:
     """Return the limits of a quantity with their first nights.
 
     Parameters
@@ -288,7 +292,7 @@ def limits_of(entries: Sequence[Threshold], name: str) -> tuple[tuple[date, floa
         Empty for a quantity without a limit.
     """
     if name in {"score", "merge_ratio", "residual_ratio"}:
-        return ((date.min, 1.0),)
+        return ((dt.date.min, 1.0),)
     if name in {"merge_height", "residual"}:
         return tuple((entry.since, float(getattr(entry, name))) for entry in entries)
     return ()
@@ -296,7 +300,7 @@ def limits_of(entries: Sequence[Threshold], name: str) -> tuple[tuple[date, floa
 
 def read_interventions(
     project: ProjectContext, session: Session, image_type: str
-) -> Iterator[TrendEvent]:
+) -> abc.Iterator[TrendEvent]:
     """Yield the interventions that concern an image type or its instrument.
 
     Parameters
@@ -317,14 +321,14 @@ def read_interventions(
         for instrument in project.instruments
         if image_type in instrument.image_types()
     }
-    for row in db.labels.epochs_between(session, date(1900, 1, 1), date.max):
+    for row in db.labels.epochs_between(session, dt.date(1900, 1, 1), dt.date.max):
         if row.scope in scopes:
             yield TrendEvent(row.since, "intervention", f"{row.why} ({row.who})")
 
 
 def limit_steps(
-    limit: Sequence[tuple[date, float]], first: date, last: date
-) -> tuple[list[datetime], list[float]]:
+    limit: abc.Sequence[tuple[dt.date, float]], first: dt.date, last: dt.date
+) -> tuple[list[dt.datetime], list[float]]:
     """Return a limit as a step line between two nights.
 
     Parameters
@@ -339,11 +343,11 @@ def limit_steps(
     times : list of datetime
     values : list of float
     """
-    times: list[datetime] = []
+    times: list[dt.datetime] = []
     values: list[float] = []
     ends = [*(since for since, _ in limit[1:]), last]
     for (since, value), end in zip(limit, ends[: len(limit)], strict=True):
         if end >= first and since <= last:
-            times += [noon(max(since, first)), noon(min(end, last)) + timedelta(hours=11)]
+            times += [noon(max(since, first)), noon(min(end, last)) + dt.timedelta(hours=11)]
             values += [value, value]
     return times, values

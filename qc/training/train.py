@@ -1,10 +1,10 @@
 """Training of the fault classifier on simulated and labelled examples."""
 
+import dataclasses
 import datetime as dt
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ _SIMULATED_SPLIT = "the newest fifth of the simulated examples, as too few image
 _STEPS = 3  # read, train for the evaluation, train on all examples
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class EvaluationSplit:
     """Examples to evaluate on, and older ones to train on for it.
 
@@ -63,7 +63,7 @@ class EvaluationSplit:
         return dt.date.fromordinal(int(days.min())), dt.date.fromordinal(int(days.max()))
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class TrainingResult:
     """Result of a training.
 
@@ -355,13 +355,13 @@ def compare_with_old(
     """
     split, evaluated = result.split, result.evaluated
     if in_use is None:
-        return replace(result, reason="none was in use")
+        return dataclasses.replace(result, reason="none was in use")
     if split is None or evaluated is None or not split.is_fair:
         reason = (
             f"there is nothing to compare them on: fewer than {EVALUATION_NEEDED} images of the "
             "newest month, good and bad, that the one in use has not learnt from"
         )
-        return replace(result, reason=reason)
+        return dataclasses.replace(result, reason=reason)
     kinds = evaluate.all_kinds(split.examples, evaluated, in_use)
     new, old = (
         evaluate.measure(classifier, split.examples, kinds=kinds)
@@ -371,7 +371,9 @@ def compare_with_old(
     reason = f"{'worse' if is_worse else 'not worse'} than the one in use on {split.description}"
     if is_worse and force:
         reason += ", accepted by force"
-    return replace(result, new=new, old=old, accepted=force or not is_worse, reason=reason)
+    return dataclasses.replace(
+        result, new=new, old=old, accepted=force or not is_worse, reason=reason
+    )
 
 
 def has_risen(new: Doubles, old: Doubles) -> bool:

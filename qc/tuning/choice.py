@@ -8,7 +8,6 @@ from qc._text import pluralise
 from qc.detection.thresholds import Threshold
 from qc.tuning import fit, history, label_fit
 from qc.tuning.extreme_values import Interval
-from qc.tuning.history import TuningHistory
 from qc.tuning.limits import limits_of
 
 RAREST_FALSE_ALARM = 1e-5  # per extension; no sample can measure a smaller rate
@@ -40,7 +39,7 @@ class TuningGoal:
     factor: float | None = None
 
 
-def check_sample(image_type: str, cases: TuningHistory, goal: TuningGoal) -> None:
+def check_sample(image_type: str, cases: history.TuningHistory, goal: TuningGoal) -> None:
     """Check that there are enough frames and labels for a goal.
 
     Parameters
@@ -86,7 +85,7 @@ class LimitChoice:
 
 
 def choose_limits(
-    image_type: str, cases: TuningHistory, present: Threshold, goal: TuningGoal
+    image_type: str, cases: history.TuningHistory, present: Threshold, goal: TuningGoal
 ) -> LimitChoice:
     """Choose new limits by hand, by the rate of false alarms, or by the labels.
 
@@ -125,7 +124,9 @@ def choose_limits(
         ) from None
 
 
-def choose_by_labels(cases: TuningHistory, present: Threshold, goal: TuningGoal) -> LimitChoice:
+def choose_by_labels(
+    cases: history.TuningHistory, present: Threshold, goal: TuningGoal
+) -> LimitChoice:
     """Choose limits for the best F1 or a wanted recall of the labelled frames.
 
     Parameters

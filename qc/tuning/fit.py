@@ -11,7 +11,6 @@ from qc import core
 from qc.detection.thresholds import MetricLimit
 from qc.tuning import extreme_values
 from qc.tuning import limits as limit_sets
-from qc.tuning.limits import EvidenceTable, LimitSet
 
 Doubles = NDArray[np.float64]
 Booleans = NDArray[np.bool_]
@@ -25,7 +24,7 @@ _WARN_FRACTION = 0.6  # of the alarm limit
 _EXTENT_FACTOR = 1.2  # times the greatest |z| of the sample
 
 
-def fit_limits(evidence: Sequence[core.Evidence], false_alarms: float) -> LimitSet:
+def fit_limits(evidence: Sequence[core.Evidence], false_alarms: float) -> limit_sets.LimitSet:
     """Fit limits to nominal extensions, with a margin for the sample's uncertainty.
 
     Merge height and residual get a third of the rate each. The metrics share the rate: they are
@@ -45,7 +44,7 @@ def fit_limits(evidence: Sequence[core.Evidence], false_alarms: float) -> LimitS
     table, rate = limit_sets.tabulate(evidence), false_alarms / EVIDENCE_KINDS
     tails = EvidenceTails.from_table(table)
     extents = metric_extents(metric_columns(table), false_alarms)
-    limits = LimitSet(
+    limits = limit_sets.LimitSet(
         tails.merge_height.limit(rate),
         tails.residual.limit(rate),
         {name: round_metric_limit(extent) for name, extent in extents.items()},
@@ -68,7 +67,7 @@ class EvidenceTails:
     metrics: Mapping[str, extreme_values.TailFit | float]
 
     @classmethod
-    def from_table(cls, table: EvidenceTable) -> "EvidenceTails":
+    def from_table(cls, table: limit_sets.EvidenceTable) -> "EvidenceTails":
         """Fit the tails of a table of nominal evidence."""
         height, residual = (
             extreme_values.fit_tail(table.normalised[table.is_known[:, column], column])
@@ -82,7 +81,7 @@ class EvidenceTails:
         }
         return cls(height, residual, metrics)
 
-    def limits(self, false_alarms: float) -> LimitSet:
+    def limits(self, false_alarms: float) -> limit_sets.LimitSet:
         """Return limits with the rate shared equally between the kinds of evidence."""
         rate = false_alarms / EVIDENCE_KINDS
         rate_per_metric = rate / max(len(self.metrics), 1)
@@ -91,7 +90,7 @@ class EvidenceTails:
             for name, tail in self.metrics.items()
         }
         least_z = limit_sets.FLOORS.alarm_z / 2  # a constant metric needs a limit to scale
-        return LimitSet(
+        return limit_sets.LimitSet(
             max(self.merge_height.limit(rate), TINY_LIMIT),
             max(self.residual.limit(rate), TINY_LIMIT),
             {
@@ -103,7 +102,7 @@ class EvidenceTails:
         )
 
 
-def metric_columns(table: EvidenceTable) -> dict[str, Doubles]:
+def metric_columns(table: limit_sets.EvidenceTable) -> dict[str, Doubles]:
     """Return |z|, as if against an ample reference, of the metrics that most extensions have."""
     columns = {
         name: table.normalised[table.is_known[:, column], column]
@@ -149,7 +148,7 @@ class TuningResult:
         Share of nominal extensions that these limits flag.
     """
 
-    limits: LimitSet
+    limits: limit_sets.LimitSet
     spread: extreme_values.Interval
     false_alarms: extreme_values.Interval
 
@@ -179,7 +178,7 @@ def tune_to_nominal(evidence: Sequence[core.Evidence], false_alarms: float) -> T
 class NominalSample:
     """Evidence of nominal extensions in order of time; the tails are fitted once for all rates."""
 
-    table: EvidenceTable
+    table: limit_sets.EvidenceTable
 
     def tune(self, false_alarms: float) -> TuningResult:
         """Return limits for a granted rate of false alarms; see `tune_to_nominal`."""
@@ -208,7 +207,7 @@ class NominalSample:
         return EvidenceTails.from_table(self.table)
 
     @cached_property
-    def folds(self) -> tuple[tuple[EvidenceTable, EvidenceTails], ...]:
+    def folds(self) -> tuple[tuple[limit_sets.EvidenceTable, EvidenceTails], ...]:
         """Extensions of each fold, and the tails of the other folds."""
         fold_of = np.arange(len(self.table)) % FOLDS
         above_floors = self.table.above_floors()

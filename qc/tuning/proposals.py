@@ -1,8 +1,8 @@
 """Threshold proposals: new limits for an image type from its stored verdicts and labels."""
 
+import dataclasses
 import datetime as dt
 from collections import abc
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ Doubles = NDArray[np.float64]
 _NAMED = 3  # frames named in one sentence
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class VerdictFlip:
     """A past extension whose verdict changes with new limits.
 
@@ -42,7 +42,7 @@ class VerdictFlip:
     ratio: float
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class ThresholdProposal:
     """New limits for one image type and their expected performance.
 
@@ -326,9 +326,11 @@ def proposal_record(proposal: ThresholdProposal) -> dict[str, Any]:
         "frames": {name: len(getattr(cases, name)) for name in sizes},
         "present": proposal.present.model_dump(mode="json", by_alias=True),
         "proposed": proposal.proposed.model_dump(mode="json", by_alias=True),
-        "expected": {name: asdict(value) if value else None for name, value in intervals.items()},
-        "newly_flagged": [asdict(flip) for flip in proposal.newly_flagged],
-        "no_longer_flagged": [asdict(flip) for flip in proposal.no_longer_flagged],
+        "expected": {
+            name: dataclasses.asdict(value) if value else None for name, value in intervals.items()
+        },
+        "newly_flagged": [dataclasses.asdict(flip) for flip in proposal.newly_flagged],
+        "no_longer_flagged": [dataclasses.asdict(flip) for flip in proposal.no_longer_flagged],
         "notes": proposal.notes,
     }
 

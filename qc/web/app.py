@@ -4,7 +4,7 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-from fastapi import Depends, FastAPI
+import fastapi
 from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
 
@@ -24,7 +24,7 @@ _TOKEN = HTTPBearer(
 )
 
 
-def create_app(project: ProjectContext, now: Callable[[], datetime] = utc_now) -> FastAPI:
+def create_app(project: ProjectContext, now: Callable[[], datetime] = utc_now) -> fastapi.FastAPI:
     """Return the application of an open project.
 
     Parameters
@@ -33,12 +33,12 @@ def create_app(project: ProjectContext, now: Callable[[], datetime] = utc_now) -
     now : callable
         Returns the time, aware.
     """
-    app = FastAPI(
+    app = fastapi.FastAPI(
         title="calibration-qc",
         docs_url=None,
         redoc_url=None,
         openapi_url="/api/openapi.json",
-        dependencies=[Depends(security.check_form_token), Depends(_TOKEN)],
+        dependencies=[fastapi.Depends(security.check_form_token), fastapi.Depends(_TOKEN)],
         responses={"4XX": {"model": ProblemDetail, "description": "The request is refused."}},
     )
     app.state.project, app.state.now = project, now

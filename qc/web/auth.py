@@ -4,15 +4,15 @@ Without accounts only this machine may open the pages, under a name of its own. 
 request needs a session cookie, an API token or the trusted header of a reverse proxy.
 """
 
+import datetime as dt
 import ipaddress
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Annotated
 
-from fastapi import Depends, HTTPException, Request
+import fastapi
 from sqlalchemy.orm import Session
 from starlette.datastructures import Headers
 
@@ -78,33 +78,33 @@ class AccessDeniedError(Exception):
 # --- access to the context ------------------------------------------------------------------------
 
 
-def context_of(request: Request) -> RequestContext | None:
+def context_of(request: fastapi.Request) -> RequestContext | None:
     """Return the context of a request; None if the middleware refused it or it is static."""
     context: RequestContext | None = request.scope.get("qc.context")
     return context
 
 
-def csrf_token_of(request: Request) -> str:
+def csrf_token_of(request: fastapi.Request) -> str:
     """Return the CSRF token for the forms of a page; empty without context."""
     context = context_of(request)
     return context.csrf_token if context else ""
 
 
-def principal_of(request: Request) -> Principal | None:
+def principal_of(request: fastapi.Request) -> Principal | None:
     """Return the user of a request; None before the login."""
     context = context_of(request)
     return context.principal if context else None
 
 
-def require_principal(request: Request) -> Principal:
+def require_principal(request: fastapi.Request) -> Principal:
     """Return the user of a request, or refuse it with status 401."""
     principal = principal_of(request)
     if principal is None:
-        raise HTTPException(401, "Not logged in; log in first.")
+        raise fastapi.HTTPException(401, "Not logged in; log in first.")
     return principal
 
 
-User = Annotated[Principal, Depends(require_principal)]
+User = Annotated[Principal, fastapi.Depends(require_principal)]
 
 
 def require_role(role: Role) -> Callable[[Principal], Principal]:
@@ -112,7 +112,7 @@ def require_role(role: Role) -> Callable[[Principal], Principal]:
 
     def check(user: User) -> Principal:
         if not user.role.includes(role):
-            raise HTTPException(
+            raise fastapi.HTTPException(
                 403,
                 f"Not allowed: user {user.name} has the role {user.role.name}, expected the role "
                 f"{role.name}.",
@@ -122,15 +122,20 @@ def require_role(role: Role) -> Callable[[Principal], Principal]:
     return check
 
 
-Reviewer = Annotated[Principal, Depends(require_role(Role.REVIEW))]
-Tuner = Annotated[Principal, Depends(require_role(Role.TUNE))]
+Reviewer = Annotated[Principal, fastapi.Depends(require_role(Role.REVIEW))]
+Tuner = Annotated[Principal, fastapi.Depends(require_role(Role.TUNE))]
 
 
 # --- authentication -------------------------------------------------------------------------------
 
 
 def authenticate(
-    request: Request, session: Session, web: WebSettings, now: datetime, *, by_proxy: bool
+    request: fastapi.Request,
+    session: Session,
+    web: WebSettings,
+    now: dt.datetime,
+    *,
+    by_proxy: bool,
 ) -> tuple[Principal | None, str]:
     """Return the user of a request and the session key that proves it.
 
@@ -181,7 +186,7 @@ def _principal(account: Account | None) -> Principal | None:
     return Principal(account.name, account.role) if account else None
 
 
-def has_token(request: Request) -> bool:
+def has_token(request: fastapi.Request) -> bool:
     """Return True if an API request carries a bearer token."""
     is_api = request.url.path.startswith("/api/")
     return is_api and request.headers.get("authorization", "").lower().startswith("bearer ")
@@ -277,6 +282,6 @@ def make_cookie(name: str, value: str, max_age_s: int, *, is_secure: bool) -> st
     return f"{name}={value}; Path=/; Max-Age={max_age_s}; HttpOnly; SameSite=Lax{secure}"
 
 
-def session_duration(web: WebSettings) -> timedelta:
+def session_duration(web: WebSettings) -> dt.timedelta:
     """Return the lifetime of a login session."""
-    return timedelta(hours=web.session_h)
+    return dt.timedelta(hours=web.session_h)

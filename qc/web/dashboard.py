@@ -4,12 +4,12 @@ The page is polled every minute. It reads the rows of the newest night, and only
 nights before.
 """
 
+import dataclasses
+import datetime as dt
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
 
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session, selectinload
+import sqlalchemy as sa
+from sqlalchemy import orm
 
 from qc import db
 from qc.alerts import notifications, silences
@@ -24,11 +24,11 @@ from qc.summaries.standing import ExtensionStanding, standing_of
 
 LISTED = 30  # entries of each list; the total count is always shown
 DOUBTFUL_SCORE = 0.7  # nominal images with a higher score are near the limit, so in the queue
-OPEN_FOR = timedelta(days=30)  # older open notifications are left out
+OPEN_FOR = dt.timedelta(days=30)  # older open notifications are left out
 _MOST_NIGHTS = 7
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class DoubtfulImage:
     """An unlabelled image that needs a review.
 
@@ -45,14 +45,14 @@ class DoubtfulImage:
     number: int
     image_type: str
     chip: str
-    observed_at: datetime | None
+    observed_at: dt.datetime | None
     standing: ExtensionStanding
     score: float
     doubt: float
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class PendingAlert:
     """An alert that is not sent yet.
 
@@ -64,13 +64,13 @@ class PendingAlert:
         Error of the last attempt.
     """
 
-    since: datetime
+    since: dt.datetime
     what: str
     to: str = ""
     trouble: str = ""
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class ActiveSilence:
     """A silence in force.
 
@@ -85,14 +85,14 @@ class ActiveSilence:
     instrument: str
     image_types: tuple[str, ...]
     who: str
-    since: datetime
-    until: datetime | None
+    since: dt.datetime
+    until: dt.datetime | None
     until_nominal: bool
     note: str
     alerts: int
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class OpenNotification:
     """A notification that is not acknowledged.
 
@@ -105,11 +105,11 @@ class OpenNotification:
     number: int
     topic: str
     subject: str
-    made_at: datetime
+    made_at: dt.datetime
     told: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class FailedFile:
     """A file that could not be processed.
 
@@ -121,12 +121,12 @@ class FailedFile:
 
     name: str
     reason: str
-    since: datetime | None
+    since: dt.datetime | None
     tries: int
-    retry_at: datetime | None
+    retry_at: dt.datetime | None
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Dashboard:
     """Content of the dashboard.
 
@@ -148,12 +148,12 @@ class Dashboard:
     silenced : tuple of ActiveSilence
     notices : tuple of OpenNotification
     absences : tuple of MissingCalibration
-    troubles : tuple of str
+    issues : tuple of str
         Active issues of the service.
     """
 
-    at: datetime
-    evening: date | None
+    at: dt.datetime
+    evening: dt.date | None
     is_newest: bool
     nights_since: int
     frames: int
@@ -169,21 +169,23 @@ class Dashboard:
     absences: tuple[missing.MissingCalibration, ...]
     failed: tuple[FailedFile, ...]
     failed_files: int
-    troubles: tuple[str, ...]
+    issues: tuple[str, ...]
 
 
-@dataclass
+@dataclasses.dataclass
 class ArrivalCache:
     """Cached frame counts of earlier nights, the most expensive query of the dashboard.
 
     An entry is valid as long as no frame arrives for its nights.
     """
 
-    entries: dict[tuple[date, int, int], tuple[db.statistics.ArrivalCount, ...]] = field(
-        default_factory=dict
+    entries: dict[tuple[dt.date, int, int], tuple[db.statistics.ArrivalCount, ...]] = (
+        dataclasses.field(default_factory=dict)
     )
 
-    def read_before(self, session: Session, night: date) -> tuple[db.statistics.ArrivalCount, ...]:
+    def read_before(
+        self, session: orm.Session, night: dt.date
+    ) -> tuple[db.statistics.ArrivalCount, ...]:
         """Return the frame counts per setup of the nights before a night.
 
         Parameters
@@ -192,7 +194,7 @@ class ArrivalCache:
             For reading.
         night : date
         """
-        first, last = night - completeness.HISTORY, night - timedelta(days=1)
+        first, last = night - completeness.HISTORY, night - dt.timedelta(days=1)
         key = (night, *db.statistics.frames_between(session, first, last))
         counts = self.entries.get(key)
         if counts is None:
@@ -203,11 +205,11 @@ class ArrivalCache:
 
 
 def read_dashboard(
-    session: Session,
+    session: orm.Session,
     settings: Settings,
     instruments: Sequence[Instrument],
-    now: datetime,
-    night: date | None = None,
+    now: dt.datetime,
+    night: dt.date | None = None,
     arrivals: ArrivalCache | None = None,
 ) -> Dashboard:
     """Return the content of the dashboard.
@@ -241,7 +243,7 @@ def read_dashboard(
     queue = find_doubtful(findings)
     unanswered = notifications.open_notifications(session, now - OPEN_FOR)
     n_failed = session.scalar(
-        select(func.count())
+        sa.select(sa.func.count())
         .select_from(models.FrameRow)
         .where(models.FrameRow.state == FrameState.FAILED)
     )
@@ -263,15 +265,15 @@ def read_dashboard(
         absences=absences,
         failed=read_failed_files(session),
         failed_files=n_failed or 0,
-        troubles=read_issues(session, settings, now),
+        issues=read_issues(session, settings, now),
     )
 
 
 def read_absences(
-    session: Session,
+    session: orm.Session,
     instruments: Sequence[Instrument],
-    night: date | None,
-    now: datetime,
+    night: dt.date | None,
+    now: dt.datetime,
     arrivals: ArrivalCache,
 ) -> tuple[missing.MissingCalibration, ...]:
     """Return the calibrations that are missing at the end of a night, or now.
@@ -295,12 +297,12 @@ def read_absences(
 
 
 def read_matrices(
-    session: Session,
+    session: orm.Session,
     instruments: Sequence[Instrument],
-    evening: date | None,
+    evening: dt.date | None,
     findings: Sequence[db.findings.Finding],
     absences: Sequence[missing.MissingCalibration],
-    now: datetime | None,
+    now: dt.datetime | None,
 ) -> list[matrix.Matrix]:
     """Return the status matrix of each instrument.
 
@@ -319,7 +321,7 @@ def read_matrices(
     """
     if evening is None:
         return []
-    first = evening - matrix.SEEN_WITHIN - timedelta(days=1)
+    first = evening - matrix.SEEN_WITHIN - dt.timedelta(days=1)
     newest = db.statistics.newest_of_types(session, first, evening)
     missed = [absence for absence in absences if absence.missed <= evening]
     return [
@@ -355,10 +357,10 @@ def find_doubtful(findings: Sequence[db.findings.Finding]) -> list[DoubtfulImage
     return sorted(images, key=lambda image: (-image.doubt, -image.score, image.extension_id))
 
 
-def read_pending_alerts(session: Session) -> tuple[PendingAlert, ...]:
+def read_pending_alerts(session: orm.Session) -> tuple[PendingAlert, ...]:
     """Return the alerts without notification, then the deliveries to be retried."""
     without_notification = (
-        select(models.AlertRow, models.FrameRow.name, models.ExtensionRow.number)
+        sa.select(models.AlertRow, models.FrameRow.name, models.ExtensionRow.number)
         .outerjoin(models.VerdictRow, models.VerdictRow.id == models.AlertRow.verdict_id)
         .outerjoin(models.ExtensionRow, models.ExtensionRow.id == models.VerdictRow.extension_id)
         .outerjoin(models.FrameRow, models.FrameRow.id == models.ExtensionRow.frame_id)
@@ -367,7 +369,7 @@ def read_pending_alerts(session: Session) -> tuple[PendingAlert, ...]:
         .limit(LISTED)
     )
     undelivered = (
-        select(models.DeliveryRow, models.NotificationRow.subject)
+        sa.select(models.DeliveryRow, models.NotificationRow.subject)
         .join(models.DeliveryRow.notification)
         .where(models.DeliveryRow.due_at.is_not(None))
         .order_by(models.DeliveryRow.id)
@@ -384,11 +386,11 @@ def read_pending_alerts(session: Session) -> tuple[PendingAlert, ...]:
     return (*alerts, *deliveries)
 
 
-def read_silences(session: Session) -> tuple[ActiveSilence, ...]:
+def read_silences(session: orm.Session) -> tuple[ActiveSilence, ...]:
     """Return the silences in force, with the number of alerts that they suppress."""
     rows = silences.read_silences(session)
     suppressed = (
-        select(models.AlertRow.silence_id, func.count())
+        sa.select(models.AlertRow.silence_id, sa.func.count())
         .where(models.AlertRow.silence_id.in_([row.id for row in rows]))
         .group_by(models.AlertRow.silence_id)
     )
@@ -410,7 +412,9 @@ def read_silences(session: Session) -> tuple[ActiveSilence, ...]:
     )
 
 
-def read_notifications(session: Session, numbers: Sequence[int]) -> tuple[OpenNotification, ...]:
+def read_notifications(
+    session: orm.Session, numbers: Sequence[int]
+) -> tuple[OpenNotification, ...]:
     """Return notifications with their recipients, the newest first.
 
     Parameters
@@ -421,9 +425,9 @@ def read_notifications(session: Session, numbers: Sequence[int]) -> tuple[OpenNo
         Row numbers.
     """
     query = (
-        select(models.NotificationRow)
+        sa.select(models.NotificationRow)
         .where(models.NotificationRow.id.in_(numbers))
-        .options(selectinload(models.NotificationRow.deliveries))
+        .options(orm.selectinload(models.NotificationRow.deliveries))
         .order_by(models.NotificationRow.id.desc())
     )
     return tuple(
@@ -438,10 +442,10 @@ def read_notifications(session: Session, numbers: Sequence[int]) -> tuple[OpenNo
     )
 
 
-def read_failed_files(session: Session) -> tuple[FailedFile, ...]:
+def read_failed_files(session: orm.Session) -> tuple[FailedFile, ...]:
     """Return the newest files that could not be processed."""
     query = (
-        select(models.FrameRow)
+        sa.select(models.FrameRow)
         .where(models.FrameRow.state == FrameState.FAILED)
         .order_by(models.FrameRow.id.desc())
         .limit(LISTED)

@@ -7,16 +7,16 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from qc.errors import InvalidInputError, QCError, UnknownFrameError
+from qc import errors
 from qc.web.rendering import render
 
-_STATUS: dict[type[Exception], int] = {UnknownFrameError: 404, InvalidInputError: 422}
+_STATUS: dict[type[Exception], int] = {errors.UnknownFrameError: 404, errors.InvalidInputError: 422}
 
 
 def install_handlers(app: FastAPI) -> None:
     """Render the errors that qc raises on purpose; other exceptions are bugs."""
 
-    @app.exception_handler(QCError)
+    @app.exception_handler(errors.QCError)
     def handle_qc_error(request: Request, error: Exception) -> Response:
         return render_error(request, _STATUS.get(type(error), 500), str(error))
 

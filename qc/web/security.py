@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from urllib.parse import quote
 
-from fastapi import FastAPI, HTTPException, Request, Response
+import fastapi
 from fastapi.responses import RedirectResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
@@ -22,7 +22,6 @@ from qc.core import Role
 from qc.db.schema.engine import user_name
 from qc.project import ProjectContext
 from qc.web import auth
-from qc.web.auth import AccessDeniedError, Principal, RequestContext
 
 # Nothing from other hosts, no inline script, no framing; images may be data URLs.
 POLICY = (
@@ -44,10 +43,10 @@ _FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
 _BROWSER_COOKIE_S = 365 * 24 * 3600
 _SEED = re.compile(r"[\w-]{20,128}")
 
-ErrorRenderer = Callable[[Request, int, str], Response]
+ErrorRenderer = Callable[[fastapi.Request, int, str], fastapi.Response]
 
 
-def install(app: FastAPI, render_error: ErrorRenderer) -> None:
+def install(app: fastapi.FastAPI, render_error: ErrorRenderer) -> None:
     """Add the access middleware to an application.
 
     Parameters
@@ -77,7 +76,7 @@ class AccessMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request = Request(scope, receive)
+        request = fastapi.Request(scope, receive)
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -86,13 +85,13 @@ class AccessMiddleware:
 
         try:
             scope["qc.context"] = await run_in_threadpool(admit, request)
-        except AccessDeniedError as refusal:
+        except auth.AccessDeniedError as refusal:
             response = self.refuse(request, refusal)
             await response(scope, receive, send_with_headers)
             return
         await self.app(scope, limit_body(request, receive), send_with_headers)
 
-    def refuse(self, request: Request, refusal: AccessDeniedError) -> Response:
+    def refuse(self, request: fastapi.Request, refusal: auth.AccessDeniedError) -> fastapi.Response:
         """Return the response to a refused request: an error, or for pages the login.
 
         Parameters
@@ -113,7 +112,7 @@ class AccessMiddleware:
         return response
 
 
-def admit(request: Request) -> RequestContext | None:
+def admit(request: fastapi.Request) -> auth.RequestContext | None:
     """Return the context of an admitted request; None for static files.
 
     Raises
@@ -133,18 +132,18 @@ def admit(request: Request) -> RequestContext | None:
     address = auth.forwarded_address(request.headers, peer) if is_proxied else peer
     scheme = request.headers.get("x-forwarded-proto", "") if is_proxied else ""
     is_secure = (scheme or request.url.scheme) == "https"
-    principal: Principal | None
+    principal: auth.Principal | None
     with project.read_session() as session:
         is_open = not db.accounts.has_accounts(session) and not web.trusted_header
         if is_open:
             auth.check_own_machine(peer, request.headers)
-            principal, session_key = Principal(user_name(), Role.TUNE), ""
+            principal, session_key = auth.Principal(user_name(), Role.TUNE), ""
         else:
             principal, session_key = auth.authenticate(
                 request, session, web, request.app.state.now(), by_proxy=is_named_by_proxy
             )
     seed = session_key or browser_seed(request)
-    context = RequestContext(
+    context = auth.RequestContext(
         principal, address, is_secure, seed or secrets.token_urlsafe(32), needs_cookie=not seed
     )
     if not is_open and not is_named_by_proxy and auth.has_token(request):
@@ -165,7 +164,7 @@ def check_size(headers: Headers) -> None:
     """
     length = headers.get("content-length", "0")
     if not is_upload(headers) and (not length.isdecimal() or int(length) > LARGEST_BODY):
-        raise AccessDeniedError(
+        raise auth.AccessDeniedError(
             413, f"Request body too large: expected at most {LARGEST_BODY} bytes."
         )
 
@@ -175,7 +174,7 @@ def is_upload(headers: Headers) -> bool:
     return headers.get("content-type", "").startswith("multipart/form-data")
 
 
-def limit_body(request: Request, receive: Receive) -> Receive:
+def limit_body(request: fastapi.Request, receive: Receive) -> Receive:
     """Return a receiver that refuses a body beyond the limit, also without declared length.
 
     Parameters
@@ -193,7 +192,7 @@ def limit_body(request: Request, receive: Receive) -> Receive:
         message = await receive()
         n_bytes += len(message.get("body", b""))
         if n_bytes > LARGEST_BODY:
-            raise HTTPException(
+            raise fastapi.HTTPException(
                 413, f"Request body too large: expected at most {LARGEST_BODY} bytes."
             )
         return message
@@ -204,13 +203,15 @@ def limit_body(request: Request, receive: Receive) -> Receive:
 # --- CSRF token -----------------------------------------------------------------------------------
 
 
-def browser_seed(request: Request) -> str:
+def browser_seed(request: fastapi.Request) -> str:
     """Return the CSRF seed of a browser without session; empty if there is none."""
     seed = request.cookies.get(auth.BROWSER_COOKIE, "")
     return seed if _SEED.fullmatch(seed) else ""
 
 
-def check_csrf(request: Request, context: RequestContext, *, has_session: bool) -> RequestContext:
+def check_csrf(
+    request: fastapi.Request, context: auth.RequestContext, *, has_session: bool
+) -> auth.RequestContext:
     """Return the context of a request that changes nothing or has a CSRF token.
 
     A request without origin, fetch site and session cookie is not from a browser, so that no
@@ -239,7 +240,7 @@ def check_csrf(request: Request, context: RequestContext, *, has_session: bool) 
     if site is None and origin is None and not has_session:
         return context
     if site not in {None, "same-origin", "none"}:
-        raise AccessDeniedError(
+        raise auth.AccessDeniedError(
             403, "The request is from a page of another site; nothing was changed."
         )
     token = request.headers.get(CSRF_HEADER)
@@ -247,13 +248,13 @@ def check_csrf(request: Request, context: RequestContext, *, has_session: bool) 
         return context
     if token is None and request.headers.get("content-type", "").startswith(_FORM_TYPES):
         return replace(context, is_csrf_checked=False)
-    raise AccessDeniedError(
+    raise auth.AccessDeniedError(
         403,
         f"CSRF token ({CSRF_HEADER}) missing or invalid; nothing was changed. Reload the page.",
     )
 
 
-def is_csrf_token(token: object, context: RequestContext) -> bool:
+def is_csrf_token(token: object, context: auth.RequestContext) -> bool:
     """Return True if a token is that of the context, compared in constant time.
 
     Parameters
@@ -267,13 +268,13 @@ def is_csrf_token(token: object, context: RequestContext) -> bool:
     )
 
 
-async def check_form_token(request: Request) -> None:
+async def check_form_token(request: fastapi.Request) -> None:
     """Refuse a form without the CSRF token; a dependency of every route."""
     context = auth.context_of(request)
     if context is None or context.is_csrf_checked:
         return
     if not is_csrf_token((await request.form()).get(CSRF_FIELD), context):
-        raise HTTPException(
+        raise fastapi.HTTPException(
             403, "The form has no valid CSRF token; nothing was changed. Reload the page."
         )
 
@@ -281,7 +282,7 @@ async def check_form_token(request: Request) -> None:
 # --- response headers -----------------------------------------------------------------------------
 
 
-def add_headers(headers: MutableHeaders, context: RequestContext | None) -> None:
+def add_headers(headers: MutableHeaders, context: auth.RequestContext | None) -> None:
     """Add the security headers, and the browser cookie if it is new.
 
     Parameters

@@ -45,6 +45,8 @@ from qc.detection.thresholds import Threshold
 from qc.io.instrument_parts import ChipNumbers
 from qc.simulator import interventions
 
+pytestmark = pytest.mark.slow
+
 SCORES = np.array([1.0, 2.0, 3.0, 4.0])
 BAD = np.array([False, True, False, True])
 LIMITS = Threshold.model_validate(

@@ -157,6 +157,7 @@ def test_no_test_of_a_bias_comes_from_a_frame_of_its_references():
     assert not any(test.is_bad for test in without_firsts[1].tests)
 
 
+@pytest.mark.slow
 @needs_real_frames
 def test_an_arc_is_tested_on_the_other_exposure_and_gets_a_pedestal():
     for fold in folds_of([SPRAT_ARC], FOLDER):

@@ -46,7 +46,9 @@ def test_damaged_database_is_error(qc, installed):
 
 def test_invalid_thresholds_are_error(qc, installed):
     (installed / "thresholds.yaml").write_text("UBB0: [{from: 2026-02-30}]\n")
-    assert_error(qc("status"), "thresholds.yaml:1: UBB0: 0: from: Input should be a valid date")
+    assert_error(
+        qc("thresholds", "show"), "thresholds.yaml:1: UBB0: 0: from: Input should be a valid date"
+    )
 
 
 def test_invalid_setting_is_error(qc, installed):

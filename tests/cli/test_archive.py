@@ -33,6 +33,7 @@ def test_reprocess_prints_changed_verdicts(qc, installed, inbox):
     assert qc("archive", "reprocess", "--since", "2026-01-02").out.startswith("0 extensions judged")
 
 
+@pytest.mark.slow
 @pytest.mark.once
 @pytest.mark.usefixtures("installed")
 def test_backfill_reads_bucket_and_resumes(qc, inbox, bucket, monkeypatch):

@@ -10,6 +10,7 @@ from tests.support.tiny_spectrograph import write_frame
 LEAK = "TINY.2026-01-02T20:00:00"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("judged")
 @pytest.mark.parametrize(
     ("old", "new"),

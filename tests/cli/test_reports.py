@@ -6,6 +6,7 @@ from ctypes.util import find_library
 import pytest
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_library("pango-1.0") is None, reason="PDFs need pango, not here")
 def test_report_week_and_month_write_pdf_and_index(qc, remembering):
     week = qc("report", "week", "--night", "2026-01-04")

@@ -69,7 +69,10 @@ def test_tune_plot_writes_png(qc, tmp_path):
     [
         (["TB1"], "'TB1' is no image type; did you mean TB0?"),
         (["TF0"], "TF0: no frame has been judged against 20 references"),
-        (["--recall", "0.9"], "TB0: 1 frame labelled bad, 5 needed to know the recall of a limit"),
+        (
+            ["--recall", "0.9"],
+            "TB0: 1 frame labelled bad, 5 needed to measure the recall of a limit",
+        ),
         (["--recall", "0.9", "--false-alarms", "0.1"], "give --false-alarms or --recall, not both"),
         (["--plot", "/none/t.png"], "No such file or directory"),
         (["--plot", "t.jpg"], "t.jpg: expected a name that ends in .png"),

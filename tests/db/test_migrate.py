@@ -122,6 +122,7 @@ def create_at_once(folder, barrier):
     create_project(folder)
 
 
+@pytest.mark.slow
 def test_create_project_two_processes_make_one_complete_project(empty_project, unmade):
     folder = unmade
     folder.mkdir()

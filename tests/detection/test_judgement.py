@@ -41,6 +41,7 @@ def judge_file(path, reference_paths, project):
     return judgement
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [None, light_leak, bias_jump])
 def test_judge_with_made_reference_equals_stored_reference(project_folder, inbox, change):
     with open_tiny(project_folder, RoundedStandIn()) as project:

@@ -17,36 +17,36 @@ def blocks_of(vectors, size: int):
 
 @settings(max_examples=80, deadline=None)
 @given(st.integers(1, 120), st.integers(1, 40), st.integers(1, 130), st.integers(0, 10_000))
-def test_the_nearest_are_those_that_brute_force_finds(n, size, k, seed):
+def test_nearest_matches_brute_force(n, size, k, seed):
     rng = np.random.default_rng(seed)
     vectors = rng.normal(size=(n, 8)).astype(np.float32)
     query = rng.normal(size=8).astype(np.float32)
     ids, distances = nearest(query, blocks_of(vectors, size), k)
-    everyone = cdist(query[np.newaxis], vectors.astype(np.float64), "cosine")[0]
-    best = np.argsort(everyone, kind="stable")[:k]
+    all_distances = cdist(query[np.newaxis], vectors.astype(np.float64), "cosine")[0]
+    best = np.argsort(all_distances, kind="stable")[:k]
     assert ids.tolist() == (best * 10).tolist()
-    np.testing.assert_allclose(distances, everyone[best], atol=1e-12)
+    np.testing.assert_allclose(distances, all_distances[best], atol=1e-12)
 
 
-def test_of_equally_near_ones_the_first_to_come_is_first():
+def test_nearest_keeps_order_of_equal_distances():
     vectors = np.ones((9, 4), np.float32)
     ids, distances = nearest(vectors[0], blocks_of(vectors, 2), 5)
     assert ids.tolist() == [0, 10, 20, 30, 40]
     assert np.allclose(distances, 0)
 
 
-def test_nothing_to_search_finds_nothing():
+def test_nearest_without_blocks_is_empty():
     ids, distances = nearest(np.ones(4, np.float32), [], 3)
     assert (len(ids), len(distances)) == (0, 0)
 
 
-def test_no_neighbours_cannot_be_looked_for():
+def test_nearest_rejects_zero_neighbours():
     with pytest.raises(ValueError, match="at least 1 neighbour to look for, got 0"):
         nearest(np.ones(4, np.float32), [], 0)
 
 
-def test_memory_holds_a_block_and_not_the_history():
-    """A hundred blocks of 2 MB, each made when it is asked for."""
+def test_nearest_holds_one_block_in_memory():
+    """A hundred blocks of 2 MB, generated on demand."""
 
     def history():
         for number in range(100):

@@ -18,7 +18,7 @@ LIGHT = 2000 * (1.2 + np.sin(np.arange(64) / 3))[np.newaxis, :] * np.ones((64, 1
 
 
 def frames(rng, n, light=LIGHT, brightness=(1.0,)):
-    """Block statistics of `n` frames with the noise that light and read-out make."""
+    """Block statistics of `n` frames with photon and read noise."""
     expected = light * np.resize(brightness, n)[:, np.newaxis, np.newaxis]
     noise = np.sqrt(expected / 0.5 + 4.0**2)
     mean = expected + rng.standard_normal(expected.shape) * noise / 6
@@ -34,12 +34,12 @@ def lamp():
 
 
 @pytest.mark.parametrize("brightness", [0.3, 1.0, 1.8])
-def test_a_good_frame_is_not_odd_however_long_its_exposure(lamp, brightness):
+def test_residual_score_of_good_frame_is_low_at_any_brightness(lamp, brightness):
     good = frames(np.random.default_rng(2), 20, brightness=(brightness,))
-    assert np.median([lamp.residual(each).score for each in good]) < 8
+    assert np.median([lamp.residual(frame).score for frame in good]) < 8
 
 
-def test_a_dark_spot_of_three_percent_is_odd_and_its_place_is_known(lamp):
+def test_residual_locates_dark_spot_of_three_percent(lamp):
     frame = frames(np.random.default_rng(3), 1)[0]
     frame[40:44, 20:24, 0] *= 0.97
     residual = lamp.residual(frame)
@@ -50,7 +50,7 @@ def test_a_dark_spot_of_three_percent_is_odd_and_its_place_is_known(lamp):
     assert 18 <= column <= 25
 
 
-def test_noise_in_one_column_is_odd_in_the_scatter(lamp):
+def test_residual_finds_noisy_column_in_scatter(lamp):
     frame = frames(np.random.default_rng(4), 1)[0]
     frame[:, 10, 1] *= 1.3
     residual = lamp.residual(frame)
@@ -58,7 +58,7 @@ def test_noise_in_one_column_is_odd_in_the_scatter(lamp):
     assert residual.place[1] == 10
 
 
-def test_what_light_cannot_reach_does_not_grow_with_it():
+def test_residual_of_unexposed_columns_ignores_brightness():
     rng = np.random.default_rng(9)
     light = LIGHT.copy()
     light[:, :2] = 0
@@ -72,7 +72,7 @@ def test_what_light_cannot_reach_does_not_grow_with_it():
     assert short.residual(long + 2 * offset).score > 30
 
 
-def test_a_lamp_that_lights_one_block_in_ten_is_measured_by_those():
+def test_brightness_of_arc_is_measured_on_lines():
     rng = np.random.default_rng(10)
     lines = np.where(np.arange(64) % 10 == 0, LIGHT, 0)
     lamp = learn_expectation(frames(rng, 60, lines, brightness=rng.uniform(0.5, 2, 60)), LAMP)
@@ -80,14 +80,14 @@ def test_a_lamp_that_lights_one_block_in_ten_is_measured_by_those():
         assert lamp.residual(frames(rng, 1, lines, brightness=(brightness,))[0]).score < 8
 
 
-def test_a_lamp_that_never_shone_is_no_arithmetic_error():
+def test_residual_without_light_is_finite():
     rng = np.random.default_rng(11)
     dark = learn_expectation(frames(rng, 30, 0 * LIGHT), LAMP)
     assert np.isfinite(dark.residual(frames(rng, 1, 0 * LIGHT)[0]).score)
 
 
-def test_what_the_references_do_themselves_is_explained():
-    """A tilt that half of them have is nominal; the same tilt where none has it is not."""
+def test_residual_excludes_variation_of_references():
+    """A tilt of half of the references is nominal; without it the tilt is a fault."""
     rng = np.random.default_rng(5)
     tilt = 1 + 0.05 * np.linspace(-1, 1, 64)[:, np.newaxis]
     steady = frames(rng, 60)
@@ -97,15 +97,15 @@ def test_what_the_references_do_themselves_is_explained():
     assert learn_expectation(steady, LAMP).residual(tilted).score > 30
 
 
-def test_a_drift_of_dozens_of_sigma_that_the_references_show_too_is_explained():
+def test_residual_excludes_large_drift_of_references():
     rng = np.random.default_rng(17)
     edges = np.zeros((64, 64), np.float32)
     edges[:, ::8] = 0.2 * LIGHT[:, ::8]  # 50 sigma of a block at an amplitude of 1
 
     def drifted(amplitudes):
-        some = frames(rng, len(amplitudes))
-        some[..., 0] += edges * np.array(amplitudes)[:, np.newaxis, np.newaxis]
-        return some
+        drifts = frames(rng, len(amplitudes))
+        drifts[..., 0] += edges * np.array(amplitudes)[:, np.newaxis, np.newaxis]
+        return drifts
 
     drifting = learn_expectation(drifted(rng.uniform(-0.3, 0.3, 40)), LAMP)
     new = drifted([0.5])[0]
@@ -114,33 +114,33 @@ def test_a_drift_of_dozens_of_sigma_that_the_references_show_too_is_explained():
     assert 39 <= drifting.residual(new).place[0] <= 44
 
 
-def test_one_cosmic_ray_is_not_a_pattern():
+def test_residual_score_with_one_cosmic_ray_is_low():
     rng = np.random.default_rng(6)
     biases = frames(rng, 60, light=0 * LIGHT)
-    biases[::2, 5, 5] += 300  # every other reference has met one
+    biases[::2, 5, 5] += 300  # a cosmic ray in every second reference
     hit = frames(rng, 1, light=0 * LIGHT)[0]
     hit[30, 30] += 300
     assert learn_expectation(biases, DARK).residual(hit).score < 8
 
 
-def test_every_pattern_has_a_number(lamp):
+def test_pattern_scores_cover_all_patterns(lamp):
     residual = lamp.residual(frames(np.random.default_rng(7), 1)[0])
     assert tuple(residual.pattern_scores) == PATTERNS
     assert np.isfinite(list(residual.pattern_scores.values())).all()
     assert residual.maps.shape == (3, 64, 64)
 
 
-def test_one_reference_cannot_tell_what_is_nominal():
+def test_learn_expectation_rejects_single_reference():
     with pytest.raises(ValueError, match="at least 2 references, got 1"):
         learn_expectation(frames(np.random.default_rng(8), 1), LAMP)
 
 
-def test_a_block_half_in_the_prescan_is_half_exposed():
+def test_exposed_share_of_block_half_in_prescan_is_half():
     share = exposed_share((slice(0, 64), slice(9, 64)), (64, 64), (32, 32))
     assert share[0, :6].tolist() == [0, 0, 0, 0, 0.5, 1]
 
 
-def test_the_blocks_share_out_all_pixels():
+def test_pixels_per_block_sum_to_all_pixels():
     pixels = pixels_per_block((1500, 1074), (224, 224))
     assert pixels.sum() == 1500 * 1074
     assert pixels.max() <= 7 * 5

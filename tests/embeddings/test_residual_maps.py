@@ -19,7 +19,7 @@ def noise(seed: int) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def explainer() -> ResidualMapModel:
+def model() -> ResidualMapModel:
     return learn_map_model(noise(seed) for seed in range(20))
 
 
@@ -33,40 +33,40 @@ FAULTS: dict[str, tuple[int, Any, float]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_what_is_odd_shines_whatever_its_shape(explainer, fault):
+def test_explain_marks_faults_of_all_shapes(model, fault):
     quantity, where, sigma = FAULTS[fault]
     maps = noise(100)
     maps[quantity][where] += sigma
-    explanation = explainer.explain(maps)
-    odd = np.zeros(GRID, np.bool_)
-    odd[where] = True
+    explanation = model.explain(maps)
+    is_faulty = np.zeros(GRID, np.bool_)
+    is_faulty[where] = True
     assert explanation.max() > 1
-    assert odd[find_peak_region(explanation).brightest]
+    assert is_faulty[find_peak_region(explanation).brightest]
 
 
-def test_good_frames_stay_dark_cosmic_rays_and_all(explainer):
-    brightest = np.array([explainer.explain(noise(seed)).max() for seed in range(200, 220)])
-    assert (brightest > 1).sum() <= 1  # two rays side by side, in a frame of twenty
+def test_explain_of_good_frames_stays_below_limit(model):
+    brightest = np.array([model.explain(noise(seed)).max() for seed in range(200, 220)])
+    assert (brightest > 1).sum() <= 1  # two adjacent cosmic rays in one of twenty frames
     assert brightest.max() < 1.2
 
 
-def test_a_fault_does_not_light_what_lies_far_from_it(explainer):
+def test_explain_stays_below_limit_far_from_fault(model):
     maps = noise(101)
     maps[0, 40:43, 20:23] += 12
-    far = explainer.explain(maps)
+    far = model.explain(maps)
     far[20:64, :44] = 0
     assert far.max() < 1
 
 
-def test_the_scale_is_that_of_good_frames_and_not_of_the_frame_itself(explainer):
-    one, two = noise(102), noise(102)
-    one[0, 40:49, 20:29] += 3
-    two[0, 40:49, 20:29] += 6
-    ratio = explainer.explain(two).max() / explainer.explain(one).max()
+def test_explain_scale_does_not_depend_on_frame(model):
+    weak, strong = noise(102), noise(102)
+    weak[0, 40:49, 20:29] += 3
+    strong[0, 40:49, 20:29] += 6
+    ratio = model.explain(strong).max() / model.explain(weak).max()
     assert ratio > 1.5
 
 
-def test_a_setup_whose_good_frames_have_streaks_forgives_a_streak():
+def test_explain_accepts_streaks_of_references():
     def streaked(seed: int) -> np.ndarray:
         maps = noise(seed)
         maps[0, :, seed % GRID[1]] += 3
@@ -74,38 +74,38 @@ def test_a_setup_whose_good_frames_have_streaks_forgives_a_streak():
 
     streak = noise(103)
     streak[0, :, 50] += 3
-    used_to_it = learn_map_model(streaked(seed) for seed in range(20))
-    never_seen = learn_map_model(noise(seed) for seed in range(20))
-    assert used_to_it.explain(streak).max() < 1 < never_seen.explain(streak).max()
+    streaked_model = learn_map_model(streaked(seed) for seed in range(20))
+    plain_model = learn_map_model(noise(seed) for seed in range(20))
+    assert streaked_model.explain(streak).max() < 1 < plain_model.explain(streak).max()
 
 
-def test_a_place_is_what_hangs_together_around_the_brightest_block():
+def test_find_peak_region_returns_connected_blocks():
     explanation = np.full((10, 10), 0.5, np.float32)
     explanation[2:5, 3] = [2, 4, 2]
-    explanation[8, 8] = 3  # another place
-    place = find_peak_region(explanation)
-    assert place.brightest == (3, 3)
-    assert place.rows == (2, 4)
-    assert place.columns == (3, 3)
-    assert place.height == 4
-    assert place.share == 0.04
+    explanation[8, 8] = 3  # another region
+    region = find_peak_region(explanation)
+    assert region.brightest == (3, 3)
+    assert region.rows == (2, 4)
+    assert region.columns == (3, 3)
+    assert region.height == 4
+    assert region.share == 0.04
 
 
-def test_a_dark_map_has_a_place_too_but_no_share():
+def test_find_peak_region_of_dark_map_has_no_share():
     explanation = np.zeros((10, 10), np.float32)
     explanation[6, 7] = 0.8
-    place = find_peak_region(explanation)
-    assert place.brightest == (6, 7)
-    assert place.rows == (6, 6)
-    assert place.share == 0
+    region = find_peak_region(explanation)
+    assert region.brightest == (6, 7)
+    assert region.rows == (6, 6)
+    assert region.share == 0
 
 
-def test_nothing_can_be_learnt_from_no_frame():
+def test_learn_map_model_rejects_missing_references():
     with pytest.raises(ValueError, match="at least one"):
         learn_map_model([])
 
 
-def test_a_fault_that_changes_a_corner_has_a_place_and_one_that_changes_all_has_none():
+def test_changed_blocks_marks_local_changes_only():
     healthy = np.random.default_rng(1).normal(200, 4, (448, 448)).round()
     cornered, everywhere, faint = healthy.copy(), healthy + 3, healthy.copy()
     cornered[:4, :6] += 50  # 2 x 3 blocks of 2 x 2 pixels

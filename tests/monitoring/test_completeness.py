@@ -398,6 +398,7 @@ def test_end_of_a_night_is_checked_the_next_day(session, uves):
 # --- normal months --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.sqlite  # the benchmark's own, in memory
 def test_simulated_month_has_no_false_finding_and_all_true_ones():
     past = absence.simulate_past(70, seed=11, cloudy=0.1)

@@ -38,6 +38,8 @@ from tests.support.tiny_spectrograph import (
     write_history,
 )
 
+pytestmark = pytest.mark.slow
+
 NOW = datetime(2026, 1, 6, 11, tzinfo=UTC)
 NIGHT = date(2026, 1, 5)
 

@@ -106,6 +106,7 @@ def test_archive_is_sorted_newest_first(project, inbox):
     assert [file.path for file in files] == [paths[1], paths[2], paths[0]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=pytest.mark.once)])
 def test_backfill_equals_processing_in_order_of_time(project_folder, week, monkeypatch, workers):
     monkeypatch.setenv("QC_WORKERS", workers)
@@ -118,6 +119,7 @@ def test_backfill_equals_processing_in_order_of_time(project_folder, week, monke
         assert snapshot_rows(project) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.once
 def test_backfill_on_cluster_equals_one_process(empty, week, client):
     folder, expected = week
@@ -185,6 +187,7 @@ def in_batches(project: ProjectContext, frames: int) -> ProjectContext:
     return replace(project, settings=settings)
 
 
+@pytest.mark.slow
 @pytest.mark.once
 def test_killed_worker_loses_no_frame(empty, week, client):
     empty = in_batches(empty, 4)
@@ -232,6 +235,7 @@ def own_cluster(folder: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes
             process.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.once
 def test_killed_scheduler_stops_and_new_scheduler_continues(empty, week, tmp_path):
     empty = in_batches(empty, 2)
@@ -270,6 +274,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.once
 @pytest.mark.parametrize("lines", [3, 35])
 def test_killed_client_loses_and_repeats_nothing(empty, week, cluster, client, tmp_path, lines):
@@ -319,6 +324,7 @@ def assert_all_taken_in(project: ProjectContext, address: str, client: Any = Non
     assert not project.settings.fetched_folder.exists()
 
 
+@pytest.mark.slow
 def test_archive_in_bucket_uses_options_of_inbox(project_folder, stored):
     remote = '[[inbox]]\npath = "s3://other/raw"\noptions.endpoint_url = "http://127.0.0.1:1"\n'
     write_settings(project_folder, f"{remote}[[inbox]]\n{stored.inbox}\n")
@@ -332,6 +338,7 @@ def test_archive_in_bucket_uses_environment(project, stored, monkeypatch):
     assert_all_taken_in(project, "s3://archive/raw")
 
 
+@pytest.mark.slow
 @pytest.mark.once
 def test_workers_read_archive_in_bucket(project_folder, stored):
     write_settings(project_folder, f"[[inbox]]\n{stored.inbox}\n")
@@ -351,6 +358,7 @@ class OnGPU(RoundedStandIn):
         return super().embed(inputs)
 
 
+@pytest.mark.slow
 @pytest.mark.once
 def test_workers_with_gpu_alone_embed(project_folder, inbox, tmp_path):
     write_history(inbox, frames=12)

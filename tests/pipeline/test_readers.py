@@ -75,6 +75,7 @@ def a_week(folder: Path) -> list[Path]:
     return [*paths, write(twin, repeated)]
 
 
+@pytest.mark.slow
 @pytest.mark.once
 def test_rows_from_reader_processes_equal_rows_from_one_process(two_projects, inbox, monkeypatch):
     paths = a_week(inbox)
@@ -135,6 +136,7 @@ def deadly(folder: Path) -> Deadly:
     return Deadly(**{item.name: getattr(plain, item.name) for item in fields(plain) if item.init})
 
 
+@pytest.mark.slow
 def test_file_that_kills_readers_is_reported_alone(tmp_path):
     paths = [
         write_frame(tmp_path, 1, number, OBJECT="DEADLY" if number == 3 else "BIAS")

@@ -1,239 +1,39 @@
-import base64
-import math
 import re
-from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
-from scipy.stats import hypergeom
-from sqlalchemy import delete
-from sqlalchemy.orm import Session, sessionmaker
 
 from qc import db
 from qc.core.enums import FrameState, LabelName
 from qc.core.file import FileInfo
-from qc.core.frame import Frame, Setup
-from qc.core.measurement import Measurement
-from qc.core.verdict import Evidence, Status, Verdict
-from qc.db.schema.models import BlockStatisticsRow, EpochRow, LabelRow, SelfTestRow
-from qc.detection.judgement import Judgement
-from qc.detection.thresholds import MetricLimit, Threshold, Thresholds
-from qc.errors import ConfigurationError, UnknownFrameError
-from qc.io.instrument_files import read_instruments
-from qc.io.instruments import Instrument
-from qc.project import ProjectContext
-from qc.reports.frame import build_frame_page, write_frame_page
-from qc.reports.night import build_report, write_report
-from qc.settings import Settings, read_settings
-from qc.summaries.night import missed_count_bound
-
-NIGHT = date(2024, 3, 16)
-MORNING = datetime(2024, 3, 17, 9, 30, tzinfo=UTC)  # when the night's calibrations are taken
-ENDED = datetime(2024, 3, 17, 22, tzinfo=UTC)
-BIAS = Setup("UBB0", "BLUE", "2x2", "50kHz high")
-RED_BIAS = (Setup("URB1", "REDU", "2x2", "50kHz high"), Setup("URB2", "REDL", "2x2", "50kHz high"))
-DARK = Setup("UBD0", "BLUE", "2x2", "50kHz high")
-ARC = Setup("UBW0", "BLUE", "2x2", "50kHz high", 437.0, 0.4, "CD#2")
-HOSTILE = "<script>alert(1)</script>"
-
-
-class Average:
-    """Simple encoder: the means of eight strips, normalised."""
-
-    name = "resnet50-untrained-physical"
-    stretch = "physical"
-    fingerprint = "resnet50-untrained-physical-0123456789ab"
-
-    def embed(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        strips = np.stack([part.mean(axis=(1, 2, 3)) for part in np.array_split(inputs, 8, 1)], 1)
-        unit: NDArray[np.float32] = strips / np.linalg.norm(strips, axis=1, keepdims=True)
-        return unit
-
-
-ENCODER = Average()
-THRESHOLD = Threshold.model_validate(
-    {
-        "from": date(2010, 1, 1),
-        "encoder": ENCODER.fingerprint,
-        "merge_height": 0.0005,
-        "residual": 10.0,
-        "false_alarms": 0.001,
-        "metrics": {"bias_level": MetricLimit(warn=5, alarm=10)},
-        "why": "a test",
-        "by": "a test",
-    }
+from qc.db.schema.models import EpochRow, SelfTestRow
+from qc.errors import ConfigurationError
+from qc.reports.night import write_report
+from tests.reports.pages import (
+    ARC,
+    BIAS,
+    DARK,
+    ENDED,
+    HOSTILE,
+    MORNING,
+    NIGHT,
+    RED_BIAS,
+    RESIDUAL_MAP,
+    THRESHOLDS,
+    Average,
+    Page,
+    counted,
+    drawings,
+    frame_page,
+    history,
+    label,
+    project_of,
+    record,
+    report,
+    statistics,
 )
-THRESHOLDS = Thresholds(Path("thresholds.yaml"), "d" * 64, {"UBB0": (THRESHOLD,)})
-
-
-class Page(HTMLParser):
-    """Elements and text of an HTML page."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, Mapping[str, str | None]]] = []
-        self.texts: list[str] = []
-        self.feed(html)
-        self.text = " ".join(" ".join(self.texts).split())
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.texts.append(data)
-
-    def all(self, tag: str, attribute: str) -> list[str]:
-        values = (attributes.get(attribute) for name, attributes in self.tags if tag in ("*", name))
-        return [value for value in values if value]
-
-
-@pytest.fixture
-def session(project_folder: Path) -> Iterator[Session]:
-    engine = db.schema.engine.connect(read_settings(project_folder).database_url)
-    with Session(engine) as session:
-        yield session
-    engine.dispose()
-
-
-@pytest.fixture(scope="module")
-def uves() -> Instrument:
-    [uves] = [entry for entry in read_instruments() if entry.name == "UVES"]
-    return uves
-
-
-def statistics(level_adu: float = 0.0, grid: int = 16) -> NDArray[np.float32]:
-    """Block statistics of a bias of 178 ADU: (grid, grid, 3), each time other noise."""
-    rng = np.random.default_rng(next(SEEDS))
-    return (178 + level_adu + rng.normal(0, 0.2, (grid, grid, 3))).astype(np.float32)
-
-
-SEEDS = iter(range(10**9))
-
-
-def record(
-    session: Session,
-    *setups: Setup,
-    at: datetime = MORNING,
-    score: float = 0.3,
-    reasons: tuple[str, ...] = (),
-    status: Status | None = None,
-    blocks: NDArray[np.float32] | None = None,
-    nearest_id: int | None = None,
-    **changes: Any,
-) -> list[int]:
-    """Store a frame like the pipeline; return the ids of its extensions."""
-    serial = next(SEEDS)
-    frame = Frame(
-        path=Path(f"/archive/{serial}.fits"),
-        name=f"UVES.{at:%Y-%m-%dT%H:%M:%S}.{serial}",
-        sha256=f"{serial:064d}",
-        instrument="UVES",
-        observed_at=at,
-        night=(at - timedelta(hours=22)).date(),
-        exposure_s=0.0,
-        template="",
-        template_number=1,
-        template_size=1,
-        extensions=(),
-    )
-    frame = replace(frame, **changes)
-    status = status or (Status.ANOMALOUS if score > 1 else Status.NOMINAL)
-    judged = [
-        judge_as(setup, number, Verdict(status, score, reasons), blocks, nearest_id)
-        for number, setup in enumerate(setups or (BIAS,))
-    ]
-    db.recording.record_frame(
-        session,
-        FileInfo(frame.path, 1, 1),
-        frame,
-        judged,
-        encoder=ENCODER,
-        thresholds_digest=THRESHOLDS.digest,
-    )
-    session.flush()
-    row = db.frames.find_by_digest(session, frame.sha256)
-    assert row is not None
-    return [extension.id for extension in row.extensions]
-
-
-def judge_as(
-    setup: Setup,
-    number: int,
-    verdict: Verdict,
-    blocks: NDArray[np.float32] | None,
-    nearest_id: int | None,
-) -> Judgement:
-    stored = statistics() if blocks is None else blocks
-    level = float(np.median(stored[..., 0]))
-    measured = Measurement(
-        number=number,
-        setup=setup,
-        shape=(1500, 1074),
-        light=(slice(0, 1500), slice(25, 1049)),
-        frame_class="bias",
-        zero_adu=178.0,
-        gain_e_per_adu=0.5,
-        read_noise_adu=4.0,
-        stretch_adu=10.0,
-        promised_light=0.0,
-        limits={},
-        statistics=stored,
-        metrics={"bias_level": level, "read_noise": 3.9},
-        pixels_sha256=f"{next(SEEDS):064d}",
-    )
-    z = {"bias_level": (level - 178) * 20, "read_noise": 0.0}
-    return Judgement(
-        measurement=measured,
-        embedding=ENCODER.embed(stored[np.newaxis])[0],
-        evidence=Evidence(0.0001, 30, "", measured.metrics, z),
-        verdict=verdict,
-        threshold=THRESHOLD,
-        nearest_id=nearest_id,
-    )
-
-
-def history(session: Session, *setups: Setup, nights: int = 25, grid: int = 16) -> list[int]:
-    """Store a nominal frame of a setup on each earlier night."""
-    return [
-        number
-        for days in range(nights, 0, -1)
-        for number in record(
-            session, *setups, at=MORNING - timedelta(days=days), blocks=statistics(grid=grid)
-        )
-    ]
-
-
-def label(session: Session, extension_id: int, name: LabelName, note: str = "") -> None:
-    row = LabelRow(extension_id=extension_id, label=name, kind="", who="kim", at=ENDED, note=note)
-    session.add(row)
-
-
-def report(session: Session, uves: Instrument, night: date = NIGHT, **changes: Any) -> str:
-    options: dict[str, Any] = {
-        "instruments": [uves],
-        "encoder": ENCODER,
-        "thresholds": THRESHOLDS,
-        "generated_at": ENDED,
-    }
-    return build_report(session, night, **(options | changes))
-
-
-def counted(page: Page, title: str) -> int:
-    """Return a count below the title."""
-    match = re.search(rf"(\d+) {title}", page.text)
-    assert match
-    return int(match[1])
-
-
-def drawings(html: str) -> list[str]:
-    encoded = re.findall(r"data:image/svg\+xml;base64,([^\"]+)", html)
-    return [base64.b64decode(svg).decode() for svg in encoded]
 
 
 def test_title_has_frame_and_anomaly_counts(session, uves):
@@ -266,9 +66,6 @@ def test_small_reference_set_is_explained(session, uves):
     assert "n = 30, newest" in page.text  # in the matrix
     assert "n = 30: limits 1.14 times as wide" in page.text
     assert "below 20 a verdict is provisional" in page.text
-
-
-RESIDUAL_MAP = "Residual map: coloured above the range of nominal frames"
 
 
 def test_residual_map_of_anomaly_names_place(session, uves):
@@ -542,23 +339,6 @@ def test_trends_have_interventions(session, uves):
     assert any("new &lt;controller&gt;" in svg for svg in drawings(report(session, uves)))
 
 
-@pytest.mark.parametrize(("population", "sampled"), [(10, 1), (30, 20), (60, 40), (250, 40)])
-def test_bound_matches_hypergeometric_distribution(population, sampled):
-    bound = missed_count_bound(population, sampled)
-    assert hypergeom.pmf(0, population, bound, sampled) >= 0.05
-    assert hypergeom.pmf(0, population, bound + 1, sampled) < 0.05
-
-
-def test_bound_of_large_population_is_rule_of_three():
-    assert missed_count_bound(4000, 60) / 4000 == pytest.approx(1 - 0.05 ** (1 / 60), rel=0.02)
-    assert math.isclose(1 - 0.05 ** (1 / 60), 0.049, abs_tol=0.0005)
-
-
-def test_bound_of_complete_sample_is_zero():
-    assert missed_count_bound(7, 7) == 0
-    assert missed_count_bound(0, 0) == 0
-
-
 def test_write_report_of_newest_night(tmp_path, session, uves):
     record(session)
     session.commit()
@@ -574,63 +354,6 @@ def test_write_report_without_frames(tmp_path, session, uves):
         write_report(project_of(tmp_path, session, uves), None, ENDED)
 
 
-def project_of(project_folder: Path, session: Session, uves: Instrument) -> ProjectContext:
-    sessions = sessionmaker(session.get_bind())
-    settings = Settings(project=project_folder)
-    return ProjectContext(settings, sessions, sessions, (uves,), THRESHOLDS, ENCODER)
-
-
-def frame_page(session: Session, uves: Instrument, name: str) -> str:
-    return build_frame_page(
-        session, name, instruments=[uves], thresholds=THRESHOLDS, generated_at=ENDED
-    )
-
-
-def test_frame_page_has_card_for_each_extension(session, uves):
-    history(session, *RED_BIAS)
-    record(session, *RED_BIAS, name="UVES.mine")
-    page = Page(frame_page(session, uves, "UVES.mine"))
-    assert page.all("article", "id") == ["hdu-0", "hdu-1"]
-    assert "0.30 · bias on REDU URB1 · nominal" in page.text
-    assert "no evidence beyond its limit" in page.text
-
-
-def test_frame_page_card_equals_report_card(session, uves):
-    nearest = history(session, BIAS)[-1]
-    why = ("bias level 182 ADU, +80.0 sigma from its references",)
-    blocks = statistics(4)
-    record(session, score=8, reasons=why, blocks=blocks, nearest_id=nearest, name="UVES.mine")
-    card = Page(frame_page(session, uves, "UVES.mine"))
-    in_report = Page(report(session, uves))
-    assert why[0] in card.text
-    captions = {"This frame, mean", "Nearest nominal", "Difference"}
-    for page in (card, in_report):
-        assert captions <= set(page.all("img", "alt"))
-        assert re.search(r"bias level 18[12]\.", page.text)
-        assert "All 2 metrics" in page.text
-    pictures = [set(page.all("img", "src")) for page in (card, in_report)]
-    assert len(pictures[0] & pictures[1]) == 5  # the map, the three pictures and the tree
-
-
-def test_frame_page_marks_frame_in_history(session, uves):
-    history(session, BIAS, nights=25)
-    record(session, name="UVES.mine")
-    record(session, at=MORNING + timedelta(days=2))
-    record(session, RED_BIAS[0])
-    page = frame_page(session, uves, "UVES.mine")
-    [drawn] = [svg for svg in drawings(page) if "bias" in svg]
-    assert "bias level against time, 27 values" in drawn
-    assert "this frame" in drawn
-
-
-def test_frame_page_without_references_or_pictures(session, uves):
-    [number] = record(session, name="UVES.first", status=Status.UNDECIDED)
-    session.execute(delete(BlockStatisticsRow).where(BlockStatisticsRow.extension_id == number))
-    page = Page(frame_page(session, uves, "UVES.first"))
-    assert "no picture stored" in page.text
-    assert "bias on BLUE UBB0 · undecided" in page.text
-
-
 def test_gross_scores_and_sigmas_are_capped(session, uves):
     history(session, BIAS)
     record(session, score=8081, blocks=statistics(100))  # 2000 sigma up
@@ -640,47 +363,6 @@ def test_gross_scores_and_sigmas_are_capped(session, uves):
     assert "8081" not in page.text
     assert ">+1000 " in page.text
     assert "<-1000 " in page.text
-
-
-@pytest.mark.parametrize(
-    "name", [HOSTILE, "../../escaped", "..", "/etc/passwd", ".hidden", "ö" * 300]
-)
-def test_frame_page_with_hostile_name(tmp_path, session, uves, name):
-    project_folder = tmp_path / "pages"
-    project_folder.mkdir()
-    history(session, BIAS, nights=3)
-    [number] = record(
-        session, score=9, name=name, reasons=(HOSTILE,), path=Path(f"/in/{HOSTILE}/a.fits")
-    )
-    label(session, number, LabelName.BAD, HOSTILE)
-    session.commit()
-    before = set(tmp_path.rglob("*"))
-    written = write_frame_page(project_of(project_folder, session, uves), f"/in/{HOSTILE}/a.fits")
-    html = written.read_text(encoding="utf-8")
-    assert "<script" not in html
-    assert html.count("&lt;script&gt;") >= 3
-    assert set(tmp_path.rglob("*")) - before == {project_folder / "frames", written}
-    assert written.parent == project_folder / "frames"
-    assert not written.name.startswith(".")
-
-
-def test_frame_page_file_name_and_self_contained(tmp_path, session, uves):
-    record(session, name="UVES.2024-03-17T09:30:00.123")
-    session.commit()
-    project = project_of(tmp_path, session, uves)
-    written = write_frame_page(project, "UVES.2024-03-17T09:30:00.123.fits")
-    assert written == tmp_path / "frames" / "UVES.2024-03-17T09:30:00.123.html"
-    page = Page(written.read_text(encoding="utf-8"))
-    assert all(
-        address.startswith(("data:", "#"))
-        for address in [*page.all("*", "src"), *page.all("*", "href")]
-    )
-
-
-def test_frame_page_of_unknown_frame(tmp_path, session, uves):
-    with pytest.raises(UnknownFrameError, match="no processed frame"):
-        write_frame_page(project_of(tmp_path, session, uves), "UVES.nobody")
-    assert not (tmp_path / "frames").exists()
 
 
 def test_write_report_failure_leaves_no_file(tmp_path, session, uves):
@@ -701,6 +383,7 @@ def test_progress_reaches_total(session, uves):
     assert steps == [(1, 2), (2, 2)]
 
 
+@pytest.mark.slow
 @pytest.mark.once
 def test_page_of_150_anomalies_is_below_8_megabytes(session, uves):
     full = 224

@@ -20,7 +20,7 @@ from qc.reports.pdf import write_pdf
 from qc.reports.publish import newest_week, publish_night, publish_span
 from qc.summaries.night_range import month_of, week_to
 from qc.summaries.standing import ExtensionStanding
-from tests.reports.test_night import Page
+from tests.reports.pages import Page
 from tests.support.verdict_rows import A_NIGHT, StoredExtension, add_extensions
 
 NIGHT = date(2026, 1, 1)

@@ -75,6 +75,7 @@ def page(trained, tmp_path_factory) -> str:
     return written.read_text()
 
 
+@pytest.mark.slow
 def test_page_is_self_contained(page):
     addresses = re.findall(r'(?:src|href)="([^"]*)"', page)
     assert all(address.startswith("data:") for address in addresses)
@@ -90,7 +91,7 @@ def test_hostile_text_is_escaped(page):
 def test_page_has_examples_and_accuracy(page, trained):
     text = " ".join(re.sub(r"<[^>]+>", " ", page).split())
     assert "Accepted: it acts from now on; not worse." in text
-    assert "Trained on 96 labelled examples and 60 simulated examples, by" in text
+    assert "Trained on 96 labelled examples and 60 simulated examples. Trained by" in text
     assert f"image type, share right {trained.new.type_accuracy.text}" in text
     assert "bias 16 10" in text
     assert "Simulated images are easier" not in text

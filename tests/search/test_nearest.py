@@ -360,6 +360,7 @@ def start_rebuild(project_folder):
     return process, go_on
 
 
+@pytest.mark.slow
 def test_search_during_a_rebuild_by_another_process(filled):
     path = index_path(filled)
     flip_a_bit(path, 0.7)

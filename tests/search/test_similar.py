@@ -170,6 +170,7 @@ def test_find_similar_to_a_damaged_file_is_an_error(project, inbox):
         find_similar(project, str(inbox / "x.fits"), 3)
 
 
+@pytest.mark.slow
 def test_iterate_vectors_yields_bounded_blocks(project):
     add_extensions(project, *angles(*np.linspace(0, 90, 2100)))
     with project.read_session() as session:

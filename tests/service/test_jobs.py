@@ -246,6 +246,7 @@ def daemon_process(project_folder):
             process.kill()
 
 
+@pytest.mark.slow
 @pytest.mark.once
 def test_daemon_continues_after_a_kill(real_encoder_project, inbox, tmp_path):
     with daemon_process(real_encoder_project) as first:

@@ -1,4 +1,4 @@
-"""Simulated frames: what an astronomer would check before believing them."""
+"""Simulated frames: shapes, noise, geometry, spectra, headers, calibration plan."""
 
 import csv
 import io
@@ -24,17 +24,16 @@ from qc.simulator import (
     simulate,
     state_at,
 )
+from qc.simulator.arc_lines import arc, line_list
 from qc.simulator.detector import CHIPS, Pixels, bleed, light_region, light_shape
 from qc.simulator.headers import primary_header
-from qc.simulator.nights import expose as take
+from qc.simulator.nights import expose as simulate_exposure
 from qc.simulator.plan import HIGH_GAIN_FASTER
 from qc.simulator.spectrograph import (
     SETTINGS,
     Optics,
-    arc,
     chips_of,
     flat,
-    line_list,
     order_table,
     place_orders,
     standard_exposure_s,
@@ -42,7 +41,7 @@ from qc.simulator.spectrograph import (
 
 NIGHT = date(2018, 4, 1)
 UNBINNED: dict[str, Any] = {"binning": (1, 1), "read_mode": "225kHz low"}
-AS_NEW = InstrumentState(
+NEW_INSTRUMENT = InstrumentState(
     temperature_c=14.0,
     pressure_hpa=743.0,
     shift_px=dict.fromkeys(CHIPS, (0.0, 0.0)),
@@ -64,11 +63,11 @@ def expose(
 
 
 def images_of(exposure: PlannedExposure, seed: int = 0) -> dict[int, Pixels]:
-    return render(exposure, AS_NEW, np.random.default_rng(seed))
+    return render(exposure, NEW_INSTRUMENT, np.random.default_rng(seed))
 
 
 def headers_of(exposure: PlannedExposure) -> fits.Header:
-    return primary_header(exposure, AS_NEW)
+    return primary_header(exposure, NEW_INSTRUMENT)
 
 
 @pytest.mark.parametrize(
@@ -80,16 +79,16 @@ def headers_of(exposure: PlannedExposure) -> fits.Header:
         ("red", UNBINNED, (4096, 2148)),
     ],
 )
-def test_a_raw_image_is_as_large_as_the_manual_says(arm, mode, shape):
+def test_raw_image_has_shape_of_manual(arm, mode, shape):
     images = images_of(expose("bias", arm, arm.upper(), **mode))
     assert {pixels.shape for pixels in images.values()} == {shape}
     assert {pixels.dtype for pixels in images.values()} == {np.dtype(np.uint16)}
 
 
-def test_a_blue_frame_is_its_primary_and_a_red_one_has_the_redder_chip_first():
+def test_red_frame_has_redder_chip_in_first_extension():
     assert list(images_of(expose("bias", "blue", "BLUE"))) == [0]
     exposure = expose("bias", "red", "RED")
-    content = take(exposure, seed=1).content
+    content = simulate_exposure(exposure, seed=1).content
     with fits.open(io.BytesIO(content)) as hdus:
         assert hdus[0].data is None
         assert [hdu.header["ESO DET CHIP1 NAME"][:3] for hdu in hdus[1:]] == ["MIT", "EEV"]
@@ -97,17 +96,17 @@ def test_a_blue_frame_is_its_primary_and_a_red_one_has_the_redder_chip_first():
         assert "ESO DET WIN1 BINX" not in hdus[1].header
 
 
-def test_pixels_are_written_as_unsigned_16_bits():
+def test_pixels_are_stored_as_unsigned_16_bits():
     exposure = expose("bias", "blue", "BLUE")
-    taken = take(exposure, seed=1)
-    images, content = taken.images, taken.content
+    frame = simulate_exposure(exposure, seed=1)
+    images, content = frame.images, frame.content
     with fits.open(io.BytesIO(content), do_not_scale_image_data=True) as hdus:
         assert (hdus[0].header["BITPIX"], hdus[0].header["BZERO"]) == (16, 32768)
     with fits.open(io.BytesIO(content)) as hdus:
         np.testing.assert_array_equal(hdus[0].data, images[0])
 
 
-def test_two_ports_give_two_halves_of_the_blue_chip():
+def test_two_ports_split_blue_chip_in_halves():
     mode: dict[str, Any] = {"binning": (1, 1), "read_mode": "625kHz low"}
     exposure = expose("arc", "blue", "BLUE", 437, **mode)
     images = images_of(exposure)
@@ -120,7 +119,7 @@ def test_two_ports_give_two_halves_of_the_blue_chip():
 
 @pytest.mark.parametrize("mode", ["225kHz low", "50kHz high"])
 @pytest.mark.parametrize("arm", ["blue", "red"])
-def test_read_noise_in_the_overscan_is_the_manuals(arm, mode):
+def test_read_noise_in_overscan_matches_manual(arm, mode):
     exposure = expose("bias", arm, arm.upper(), read_mode=mode)
     for (hdu, pixels), chip in zip(images_of(exposure).items(), chips_of(arm), strict=True):
         expected_adu = CHIPS[chip].modes[mode].read_noise_adu
@@ -128,12 +127,12 @@ def test_read_noise_in_the_overscan_is_the_manuals(arm, mode):
 
 
 @pytest.mark.parametrize("chip", CHIPS)
-def test_a_bias_level_is_100_to_250_adu(chip):
+def test_bias_level_is_100_to_250_adu(chip):
     assert all(100 <= mode.bias_adu <= 250 for mode in CHIPS[chip].modes.values())
 
 
 @pytest.mark.parametrize("setting_nm", SETTINGS)
-def test_a_flat_of_standard_exposure_peaks_at_30_000_adu(setting_nm):
+def test_flat_of_standard_exposure_peaks_at_30000_adu(setting_nm):
     setting = SETTINGS[setting_nm]
     optics = Optics(1.0, setting.slit_length_arcsec, setting.arm.upper())
     exposure_s = standard_exposure_s(setting_nm, setting.lamp) / HIGH_GAIN_FASTER
@@ -145,7 +144,7 @@ def test_a_flat_of_standard_exposure_peaks_at_30_000_adu(setting_nm):
     assert 25_000 < max(peaks) < 40_000
 
 
-def test_light_stays_out_of_prescan_and_overscan():
+def test_scans_have_no_light():
     pixels = images_of(expose("flat", "blue", "DICHR#1", 390))[0]
     rows, columns = light_region("BLUE", (2, 2))
     level = CHIPS["BLUE"].modes["50kHz high"].bias_adu
@@ -155,7 +154,7 @@ def test_light_stays_out_of_prescan_and_overscan():
 
 
 @pytest.mark.parametrize(("setting_nm", "chip"), [(390, "BLUE"), (580, "REDL"), (860, "REDU")])
-def test_orders_lie_where_the_table_says(setting_nm, chip):
+def test_orders_match_table(setting_nm, chip):
     setting = SETTINGS[setting_nm]
     optics = Optics(1.0, 2.0, setting.arm.upper())
     scene = flat(setting_nm, chip, (1, 1), setting.lamp, optics)
@@ -168,7 +167,7 @@ def test_orders_lie_where_the_table_says(setting_nm, chip):
         assert (near * light).sum() / light.sum() == pytest.approx(column, abs=1.0)
 
 
-def test_wavelength_falls_along_the_rows_and_red_columns_go_to_bluer_orders():
+def test_wavelength_falls_along_rows_on_both_arms():
     for setting_nm, chip, redder_to_the_right in ((437, "BLUE", True), (580, "REDL", False)):
         optics = Optics(1.0, 10.0, "RED")
         orders = place_orders(setting_nm, chip, (2, 2), optics)
@@ -179,8 +178,8 @@ def test_wavelength_falls_along_the_rows_and_red_columns_go_to_bluer_orders():
 
 
 @pytest.mark.parametrize(("slit_arcsec", "fwhm_px"), [(0.4, 2.5), (1.0, 3.5)])
-def test_arc_lines_are_as_wide_as_in_real_arcs(slit_arcsec, fwhm_px):
-    row, column, optics = brightest_lonely_line(slit_arcsec)
+def test_arc_lines_have_width_of_real_arcs(slit_arcsec, fwhm_px):
+    row, column, optics = brightest_isolated_line(slit_arcsec)
     near = slice(row - 12, row + 13)
     profile = arc(437, "BLUE", (1, 1), optics)[near, column]
     profile = profile - np.median(profile)
@@ -188,7 +187,7 @@ def test_arc_lines_are_as_wide_as_in_real_arcs(slit_arcsec, fwhm_px):
     assert (fine > fine.max() / 2).sum() / 100 == pytest.approx(fwhm_px, abs=0.5)
 
 
-def brightest_lonely_line(slit_arcsec: float) -> tuple[int, int, Optics]:
+def brightest_isolated_line(slit_arcsec: float) -> tuple[int, int, Optics]:
     optics = Optics(slit_arcsec, 10.0, "BLUE")
     lines, orders = line_list(), place_orders(437, "BLUE", (1, 1), optics)
     middle = len(orders.wavelength_nm) // 2
@@ -202,13 +201,13 @@ def brightest_lonely_line(slit_arcsec: float) -> tuple[int, int, Optics]:
     return row, round(orders.column[middle, row]), optics
 
 
-def test_argon_saturates_beyond_700_nm_and_nowhere_else():
+def test_argon_saturates_beyond_700_nm_only():
     assert images_of(expose("arc", "red", "DICHR#2", 860))[1].max() == 65535
     pixels = images_of(expose("arc", "blue", "BLUE", 437))[0]
     assert (pixels == 65535).mean() < 1e-4
 
 
-def test_a_wider_slit_brightens_a_flat_but_not_an_arc():
+def test_wider_slit_brightens_flat_but_not_arc():
     narrow, wide = Optics(0.8, 10.0, "BLUE"), Optics(1.6, 10.0, "BLUE")
     flats = [flat(437, "BLUE", (2, 2), "FFL2", optics).max() for optics in (narrow, wide)]
     arcs = [arc(437, "BLUE", (1, 1), optics).max() for optics in (narrow, wide)]
@@ -216,7 +215,7 @@ def test_a_wider_slit_brightens_a_flat_but_not_an_arc():
     assert arcs[1] / arcs[0] < 1.3
 
 
-def test_charge_that_does_not_fit_runs_along_its_column():
+def test_bleed_moves_excess_charge_along_column():
     charge = np.zeros((40, 3), np.float32)
     charge[20, 1] = 1050.0
     bled = bleed(charge.copy(), full_e=100.0)
@@ -226,7 +225,7 @@ def test_charge_that_does_not_fit_runs_along_its_column():
     assert not bled[:, [0, 2]].any()
 
 
-def test_permanent_hot_columns_grow_with_the_exposure():
+def test_hot_column_grows_with_exposure():
     column = (1748 - 1) // 2
     heights = []
     for image_class, exposure_s in (("bias", 0.0), ("dark", 3600.0)):
@@ -236,14 +235,14 @@ def test_permanent_hot_columns_grow_with_the_exposure():
     assert heights[1] > 100 * heights[0]
 
 
-def test_cosmic_rays_come_with_the_exposure_and_never_twice_at_one_place():
+def test_cosmic_rays_differ_between_exposures():
     dark = expose("dark", "blue", "BLUE", exposure_s=3600.0)
-    one, two = (images_of(dark, seed=seed)[0][:, 300:] > 400 for seed in (1, 2))
-    assert 1000 < one.sum() < 20_000
-    assert (one & two).sum() < 0.05 * one.sum()
+    hits_1, hits_2 = (images_of(dark, seed=seed)[0][:, 300:] > 400 for seed in (1, 2))
+    assert 1000 < hits_1.sum() < 20_000
+    assert (hits_1 & hits_2).sum() < 0.05 * hits_1.sum()
 
 
-def test_the_bias_level_settles_and_wanders_by_less_than_an_adu():
+def test_bias_level_settles_and_drifts_by_less_than_one_adu():
     noon = datetime(2018, 4, 2, 12, tzinfo=UTC)
     week = [state_at(noon + timedelta(hours=6 * n), 1).bias_offset_adu["BLUE"] for n in range(28)]
     assert np.std(week) < 1
@@ -252,7 +251,7 @@ def test_the_bias_level_settles_and_wanders_by_less_than_an_adu():
     assert 0.2 < settled < 1.2
 
 
-def test_lamps_fade_until_they_are_replaced():
+def test_lamp_output_falls_until_replacement():
     days = [datetime(2018, 1, 1, 10, tzinfo=UTC) + timedelta(days=n) for n in range(0, 1500, 5)]
     output = np.array([state_at(day, 1).lamp_output["FFL2"] for day in days])
     steps = np.diff(output)
@@ -260,7 +259,7 @@ def test_lamps_fade_until_they_are_replaced():
     assert (steps > 0.05).sum() >= 2
 
 
-def test_an_intervention_moves_the_format_for_good():
+def test_intervention_shifts_format_permanently():
     first, *_, last = interventions(2018, seed=1)
     assert len(interventions(2018, seed=1)) >= 3
     x_px = [
@@ -271,13 +270,13 @@ def test_an_intervention_moves_the_format_for_good():
     assert last.when > first.when
 
 
-def test_a_red_flat_has_its_object_on_the_first_frame_only():
+def test_red_flats_have_object_on_first_frame_only():
     frames = [expose("flat", "red", "DICHR#1", 564, number=number) for number in (1, 2, 5)]
     assert [headers_of(frame)["OBJECT"] for frame in frames] == ["LAMP,FLAT", "", ""]
     assert headers_of(expose("flat", "blue", "DICHR#1", 390, number=2))["OBJECT"] == "LAMP,FLAT"
 
 
-def test_a_header_has_the_cards_that_decide():
+def test_header_has_classification_keywords():
     exposure = expose("flat", "blue", "DICHR#1", 390)
     header = headers_of(exposure)
     expected = {
@@ -301,7 +300,7 @@ def test_a_header_has_the_cards_that_decide():
     assert header["EXPTIME"] == pytest.approx(exposure.requested_s, abs=0.003)
 
 
-def test_a_bias_tells_nothing_of_the_light_path():
+def test_bias_header_has_no_light_path():
     header = headers_of(expose("bias", "red", "RED"))
     assert header["EXPTIME"] == 0
     assert not any(
@@ -309,7 +308,7 @@ def test_a_bias_tells_nothing_of_the_light_path():
     )
 
 
-def test_a_night_is_taken_the_morning_after_in_order_of_time():
+def test_plan_night_sorts_exposures_of_next_morning():
     exposures = list(plan_night(FULL_PLAN, NIGHT, seed=1))
     starts = [exposure.start for exposure in exposures]
     assert starts == sorted(set(starts))
@@ -319,7 +318,7 @@ def test_a_night_is_taken_the_morning_after_in_order_of_time():
     assert 50 < len(exposures) < 200
 
 
-def test_flats_of_a_setting_vary_in_exposure_from_set_to_set():
+def test_exposure_of_flats_varies_between_template_sets():
     stream = CalibrationStream("flat", "blue", "DICHR#1", 390)
     nights = [NIGHT + timedelta(days=n) for n in range(60)]
     sets = [list(plan_night(ObservingPlan((stream,)), night, seed=1)) for night in nights]
@@ -329,7 +328,7 @@ def test_flats_of_a_setting_vary_in_exposure_from_set_to_set():
     assert all(np.ptp([frame.exposure_s for frame in frames]) < 0.005 for frames in sets)
 
 
-def test_the_full_plan_has_every_image_type_of_the_calibration_plan():
+def test_full_plan_has_all_image_types():
     nights = [NIGHT + timedelta(days=n) for n in range(31)]
     types = {
         exposure.image_type(hdu)
@@ -337,24 +336,25 @@ def test_the_full_plan_has_every_image_type_of_the_calibration_plan():
         for exposure in plan_night(FULL_PLAN, night, seed=1)
         for hdu in exposure.hdus
     }
-    forerunner = "UBB0 URB1 URB2 UBW1 UBW2 UD1BF0 UD1BDF0 URW1 URW2 UD1RF1 UD1RF2"
-    assert types >= {*forerunner.split(), "UBW0", "UD2RF1", "UBO0", "URK1", "UBD0"}
+    common_types = "UBB0 URB1 URB2 UBW1 UBW2 UD1BF0 UD1BDF0 URW1 URW2 UD1RF1 UD1RF2"
+    assert types >= {*common_types.split(), "UBW0", "UD2RF1", "UBO0", "URK1", "UBD0"}
 
 
-def test_the_same_seed_gives_the_same_bytes_with_any_number_of_workers(tmp_path):
+@pytest.mark.slow
+def test_simulate_is_reproducible_with_any_number_of_workers(tmp_path):
     plan = ObservingPlan(DEMO_PLAN.streams[:3], aborted=0.0)
-    story: dict[str, Any] = {"nights": 1, "start": NIGHT, "faults": 0.3, "plan": plan}
-    one = simulate(tmp_path / "one", seed=7, workers=1, **story)
-    two = simulate(tmp_path / "two", seed=7, workers=2, compressed=True, **story)
-    assert [path.name for path in two] == [f"{path.name}.Z" for path in one]
-    for plain, packed in zip(one, two, strict=True):
+    options: dict[str, Any] = {"nights": 1, "start": NIGHT, "faults": 0.3, "plan": plan}
+    plain_paths = simulate(tmp_path / "plain", seed=7, workers=1, **options)
+    packed_paths = simulate(tmp_path / "packed", seed=7, workers=2, compressed=True, **options)
+    assert [path.name for path in packed_paths] == [f"{path.name}.Z" for path in plain_paths]
+    for plain, packed in zip(plain_paths, packed_paths, strict=True):
         assert ncompress.decompress(packed.read_bytes()) == plain.read_bytes()
-    other = simulate(tmp_path / "other", seed=8, workers=1, **story)
-    assert other[0].read_bytes() != one[0].read_bytes()
+    other = simulate(tmp_path / "other", seed=8, workers=1, **options)
+    assert other[0].read_bytes() != plain_paths[0].read_bytes()
 
 
-def test_the_truth_has_a_row_for_each_extension_of_every_file(tmp_path):
-    told = []
+def test_truth_file_has_row_per_extension(tmp_path):
+    progress_calls = []
     plan = ObservingPlan(
         (replace(DEMO_PLAN.streams[0], set_size=3), DEMO_PLAN.streams[1]), aborted=0.0
     )
@@ -366,7 +366,7 @@ def test_the_truth_has_a_row_for_each_extension_of_every_file(tmp_path):
         seed=3,
         plan=plan,
         workers=1,
-        progress=lambda done, total: told.append((done, total)),
+        progress=lambda done, total: progress_calls.append((done, total)),
     )
     with (tmp_path / "truth.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -377,6 +377,6 @@ def test_the_truth_has_a_row_for_each_extension_of_every_file(tmp_path):
             expected += [(path.name, str(n)) for n, hdu in enumerate(hdus) if hdu.data is not None]
     assert [(row["file"], row["extension"]) for row in rows] == expected
     assert {path.parent.name for path in paths} == {"2018-04-01", "2018-04-02"}
-    assert told == [(n, 16) for n in range(1, 17)]
+    assert progress_calls == [(n, 16) for n in range(1, 17)]
     assert 3 <= len({row["file"] for row in rows if row["fault"]}) <= 13
     assert all(bool(row["fault"]) == bool(row["strength"]) for row in rows)

@@ -37,7 +37,7 @@ from qc.summaries.night_range import (
     week_to,
 )
 from qc.summaries.period import PeriodSummary, read_period
-from tests.reports.test_night import Page
+from tests.reports.pages import Page
 from tests.support.tiny_spectrograph import MERGE_HEIGHT, StandIn
 from tests.support.verdict_rows import A_NIGHT, FIRST_NIGHT, StoredExtension, add_extensions
 
@@ -98,7 +98,7 @@ def test_read_month_invalid(text):
         read_month(text, today=date(2026, 1, 15))
 
 
-# --- what was judged ------------------------------------------------------------------------------
+# --- verdicts -------------------------------------------------------------------------------------
 
 
 def test_tallies_count_verdicts_and_labels_by_type(project):
@@ -191,7 +191,7 @@ def test_completeness_check_not_run_is_marked(project):
     assert note not in Page(report(project)).text
 
 
-# --- what people changed --------------------------------------------------------------------------
+# --- changes -------------------------------------------------------------------------------------
 
 
 def entry(since: date, merge_height: float, encoder: str = StandIn.fingerprint) -> Threshold:
@@ -210,10 +210,10 @@ def entry(since: date, merge_height: float, encoder: str = StandIn.fingerprint) 
 
 
 def test_limit_changes_compare_with_same_encoder():
-    old, other = entry(date(2025, 1, 1), 0.001), entry(date(2025, 6, 1), 0.5, "another")
+    old, of_other = entry(date(2025, 1, 1), 0.001), entry(date(2025, 6, 1), 0.5, "another")
     new = entry(date(2026, 1, 20), 0.002)
-    own, shared = (old, other, new), (old,)
-    thresholds = Thresholds(Path("t.yaml"), "d", {"TB0": own, "TB1": own, "TF0": shared})
+    entries, shared = (old, of_other, new), (old,)
+    thresholds = Thresholds(Path("t.yaml"), "d", {"TB0": entries, "TB1": entries, "TF0": shared})
     [change] = find_limit_changes(thresholds, JANUARY)
     assert change.image_types == ("TB0", "TB1")
     assert change.rows == [("merge height", "0.001", "0.002")]

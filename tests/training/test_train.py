@@ -30,7 +30,10 @@ from tests.support.tiny_spectrograph import (
 )
 
 # Keras of NumPy 1, when it saves weights
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
 
 LATER = 60
 

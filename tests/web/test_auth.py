@@ -315,7 +315,7 @@ def test_login_requires_csrf_token(ask, add):
     assert client.post("/login", data=data, headers=OTHER_SITE).status_code == 403
 
 
-# --- what somebody may do -------------------------------------------------------------------------
+# --- roles and CSRF -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

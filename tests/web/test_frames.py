@@ -196,7 +196,7 @@ def test_signed_png_colours(tmp_path):
     assert above[0] > above[2]
 
 
-# --- what is asked of it --------------------------------------------------------------------------
+# --- explanation and header -----------------------------------------------------------------------
 
 
 def test_find_first_merge_returns_nearest_leaf():

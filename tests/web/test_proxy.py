@@ -37,7 +37,7 @@ class Proxy(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     port = 0
-    person = ""  # whom it has let in
+    person = ""  # authenticated user
 
     def pass_on(self) -> None:
         headers = {

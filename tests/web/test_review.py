@@ -82,7 +82,7 @@ def ids_of(pages, question=""):
     return [item["id"] for item in extensions]
 
 
-# --- what comes next ------------------------------------------------------------------------------
+# --- queue ----------------------------------------------------------------------------------------
 
 
 def test_doubt_order(project):
@@ -223,7 +223,7 @@ def test_most_informative_is_uncertain_and_diverse(pages, project):
     )
     ranked = ids_of(pages, "order=informative")
     assert ranked[1] == 3  # less doubtful than the twin of the first, but news
-    assert set(ranked) == {1, 2, 3}  # what has a label teaches nothing more
+    assert set(ranked) == {1, 2, 3}  # a labelled one teaches nothing more
     assert ids_of(pages, f"order=informative&after={ranked[0]}") == ranked[1:]
 
 
@@ -534,7 +534,7 @@ def test_review_question_mark_shows_keys(page):
     page.keyboard.press("?")
     page.wait_for_selector("dialog[open] >> text=Stray light falls on the chip.")
     assert violations(page) == []
-    page.keyboard.press("1")  # says nothing while they are shown
+    page.keyboard.press("1")  # ignored while they are shown
     page.keyboard.press("Escape")
     page.wait_for_selector("dialog", state="hidden")
     assert shown(page) == 25
@@ -667,7 +667,7 @@ def test_review_shows_concurrent_label(chromium, judged):
 
 
 def test_review_reports_label_on_older_state(page, judged):
-    page.route("**/api/v1/labels/of?**", lambda route: route.abort())  # not told beforehand
+    page.route("**/api/v1/labels/of?**", lambda route: route.abort())  # without earlier notice
     open_page(page)
     with judged.write_session.begin() as session:
         request = idempotency.LabelRequest("kim", "kims-key", datetime.now(UTC), [25])
@@ -689,7 +689,7 @@ def test_review_without_scripts(chromium, judged):
             page.locator("button", has_text="light leak").click()
             page.wait_for_selector('article[data-extension="23"]')
             page.locator("summary", has_text="Filters").click()
-            page.select_option('[name="view"]', "wall")
+            page.select_option('[name="view"]', "grid")
             page.locator(".filters button").click()
             assert "view=grid" in page.url
             page.locator(".thumbnails input").nth(0).check()
@@ -775,5 +775,5 @@ def test_review_shows_names_of_concurrent_users(chromium, judged):
         wait_until_saved(ann)
         kim.keyboard.press("k")
         wait_for_frame(kim, 25)
-        kim.wait_for_selector(".label >> text=says ann")
+        kim.wait_for_selector(".label >> text=by ann")
     assert [label[:2] for label in new_labels(judged)] == [(25, "good"), (25, "valid-outlier")]

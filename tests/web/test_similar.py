@@ -246,7 +246,7 @@ def test_dendrogram_size_is_limited(browser, project):
 def test_similar_page_in_browser(page, past, inbox):
     page.goto("/similar")
     page.get_by_label("name of a stored frame").fill(past[0])
-    page.get_by_role("button", name="Search").click()
+    page.get_by_role("button", name="Search", exact=True).click()
     expect(page.get_by_text("is most like").first).to_be_visible()
     new = write_frame(inbox, 6, change=light_leak)
     page.get_by_label("or a FITS file").set_input_files(new)

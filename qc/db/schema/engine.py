@@ -1,12 +1,12 @@
 """Database engine, transactions and locks."""
 
+import contextlib
 import datetime as dt
 import getpass
 import os
 import re
 import sqlite3
 from collections import abc
-from contextlib import AbstractContextManager, contextmanager, suppress
 from importlib import import_module
 from typing import Any
 
@@ -114,7 +114,7 @@ def for_inserting(engine: Engine) -> Engine:
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # _begin_sqlite begins the transactions
     connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
-    with suppress(sqlite3.OperationalError):
+    with contextlib.suppress(sqlite3.OperationalError):
         # Two processes that switch a new file at once do not wait; one switch is enough.
         connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
@@ -148,17 +148,17 @@ def _begin_postgresql(connection: Any) -> None:
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITER_LOCK})")
 
 
-def try_writer_lock(engine: Engine) -> AbstractContextManager[bool]:
+def try_writer_lock(engine: Engine) -> contextlib.AbstractContextManager[bool]:
     """Hold the lock of writers; the context is False if another transaction holds it."""
     return _advisory_lock(engine, _WRITER_LOCK)
 
 
-def try_daemon_lock(engine: Engine) -> AbstractContextManager[bool]:
+def try_daemon_lock(engine: Engine) -> contextlib.AbstractContextManager[bool]:
     """Hold the daemon's lock of a database; the context is False if a daemon on any host does."""
     return _advisory_lock(engine, _DAEMON_LOCK)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _advisory_lock(engine: Engine, lock: int) -> abc.Iterator[bool]:
     """Hold an advisory lock of PostgreSQL for as long as the connection lives.
 
@@ -172,7 +172,7 @@ def _advisory_lock(engine: Engine, lock: int) -> abc.Iterator[bool]:
         try:
             yield is_locked
         finally:
-            with suppress(DBAPIError):  # a server that has stopped has released the lock
+            with contextlib.suppress(DBAPIError):  # a server that has stopped has released the lock
                 if is_locked:
                     connection.execute(sa.select(sa.func.pg_advisory_unlock(lock)))
 

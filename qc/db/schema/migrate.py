@@ -1,7 +1,5 @@
 """Migrations with Alembic: upgrade a database, and compare it with the declared tables."""
 
-from typing import Any
-
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
@@ -54,7 +52,7 @@ def check_integrity(engine: Engine) -> None:
         raise ConfigurationError(f"{format_url(engine.url)}: damaged: {first}; restore a copy")
 
 
-def schema_differences(engine: Engine) -> list[Any]:
+def schema_differences(engine: Engine) -> list[object]:
     """Return Alembic's differences between the database and the declared tables."""
     options = {"include_name": is_declared}
     with engine.connect() as connection:
@@ -62,7 +60,7 @@ def schema_differences(engine: Engine) -> list[Any]:
         return list(compare_metadata(context, models.Base.metadata))
 
 
-def is_declared(name: str | None, kind: str, _parents: Any) -> bool:
+def is_declared(name: str | None, kind: str, _parents: object) -> bool:
     """Return True if an object of the database belongs to a declared table.
 
     Parameters

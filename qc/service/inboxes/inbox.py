@@ -1,12 +1,12 @@
 """An inbox: listed in a thread of its own, with the history of its files."""
 
+import dataclasses
 import datetime as dt
 import heapq
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent import futures
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Thread
 
@@ -36,7 +36,7 @@ def summarise(problems: Sequence[str]) -> tuple[str, ...]:
     return (f"{problems[0]}{more}",)
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class QuietPeriod:
     """Time without change after which a file is complete.
 
@@ -52,7 +52,7 @@ class QuietPeriod:
     margin_ns: int
 
 
-@dataclass
+@dataclasses.dataclass
 class FileHistory:
     """Versions of the files of one folder, by name.
 
@@ -64,8 +64,8 @@ class FileHistory:
         Version of each other file, and the time of its first observation, ns since 1970.
     """
 
-    settled: dict[str, Version] = field(default_factory=dict)
-    waiting: dict[str, tuple[Version, int]] = field(default_factory=dict)
+    settled: dict[str, Version] = dataclasses.field(default_factory=dict)
+    waiting: dict[str, tuple[Version, int]] = dataclasses.field(default_factory=dict)
 
     def is_quiet(self, name: str, version: Version, now_ns: int, period: QuietPeriod) -> bool:
         """Record a version and return True if the file has not changed for the quiet period.
@@ -113,7 +113,7 @@ class FileHistory:
                 entries.pop(name)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Candidate:
     """A complete file that no scan has returned yet.
 
@@ -183,7 +183,7 @@ def make_candidate(
     return Candidate(night, version[1], name, path, version, history)
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class InboxListing:
     """Result of listing one inbox.
 
@@ -270,7 +270,7 @@ class Inbox(ABC):
         except BaseException:
             self._running = None
             raise
-        self._running, self.last = None, replace(listing, arrived=())
+        self._running, self.last = None, dataclasses.replace(listing, arrived=())
         return listing
 
     @property

@@ -1,11 +1,11 @@
 """Local inbox: a folder of this machine or a mounted one, with file events."""
 
+import dataclasses
 import datetime as dt
 import errno
 import os
 import stat
 from collections import abc
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +34,7 @@ _WATCH_LIMITS = (
 _JOIN_S = 5.0
 
 
-@dataclass
+@dataclasses.dataclass
 class DirectoryWalk:
     """One walk through a local inbox.
 
@@ -69,10 +69,10 @@ class DirectoryWalk:
     period: inbox.QuietPeriod
     histories: dict[str, inbox.FileHistory]
     visited: set[tuple[int, int]]
-    candidates: list[inbox.Candidate] = field(default_factory=list)
-    folders: set[str] = field(default_factory=set)
-    unlisted: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
+    candidates: list[inbox.Candidate] = dataclasses.field(default_factory=list)
+    folders: set[str] = dataclasses.field(default_factory=set)
+    unlisted: list[str] = dataclasses.field(default_factory=list)
+    problems: list[str] = dataclasses.field(default_factory=list)
     pending: int = 0
     total: int = 0
 

@@ -3,17 +3,17 @@
 from datetime import date
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+import fastapi
 from pydantic import BaseModel, Field
 
 from qc.alerts import notifications
 from qc.web import auth, deps
 from qc.web.dashboard import Dashboard, read_dashboard
 
-router = APIRouter(prefix="/api/v1", tags=["dashboard"], route_class=deps.ApiRoute)
+router = fastapi.APIRouter(prefix="/api/v1", tags=["dashboard"], route_class=deps.ApiRoute)
 
 NightParameter = Annotated[
-    date | None, Query(description="Date of the evening; default: the newest night.")
+    date | None, fastapi.Query(description="Date of the evening; default: the newest night.")
 ]
 
 
@@ -26,7 +26,7 @@ class AcknowledgeForm(BaseModel):
 
 
 def get_dashboard(
-    request: Request,
+    request: fastapi.Request,
     project: deps.CurrentProject,
     session: deps.ReadSession,
     night: NightParameter = None,
@@ -47,7 +47,7 @@ def get_dashboard(
 @router.get("/dashboard")
 @router.get("/tonight", include_in_schema=False)
 def dashboard(
-    request: Request,
+    request: fastapi.Request,
     project: deps.CurrentProject,
     session: deps.ReadSession,
     night: NightParameter = None,
@@ -65,7 +65,7 @@ def dashboard(
 @router.post("/notifications/{number}/acknowledge", status_code=204)
 @router.post("/notices/{number}/acknowledge", status_code=204, include_in_schema=False)
 def acknowledge(
-    request: Request,
+    request: fastapi.Request,
     session: deps.WriteSession,
     user: auth.Reviewer,
     number: deps.RowNumber,

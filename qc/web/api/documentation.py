@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from fastapi import APIRouter, Request
+import fastapi
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel
 
@@ -14,7 +14,7 @@ from qc.web import auth
 from qc.web.rendering import render
 from qc.web.security import DOCS_PATH
 
-router = APIRouter(include_in_schema=False)
+router = fastapi.APIRouter(include_in_schema=False)
 
 Document = Mapping[str, Any]
 
@@ -77,7 +77,7 @@ class Operation:
 
 
 @router.get(DOCS_PATH)
-def docs(request: Request, _user: auth.User) -> HTMLResponse:
+def docs(request: fastapi.Request, _user: auth.User) -> HTMLResponse:
     """Show the documentation of the API.
 
     Parameters

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Annotated, Any
 
+import fastapi
 import numpy as np
-from fastapi import APIRouter, Depends, Query, Request
 from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
@@ -16,15 +16,19 @@ from qc.reports import extension_figures, pictures
 from qc.review import extension_links, frame_detail, pixels, pyramid
 from qc.web import deps
 
-router = APIRouter(prefix="/api/v1/frames/{name}", tags=["frames"], route_class=deps.ApiRoute)
+router = fastapi.APIRouter(
+    prefix="/api/v1/frames/{name}", tags=["frames"], route_class=deps.ApiRoute
+)
 
 MOST_VALUES = 256  # on a side of a window of values
 # matplotlib is not thread-safe, and a reference model is to be computed once.
 figure_lock = Lock()
 
-Column = Annotated[int, Query(ge=0, le=2**20, description="Column, from 0, as read.")]
-Row = Annotated[int, Query(ge=0, le=2**20, description="Row, from 0 at the bottom, as read.")]
-Side = Annotated[int, Query(ge=1, le=MOST_VALUES, description="Number of pixels.")]
+Column = Annotated[int, fastapi.Query(ge=0, le=2**20, description="Column, from 0, as read.")]
+Row = Annotated[
+    int, fastapi.Query(ge=0, le=2**20, description="Row, from 0 at the bottom, as read.")
+]
+Side = Annotated[int, fastapi.Query(ge=1, le=MOST_VALUES, description="Number of pixels.")]
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ class ComparisonImage:
     bad: extension_links.NearestLabelled | None
 
 
-def pixel_store_of(request: Request) -> pixels.PixelStore:
+def pixel_store_of(request: fastapi.Request) -> pixels.PixelStore:
     """Return the pixel store of the application, opened at the first request."""
     state = request.app.state
     if not hasattr(state, "pixel_store"):
@@ -110,12 +114,12 @@ def pixel_store_of(request: Request) -> pixels.PixelStore:
 
 @router.get("/image")
 def image(
-    request: Request,
+    request: fastapi.Request,
     name: deps.FrameName,
     extension: deps.ExtensionNumber = None,
     *,
     difference: Annotated[
-        bool, Query(description="Also return the colour range of the difference image.")
+        bool, fastapi.Query(description="Also return the colour range of the difference image.")
     ] = False,
 ) -> ImageFacts:
     """Return the properties of an image; the first request reads its file.
@@ -192,7 +196,7 @@ def cut_out(
 
 
 def find_part(
-    request: Request,
+    request: fastapi.Request,
     name: deps.FrameName,
     extension: deps.ExtensionNumber = None,
     x: Column = 0,
@@ -213,7 +217,7 @@ def find_part(
     return ImagePart(pixel_image, x, y, cut_out(pixel_image, x, y, width, height))
 
 
-RequestedPart = Annotated[ImagePart, Depends(find_part)]
+RequestedPart = Annotated[ImagePart, fastapi.Depends(find_part)]
 
 
 @router.get("/values")
@@ -224,7 +228,7 @@ def values(part: RequestedPart) -> PixelWindow:
 
 @router.get("/cuts")
 def cuts(
-    request: Request,
+    request: fastapi.Request,
     name: deps.FrameName,
     x: Column,
     y: Row,

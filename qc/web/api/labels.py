@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request, Response
+import fastapi
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy import orm
 
-from qc import db, exports
+from qc import core, db, exports
 from qc._cache import LRUCache
-from qc.core import ExportFormat, ExportTable
 from qc.db.schema.engine import for_durable_writing
 from qc.db.schema.models import BEYOND_IDS
 from qc.project import ProjectContext
@@ -20,7 +19,9 @@ from qc.review import active_learning, idempotency, queue, queue_filters, queue_
 from qc.web import auth, deps
 from qc.web.query import ReviewFilters, ReviewQuery
 
-router = APIRouter(prefix="/api/v1", tags=["labels and verdicts"], route_class=deps.ApiRoute)
+router = fastapi.APIRouter(
+    prefix="/api/v1", tags=["labels and verdicts"], route_class=deps.ApiRoute
+)
 
 REQUEST_KEY = r"^[A-Za-z0-9-]{8,64}$"
 _KEY_WORDS = "Idempotency key: a request with a known key has no effect."
@@ -29,9 +30,10 @@ _IDS_WORDS = "Numbers of extensions, as in `/extensions`."
 _Id = Annotated[int, Field(ge=1, lt=BEYOND_IDS)]
 _LabelId = Annotated[int, Field(ge=0, lt=BEYOND_IDS)]
 Ids = Annotated[list[_Id], Field(min_length=1, max_length=idempotency.MAX_EXTENSIONS)]
-Count = Annotated[int, Query(ge=1, le=500, description="Largest number of rows.")]
+Count = Annotated[int, fastapi.Query(ge=1, le=500, description="Largest number of rows.")]
 RequestedIds = Annotated[
-    list[_Id], Query(min_length=1, max_length=idempotency.MAX_EXTENSIONS, description=_IDS_WORDS)
+    list[_Id],
+    fastapi.Query(min_length=1, max_length=idempotency.MAX_EXTENSIONS, description=_IDS_WORDS),
 ]
 
 
@@ -45,12 +47,12 @@ class ResponseFormat(StrEnum):
 
 Format = Annotated[
     ResponseFormat,
-    Query(alias="format", description="CSV and VOTable contain all rows, JSON one page."),
+    fastapi.Query(alias="format", description="CSV and VOTable contain all rows, JSON one page."),
 ]
 
 _MEDIA = {
-    ExportFormat.CSV: "text/csv; charset=utf-8",
-    ExportFormat.VOTABLE: "application/x-votable+xml",
+    core.ExportFormat.CSV: "text/csv; charset=utf-8",
+    core.ExportFormat.VOTABLE: "application/x-votable+xml",
 }
 _TABLES: dict[int | str, dict[str, Any]] = {
     200: {
@@ -94,14 +96,17 @@ class QueuePage:
     after: str
 
 
-def durable_session(project: ProjectContext) -> sessionmaker[Session]:
+def durable_session(project: ProjectContext) -> orm.sessionmaker[orm.Session]:
     """Return a session factory whose transactions survive a power failure."""
-    return sessionmaker(for_durable_writing(project.engine))
+    return orm.sessionmaker(for_durable_writing(project.engine))
 
 
 @router.post("/labels")
 def add_label(
-    request: Request, project: deps.CurrentProject, submission: LabelSubmission, user: auth.Reviewer
+    request: fastapi.Request,
+    project: deps.CurrentProject,
+    submission: LabelSubmission,
+    user: auth.Reviewer,
 ) -> idempotency.RequestResult:
     """Add a label to extensions; repeated requests with the same key have no effect.
 
@@ -127,14 +132,16 @@ def add_label(
 
 @router.delete("/labels")
 def undo_label(
-    request: Request,
+    request: fastapi.Request,
     project: deps.CurrentProject,
     user: auth.Reviewer,
     *,
     extension: RequestedIds,
-    key: Annotated[str, Query(pattern=REQUEST_KEY, description=_KEY_WORDS)],
-    of: Annotated[str, Query(max_length=64, description="Key of the request to undo.")] = "",
-    sure: Annotated[bool, Query(description=_SURE_WORDS)] = False,
+    key: Annotated[str, fastapi.Query(pattern=REQUEST_KEY, description=_KEY_WORDS)],
+    of: Annotated[
+        str, fastapi.Query(max_length=64, description="Key of the request to undo.")
+    ] = "",
+    sure: Annotated[bool, fastapi.Query(description=_SURE_WORDS)] = False,
 ) -> idempotency.RequestResult:
     """Undo the labels of an earlier request, or else the current labels of extensions.
 
@@ -187,7 +194,7 @@ def labels(
     form : ResponseFormat
     """
     query = query.model_copy(update={"labelled": queue_filters.LabelFilter.YES})
-    return read_table(session, project, cache, query, ExportTable.LABELS, form, count)
+    return read_table(session, project, cache, query, core.ExportTable.LABELS, form, count)
 
 
 @router.get("/verdicts", responses=_TABLES, response_model=TablePage)
@@ -210,7 +217,7 @@ def verdicts(
     count : int
     form : ResponseFormat
     """
-    return read_table(session, project, cache, query, ExportTable.VERDICTS, form, count)
+    return read_table(session, project, cache, query, core.ExportTable.VERDICTS, form, count)
 
 
 @router.get("/extensions")
@@ -239,7 +246,7 @@ def extensions(
 
 
 def read_page(
-    session: Session, project: ProjectContext, cache: LRUCache, query: ReviewQuery, count: int
+    session: orm.Session, project: ProjectContext, cache: LRUCache, query: ReviewQuery, count: int
 ) -> queue.Page:
     """Return the next extensions of the review queue.
 
@@ -262,7 +269,10 @@ def read_page(
 
 
 def rank_informative(
-    session: Session, project: ProjectContext, cache: LRUCache, filters: queue_filters.QueueFilters
+    session: orm.Session,
+    project: ProjectContext,
+    cache: LRUCache,
+    filters: queue_filters.QueueFilters,
 ) -> tuple[int, ...]:
     """Return the unlabelled extensions that are most informative for the classifier.
 
@@ -291,14 +301,14 @@ def rank_informative(
 
 
 def read_table(
-    session: Session,
+    session: orm.Session,
     project: ProjectContext,
     cache: LRUCache,
     query: ReviewQuery,
-    table_name: ExportTable,
+    table_name: core.ExportTable,
     form: ResponseFormat,
     count: int,
-) -> TablePage | Response:
+) -> TablePage | fastapi.Response:
     """Return a page of a table as JSON, or the whole table as a file.
 
     Parameters
@@ -318,8 +328,8 @@ def read_table(
         table = exports.table_of(session, table_name, db.findings.findings_by_id(session, page.ids))
         rows = table.astype(object).where(table.notna(), None).to_dict("records")
         return TablePage([{str(k): v for k, v in row.items()} for row in rows], page.after)
-    export_format = ExportFormat(form)
-    suffix = "csv" if export_format is ExportFormat.CSV else "xml"
+    export_format = core.ExportFormat(form)
+    suffix = "csv" if export_format is core.ExportFormat.CSV else "xml"
     headers = {"Content-Disposition": f'attachment; filename="{table_name}.{suffix}"'}
     queue.read_page(session, project.instruments, query.filters, 1)  # invalid filters fail here
     chunks = stream_table(project, query.filters, table_name, export_format)
@@ -329,8 +339,8 @@ def read_table(
 def stream_table(
     project: ProjectContext,
     filters: queue_filters.QueueFilters,
-    table_name: ExportTable,
-    export_format: ExportFormat,
+    table_name: core.ExportTable,
+    export_format: core.ExportFormat,
 ) -> Iterator[bytes]:
     """Yield a table as text in chunks, as ten years of verdicts do not fit into memory.
 

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from datetime import date
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
+import fastapi
 from pydantic import Field
 from sqlalchemy.orm import Session
 
@@ -16,7 +16,7 @@ from qc.search.similar import ANY
 from qc.web import auth, deps, query
 from qc.web.api import schemas
 
-router = APIRouter(prefix="/api/v1", route_class=deps.ApiRoute)
+router = fastapi.APIRouter(prefix="/api/v1", route_class=deps.ApiRoute)
 
 _MOST_NAMES = 200
 Name = Annotated[str, Field(max_length=deps.LONGEST_NAME)]
@@ -62,8 +62,8 @@ class DendrogramQuery(query.QueryModel):
     until: query.Until = None
 
 
-RequestedProjection = Annotated[ProjectionQuery, Query()]
-RequestedDendrogram = Annotated[DendrogramQuery, Query()]
+RequestedProjection = Annotated[ProjectionQuery, fastapi.Query()]
+RequestedDendrogram = Annotated[DendrogramQuery, fastapi.Query()]
 
 
 def select(

@@ -3,20 +3,19 @@
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Query, Request
+import fastapi
 from pydantic import Field
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
-from qc import db
-from qc.errors import FrameError, InvalidInputError, UnknownFrameError
+from qc import db, errors
 from qc.project import ProjectContext
 from qc.search import similar
 from qc.web import auth, deps, query
 from qc.web.api import schemas, uploads
 
-router = APIRouter(prefix="/api/v1", route_class=uploads.UploadRoute)
+router = fastapi.APIRouter(prefix="/api/v1", route_class=uploads.UploadRoute)
 
 _FORM_FIELDS = ("k", "type", "labelled", "since", "until")
 _K_WORDS = "Number of neighbours."
@@ -117,12 +116,12 @@ def find_similar_to_stored(
     """
     frame = similar_query.frame
     if not db.extensions.frames_named(session, frame):
-        raise UnknownFrameError(f"{frame}: no processed frame has this name")
+        raise errors.UnknownFrameError(f"{frame}: no processed frame has this name")
     return find_similar(project, frame, similar_query)
 
 
 async def find_similar_to_upload(
-    request: Request, project: ProjectContext
+    request: fastapi.Request, project: ProjectContext
 ) -> tuple[list[similar.SimilarFrames], SimilarQuery]:
     """Return the similar frames of each extension of an uploaded file, and the query.
 
@@ -142,20 +141,20 @@ async def find_similar_to_upload(
     async with request.form(max_files=1, max_fields=10) as form:
         file = form.get("file")
         if not isinstance(file, UploadFile) or not file.size:
-            raise InvalidInputError("file: expected a FITS file, got none")
+            raise errors.InvalidInputError("file: expected a FITS file, got none")
         fields = {name: form[name] for name in _FORM_FIELDS if form.get(name)}
         try:
             similar_query = SimilarQuery.model_validate(fields)
         except ValueError:
-            raise InvalidInputError(
+            raise errors.InvalidInputError(
                 "expected k from 1 to 100, the name of an image type, and dates"
             ) from None
         async with uploads.save_temporarily(file) as path:
             try:
                 frames = await run_in_threadpool(find_similar, project, str(path), similar_query)
-            except FrameError as error:  # the message begins with the temporary path
+            except errors.FrameError as error:  # the message begins with the temporary path
                 message = str(error).replace(str(path), "the file")
-                raise HTTPException(422, message) from None
+                raise fastapi.HTTPException(422, message) from None
             return frames, similar_query
 
 
@@ -163,7 +162,7 @@ async def find_similar_to_upload(
 def similar_to_stored(
     project: deps.ReloadedProject,
     session: deps.ReadSession,
-    similar_query: Annotated[SimilarQuery, Query()],
+    similar_query: Annotated[SimilarQuery, fastapi.Query()],
     _user: auth.User,
 ) -> list[dict[str, Any]]:
     """Return the nearest neighbours of a stored frame.
@@ -174,7 +173,7 @@ def similar_to_stored(
     similar_query : SimilarQuery
     """
     if not similar_query.frame:
-        raise InvalidInputError("frame: expected the name of a processed frame, got none")
+        raise errors.InvalidInputError("frame: expected the name of a processed frame, got none")
     frames = find_similar_to_stored(project, session, similar_query)
     return [asdict(similar_frames) for similar_frames in frames]
 
@@ -183,7 +182,7 @@ def similar_to_stored(
     "/similar", openapi_extra=_UPLOAD_SCHEMA, response_model=list[schemas.SimilarFramesModel]
 )
 async def similar_to_upload(
-    request: Request, project: deps.ReloadedProject, _user: auth.User
+    request: fastapi.Request, project: deps.ReloadedProject, _user: auth.User
 ) -> list[dict[str, Any]]:
     """Return the nearest neighbours of a FITS file in the form field `file`.
 

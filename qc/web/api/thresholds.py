@@ -1,17 +1,16 @@
 """REST: thresholds of an image type, their history and the effect of other thresholds."""
 
+import dataclasses
+import datetime as dt
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from datetime import date, timedelta
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request
+import fastapi
 from sqlalchemy.orm import Session
 
-from qc import db
+from qc import db, errors
 from qc._cache import LRUCache
 from qc.detection.thresholds import Threshold
-from qc.errors import InsufficientDataError, InvalidInputError
 from qc.io.instruments import Instrument
 from qc.labels import epochs
 from qc.project import ProjectContext
@@ -19,17 +18,15 @@ from qc.tuning import proposals
 from qc.tuning.choice import TuningGoal
 from qc.tuning.history import PastVerdicts
 from qc.tuning.limits import limits_of
-from qc.web import auth, deps
+from qc.web import auth, deps, query, threshold_cache
 from qc.web.api import schemas
-from qc.web.query import FIRST_NIGHT, LimitRequest
-from qc.web.threshold_cache import NEWEST, read_past
 
-router = APIRouter(prefix="/api/v1", route_class=deps.ApiRoute)
+router = fastapi.APIRouter(prefix="/api/v1", route_class=deps.ApiRoute)
 
 MOST_FLIPS = 1000  # frames of each kind in a response
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class DatedEntry:
     """An entry of the thresholds file.
 
@@ -47,7 +44,7 @@ class DatedEntry:
     is_comparable: bool
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class TypeOverview:
     """Thresholds and interventions of an image type.
 
@@ -68,12 +65,12 @@ class TypeOverview:
     present: Threshold
     entries: tuple[DatedEntry, ...]
     digest: str
-    effective: date
+    effective: dt.date
     log: tuple[epochs.EpochEntry, ...]
-    outliers: tuple[date, ...]
+    outliers: tuple[dt.date, ...]
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class LimitEffects:
     """Effect of other thresholds on the verdicts of the past.
 
@@ -84,10 +81,10 @@ class LimitEffects:
     """
 
     proposal: proposals.ThresholdProposal
-    since: date
+    since: dt.date
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class ThresholdComparison:
     """Two entries side by side.
 
@@ -109,13 +106,15 @@ class ThresholdComparison:
 # --- reading --------------------------------------------------------------------------------------
 
 
-def today_of(request: Request) -> date:
+def today_of(request: fastapi.Request) -> dt.date:
     """Return the date of now."""
-    today: date = request.app.state.now().date()
+    today: dt.date = request.app.state.now().date()
     return today
 
 
-def read_entries(project: ProjectContext, image_type: str, today: date) -> tuple[DatedEntry, ...]:
+def read_entries(
+    project: ProjectContext, image_type: str, today: dt.date
+) -> tuple[DatedEntry, ...]:
     """Return the entries of an image type in the order of the file.
 
     Parameters
@@ -135,7 +134,7 @@ def read_entries(project: ProjectContext, image_type: str, today: date) -> tuple
 
 
 def read_overview(
-    project: ProjectContext, session: Session, today: date
+    project: ProjectContext, session: Session, today: dt.date
 ) -> list[tuple[str, DatedEntry]]:
     """Return the entry in force of every processed image type.
 
@@ -157,7 +156,7 @@ def read_overview(
 
 
 def read_type(
-    project: ProjectContext, session: Session, image_type: str, today: date
+    project: ProjectContext, session: Session, image_type: str, today: dt.date
 ) -> TypeOverview:
     """Return the thresholds of an image type and the interventions that affect it.
 
@@ -175,8 +174,8 @@ def read_type(
         for entry in epochs.read_log(session)
         if entry.epoch.scope in {image_type, instrument.name}
     ]
-    last = max((entry.epoch.since for entry in log if not entry.undone_by), default=date.min)
-    outliers = db.findings.outlier_nights(session, image_type, max(last, FIRST_NIGHT))
+    last = max((entry.epoch.since for entry in log if not entry.undone_by), default=dt.date.min)
+    outliers = db.findings.outlier_nights(session, image_type, max(last, query.FIRST_NIGHT))
     newest = project.thresholds.entries[image_type][-1].since
     return TypeOverview(
         image_type=image_type,
@@ -184,7 +183,7 @@ def read_type(
         present=project.thresholds.threshold(image_type, today, project.encoder.fingerprint),
         entries=read_entries(project, image_type, today),
         digest=project.thresholds.digest,
-        effective=max(today, newest + timedelta(days=1)),
+        effective=max(today, newest + dt.timedelta(days=1)),
         log=tuple(log),
         outliers=tuple(night for night in outliers if night > last),
     )
@@ -204,7 +203,7 @@ def instrument_of(project: ProjectContext, image_type: str) -> Instrument:
 
 
 def find_type(
-    request: Request,
+    request: fastapi.Request,
     project: deps.ReloadedProject,
     session: deps.ReadSession,
     image_type: deps.ImageType,
@@ -219,10 +218,10 @@ def find_type(
     return read_type(project, session, image_type, today_of(request))
 
 
-RequestedType = Annotated[TypeOverview, Depends(find_type)]
+RequestedType = Annotated[TypeOverview, fastapi.Depends(find_type)]
 
 
-def make_goal(limits: LimitRequest, effective: date, since: date) -> TuningGoal:
+def make_goal(limits: query.LimitRequest, effective: dt.date, since: dt.date) -> TuningGoal:
     """Return the tuning goal of a request.
 
     Parameters
@@ -252,7 +251,7 @@ def read_goal_past(
     """
     encoder = project.encoder.fingerprint
     present = project.thresholds.threshold(image_type, goal.effective, encoder)
-    return read_past(project, session, cache, image_type, present, goal.since)
+    return threshold_cache.read_past(project, session, cache, image_type, present, goal.since)
 
 
 def read_effects(
@@ -260,7 +259,7 @@ def read_effects(
     session: Session,
     cache: LRUCache,
     overview: TypeOverview,
-    limits: LimitRequest,
+    limits: query.LimitRequest,
     author: str,
 ) -> LimitEffects:
     """Return the effect of other thresholds on the verdicts of the past.
@@ -282,7 +281,7 @@ def read_effects(
         If the type has too few nominal or bad frames.
     """
     since = limits.since or db.extensions.first_night_of_newest(
-        session, overview.image_type, NEWEST
+        session, overview.image_type, threshold_cache.NEWEST
     )
     goal = make_goal(limits, overview.effective, since)
     past = read_goal_past(project, session, cache, overview.image_type, goal)
@@ -316,7 +315,7 @@ def read_comparison(
     by_number = {entry.number: entry for entry in overview.entries}
     for number in numbers:
         if number not in by_number:
-            raise InvalidInputError(
+            raise errors.InvalidInputError(
                 f"{overview.image_type}: no entry No. {number}; expected 1 to {len(by_number)}"
             )
     first, second = (by_number[number] for number in numbers)
@@ -327,7 +326,9 @@ def read_comparison(
     )
     if not (first.is_comparable and second.is_comparable):
         return ThresholdComparison(first, second, rows, None, None)
-    since = db.extensions.first_night_of_newest(session, overview.image_type, NEWEST)
+    since = db.extensions.first_night_of_newest(
+        session, overview.image_type, threshold_cache.NEWEST
+    )
     goal = TuningGoal(overview.effective, since)
     past = read_goal_past(project, session, cache, overview.image_type, goal)
     first_limits, second_limits = limits_of(first.threshold), limits_of(second.threshold)
@@ -358,8 +359,8 @@ def find_comparison(
     project: deps.ReloadedProject,
     session: deps.ReadSession,
     cache: deps.Cache,
-    one: Annotated[int, Query(ge=1, description="Number of the first entry.")],
-    other: Annotated[int, Query(ge=1, description="Number of the second entry.")],
+    one: Annotated[int, fastapi.Query(ge=1, description="Number of the first entry.")],
+    other: Annotated[int, fastapi.Query(ge=1, description="Number of the second entry.")],
     _user: auth.User,
 ) -> ThresholdComparison:
     """Return the comparison of the two entries in an address.
@@ -373,7 +374,7 @@ def find_comparison(
     return read_comparison(project, session, cache, overview, (one, other))
 
 
-RequestedComparison = Annotated[ThresholdComparison, Depends(find_comparison)]
+RequestedComparison = Annotated[ThresholdComparison, fastapi.Depends(find_comparison)]
 
 
 # --- operations -----------------------------------------------------------------------------------
@@ -381,7 +382,7 @@ RequestedComparison = Annotated[ThresholdComparison, Depends(find_comparison)]
 
 @router.get("/thresholds", response_model=schemas.LimitsInForce)
 def thresholds_in_force(
-    request: Request,
+    request: fastapi.Request,
     project: deps.ReloadedProject,
     session: deps.ReadSession,
     _user: auth.User,
@@ -435,7 +436,7 @@ def threshold_effects(
     session: deps.ReadSession,
     cache: deps.Cache,
     overview: RequestedType,
-    limits: Annotated[LimitRequest, Query()],
+    limits: Annotated[query.LimitRequest, fastapi.Query()],
     user: auth.User,
 ) -> dict[str, Any]:
     """Return the effect of other thresholds on the past; default: those in force.
@@ -449,8 +450,8 @@ def threshold_effects(
     limits = limits if limits.is_set else limits.model_copy(update={"factor": 1.0})
     try:
         effects = read_effects(project, session, cache, overview, limits, user.name)
-    except InsufficientDataError as error:
-        raise InvalidInputError(str(error)) from None
+    except errors.InsufficientDataError as error:
+        raise errors.InvalidInputError(str(error)) from None
     record = proposals.proposal_record(effects.proposal)
     for name in ("newly_flagged", "no_longer_flagged"):
         record |= {name: record[name][:MOST_FLIPS], f"{name}_count": len(record[name])}
@@ -476,4 +477,4 @@ def entry_record(entry: DatedEntry) -> dict[str, Any]:
 
 def flip_records(flips: Sequence[proposals.VerdictFlip] | None) -> list[dict[str, Any]] | None:
     """Return changed verdicts as JSON, at most the first thousand."""
-    return None if flips is None else [asdict(flip) for flip in flips[:MOST_FLIPS]]
+    return None if flips is None else [dataclasses.asdict(flip) for flip in flips[:MOST_FLIPS]]

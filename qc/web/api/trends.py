@@ -1,11 +1,11 @@
 """REST: trend of a quantity of an image type."""
 
 import csv
+import dataclasses
 import io
-from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Self
 
-from fastapi import APIRouter, Depends, Query, Response
+import fastapi
 from pydantic import Field, model_validator
 from sqlalchemy.orm import Session
 
@@ -17,7 +17,7 @@ from qc.summaries import trends
 from qc.web import auth, deps, query
 from qc.web.api import schemas
 
-router = APIRouter(prefix="/api/v1/trends/{image_type}", route_class=deps.ApiRoute)
+router = fastapi.APIRouter(prefix="/api/v1/trends/{image_type}", route_class=deps.ApiRoute)
 
 _CSV: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/csv": {"schema": {"type": "string"}}}, "description": "Every point."}
@@ -51,7 +51,7 @@ class TrendQuery(query.QueryModel):
         return "&".join(f"{name}={value}" for name, value in values.items())
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class TrendResult:
     """A trend and its query."""
 
@@ -106,7 +106,7 @@ def find_trend(
     session: deps.ReadSession,
     cache: deps.Cache,
     image_type: deps.ImageType,
-    trend_query: Annotated[TrendQuery, Query()],
+    trend_query: Annotated[TrendQuery, fastapi.Query()],
     _user: auth.User,
 ) -> TrendResult:
     """Return the trend in an address.
@@ -121,7 +121,7 @@ def find_trend(
     return TrendResult(trend, trend_query)
 
 
-RequestedTrend = Annotated[TrendResult, Depends(find_trend)]
+RequestedTrend = Annotated[TrendResult, fastapi.Depends(find_trend)]
 
 
 @router.get("", response_model=schemas.TrendModel)
@@ -130,7 +130,11 @@ def metric_trend(result: RequestedTrend) -> dict[str, Any]:
     trend = result.trend
     return {
         "image_type": trend.image_type,
-        "quantity": asdict(trend.quantity),
+        "quantity": {
+            "name": trend.quantity.name,
+            "unit": trend.quantity.unit,
+            "words": trend.quantity.description,
+        },
         "count": len(trend.points),
         "points": [
             {
@@ -141,14 +145,14 @@ def metric_trend(result: RequestedTrend) -> dict[str, Any]:
             }
             for point in trend.plotted
         ],
-        "months": [asdict(month) for month in trend.months],
-        "events": [asdict(event) for event in trend.events],
+        "months": [dataclasses.asdict(month) for month in trend.months],
+        "events": [dataclasses.asdict(event) for event in trend.events],
         "limit": [{"from": since, "limit": value} for since, value in trend.limit],
     }
 
 
-@router.get("/points.csv", response_class=Response, responses=_CSV)
-def trend_csv(result: RequestedTrend) -> Response:
+@router.get("/points.csv", response_class=fastapi.Response, responses=_CSV)
+def trend_csv(result: RequestedTrend) -> fastapi.Response:
     """Return every point of a trend as CSV."""
     metric = result.query.metric
     text = io.StringIO()
@@ -159,4 +163,4 @@ def trend_csv(result: RequestedTrend) -> Response:
         table.writerow([point.frame, point.number, time, point.night, value, point.status])
     name = f"{result.trend.image_type}_{metric}.csv"
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-    return Response(text.getvalue(), media_type="text/csv; charset=utf-8", headers=headers)
+    return fastapi.Response(text.getvalue(), media_type="text/csv; charset=utf-8", headers=headers)

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from fastapi import HTTPException, Request, Response
+import fastapi
 from starlette.datastructures import UploadFile
 
 from qc.web import deps
@@ -21,11 +21,11 @@ MOST_CONCURRENT = 2  # each upload uses one processor and some hundred megabytes
 class UploadRoute(deps.ApiRoute):
     """Route that refuses a body that is too large or of unknown length before reading it."""
 
-    def get_route_handler(self) -> Callable[[Request], Any]:
+    def get_route_handler(self) -> Callable[[fastapi.Request], Any]:
         """Return the request handler."""
         handle = super().get_route_handler()
 
-        async def handle_upload(request: Request) -> Response:
+        async def handle_upload(request: fastapi.Request) -> fastapi.Response:
             if request.method != "POST":
                 return await handle(request)
             check_length(request)
@@ -34,7 +34,7 @@ class UploadRoute(deps.ApiRoute):
                 async with reserve_slot(request), asyncio.timeout(limit_s):
                     return await handle(request)
             except TimeoutError:
-                raise HTTPException(
+                raise fastapi.HTTPException(
                     408, f"reading the file took longer than {limit_s:g} s and was stopped"
                 ) from None
 
@@ -42,7 +42,7 @@ class UploadRoute(deps.ApiRoute):
 
 
 @asynccontextmanager
-async def reserve_slot(request: Request) -> AsyncIterator[None]:
+async def reserve_slot(request: fastapi.Request) -> AsyncIterator[None]:
     """Limit the number of uploads that are processed at the same time.
 
     Raises
@@ -53,7 +53,7 @@ async def reserve_slot(request: Request) -> AsyncIterator[None]:
     state = request.app.state
     running = getattr(state, "uploads", 0)
     if running >= MOST_CONCURRENT:
-        raise HTTPException(
+        raise fastapi.HTTPException(
             503,
             f"{running} uploads are being processed, the maximum; send the file again in a minute",
         )
@@ -64,7 +64,7 @@ async def reserve_slot(request: Request) -> AsyncIterator[None]:
         state.uploads -= 1
 
 
-def check_length(request: Request) -> None:
+def check_length(request: fastapi.Request) -> None:
     """Refuse a body without declared length, or larger than the upload limit.
 
     Raises
@@ -75,9 +75,9 @@ def check_length(request: Request) -> None:
     limit_mb = deps.get_project(request).settings.web.upload_mb
     length = request.headers.get("content-length", "")
     if not length.isdecimal():
-        raise HTTPException(411, "the request has no Content-Length; nothing was read")
+        raise fastapi.HTTPException(411, "the request has no Content-Length; nothing was read")
     if int(length) > limit_mb * 2**20 + _FORM_BYTES:
-        raise HTTPException(
+        raise fastapi.HTTPException(
             413,
             f"the file is too large: expected at most {limit_mb:g} MB, got "
             f"{int(length) / 2**20:.1f} MB; nothing was read",

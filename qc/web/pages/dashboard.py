@@ -2,16 +2,16 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Form, Request
-from fastapi.responses import HTMLResponse, RedirectResponse, Response
+import fastapi
+from fastapi import responses
 
+from qc import core
 from qc.alerts import notifications
-from qc.core import REFERENCE_AMPLE, Role
 from qc.web import auth, deps
 from qc.web.api.dashboard import NightParameter, get_dashboard
 from qc.web.rendering import render
 
-router = APIRouter(include_in_schema=False)
+router = fastapi.APIRouter(include_in_schema=False)
 
 # The page reloads itself every minute; an older page has lost its server.
 STALE_S = 600
@@ -19,11 +19,11 @@ STALE_S = 600
 
 @router.get("/")
 def dashboard(
-    request: Request,
+    request: fastapi.Request,
     project: deps.CurrentProject,
     session: deps.ReadSession,
     night: NightParameter = None,
-) -> HTMLResponse:
+) -> responses.HTMLResponse:
     """Show the dashboard of a night.
 
     Parameters
@@ -35,8 +35,8 @@ def dashboard(
         request,
         "dashboard.html.j2",
         dashboard=get_dashboard(request, project, session, night),
-        ample=REFERENCE_AMPLE,
-        reviewer=Role.REVIEW,
+        ample=core.REFERENCE_AMPLE,
+        reviewer=core.Role.REVIEW,
         stale_s=STALE_S,
     )
 
@@ -44,12 +44,12 @@ def dashboard(
 @router.post("/notifications/{number}/acknowledge")
 @router.post("/notices/{number}/acknowledge")
 def acknowledge(
-    request: Request,
+    request: fastapi.Request,
     session: deps.WriteSession,
     user: auth.Reviewer,
     number: deps.RowNumber,
-    note: Annotated[str, Form(max_length=notifications.LONGEST_NOTE)] = "",
-) -> Response:
+    note: Annotated[str, fastapi.Form(max_length=notifications.LONGEST_NOTE)] = "",
+) -> responses.Response:
     """Acknowledge a notification.
 
     Parameters
@@ -59,4 +59,4 @@ def acknowledge(
     note : str
     """
     notifications.acknowledge(session, number, user.name, request.app.state.now(), note)
-    return RedirectResponse("/#notifications", 303)
+    return responses.RedirectResponse("/#notifications", 303)

@@ -3,8 +3,8 @@
 from dataclasses import replace
 from typing import Annotated
 
-from fastapi import APIRouter, Form, Query, Request
-from fastapi.responses import HTMLResponse, RedirectResponse
+import fastapi
+from fastapi import responses
 
 from qc import core, db
 from qc.errors import UnknownFrameError
@@ -13,27 +13,27 @@ from qc.review import extension_links, frame_detail
 from qc.review.pixels import find_source
 from qc.review.pyramid import Stretch
 from qc.web import auth, deps
-from qc.web.api.frames import SearchText, search_header
+from qc.web.api import frames
 from qc.web.pages.images import RequestedDisplay
 from qc.web.pages.reports import has_report
 from qc.web.rendering import render
 from qc.web.urls import frame_url
 
-router = APIRouter(prefix="/frames/{name}", include_in_schema=False)
+router = fastapi.APIRouter(prefix="/frames/{name}", include_in_schema=False)
 
 UNDO = "undo"  # value of the button that withdraws a label
 
 
 @router.get("")
 def frame(
-    request: Request,
+    request: fastapi.Request,
     project: deps.CurrentProject,
     session: deps.ReadSession,
     name: deps.FrameName,
     display: RequestedDisplay,
     extension: deps.ExtensionNumber = None,
-    metric: Annotated[str, Query(max_length=100)] = "",
-) -> HTMLResponse:
+    metric: Annotated[str, fastapi.Query(max_length=100)] = "",
+) -> responses.HTMLResponse:
     """Show a frame.
 
     Parameters
@@ -82,7 +82,7 @@ def metrics_to_plot(extension_detail: frame_detail.ExtensionDetail, metric: str)
 @router.get("/nearest-bad")
 def show_nearest_bad(
     session: deps.ReadSession, name: deps.FrameName, extension: deps.ExtensionNumber = None
-) -> RedirectResponse:
+) -> responses.RedirectResponse:
     """Redirect to the nearest image of the same type with the label bad.
 
     Parameters
@@ -95,13 +95,16 @@ def show_nearest_bad(
     nearest = extension_links.find_nearest_bad(session, finding)
     if nearest is None:
         raise UnknownFrameError(f"{name}: no image of its type has the label bad")
-    return RedirectResponse(frame_url(nearest.link.name, nearest.link.number), 303)
+    return responses.RedirectResponse(frame_url(nearest.link.name, nearest.link.number), 303)
 
 
 @router.get("/header")
 def header(
-    request: Request, session: deps.ReadSession, name: deps.FrameName, q: SearchText = ""
-) -> HTMLResponse:
+    request: fastapi.Request,
+    session: deps.ReadSession,
+    name: deps.FrameName,
+    q: frames.SearchText = "",
+) -> responses.HTMLResponse:
     """Show the header cards of a frame's file that contain a text.
 
     Parameters
@@ -109,20 +112,20 @@ def header(
     request, session : dependencies
     name, q : str
     """
-    return render(request, "header.html.j2", header=search_header(session, name, q))
+    return render(request, "header.html.j2", header=frames.search_header(session, name, q))
 
 
 @router.post("/label")
 def label(
-    request: Request,
+    request: fastapi.Request,
     project: deps.CurrentProject,
     user: auth.Reviewer,
     name: deps.FrameName,
-    extension: Annotated[int, Form(ge=0, le=1000)],
-    label_name: Annotated[str, Form(alias="label", max_length=100)],
-    kind: Annotated[str, Form(max_length=200)] = "",
-    note: Annotated[str, Form(max_length=4000)] = "",
-) -> RedirectResponse:
+    extension: Annotated[int, fastapi.Form(ge=0, le=1000)],
+    label_name: Annotated[str, fastapi.Form(alias="label", max_length=100)],
+    kind: Annotated[str, fastapi.Form(max_length=200)] = "",
+    note: Annotated[str, fastapi.Form(max_length=4000)] = "",
+) -> responses.RedirectResponse:
     """Add a label to an extension, or undo the newest.
 
     Parameters
@@ -146,4 +149,4 @@ def label(
                 at=request.app.state.now(),
             )
             store.add_labels(session, extensions, answer, project.instruments)
-    return RedirectResponse(f"{frame_url(source.name, source.number)}#labels", 303)
+    return responses.RedirectResponse(f"{frame_url(source.name, source.number)}#labels", 303)

@@ -3,13 +3,12 @@
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Query, Request
+import fastapi
 from fastapi.responses import Response
 from numpy.typing import NDArray
 
-from qc import db
+from qc import db, errors
 from qc.detection.metrics import METRICS
-from qc.errors import InvalidInputError, UnknownFrameError
 from qc.figures import images as figure_images
 from qc.reports.extension_figures import FigureRenderer
 from qc.reports.pictures import aspect_of
@@ -17,7 +16,7 @@ from qc.review import frame_detail, pixels, pyramid
 from qc.web import auth, deps
 from qc.web.api import images
 
-router = APIRouter(include_in_schema=False)
+router = fastapi.APIRouter(include_in_schema=False)
 
 LONGEST_SIDE = 1100  # of the picture of a whole image, pixels
 _LARGEST_ADU = 1e9
@@ -29,13 +28,17 @@ _MISSING = (  # a browser shows it although the status is 404
     'font-size="12">no picture kept</text></svg>'
 )
 
-Level = Annotated[float | None, Query(ge=-_LARGEST_ADU, le=_LARGEST_ADU, allow_inf_nan=False)]
-ColourRange = Annotated[float, Query(alias="reach", gt=0, le=_LARGEST_ADU, allow_inf_nan=False)]
-TileIndex = Annotated[int, Path(ge=0, le=_MOST_TILES)]
-TileLevel = Annotated[int, Path(ge=0, le=_DEEPEST)]
-HDUNumber = Annotated[int, Path(ge=0, le=1000)]
-OtherFrame = Annotated[str, Query(max_length=deps.LONGEST_NAME)]
-MetricName = Annotated[str, Query(max_length=100)]
+Level = Annotated[
+    float | None, fastapi.Query(ge=-_LARGEST_ADU, le=_LARGEST_ADU, allow_inf_nan=False)
+]
+ColourRange = Annotated[
+    float, fastapi.Query(alias="reach", gt=0, le=_LARGEST_ADU, allow_inf_nan=False)
+]
+TileIndex = Annotated[int, fastapi.Path(ge=0, le=_MOST_TILES)]
+TileLevel = Annotated[int, fastapi.Path(ge=0, le=_DEEPEST)]
+HDUNumber = Annotated[int, fastapi.Path(ge=0, le=1000)]
+OtherFrame = Annotated[str, fastapi.Query(max_length=deps.LONGEST_NAME)]
+MetricName = Annotated[str, fastapi.Query(max_length=100)]
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class DisplayOptions:
     show: pyramid.Reducer = pyramid.Reducer.MEAN
 
 
-RequestedDisplay = Annotated[DisplayOptions, Depends(DisplayOptions)]
+RequestedDisplay = Annotated[DisplayOptions, fastapi.Depends(DisplayOptions)]
 
 
 def tile_position(level: TileLevel, row: TileIndex, column: TileIndex) -> tuple[int, int, int]:
@@ -61,7 +64,7 @@ def tile_position(level: TileLevel, row: TileIndex, column: TileIndex) -> tuple[
     return level, row, column
 
 
-TilePosition = Annotated[tuple[int, int, int], Depends(tile_position)]
+TilePosition = Annotated[tuple[int, int, int], fastapi.Depends(tile_position)]
 
 
 # --- tiles and pictures ---------------------------------------------------------------------------
@@ -100,7 +103,7 @@ def intensity_scale(image: pixels.PixelImage, display: DisplayOptions) -> pyrami
         low = default_low if low is None else low
         high = default_high if high is None else high
     if not low < high:
-        raise InvalidInputError(f"expected black below white, got {low:g} and {high:g} ADU")
+        raise errors.InvalidInputError(f"expected black below white, got {low:g} and {high:g} ADU")
     return pyramid.IntensityScale(low, high, display.stretch or image.stretch)
 
 
@@ -113,11 +116,11 @@ def check_tile(tile: NDArray[Any], image: pixels.PixelImage) -> None:
     image : PixelImage
     """
     if not tile.size:
-        raise UnknownFrameError(f"{image.source.label}: no such tile")
+        raise errors.UnknownFrameError(f"{image.source.label}: no such tile")
 
 
 def find_pair(
-    request: Request, name: str, number: int | None
+    request: fastapi.Request, name: str, number: int | None
 ) -> tuple[pixels.PixelImage, pixels.PixelImage]:
     """Return an image and its nearest nominal image.
 
@@ -137,13 +140,13 @@ def find_pair(
     image = store.find(name, number)
     reference = store.find_reference(image)
     if reference is None:
-        raise UnknownFrameError(f"{image.source.label}: no nominal image to subtract")
+        raise errors.UnknownFrameError(f"{image.source.label}: no nominal image to subtract")
     return image, reference
 
 
 @router.get("/frames/{name}/tiles/{level}/{row}/{column}.png")
 def tile(
-    request: Request,
+    request: fastapi.Request,
     name: deps.FrameName,
     position: TilePosition,
     display: RequestedDisplay,
@@ -168,7 +171,7 @@ def tile(
 
 @router.get("/frames/{name}/difference/{level}/{row}/{column}.png")
 def difference_tile(
-    request: Request,
+    request: fastapi.Request,
     name: deps.FrameName,
     position: TilePosition,
     reach_adu: ColourRange,
@@ -195,7 +198,7 @@ def difference_tile(
 
 @router.get("/frames/{name}/difference.png")
 def difference(
-    request: Request, name: deps.FrameName, extension: deps.ExtensionNumber = None
+    request: fastapi.Request, name: deps.FrameName, extension: deps.ExtensionNumber = None
 ) -> Response:
     """Return the whole difference to the nearest nominal image.
 
@@ -213,7 +216,7 @@ def difference(
 
 @router.get("/frames/{name}/picture.png")
 def picture(
-    request: Request,
+    request: fastapi.Request,
     name: deps.FrameName,
     display: RequestedDisplay,
     extension: deps.ExtensionNumber = None,
@@ -301,7 +304,9 @@ def residual_map(
     """
     _, residuals = images.find_residuals(project, session, name, extension)
     if residuals is None:
-        raise UnknownFrameError(f"{name}: no residual map, as statistics or references are missing")
+        raise errors.UnknownFrameError(
+            f"{name}: no residual map, as statistics or references are missing"
+        )
     return png_response(pyramid.heat_png(residuals), is_cacheable=False)
 
 
@@ -325,7 +330,7 @@ def dendrogram(
     with images.figure_lock:
         plot = FigureRenderer(session, project.thresholds).draw_tree(finding)
     if plot is None:
-        raise UnknownFrameError(f"{name}: too few references for a dendrogram")
+        raise errors.UnknownFrameError(f"{name}: too few references for a dendrogram")
     return svg_response(plot.content)
 
 
@@ -347,7 +352,7 @@ def metric_history(
     """
     finding = frame_detail.find_finding(session, name, extension)
     if metric not in METRICS or metric not in finding.extension.metrics:
-        raise InvalidInputError(f"{name}: has no metric of that name")
+        raise errors.InvalidInputError(f"{name}: has no metric of that name")
     with images.figure_lock:
         [plot] = FigureRenderer(session, project.thresholds).draw_metrics(finding, [metric])
     return svg_response(plot.content)

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Form, Request
+import fastapi
 from fastapi.responses import RedirectResponse, Response
 
 from qc import db
@@ -10,13 +10,13 @@ from qc.errors import AuthenticationError
 from qc.web import auth, deps
 from qc.web.rendering import render
 
-router = APIRouter(include_in_schema=False)
+router = fastapi.APIRouter(include_in_schema=False)
 
-FormText = Annotated[str, Form(max_length=1024)]
+FormText = Annotated[str, fastapi.Form(max_length=1024)]
 
 
 @router.get("/login")
-def login_page(request: Request, to: str = "/") -> Response:
+def login_page(request: fastapi.Request, to: str = "/") -> Response:
     """Show the login form.
 
     Parameters
@@ -30,7 +30,7 @@ def login_page(request: Request, to: str = "/") -> Response:
 
 @router.post("/login")
 def log_in(
-    request: Request,
+    request: fastapi.Request,
     project: deps.CurrentProject,
     name: FormText = "",
     password: FormText = "",
@@ -70,7 +70,7 @@ def log_in(
 
 
 @router.post("/logout")
-def log_out(request: Request, session: deps.WriteSession) -> Response:
+def log_out(request: fastapi.Request, session: deps.WriteSession) -> Response:
     """End the session of this browser.
 
     Parameters

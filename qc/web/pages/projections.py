@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse, JSONResponse
+import fastapi
+from fastapi import responses
 
 from qc import db
 from qc.errors import QCError
@@ -15,7 +15,7 @@ from qc.web.api import projections
 from qc.web.rendering import render
 from qc.web.urls import frame_address
 
-router = APIRouter(include_in_schema=False)
+router = fastapi.APIRouter(include_in_schema=False)
 
 _LABEL_STYLES = {  # colour and marker
     "good": ("#2f8f5b", "circle"),
@@ -33,12 +33,12 @@ _MARKERS = ("circle", "square", "triangle", "diamond", "inverted_triangle")
 @router.get("/projection")
 @router.get("/map")
 def projection_page(
-    request: Request,
+    request: fastapi.Request,
     project: deps.ReloadedProject,
     session: deps.ReadSession,
     query: projections.RequestedProjection,
     _user: auth.User,
-) -> HTMLResponse:
+) -> responses.HTMLResponse:
     """Show the frame of a projection; a script loads the plot.
 
     Parameters
@@ -62,7 +62,7 @@ def projection_plot(
     cache: deps.Cache,
     query: projections.RequestedProjection,
     _user: auth.User,
-) -> JSONResponse:
+) -> responses.JSONResponse:
     """Return the plot of a projection for BokehJS.
 
     Parameters
@@ -71,7 +71,7 @@ def projection_plot(
     query : ProjectionQuery
     """
     result = projections.read_projection(project, session, cache, query)
-    return JSONResponse(plot_projection(result, query.colour))
+    return responses.JSONResponse(plot_projection(result, query.colour))
 
 
 def plot_projection(result: projection.Projection, colour_by: str) -> Any:
@@ -144,13 +144,13 @@ def make_group(
 
 @router.get("/dendrogram")
 def dendrogram_page(
-    request: Request,
+    request: fastapi.Request,
     project: deps.ReloadedProject,
     session: deps.ReadSession,
     cache: deps.Cache,
     query: projections.RequestedDendrogram,
     _user: auth.User,
-) -> HTMLResponse:
+) -> responses.HTMLResponse:
     """Show the dendrogram of named frames, or of the newest of a type.
 
     Parameters

@@ -6,25 +6,24 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Form, Request
-from fastapi.responses import HTMLResponse, RedirectResponse, Response
+import fastapi
+from fastapi import responses
 from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
-from qc import core, db
+from qc import core, db, errors
 from qc._text import MANY
 from qc.db.schema.models import BEYOND_IDS
-from qc.errors import InvalidInputError, UnknownFrameError
 from qc.project import ProjectContext, image_types_of
 from qc.reports.extension_figures import FigureRenderer
 from qc.reports.pictures import EmbeddedPicture
 from qc.review import examples, idempotency, queue, queue_filters, queue_items
 from qc.web import auth, deps
-from qc.web.api.labels import REQUEST_KEY, durable_session, read_page
+from qc.web.api import labels
 from qc.web.query import ReviewPageFilters, ReviewPageQuery
 from qc.web.rendering import render
 
-router = APIRouter(prefix="/review", include_in_schema=False)
+router = fastapi.APIRouter(prefix="/review", include_in_schema=False)
 
 GRID_SIZE = 60
 AHEAD = 30  # extensions named to the browser, which prefetches some of them
@@ -74,13 +73,13 @@ class FilterChoices:
 
 @router.get("")
 def review(
-    request: Request,
+    request: fastapi.Request,
     session: deps.ReadSession,
     project: deps.CurrentProject,
     cache: deps.Cache,
     query: ReviewPageFilters,
     user: auth.User,
-) -> HTMLResponse:
+) -> responses.HTMLResponse:
     """Show the next extension, or a grid of extensions.
 
     Parameters
@@ -99,7 +98,7 @@ def review(
     )
     common: dict[str, Any] = {"query": query, "choices": choices, "just": just, "many": MANY}
     if query.view == "grid":
-        page = read_page(session, project, cache, query, GRID_SIZE)
+        page = labels.read_page(session, project, cache, query, GRID_SIZE)
         return render(
             request,
             "review_grid.html.j2",
@@ -107,7 +106,7 @@ def review(
             **read_grid(session, project, query, page),
             **common,
         )
-    page = read_page(session, project, cache, query, AHEAD)
+    page = labels.read_page(session, project, cache, query, AHEAD)
     ids = page.ids
     if query.at is not None:
         ids = (query.at, *(number for number in ids if number != query.at))
@@ -180,19 +179,19 @@ def ahead(
     session, project, cache : dependencies
     query : ReviewPageQuery
     """
-    page = read_page(session, project, cache, query, AHEAD)
+    page = labels.read_page(session, project, cache, query, AHEAD)
     return {"ids": page.ids, "after": page.after}
 
 
 @router.get("/frames/{extension_id}")
 def frame(
-    request: Request,
+    request: fastapi.Request,
     session: deps.ReadSession,
     project: deps.CurrentProject,
     query: ReviewPageFilters,
     extension_id: deps.RowNumber,
     _user: auth.User,
-) -> HTMLResponse:
+) -> responses.HTMLResponse:
     """Return one extension as a fragment of the page.
 
     Parameters
@@ -207,8 +206,11 @@ def frame(
 
 @router.get("/keys")
 def keys(
-    request: Request, session: deps.ReadSession, project: deps.CurrentProject, _user: auth.User
-) -> HTMLResponse:
+    request: fastapi.Request,
+    session: deps.ReadSession,
+    project: deps.CurrentProject,
+    _user: auth.User,
+) -> responses.HTMLResponse:
     """Show the keyboard shortcuts, and an example of each kind of fault.
 
     Parameters
@@ -236,7 +238,7 @@ class LabelFormAnswer(BaseModel):
     """
 
     answer: Annotated[str, Field(max_length=100)]
-    key: Annotated[str, Field(pattern=REQUEST_KEY)]
+    key: Annotated[str, Field(pattern=labels.REQUEST_KEY)]
     back: Annotated[str, Field(max_length=4000)] = "/review?"
     extension: Annotated[list[str], Field(max_length=idempotency.MAX_EXTENSIONS)] = []
     note: Annotated[str, Field(max_length=1000)] = ""
@@ -247,11 +249,11 @@ class LabelFormAnswer(BaseModel):
 
 @router.post("/answer")
 def answer(
-    request: Request,
+    request: fastapi.Request,
     project: deps.CurrentProject,
-    form: Annotated[LabelFormAnswer, Form()],
+    form: Annotated[LabelFormAnswer, fastapi.Form()],
     user: auth.Reviewer,
-) -> Response:
+) -> responses.Response:
     """Add or undo labels from a form, and show the next extension.
 
     Parameters
@@ -261,12 +263,12 @@ def answer(
     """
     displayed = parse_displayed(form.extension)
     if not displayed and not form.of:
-        raise InvalidInputError("no frame is selected")
+        raise errors.InvalidInputError("no frame is selected")
     now = request.app.state.now()
     label_request = idempotency.LabelRequest(
         user.name, form.key, now, list(displayed), form.sure, displayed
     )
-    with durable_session(project).begin() as session:
+    with labels.durable_session(project).begin() as session:
         if form.answer == UNDO:
             result = idempotency.undo_once(session, label_request, form.of)
         else:
@@ -282,7 +284,7 @@ def answer(
     address = f"{back}&just={form.key}".replace("?&", "?")
     if result.meanwhile:
         return render(request, "review_conflict.html.j2", result=result, address=address)
-    return RedirectResponse(address, 303)
+    return responses.RedirectResponse(address, 303)
 
 
 def parse_displayed(values: list[str]) -> dict[int, int]:
@@ -299,9 +301,11 @@ def parse_displayed(values: list[str]) -> dict[int, int]:
         pairs = [value.partition(":")[::2] for value in values]
         displayed = {int(extension): int(label or 0) for extension, label in pairs}
     except ValueError:
-        raise InvalidInputError(f"extension: expected a number, got '{values[0][:40]}'") from None
+        raise errors.InvalidInputError(
+            f"extension: expected a number, got '{values[0][:40]}'"
+        ) from None
     if not all(0 < number < BEYOND_IDS for number in displayed):
-        raise UnknownFrameError(f"extension {min(displayed)}: no such number")
+        raise errors.UnknownFrameError(f"extension {min(displayed)}: no such number")
     return displayed
 
 
@@ -342,14 +346,14 @@ _PICTURES: dict[str, Callable[[FigureRenderer, db.findings.Finding], EmbeddedPic
 
 @router.get("/pictures/{extension_id}/{digest}/{kind}.png")
 def picture(
-    request: Request,
+    request: fastapi.Request,
     session: deps.ReadSession,
     project: deps.CurrentProject,
     extension_id: deps.RowNumber,
     digest: str,
     kind: str,
     _user: auth.User,
-) -> Response:
+) -> responses.Response:
     """Return a picture of an extension, its nearest reference or its residual map.
 
     Parameters
@@ -362,7 +366,7 @@ def picture(
     """
     findings = db.findings.findings_by_id(session, [extension_id])
     if not findings or kind not in _PICTURES:
-        raise UnknownFrameError(f"extension {extension_id}: no picture '{kind[:40]}'")
+        raise errors.UnknownFrameError(f"extension {extension_id}: no picture '{kind[:40]}'")
     current = queue_items.picture_digest(findings[0])
 
     def draw() -> bytes | None:
@@ -374,5 +378,5 @@ def picture(
     # An address with the digest of an older verdict shows the newest picture: do not cache it.
     headers = _IMMUTABLE if digest == current else {"Cache-Control": "no-store"}
     if content is None:
-        return Response(_NO_PICTURE, 404, media_type="image/svg+xml")
-    return Response(content, media_type="image/png", headers=headers)
+        return responses.Response(_NO_PICTURE, 404, media_type="image/svg+xml")
+    return responses.Response(content, media_type="image/png", headers=headers)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+import fastapi
 from fastapi.responses import HTMLResponse
 from sqlalchemy.orm import Session
 
@@ -14,15 +14,17 @@ from qc.web import auth, deps
 from qc.web.api import similar, uploads
 from qc.web.rendering import render
 
-router = APIRouter(prefix="/similar", route_class=uploads.UploadRoute, include_in_schema=False)
+router = fastapi.APIRouter(
+    prefix="/similar", route_class=uploads.UploadRoute, include_in_schema=False
+)
 
 
 @router.get("")
 def search_by_name(
-    request: Request,
+    request: fastapi.Request,
     project: deps.ReloadedProject,
     session: deps.ReadSession,
-    similar_query: Annotated[similar.SimilarQuery, Query()],
+    similar_query: Annotated[similar.SimilarQuery, fastapi.Query()],
     _user: auth.User,
 ) -> HTMLResponse:
     """Show the search forms and, for a named frame, its nearest neighbours.
@@ -40,7 +42,7 @@ def search_by_name(
 
 @router.post("")
 async def search_by_file(
-    request: Request, project: deps.ReloadedProject, _user: auth.User
+    request: fastapi.Request, project: deps.ReloadedProject, _user: auth.User
 ) -> HTMLResponse:
     """Show the nearest neighbours of an uploaded file, which is deleted afterwards.
 
@@ -54,7 +56,7 @@ async def search_by_file(
 
 
 def render_results(
-    request: Request,
+    request: fastapi.Request,
     project: ProjectContext,
     session: Session,
     similar_query: similar.SimilarQuery,

@@ -4,14 +4,13 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Annotated
 
-from fastapi import APIRouter, BackgroundTasks, Form, HTTPException, Query, Request
-from fastapi.responses import HTMLResponse, RedirectResponse
+import fastapi
+from fastapi import responses
 from pydantic import Field
 
-from qc import db
+from qc import db, errors
 from qc._cache import LRUCache
 from qc._locks import KeyedLocks
-from qc.errors import ConfigurationError, InsufficientDataError, InvalidInputError
 from qc.labels import epochs, store
 from qc.project import ProjectContext
 from qc.tuning import limits, proposals
@@ -23,7 +22,7 @@ from qc.web.query import LimitRequest
 from qc.web.rendering import render
 from qc.web.threshold_cache import NEWEST
 
-router = APIRouter(prefix="/thresholds", include_in_schema=False)
+router = fastapi.APIRouter(prefix="/thresholds", include_in_schema=False)
 
 MOST_THUMBNAILS = 48  # changed verdicts of each kind on the page
 
@@ -77,11 +76,11 @@ def draw_effects(effects: thresholds.LimitEffects) -> EffectCharts:
 
 @router.get("")
 def overview_page(
-    request: Request,
+    request: fastapi.Request,
     project: deps.ReloadedProject,
     session: deps.ReadSession,
     _user: auth.User,
-) -> HTMLResponse:
+) -> responses.HTMLResponse:
     """List the thresholds in force.
 
     Parameters
@@ -94,15 +93,15 @@ def overview_page(
 
 @router.get("/{image_type}")
 def type_page(
-    request: Request,
+    request: fastapi.Request,
     project: deps.ReloadedProject,
     session: deps.ReadSession,
     cache: deps.Cache,
     overview: thresholds.RequestedType,
-    limit_request: Annotated[LimitRequest, Query()],
+    limit_request: Annotated[LimitRequest, fastapi.Query()],
     user: auth.User,
-    background: BackgroundTasks,
-) -> HTMLResponse:
+    background: fastapi.BackgroundTasks,
+) -> responses.HTMLResponse:
     """Show the thresholds of a type and, if requested, the effect of others.
 
     Parameters
@@ -120,7 +119,7 @@ def type_page(
                 project, session, cache, overview, limit_request, user.name
             )
             tried = draw_effects(effects)
-        except InsufficientDataError as error:
+        except errors.InsufficientDataError as error:
             refused = str(error)
     return render(
         request,
@@ -157,14 +156,14 @@ def prefetch_past(
 
 @router.post("/{image_type}")
 def save(
-    request: Request,
+    request: fastapi.Request,
     project: deps.ReloadedProject,
     session: deps.ReadSession,
     cache: deps.Cache,
     image_type: deps.ImageType,
-    form: Annotated[NewThresholdEntry, Form()],
+    form: Annotated[NewThresholdEntry, fastapi.Form()],
     user: auth.Tuner,
-) -> RedirectResponse:
+) -> responses.RedirectResponse:
     """Write new thresholds to the file, as 'qc thresholds tune --write' does.
 
     Parameters
@@ -174,12 +173,12 @@ def save(
     form : NewThresholdEntry
     """
     if not form.is_set:
-        raise InvalidInputError(
+        raise errors.InvalidInputError(
             "nothing to save: expected a factor, a rate of false alarms or a recall"
         )
     why = store.clean_line(form.why, "reason", store.LONGEST_NOTE, needed=True)
     if form.digest != project.thresholds.digest:
-        raise HTTPException(
+        raise fastapi.HTTPException(
             409,
             f"{project.thresholds.path.name} has changed since the page was loaded; nothing was "
             "written. Reload the page and try again.",
@@ -191,9 +190,9 @@ def save(
     proposal = proposals.propose_from(past, goal, why, user.name)
     try:
         proposals.write_proposals(project, [proposal])
-    except ConfigurationError as error:  # a concurrent change, or the date is in use
-        raise HTTPException(409, str(error)) from None
-    return RedirectResponse(f"/thresholds/{image_type}#entries", 303)
+    except errors.ConfigurationError as error:  # a concurrent change, or the date is in use
+        raise fastapi.HTTPException(409, str(error)) from None
+    return responses.RedirectResponse(f"/thresholds/{image_type}#entries", 303)
 
 
 @router.post("/{image_type}/epochs")
@@ -201,11 +200,11 @@ def add_intervention(
     project: deps.ReloadedProject,
     session: deps.WriteSession,
     image_type: deps.ImageType,
-    scope: Annotated[str, Form(max_length=80)],
-    since: Annotated[date, Form()],
-    why: Annotated[str, Form()],
+    scope: Annotated[str, fastapi.Form(max_length=80)],
+    since: Annotated[date, fastapi.Form()],
+    why: Annotated[str, fastapi.Form()],
     user: auth.Tuner,
-) -> RedirectResponse:
+) -> responses.RedirectResponse:
     """Add an intervention, as 'qc epochs add' does.
 
     Parameters
@@ -216,15 +215,15 @@ def add_intervention(
     why : str
     """
     epochs.add(session, scope, since, why, who=user.name, instruments=project.instruments)
-    return RedirectResponse(f"/thresholds/{image_type}#interventions", 303)
+    return responses.RedirectResponse(f"/thresholds/{image_type}#interventions", 303)
 
 
 @router.get("/{image_type}/compare")
 def comparison_page(
-    request: Request,
+    request: fastapi.Request,
     overview: thresholds.RequestedType,
     comparison: thresholds.RequestedComparison,
-) -> HTMLResponse:
+) -> responses.HTMLResponse:
     """Show two entries side by side.
 
     Parameters

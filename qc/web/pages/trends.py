@@ -2,8 +2,8 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
-from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
+import fastapi
+from fastapi import responses
 
 from qc import _time, core, db
 from qc.summaries import trends
@@ -13,7 +13,7 @@ from qc.web.query import FIRST_NIGHT
 from qc.web.rendering import render
 from qc.web.urls import frame_address
 
-router = APIRouter(prefix="/trends", include_in_schema=False)
+router = fastapi.APIRouter(prefix="/trends", include_in_schema=False)
 
 _STYLES = {  # name, colour and marker: the marker repeats the status for the colour-blind
     core.Status.NOMINAL: ("nominal", "#7f8a95", "circle"),
@@ -30,8 +30,11 @@ class TrendForm(TrendQuery):
 
 @router.get("")
 def overview(
-    request: Request, session: deps.ReadSession, project: deps.ReloadedProject, _user: auth.User
-) -> HTMLResponse:
+    request: fastapi.Request,
+    session: deps.ReadSession,
+    project: deps.ReloadedProject,
+    _user: auth.User,
+) -> responses.HTMLResponse:
     """List the image types that have a trend.
 
     Parameters
@@ -44,8 +47,8 @@ def overview(
 
 @router.get("/choose")
 def choose(
-    project: deps.ReloadedProject, form: Annotated[TrendForm, Query()], _user: auth.User
-) -> RedirectResponse:
+    project: deps.ReloadedProject, form: Annotated[TrendForm, fastapi.Query()], _user: auth.User
+) -> responses.RedirectResponse:
     """Redirect from the form to the address of the trend.
 
     Parameters
@@ -54,18 +57,18 @@ def choose(
     form : TrendForm
     """
     image_type = deps.check_image_type(project, form.type)
-    return RedirectResponse(f"/trends/{image_type}?{form.address}", 303)
+    return responses.RedirectResponse(f"/trends/{image_type}?{form.address}", 303)
 
 
 @router.get("/{image_type}")
 def trend_page(
-    request: Request,
+    request: fastapi.Request,
     project: deps.ReloadedProject,
     session: deps.ReadSession,
     image_type: deps.ImageType,
-    trend_query: Annotated[TrendQuery, Query()],
+    trend_query: Annotated[TrendQuery, fastapi.Query()],
     _user: auth.User,
-) -> HTMLResponse:
+) -> responses.HTMLResponse:
     """Show the frame of a trend; a script loads plot and table.
 
     Parameters
@@ -87,13 +90,13 @@ def trend_page(
 
 
 @router.get("/{image_type}/plot.json")
-def trend_plot(result: RequestedTrend) -> JSONResponse:
+def trend_plot(result: RequestedTrend) -> responses.JSONResponse:
     """Return the plot of a trend for BokehJS."""
-    return JSONResponse(plot_trend(result.trend))
+    return responses.JSONResponse(plot_trend(result.trend))
 
 
 @router.get("/{image_type}/table")
-def trend_table(request: Request, result: RequestedTrend) -> HTMLResponse:
+def trend_table(request: fastapi.Request, result: RequestedTrend) -> responses.HTMLResponse:
     """Show a trend as a table of months, with its events.
 
     Parameters
