@@ -478,7 +478,7 @@ def read_settings(project: Path) -> Settings:
     """
     if not project.is_dir():
         raise ConfigurationError(
-            f"{project}: no such project folder; make one with 'qc db upgrade --project {project}'"
+            f"{project}: no such project folder; make one with 'qc init --project {project}'"
         )
     try:
         return Settings(project=project.resolve())

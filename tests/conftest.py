@@ -28,14 +28,6 @@ pytest_plugins = ["tests.support.browser", "tests.support.buckets", "tests.suppo
 DATABASE_FOLDERS = {"db", "labels"}  # mostly queries and transactions
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of the folders whose subject is the database."""
-    for item in items:
-        if item.path.parent.name in DATABASE_FOLDERS:
-            item.add_marker("database")
-
-
 @pytest.fixture(scope="session")
 def empty_project(tmp_path_factory):
     """Empty project folder, shared: tests must not write to it."""
@@ -137,11 +129,13 @@ def pytest_unconfigure():
 
 
 def pytest_collection_modifyitems(config, items):
-    """Mark the tests that need a browser, and deselect those for another database.
+    """Mark tests of the browser and of the database; deselect those for another database.
 
-    'make test' deselects the browser's; 'make browser' runs them.
+    'make test' runs the tests of the database on PostgreSQL too, 'make test-rest' all others.
     """
     for item in items:
+        if item.path.parent.name in DATABASE_FOLDERS:
+            item.add_marker(pytest.mark.database)
         if "chromium" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.browser)
     database = config.getoption("--database")

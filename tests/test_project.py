@@ -96,7 +96,7 @@ def test_settings_error_hides_the_database_password(tmp_path, url):
 
 
 def test_settings_missing_project_names_the_remedy(tmp_path):
-    with pytest.raises(ConfigurationError, match=r"no such project folder; make one with 'qc db u"):
+    with pytest.raises(ConfigurationError, match=r"no such project folder; make one with 'qc init"):
         read_settings(tmp_path / "none")
 
 

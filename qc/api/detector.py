@@ -16,7 +16,7 @@ from embeddings.encoder import Encoder, ResNet50Encoder
 from qc import core, detection, io
 from qc._files import packaged_path
 from qc.api.frames import packaged_instruments, read_frame
-from qc.errors import InsufficientDataError
+from qc.errors import InsufficientDataError, InvalidInputError
 from qc.figures.verdict import verdict_figure
 from qc.tuning.extreme_values import tail_quantile
 
@@ -131,6 +131,8 @@ class Detector:
             If a file cannot be read.
         InsufficientDataError
             If there are fewer than three embeddings.
+        InvalidInputError
+            If the array is not two-dimensional or not finite.
         """
         if isinstance(references, np.ndarray | pd.DataFrame):
             return self._fit_embeddings(np.asarray(references, np.float32))
@@ -179,9 +181,21 @@ class Detector:
         -------
         (n,) float64 array
             For a frame, the lowest value of its extensions.
+
+        Raises
+        ------
+        InsufficientDataError
+            If the samples are an array and the detector is not fitted to one.
+        InvalidInputError
+            If the array has another width.
         """
         if isinstance(samples, np.ndarray | pd.DataFrame):
             new = np.asarray(samples, np.float32)
+            if not hasattr(self, "embeddings_"):
+                raise InsufficientDataError("the detector is not fitted to embeddings; call fit")
+            if new.ndim != 2 or new.shape[1] != self.embeddings_.shape[1]:
+                width = self.embeddings_.shape[1]
+                raise InvalidInputError(f"expected an (n, {width}) array, got {new.shape}")
             return np.array([-merge_height(self.embeddings_, row) / self.limit_ for row in new])
         return np.array([-max(verdict.score for verdict in self.judge(item)) for item in samples])
 
@@ -200,6 +214,8 @@ class Detector:
 
     def _fit_embeddings(self, embeddings: Floats) -> Self:
         """Keep embeddings; the limit is the tail quantile of leave-one-out merge heights."""
+        if embeddings.ndim != 2 or not np.isfinite(embeddings).all():
+            raise InvalidInputError("expected an (m, d) array of finite numbers")
         count = len(embeddings)
         if count < 3:
             raise InsufficientDataError(f"expected at least 3 nominal embeddings, got {count}")

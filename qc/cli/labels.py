@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from qc.labels.epochs import EpochChange, EpochEntry
     from qc.labels.store import LabelChange
 
-labels_app = options.new_group("Label frames; import, undo and list labels.")
+labels_app = options.new_group("Label frames; import and undo labels, list kinds of fault.")
 options.app.add_typer(labels_app, name="labels")
 epochs_app = options.new_group("Enter, undo and list interventions.")
 options.app.add_typer(epochs_app, name="epochs")

@@ -4,6 +4,7 @@ Exit codes: 0 nominal; 1 anomalies, open alerts or a refused classifier; 2 error
 Commands import the packages that they use when they run, so that ``qc --help`` answers at once.
 """
 
+import gc
 import logging
 import os
 import sys
@@ -56,6 +57,7 @@ def root(
 
 def main() -> None:
     """Run the command line; report an expected error in one line and a bug with its traceback."""
+    gc.set_threshold(50_000)  # imports create many objects and little garbage
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # hides TensorFlow's start-up messages
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
     try:

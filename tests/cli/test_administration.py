@@ -19,7 +19,7 @@ def test_db_upgrade_creates_project_that_passes_check(qc, unmade):
 
 
 def test_missing_project_is_error(qc, tmp_path):
-    message = "no such project folder; make one with 'qc db upgrade --project"
+    message = "no such project folder; make one with 'qc init --project"
     for command in (
         ["status"],
         ["frames", "export", "verdicts"],
