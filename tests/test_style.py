@@ -27,7 +27,9 @@ TEXT_FILES = [
     for path in sorted((ROOT / folder).rglob(suffix))
     if path.stem != "legacy"
 ]
-INTERFACE_NAMES = re.compile(r'"(/tonight|troubles)"')  # former address and JSON key, kept
+INTERFACE_NAMES = re.compile(  # former address and a field of the REST interface, kept
+    r'"(/tonight|troubles)"|\btroubles( ?[:=]|=read_issues)|dashboard\.troubles'
+)
 BOUNDARY_WORDS = re.compile(rf"(?<![a-z])({'|'.join(REPLACED)})(?![a-z])", re.IGNORECASE)
 
 

@@ -148,7 +148,7 @@ class Dashboard:
     silenced : tuple of ActiveSilence
     notices : tuple of OpenNotification
     absences : tuple of MissingCalibration
-    issues : tuple of str
+    troubles : tuple of str
         Active issues of the service.
     """
 
@@ -169,7 +169,7 @@ class Dashboard:
     absences: tuple[missing.MissingCalibration, ...]
     failed: tuple[FailedFile, ...]
     failed_files: int
-    issues: tuple[str, ...]
+    troubles: tuple[str, ...]
 
 
 @dataclasses.dataclass
@@ -265,7 +265,7 @@ def read_dashboard(
         absences=absences,
         failed=read_failed_files(session),
         failed_files=n_failed or 0,
-        issues=read_issues(session, settings, now),
+        troubles=read_issues(session, settings, now),
     )
 
 

@@ -1,5 +1,6 @@
 """Fixture that runs the command line, and returns exit code and output."""
 
+import logging
 import sys
 from typing import NamedTuple
 
@@ -14,6 +15,13 @@ class Run(NamedTuple):
     err: str
 
 
+def remove_stream_handlers() -> None:
+    """Remove log handlers that write to the closed stderr of an earlier test."""
+    for handler in logging.root.handlers[:]:
+        if type(handler) is logging.StreamHandler:
+            logging.root.removeHandler(handler)
+
+
 @pytest.fixture
 def qc(monkeypatch, capfd):
     """Run the command with arguments, as a shell would."""
@@ -22,6 +30,7 @@ def qc(monkeypatch, capfd):
         monkeypatch.setattr(sys, "argv", ["qc", *map(str, arguments)])
         monkeypatch.setattr("qc.cli.options.out.width", 200)
         monkeypatch.setattr("qc.cli.options.err.width", 200)
+        remove_stream_handlers()
         capfd.readouterr()
         with pytest.raises(SystemExit) as exit_info:
             main()
