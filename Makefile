@@ -1,6 +1,7 @@
 # make demo   simulate a night of calibration frames, judge it, write the report
 # make test   format, lint, types, tests on both databases and in a browser, migrations: 12 minutes
-# make test-rest   the slow tests, all tests on PostgreSQL, doctests
+# make test-rest   the slow tests and the doctests
+# make test-postgresql   all tests on PostgreSQL
 # make browser   the tests that drive a real browser (Debian's chromium) alone; without it they are skipped
 # make docs   the documentation site in build/docs, with warnings as errors
 #
@@ -11,7 +12,7 @@ BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: demo test test-rest browser docs format clean
+.PHONY: demo test test-rest test-postgresql browser docs format clean
 
 demo: .venv/installed
 	rm -rf demo
@@ -30,8 +31,10 @@ test: .venv/installed-dev
 
 test-rest: .venv/installed-dev
 	$(BIN)/pytest -n 2 -m 'slow and not browser'
-	$(BIN)/pytest -n 2 --database postgresql -m '(slow or not database) and not browser and not once'
 	$(BIN)/pytest -n 0 --doctest-modules qc
+
+test-postgresql: .venv/installed-dev
+	$(BIN)/pytest -n 2 --database postgresql -m 'not browser and not once'
 
 browser: .venv/installed-dev
 	$(BIN)/pytest -m browser
