@@ -12,10 +12,7 @@ from qc.cli import options
 from qc.cli.options import AsJson, Author, Note, ProjectFolder, opened_project, out, print_json
 from qc.errors import InvalidInputError
 
-alerts_app = typer.Typer(
-    help="List, acknowledge, silence and test alerts.",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+alerts_app = options.new_group("List, acknowledge, silence and test alerts.", shows_help=False)
 options.app.add_typer(alerts_app, name="alerts")
 
 Numbers = Annotated[list[int], typer.Argument(help="Numbers in 'qc alerts list'.")]

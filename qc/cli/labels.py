@@ -2,6 +2,7 @@
 
 import datetime as dt
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,8 +15,10 @@ from qc.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from qc.core.enums import LabelName
+    from qc.db.extensions import ExtensionRef
     from qc.labels.epochs import EpochChange, EpochEntry
     from qc.labels.store import LabelChange
+    from qc.project import ProjectContext
 
 labels_app = options.new_group("Label frames; import and undo labels, list kinds of fault.")
 options.app.add_typer(labels_app, name="labels")
@@ -33,6 +36,42 @@ WholeSet = Annotated[bool, typer.Option("--set", help="All frames of the templat
 ImageType = Annotated[str | None, typer.Option("--type", help="Select by image type.")]
 Status = Annotated[str | None, typer.Option(help="Select by newest verdict.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Skip the confirmation.")]
+
+
+@dataclass(frozen=True)
+class ExtensionSelection:
+    """Options of a command that select extensions: names of frames, or a filter."""
+
+    frames: list[str]
+    number: int | None
+    whole_set: bool
+    image_type: str | None
+    night: dt.datetime | None
+    status: str | None
+    yes: bool
+
+    def check(self) -> None:
+        """Accept names or a filter, never both."""
+        if bool(self.frames) == bool(self.image_type or self.status or self.night):
+            raise InvalidInputError("name frames, or select by --type, --night and --status")
+        if (self.whole_set or self.number is not None) and not self.frames:
+            raise InvalidInputError("--extension and --set require the names of frames")
+
+    def read(self, project: "ProjectContext") -> "tuple[ExtensionRef, ...]":
+        """Return the selected extensions; a filter that matches many needs a confirmation."""
+        from qc.labels import selection
+
+        with project.read_session() as session:
+            if self.frames:
+                return selection.select_named(
+                    session, self.frames, self.number, whole_set=self.whole_set
+                )
+            night = self.night.date() if self.night else None
+            selected = selection.select_where(
+                session, project.instruments, self.image_type, night, self.status
+            )
+        _confirm(len(selected), self.yes)
+        return selected
 
 
 @labels_app.command("add")
@@ -53,21 +92,14 @@ def add_labels(  # noqa: PLR0913 - one parameter per option
 ) -> None:
     """Label frames, selected by name or filter."""
     from qc import db
-    from qc.labels import selection, store
+    from qc.labels import store
 
     author = author or db.schema.engine.user_name()
     answer = store.parse_answer(label, kind, note, who=author)
-    _check_selection(bool(frames), image_type, night, status, whole_set or number is not None)
+    choice = ExtensionSelection(frames or [], number, whole_set, image_type, night, status, yes)
+    choice.check()
     with opened_project(folder) as project:
-        with project.read_session() as session:
-            if frames:
-                selected = selection.select_named(session, frames, number, whole_set=whole_set)
-            else:
-                day = night.date() if night else None
-                selected = selection.select_where(
-                    session, project.instruments, image_type, day, status
-                )
-                _confirm(len(selected), yes)
+        selected = choice.read(project)
         with project.write_session.begin() as session:
             changes = store.add_labels(session, selected, answer, project.instruments)
     _print_changes(changes)
@@ -90,19 +122,12 @@ def undo_labels(  # noqa: PLR0913 - one parameter per option
 ) -> None:
     """Undo the newest label of frames."""
     from qc import db
-    from qc.labels import selection, store
+    from qc.labels import store
 
-    _check_selection(bool(frames), image_type, night, status, whole_set or number is not None)
+    choice = ExtensionSelection(frames or [], number, whole_set, image_type, night, status, yes)
+    choice.check()
     with opened_project(folder) as project:
-        with project.read_session() as session:
-            if frames:
-                selected = selection.select_named(session, frames, number, whole_set=whole_set)
-            else:
-                day = night.date() if night else None
-                selected = selection.select_where(
-                    session, project.instruments, image_type, day, status
-                )
-                _confirm(len(selected), yes)
+        selected = choice.read(project)
         with project.write_session.begin() as session:
             changes = store.undo(session, selected, author or db.schema.engine.user_name(), note)
     _print_changes(changes)
@@ -188,20 +213,6 @@ def list_kinds(
     for instrument, kind in kinds:
         table.add_row(instrument.name, kind.name, " ".join(kind.classes), kind.sentence)
     out.print(table)
-
-
-def _check_selection(
-    has_names: bool,
-    image_type: str | None,
-    night: dt.datetime | None,
-    status: str | None,
-    is_detailed: bool,
-) -> None:
-    """Accept names or a filter, never both."""
-    if has_names == bool(image_type or status or night):
-        raise InvalidInputError("name frames, or select by --type, --night and --status")
-    if is_detailed and not has_names:
-        raise InvalidInputError("--extension and --set require the names of frames")
 
 
 def _confirm(count: int, yes: bool) -> None:

@@ -20,9 +20,21 @@ LIST_LIMIT = 50  # lines of a list before "and N more"
 _HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 
 
-def new_group(text: str) -> typer.Typer:
-    """Return a group of commands with the help text `text`."""
-    return typer.Typer(help=text, no_args_is_help=True, context_settings=_HELP_NAMES)
+def new_group(text: str, *, shows_help: bool = True) -> typer.Typer:
+    """Return a group of commands with a help text.
+
+    Parameters
+    ----------
+    text : str
+        Help text.
+    shows_help : bool
+        Without a command, print the help; else run the callback of the group.
+
+    Returns
+    -------
+    Typer
+    """
+    return typer.Typer(help=text, no_args_is_help=shows_help, context_settings=_HELP_NAMES)
 
 
 app = typer.Typer(

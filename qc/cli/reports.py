@@ -16,10 +16,7 @@ if TYPE_CHECKING:
     from qc.reports.publish import PublishedReport
     from qc.summaries.night_range import NightRange
 
-report_app = typer.Typer(
-    help="Write reports as HTML, PDF or mail.",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+report_app = options.new_group("Write reports as HTML, PDF or mail.", shows_help=False)
 options.app.add_typer(report_app, name="report")
 
 OutFile = Annotated[Path | None, typer.Option("--out", help="HTML file to write.")]

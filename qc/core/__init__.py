@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     )
     from qc.core.file import FileInfo, RetryPolicy
     from qc.core.frame import DetectorProperties, Extension, Frame, Header, Region, Setup, Value
-    from qc.core.measurement import Measurement
+    from qc.core.measurement import Measurement, to_float16
     from qc.core.reference import (
         REFERENCE_AMPLE,
         REFERENCE_MODEL_NEWEST,
@@ -58,6 +58,7 @@ __all__ = [
     "Topic",
     "Value",
     "Verdict",
+    "to_float16",
 ]
 
 _MODULE = {
@@ -80,6 +81,7 @@ _MODULE = {
     "Value": "frame",
     "FileInfo": "file",
     "Measurement": "measurement",
+    "to_float16": "measurement",
     "RetryPolicy": "file",
     "REFERENCE_AMPLE": "reference",
     "REFERENCE_NEEDED": "reference",

@@ -69,7 +69,8 @@ class Measurement:
     def as_stored(self) -> "Measurement":
         """Return the measurement with block statistics in stored precision."""
         zero = level_offsets(self.zero_adu)
-        return replace(self, statistics=round_to_float16(self.statistics - zero) + zero)
+        rounded = to_float16(self.statistics - zero).astype(np.float32)
+        return replace(self, statistics=rounded + zero)
 
 
 def above_bias(statistics: Floats, zero_adu: float, metrics: Mapping[str, float]) -> Floats:
@@ -96,7 +97,7 @@ def level_offsets(level_adu: float) -> Floats:
     return np.array([level_adu, 0, level_adu], np.float32)
 
 
-def round_to_float16(above_zero_adu: Floats) -> Floats:
-    """Return block statistics rounded and limited to float16, the stored precision."""
+def to_float16(above_zero_adu: Floats) -> NDArray[np.float16]:
+    """Return block statistics in stored precision: float16, limited to its range."""
     largest = np.finfo(np.float16).max
-    return above_zero_adu.clip(-largest, largest).astype("<f2").astype(np.float32)
+    return above_zero_adu.clip(-largest, largest).astype("<f2")

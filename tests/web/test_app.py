@@ -7,6 +7,7 @@ from qc.core.enums import LabelName
 from qc.web.app import create_app
 from tests.support.browser import pages_of, routes_of
 from tests.support.tiny_spectrograph import process, write_frame, write_history
+from tools.golden import FORMER_ADDRESSES
 
 
 @pytest.fixture
@@ -42,13 +43,7 @@ def test_unknown_page_is_404(browser):
 
 
 OLD_ADDRESSES = {
-    "/api/v1/tonight": "/api/v1/dashboard",
-    "/api/v1/notices/{number}/acknowledge": "/api/v1/notifications/{number}/acknowledge",
-    "/api/v1/frames/{name}/beside": "/api/v1/frames/{name}/nearest-bad",
-    "/api/v1/frames/{name}/where": "/api/v1/frames/{name}/residual-map",
-    "/api/v1/frames/{name}/why": "/api/v1/frames/{name}/explanation",
-    "/api/v1/frames/{name}/why/cost": "/api/v1/frames/{name}/explanation/cost",
-    "/api/v1/map": "/api/v1/projection",
+    **FORMER_ADDRESSES,
     "/frames/{name}/where.png": "/frames/{name}/residual-map.png",
     "/frames/{name}/tree.svg": "/frames/{name}/dendrogram.svg",
     "/frames/{name}/why": "/frames/{name}/explanation",

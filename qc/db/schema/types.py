@@ -10,6 +10,8 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import ColumnElement, FunctionElement
 from sqlalchemy.types import TypeDecorator, TypeEngine, UserDefinedType
 
+from qc import core
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -177,21 +179,6 @@ def _half_texts() -> "NDArray[np.object_]":
     return np.array([str(half) for half in halves], object)
 
 
-def round_to_stored(above_zero_adu: "NDArray[np.float32]") -> "NDArray[np.float32]":
-    """Return block statistics, ADU, rounded and limited to float16 as they are stored."""
-    import numpy as np
-
-    return to_halves(above_zero_adu).astype(np.float32)
-
-
-def to_halves(values: "NDArray[np.float32]") -> "NDArray[np.float16]":
-    """Return an array as little-endian float16, limited to its range."""
-    import numpy as np
-
-    largest = np.finfo(np.float16).max
-    return values.clip(-largest, largest).astype("<f2")
-
-
 class BlockArray(TypeDecorator["NDArray[np.float32]"]):
     """Array (h, w, 3) of ADU above zero level, stored as deflated float16 with its shape."""
 
@@ -219,7 +206,7 @@ class BlockArray(TypeDecorator["NDArray[np.float32]"]):
         if value is None:
             return None
         shape = np.array(value.shape[:2], "<u2").tobytes()
-        return shape + zlib.compress(to_halves(value).tobytes(), 1)
+        return shape + zlib.compress(core.to_float16(value).tobytes(), 1)
 
     def process_result_value(
         self, value: bytes | None, dialect: sa.Dialect
